@@ -1,0 +1,38 @@
+"""Which unit of model B is which unit of model A: symmetry graphs, maps of units, and alignments.
+
+    graph = trace(apply, variables, example)            # the symmetries of any pure function
+    aligned = align(WeightMatching(), graph, [a, b])    # b in the units of a
+"""
+
+from alignment import primitives
+from alignment.activation_matching import ActivationMatching
+from alignment.base import Alignment, align
+from alignment.cca import CCA
+from alignment.graph import AxisLabel, Fixed, Graph, Node, NodeAxis, Part, Pinned, Product, Segments, Tap
+from alignment.maps import (
+    NodeMap,
+    compose,
+    discrepancy,
+    general,
+    identity,
+    invert,
+    orthogonal,
+    permutation,
+    rectangular,
+    transport,
+    verify,
+)
+from alignment.moments import Moments, NodeMoments, Statistic
+from alignment.procrustes import Procrustes
+from alignment.taps import capture
+from alignment.trace import trace
+from alignment.weight_matching import WeightMatching
+
+ALIGNMENTS: tuple[type[Alignment], ...] = (WeightMatching, ActivationMatching, Procrustes, CCA)
+
+__all__ = [
+    *("ALIGNMENTS", "Alignment", "ActivationMatching", "AxisLabel", "CCA", "Fixed", "Graph", "Moments", "Node", "NodeAxis"),
+    *("NodeMap", "NodeMoments", "Part", "Pinned", "Procrustes", "Product", "Segments", "Statistic", "Tap", "WeightMatching"),
+    *("align", "capture", "compose", "discrepancy", "general", "identity", "invert", "orthogonal", "permutation"),
+    *("primitives", "rectangular", "trace", "transport", "verify"),
+]

@@ -1,0 +1,101 @@
+"""What an alignment is, and `align`, which applies one."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from alignment.graph import Graph, PyTree, flatten
+from alignment.maps import Maps, permutation, transport
+from alignment.moments import Moments, NodeMoments
+
+Stats = Mapping[type, Any]
+
+
+class Alignment(abc.ABC):
+    """How the units of several networks correspond. Model 0 is the reference.
+
+    A value with two functions: `init` computes the alignment's parameters theta in closed form (host code allowed), `maps`
+    turns theta into one `NodeMap` per node and model (pure and traceable). Subclasses are frozen dataclasses whose fields
+    are the hyper-parameters.
+    """
+
+    needs: ClassVar[tuple[type, ...]] = ()
+    """The statistics that `init` looks up in `stats`, by type."""
+
+    @abc.abstractmethod
+    def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """The parameters of the alignment for these models."""
+
+    @abc.abstractmethod
+    def maps(self, theta: PyTree, graph: Graph) -> Sequence[Maps]:
+        """One map per node for each model; a node that is absent stays as it is."""
+
+
+class PermutationAlignment(Alignment):
+    """An alignment whose theta holds, for each model, a permutation of each node's units."""
+
+    def maps(self, theta: PyTree, graph: Graph) -> Sequence[Maps]:
+        """Permutation matrices of theta's indices."""
+        return [{name: permutation(index) for name, index in model.items()} for model in theta]
+
+
+def align(
+    alignment: Alignment,
+    graph: Graph,
+    models: Sequence[PyTree],
+    *,
+    stats: Stats | None = None,
+    key: Array | None = None,
+) -> list[PyTree]:
+    """Bring every model into the units of model 0.
+
+    Args:
+        alignment: one of ALIGNMENTS.
+        graph: the traced graph of the architecture that the models share.
+        models: their variables; the first one is the reference and comes back unchanged.
+        stats: what `npmerge.collect` returned for `alignment.needs`, if it needs any.
+        key: randomness, for alignments that use it; None means none.
+
+    Returns:
+        The transformed variables, in the order of `models`.
+
+    Raises:
+        ValueError: no models, variables that do not fit the graph, a non-finite leaf (path and model named), or missing
+            statistics.
+    """
+    if not models:
+        raise ValueError("align needs at least one model, got an empty list")
+    for k, model in enumerate(models):
+        graph.check(model)
+        check_finite(model, f"model {k}")
+    if len(models) == 1:
+        return list(models)
+    theta = alignment.init(graph, models, stats=stats, key=key)
+    return [transport(graph, maps, model) for maps, model in zip(alignment.maps(theta, graph), models, strict=True)]
+
+
+def check_finite(tree: PyTree, name: str) -> None:
+    """Raise ValueError naming the first leaf that holds NaN or infinity. Traced and abstract leaves are passed over."""
+    for path, leaf in flatten(tree).items():
+        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        bad = int(np.size(leaf)) - int(jnp.isfinite(leaf).sum())
+        if bad:
+            raise ValueError(f"{name} has {bad} non-finite values of {np.size(leaf)} in {path!r}")
+
+
+def node_moments(stats: Stats | None, alignment: Alignment, models: Sequence[PyTree]) -> Mapping[str, Moments]:
+    """The NodeMoments in `stats`. Raises ValueError if they are missing or were taken of another number of models."""
+    name = type(alignment).__name__
+    if stats is None or NodeMoments not in stats:
+        raise ValueError(f"{name} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [NodeMoments()])")
+    moments: Mapping[str, Moments] = stats[NodeMoments]
+    taken = next((m.mean.shape[0] for m in moments.values()), len(models))
+    if taken != len(models):
+        raise ValueError(f"{name} got {len(models)} models, but the statistics are of {taken}")
+    return moments

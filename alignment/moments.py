@@ -1,0 +1,88 @@
+"""Statistics that accumulate over batches, and the moments of node activations."""
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from alignment.graph import Graph, PyTree
+from alignment.taps import capture
+
+
+class Statistic(abc.ABC):
+    """Something measured on batches: measure each, combine in any order, finalise once.
+
+    Subclasses are frozen dataclasses. States are trees of arrays, so they can be summed across batches, devices and files.
+    """
+
+    @abc.abstractmethod
+    def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> Any:
+        """The state of one batch `(inputs, targets)`, for all models at once. Traceable."""
+
+    @abc.abstractmethod
+    def combine(self, a: Any, b: Any) -> Any:
+        """The state of two batches taken together. Associative and commutative up to rounding. Traceable."""
+
+    def finalise(self, state: Any) -> Any:
+        """The statistic itself."""
+        return state
+
+
+class Moments(NamedTuple):
+    """Moments of one node's features in each model, over `count` samples.
+
+    `cross[k]` is the covariance between the features of model 0 (rows) and of model k (columns). Only what alignment to a
+    reference needs is kept: never the full covariance of all models' units.
+    """
+
+    count: Float[Array, ""]
+    mean: Float[Array, "models units"]
+    covariance: Float[Array, "models units units"]
+    cross: Float[Array, "models units units"]
+
+
+@dataclass(frozen=True)
+class NodeMoments(Statistic):
+    """Mean and covariance of every node's features within each model and against model 0.
+
+    float32 with the highest matmul precision; centred, and combined pairwise (Chan, Golub and LeVeque 1979), so that large
+    means do not cancel. Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
+    """
+
+    def measure(
+        self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
+    ) -> dict[str, Moments]:
+        """Moments of one batch; the covariances are still sums of products."""
+        features = [capture(apply, graph, model, batch[0]) for model in models]
+        return {node: _sums([f[node] for f in features]) for node in graph.taps}
+
+    def combine(self, a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
+        """Chan's pairwise update."""
+        return {node: _chan(a[node], b[node]) for node in a}
+
+    def finalise(self, state: dict[str, Moments]) -> dict[str, Moments]:
+        """Divide the sums of products by the number of samples."""
+        return {n: m._replace(covariance=m.covariance / m.count, cross=m.cross / m.count) for n, m in state.items()}
+
+
+def _sums(features: Sequence[Array]) -> Moments:
+    x = jnp.stack([f.astype(jnp.float32) for f in features])
+    mean = x.mean(1)
+    x = x - mean[:, None]
+    precision = jax.lax.Precision.HIGHEST
+    auto = jnp.einsum("kni,knj->kij", x, x, precision=precision)
+    cross = jnp.einsum("ni,knj->kij", x[0], x, precision=precision)
+    return Moments(jnp.float32(x.shape[1]), mean, auto, cross)
+
+
+def _chan(a: Moments, b: Moments) -> Moments:
+    count = a.count + b.count
+    shift = b.mean - a.mean
+    weight = a.count * b.count / count
+    auto = a.covariance + b.covariance + weight * jnp.einsum("ki,kj->kij", shift, shift)
+    cross = a.cross + b.cross + weight * jnp.einsum("i,kj->kij", shift[0], shift)
+    return Moments(count, a.mean + shift * (b.count / count), auto, cross)

@@ -1,0 +1,51 @@
+"""Orthogonal Procrustes: the rotation of each node that brings the activations closest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from alignment.base import Alignment, Stats, node_moments
+from alignment.graph import Graph, PyTree
+from alignment.maps import Maps, identity, orthogonal
+from alignment.moments import NodeMoments
+
+
+@dataclass(frozen=True)
+class Procrustes(Alignment):
+    """Rotate each node's features to minimise the squared distance to the reference's, centred.
+
+    The rotation is the polar factor of the cross-covariance (Schoenemann 1966), which is also the limit of `CCA` for large
+    gamma. Exact for nodes whose group is orthogonal or linear, an approximation between elementwise nonlinearities; after
+    it, re-estimate BatchNorm statistics. Needs `NodeMoments`.
+    """
+
+    needs = (NodeMoments,)
+
+    def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
+        """For each model, node -> rotation (units, units); the identity for model 0."""
+        moments = node_moments(stats, self, models)
+        others = [{node: jnp.float32(polar(m.cross[k])) for node, m in moments.items()} for k in range(1, len(models))]
+        return [{node: identity(m.mean.shape[1]).push for node, m in moments.items()}, *others]
+
+    def maps(self, theta: list, graph: Graph) -> Sequence[Maps]:
+        """The rotations as maps."""
+        return [{node: orthogonal(q) for node, q in model.items()} for model in theta]
+
+
+def polar(matrix: Float[Array, "n n"], *, tolerance: float = 1e-6) -> Float[np.ndarray, "n n"]:
+    """The orthogonal matrix nearest to `matrix`, in float64 on the host.
+
+    Directions with a singular value below `tolerance` times the largest (dead units) leave the factor open; there it is the
+    rotation nearest to the identity, so the result does not depend on the solver.
+    """
+    u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64))
+    rank = int((s > tolerance * s.max(initial=0)).sum())
+    factor = u[:, :rank] @ vt[:rank]
+    if rank < len(s):
+        left, right = u[:, rank:], vt[rank:].T
+        inner_u, _, inner_vt = np.linalg.svd(left.T @ right)
+        factor = factor + left @ inner_u @ inner_vt @ right.T
+    return factor
