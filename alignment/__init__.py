@@ -1,7 +1,6 @@
 """Which unit of model B is which unit of model A: symmetry graphs, maps of units, and alignments.
 
-    graph = trace(apply, variables, example)            # the symmetries of any pure function
-    aligned = align(WeightMatching(), graph, [a, b])    # b in the units of a
+`trace` reads the symmetries off any pure function, `align` brings networks into the units of the first.
 """
 
 from alignment import primitives
@@ -31,8 +30,38 @@ from alignment.weight_matching import WeightMatching
 ALIGNMENTS: tuple[type[Alignment], ...] = (WeightMatching, ActivationMatching, Procrustes, CCA)
 
 __all__ = [
-    *("ALIGNMENTS", "Alignment", "ActivationMatching", "AxisLabel", "CCA", "Fixed", "Graph", "Moments", "Node", "NodeAxis"),
-    *("NodeMap", "NodeMoments", "Part", "Pinned", "Procrustes", "Product", "Segments", "Statistic", "Tap", "WeightMatching"),
-    *("align", "capture", "compose", "discrepancy", "general", "identity", "invert", "orthogonal", "permutation"),
-    *("primitives", "rectangular", "trace", "transport", "verify"),
+    "ALIGNMENTS",
+    "CCA",
+    "ActivationMatching",
+    "Alignment",
+    "AxisLabel",
+    "Fixed",
+    "Graph",
+    "Moments",
+    "Node",
+    "NodeAxis",
+    "NodeMap",
+    "NodeMoments",
+    "Part",
+    "Pinned",
+    "Procrustes",
+    "Product",
+    "Segments",
+    "Statistic",
+    "Tap",
+    "WeightMatching",
+    "align",
+    "capture",
+    "compose",
+    "discrepancy",
+    "general",
+    "identity",
+    "invert",
+    "orthogonal",
+    "permutation",
+    "primitives",
+    "rectangular",
+    "trace",
+    "transport",
+    "verify",
 ]

@@ -93,7 +93,9 @@ def node_moments(stats: Stats | None, alignment: Alignment, models: Sequence[PyT
     """The NodeMoments in `stats`. Raises ValueError if they are missing or were taken of another number of models."""
     name = type(alignment).__name__
     if stats is None or NodeMoments not in stats:
-        raise ValueError(f"{name} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [NodeMoments()])")
+        raise ValueError(
+            f"{name} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [NodeMoments()])"
+        )
     moments: Mapping[str, Moments] = stats[NodeMoments]
     taken = next((m.mean.shape[0] for m in moments.values()), len(models))
     if taken != len(models):

@@ -58,8 +58,9 @@ class CCA(Alignment):
 
     def _regularised(self, covariance: Array) -> np.ndarray:
         s = np.asarray(covariance, np.float64)
-        mean_eigenvalue = max(float(np.trace(s)) / len(s), np.finfo(np.float32).tiny)
-        return s + self.gamma * (mean_eigenvalue if self.scale == "relative" else 1.0) * np.eye(len(s))
+        mean_eigenvalue = max(float(np.trace(s)) / len(s), 1e-30)
+        added = self.gamma * mean_eigenvalue if self.scale == "relative" else self.gamma
+        return s + added * np.eye(len(s))
 
 
 def _roots(s: Float[np.ndarray, "n n"]) -> tuple[np.ndarray, np.ndarray]:

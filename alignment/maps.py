@@ -9,7 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from alignment.graph import AxisLabel, Fixed, Graph, Interval, Node, NodeAxis, Part, Product, PyTree, Segments, flatten, path_name
+from alignment.graph import (
+    AxisLabel,
+    Fixed,
+    Graph,
+    Interval,
+    Node,
+    NodeAxis,
+    Part,
+    Product,
+    PyTree,
+    Segments,
+    flatten,
+    path_name,
+)
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -33,13 +33,13 @@ class Statistic(abc.ABC):
 
 
 class Moments(NamedTuple):
-    """Moments of one node's features in each model, over `count` samples.
+    """Moments of one node's features in each model, over `samples` samples.
 
     `cross[k]` is the covariance between the features of model 0 (rows) and of model k (columns). Only what alignment to a
     reference needs is kept: never the full covariance of all models' units.
     """
 
-    count: Float[Array, ""]
+    samples: Float[Array, ""]
     mean: Float[Array, "models units"]
     covariance: Float[Array, "models units units"]
     cross: Float[Array, "models units units"]
@@ -53,9 +53,7 @@ class NodeMoments(Statistic):
     means do not cancel. Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
     """
 
-    def measure(
-        self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
-    ) -> dict[str, Moments]:
+    def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, Moments]:
         """Moments of one batch; the covariances are still sums of products."""
         features = [capture(apply, graph, model, batch[0]) for model in models]
         return {node: _sums([f[node] for f in features]) for node in graph.taps}
@@ -66,7 +64,7 @@ class NodeMoments(Statistic):
 
     def finalise(self, state: dict[str, Moments]) -> dict[str, Moments]:
         """Divide the sums of products by the number of samples."""
-        return {n: m._replace(covariance=m.covariance / m.count, cross=m.cross / m.count) for n, m in state.items()}
+        return {n: m._replace(covariance=m.covariance / m.samples, cross=m.cross / m.samples) for n, m in state.items()}
 
 
 def _sums(features: Sequence[Array]) -> Moments:
@@ -80,9 +78,9 @@ def _sums(features: Sequence[Array]) -> Moments:
 
 
 def _chan(a: Moments, b: Moments) -> Moments:
-    count = a.count + b.count
+    count = a.samples + b.samples
     shift = b.mean - a.mean
-    weight = a.count * b.count / count
+    weight = a.samples * b.samples / count
     auto = a.covariance + b.covariance + weight * jnp.einsum("ki,kj->kij", shift, shift)
     cross = a.cross + b.cross + weight * jnp.einsum("i,kj->kij", shift[0], shift)
-    return Moments(count, a.mean + shift * (b.count / count), auto, cross)
+    return Moments(count, a.mean + shift * (b.samples / count), auto, cross)

@@ -215,7 +215,7 @@ def _reshape(terms: Terms, eqn: Equation) -> list[Axes]:
         if pieces is None:
             reason = "reshape across a structured axis"
             terms.pin(whole, reason)
-            pieces = list(fixed(terms, sizes, reason))  # type: ignore[arg-type]
+            pieces = [terms.fresh(n, pin=reason) for n in sizes]
         out += pieces
     return [tuple(out)]
 
@@ -349,7 +349,7 @@ def _gather(terms: Terms, eqn: Equation) -> list[Axes]:
     batch = iter(indices.axes[:-1])
     for d in numbers.collapsed_slice_dims:
         if table.axes[d] is not None:
-            terms.pin(table.axes[d], "looked up by index")  # type: ignore[arg-type]
+            terms.pin(table.axes[d], "looked up by index")
     axes: list[Term | None] = []
     for o, n in enumerate(eqn.outs[0]):
         if o not in numbers.offset_dims:
@@ -465,7 +465,7 @@ def _convolution(terms: Terms, eqn: Equation) -> list[Axes]:
     for v, dims in ((lhs, numbers.lhs_spec[2:]), (rhs, numbers.rhs_spec[2:])):
         for d in dims:
             if v.axes[d] is not None:
-                terms.pin(v.axes[d], "position under a convolution")  # type: ignore[arg-type]
+                terms.pin(v.axes[d], "position under a convolution")
     axes = list(fixed(terms, eqn.outs[0], "position under a convolution"))
     out: list[Term | None] = [*axes]
     out[numbers.out_spec[0]], out[numbers.out_spec[1]] = lhs.axes[numbers.lhs_spec[0]], made

@@ -15,7 +15,7 @@ so far; it only ever shrinks) and the reasons for which it is pinned, if any.
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -51,6 +51,8 @@ class Prod:
 
 
 Term = Ref | Seq | Prod
+Split = Callable[[Term, Sequence[int]], list[Term] | None]
+Join = Callable[[Sequence[Term]], Term]
 UNIT = Prod(())
 
 
@@ -211,7 +213,7 @@ class Terms:
         for reason in atom.pins:
             self.pin(term, reason)
 
-    def _refine(self, ref: Ref, sizes: Sequence[int], join) -> list[Term]:
+    def _refine(self, ref: Ref, sizes: Sequence[int], join: Join) -> list[Term]:
         """Replace an atom by new atoms of the given sizes, joined as a sequence or a product."""
         atom = self._atoms[ref.atom]
         pieces: list[Term] = []
@@ -223,7 +225,7 @@ class Terms:
         atom.bound = join(pieces)
         return pieces if ref.variance > 0 else [dual(p) for p in pieces]
 
-    def _unify_children(self, left: list[Term], right: list[Term], split) -> None:
+    def _unify_children(self, left: list[Term], right: list[Term], split: Split) -> None:
         """Unify two lists of parts (or factors) from the front, splitting the larger head where they disagree."""
         whole = [*left, *right]
         while left and right:
@@ -243,7 +245,7 @@ class Terms:
                 return
             longer[:1] = pieces
 
-    def _regroup(self, children: list[Term], sizes: Sequence[int], split, join) -> list[Term] | None:
+    def _regroup(self, children: list[Term], sizes: Sequence[int], split: Split, join: Join) -> list[Term] | None:
         """Gather parts (or factors) into runs of the given sizes, splitting those that straddle a boundary."""
         total = sum if split == self.cut else math.prod
         out: list[Term] = []

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from alignment.graph import (
     Pinned,
     Product,
     PyTree,
+    Role,
     Segments,
     Tap,
     flatten,
@@ -59,7 +61,8 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
     leaves = flatten(variables)
     walk = _Walk()
     params = [walk.parameter(path, leaf) for path, leaf in leaves.items()]
-    data = [Value(v.aval.shape, fixed(walk.terms, v.aval.shape, "input"), data=True) for v in closed.jaxpr.invars[len(params) :]]
+    shapes = [_shape(v) for v in closed.jaxpr.invars[len(params) :]]
+    data = [Value(shape, fixed(walk.terms, shape, "input"), data=True) for shape in shapes]
     outputs = walk.call(closed.jaxpr, closed.consts, [*params, *data], ())
     for value in outputs:
         for term in value.axes:
@@ -105,12 +108,11 @@ class _Walk:
     def call(self, jaxpr: Jaxpr, consts: list, args: list[Value], prefix: tuple[int, ...]) -> list[Value]:
         env: dict[Var, Value] = dict(zip(jaxpr.invars, args, strict=True))
         for var in jaxpr.constvars:
-            env[var] = Value(var.aval.shape, fixed(self.terms, var.aval.shape, "constant inside the function"))
+            env[var] = Value(_shape(var), fixed(self.terms, _shape(var), "constant inside the function"))
 
         def read(v: Var | Literal) -> Value:
             if isinstance(v, Literal):
-                zero = not v.aval.shape and bool(v.val == 0)
-                return Value(v.aval.shape, tuple(None for _ in v.aval.shape), zero=zero)
+                return Value((), (), zero=bool(v.val == 0))  # literals are scalars
             return env[v]
 
         for index, eqn in enumerate(jaxpr.eqns):
@@ -123,7 +125,7 @@ class _Walk:
         if inner is not None:
             return self.call(inner.jaxpr, inner.consts, ins, location)
         self.used.update((self._paths[id(v)], None) for v in ins if id(v) in self._paths)
-        shapes = [tuple(v.aval.shape) for v in eqn.outvars]
+        shapes = [_shape(v) for v in eqn.outvars]
         seen = Equation(eqn.primitive.name, eqn.params, ins, shapes)
         data = any(v.data for v in ins)
         zero = seen.name in KEEPS_ZERO and all(v.zero for v in ins)
@@ -132,7 +134,7 @@ class _Walk:
             for shape, axes in zip(shapes, self.apply_rule(seen), strict=True)
         ]
         for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
-            if data and jnp.issubdtype(var.aval.dtype, jnp.floating):
+            if data and jnp.issubdtype(_dtype(var), jnp.floating):
                 self.seen.append(_Seen(location, k, value))
         return outs
 
@@ -149,8 +151,16 @@ def nested(eqn: JaxprEqn) -> ClosedJaxpr | None:
     """The jaxpr of a call that does nothing but run it (jit, custom derivatives, checkpoint), else None."""
     if eqn.primitive.name not in CALLS:
         return None
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    inner = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
     return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
+
+
+def _shape(v: Var) -> tuple[int, ...]:
+    return tuple(getattr(v.aval, "shape", ()))  # tokens and other abstract values have none
+
+
+def _dtype(v: Var) -> Any:
+    return getattr(v.aval, "dtype", None)
 
 
 def _without_units(shape: tuple[int, ...], axes: Axes) -> Axes:
@@ -249,7 +259,9 @@ def _signs(seen: list, axes: dict[str, list[Term]]) -> dict[int, int]:
     return signs
 
 
-def _names(axes: dict[str, list[Term]], joined: dict[int, tuple[int, ...]], signs: dict[int, int]) -> dict[tuple[int, ...], str]:
+def _names(
+    axes: dict[str, list[Term]], joined: dict[int, tuple[int, ...]], signs: dict[int, int]
+) -> dict[tuple[int, ...], str]:
     """A name for each node: the module (or leaf) whose weight first produces it, made unique."""
     makers: dict[tuple[int, ...], str] = {}
     for rank, role in ((2, True), (0, True), (0, False)):  # weights, then vectors, then consumers
@@ -271,7 +283,9 @@ def _names(axes: dict[str, list[Term]], joined: dict[int, tuple[int, ...]], sign
 class _Labeller:
     """Turns resolved terms into the labels of the graph."""
 
-    def __init__(self, terms: Terms, joined: dict[int, tuple[int, ...]], names: dict[tuple[int, ...], str], signs: dict[int, int]):
+    def __init__(
+        self, terms: Terms, joined: dict[int, tuple[int, ...]], names: dict[tuple[int, ...], str], signs: dict[int, int]
+    ):
         self.terms, self.joined, self.names, self.signs = terms, joined, names, signs
         self.atoms = {name: node for node, name in names.items()}
 
@@ -286,7 +300,7 @@ class _Labeller:
             case Seq(parts):
                 return self.segments(parts)
 
-    def role(self, ref: Ref):
+    def role(self, ref: Ref) -> Role:
         return "out" if ref.variance == self.signs[ref.atom] else "in"
 
     def product(self, factors: tuple[Term, ...]) -> AxisLabel:
@@ -335,9 +349,7 @@ def _pins(terms: Terms, axes: dict[str, list[Term]], moved: set[int]) -> tuple[P
     found = []
     for path, labels in axes.items():
         for d, term in enumerate(labels):
-            for reason in terms.pins(term):
-                found.append(Pinned(path, d, reason))
+            found += [Pinned(path, d, reason) for reason in terms.pins(term)]
             if any(r.atom not in moved for r in refs(term)) and not terms.pins(term):
                 found.append(Pinned(path, d, "does not meet the inputs"))
     return tuple(found)
-
