@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Int
 
 PyTree = Any
+STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)"
+"""Paths of running statistics: they are estimated from data, never matched or merged as weights are."""
 Role = Literal["out", "in"]
 GroupName = Literal["permutation", "scale", "orthogonal", "linear"]
 Interval = tuple[int, int]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from alignment.assignment import assign
 from alignment.base import PermutationAlignment, Stats
-from alignment.graph import Graph, PyTree, flatten, positions
+from alignment.graph import STATISTICS, Graph, PyTree, flatten, positions
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class WeightMatching(PermutationAlignment):
     """
 
     max_sweeps: int = 100
-    exclude: str = r"(^|/)(batch_stats|running_mean|running_var)(/|$)"
+    exclude: str = STATISTICS
 
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
         """For each model, node -> index of the unit put at each place; the identity for model 0."""

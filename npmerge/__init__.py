@@ -1,0 +1,67 @@
+"""Differentiable model merging in JAX: several networks in, one out, every merge a starting point that can be learned."""
+
+from alignment import align, discrepancy, trace, transport, verify
+from npmerge.aligned import Aligned
+from npmerge.base import LinearMerge, Merge, combine
+from npmerge.batches import in_order, shuffled
+from npmerge.constraints import Box, Free, Simplex
+from npmerge.evaluate import LogitEnsemble, Metrics, Path, evaluate, path_between, resetting
+from npmerge.fit import FitResult, History, fit
+from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
+from npmerge.learned import Learned
+from npmerge.methods import METHODS, Average, Fisher, Slerp, TaskArithmetic
+from npmerge.normalisation import reset_statistics
+from npmerge.objectives import CrossEntropy, Distillation, Objective, fine_tuning, weight_space
+from npmerge.stack import Stack, stack_models
+from npmerge.statistics import DiagonalFisher, NodeMoments, Statistic, collect
+from npmerge.version import __version__
+
+__all__ = [
+    "METHODS",
+    "Aligned",
+    "Average",
+    "Box",
+    "CrossEntropy",
+    "DiagonalFisher",
+    "Distillation",
+    "Fisher",
+    "FitResult",
+    "Free",
+    "History",
+    "Learned",
+    "LinearMerge",
+    "LogitEnsemble",
+    "Merge",
+    "Metrics",
+    "NodeMoments",
+    "Objective",
+    "Path",
+    "PerChannel",
+    "PerLayer",
+    "PerModel",
+    "PerParameter",
+    "PerTensor",
+    "Simplex",
+    "Slerp",
+    "Stack",
+    "Statistic",
+    "TaskArithmetic",
+    "__version__",
+    "align",
+    "collect",
+    "combine",
+    "discrepancy",
+    "evaluate",
+    "fine_tuning",
+    "fit",
+    "in_order",
+    "path_between",
+    "reset_statistics",
+    "resetting",
+    "shuffled",
+    "stack_models",
+    "trace",
+    "transport",
+    "verify",
+    "weight_space",
+]

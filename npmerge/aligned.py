@@ -1,0 +1,53 @@
+"""An alignment and a merge as one merge: the bridge between the two packages."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Array
+
+import jax
+import jax.numpy as jnp
+
+from alignment.base import Alignment
+from alignment.graph import Graph, PyTree
+from alignment.maps import transport
+from npmerge.base import Merge, Stats
+from npmerge.stack import Stack
+
+
+@dataclass(frozen=True)
+class Aligned(Merge):
+    """Bring the models into the units of model 0, then merge.
+
+    Theta is `{"alignment": ..., "merge": ...}`, so alignment and coefficients can be learned together. Where the alignment
+    is to stay as it is, call `alignment.align` once and merge the result: that does not transport in every step.
+
+    Attributes:
+        alignment: one of ALIGNMENTS.
+        merge: what to do with the aligned models.
+        graph: the traced graph of the architecture.
+    """
+
+    alignment: Alignment
+    merge: Merge
+    graph: Graph
+
+    @property
+    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+        """What the alignment and the merge need."""
+        return tuple(dict.fromkeys((*self.alignment.needs, *self.merge.needs)))
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> dict[str, PyTree]:
+        """Theta of the alignment, and of the merge on the aligned models."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        found = self.alignment.init(self.graph, stack.models(), stats=stats, key=keys[0])
+        aligned = self._transported(found, stack)
+        return {"alignment": found, "merge": self.merge.init(aligned, stats=stats, key=keys[1])}
+
+    def apply(self, theta: dict[str, PyTree], stack: Stack) -> PyTree:
+        """The merge of the transported models."""
+        return self.merge.apply(theta["merge"], self._transported(theta["alignment"], stack))
+
+    def _transported(self, theta: PyTree, stack: Stack) -> Stack:
+        maps = self.alignment.maps(theta, self.graph)
+        models = [transport(self.graph, m, model) for m, model in zip(maps, stack.models(), strict=True)]
+        return Stack(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models), stack.base)

@@ -1,0 +1,90 @@
+"""What a merge is: a value with two pure functions, `init` and `apply`."""
+
+import abc
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from alignment.graph import STATISTICS, PyTree, path_name
+from npmerge.stack import Stack
+
+Stats = Mapping[type, Any]
+
+
+class Merge(abc.ABC):
+    """Several models in, one out.
+
+    `init` computes the merge's own parameters theta in closed form (host code allowed); `apply` builds the merged model
+    from theta: pure, traceable, differentiable in theta and in the stack. Subclasses are frozen dataclasses: every
+    hyper-parameter is a field, everything differentiable is in theta.
+    """
+
+    needs: ClassVar[tuple[type, ...]] = ()
+    """The statistics that `init` looks up in `stats`, by type."""
+
+    @abc.abstractmethod
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """The closed form."""
+
+    @abc.abstractmethod
+    def apply(self, theta: PyTree, stack: Stack) -> PyTree:
+        """The merged model."""
+
+    def __call__(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """Merge in closed form: `apply` on what `init` gave."""
+        return self.apply(self.init(stack, stats=stats, key=key), stack)
+
+
+class LinearMerge(Merge):
+    """A merge that is a choice of coefficients: theta holds one array per leaf that broadcasts against (models, ...)."""
+
+    needs_base: ClassVar[bool] = False
+    """Whether the coefficients weigh differences from the base rather than the models themselves."""
+
+    def apply(self, theta: PyTree, stack: Stack) -> PyTree:
+        """`combine`, with the base only where the method is defined by it."""
+        return combine(theta, stack if self.needs_base else Stack(stack.params))
+
+    def require_base(self, stack: Stack) -> None:
+        """Raise ValueError if the method needs a base and the stack has none."""
+        if self.needs_base and stack.base is None:
+            raise ValueError(f"{type(self).__name__} needs a base: got none, use stack_models(models, base=...)")
+
+
+def combine(coefficients: PyTree, stack: Stack) -> PyTree:
+    """base + sum_m c_m * (params_m - base), or sum_m c_m * params_m without a base.
+
+    Computed in float32 (or wider) and rounded once to the stored dtype. Running statistics are averaged whatever the
+    coefficients: they are no weights; re-estimate them from data afterwards (`reset_statistics`).
+
+    Args:
+        coefficients: for each leaf of the stack an array that broadcasts against its shape (models, ...).
+        stack: the models, and the base.
+    """
+
+    def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        values = x.astype(wide)
+        if is_statistic(path_name(path)):
+            return values.mean(0).astype(x.dtype)
+        if base is None:
+            return jnp.sum(c.astype(wide) * values, 0).astype(x.dtype)
+        origin = base.astype(wide)
+        return (origin + jnp.sum(c.astype(wide) * (values - origin[None]), 0)).astype(x.dtype)
+
+    bases = () if stack.base is None else (stack.base,)
+    return jax.tree_util.tree_map_with_path(leaf, coefficients, stack.params, *bases)
+
+
+def is_statistic(path: str) -> bool:
+    """Whether a leaf holds running statistics of a normalisation layer rather than weights."""
+    return re.search(STATISTICS, path) is not None
+
+
+def constant(stack: Stack, value: float) -> PyTree:
+    """One coefficient per model and tensor, all equal to `value`."""
+    return jax.tree.map(lambda x: jnp.full((x.shape[0],) + (1,) * (x.ndim - 1), value, jnp.float32), stack.params)

@@ -1,0 +1,90 @@
+"""Where coefficients may live: each constraint maps unconstrained latents to coefficients, and back."""
+
+import abc
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+FLOOR = 1e-7
+"""Distance from the boundary at which a start is placed: its latent stays finite, its coefficient equal to rounding."""
+
+
+class Constraint(abc.ABC):
+    """A smooth map from latents to coefficients. Axis 0 of a coefficient runs over the models."""
+
+    @abc.abstractmethod
+    def forward(self, latent: Float[Array, "rows ..."]) -> Float[Array, "models ..."]:
+        """Coefficients of a latent."""
+
+    @abc.abstractmethod
+    def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:
+        """A latent whose coefficients these are. Raises ValueError where there is none."""
+
+
+@dataclass(frozen=True)
+class Free(Constraint):
+    """Any real number: the latent is the coefficient."""
+
+    def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """The identity."""
+        return latent
+
+    def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """The identity."""
+        return coefficients
+
+
+@dataclass(frozen=True)
+class Box(Constraint):
+    """Each coefficient in [low, high], by a sigmoid."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"Box needs low < high, got low={self.low}, high={self.high}")
+
+    def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """low + (high - low) sigmoid(latent)."""
+        return self.low + (self.high - self.low) * jax.nn.sigmoid(latent)
+
+    def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """The logit."""
+        inside = (coefficients - self.low) / (self.high - self.low)
+        _refuse(inside, (inside < -FLOOR) | (inside > 1 + FLOOR), f"outside the box [{self.low}, {self.high}]")
+        return jax.scipy.special.logit(jnp.clip(inside, FLOOR, 1 - FLOOR))
+
+
+@dataclass(frozen=True)
+class Simplex(Constraint):
+    """Coefficients that are positive and sum to one over the models: every parameter stays between the models'.
+
+    For two models one latent a with coefficients sigmoid(a), 1 - sigmoid(a), exactly NP Merge (Orozco Camacho et al. 2024);
+    for more a softmax over one latent each.
+    """
+
+    def forward(self, latent: Float[Array, "rows ..."]) -> Float[Array, "models ..."]:
+        """Sigmoid for one row, softmax over the rows otherwise."""
+        if latent.shape[0] > 1:
+            return jax.nn.softmax(latent, axis=0)
+        return jnp.concatenate([jax.nn.sigmoid(latent), jax.nn.sigmoid(-latent)])
+
+    def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:
+        """Log-odds for two models, centred logarithms otherwise."""
+        if coefficients.shape[0] == 1:
+            raise ValueError("Simplex needs at least two models, got 1: a single coefficient can only be one")
+        _refuse(coefficients, coefficients < -FLOOR, "negative, outside the simplex")
+        total = coefficients.sum(0)
+        _refuse(total, jnp.abs(total - 1) > 1e-5, "no sum of one over the models, outside the simplex")
+        logs = jnp.log(jnp.maximum(coefficients, FLOOR))
+        if len(logs) == 2:
+            return logs[:1] - logs[1:]
+        return logs - logs.mean(0, keepdims=True)
+
+
+def _refuse(values: Array, bad: Array, what: str) -> None:
+    if bool(bad.any()):
+        raise ValueError(f"the start has coefficients that are {what} (for example {float(values[bad][0]):.4g})")

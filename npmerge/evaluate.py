@@ -1,0 +1,118 @@
+"""How good a network is: accuracy, loss, logit ensembles, and the barrier along a path between two networks."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from alignment.graph import PyTree
+from npmerge.base import combine, constant
+from npmerge.normalisation import TrainApply, reset_statistics
+from npmerge.objectives import Apply, check_labels
+from npmerge.stack import Stack, stack_models
+
+
+class Metrics(NamedTuple):
+    """Fraction of examples classified correctly, mean cross entropy in nats, number of examples."""
+
+    accuracy: float
+    loss: float
+    examples: int
+
+
+def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metrics:
+    """Accuracy and cross entropy over all batches `(inputs, labels)`, each example counted once.
+
+    Raises:
+        ValueError: no batches, or labels out of range.
+    """
+    sums, classes = np.zeros(3), None
+    for inputs, labels in batches:
+        if classes is None:
+            classes = jax.eval_shape(apply, variables, inputs).shape[-1]
+        check_labels(labels, classes)
+        sums += np.array([*map(float, _sums(apply, variables, inputs, labels)), len(labels)])
+    if not sums[2]:
+        raise ValueError("evaluate needs data: got no batches")
+    return Metrics(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(apply: Apply, variables: PyTree, inputs: Array, labels: Int[Array, " n"]) -> tuple[Array, Array]:
+    logits = apply(variables, inputs).astype(jnp.float32)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+    return (logits.argmax(-1) == labels).sum(), loss
+
+
+@dataclass(frozen=True)
+class LogitEnsemble:
+    """The mean of the logits of several networks, as one function of the list of their variables: N times the cost."""
+
+    apply: Apply
+
+    def __call__(self, models: Sequence[PyTree], inputs: Array) -> Float[Array, "n classes"]:
+        """Logits of the ensemble."""
+        logits = [self.apply(model, inputs) for model in models]
+        return sum(logits[1:], logits[0]) / len(logits)
+
+
+class Path(NamedTuple):
+    """Loss and accuracy at each fraction of the way from the first network to the second, as numpy arrays."""
+
+    fractions: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def barrier(self) -> float:
+        """max over the path of the loss above the line between its ends (Frankle et al. 2020), in nats."""
+        line = (1 - self.fractions) * self.loss[0] + self.fractions * self.loss[-1]
+        return float((self.loss - line).max())
+
+
+def path_between(
+    apply: Apply,
+    start: PyTree,
+    end: PyTree,
+    batches: Sequence[tuple],
+    *,
+    points: int = 11,
+    reset: Callable[[PyTree], PyTree] | None = None,
+) -> Path:
+    """Evaluate the networks on the straight line between two, ends included.
+
+    Args:
+        apply: the network in evaluation mode.
+        start: variables at fraction 0.
+        end: variables at fraction 1.
+        batches: `(inputs, labels)`.
+        points: how many networks to evaluate.
+        reset: applied to the variables at every point; `resetting(train_apply, batches)` for networks with BatchNorm.
+    """
+    if points < 2:
+        raise ValueError(f"a path needs at least two points, got {points}")
+    stack = stack_models([start, end])
+    fractions = np.linspace(0, 1, points)
+    measured = []
+    for t in fractions:
+        variables = _between(stack, float(t))
+        measured.append(evaluate(apply, variables if reset is None else reset(variables), batches))
+    return Path(fractions, np.array([m.loss for m in measured]), np.array([m.accuracy for m in measured]))
+
+
+def resetting(train_apply: TrainApply, batches: Sequence[tuple]) -> Callable[[PyTree], PyTree]:
+    """`reset_statistics` on these batches, as a function of the variables alone."""
+    return functools.partial(reset_statistics, train_apply, batches=batches)
+
+
+@jax.jit
+def _between(stack: Stack, t: Array) -> PyTree:
+    weights = jnp.stack([1 - t, t]).astype(jnp.float32)
+    shares = jax.tree.map(lambda ones: ones * weights.reshape(ones.shape[:1] + (1,) * (ones.ndim - 1)), constant(stack, 1.0))
+    return combine(shares, stack)

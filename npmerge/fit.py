@@ -1,0 +1,200 @@
+"""The Optax loop: descend on theta, keep the best, never lose it."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from alignment.graph import PyTree
+from npmerge.stack import Stack
+
+Loss = Callable[[PyTree, Stack | None, tuple], Array]
+Status = Literal["finished", "stopped early", "diverged"]
+
+
+class History(NamedTuple):
+    """What was measured on the way, as numpy arrays: `loss[i]` on the batch of step i before its update, held-out losses at
+    `held_out_step` updates.
+    """
+
+    loss: np.ndarray
+    held_out_step: np.ndarray
+    held_out_loss: np.ndarray
+
+
+class FitResult(NamedTuple):
+    """Theta (the best on held-out data where there is any, else the last good one), the history, how it ended."""
+
+    theta: PyTree
+    history: History
+    status: Status
+
+
+def fit(
+    theta: PyTree,
+    loss: Loss,
+    stack: Stack | None,
+    batches: Iterable[tuple],
+    optimizer: optax.GradientTransformation,
+    *,
+    steps: int,
+    held_out: Sequence[tuple] = (),
+    every: int = 25,
+    patience: int | None = None,
+    progress: Callable[[int, float], Any] | None = None,
+) -> FitResult:
+    """Minimise `loss(theta, stack, batch)` over the floating-point leaves of theta.
+
+    Pass the same `loss` and `optimizer` objects again to reuse the compiled step. The given theta is not changed.
+
+    Args:
+        theta: where to start; integer leaves (the permutations of an alignment) stay as they are.
+        loss: for example `weight_space(merge, apply, objective)`; any function of (theta, stack, batch).
+        stack: the models, passed on to the loss; None if it needs none.
+        batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps.
+        optimizer: an Optax transformation.
+        steps: number of updates; 0 returns theta as it is.
+        held_out: batches on which theta is judged before the first step and every `every` steps: the best one is returned.
+        every: steps between judgements, and between checks for divergence and calls of `progress`.
+        patience: stop after so many judgements in a row without a new best.
+        progress: called with the step and the latest training loss.
+
+    Raises:
+        ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps.
+
+    A loss or gradient that is not finite stops the run with status "diverged"; theta is that of the last good step.
+    """
+    if steps < 0 or every < 1:
+        raise ValueError(f"fit needs steps >= 0 and every >= 1, got steps={steps}, every={every}")
+    if patience is not None and not held_out:
+        raise ValueError("patience needs held-out data to judge by: got none")
+    learned, fixed = _partition(theta)
+    if not jax.tree.leaves(learned):
+        raise ValueError("nothing to learn: theta has no floating-point leaves")
+    check = _Checker(loss, theta, stack)
+    for batch in held_out:
+        check(batch)
+    state = _State(jax.tree.map(jnp.array, learned), optimizer.init(learned), jnp.array(True))
+    judge = _Judge(loss, fixed, stack, held_out)
+    judge(0, state.learned)
+    losses: list[Array] = []
+    status: Status = "finished"
+    source = iter(_endless(batches, steps))
+    for step in range(1, steps + 1):
+        batch = next(source)
+        check(batch)
+        state, value = _step(loss, optimizer, state, fixed, stack, batch)
+        losses.append(value)
+        if step % every and step < steps:
+            continue
+        if progress is not None:
+            progress(step, float(value))
+        if not bool(state.healthy):
+            status = "diverged"
+            break
+        judge(step, state.learned)
+        if patience is not None and judge.stale >= patience:
+            status = "stopped early" if step < steps else "finished"
+            break
+    best = judge.best if held_out else state.learned
+    history = History(np.array(jax.device_get(losses), np.float32), np.array(judge.steps), np.array(judge.losses, np.float32))
+    return FitResult(_join(best, fixed), _until_bad(history), status)
+
+
+class _State(NamedTuple):
+    learned: PyTree
+    optimizer: PyTree
+    healthy: Array  # no step so far had a non-finite loss or gradient
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _step(
+    loss: Loss, optimizer: optax.GradientTransformation, state: _State, fixed: PyTree, stack: Stack | None, batch: tuple
+) -> tuple[_State, Array]:
+    value, gradient = jax.value_and_grad(lambda learned: loss(_join(learned, fixed), stack, batch))(state.learned)
+    good = jax.tree.reduce(lambda ok, g: ok & jnp.isfinite(g).all(), gradient, state.healthy & jnp.isfinite(value))
+    updates, new = optimizer.update(gradient, state.optimizer, state.learned)
+    learned = optax.apply_updates(state.learned, updates)
+    # a bad step changes nothing, and no later one does: the device runs ahead of the check on the host
+    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), (learned, new), (state.learned, state.optimizer))
+    return _State(*kept, good), value
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(loss: Loss, learned: PyTree, fixed: PyTree, stack: Stack | None, batch: tuple) -> Array:
+    return loss(_join(learned, fixed), stack, batch)
+
+
+class _Judge:
+    """Held-out losses so far, the best theta among them, and how many judgements ago that was."""
+
+    def __init__(self, loss: Loss, fixed: PyTree, stack: Stack | None, held_out: Sequence[tuple]):
+        self.loss, self.fixed, self.stack, self.held_out = loss, fixed, stack, held_out
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.best: PyTree = None
+        self.stale = 0
+
+    def __call__(self, step: int, learned: PyTree) -> None:
+        if not self.held_out:
+            return
+        sizes = [len(jax.tree.leaves(batch)[0]) for batch in self.held_out]
+        values = [_evaluate(self.loss, learned, self.fixed, self.stack, batch) for batch in self.held_out]
+        value = float(np.average(jax.device_get(values), weights=sizes))
+        self.stale += 1
+        if value < min(self.losses, default=math.inf) or self.best is None:
+            self.best, self.stale = jax.tree.map(jnp.array, learned), 0  # a copy: the step donates its state
+        self.steps.append(step)
+        self.losses.append(value)
+
+
+def _until_bad(history: History) -> History:
+    """The history up to and including the first loss that is not finite: the steps after it did nothing."""
+    bad = np.flatnonzero(~np.isfinite(history.loss))
+    return history._replace(loss=history.loss[: bad[0] + 1]) if len(bad) else history
+
+
+def _endless(batches: Iterable[tuple], steps: int) -> Iterator[tuple]:
+    if isinstance(batches, Sequence) and len(batches):
+        yield from itertools.cycle(batches)
+    count = 0
+    for batch in batches:
+        yield batch
+        count += 1
+    raise ValueError(f"the data ended after {count} batches, {steps} steps were asked for")
+
+
+class _Checker:
+    """The loss's own check of batches, if it has one; built from the first batch, cheap for the others."""
+
+    def __init__(self, loss: Loss, theta: PyTree, stack: Stack | None):
+        self.build = getattr(loss, "checker", None)
+        self.arguments = theta, stack
+        self.check: Callable[[tuple], None] | None = None
+
+    def __call__(self, batch: tuple) -> None:
+        if self.build is not None and self.check is None:
+            self.check = self.build(*self.arguments, batch)
+        if self.check is not None:
+            self.check(batch)
+
+
+def _partition(theta: PyTree) -> tuple[PyTree, PyTree]:
+    """The floating-point leaves and the others, each tree with None in the places of the other."""
+
+    def floating(x: Any) -> bool:
+        return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+    learned = jax.tree.map(lambda x: jnp.asarray(x) if floating(x) else None, theta)
+    return learned, jax.tree.map(lambda x: None if floating(x) else x, theta)
+
+
+def _join(learned: PyTree, fixed: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: b if a is None else a, learned, fixed, is_leaf=lambda x: x is None)

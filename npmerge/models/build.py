@@ -1,0 +1,82 @@
+"""From a configuration to pure functions of a tree of arrays."""
+
+import abc
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Array
+
+PyTree = Any
+
+
+class Network(NamedTuple):
+    """A network as pure functions.
+
+    Attributes:
+        apply: `(variables, inputs) -> outputs`, evaluation mode.
+        variables: `{"params": ..., "batch_stats": ...}`, nested dicts of arrays.
+        train_apply: `(variables, inputs) -> (outputs, variables with new statistics)`.
+    """
+
+    apply: Callable[[PyTree, Array], Array]
+    variables: PyTree
+    train_apply: Callable[[PyTree, Array], tuple[Array, PyTree]]
+
+
+class Config(abc.ABC):
+    """An architecture: a frozen dataclass of sizes that can build its Flax NNX module."""
+
+    @abc.abstractmethod
+    def module(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The module, freshly initialised."""
+
+    @property
+    @abc.abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+
+
+def build(config: Config, *, seed: int = 0) -> Network:
+    """Initialise a network. Equal configurations share their functions, so nothing is compiled twice."""
+    apply, train_apply = _functions(config)
+    return Network(apply, _initialise(config, jax.random.key(seed)), train_apply)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initialise(config: Config, key: Array) -> PyTree:
+    return _variables(config.module(nnx.Rngs(key)))
+
+
+def _variables(module: nnx.Module) -> dict[str, PyTree]:
+    _, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(statistics)}
+
+
+@functools.lru_cache(maxsize=128)
+def _functions(config: Config) -> tuple[Callable, Callable]:
+    def apply(variables: PyTree, inputs: Array) -> Array:
+        return _module(config, variables, training=False)(inputs)
+
+    def train_apply(variables: PyTree, inputs: Array) -> tuple[Array, PyTree]:
+        module = _module(config, variables, training=True)
+        outputs = module(inputs)
+        return outputs, {"params": variables["params"], "batch_stats": _variables(module)["batch_stats"]}
+
+    return apply, train_apply
+
+
+def _module(config: Config, variables: PyTree, *, training: bool) -> Any:
+    module = nnx.eval_shape(lambda: config.module(nnx.Rngs(0)))
+    module.set_attributes(use_running_average=not training, raise_if_not_found=False)
+    graph, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    nnx.replace_by_pure_dict(params, variables["params"])
+    nnx.replace_by_pure_dict(statistics, variables["batch_stats"])
+    return nnx.merge(graph, params, statistics)
+
+
+def example(config: Config, batch: int = 2) -> jax.ShapeDtypeStruct:
+    """An abstract input of the architecture: all that `trace` needs."""
+    return jax.ShapeDtypeStruct((batch, *config.input_shape), "float32")

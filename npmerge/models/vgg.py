@@ -1,0 +1,65 @@
+"""VGG for small images (Simonyan and Zisserman 2015), without normalisation."""
+
+from dataclasses import dataclass
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from npmerge.models.build import Config
+
+
+@dataclass(frozen=True)
+class Vgg(Config):
+    """3x3 convolutions in stages, each followed by max-pooling, then dense layers on the flattened image.
+
+    Attributes:
+        stages: widths of the convolutions in each stage; VGG-11 is ((64,), (128,), (256, 256), (512, 512), (512, 512)).
+        dense: widths of the hidden dense layers.
+        classes: number of outputs.
+        side: height and width of the images; halved by every stage.
+        channels: channels of the images.
+    """
+
+    stages: tuple[tuple[int, ...], ...] = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+    dense: tuple[int, ...] = (512,)
+    classes: int = 10
+    side: int = 32
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.side % 2 ** len(self.stages):
+            raise ValueError(f"side must be divisible by 2^stages = {2 ** len(self.stages)}, got {self.side}")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(height, width, channels)."""
+        return (self.side, self.side, self.channels)
+
+    def module(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The network."""
+        return _Vgg(self, rngs)
+
+
+class _Vgg(nnx.Module):
+    def __init__(self, config: Vgg, rngs: nnx.Rngs):
+        width, stages = config.channels, []
+        for widths in config.stages:
+            convolutions = []
+            for new in widths:
+                convolutions.append(nnx.Conv(width, new, (3, 3), rngs=rngs))
+                width = new
+            stages.append(nnx.List(convolutions))
+        self.stages = nnx.List(stages)
+        flat = width * (config.side // 2 ** len(config.stages)) ** 2
+        sizes = (flat, *config.dense, config.classes)
+        self.dense = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes[:-1], sizes[1:], strict=True)])
+
+    def __call__(self, x: Float[Array, "n side side channels"]) -> Float[Array, "n classes"]:
+        for stage in self.stages:
+            for convolution in stage:
+                x = nnx.relu(convolution(x))
+            x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for layer in self.dense[:-1]:
+            x = nnx.relu(layer(x))
+        return self.dense[-1](x)

@@ -1,0 +1,68 @@
+"""Several models side by side, as one tree."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alignment.base import check_finite
+from alignment.graph import PyTree, flatten
+
+
+class Stack(NamedTuple):
+    """The models to merge: a tree with leaves of shape (models, ...), and the base they were fine-tuned from, if any."""
+
+    params: PyTree
+    base: PyTree | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of models."""
+        return jax.tree.leaves(self.params)[0].shape[0]
+
+    def models(self) -> list[PyTree]:
+        """The models one by one."""
+        return [jax.tree.map(lambda x, k=k: x[k], self.params) for k in range(self.size)]
+
+
+def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
+    """Put models of one structure side by side.
+
+    Args:
+        models: trees of floating-point arrays with the same paths, shapes and dtypes.
+        base: the model they were fine-tuned from, for the methods that need it.
+
+    Raises:
+        ValueError: no models, trees that differ (the path and both shapes), an integer leaf, a NaN or infinity (named).
+    """
+    if not models:
+        raise ValueError("nothing to merge: got an empty list of models")
+    named = [(f"model {k}", model) for k, model in enumerate(models)] + ([("the base", base)] if base is not None else [])
+    for name, model in named:
+        _check_same(models[0], model, name)
+        _check_floating(model, name)
+        check_finite(model, name)
+    return Stack(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models), base)
+
+
+def _check_same(reference: PyTree, model: PyTree, name: str) -> None:
+    ours = {path: (x.shape, str(x.dtype)) for path, x in flatten(reference).items()}
+    theirs = {path: (x.shape, str(x.dtype)) for path, x in flatten(model).items()}
+    for path in [*ours, *theirs]:
+        expected, got = (f"{t[path][1]}{list(t[path][0])}" if path in t else "no such leaf" for t in (ours, theirs))
+        if expected != got:
+            raise ValueError(f"{name} differs from model 0 at {path!r}: got {got}, expected {expected}")
+    if jax.tree.structure(reference) != jax.tree.structure(model):
+        raise ValueError(f"{name} differs from model 0 in its containers: {jax.tree.structure(model)}")
+    if not ours:
+        raise ValueError(f"{name} has no leaves: expected a tree of arrays")
+
+
+def _check_floating(model: PyTree, name: str) -> None:
+    for path, leaf in flatten(model).items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{name} has a leaf of dtype {leaf.dtype} at {path!r}: only floating-point leaves can be merged, "
+                "split the others off first"
+            )

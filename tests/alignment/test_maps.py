@@ -1,0 +1,265 @@
+"""Maps of nodes and what they do to a network."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import alignment
+from alignment import NodeMap, compose, general, identity, invert, orthogonal, permutation, rectangular, transport
+from tests.alignment import networks
+
+KEY = jax.random.key(0)
+
+
+def elements(graph, seed=0):
+    """A random group element for every node."""
+    keys = jax.random.split(jax.random.key(seed), len(graph.nodes))
+    return {n: alignment.maps.random_element(node, k) for (n, node), k in zip(graph.nodes.items(), keys, strict=True)}
+
+
+# ------------------------------------------------------------------------------------------------------- constructors
+
+
+def test_permutation_puts_old_unit_index_i_at_place_i():
+    m = permutation(jnp.array([2, 0, 1]))
+    features = jnp.array([10.0, 20.0, 30.0])
+    chex.assert_trees_all_equal(m.push @ features, jnp.array([30.0, 10.0, 20.0]))
+    chex.assert_trees_all_equal(m.pull @ (m.push @ features), features)
+
+
+def test_composing_applies_the_second_argument_first():
+    first, second = jnp.array([2, 0, 1]), jnp.array([1, 0, 2])
+    both = compose(permutation(second), permutation(first))
+    chex.assert_trees_all_equal(both, permutation(first[second]))
+
+
+def test_composing_with_the_inverse_is_the_identity():
+    m = general(networks.data(4, 4) + 3 * jnp.eye(4))
+    for both in (compose(m, invert(m)), compose(invert(m), m)):
+        chex.assert_trees_all_close(both, identity(4), atol=1e-5)
+
+
+def test_general_inverts():
+    push = networks.data(5, 5)
+    chex.assert_trees_all_close(general(push).pull @ push, jnp.eye(5), atol=1e-4)
+
+
+def test_rectangular_maps_compose():
+    widen = rectangular(jnp.eye(5, 3), jnp.eye(3, 5))
+    chex.assert_trees_all_equal(compose(invert(widen), widen), identity(3))
+    assert compose(widen, invert(widen)).push.shape == (5, 5)
+
+
+def test_rectangular_shapes_must_be_each_others_transpose():
+    with pytest.raises(ValueError, match=r"\(5, 3\) and \(5, 3\)"):
+        rectangular(jnp.eye(5, 3), jnp.eye(5, 3))
+
+
+# ---------------------------------------------------------------------------------------------------------- transport
+
+
+def test_transport_by_hand():
+    """Out axes get push, in axes the transpose of pull, vectors push."""
+    net = networks.network("linear_mlp")
+    m = general(networks.data(8, 8) + 4 * jnp.eye(8))
+    moved = transport(net.graph, {"first": m}, net.variables)
+    first, second = net.variables["first"], net.variables["second"]
+    chex.assert_trees_all_close(moved["first"]["kernel"], first["kernel"] @ m.push.T, atol=1e-5)
+    chex.assert_trees_all_close(moved["first"]["bias"], m.push @ first["bias"], atol=1e-5)
+    chex.assert_trees_all_close(moved["second"]["kernel"], m.pull.T @ second["kernel"], atol=1e-5)
+    chex.assert_trees_all_equal(moved["second"]["bias"], second["bias"])
+    chex.assert_trees_all_equal(moved["out"], net.variables["out"])
+
+
+@pytest.mark.parametrize("name", ["option_a", "vgg", "attention", "fused_attention", "concatenation", "nnx_state"])
+def test_transport_and_back(name):
+    net = networks.network(name)
+    maps = elements(net.graph)
+    moved = transport(net.graph, maps, net.variables)
+    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), moved, net.variables)
+    assert max(jax.tree.leaves(gaps)) > 0.1
+    back = transport(net.graph, {n: invert(m) for n, m in maps.items()}, moved)
+    chex.assert_trees_all_close(back, net.variables, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["option_a", "fused_attention"])
+def test_transport_is_a_group_action(name):
+    net = networks.network(name)
+    one, two = elements(net.graph, 1), elements(net.graph, 2)
+    stepwise = transport(net.graph, two, transport(net.graph, one, net.variables))
+    at_once = transport(net.graph, {n: compose(two[n], one[n]) for n in one}, net.variables)
+    chex.assert_trees_all_close(stepwise, at_once, atol=1e-5)
+
+
+def test_no_maps_change_nothing():
+    net = networks.network("mlp")
+    chex.assert_trees_all_equal(transport(net.graph, {}, net.variables), net.variables)
+
+
+def test_duplicating_units_keeps_the_function():
+    """Every unit twice, the consumer taking half of each: the oldest trick to widen a network."""
+    net = networks.network("mlp")
+    push = jnp.concatenate([jnp.eye(8), jnp.eye(8)])
+    wide = transport(net.graph, {"first": rectangular(push, push.T / 2)}, net.variables)
+    assert wide["second"]["kernel"].shape == (16, 7)
+    assert wide["first"]["bias"].shape == (16,)
+    chex.assert_trees_all_close(net.apply(wide, net.inputs), net.apply(net.variables, net.inputs), atol=1e-5)
+
+
+def test_padding_units_keeps_the_function_through_a_flattened_image():
+    net = networks.network("vgg")
+    wide = transport(net.graph, {"params/conv2": rectangular(jnp.eye(9, 6), jnp.eye(6, 9))}, net.variables)
+    assert wide["params"]["hidden"]["kernel"].shape == (4 * 9, 7)
+    chex.assert_trees_all_close(net.apply(wide, net.inputs), net.apply(net.variables, net.inputs), atol=1e-5)
+
+
+def test_padding_units_keeps_the_function_through_a_concatenation():
+    """The second branch starts after the first one, wherever that now ends."""
+    net = networks.network("concatenation")
+    wide = transport(net.graph, {"left": rectangular(jnp.eye(8, 6), jnp.eye(6, 8))}, net.variables)
+    assert wide["out"]["kernel"].shape == (12, 3)
+    chex.assert_trees_all_close(net.apply(wide, net.inputs), net.apply(net.variables, net.inputs), atol=1e-5)
+
+
+def test_transport_under_jit_and_vmap_over_the_maps():
+    net = networks.network("mlp")
+    stack = jnp.stack([permutation(i).push for i in jnp.asarray([np.roll(np.arange(8), k) for k in range(3)])])
+
+    def apply(push):
+        return transport(net.graph, {"first": orthogonal(push)}, net.variables)
+
+    together = jax.jit(jax.vmap(apply))(stack)
+    for k in range(3):
+        chex.assert_trees_all_close(jax.tree.map(lambda x, k=k: x[k], together), apply(stack[k]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mlp", "option_a", "fused_attention"])
+def test_gradient_with_respect_to_maps_and_variables(name):
+    """Finite differences over every map at once: transport is a polynomial in the maps."""
+    net = networks.network(name)
+    maps = elements(net.graph)
+
+    @jax.jit
+    def moved(maps, variables):
+        leaves = jax.tree.leaves(transport(net.graph, maps, variables))
+        return sum((k % 3 + 1.0) * jnp.sum(jnp.sin(leaf)) for k, leaf in enumerate(leaves))
+
+    gradients = jax.grad(moved)(maps, net.variables)
+    chex.assert_tree_all_finite(gradients)
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(gradients))
+    check_grads(moved, (maps, net.variables), order=1, modes=("rev",), eps=1e-2, atol=2e-2, rtol=2e-2)
+
+
+# ------------------------------------------------------------------------------------------------------------- dtypes
+
+
+def test_half_precision_leaves_are_computed_in_float32_and_rounded_once():
+    """second/kernel carries two nodes: rounding after each of them would show."""
+    net = networks.network("linear_mlp")
+    maps = elements(net.graph)
+    halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), net.variables)
+    singles = jax.tree.map(lambda x: x.astype(jnp.float32), halves)
+    expected = jax.tree.map(lambda x: x.astype(jnp.bfloat16), transport(net.graph, maps, singles))
+    chex.assert_trees_all_equal(transport(net.graph, maps, halves), expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32])
+def test_the_dtype_of_the_maps_does_not_lower_the_precision(dtype):
+    """A permutation is exact in any dtype, so the result must be too: the work is done in float32."""
+    net = networks.network("mlp")
+    m = permutation(jnp.roll(jnp.arange(8), 1))
+    low = jax.tree.map(lambda x: x.astype(dtype), m)
+    chex.assert_trees_all_equal(transport(net.graph, {"first": low}, net.variables), transport(net.graph, {"first": m}, net.variables))
+
+
+def test_maps_may_be_numpy_arrays():
+    net = networks.network("mlp")
+    m = NodeMap(np.eye(8)[::-1], np.eye(8)[::-1].T)
+    expected = transport(net.graph, {"first": permutation(jnp.arange(8)[::-1])}, net.variables)
+    chex.assert_trees_all_equal(transport(net.graph, {"first": m}, net.variables), expected)
+
+
+def test_integer_leaves_are_untouched():
+    def apply(v, x):
+        return jnp.tanh(x @ v["a"]) @ v["b"] * v["count"].astype(jnp.float32)
+
+    variables = {"a": networks.data(4, 5), "b": networks.data(5, 3), "count": jnp.array(3), "unused": jnp.arange(5)}
+    graph = alignment.trace(apply, variables, networks.data(2, 4))
+    moved = transport(graph, elements(graph), variables)
+    for name in ("count", "unused"):
+        assert moved[name].dtype == jnp.int32
+        chex.assert_trees_all_equal(moved[name], variables[name])
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_errors_name_what_was_got_and_what_was_expected():
+    net = networks.network("mlp")
+    with pytest.raises(ValueError, match="no node named 'frist'; the graph has first, second"):
+        transport(net.graph, {"frist": identity(8)}, net.variables)
+    with pytest.raises(ValueError, match="'first' takes 7 units, the node has 8"):
+        transport(net.graph, {"first": identity(7)}, net.variables)
+
+
+def test_a_pull_of_the_wrong_shape_is_named():
+    """NodeMap can be built without `rectangular`, so transport must look at both matrices."""
+    net = networks.network("mlp")
+    with pytest.raises(ValueError, match="first"):
+        transport(net.graph, {"first": NodeMap(jnp.eye(8), jnp.eye(7))}, net.variables)
+
+
+def test_variables_of_another_structure_are_refused_with_path_and_shapes():
+    net = networks.network("mlp")
+    wrong = {**net.variables, "second": {"kernel": jnp.zeros((8, 6)), "bias": net.variables["second"]["bias"]}}
+    with pytest.raises(ValueError, match=r"'second/kernel': got \(8, 6\), traced with \(8, 7\)"):
+        transport(net.graph, {}, wrong)
+    missing = {"first": net.variables["first"], "out": net.variables["out"]}
+    with pytest.raises(ValueError, match=r"'second/(bias|kernel)': got no such leaf, traced with \("):
+        transport(net.graph, {}, missing)
+    with pytest.raises(ValueError, match=r"'extra': got \(2,\), traced with no such leaf"):
+        transport(net.graph, {}, {**net.variables, "extra": jnp.zeros(2)})
+
+
+def test_a_joint_node_cannot_change_its_width():
+    """Its units stand in two intervals: no rule says where new ones would go."""
+    net = networks.network("option_a")
+    with pytest.raises(ValueError, match="fills several intervals"):
+        transport(net.graph, {"params/block3/conv2": rectangular(jnp.eye(8, 6), jnp.eye(6, 8))}, net.variables)
+
+
+# ------------------------------------------------------------------------------------------------------- discrepancy
+
+
+def test_discrepancy_is_relative():
+    net = networks.network("mlp")
+    scale = NodeMap(jnp.eye(7) * 2, jnp.eye(7))  # doubles the second hidden layer without telling its consumer
+    no_bias = {**net.variables, "out": {**net.variables["out"], "bias": jnp.zeros(3)}}
+    assert alignment.discrepancy(net.apply, net.graph, {"second": scale}, no_bias, net.inputs) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_nan_in_any_output_is_infinitely_far(bad):
+    """Wherever it stands among the outputs: Python's max forgets a NaN that does not come first."""
+    net = networks.network("mlp")
+
+    def apply(v, x):
+        y = net.apply(v, x)
+        broken = jnp.sqrt(-1 - jnp.abs(y))
+        return (broken, y) if bad == 0 else (y, broken)
+
+    graph = alignment.trace(apply, net.variables, net.inputs)
+    assert alignment.discrepancy(apply, graph, {}, net.variables, net.inputs) == np.inf
+
+
+def test_random_elements_belong_to_their_group():
+    for group in ("permutation", "scale", "orthogonal", "linear"):
+        m = alignment.maps.random_element(alignment.Node("n", 6, group), KEY)
+        chex.assert_trees_all_close(m.push @ m.pull, jnp.eye(6), atol=1e-5)
+        assert np.linalg.cond(np.asarray(m.push)) < 5  # factors are within [0.5, 2]
+        nonzero = np.asarray(m.push) != 0
+        assert (nonzero.sum(0) == 1).all() == (group in ("permutation", "scale"))
+        assert np.allclose(m.push @ m.push.T, np.eye(6), atol=1e-5) == (group in ("permutation", "orthogonal"))

@@ -1,0 +1,119 @@
+"""Moments of activations against float64 numpy over all data at once."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import alignment
+from alignment import NodeMoments
+from tests.alignment import networks
+
+STATISTIC = NodeMoments()
+
+
+@functools.cache
+def measurer(name):
+    """The jitted measurement of one network."""
+    net = networks.network(name)
+    return jax.jit(lambda models, x: STATISTIC.measure(net.apply, net.graph, models, (x, None)))
+
+
+def collect(name, models, batches):
+    """All batches measured under jit, combined in order and finalised."""
+    states = [measurer(name)(models, x) for x in batches]
+    return STATISTIC.finalise(functools.reduce(jax.jit(STATISTIC.combine), states))
+
+
+def reference(name, models, x):
+    """The same in float64 on the host, from features of all data."""
+    net = networks.network(name)
+    features = [alignment.capture(net.apply, net.graph, m, x) for m in models]
+    found = {}
+    for node in net.graph.taps:
+        z = np.stack([np.asarray(f[node], np.float64) for f in features])
+        mean = z.mean(1)
+        z = z - mean[:, None]
+        auto = np.einsum("kni,knj->kij", z, z) / z.shape[1]
+        cross = np.einsum("ni,knj->kij", z[0], z) / z.shape[1]
+        found[node] = alignment.Moments(np.float64(z.shape[1]), mean, auto, cross)
+    return found
+
+
+def assert_close(got, expected, rtol):
+    """Relative to the largest entry of each array: covariances have entries near zero."""
+    assert got.keys() == expected.keys()
+    for node in got:
+        for field in alignment.Moments._fields:
+            a, b = np.asarray(getattr(got[node], field), np.float64), getattr(expected[node], field)
+            assert a.shape == np.shape(b)
+            assert np.abs(a - b).max() <= rtol * np.abs(b).max(), (node, field)
+
+
+def test_batches_of_unequal_sizes_give_the_moments_of_all_data():
+    net, x = networks.network("mlp"), networks.data(23, 5)
+    models = [net.variables, net.another(1), net.another(2)]
+    assert_close(collect("mlp", models, [x[:16], x[16:]]), reference("mlp", models, x), 1e-5)
+
+
+def test_images_and_joint_nodes():
+    net, x = networks.network("option_a"), networks.IMAGES
+    models = [net.variables, net.another(1)]
+    got = collect("option_a", models, [x[:2], x[2:]])
+    assert_close(got, reference("option_a", models, x), 1e-5)
+    assert got["params/stem"].samples == 3 * 64
+
+
+def test_a_large_mean_does_not_cancel():
+    """Moments as sums of squares would lose all digits: variance 1 beside a squared mean of 1e8."""
+    x = networks.data(60, 4)
+
+    def apply(v, x):
+        h = x @ v["a"]
+        return (h + jnp.broadcast_to(v["offset"], h.shape)) @ v["b"]
+
+    variables = {"a": networks.data(4, 5), "offset": jnp.full(5, 1e4), "b": networks.data(5, 3)}
+    graph = alignment.trace(apply, variables, x)
+    # what float32 can know: the features themselves, rounded at 1e4 * 2^-24
+    measure = [STATISTIC.measure(apply, graph, [variables], (x[a:b], None)) for a, b in ((0, 7), (7, 40), (40, 60))]
+    got = STATISTIC.finalise(functools.reduce(STATISTIC.combine, measure))["a"]
+    z = np.asarray(alignment.capture(apply, graph, variables, x)["a"], np.float64)
+    assert abs(z.mean()) > 9e3
+    np.testing.assert_allclose(got.covariance[0], np.cov(z.T, bias=True), atol=2e-3 * z.var(0).max())
+
+
+def test_combining_is_associative_and_commutative():
+    net, x = networks.network("mlp"), networks.data(48, 5)
+    models = [net.variables, net.another(1)]
+    a, b, c = (measurer("mlp")(models, x[i : i + 16]) for i in (0, 16, 32))
+    left = STATISTIC.combine(STATISTIC.combine(a, b), c)
+    chex.assert_trees_all_close(left, STATISTIC.combine(a, STATISTIC.combine(b, c)), rtol=1e-5, atol=1e-4)
+    chex.assert_trees_all_close(left, STATISTIC.combine(STATISTIC.combine(c, a), b), rtol=1e-5, atol=1e-4)
+
+
+def test_rows_of_the_cross_covariance_are_model_0():
+    net, x = networks.network("mlp"), networks.data(16, 5)
+    models = [net.variables, net.another(1)]
+    got = collect("mlp", models, [x])["first"]
+    features = [np.asarray(alignment.capture(net.apply, net.graph, m, x)["first"], np.float64) for m in models]
+    both = np.cov(features[0].T, features[1].T, bias=True)
+    np.testing.assert_allclose(got.cross[1], both[:8, 8:], atol=1e-5)
+    np.testing.assert_allclose(got.cross[0], got.covariance[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [alignment.ActivationMatching(), alignment.Procrustes(), alignment.CCA()])
+def test_missing_statistics_are_named(method):
+    net = networks.network("mlp")
+    with pytest.raises(ValueError, match=f"{type(method).__name__} needs activations"):
+        alignment.align(method, net.graph, [net.variables, net.another(1)])
+
+
+@pytest.mark.parametrize("method", [alignment.ActivationMatching(), alignment.Procrustes(), alignment.CCA()])
+def test_statistics_of_another_number_of_models_are_refused(method):
+    net = networks.network("mlp")
+    stats = {NodeMoments: collect("mlp", [net.variables, net.another(1)], [networks.data(16, 5)])}
+    with pytest.raises(ValueError, match="got 3 models, but the statistics are of 2"):
+        alignment.align(method, net.graph, [net.variables] * 3, stats=stats)

@@ -1,0 +1,154 @@
+"""Permutations from weights alone."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import alignment
+from alignment import WeightMatching
+from tests.alignment import networks
+
+
+def objective(a, b, exclude="batch_stats"):
+    """The inner product of two sets of weights."""
+    a, b = networks.flatten(a), networks.flatten(b)
+    return sum(float(np.sum(np.asarray(a[p], np.float64) * np.asarray(b[p], np.float64))) for p in a if exclude not in p)
+
+
+def by_sweeps(graph, a, b, sweeps, key=None):
+    """The objective after each number of sweeps, from none."""
+    found = [objective(a, b)]
+    for n in range(1, sweeps + 1):
+        found.append(objective(a, alignment.align(WeightMatching(max_sweeps=n), graph, [a, b], key=key)[1]))
+    return found
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet", "option_a", "vgg", "concatenation", "nnx_state"])
+@pytest.mark.parametrize("key", [None, 3])
+def test_a_planted_permutation_is_recovered(name, key):
+    net = networks.network(name)
+    moved, index = networks.shuffle(net.graph, net.variables, 5)
+    key = None if key is None else jax.random.key(key)
+    theta = WeightMatching().init(net.graph, [net.variables, moved], key=key)
+    chex.assert_trees_all_equal(theta[1], {node: np.argsort(i) for node, i in index.items()})
+    for aligned in alignment.align(WeightMatching(), net.graph, [net.variables, moved], key=key):
+        chex.assert_trees_all_equal(aligned, net.variables)
+
+
+@pytest.mark.parametrize("name", ["mlp", "option_a"])
+def test_the_objective_never_falls(name):
+    net = networks.network(name)
+    for seed in range(3):
+        values = by_sweeps(net.graph, net.another(2 * seed + 1), net.another(2 * seed + 2), 4)
+        assert all(after >= before - 1e-5 for before, after in itertools.pairwise(values)), values
+        assert values[1] > values[0]
+
+
+def recurrent(v, x):
+    h = jnp.tanh(x @ v["u"])
+    return jnp.tanh(h @ v["w"] + x @ v["u"]) @ v["o"]
+
+
+def test_the_objective_never_falls_where_a_tensor_carries_a_node_twice():
+    """<A, P B P^T> is quadratic in P: maximising it with the other axis held may lower it."""
+    shapes = {"u": (4, 5), "w": (5, 5), "o": (5, 3)}
+    start = networks.fill({name: networks.Shape(shape, jnp.float32) for name, shape in shapes.items()}, 0)
+    graph = alignment.trace(recurrent, start, networks.data(2, 4))
+    for seed in range(10):
+        values = by_sweeps(graph, networks.fill(start, 2 * seed), networks.fill(start, 2 * seed + 1), 4)
+        assert all(after >= before - 1e-5 for before, after in itertools.pairwise(values)), (seed, values)
+
+
+def test_a_tensor_that_carries_a_node_as_a_product_with_itself():
+    """Bilinear pooling: unit i stands in row i and in column i of the flattened outer product."""
+
+    def apply(v, x):
+        h = jnp.tanh(x @ v["a"])
+        outer = h[:, :, None] * h[:, None, :]
+        return outer.reshape(outer.shape[0], -1) @ v["b"]
+
+    start = {"a": networks.data(4, 5), "b": networks.data(25, 3)}
+    graph = alignment.trace(apply, start, networks.data(2, 4))
+    moved, _ = networks.shuffle(graph, start, 2)
+    chex.assert_trees_all_equal(alignment.align(WeightMatching(), graph, [start, moved])[1], start)
+
+
+def test_one_hidden_layer_equals_brute_force_and_needs_one_sweep():
+    """A single node is one linear assignment, so the optimum is global."""
+
+    def apply(v, x):
+        return jax.nn.relu(x @ v["a"]) @ v["b"]
+
+    graph = alignment.trace(apply, {"a": networks.data(3, 5), "b": networks.data(5, 2)}, networks.data(2, 3))
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        a, b = ({"a": jnp.float32(rng.standard_normal((3, 5))), "b": jnp.float32(rng.standard_normal((5, 2)))} for _ in range(2))
+        every = [objective(a, {"a": b["a"][:, p], "b": b["b"][p, :]}) for p in map(np.array, itertools.permutations(range(5)))]
+        once = alignment.align(WeightMatching(max_sweeps=1), graph, [a, b])[1]
+        assert objective(a, once) == pytest.approx(max(every), rel=1e-5)
+        chex.assert_trees_all_equal(alignment.align(WeightMatching(), graph, [a, b])[1], once)
+
+
+def test_deterministic_for_a_key():
+    net = networks.network("resnet")
+    models = [net.variables, net.another(1), net.another(2)]
+    for key in (None, jax.random.key(0)):
+        chex.assert_trees_all_equal(*(WeightMatching().init(net.graph, models, key=key) for _ in range(2)))
+
+
+def test_the_key_changes_the_order_of_the_nodes():
+    net = networks.network("resnet")
+    models = [net.variables, net.another(1)]
+    found = [objective(models[0], alignment.align(WeightMatching(), net.graph, models, key=jax.random.key(k))[1]) for k in range(8)]
+    assert len(set(np.round(found, 4))) > 1
+
+
+def test_running_statistics_do_not_vote():
+    """Statistics of enormous size, otherwise arranged, must not change the permutation."""
+    net = networks.network("resnet")
+    moved, index = networks.shuffle(net.graph, net.variables, 5)
+    noise = jax.tree.map(lambda x: x + 1e3 * networks.data(*x.shape, seed=9), moved["batch_stats"])
+    models = [{**net.variables, "batch_stats": noise}, {**moved, "batch_stats": noise}]
+    theta = WeightMatching().init(net.graph, models)
+    chex.assert_trees_all_equal(theta[1], {node: np.argsort(i) for node, i in index.items()})
+
+
+def test_integer_leaves_take_no_part():
+    def apply(v, x):
+        return jnp.tanh(x @ v["a"]) @ v["b"]
+
+    start = {"a": networks.data(4, 5), "b": networks.data(5, 3), "steps": jnp.array(7)}
+    graph = alignment.trace(apply, start, networks.data(2, 4))
+    moved, _ = networks.shuffle(graph, start, 2)
+    aligned = alignment.align(WeightMatching(), graph, [start, {**moved, "steps": jnp.array(9)}])[1]
+    chex.assert_trees_all_equal(aligned, {**start, "steps": jnp.array(9)})
+
+
+def test_half_precision_weights():
+    net = networks.network("mlp")
+    halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), net.variables)
+    moved, _ = networks.shuffle(net.graph, halves, 5)
+    chex.assert_trees_all_equal(alignment.align(WeightMatching(), net.graph, [halves, moved])[1], halves)
+
+
+# -------------------------------------------------------------------------------------------------------------- align
+
+
+def test_align_names_the_model_and_the_leaf_that_is_not_finite():
+    net = networks.network("mlp")
+    bad = jax.tree.map(lambda x: x, net.another(1))
+    bad["second"]["kernel"] = bad["second"]["kernel"].at[0, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match="model 1 has 1 non-finite values of 56 in 'second/kernel'"):
+        alignment.align(WeightMatching(), net.graph, [net.variables, bad])
+
+
+def test_align_of_nothing_and_of_one():
+    net = networks.network("mlp")
+    with pytest.raises(ValueError, match="at least one model"):
+        alignment.align(WeightMatching(), net.graph, [])
+    (same,) = alignment.align(WeightMatching(), net.graph, [net.variables])
+    chex.assert_trees_all_equal(same, net.variables)
