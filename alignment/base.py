@@ -1,6 +1,7 @@
 """What an alignment is, and `align`, which applies one."""
 
 import abc
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -76,17 +77,29 @@ def align(
     if len(models) == 1:
         return list(models)
     theta = alignment.init(graph, models, stats=stats, key=key)
+    return [models[0], *_transported(alignment, graph, theta, tuple(models))[1:]]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _transported(alignment: Alignment, graph: Graph, theta: PyTree, models: tuple) -> list[PyTree]:
     return [transport(graph, maps, model) for maps, model in zip(alignment.maps(theta, graph), models, strict=True)]
 
 
 def check_finite(tree: PyTree, name: str) -> None:
     """Raise ValueError naming the first leaf that holds NaN or infinity. Traced and abstract leaves are passed over."""
-    for path, leaf in flatten(tree).items():
-        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            continue
-        bad = int(np.size(leaf)) - int(jnp.isfinite(leaf).sum())
+    leaves = {path: leaf for path, leaf in flatten(tree).items() if _can_be_checked(leaf)}
+    for path, bad in jax.device_get(_count_bad(leaves)).items():
         if bad:
-            raise ValueError(f"{name} has {bad} non-finite values of {np.size(leaf)} in {path!r}")
+            raise ValueError(f"{name} has {bad} non-finite values of {np.size(leaves[path])} in {path!r}")
+
+
+def _can_be_checked(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.core.Tracer) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+@jax.jit
+def _count_bad(leaves: dict[str, Array]) -> dict[str, Array]:
+    return {path: jnp.sum(~jnp.isfinite(leaf)) for path, leaf in leaves.items()}
 
 
 def node_moments(stats: Stats | None, alignment: Alignment, models: Sequence[PyTree]) -> Mapping[str, Moments]:

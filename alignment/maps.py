@@ -1,5 +1,6 @@
 """Maps of nodes and what they do to a network: `NodeMap`, its constructors, `transport`, `verify`, `discrepancy`."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -20,7 +21,6 @@ from alignment.graph import (
     Product,
     PyTree,
     Segments,
-    flatten,
     path_name,
 )
 
@@ -33,8 +33,8 @@ class NodeMap(NamedTuple):
     `pull @ push` is the identity unless the map narrows the node; a rectangular map changes the width.
     """
 
-    push: Float[Array, "new old"]
-    pull: Float[Array, "old new"]
+    push: Float[Array | np.ndarray, "new old"]
+    pull: Float[Array | np.ndarray, "old new"]
 
 
 Maps = Mapping[str, NodeMap]
@@ -42,12 +42,13 @@ Maps = Mapping[str, NodeMap]
 
 def identity(size: int) -> NodeMap:
     """The map that changes nothing."""
-    return NodeMap(jnp.eye(size), jnp.eye(size))
+    eye = np.eye(size, dtype=np.float32)
+    return NodeMap(eye, eye)
 
 
 def permutation(index: Int[Array, " units"]) -> NodeMap:
     """Put old unit `index[i]` at place i (the convention of Git Re-Basin): new = old[index]."""
-    push = jnp.eye(len(index))[jnp.asarray(index)]
+    push = jax.nn.one_hot(index, len(index), dtype=jnp.float32)
     return NodeMap(push, push.T)
 
 
@@ -154,8 +155,8 @@ def _moved_part(part: Part, maps: Maps, x: Array) -> list[tuple[Interval, Array]
     return list(zip(part.intervals, jnp.split(new, cuts, axis=0), strict=True))
 
 
-def _matmul(matrix: Array, x: Array) -> Array:
-    return jnp.tensordot(matrix, x.astype(matrix.dtype), axes=(1, 0), precision=HIGHEST)
+def _matmul(matrix: Array | np.ndarray, x: Array | np.ndarray) -> Array:
+    return jnp.tensordot(jnp.asarray(matrix), jnp.asarray(x).astype(matrix.dtype), axes=(1, 0), precision=HIGHEST)
 
 
 def random_element(node: Node, key: Array) -> NodeMap:
@@ -178,16 +179,27 @@ def verify(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *input
     Returns:
         max |f(g . variables) - f(variables)| / max |f(variables)|: below 1e-5 in float32 when the graph is right.
     """
+    return discrepancy(apply, graph, _random_maps(graph, key), variables, *inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _random_maps(graph: Graph, key: Array) -> Maps:
     keys = jax.random.split(key, max(len(graph.nodes), 1))
-    maps = {name: random_element(node, k) for (name, node), k in zip(graph.nodes.items(), keys, strict=False)}
-    return discrepancy(apply, graph, maps, variables, *inputs)
+    return {name: random_element(node, k) for (name, node), k in zip(graph.nodes.items(), keys, strict=False)}
 
 
 def discrepancy(apply: Callable[..., PyTree], graph: Graph, maps: Maps, variables: PyTree, *inputs: PyTree) -> float:
     """How far given maps change the function: max |f(moved) - f(variables)| / max |f(variables)|; infinite for NaN."""
-    before = flatten(apply(variables, *inputs))
-    after = flatten(apply(transport(graph, maps, variables), *inputs))
-    gap = max(float(jnp.max(jnp.abs(after[p] - before[p]))) for p in before)
-    scale = max(float(jnp.max(jnp.abs(x))) for x in before.values())
+    gap, scale = map(float, _gap_and_scale(apply, graph, maps, variables, inputs))
     ratio = gap / scale if scale else gap
     return math.inf if math.isnan(ratio) else ratio
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gap_and_scale(
+    apply: Callable[..., PyTree], graph: Graph, maps: Maps, variables: PyTree, inputs: tuple
+) -> tuple[Array, Array]:
+    before = jax.tree.leaves(apply(variables, *inputs))
+    after = jax.tree.leaves(apply(transport(graph, maps, variables), *inputs))
+    gaps = [jnp.max(jnp.abs(a - b)) for a, b in zip(after, before, strict=True)]
+    return jnp.stack(gaps).max(), jnp.stack([jnp.max(jnp.abs(b)) for b in before]).max()

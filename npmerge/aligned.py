@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Array
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from alignment.base import Alignment
 from alignment.graph import Graph, PyTree

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from alignment.graph import STATISTICS, PyTree, path_name
@@ -56,7 +57,7 @@ class LinearMerge(Merge):
 
 
 def combine(coefficients: PyTree, stack: Stack) -> PyTree:
-    """base + sum_m c_m * (params_m - base), or sum_m c_m * params_m without a base.
+    """Base + sum_m c_m * (params_m - base), or sum_m c_m * params_m without a base.
 
     Computed in float32 (or wider) and rounded once to the stored dtype. Running statistics are averaged whatever the
     coefficients: they are no weights; re-estimate them from data afterwards (`reset_statistics`).
@@ -87,4 +88,4 @@ def is_statistic(path: str) -> bool:
 
 def constant(stack: Stack, value: float) -> PyTree:
     """One coefficient per model and tensor, all equal to `value`."""
-    return jax.tree.map(lambda x: jnp.full((x.shape[0],) + (1,) * (x.ndim - 1), value, jnp.float32), stack.params)
+    return jax.tree.map(lambda x: jnp.asarray(np.full((len(x),) + (1,) * (x.ndim - 1), value, np.float32)), stack.params)

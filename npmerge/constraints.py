@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 FLOOR = 1e-7
@@ -20,7 +21,10 @@ class Constraint(abc.ABC):
 
     @abc.abstractmethod
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:
-        """A latent whose coefficients these are. Raises ValueError where there is none."""
+        """A latent whose coefficients these are, up to `FLOOR`. Traceable."""
+
+    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:  # noqa: B027 (nothing to check is the default)
+        """Raise ValueError unless some latent has these coefficients."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,18 @@ class Box(Constraint):
             raise ValueError(f"Box needs low < high, got low={self.low}, high={self.high}")
 
     def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
-        """low + (high - low) sigmoid(latent)."""
+        """Low + (high - low) sigmoid(latent)."""
         return self.low + (self.high - self.low) * jax.nn.sigmoid(latent)
 
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """The logit."""
         inside = (coefficients - self.low) / (self.high - self.low)
-        _refuse(inside, (inside < -FLOOR) | (inside > 1 + FLOOR), f"outside the box [{self.low}, {self.high}]")
         return jax.scipy.special.logit(jnp.clip(inside, FLOOR, 1 - FLOOR))
+
+    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
+        """Each coefficient in the box."""
+        outside = (coefficients < self.low - FLOOR) | (coefficients > self.high + FLOOR)
+        _refuse(coefficients, outside, f"outside the box [{self.low}, {self.high}], such as")
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,20 @@ class Simplex(Constraint):
 
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:
         """Log-odds for two models, centred logarithms otherwise."""
-        if coefficients.shape[0] == 1:
-            raise ValueError("Simplex needs at least two models, got 1: a single coefficient can only be one")
-        _refuse(coefficients, coefficients < -FLOOR, "negative, outside the simplex")
-        total = coefficients.sum(0)
-        _refuse(total, jnp.abs(total - 1) > 1e-5, "no sum of one over the models, outside the simplex")
         logs = jnp.log(jnp.maximum(coefficients, FLOOR))
         if len(logs) == 2:
             return logs[:1] - logs[1:]
         return logs - logs.mean(0, keepdims=True)
 
+    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
+        """At least two models, nothing negative, a sum of one."""
+        if len(coefficients) == 1:
+            raise ValueError("Simplex needs at least two models, got 1: its only coefficient could not move from one")
+        _refuse(coefficients, coefficients < -FLOOR, "outside the simplex, such as")
+        total = coefficients.sum(0)
+        _refuse(total, np.abs(total - 1) > 1e-5, "outside the simplex: over the models they sum to")
 
-def _refuse(values: Array, bad: Array, what: str) -> None:
-    if bool(bad.any()):
-        raise ValueError(f"the start has coefficients that are {what} (for example {float(values[bad][0]):.4g})")
+
+def _refuse(values: np.ndarray, bad: np.ndarray, what: str) -> None:
+    if bad.any():
+        raise ValueError(f"the start has coefficients {what} {float(values[bad][0]):.4g}; choose another constraint")

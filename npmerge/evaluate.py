@@ -71,7 +71,7 @@ class Path(NamedTuple):
 
     @property
     def barrier(self) -> float:
-        """max over the path of the loss above the line between its ends (Frankle et al. 2020), in nats."""
+        """Max over the path of the loss above the line between its ends (Frankle et al. 2020), in nats."""
         line = (1 - self.fractions) * self.loss[0] + self.fractions * self.loss[-1]
         return float((self.loss - line).max())
 

@@ -20,8 +20,9 @@ Status = Literal["finished", "stopped early", "diverged"]
 
 
 class History(NamedTuple):
-    """What was measured on the way, as numpy arrays: `loss[i]` on the batch of step i before its update, held-out losses at
-    `held_out_step` updates.
+    """What was measured on the way, as numpy arrays.
+
+    `loss[i]` is that of step i on its batch before the update; `held_out_loss[j]` was found after `held_out_step[j]` updates.
     """
 
     loss: np.ndarray
@@ -123,8 +124,8 @@ def _step(
     updates, new = optimizer.update(gradient, state.optimizer, state.learned)
     learned = optax.apply_updates(state.learned, updates)
     # a bad step changes nothing, and no later one does: the device runs ahead of the check on the host
-    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), (learned, new), (state.learned, state.optimizer))
-    return _State(*kept, good), value
+    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), _State(learned, new, good), state)
+    return kept._replace(healthy=good), value
 
 
 @functools.partial(jax.jit, static_argnums=0)

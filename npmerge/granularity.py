@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, flatten, path_name
 from npmerge.base import is_statistic
@@ -36,25 +36,32 @@ class Granularity(abc.ABC):
 
         return jax.tree_util.tree_map_with_path(leaf, params)
 
-    def reduce(self, coefficients: PyTree, params: PyTree) -> dict[str, Array]:
-        """The inverse of `expand`. Raises ValueError if coefficients that should be shared are not equal."""
+    def reduce(self, coefficients: PyTree, params: PyTree) -> dict[str, Float[np.ndarray, "models ..."]]:
+        """Coefficients by group, the inverse of `expand`; axes along which they are equal may have length one. Host code.
+
+        Raises:
+            ValueError: if coefficients that would be shared are not equal, or the granularity does not fit the parameters.
+        """
         self.check(params)
         leaves = flatten(params)
-        groups: dict[str, Array] = {}
-        for path, c in flatten(coefficients).items():
+        groups: dict[str, np.ndarray] = {}
+        for path, leaf in flatten(coefficients).items():
             if is_statistic(path):
                 continue
-            shape = self.shape(leaves[path].shape[1:])
-            wanted = shape or (1,) * (c.ndim - 1)
-            mine = tuple(slice(None) if n > 1 else slice(0, 1) for n in wanted)
-            kept = c[(slice(None), *mine)]
-            group = self.group(path)
-            shared = groups.setdefault(group, jnp.broadcast_to(kept, (c.shape[0], *wanted)).reshape(c.shape[0], *shape))
+            c, shape = np.asarray(leaf, np.float32), self.shape(leaves[path].shape[1:])
+            kept = c[(slice(None), *(slice(None if n > 1 else 1) for n in shape or (1,) * (c.ndim - 1)))]
+            compact = kept if shape else kept.reshape(len(c))
+            shared = groups.setdefault(self.group(path), compact)
             if not np.allclose(c, shared.reshape(shared.shape + (1,) * (c.ndim - shared.ndim)), rtol=1e-6, atol=1e-7):
                 raise ValueError(f"{self} cannot represent the start: its coefficients differ inside {path!r} or its group")
         return groups
 
-    def check(self, params: PyTree) -> None:
+    def shapes(self, params: PyTree) -> dict[str, tuple[int, ...]]:
+        """Shape of one model's coefficient for each group."""
+        leaves = {path: x.shape[1:] for path, x in flatten(params).items() if not is_statistic(path)}
+        return {self.group(path): self.shape(leaf) for path, leaf in leaves.items()}
+
+    def check(self, params: PyTree) -> None:  # noqa: B027 (nothing to check is the default)
         """Raise ValueError if the granularity does not fit these parameters."""
 
 

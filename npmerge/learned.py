@@ -1,13 +1,16 @@
 """Learned merges: any linear merge as a start, its coefficients as the parameters."""
 
+import functools
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Merge, Stats, combine
-from npmerge.constraints import Constraint, Simplex
-from npmerge.granularity import Granularity, PerParameter
+from npmerge.constraints import Constraint
+from npmerge.granularity import Granularity
 from npmerge.stack import Stack
 
 
@@ -25,8 +28,8 @@ class Learned(Merge):
     """
 
     start: LinearMerge
-    granularity: Granularity = PerParameter()
-    constraint: Constraint = Simplex()
+    granularity: Granularity
+    constraint: Constraint
 
     def __post_init__(self) -> None:
         if not isinstance(self.start, LinearMerge):
@@ -45,7 +48,9 @@ class Learned(Merge):
         """
         coefficients = self.start.init(stack, stats=stats, key=key)
         groups = self.granularity.reduce(coefficients, stack.params)
-        return {name: self.constraint.inverse(c) for name, c in groups.items()}
+        for c in groups.values():
+            self.constraint.check(c)
+        return _latents(self.constraint, tuple(self.granularity.shapes(stack.params).items()), groups)
 
     def coefficients(self, theta: dict[str, Array], stack: Stack) -> PyTree:
         """The coefficients that theta stands for, one array per leaf that broadcasts against (models, ...)."""
@@ -54,3 +59,10 @@ class Learned(Merge):
     def apply(self, theta: dict[str, Array], stack: Stack) -> PyTree:
         """`combine` with the coefficients of theta."""
         return combine(self.coefficients(theta, stack), stack if self.start.needs_base else Stack(stack.params))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _latents(constraint: Constraint, shapes: tuple, groups: dict[str, Array]) -> dict[str, Array]:
+    """The inverse on the compact coefficients, then one latent for each of their places."""
+    compact = {name: constraint.inverse(c) for name, c in groups.items()}
+    return {name: jnp.broadcast_to(compact[name], (compact[name].shape[0], *shape)) for name, shape in shapes}

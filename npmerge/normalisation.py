@@ -57,7 +57,7 @@ def _statistics(train_apply: TrainApply, variables: PyTree, inputs: Array) -> tu
     """The floating-point leaves that training mode computes anew; it hands the others through."""
     closed = jax.make_jaxpr(lambda v, x: train_apply(v, x)[1])(variables, inputs)
     leaves = flatten(variables)
-    if jax.tree.structure(jax.eval_shape(train_apply, variables, inputs)[1]) != jax.tree.structure(variables):
+    if flatten(jax.eval_shape(train_apply, variables, inputs)[1]).keys() != leaves.keys():
         raise ValueError("train_apply must return (outputs, variables) with variables of the structure it was given")
     handed = {id(v) for v in closed.jaxpr.invars}
     found = zip(leaves.items(), closed.jaxpr.outvars, strict=True)

@@ -29,7 +29,7 @@ class Objective(abc.ABC):
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The value for the network `params`; `stack` holds the models it was merged from."""
 
-    def check(self, batch: tuple, classes: int) -> None:
+    def check(self, batch: tuple, classes: int) -> None:  # noqa: B027 (nothing to check is the default)
         """Raise ValueError if the batch cannot be learned from by a network with so many outputs. Host side."""
 
 
@@ -73,11 +73,11 @@ class Distillation(Objective):
 
 def check_labels(labels: Int[Array, " examples"], classes: int) -> None:
     """Raise ValueError unless the labels are integers in [0, classes)."""
-    labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels must be integers, got dtype {labels.dtype}")
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"labels out of range: got {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
+    values = np.asarray(labels)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
+    if values.size and not 0 <= values.min() <= values.max() < classes:
+        raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {classes - 1}")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,10 @@ class WeightSpaceLoss:
     apply: Apply
     objective: Objective
 
-    def __call__(self, theta: PyTree, stack: Stack, batch: tuple) -> Float[Array, ""]:
+    def __call__(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The objective of `merge.apply(theta, stack)`."""
+        if stack is None:
+            raise ValueError("a merge needs the stack of models it merges: got None")
         return self.objective(self.apply, self.merge.apply(theta, stack), stack, batch)
 
     def checker(self, theta: PyTree, stack: Stack, batch: tuple) -> Callable[[tuple], None]:

@@ -43,7 +43,12 @@ def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
         _check_same(models[0], model, name)
         _check_floating(model, name)
         check_finite(model, name)
-    return Stack(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models), base)
+    return Stack(_side_by_side(tuple(models)), base)
+
+
+@jax.jit
+def _side_by_side(models: tuple) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
 
 
 def _check_same(reference: PyTree, model: PyTree, name: str) -> None:
@@ -53,8 +58,9 @@ def _check_same(reference: PyTree, model: PyTree, name: str) -> None:
         expected, got = (f"{t[path][1]}{list(t[path][0])}" if path in t else "no such leaf" for t in (ours, theirs))
         if expected != got:
             raise ValueError(f"{name} differs from model 0 at {path!r}: got {got}, expected {expected}")
-    if jax.tree.structure(reference) != jax.tree.structure(model):
-        raise ValueError(f"{name} differs from model 0 in its containers: {jax.tree.structure(model)}")
+    structures = [str(jax.tree.structure(tree)) for tree in (reference, model)]
+    if structures[0] != structures[1]:
+        raise ValueError(f"{name} differs from model 0 in its containers: got {structures[1]}, expected {structures[0]}")
     if not ours:
         raise ValueError(f"{name} has no leaves: expected a tree of arrays")
 

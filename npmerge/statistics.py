@@ -1,7 +1,6 @@
 """Statistics that merges need, and `collect`, the one pass over data that gathers them."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,9 @@ class DiagonalFisher(Statistic):
 
     microbatch: int = 8
 
-    def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> tuple[Array, PyTree]:
+    def measure(
+        self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
+    ) -> tuple[Array, PyTree]:
         """Number of examples and sums of squares over one batch."""
         inputs = batch[0]
         sums = [self._sum_of_squares(apply, model, inputs) for model in models]
@@ -53,12 +54,16 @@ class DiagonalFisher(Statistic):
             jacobian = jax.jacrev(log_probabilities)(model)
             return jax.tree.map(lambda j: jnp.tensordot(p, jnp.square(j.astype(jnp.float32)), 1), jacobian)
 
-        size = math.gcd(len(inputs), self.microbatch)
-        chunks = inputs.reshape(-1, size, *inputs.shape[1:])
+        # the last microbatch is filled up with copies of the first example, of weight zero
+        fill = -len(inputs) % self.microbatch
+        padded = jnp.concatenate([inputs, jnp.broadcast_to(inputs[:1], (fill, *inputs.shape[1:]))])
+        weights = jnp.concatenate([jnp.ones(len(inputs)), jnp.zeros(fill)]).astype(jnp.float32)
+        chunks = jax.tree.map(lambda x: x.reshape(-1, self.microbatch, *x.shape[1:]), (padded, weights))
         start = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), model)
 
-        def add(total: PyTree, chunk: Array) -> tuple[PyTree, None]:
-            return jax.tree.map(lambda t, s: t + s.sum(0), total, jax.vmap(one)(chunk)), None
+        def add(total: PyTree, chunk: tuple[Array, Array]) -> tuple[PyTree, None]:
+            squares = jax.vmap(one)(chunk[0])
+            return jax.tree.map(lambda t, s: t + jnp.tensordot(chunk[1], s, 1), total, squares), None
 
         return jax.lax.scan(add, start, chunks)[0]
 
@@ -92,20 +97,23 @@ def collect(
         raise ValueError("collect needs at least one model, got an empty list")
     states: tuple | None = None
     for batch in batches:
-        states = _first(apply, graph, wanted, tuple(models), batch) if states is None else _next(
-            apply, graph, wanted, tuple(models), batch, states
-        )
+        measured = _measure(apply, graph, wanted, tuple(models), batch)
+        states = measured if states is None else _combine(wanted, states, measured)
     if states is None:
         raise ValueError("collect needs data: got no batches")
-    return {type(s): s.finalise(state) for s, state in zip(wanted, states, strict=True)}
+    return {type(s): value for s, value in zip(wanted, _finalised(wanted, states), strict=True)}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _first(apply: Callable, graph: Graph, statistics: tuple[Statistic, ...], models: tuple, batch: tuple) -> tuple:
+def _measure(apply: Callable, graph: Graph, statistics: tuple[Statistic, ...], models: tuple, batch: tuple) -> tuple:
     return tuple(s.measure(apply, graph, models, batch) for s in statistics)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _next(apply: Callable, graph: Graph, statistics: tuple[Statistic, ...], models: tuple, batch: tuple, states: tuple) -> tuple:
-    new = _first(apply, graph, statistics, models, batch)
-    return tuple(s.combine(old, n) for s, old, n in zip(statistics, states, new, strict=True))
+@functools.partial(jax.jit, static_argnums=0)
+def _combine(statistics: tuple[Statistic, ...], states: tuple, new: tuple) -> tuple:
+    return tuple(s.combine(a, b) for s, a, b in zip(statistics, states, new, strict=True))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _finalised(statistics: tuple[Statistic, ...], states: tuple) -> tuple:
+    return tuple(s.finalise(state) for s, state in zip(statistics, states, strict=True))

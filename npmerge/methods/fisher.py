@@ -30,10 +30,15 @@ class Fisher(LinearMerge):
         mine, theirs = (jax.tree.map(jnp.shape, tree) for tree in (stack.params, fisher))
         if mine != theirs:
             raise ValueError(f"the Fisher statistics are of other models: got shapes {theirs}, expected {mine}")
-        return jax.tree.map(_shares, fisher)
+        return _shares(fisher)
 
 
-def _shares(f: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+@jax.jit
+def _shares(fisher: PyTree) -> PyTree:
+    return jax.tree.map(_share, fisher)
+
+
+def _share(f: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
     # scaled by the largest first: a sum of tiny values must not underflow
     largest = f.max(0, keepdims=True)
     f = f / jnp.where(largest > 0, largest, 1)

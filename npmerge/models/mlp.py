@@ -1,5 +1,6 @@
 """The multilayer perceptron."""
 
+import itertools
 from dataclasses import dataclass
 
 from flax import nnx
@@ -35,7 +36,7 @@ class Mlp(Config):
 class _Mlp(nnx.Module):
     def __init__(self, config: Mlp, rngs: nnx.Rngs):
         widths = (config.inputs, *config.hidden, config.classes)
-        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
 
     def __call__(self, x: Float[Array, "n inputs"]) -> Float[Array, "n classes"]:
         for layer in self.layers[:-1]:

@@ -1,5 +1,6 @@
 """VGG for small images (Simonyan and Zisserman 2015), without normalisation."""
 
+import itertools
 from dataclasses import dataclass
 
 from flax import nnx
@@ -52,7 +53,7 @@ class _Vgg(nnx.Module):
         self.stages = nnx.List(stages)
         flat = width * (config.side // 2 ** len(config.stages)) ** 2
         sizes = (flat, *config.dense, config.classes)
-        self.dense = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes[:-1], sizes[1:], strict=True)])
+        self.dense = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
 
     def __call__(self, x: Float[Array, "n side side channels"]) -> Float[Array, "n classes"]:
         for stage in self.stages:

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 import alignment
-from alignment import Graph, Node
+from alignment import Graph
 from alignment.graph import flatten, path_name
 
 Shape = jax.ShapeDtypeStruct
@@ -52,8 +52,13 @@ def fill(tree: Any, seed: int) -> Any:
         name, size = path_name(path), shape.shape
         if any(word in name for word in ("scale", "var")):
             return jnp.asarray(rng.uniform(0.5, 1.5, size), jnp.float32)
-        fan_in = np.prod(size[:-1]) if len(size) > 1 else 10
-        return jnp.asarray(rng.standard_normal(size) / np.sqrt(fan_in), jnp.float32)
+        if "bias" in name:  # above zero, so that no unit is dead
+            return jnp.asarray(rng.uniform(0.2, 1.0, size), jnp.float32)
+        if len(size) <= 1:
+            return jnp.asarray(0.2 * rng.standard_normal(size), jnp.float32)
+        kernel = rng.standard_normal(size) * np.sqrt(2 / np.prod(size[:-1]))
+        inputs = tuple(range(len(size) - 1))  # centred: behind a ReLU all inputs are positive, and a unit would live or die
+        return jnp.asarray(kernel - kernel.mean(inputs, keepdims=True), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
@@ -160,14 +165,22 @@ def linen(name: str, model: nn.Module, nodes: Mapping[str, tuple[int, str]], see
 
 def resnet() -> Network:
     """Widths 4, 6, 8: one residual stream per stage and one hidden node per block."""
-    streams = {"params/stem": (4, "permutation"), "params/block2/conv2": (6, "permutation"), "params/block3/conv2": (8, "permutation")}
+    streams = {
+        "params/stem": (4, "permutation"),
+        "params/block2/conv2": (6, "permutation"),
+        "params/block3/conv2": (8, "permutation"),
+    }
     hidden = {f"params/block{k + 1}/conv1": (width, "permutation") for k, width in enumerate((4, 6, 8))}
     return linen("resnet", ResNet((4, 6, 8)), streams | hidden)
 
 
 def option_a() -> Network:
     """Widths 4, 8, 14: every stage adds one joint node for the channels padded on both sides (2 + 2, then 3 + 3)."""
-    streams = {"params/stem": (4, "permutation"), "params/block2/conv2": (4, "permutation"), "params/block3/conv2": (6, "permutation")}
+    streams = {
+        "params/stem": (4, "permutation"),
+        "params/block2/conv2": (4, "permutation"),
+        "params/block3/conv2": (6, "permutation"),
+    }
     hidden = {f"params/block{k + 1}/conv1": (width, "permutation") for k, width in enumerate((4, 8, 14))}
     return linen("option_a", ResNet((4, 8, 14), pad=True), streams | hidden)
 
@@ -221,9 +234,7 @@ def fused_attention() -> Network:
         centred = x - x.mean(-1, keepdims=True)
         y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
         y = y * jnp.broadcast_to(variables["scale"], y.shape)
-        q, k, v = (
-            z.reshape(*z.shape[:-1], 2, -1) for z in jnp.split(jnp.tensordot(y, variables["qkv"], 1), (6, 12), axis=-1)
-        )
+        q, k, v = (z.reshape(*z.shape[:-1], 2, -1) for z in jnp.split(jnp.tensordot(y, variables["qkv"], 1), (6, 12), axis=-1))
         mixed = attend(q, k, v)
         x = x + jnp.tensordot(mixed.reshape(*mixed.shape[:2], -1), variables["mix"], 1)
         return jnp.tensordot(x, variables["head"], 1)
@@ -289,4 +300,4 @@ def shuffle(graph: Graph, variables: Any, seed: int) -> tuple[Any, dict[str, np.
     return alignment.transport(graph, {n: alignment.permutation(i) for n, i in index.items()}, variables), index
 
 
-__all__ = ["ALL", "Network", "Node", "attend", "data", "dense", "fill", "flatten", "layer", "network", "shuffle", "table"]
+__all__ = ["ALL", "Network", "attend", "data", "dense", "fill", "flatten", "layer", "network", "shuffle", "table"]

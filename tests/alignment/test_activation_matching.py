@@ -14,8 +14,8 @@ from alignment.assignment import assign
 from tests.alignment import networks
 from tests.alignment.test_moments import collect
 
-BATCHES = {"mlp": [networks.data(40, 5), networks.data(24, 5, seed=1)]}
-IMAGES = [networks.data(3, 8, 8, 3, seed=s) for s in range(3)]
+BATCHES = {"mlp": [networks.data(16, 5, seed=s) for s in range(3)]}
+IMAGES = [networks.data(3, 8, 8, 3, seed=s) for s in range(6)]
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet", "option_a", "vgg"])
@@ -44,8 +44,10 @@ def moments(x, y):
     n = x.shape[1]
     both = np.cov(np.concatenate([x, y], 1).T, bias=True)
     return Moments(
-        jnp.float32(len(x)), jnp.stack([x.mean(0), y.mean(0)]), jnp.float32([both[:n, :n], both[n:, n:]]), jnp.float32(both[:n])
-        .reshape(n, 2, n).swapaxes(0, 1)
+        jnp.float32(len(x)),
+        jnp.stack([x.mean(0), y.mean(0)]),
+        jnp.float32([both[:n, :n], both[n:, n:]]),
+        jnp.float32(both[:n]).reshape(n, 2, n).swapaxes(0, 1),
     )
 
 

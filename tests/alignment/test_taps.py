@@ -82,5 +82,5 @@ def test_capture_is_traceable():
 
 def test_another_function_is_refused():
     net, other = networks.network("mlp"), networks.network("linear_mlp")
-    with pytest.raises(ValueError, match="'first'.*trace the graph from this very function"):
+    with pytest.raises(ValueError, match=r"'first'.*trace the graph from this very function"):
         alignment.capture(other.apply, net.graph, net.variables, net.inputs)

@@ -44,7 +44,7 @@ def load_digits(split: Split, *, seed: int) -> Digits:
     rng = np.random.default_rng(seed)
     everything = Examples((images / 16).astype(np.float32), labels.astype(np.int32)).take(rng.permutation(len(labels)))
     fifth = len(labels) // 5
-    test, validation, train = (everything.take(np.arange(a, b)) for a, b in ((0, fifth), (fifth, 2 * fifth), (2 * fifth, None or len(labels))))
+    test, validation, train = (everything.take(part) for part in np.split(np.arange(len(labels)), [fifth, 2 * fifth]))
     share = {"same": None, "80-20": 0.8, "disjoint": 1.0}[split]
     if share is None:
         return Digits(train, validation, test, (train, train))

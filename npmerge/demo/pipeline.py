@@ -12,9 +12,9 @@ import optax
 
 from alignment import CCA, ActivationMatching, Graph, Procrustes, WeightMatching, align, trace, verify
 from alignment.base import Alignment
-from npmerge.batches import in_order, shuffled
+from npmerge.batches import shuffled
 from npmerge.constraints import Simplex
-from npmerge.digits import Digits, Examples, Split, load_digits
+from npmerge.demo.digits import Digits, Examples, Split, load_digits
 from npmerge.evaluate import LogitEnsemble, Metrics, Path, evaluate, path_between
 from npmerge.fit import Loss, fit
 from npmerge.granularity import PerChannel, PerParameter, PerTensor
@@ -107,7 +107,7 @@ class _Demo:
         self.result.graph = str(graph)
         self.result.verified = verify(self.apply, graph, parents[0], self.data.train.inputs[:64], key=key)
         self.row("logit ensemble", "ensemble", tuple(parents), 0.0, apply=LogitEnsemble(self.apply))
-        self.row("average, unaligned", "closed_form", Average()(stack_models(parents)), 0.0)
+        self.row("average, unaligned", "closed_form", _average(parents), 0.0)
         self.path("unaligned", parents)
         best, aligned = self.align(graph, parents)
         self.fisher(best, graph, aligned)
@@ -134,7 +134,7 @@ class _Demo:
     def align(self, graph: Graph, parents: list[PyTree]) -> tuple[str, list[PyTree]]:
         """Every alignment, averaged; returns the one with the lowest validation loss."""
         began = time.perf_counter()
-        stats = collect(self.apply, graph, parents, in_order(*self.data.train, 128), [NodeMoments()])
+        stats = collect(self.apply, graph, parents, [self.data.train], [NodeMoments()])
         taken = time.perf_counter() - began
         candidates: list[tuple[str, Sequence[Alignment], float]] = [
             ("weight matching", [WeightMatching()], 0.0),
@@ -146,11 +146,11 @@ class _Demo:
         for name, grid, before in candidates:
             began = time.perf_counter()
             tried = [align(alignment, graph, parents, stats=stats) for alignment in grid]
-            losses = [self.validate(Average()(stack_models(models))).loss for models in tried]
+            losses = [self.validate(_average(models)).loss for models in tried]
             k = int(np.argmin(losses))
             found[name] = losses[k], tried[k]
             seconds = before + time.perf_counter() - began
-            self.row(f"{name} + average", "closed_form", Average()(stack_models(tried[k])), seconds)
+            self.row(f"{name} + average", "closed_form", _average(tried[k]), seconds)
             self.path(name, tried[k])
             if len(grid) > 1:
                 self.result.chosen[f"{name}: gamma (relative)"] = self.settings.gammas[k]
@@ -160,14 +160,14 @@ class _Demo:
 
     def fisher(self, best: str, graph: Graph, aligned: list[PyTree]) -> None:
         began = time.perf_counter()
-        stats = collect(self.apply, graph, aligned, in_order(*self.data.train, 128), [DiagonalFisher()])
+        stats = collect(self.apply, graph, aligned, [self.data.train], [DiagonalFisher()])
         merged = Fisher()(stack_models(aligned), stats=stats)
         self.row(f"{best} + Fisher", "closed_form", merged, time.perf_counter() - began)
 
     def learn(self, best: str, aligned: list[PyTree], parents: list[PyTree]) -> None:
         """Learned merges and their controls at every labelled fraction, on the same examples in the same order."""
         stack, unaligned = stack_models(aligned), stack_models(parents)
-        average = Average()(stack)
+        average = _average(aligned)
         scratch = build(self.config, seed=10_000 + self.result.seed).variables
         merges = [
             (f"NP Merge per tensor, {best}", Learned(Average(), PerTensor(), Simplex()), stack),
@@ -175,14 +175,14 @@ class _Demo:
             (f"NP Merge per parameter, {best}", Learned(Average(), PerParameter(), Simplex()), stack),
             ("NP Merge per parameter, unaligned", Learned(Average(), PerParameter(), Simplex()), unaligned),
         ]
+        networks = [jax.jit(merge.apply) for _, merge, _ in merges]
         for fraction in self.settings.fractions:
-            for name, merge, models in merges:
+            for (name, merge, models), built in zip(merges, networks, strict=True):
                 loss = weight_space(merge, self.apply, CrossEntropy())
                 start = merge.init(models)
-                self.descend(name, "learned", start, loss, models, functools.partial(merge.apply, stack=models), fraction)
-            loss = fine_tuning(self.apply, CrossEntropy())
-            self.descend(f"fine-tuned average, {best}", "control", average, loss, None, _same, fraction)
-            self.descend("trained from scratch", "control", scratch, loss, None, _same, fraction)
+                self.descend(name, "learned", start, loss, models, functools.partial(built, stack=models), fraction)
+            for name, weights in ((f"fine-tuned average, {best}", average), ("trained from scratch", scratch)):
+                self.descend(name, "control", weights, fine_tuning(self.apply, CrossEntropy()), None, _same, fraction)
 
     def descend(
         self,
@@ -231,7 +231,17 @@ class _Demo:
         self.result.rows.append(Row(name, kind, fraction, validation.accuracy, test.accuracy, test.loss, seconds))
 
     def path(self, name: str, models: list[PyTree]) -> None:
-        self.result.paths[name] = path_between(self.apply, *models, [self.data.test], points=self.settings.path_points)
+        self.result.paths[name] = path_between(
+            self.apply, models[0], models[1], [self.data.test], points=self.settings.path_points
+        )
+
+
+def _average(models: Sequence[PyTree]) -> PyTree:
+    stack = stack_models(models)
+    return _combined(Average().init(stack), stack)
+
+
+_combined = jax.jit(Average().apply)
 
 
 def _same(theta: PyTree) -> PyTree:

@@ -1,0 +1,62 @@
+"""The `npmerge` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from npmerge.version import __version__
+
+app = typer.Typer(
+    help="Differentiable model merging in JAX: several trained networks in, one out, every merge a start for a learned one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command; bad input ends in one line and exit status 2."""
+    try:
+        app()
+    except ValueError as error:
+        typer.echo(f"npmerge: {error}", err=True)
+        sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"npmerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    split: Annotated[
+        str, typer.Option(help="How the digits are divided between the two networks: same, 80-20 or disjoint.")
+    ] = "80-20",
+    seed: Annotated[int, typer.Option(min=0, help="The seed of a single run, or the first of several.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run; the report gives mean and deviation.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for report.md, summary.json and curves.png.")] = Path("npmerge-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Small networks, few steps: to see that it runs.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
+) -> None:
+    """Train two networks on scikit-learn's digits, trace, align, merge, learn, and report what each step is worth."""
+    from npmerge.demo.command import run_demo  # imports JAX: not needed for --help
+
+    flags = (" --quick" if quick else "") + (" --force" if force else "")
+    command = f"npmerge demo --split {split} --seed {seed} --seeds {seeds} --out {out.name}{flags}"
+    run_demo(split, range(seed, seed + seeds), out=out, quick=quick, force=force, command=command)
+
+
+__all__: list[Any] = ["app", "main"]

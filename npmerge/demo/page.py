@@ -1,0 +1,173 @@
+"""What the demo says: its table, its words, its page and its figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from npmerge.demo.pipeline import Row, Run
+from npmerge.report import Curve, draw_curves, draw_paths, markdown_table, new_figure
+from npmerge.version import __version__
+
+CONTROL = "fine-tuned average, aligned"
+HEADER = ("", "name", "labels", "val. %", "test %", "test loss", "sec.")
+
+KINDS = {
+    "parent": "Parents",
+    "ensemble": "Ensemble (twice the cost)",
+    "closed_form": "Closed-form merges",
+    "learned": "Learned merges",
+    "control": "Controls",
+}
+
+
+def summary(runs: Sequence[Run], *, split: str, command: str) -> dict[str, Any]:
+    """The content of `summary.json`: one row per method and fraction, means over the seeds, and every single run."""
+    rows = []
+    for group in _grouped(runs):
+        name, kind, fraction = group[0][:3]
+        columns = {key: np.array([getattr(r, key) for r in group]) for key in Row._fields[3:]}
+        row = {"name": name, "kind": kind, "fraction": fraction, **{k: float(v.mean()) for k, v in columns.items()}}
+        if len(group) > 1:
+            row |= {f"{k}_deviation": float(columns[k].std(ddof=1)) for k in Row._fields[3:6]}
+        rows.append(row | {"seeds": len(group)})
+    return {
+        "npmerge": __version__,
+        "jax": jax.__version__,
+        "command": command,
+        "seeds": [run.seed for run in runs],
+        "split": split,
+        "rows": rows,
+        "runs": [
+            {
+                "seed": run.seed,
+                "verify": run.verified,
+                "chosen": run.chosen,
+                "barriers": {name: path.barrier for name, path in run.paths.items()},
+                "rows": [r._asdict() for r in run.rows],
+            }
+            for run in runs
+        ],
+    }
+
+
+def _grouped(runs: Sequence[Run]) -> list[list[Row]]:
+    """Rows of the same method and fraction from all seeds, in the order in which they were first measured.
+
+    The best alignment is chosen anew for each seed, so a learned merge is named without it here.
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for run in runs:
+        best = run.chosen.get("best alignment", "")
+        for row in run.rows:
+            name = row.name.replace(f", {best}", ", aligned").replace(f"{best} + Fisher", "best alignment + Fisher")
+            groups.setdefault((name, row.fraction), []).append(row._replace(name=name))
+    return list(groups.values())
+
+
+def table(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The rows of a summary as text: kind, name, labelled, validation and test accuracy, test loss, seconds."""
+    return [
+        (
+            KINDS[row["kind"]],
+            row["name"],
+            "" if row["fraction"] is None else f"{row['fraction']:.0%}",
+            _with_deviation(row, "validation_accuracy", 100, "{:.1f}"),
+            _with_deviation(row, "test_accuracy", 100, "{:.1f}"),
+            _with_deviation(row, "test_loss", 1, "{:.3f}"),
+            f"{row['seconds']:.1f}",
+        )
+        for row in content["rows"]
+    ]
+
+
+def _with_deviation(row: Mapping[str, Any], key: str, scale: float, form: str) -> str:
+    text = form.format(row[key] * scale)
+    deviation = row.get(f"{key}_deviation")
+    return text if deviation is None else f"{text} ± {form.format(deviation * scale)}"
+
+
+def verdict(content: Mapping[str, Any]) -> list[str]:
+    """In words, for each labelled fraction: every aligned learned merge against its control, the fine-tuned average."""
+    fractions = sorted({r["fraction"] for r in content["rows"] if r["fraction"] is not None})
+    return [_verdict_at(content, fraction) for fraction in fractions]
+
+
+def _verdict_at(content: Mapping[str, Any], fraction: float) -> str:
+    rows = [r for r in content["rows"] if r["fraction"] == fraction]
+    control = next(r for r in rows if r["name"] == CONTROL)
+    beaten, gaps = [], []
+    for row in (r for r in rows if r["kind"] == "learned" and r["name"].endswith("aligned") and "unaligned" not in r["name"]):
+        short = row["name"].removeprefix("NP Merge ").removesuffix(", aligned")
+        differences = 100 * (_accuracies(content, row, fraction) - _accuracies(content, control, fraction))
+        spread = f" ± {differences.std(ddof=1):.1f}" if len(differences) > 1 else ""
+        gaps.append(f"{short} {differences.mean():+.1f}{spread}")
+        if differences.mean() < 0:
+            beaten.append(short)
+    words = f"the control beats NP Merge {_listed(beaten)}" if beaten else "no aligned learned merge is below the control"
+    return (
+        f"With {fraction:.0%} of the labels {words}. Test accuracy against the fine-tuned average "
+        f"({100 * control['test_accuracy']:.1f} %), in points: {', '.join(gaps)}."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _accuracies(content: Mapping[str, Any], row: Mapping[str, Any], fraction: float) -> np.ndarray:
+    """Test accuracy of a summary row's method in each run."""
+    found = []
+    for run in content["runs"]:
+        name = row["name"].replace(", aligned", f", {run['chosen']['best alignment']}")
+        found += [r["test_accuracy"] for r in run["rows"] if r["name"] == name and r["fraction"] == fraction]
+    return np.array(found)
+
+
+def markdown(content: Mapping[str, Any], runs: Sequence[Run], notes: Sequence[str]) -> str:
+    """The page `report.md`."""
+    lines = [f"# npmerge demo: two networks, split {content['split']}", "", "![curves](curves.png)", ""]
+    lines += ["## What learning is worth", "", *(f"- {line}" for line in verdict(content)), ""]
+    lines += ["## Every step", ""]
+    rows: list[tuple[str, ...]] = []
+    kind = ""
+    for row in table(content):
+        if row[0] != kind:
+            kind = row[0]
+            rows.append((f"**{kind}**", *("" for _ in HEADER[2:])))
+        rows.append(row[1:])
+    lines += markdown_table(HEADER[1:], rows)
+    lines += ["", "Seconds are of one run at one learning rate; a mean over seeds is given ± the sample deviation.", ""]
+    lines += ["## How it was measured", "", *(f"- {note}" for note in notes), ""]
+    for run in runs:
+        barriers = ", ".join(f"{name} {path.barrier:.3f}" for name, path in run.paths.items())
+        lines += [f"- Seed {run.seed}: verify {run.verified:.1e}; loss barriers (nats): {barriers}; chosen on validation data:"]
+        lines += [f"    - {name}: {value}" for name, value in run.chosen.items()]
+    lines += ["", "## The symmetry graph that was traced", "", "```", runs[0].graph, "```", ""]
+    lines += [f"Command: `{content['command']}`; npmerge {content['npmerge']}, jax {content['jax']}.", ""]
+    return "\n".join(lines)
+
+
+def figure(content: Mapping[str, Any], runs: Sequence[Run]) -> Any:
+    """Loss along the path before and after alignment; test accuracy against the labelled fraction."""
+    drawing, (left, right) = new_figure(2)
+    draw_paths(left, {name: [run.paths[name] for run in runs] for name in runs[0].paths}, baseline="unaligned")
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for row in content["rows"]:
+        if row["fraction"] is not None:
+            curves.setdefault(row["name"], []).append(row)
+    levels = {r["name"]: 100 * r["test_accuracy"] for r in content["rows"] if r["kind"] == "ensemble"}
+    draw_curves(right, [_curve(name, rows) for name, rows in curves.items()], levels=levels)
+    right.set(xlabel="labelled training data (%)", ylabel="test accuracy (%)", title="Learned merges and controls")
+    return drawing
+
+
+def _curve(name: str, rows: Sequence[Mapping[str, Any]]) -> Curve:
+    return Curve(
+        label=name,
+        x=[100 * r["fraction"] for r in rows],
+        y=[100 * r["test_accuracy"] for r in rows],
+        error=[100 * r.get("test_accuracy_deviation", 0.0) for r in rows],
+        control=rows[0]["kind"] == "control",
+    )

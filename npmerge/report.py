@@ -1,0 +1,96 @@
+"""Reports: tables and figures of what was measured, and a folder that is written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npmerge.evaluate import Path
+
+
+class Curve(NamedTuple):
+    """A line of a figure: a label, its points, an error bar for each, and whether it is a control (drawn dashed)."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float]
+    control: bool = False
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, the first column to the left, the others to the right."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def new_figure(columns: int) -> tuple[Any, Any]:
+    """A figure with so many axes side by side, without a display."""
+    from matplotlib.figure import Figure  # slow to import, and needed nowhere else
+
+    drawing = Figure(figsize=(5.5 * columns, 4.6), layout="constrained")
+    return drawing, np.atleast_1d(drawing.subplots(1, columns))
+
+
+def draw_paths(axes: Any, paths: Mapping[str, Sequence[Path]], *, baseline: str) -> None:
+    """Loss along the path between two networks, a line for each name (a mean over its paths), `baseline` in black."""
+    for name, several in paths.items():
+        losses = np.mean([path.loss for path in several], axis=0)
+        style = {"color": "black", "linestyle": "--"} if name == baseline else {}
+        axes.plot(several[0].fractions, losses, label=name, marker=".", **style)
+    axes.set(xlabel="fraction of the way from network 1 to network 2", ylabel="test loss (nats)", title="Along the path")
+    axes.legend(frameon=False)
+
+
+def draw_curves(axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, float] | None = None) -> None:
+    """Lines with error bars over a logarithmic axis; horizontal dotted lines for `levels`."""
+    for curve in curves:
+        style = "--" if curve.control else "-"
+        axes.errorbar(curve.x, curve.y, yerr=curve.error, label=curve.label, marker="o", capsize=2, linestyle=style)
+    for label, level in (levels or {}).items():
+        axes.axhline(level, color="grey", linestyle=":", label=label)
+    axes.set_xscale("log")
+    axes.legend(frameon=False, fontsize="small")
+
+
+class OutputFolder:
+    """A folder that is filled in one go: everything is written beside it first, nothing is half-written.
+
+    Raises:
+        ValueError: if the folder exists with files in it (unless `force`), is a file, or cannot be written.
+    """
+
+    def __init__(self, path: FilePath, *, force: bool):
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file: expected a folder to write to")
+        if path.is_dir() and any(path.iterdir()) and not force:
+            raise ValueError(f"{path} exists and has files in it: choose another folder with --out, or use --force")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.staging = FilePath(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path if path.is_dir() else path.parent))
+        except OSError as error:
+            raise ValueError(f"cannot write to {path}: {error.strerror or error}") from None
+
+    def __enter__(self) -> FilePath:
+        return self.staging
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.path.mkdir(exist_ok=True)
+            for file in self.staging.iterdir():
+                os.replace(file, self.path / file.name)  # noqa: PTH105
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+
+def write_report(folder: FilePath, *, page: str, summary: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """Write `report.md`, `summary.json` and each figure as `NAME.png`."""
+    (folder / "report.md").write_text(page, encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    for name, drawing in figures.items():
+        drawing.savefig(folder / f"{name}.png", dpi=150)
