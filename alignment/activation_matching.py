@@ -25,9 +25,10 @@ class ActivationMatching(PermutationAlignment):
 
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
         """For each model, node -> index of the unit put at each place; the identity for model 0."""
-        moments = node_moments(stats, self, models)
+        moments = node_moments(stats, self, graph, models)
         correlations = {node: correlation(m) for node, m in moments.items()}
-        return [{node: assign(c[k]) for node, c in correlations.items()} for k in range(len(models))]
+        same = {node: np.arange(c.shape[1]) for node, c in correlations.items()}
+        return [same, *({node: assign(c[k]) for node, c in correlations.items()} for k in range(1, len(models)))]
 
 
 def correlation(moments: Moments) -> np.ndarray:

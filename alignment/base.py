@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -102,8 +103,12 @@ def _count_bad(leaves: dict[str, Array]) -> dict[str, Array]:
     return {path: jnp.sum(~jnp.isfinite(leaf)) for path, leaf in leaves.items()}
 
 
-def node_moments(stats: Stats | None, alignment: Alignment, models: Sequence[PyTree]) -> Mapping[str, Moments]:
-    """The NodeMoments in `stats`. Raises ValueError if they are missing or were taken of another number of models."""
+def node_moments(stats: Stats | None, alignment: Alignment, graph: Graph, models: Sequence[PyTree]) -> Mapping[str, Moments]:
+    """The NodeMoments in `stats`. Raises ValueError if they are missing or were taken of another number of models.
+
+    Warns:
+        UserWarning: if the graph has nodes without a tap (only ever seen inside products): they stay as they are.
+    """
     name = type(alignment).__name__
     if stats is None or NodeMoments not in stats:
         raise ValueError(
@@ -113,4 +118,6 @@ def node_moments(stats: Stats | None, alignment: Alignment, models: Sequence[PyT
     taken = next((m.mean.shape[0] for m in moments.values()), len(models))
     if taken != len(models):
         raise ValueError(f"{name} got {len(models)} models, but the statistics are of {taken}")
+    if missing := [node for node in graph.nodes if node not in graph.taps]:
+        warnings.warn(f"{name} leaves nodes without activations as they are: {', '.join(missing)}", stacklevel=4)
     return moments

@@ -41,7 +41,7 @@ class CCA(Alignment):
 
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
         """For each model, node -> NodeMap; the identity for model 0."""
-        moments = node_moments(stats, self, models)
+        moments = node_moments(stats, self, graph, models)
         others = [{node: self._map(m, k) for node, m in moments.items()} for k in range(1, len(models))]
         return [{node: identity(m.mean.shape[1]) for node, m in moments.items()}, *others]
 
@@ -50,6 +50,8 @@ class CCA(Alignment):
         return [{node: NodeMap(*m) for node, m in model.items()} for model in theta]
 
     def _map(self, moments: Moments, k: int) -> NodeMap:
+        if min(np.trace(np.asarray(moments.covariance[j])) for j in (0, k)) <= 1e-30:
+            return identity(moments.mean.shape[1])  # a node that is dead in one of the models
         half_x, inverse_x = _roots(self._regularised(moments.covariance[0]))
         half_y, inverse_y = _roots(self._regularised(moments.covariance[k]))
         rotation = polar(inverse_x @ np.asarray(moments.cross[k], np.float64) @ inverse_y)
@@ -58,7 +60,7 @@ class CCA(Alignment):
 
     def _regularised(self, covariance: Array) -> np.ndarray:
         s = np.asarray(covariance, np.float64)
-        mean_eigenvalue = max(float(np.trace(s)) / len(s), 1e-30)
+        mean_eigenvalue = float(np.trace(s)) / len(s)
         added = self.gamma * mean_eigenvalue if self.scale == "relative" else self.gamma
         return s + added * np.eye(len(s))
 

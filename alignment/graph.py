@@ -120,6 +120,24 @@ def _in_part(part: Part, local: np.ndarray) -> np.ndarray:
     return np.concatenate([np.arange(a, b) for a, b in part.intervals])[local]
 
 
+def reordered(label: AxisLabel, node: str, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " size"]:
+    """The order of a whole axis after unit `index[i]` of `node` is put at place i: new axis = old axis[order]."""
+    match label:
+        case NodeAxis():
+            return index if label.node == node else np.arange(label.size)
+        case Product(factors):
+            orders = np.meshgrid(*(reordered(f, node, index) for f in factors), indexing="ij")
+            return np.ravel_multi_index(orders, [f.size for f in factors]).ravel()
+        case Segments(parts):
+            order = np.arange(label.size)
+            for part in parts:
+                here = np.concatenate([np.arange(a, b) for a, b in part.intervals])
+                order[here] = here[reordered(part.label, node, index)]
+            return order
+        case Fixed():
+            return np.arange(label.size)
+
+
 @dataclass(frozen=True)
 class Node:
     """A set of features with a symmetry. `group` is the largest one known to leave the function exactly unchanged."""

@@ -102,6 +102,13 @@ def transport(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
             raise ValueError(f"no node named {name!r}; the graph has {', '.join(graph.nodes)}")
         if m.push.shape[1] != graph.nodes[name].size:
             raise ValueError(f"the map of {name!r} takes {m.push.shape[1]} units, the node has {graph.nodes[name].size}")
+        if m.pull.shape != m.push.shape[::-1]:
+            raise ValueError(f"the map of {name!r} has push {m.push.shape} and pull {m.pull.shape}: expected the transpose")
+    return _moved(graph, dict(maps), variables)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _moved(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
 
     def move(path: tuple, leaf: Array) -> Array:
         labels = graph.axes[path_name(path)]
@@ -156,7 +163,11 @@ def _moved_part(part: Part, maps: Maps, x: Array) -> list[tuple[Interval, Array]
 
 
 def _matmul(matrix: Array | np.ndarray, x: Array | np.ndarray) -> Array:
-    return jnp.tensordot(jnp.asarray(matrix), jnp.asarray(x).astype(matrix.dtype), axes=(1, 0), precision=HIGHEST)
+    return jnp.tensordot(_float32(matrix), _float32(x), axes=(1, 0), precision=HIGHEST)
+
+
+def _float32(x: Array | np.ndarray) -> Array:
+    return jnp.asarray(x).astype(jnp.float32)
 
 
 def random_element(node: Node, key: Array) -> NodeMap:
@@ -189,17 +200,21 @@ def _random_maps(graph: Graph, key: Array) -> Maps:
 
 
 def discrepancy(apply: Callable[..., PyTree], graph: Graph, maps: Maps, variables: PyTree, *inputs: PyTree) -> float:
-    """How far given maps change the function: max |f(moved) - f(variables)| / max |f(variables)|; infinite for NaN."""
-    gap, scale = map(float, _gap_and_scale(apply, graph, maps, variables, inputs))
-    ratio = gap / scale if scale else gap
-    return math.inf if math.isnan(ratio) else ratio
+    """How far given maps change the function: max |f(moved) - f(variables)| / max |f(variables)|, the worst of its outputs.
+
+    Infinite where an output is NaN.
+    """
+    worst = float(_largest_change(apply, graph, dict(maps), variables, inputs))
+    return math.inf if math.isnan(worst) else worst
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _gap_and_scale(
-    apply: Callable[..., PyTree], graph: Graph, maps: Maps, variables: PyTree, inputs: tuple
-) -> tuple[Array, Array]:
+def _largest_change(apply: Callable[..., PyTree], graph: Graph, maps: Maps, variables: PyTree, inputs: tuple) -> Array:
     before = jax.tree.leaves(apply(variables, *inputs))
     after = jax.tree.leaves(apply(transport(graph, maps, variables), *inputs))
-    gaps = [jnp.max(jnp.abs(a - b)) for a, b in zip(after, before, strict=True)]
-    return jnp.stack(gaps).max(), jnp.stack([jnp.max(jnp.abs(b)) for b in before]).max()
+    return jnp.stack([_change(_float32(a), _float32(b)) for a, b in zip(after, before, strict=True)]).max()
+
+
+def _change(after: Array, before: Array) -> Array:
+    scale = jnp.max(jnp.abs(before))
+    return jnp.max(jnp.abs(after - before)) / jnp.where(scale > 0, scale, 1)

@@ -81,6 +81,6 @@ def _chan(a: Moments, b: Moments) -> Moments:
     count = a.samples + b.samples
     shift = b.mean - a.mean
     weight = a.samples * b.samples / count
-    auto = a.covariance + b.covariance + weight * jnp.einsum("ki,kj->kij", shift, shift)
-    cross = a.cross + b.cross + weight * jnp.einsum("i,kj->kij", shift[0], shift)
+    auto = a.covariance + b.covariance + weight * shift[:, :, None] * shift[:, None, :]
+    cross = a.cross + b.cross + weight * shift[:1, :, None] * shift[:, None, :]
     return Moments(count, a.mean + shift * (b.samples / count), auto, cross)

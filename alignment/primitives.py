@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
+
 from alignment.terms import Group, Prod, Term, Terms, dual, product, sequence
 
 Axes = tuple[Term | None, ...]
@@ -45,6 +47,9 @@ RULES: dict[str, Rule] = {}
 KEEPS_ZERO = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose", "copy", "neg", "pad", "slice"}
 
 
+UNSUPPORTED = "unsupported primitive"
+
+
 def rule(*names: str) -> Callable[[Rule], Rule]:
     """Register a rule for the primitives of these names, replacing an older one."""
 
@@ -57,7 +62,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def unsupported(terms: Terms, eqn: Equation) -> list[Axes]:
     """Pin every axis of every operand and result: nothing is guessed."""
-    reason = f"unsupported primitive {eqn.name!r}"
+    reason = f"{UNSUPPORTED} {eqn.name!r}"
     for value in eqn.ins:
         for term in value.axes:
             if term is not None:
@@ -82,7 +87,12 @@ def _concrete(terms: Terms, value: Value, axis: int) -> Term:
     term = value.axes[axis]
     if term is not None:
         return term
-    return terms.fresh(value.shape[axis], group=Group.LINEAR if value.zero else Group.PERMUTATION)
+    return _filler(terms, value.shape[axis], zero=value.zero)
+
+
+def _filler(terms: Terms, size: int, *, zero: bool) -> Term:
+    """Features that are all equal: anything may act on zeros, permutations of their own on any other constant."""
+    return terms.fresh(size) if zero else terms.fresh(size, group=Group.PERMUTATION, alone=True)
 
 
 def _restrict_uniform(terms: Terms, term: Term | None, group: Group) -> None:
@@ -107,7 +117,15 @@ def _pointwise(terms: Terms, eqn: Equation, group_at: Callable[[int, int], Group
     return [tuple(axes)]
 
 
-@rule("neg", "convert_element_type", "copy", "copy_p", "reduce_precision", "stop_gradient", "real", "imag", "conj", "name")
+@rule("convert_element_type")
+def _cast(terms: Terms, eqn: Equation) -> list[Axes]:
+    if not jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact):
+        for term in eqn.ins[0].axes:
+            _restrict_uniform(terms, term, Group.PERMUTATION)
+    return [eqn.ins[0].axes]
+
+
+@rule("neg", "copy", "copy_p", "reduce_precision", "stop_gradient", "real", "imag", "conj", "name")
 def _linear_unary(terms: Terms, eqn: Equation) -> list[Axes]:
     return [eqn.ins[0].axes]
 
@@ -243,7 +261,7 @@ def _concatenate(terms: Terms, eqn: Equation) -> list[Axes]:
     axes: list[Term | None] = []
     for d in range(len(eqn.outs[0])):
         if d == along:
-            axes.append(sequence([_concrete(terms, v, d) for v in eqn.ins]))
+            axes.append(sequence([_concrete(terms, v, d) for v in eqn.ins if v.shape[d]]))
             continue
         named = [t for v in eqn.ins if (t := v.axes[d]) is not None]
         for other in named[1:]:
@@ -257,7 +275,6 @@ def _concatenate(terms: Terms, eqn: Equation) -> list[Axes]:
 @rule("pad")
 def _pad(terms: Terms, eqn: Equation) -> list[Axes]:
     value, filler = eqn.ins
-    group = Group.LINEAR if filler.zero else Group.PERMUTATION
     axes: list[Term | None] = []
     for d, config in enumerate(eqn.params["padding_config"]):
         low, high, interior = map(int, config)
@@ -267,7 +284,7 @@ def _pad(terms: Terms, eqn: Equation) -> list[Axes]:
         elif min(low, high) < 0 or interior:
             axes.append(_hold(terms, term, n, "padded inside or cropped"))
         else:
-            ends = [terms.fresh(w, group=group) if w else Prod(()) for w in (low, high)]
+            ends = [_filler(terms, w, zero=filler.zero) if w else Prod(()) for w in (low, high)]
             parts = [*ends[: low > 0], _concrete(terms, value, d), *ends[1 : 1 + (high > 0)]]
             axes.append(sequence(parts))
     return [tuple(axes)]
@@ -295,6 +312,32 @@ def _split(terms: Terms, eqn: Equation) -> list[Axes]:
         piece = _window(terms, value.axes[along], value.shape[along], start, stop)
         out.append((*value.axes[:along], piece, *value.axes[along + 1 :]))
     return out
+
+
+@rule("top_k", "approx_top_k")
+def _top_k(terms: Terms, eqn: Equation) -> list[Axes]:
+    value, shape = eqn.ins[0], eqn.outs[0]
+    along = eqn.params.get("axis", eqn.params.get("reduction_dimension", -1)) % len(shape)
+    axes = list(value.axes)
+    for d, term in enumerate(axes):
+        _restrict_uniform(terms, term, Group.PERMUTATION)
+        if d == along:
+            axes[d] = _hold(terms, term, shape[d], "ranked along this axis")
+    return [tuple(axes)] * len(eqn.outs)
+
+
+@rule("sort")
+def _sort(terms: Terms, eqn: Equation) -> list[Axes]:
+    along = eqn.params["dimension"]
+    first, *rest = [list(v.axes) for v in eqn.ins]
+    for axes in (first, *rest):
+        for d, term in enumerate(axes):
+            _restrict_uniform(terms, term, Group.PERMUTATION)
+            if d == along:
+                axes[d] = _hold(terms, term, eqn.outs[0][d], "ranked along this axis")
+            elif term is not None and (same := first[d]) is not None:
+                terms.unify(same, term)
+    return [tuple(first), *map(tuple, rest)]
 
 
 def _window(terms: Terms, term: Term | None, size: int, start: int, stop: int) -> Term | None:

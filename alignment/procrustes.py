@@ -26,7 +26,7 @@ class Procrustes(Alignment):
 
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
         """For each model, node -> rotation (units, units); the identity for model 0."""
-        moments = node_moments(stats, self, models)
+        moments = node_moments(stats, self, graph, models)
         others = [{node: jnp.float32(polar(m.cross[k])) for node, m in moments.items()} for k in range(1, len(models))]
         return [{node: identity(m.mean.shape[1]).push for node, m in moments.items()}, *others]
 
@@ -38,14 +38,28 @@ class Procrustes(Alignment):
 def polar(matrix: Float[Array, "n n"], *, tolerance: float = 1e-6) -> Float[np.ndarray, "n n"]:
     """The orthogonal matrix nearest to `matrix`, in float64 on the host.
 
-    Directions with a singular value below `tolerance` times the largest (dead units) leave the factor open; there it is the
-    rotation nearest to the identity, so the result does not depend on the solver.
+    Directions with a singular value below `tolerance` times the largest (dead units) leave the factor open. There it takes
+    the canonical basis of one null space to that of the other: dead units to dead units in order, the identity where both
+    have the same. The result does not depend on the solver.
     """
     u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64))
     rank = int((s > tolerance * s.max(initial=0)).sum())
     factor = u[:, :rank] @ vt[:rank]
     if rank < len(s):
-        left, right = u[:, rank:], vt[rank:].T
-        inner_u, _, inner_vt = np.linalg.svd(left.T @ right)
-        factor = factor + left @ inner_u @ inner_vt @ right.T
+        factor = factor + _canonical_basis(u[:, rank:]) @ _canonical_basis(vt[rank:].T).T
     return factor
+
+
+def _canonical_basis(basis: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """An orthonormal basis that depends on the space alone: the coordinate axes projected onto it, orthogonalised in order.
+
+    An axis is passed over while less than half the average share of the space lies along it, so rounding changes nothing.
+    """
+    n, k = basis.shape
+    projector, found = basis @ basis.T, np.zeros((n, 0))
+    for left in range(k, 0, -1):
+        j = int(np.argmax(np.diagonal(projector) >= 0.5 * left / n))
+        column = projector[:, j] / np.sqrt(projector[j, j])
+        projector = projector - np.outer(column, column)
+        found = np.column_stack([found, column])
+    return found

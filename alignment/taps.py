@@ -53,7 +53,7 @@ def _run(jaxpr: Jaxpr, consts: list, args: list, prefix: tuple[int, ...], wanted
         if inner is not None and any(location[: len(here)] == here for location, _ in wanted):
             outs = _run(inner.jaxpr, inner.consts, ins, here, wanted, found)
         else:
-            outs = _evaluate(eqn, ins)
+            outs = _evaluate(eqn, ins, jaxpr)
         env.update(zip(eqn.outvars, outs, strict=True))
         for k, value in enumerate(outs):
             if (here, k) in wanted:
@@ -61,8 +61,9 @@ def _run(jaxpr: Jaxpr, consts: list, args: list, prefix: tuple[int, ...], wanted
     return [read(v) for v in jaxpr.outvars]
 
 
-def _evaluate(eqn: JaxprEqn, ins: list[Any]) -> list[Any]:
+def _evaluate(eqn: JaxprEqn, ins: list[Any], whole: Jaxpr) -> list[Any]:
     """Run one equation, as a jaxpr of its own so that JAX itself restores the context it was traced in."""
     args = {v: x for v, x in zip(eqn.invars, ins, strict=True) if isinstance(v, Var)}
-    alone = Jaxpr((), list(args), eqn.outvars, [eqn], eqn.effects)
+    info = whole.debug_info._replace(arg_names=None, result_paths=None)
+    alone = Jaxpr((), list(args), eqn.outvars, [eqn], eqn.effects, info)
     return list(jax.core.eval_jaxpr(alone, (), *args.values()))

@@ -93,6 +93,7 @@ class _Atom:
     size: int
     group: Group
     pins: dict[str, None]  # an ordered set of reasons
+    alone: bool = False  # never one node with another atom, though they stand together everywhere
     bound: Term | None = None
 
 
@@ -102,11 +103,11 @@ class Terms:
     def __init__(self) -> None:
         self._atoms: list[_Atom] = []
 
-    def fresh(self, size: int, *, group: Group = Group.LINEAR, pin: str | None = None) -> Term:
+    def fresh(self, size: int, *, group: Group = Group.LINEAR, pin: str | None = None, alone: bool = False) -> Term:
         """A new atom of `size` features, optionally pinned for a reason. Axes of size one need none."""
         if size == 1:
             return UNIT
-        self._atoms.append(_Atom(size, group, {} if pin is None else {pin: None}))
+        self._atoms.append(_Atom(size, group, {} if pin is None else {pin: None}, alone))
         return Ref(len(self._atoms) - 1)
 
     def resolve(self, term: Term) -> Term:
@@ -137,6 +138,10 @@ class Terms:
     def group(self, atom: int) -> Group:
         """The group of an unbound atom."""
         return self._atoms[atom].group
+
+    def alone(self, atom: int) -> bool:
+        """Whether an atom must stay a node of its own."""
+        return self._atoms[atom].alone
 
     def pins(self, term: Term) -> tuple[str, ...]:
         """Why parts of this term are held fixed; empty if all of it is free."""
@@ -212,13 +217,15 @@ class Terms:
         self.restrict(term, atom.group)
         for reason in atom.pins:
             self.pin(term, reason)
+        for inner in refs(self.resolve(term)):
+            self._atoms[inner.atom].alone |= atom.alone
 
     def _refine(self, ref: Ref, sizes: Sequence[int], join: Join) -> list[Term]:
         """Replace an atom by new atoms of the given sizes, joined as a sequence or a product."""
         atom = self._atoms[ref.atom]
         pieces: list[Term] = []
         for n in sizes:
-            piece = self.fresh(n, group=atom.group)
+            piece = self.fresh(n, group=atom.group, alone=atom.alone)
             for reason in atom.pins:
                 self.pin(piece, reason)
             pieces.append(piece)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from alignment.graph import (
@@ -28,7 +29,7 @@ from alignment.graph import (
     Tap,
     flatten,
 )
-from alignment.primitives import KEEPS_ZERO, RULES, Axes, Equation, Value, fixed, unsupported
+from alignment.primitives import KEEPS_ZERO, RULES, UNSUPPORTED, Axes, Equation, Value, fixed, unsupported
 from alignment.terms import Group, Prod, Ref, Seq, Term, Terms, refs
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
@@ -68,7 +69,7 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
         for term in value.axes:
             if term is not None:
                 walk.terms.pin(term, "output")
-    for name in walk.unknown:
+    for name in walk.costly():
         warnings.warn(
             f"no rule for primitive {name!r}: the axes it touches are held fixed "
             f"(teach it with alignment.primitives.rule({name!r}))",
@@ -92,12 +93,13 @@ class _Walk:
     def __init__(self) -> None:
         self.terms = Terms()
         self.seen: list[_Seen] = []
-        self.unknown: dict[str, None] = {}
+        self.made: list[Value] = []  # every value, whether or not the inputs had a part in it
+        self.unknown: dict[str, list[Term]] = {}
         self.used: dict[str, None] = {}  # paths of the variables in the order in which the network reads them
         self._paths: dict[int, str] = {}
 
     def parameter(self, path: str, leaf: PyTree) -> Value:
-        dtype, shape = jax.dtypes.canonicalize_dtype(leaf.dtype), tuple(leaf.shape)
+        dtype, shape = getattr(leaf, "dtype", None) or jnp.result_type(leaf), np.shape(leaf)
         if jnp.issubdtype(dtype, jnp.inexact):
             value = Value(shape, tuple(self.terms.fresh(n) for n in shape))
         else:
@@ -133,6 +135,7 @@ class _Walk:
             Value(shape, _without_units(shape, axes), data=data, zero=zero)
             for shape, axes in zip(shapes, self.apply_rule(seen), strict=True)
         ]
+        self.made += outs
         for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
             if data and jnp.issubdtype(_dtype(var), jnp.floating):
                 self.seen.append(_Seen(location, k, value))
@@ -142,9 +145,17 @@ class _Walk:
         known = RULES.get(eqn.name)
         if known is not None:
             return known(self.terms, eqn)
-        if any(t is not None and refs(self.terms.resolve(t)) and not self.terms.pins(t) for v in eqn.ins for t in v.axes):
-            self.unknown.setdefault(eqn.name)
+        self.unknown.setdefault(eqn.name, []).extend(t for v in eqn.ins for t in v.axes if t is not None)
         return unsupported(self.terms, eqn)
+
+    def costly(self) -> list[str]:
+        """The primitives without a rule that hold an axis which nothing else holds."""
+
+        def held_by_them_alone(ref: Ref) -> bool:
+            return all(reason.startswith(UNSUPPORTED) for reason in self.terms.pins(Ref(ref.atom)))
+
+        found = {name: [r for t in terms for r in refs(self.terms.resolve(t))] for name, terms in self.unknown.items()}
+        return [name for name, atoms in found.items() if any(map(held_by_them_alone, atoms))]
 
 
 def nested(eqn: JaxprEqn) -> ClosedJaxpr | None:
@@ -178,7 +189,7 @@ def _build(walk: _Walk, params: dict[str, Value]) -> Graph:
     free = {a for labels in axes.values() for t in labels for a in (r.atom for r in refs(t)) if not terms.pins(Ref(a))}
     free &= moved  # a leaf that never meets the data has no symmetry worth the name
 
-    every = [t for labels in [*axes.values(), *(labels for _, labels in seen)] for t in labels]
+    every = [t for labels in axes.values() for t in labels] + [_resolved(terms, t) for v in walk.made for t in v.axes]
     joined = _join_twins(every, free, terms)
     signs = _signs(seen, axes)
     ordered = {path: axes[path] for path in [*walk.used, *axes]}
@@ -245,7 +256,8 @@ def _join_twins(every: list[Term], free: set[int], terms: Terms) -> dict[int, tu
                 contexts[ref.atom].add((item, ref.variance) if once else (item, ref.atom))
     twins: dict[tuple, list[int]] = {}
     for atom in sorted(free):
-        twins.setdefault((frozenset(contexts[atom]), terms.group(atom)), []).append(atom)
+        own = atom if terms.alone(atom) else None
+        twins.setdefault((frozenset(contexts[atom]), terms.group(atom), own), []).append(atom)
     return {atom: tuple(group) for group in twins.values() for atom in group}
 
 
@@ -337,11 +349,11 @@ class _Labeller:
 def _direct(label: AxisLabel) -> Iterator[tuple[str, int, tuple[Interval, ...]]]:
     """The nodes whose units stand bare on an axis, with the intervals they fill."""
     match label:
-        case NodeAxis(node, size):
+        case NodeAxis(node, size, "out"):
             yield node, size, ((0, size),)
         case Segments(parts):
             for part in parts:
-                if isinstance(part.label, NodeAxis):
+                if isinstance(part.label, NodeAxis) and part.label.role == "out":
                     yield part.label.node, part.label.size, part.intervals
 
 

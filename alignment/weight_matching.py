@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from alignment.assignment import assign
 from alignment.base import PermutationAlignment, Stats
-from alignment.graph import STATISTICS, Graph, PyTree, flatten, positions
+from alignment.graph import STATISTICS, AxisLabel, Graph, PyTree, flatten, positions, reordered
+
+Weights = dict[str, np.ndarray]
+Place = tuple[str, int, AxisLabel]  # path, axis and its label
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,9 @@ class WeightMatching(PermutationAlignment):
 
     Coordinate descent on sum over tensors of <A, P . B>: with all other nodes held, the best permutation of one node is a
     linear assignment on scores summed over every axis of every tensor that carries it (Ainsworth et al. 2022, "Git
-    Re-Basin", algorithm 1). Where a tensor carries a node on two axes the other axis keeps its current permutation. The
-    objective never falls; the result is a local optimum and depends on the order of the nodes: the network's own, or a
-    random one in each sweep if a key is given.
+    Re-Basin", algorithm 1). Where a tensor carries a node on two axes, each axis is scored with the other as it is, and the
+    permutation is only taken if the objective itself rises. So the objective never falls; the result is a local optimum and
+    depends on the order of the nodes: the network's own, or a random one in each sweep if a key is given.
 
     Attributes:
         max_sweeps: at most this many passes over all nodes.
@@ -42,52 +45,49 @@ class WeightMatching(PermutationAlignment):
         leaves = flatten(model).items()
         return {path: np.asarray(x, np.float32) for path, x in leaves if not re.search(self.exclude, path)}
 
-    def _match(self, graph: Graph, ours: dict, theirs: dict, key: Array | None) -> dict[str, Int[np.ndarray, " units"]]:
-        places = {name: _places(graph, name, ours) for name in graph.nodes}
+    def _match(self, graph: Graph, ours: Weights, theirs: Weights, key: Array | None) -> dict[str, Int[np.ndarray, " units"]]:
         index = {name: np.arange(node.size) for name, node in graph.nodes.items()}
-        theirs = dict(theirs)
-        names = list(graph.nodes)
+        places = {name: _places(graph, name, ours) for name in index}
         rng = None if key is None else np.random.default_rng(np.asarray(jax.random.key_data(key)))
         for _ in range(self.max_sweeps):
             moved = False
-            for name in names if rng is None else rng.permutation(names):
-                scores = _scores(places[name], ours, theirs, graph.nodes[name].size)
-                new = assign(scores)
-                gain = scores[np.arange(len(new)), new].sum() - np.trace(scores)
-                if gain <= 1e-7 * np.abs(scores).max() * len(new):  # below the rounding of the scores
-                    continue
-                moved, index[name] = True, index[name][new]
-                _permute(places[name], theirs, new)
+            for name in list(index) if rng is None else rng.permutation(list(index)):
+                new = _improvement(places[name], name, ours, theirs, graph.nodes[name].size)
+                if new is not None:
+                    moved, index[name] = True, index[name][new]
+                    theirs = theirs | _permuted(places[name], name, theirs, new)
             if not moved:
                 break
         return index
 
 
-Place = tuple[str, int, np.ndarray]  # path, axis, positions of the units on it
-
-
-def _places(graph: Graph, node: str, weights: dict) -> list[Place]:
+def _places(graph: Graph, node: str, weights: Weights) -> list[Place]:
     touched = graph.touching(node).items()
-    return [
-        (path, axis, where)
-        for path, axes in touched
-        if path in weights
-        for axis in axes
-        if (where := positions(graph.axes[path][axis], node)) is not None
-    ]
+    return [(path, axis, graph.axes[path][axis]) for path, axes in touched if path in weights for axis in axes]
 
 
-def _scores(places: list[Place], ours: dict, theirs: dict, size: int) -> Float[np.ndarray, "units units"]:
-    """Inner products between every unit of the reference and every unit of the other model."""
-    total = np.zeros((size, size))
-    for path, axis, where in places:
+def _improvement(places: list[Place], node: str, ours: Weights, theirs: Weights, size: int) -> np.ndarray | None:
+    """The best permutation of one node, or None if it does not raise the objective by more than rounding."""
+    scores = np.zeros((size, size))
+    linear = len({path for path, *_ in places}) == len(places)
+    for path, axis, label in places:
+        where = positions(label, node)
+        assert where is not None
+        linear &= np.unique(where).size == where.size
         a, b = (np.moveaxis(w[path], axis, 0)[where].reshape(size, -1) for w in (ours, theirs))
-        total += a @ b.T
-    return total
+        scores += a @ b.T
+    new = assign(scores)
+    if linear:
+        gain = scores[np.arange(size), new].sum() - np.trace(scores)
+    else:  # a tensor that carries the node twice moves on both axes at once: the scores only approximate its share
+        permuted = _permuted(places, node, theirs, new)
+        gain = sum(np.vdot(ours[path], w - theirs[path]) for path, w in permuted.items())
+    return new if gain > 1e-7 * np.abs(scores).max() * size else None
 
 
-def _permute(places: list[Place], weights: dict, new: np.ndarray) -> None:
-    for path, axis, where in places:
-        order = np.arange(weights[path].shape[axis])
-        order[where] = where[new]
-        weights[path] = np.take(weights[path], order, axis)
+def _permuted(places: list[Place], node: str, weights: Weights, new: np.ndarray) -> Weights:
+    """The tensors that carry a node, with its units in a new order."""
+    moved: Weights = {}
+    for path, axis, label in places:
+        moved[path] = np.take(moved.get(path, weights[path]), reordered(label, node, new), axis)
+    return moved

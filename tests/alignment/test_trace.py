@@ -420,7 +420,9 @@ def sorting(v, x):
 SORTED = weights(a=(4, 5), b=(5, 6), c=(6, 3))
 
 
-def test_an_unknown_primitive_pins_and_warns_once_by_name():
+def test_an_unknown_primitive_pins_and_warns_once_by_name(monkeypatch):
+    monkeypatch.delitem(RULES, "sort")
+
     def twice(v, x):
         return sorting(v, x) + sorting(v, 2 * x)
 
@@ -443,8 +445,9 @@ def test_scan_is_named():
     assert networks.table(graph) == {}
 
 
-def test_no_warning_where_nothing_could_have_moved():
-    """Only the data are sorted, then the logits' positions in the batch."""
+def test_no_warning_where_nothing_could_have_moved(monkeypatch):
+    """Only the data are sorted."""
+    monkeypatch.delitem(RULES, "sort")
 
     def apply(v, x):
         h = jnp.tanh(jax.lax.sort(x, dimension=1) @ v["a"])
@@ -454,6 +457,18 @@ def test_no_warning_where_nothing_could_have_moved():
         warnings.simplefilter("error")
         graph = alignment.trace(apply, SORTED, X)
     assert networks.table(graph) == {"a": (5, "permutation"), "b": (6, "permutation")}
+
+
+def test_ranking_the_logits_or_sorting_units_is_known():
+    """Rankings hold the axis they rank and nothing else."""
+
+    def apply(v, x):
+        h = jax.lax.sort(jnp.tanh(x @ v["a"]), dimension=0)
+        return jax.lax.top_k(h @ v["b"] @ v["c"], 2)[0]
+
+    graph = alignment.trace(apply, SORTED, X)
+    assert networks.table(graph) == {"a": (5, "permutation"), "b": (6, "linear")}
+    assert alignment.verify(apply, graph, SORTED, X, key=KEY) < 1e-5
 
 
 def test_a_taught_rule_lifts_the_pin(monkeypatch):

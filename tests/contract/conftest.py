@@ -4,7 +4,7 @@ import jax
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def compile_quickly():
     """Let XLA skip its expensive passes in this folder."""
     before = jax.config.read("jax_disable_most_optimizations")

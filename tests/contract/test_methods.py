@@ -1,0 +1,287 @@
+"""What every merge method keeps, over METHODS. A new method needs one entry in CASES."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from npmerge import (
+    METHODS,
+    Average,
+    Box,
+    DiagonalFisher,
+    Fisher,
+    Free,
+    Learned,
+    LinearMerge,
+    Merge,
+    PerChannel,
+    PerLayer,
+    PerModel,
+    PerParameter,
+    PerTensor,
+    Simplex,
+    Slerp,
+    Stack,
+    TaskArithmetic,
+    stack_models,
+)
+
+GRANULARITIES = (PerModel(), PerLayer(), PerTensor(), PerChannel(), PerParameter())
+CONSTRAINTS = (Simplex(), Box(), Free())
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """How to instantiate a method, and what it can be learned with.
+
+    `copies` makes the instance that returns the model when merging N copies of it; `symmetric` is one for which the order of
+    the models does not matter, if there is any; `granularities` and `constraints` are those that can represent its
+    coefficients for the models of this file (models of equal structure, random values).
+    """
+
+    merge: Merge
+    copies: Callable[[int], Merge]
+    symmetric: Merge | None
+    models: tuple[int, ...] = (2, 3)
+    base: bool = False
+    granularities: tuple = GRANULARITIES
+    constraints: tuple = CONSTRAINTS
+
+
+CASES: dict[type[Merge], Case] = {
+    Average: Case(Average(), lambda n: Average(), Average()),
+    TaskArithmetic: Case(
+        TaskArithmetic(0.3),
+        lambda n: TaskArithmetic(1 / n),
+        TaskArithmetic(0.3),
+        base=True,
+        constraints=(Box(), Free()),
+    ),
+    Slerp: Case(
+        Slerp(0.3),
+        lambda n: Slerp(0.3),
+        Slerp(0.5),
+        models=(2,),
+        granularities=(PerTensor(), PerChannel(), PerParameter()),
+        constraints=(Box(), Free()),
+    ),
+    Fisher: Case(Fisher(), lambda n: Fisher(), Fisher(), granularities=(PerParameter(),)),
+}
+
+STATISTICS: Mapping[type, Callable[[Stack, int], Any]] = {
+    DiagonalFisher: lambda stack, seed: random_like(stack.params, seed, lambda rng, shape: rng.uniform(0.1, 2.0, shape)),
+}
+
+
+def case_of(method: type[Merge]) -> Case:
+    if method not in CASES:
+        pytest.fail(f"{method.__name__} is in METHODS but not in CASES of {__file__}: say how to instantiate it")
+    return CASES[method]
+
+
+def random_like(tree: Any, seed: int, draw: Callable) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(draw(rng, x.shape), jnp.float32), tree)
+
+
+def model(seed: int, dtype: Any = jnp.float32) -> Any:
+    """Kernels, biases, a scalar, a list, and running statistics. All positive on average: Slerp's angles stay acute."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "params": {"dense": {"kernel": (3, 4), "bias": (4,)}, "blocks": [{"scale": (4,)}, {"scale": (2,)}], "gain": ()},
+        "batch_stats": {"norm": {"mean": (4,), "var": (4,)}},
+    }
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.standard_normal(shape) + 1, dtype), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def stack_of(case: Case, n: int, dtype: Any = jnp.float32, *, copies: bool = False) -> Stack:
+    models = [model(0 if copies else k, dtype) for k in range(n)]
+    return stack_models(models, model(99, dtype) if case.base else None)
+
+
+def stats_for(merge: Merge, stack: Stack, seed: int = 5) -> dict[type, Any]:
+    for needed in merge.needs:
+        if needed not in STATISTICS:
+            pytest.fail(f"{merge} needs {needed.__name__}: say in STATISTICS of {__file__} how to make one")
+    return {needed: STATISTICS[needed](stack, seed) for needed in merge.needs}
+
+
+def sizes() -> list:
+    return [pytest.param(m, n, id=f"{m.__name__}-{n}") for m in METHODS for n in (CASES[m].models if m in CASES else (2,))]
+
+
+methods = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+methods_and_sizes = pytest.mark.parametrize(("method", "n"), sizes())
+
+
+def test_every_method_is_in_the_table():
+    missing = [m.__name__ for m in METHODS if m not in CASES]
+    assert not missing, f"add {missing} to CASES of {__file__}"
+    assert set(CASES) == set(METHODS), "CASES has entries that are not in METHODS"
+    for method, case in CASES.items():
+        assert {type(m) for m in (case.merge, case.copies(2), case.symmetric) if m is not None} == {method}
+
+
+@methods_and_sizes
+def test_copies_of_a_model_give_the_model(method, n):
+    case = case_of(method)
+    stack, merge = stack_of(case, n, copies=True), case_of(method).copies(n)
+    merged = merge(stack, stats=stats_for(merge, stack))
+    chex.assert_trees_all_close(merged, model(0), rtol=5e-7, atol=1e-6)
+
+
+@methods_and_sizes
+def test_order_of_models_does_not_matter(method, n):
+    case = case_of(method)
+    if case.symmetric is None:
+        pytest.skip("not a symmetric method")
+    stack, merge = stack_of(case, n), case.symmetric
+    stats = stats_for(merge, stack)
+    turned = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), (stack.params, stats))
+    merged = merge(Stack(turned[0], stack.base), stats=turned[1])
+    chex.assert_trees_all_close(merged, merge(stack, stats=stats), rtol=1e-6, atol=1e-6)
+
+
+@methods_and_sizes
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16], ids=["float32", "float16", "bfloat16"])
+def test_structure_and_dtype_are_kept_and_rounding_happens_once(method, n, dtype):
+    case = case_of(method)
+    stack = stack_of(case, n, dtype)
+    stats = stats_for(case.merge, stack)
+    merged = case.merge(stack, stats=stats)
+    chex.assert_trees_all_equal_shapes_and_dtypes(merged, model(0, dtype))
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), stack)
+    once = jax.tree.map(lambda x: x.astype(dtype), case.merge(wide, stats=stats))
+    chex.assert_trees_all_equal(merged, once)
+
+
+@methods_and_sizes
+def test_jit_equals_eager(method, n):
+    case = case_of(method)
+    stack = stack_of(case, n)
+    theta = case.merge.init(stack, stats=stats_for(case.merge, stack))
+    chex.assert_trees_all_close(jax.jit(case.merge.apply)(theta, stack), case.merge.apply(theta, stack), rtol=1e-6, atol=1e-6)
+
+
+@methods_and_sizes
+def test_running_statistics_are_averaged_whatever_the_coefficients(method, n):
+    case = case_of(method)
+    stack = stack_of(case, n)
+    merged = case.merge(stack, stats=stats_for(case.merge, stack))
+    expected = jax.tree.map(lambda x: np.asarray(x, np.float64).mean(0), stack.params["batch_stats"])
+    chex.assert_trees_all_close(merged["batch_stats"], expected, rtol=1e-6)
+
+
+@methods
+def test_values_compare_and_are_traced_once(method):
+    case = case_of(method)
+    again = dataclasses.replace(case.merge)
+    assert again is not case.merge
+    assert again == case.merge
+    assert hash(again) == hash(case.merge)
+    assert repr(again) == repr(case.merge)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        case.merge.anything = 1
+    traces = []
+
+    def count(merge: Merge, theta: Any, stack: Stack) -> Any:
+        traces.append(merge)
+        return merge.apply(theta, stack)
+
+    counted = jax.jit(count, static_argnums=0)
+    stack = stack_of(case, 2)
+    theta = case.merge.init(stack, stats=stats_for(case.merge, stack))
+    learned = Learned(case.merge, PerParameter(), Free())
+    counted(case.merge, theta, stack), counted(again, theta, stack)
+    assert len(traces) == 1
+    latents = learned.init(stack, stats=stats_for(case.merge, stack))
+    counted(learned, latents, stack), counted(Learned(again, PerParameter(), Free()), latents, stack)
+    assert len(traces) == 2
+
+
+@methods
+def test_missing_needs_are_named(method):
+    case = case_of(method)
+    stack = Stack(stack_of(case, 2).params)
+    if case.base:
+        with pytest.raises(ValueError, match=rf"{method.__name__} needs a base.*base="):
+            case.merge(stack)
+    for needed in case.merge.needs:
+        with pytest.raises(ValueError, match=rf"{method.__name__} needs stats.*collect.*{needed.__name__}"):
+            case.merge(stack)
+
+
+def combinations(able: bool) -> list:
+    """Every linear method with every granularity and constraint, split into those that can represent it and the others."""
+    found = []
+    for method in METHODS:
+        case = CASES.get(method)
+        if case is None or not issubclass(method, LinearMerge):
+            continue
+        for g in GRANULARITIES:
+            for c in CONSTRAINTS:
+                if able == (g in case.granularities and c in case.constraints):
+                    name = f"{method.__name__}-{type(g).__name__}-{type(c).__name__}"
+                    found.append(pytest.param(method, g, c, id=name))
+    return found
+
+
+@jax.jit
+def _norm(tree: Any) -> jax.Array:
+    return jax.tree.reduce(jnp.add, jax.tree.map(lambda x: jnp.sum(jnp.square(x)), tree))
+
+
+def value_and_gradients(merge: Merge, theta: Any, stack: Stack) -> Any:
+    def loss(theta: Any, stack: Stack) -> Any:
+        merged = merge.apply(theta, stack)
+        return _norm(merged), merged
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(theta, stack)
+
+
+@pytest.mark.parametrize(("method", "granularity", "constraint"), combinations(able=True))
+def test_learned_starts_at_its_start_with_finite_gradients(method, granularity, constraint):
+    case = case_of(method)
+    stack = stack_of(case, case.models[-1])
+    stats = stats_for(case.merge, stack)
+    learned = Learned(case.merge, granularity, constraint)
+    assert learned.needs == case.merge.needs
+    (_, merged), gradients = value_and_gradients(learned, learned.init(stack, stats=stats), stack)
+    expected = case.merge(stack, stats=stats)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(stack))
+    chex.assert_trees_all_close(merged, expected, rtol=0, atol=1e-6 * scale)
+    chex.assert_tree_all_finite(gradients)
+    assert any(bool(jnp.any(g != 0)) for g in jax.tree.leaves(gradients[0])), "nothing can be learned from here"
+
+
+@pytest.mark.parametrize(("method", "granularity", "constraint"), combinations(able=False))
+def test_learned_refuses_what_cannot_represent_the_start(method, granularity, constraint):
+    case = case_of(method)
+    stack = stack_of(case, case.models[-1])
+    with pytest.raises(ValueError, match="cannot represent the start|the start has coefficients"):
+        Learned(case.merge, granularity, constraint).init(stack, stats=stats_for(case.merge, stack))
+
+
+@methods
+@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=lambda c: type(c).__name__)
+def test_gradients_are_finite_where_the_formulas_are_0_over_0(method, constraint):
+    """Equal models, zero models and statistics without any information."""
+    case = case_of(method)
+    merge = case.copies(2)
+    stack = stack_of(case, 2, copies=True)
+    stack = stack._replace(params=stack.params | {"params": jax.tree.map(lambda x: 0 * x, stack.params["params"])})
+    for models in (stack_of(case, 2, copies=True), stack):
+        stats = jax.tree.map(jnp.zeros_like, stats_for(merge, models))
+        learned = Learned(merge, PerParameter(), constraint)
+        theta = learned.init(models, stats=stats)
+        (_, merged), gradients = value_and_gradients(learned, theta, models)
+        chex.assert_tree_all_finite((theta, merged, gradients))
+        chex.assert_trees_all_close(merged, learned.start(models, stats=stats), rtol=1e-6, atol=1e-6)

@@ -1,0 +1,120 @@
+"""The layers of the design, read off the imports of every file, and what importing the packages brings in."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("alignment", "npmerge")
+FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+class Import(NamedTuple):
+    file: Path
+    line: int
+    module: str
+    at_import: bool  # executed when the file is imported, not only when a function is called
+
+    @property
+    def top(self) -> str:
+        return self.module.split(".")[0]
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.module}"
+
+
+def imports(source: str, file: Path) -> Iterator[Import]:
+    """Every import of a file; `from a import b` counts as both `a` and `a.b`."""
+
+    def visit(node: ast.AST, inside: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            yield from (Import(file, node.lineno, alias.name, not inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ".".join(file.parent.parts[: len(file.parent.parts) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [package, node.module or ""]))
+            yield Import(file, node.lineno, module, not inside)
+            yield from (Import(file, node.lineno, f"{module}.{alias.name}", not inside) for alias in node.names)
+        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(source), False)
+
+
+ALL = [found for file in FILES for found in imports((ROOT / file).read_text(encoding="utf-8"), file)]
+
+
+def refuse(bad: list[Import]) -> None:
+    assert not bad, "\n".join(map(str, bad))
+
+
+def test_the_parser_sees_every_kind_of_import():
+    source = (
+        "import a.b as c\nfrom d import e\nfrom . import f\nfrom ..g import h\ndef k():\n    import m\nclass C:\n    import n\n"
+    )
+    found = {(i.module, i.at_import) for i in imports(source, Path("npmerge/models/x.py"))}
+    assert found == {
+        *((m, True) for m in ("a.b", "d", "d.e", "npmerge.models", "npmerge.models.f", "npmerge.g", "npmerge.g.h", "n")),
+        ("m", False),
+    }
+
+
+def test_files_were_found():
+    assert {Path("alignment/trace.py"), Path("npmerge/cli.py"), Path("npmerge/models/mlp.py")} <= set(FILES)
+
+
+def test_alignment_stands_alone():
+    allowed = {"alignment", "jax", "jaxtyping", "numpy", "scipy", "optax", *sys.stdlib_module_names}
+    refuse([i for i in ALL if i.file.parts[0] == "alignment" and i.top not in allowed])
+
+
+def test_nobody_imports_experiments_or_tests():
+    refuse([i for i in ALL if i.top in ("experiments", "tests")])
+
+
+def test_flax_lives_in_models_only():
+    refuse([i for i in ALL if i.top == "flax" and i.file.parts[:2] != ("npmerge", "models")])
+
+
+def test_only_main_imports_the_command_line():
+    refuse([i for i in ALL if i.module.startswith("npmerge.cli") and i.file != Path("npmerge/__main__.py")])
+
+
+def test_torch_lives_in_its_checkpoint_readers_only():
+    def reader(file: Path) -> bool:
+        return file.parts[:2] == ("npmerge", "checkpoint") and file.name.startswith("torch_")
+
+    torch = [i for i in ALL if i.top in ("torch", "torchax", "torchvision")]
+    refuse([i for i in torch if not reader(i.file) or i.at_import])
+
+
+def test_slow_packages_are_imported_where_they_are_used():
+    refuse([i for i in ALL if i.top in ("matplotlib", "sklearn") and i.at_import])
+
+
+def modules_after(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after running some code."""
+    program = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('MODULES', *sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = next(line for line in ran.stdout.splitlines() if line.startswith("MODULES"))
+    return {name.split(".")[0] for name in listed.split()[1:]}
+
+
+HELP = "sys.argv = ['npmerge', '--help']; import runpy; runpy.run_module('npmerge', run_name='__main__')"
+
+
+@pytest.mark.parametrize("code", ["import npmerge", HELP], ids=["import", "help"])
+def test_neither_import_nor_help_brings_in_slow_packages(code):
+    after = modules_after(code)
+    assert "npmerge" in after
+    assert not after & {"matplotlib", "sklearn", "torch", "torchax", "tensorflow"}
+
+
+@pytest.mark.xfail(strict=True, reason="npmerge/__init__.py imports everything, so `npmerge --help` imports JAX")
+def test_help_does_not_import_jax():
+    assert "jax" not in modules_after(HELP)
