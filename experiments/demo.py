@@ -13,7 +13,7 @@ import typer
 
 from npmerge.demo.command import run_demo
 from npmerge.demo.digits import SPLITS
-from npmerge.demo.page import HEADER, table, verdict
+from npmerge.demo.page import HEADER, sectioned, table, verdict
 from npmerge.report import markdown_table
 
 EXPECTED = """Expected beforehand: alignment removes most of the barrier; a coefficient per parameter beats one per tensor when
@@ -43,7 +43,7 @@ def _page(contents: list[dict[str, Any]], seeds: int) -> str:
         split = content["split"]
         lines += [f"## Split {split}", "", f"[Report]({split}/report.md) | [figure]({split}/curves.png)", ""]
         lines += [*(f"- {line}" for line in verdict(content)), ""]
-        lines += [*markdown_table(HEADER[1:], [row[1:] for row in table(content)]), ""]
+        lines += [*markdown_table(HEADER, sectioned(table(content))), ""]
     machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, Python {platform.python_version()}"
     lines += [f"npmerge {contents[0]['npmerge']}, jax {contents[0]['jax']}, {machine}.", ""]
     return "\n".join(lines)

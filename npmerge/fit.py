@@ -121,8 +121,9 @@ def _step(
 ) -> tuple[_State, Array]:
     value, gradient = jax.value_and_grad(lambda learned: loss(_join(learned, fixed), stack, batch))(state.learned)
     good = jax.tree.reduce(lambda ok, g: ok & jnp.isfinite(g).all(), gradient, state.healthy & jnp.isfinite(value))
-    updates, new = optimizer.update(gradient, state.optimizer, state.learned)
-    learned = optax.apply_updates(state.learned, updates)
+    with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers; strictness is for the caller's own code
+        updates, new = optimizer.update(gradient, state.optimizer, state.learned)
+        learned = optax.apply_updates(state.learned, updates)
     # a bad step changes nothing, and no later one does: the device runs ahead of the check on the host
     kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), _State(learned, new, good), state)
     return kept._replace(healthy=good), value

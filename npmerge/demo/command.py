@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -35,6 +36,7 @@ def run_demo(split: str, seeds: Sequence[int], *, out: Path, quick: bool, force:
         text = page.markdown(content, runs, _notes(settings, time.perf_counter() - began))
         write_report(folder, page=text, summary=content, figures={"curves": page.figure(content, runs)})
     console = Console()
+    console.print(f"Two networks on scikit-learn's digits, split {split}, seeds {content['seeds']}")
     console.print(_table(content))
     for line in page.verdict(content):
         console.print("- " + line, highlight=False)
@@ -57,15 +59,15 @@ def _run_all(split: Split, seeds: Sequence[int], settings: Settings) -> list[Run
 
 
 def _table(content: Mapping[str, Any]) -> Table:
-    drawn = Table(title=f"Two networks, split {content['split']}, seeds {content['seeds']}", title_justify="left")
-    for k, name in enumerate(page.HEADER[1:]):
+    drawn = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for k, name in enumerate(page.HEADER):
         drawn.add_column(name, justify="left" if k == 0 else "right", no_wrap=True)
-    kind = ""
-    for row in page.table(content):
-        if row[0] != kind:
-            kind = row[0]
+    for name, *numbers in page.sectioned(page.table(content)):
+        if name.startswith("**"):
             drawn.add_section()
-        drawn.add_row(*row[1:])
+            drawn.add_row(f"[bold]{name.strip('*')}[/]")
+        else:
+            drawn.add_row(name, *numbers)
     return drawn
 
 
@@ -74,7 +76,7 @@ def _notes(settings: Settings, seconds: float) -> list[str]:
     return [
         "Data: scikit-learn's 1,797 handwritten digits: 1,079 for training, 359 for validation, 359 for the test; one test "
         "digit is 0.28 points.",
-        f"Networks: {len(settings.hidden) + 1} dense layers, hidden widths {settings.hidden}, ReLU, Adam at 0.001 for "
+        f"Networks: {len(settings.hidden) + 1} dense layers, hidden widths {settings.hidden}, ReLU, Adam at {settings.training_rate:g} for "
         f"{settings.training_steps} steps of {settings.batch}, each from its own initialisation on its own part of the data.",
         "The labels of the validation set choose learning rates, the moment to stop, gamma and the best alignment, for the "
         "learned merges and the controls alike, always by validation loss; the test set is only read to be reported. The "

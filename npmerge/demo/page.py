@@ -11,15 +11,9 @@ from npmerge.report import Curve, draw_curves, draw_paths, markdown_table, new_f
 from npmerge.version import __version__
 
 CONTROL = "fine-tuned average, aligned"
-HEADER = ("", "name", "labels", "val. %", "test %", "test loss", "sec.")
+HEADER = ("name", "val. %", "test %", "test loss", "sec.")
 
-KINDS = {
-    "parent": "Parents",
-    "ensemble": "Ensemble (twice the cost)",
-    "closed_form": "Closed-form merges",
-    "learned": "Learned merges",
-    "control": "Controls",
-}
+KINDS = {"parent": "Parents", "ensemble": "Ensemble (twice the cost)", "closed_form": "Closed-form merges"}
 
 
 def summary(runs: Sequence[Run], *, split: str, command: str) -> dict[str, Any]:
@@ -44,6 +38,7 @@ def summary(runs: Sequence[Run], *, split: str, command: str) -> dict[str, Any]:
                 "seed": run.seed,
                 "verify": run.verified,
                 "chosen": run.chosen,
+                "rates": run.rates,
                 "barriers": {name: path.barrier for name, path in run.paths.items()},
                 "rows": [r._asdict() for r in run.rows],
             }
@@ -67,12 +62,11 @@ def _grouped(runs: Sequence[Run]) -> list[list[Row]]:
 
 
 def table(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The rows of a summary as text: kind, name, labelled, validation and test accuracy, test loss, seconds."""
+    """The rows of a summary as text: section, name, validation and test accuracy in per cent, test loss, seconds."""
     return [
         (
-            KINDS[row["kind"]],
+            KINDS.get(row["kind"]) or f"With {row['fraction']:.0%} of the labels",
             row["name"],
-            "" if row["fraction"] is None else f"{row['fraction']:.0%}",
             _with_deviation(row, "validation_accuracy", 100, "{:.1f}"),
             _with_deviation(row, "test_accuracy", 100, "{:.1f}"),
             _with_deviation(row, "test_loss", 1, "{:.3f}"),
@@ -85,7 +79,7 @@ def table(content: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def _with_deviation(row: Mapping[str, Any], key: str, scale: float, form: str) -> str:
     text = form.format(row[key] * scale)
     deviation = row.get(f"{key}_deviation")
-    return text if deviation is None else f"{text} ± {form.format(deviation * scale)}"
+    return text if deviation is None else f"{text} ±{form.format(deviation * scale)}"
 
 
 def verdict(content: Mapping[str, Any]) -> list[str]:
@@ -104,7 +98,8 @@ def _verdict_at(content: Mapping[str, Any], fraction: float) -> str:
         spread = f" ± {differences.std(ddof=1):.1f}" if len(differences) > 1 else ""
         gaps.append(f"{short} {differences.mean():+.1f}{spread}")
         if differences.mean() < 0:
-            beaten.append(short)
+            noise = len(differences) > 1 and -differences.mean() <= differences.std(ddof=1)
+            beaten.append(f"{short} (within the spread of the seeds)" if noise else short)
     words = f"the control beats NP Merge {_listed(beaten)}" if beaten else "no aligned learned merge is below the control"
     return (
         f"With {fraction:.0%} of the labels {words}. Test accuracy against the fine-tuned average "
@@ -129,24 +124,39 @@ def markdown(content: Mapping[str, Any], runs: Sequence[Run], notes: Sequence[st
     """The page `report.md`."""
     lines = [f"# npmerge demo: two networks, split {content['split']}", "", "![curves](curves.png)", ""]
     lines += ["## What learning is worth", "", *(f"- {line}" for line in verdict(content)), ""]
-    lines += ["## Every step", ""]
-    rows: list[tuple[str, ...]] = []
-    kind = ""
-    for row in table(content):
-        if row[0] != kind:
-            kind = row[0]
-            rows.append((f"**{kind}**", *("" for _ in HEADER[2:])))
-        rows.append(row[1:])
-    lines += markdown_table(HEADER[1:], rows)
-    lines += ["", "Seconds are of one run at one learning rate; a mean over seeds is given ± the sample deviation.", ""]
+    lines += ["## Every step", "", *markdown_table(HEADER, sectioned(table(content)))]
+    lines += [
+        "",
+        "Seconds are of one run at one learning rate, with compilation where it is the first of its kind; means over seeds are "
+        "given with their sample deviation.",
+        "",
+    ]
     lines += ["## How it was measured", "", *(f"- {note}" for note in notes), ""]
     for run in runs:
         barriers = ", ".join(f"{name} {path.barrier:.3f}" for name, path in run.paths.items())
-        lines += [f"- Seed {run.seed}: verify {run.verified:.1e}; loss barriers (nats): {barriers}; chosen on validation data:"]
-        lines += [f"    - {name}: {value}" for name, value in run.chosen.items()]
+        chosen = ", ".join(f"{name} {value}" for name, value in run.chosen.items())
+        lines += [
+            "",
+            f"Seed {run.seed}: verify {run.verified:.1e}; loss barriers in nats: {barriers}; chosen: {chosen}; rates:",
+            "",
+        ]
+        rates = [(name, *map(str, by_fraction.values())) for name, by_fraction in run.rates.items()]
+        lines += markdown_table(("learning rate", *next(iter(run.rates.values()))), rates)
     lines += ["", "## The symmetry graph that was traced", "", "```", runs[0].graph, "```", ""]
     lines += [f"Command: `{content['command']}`; npmerge {content['npmerge']}, jax {content['jax']}.", ""]
     return "\n".join(lines)
+
+
+def sectioned(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Rows without their section, which stands on a row of its own where it begins."""
+    out: list[tuple[str, ...]] = []
+    section = None
+    for row in rows:
+        if row[0] != section:
+            section = row[0]
+            out.append((f"**{section}**", *("" for _ in row[2:])))
+        out.append(row[1:])
+    return out
 
 
 def figure(content: Mapping[str, Any], runs: Sequence[Run]) -> Any:
@@ -159,6 +169,8 @@ def figure(content: Mapping[str, Any], runs: Sequence[Run]) -> Any:
             curves.setdefault(row["name"], []).append(row)
     levels = {r["name"]: 100 * r["test_accuracy"] for r in content["rows"] if r["kind"] == "ensemble"}
     draw_curves(right, [_curve(name, rows) for name, rows in curves.items()], levels=levels)
+    shown = [r["test_accuracy"] for r in content["rows"] if r["fraction"] is not None and "scratch" not in r["name"]]
+    right.set_ylim(100 * min(shown) - 3, 100)  # a network trained from scratch on few labels would flatten all else
     right.set(xlabel="labelled training data (%)", ylabel="test accuracy (%)", title="Learned merges and controls")
     return drawing
 

@@ -30,9 +30,10 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Settings:
-    """How much work a run does. Every grid has three entries, so learned merges and controls are tuned alike."""
+    """How much work a run does. Both grids of rates are of one length: learned merges and controls are tuned alike."""
 
     hidden: tuple[int, ...] = (128, 128)
+    training_rate: float = 1e-3
     training_steps: int = 600
     learning_steps: int = 300
     batch: int = 64
@@ -43,7 +44,16 @@ class Settings:
     path_points: int = 11
 
 
-QUICK = Settings((32, 32), 150, 60, 64, (0.05, 1.0), (1e-2, 1.0), (0.1,), (1e-3,), 5)
+QUICK = Settings(
+    hidden=(64, 64),
+    training_steps=300,
+    learning_steps=100,
+    fractions=(0.05, 1.0),
+    gammas=(1e-2, 1.0),
+    learned_rates=(0.1,),
+    control_rates=(1e-3,),
+    path_points=5,
+)
 
 
 class Row(NamedTuple):
@@ -65,7 +75,8 @@ class Run:
     seed: int
     rows: list[Row] = field(default_factory=list)
     paths: dict[str, Path] = field(default_factory=dict)
-    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)  # on validation data: the alignment, gamma
+    rates: dict[str, dict[str, float]] = field(default_factory=dict)  # learning rate by name and labelled fraction
     graph: str = ""
     verified: float = 0.0
 
@@ -123,7 +134,7 @@ class _Demo:
             fine_tuning(self.apply, CrossEntropy()),
             None,
             shuffled(*self.data.parts[k], self.settings.batch, seed=seed),
-            _adam(1e-3),
+            _adam(self.settings.training_rate),
             steps=self.settings.training_steps,
             held_out=[self.data.validation],
         )
@@ -153,7 +164,7 @@ class _Demo:
             self.row(f"{name} + average", "closed_form", _average(tried[k]), seconds)
             self.path(name, tried[k])
             if len(grid) > 1:
-                self.result.chosen[f"{name}: gamma (relative)"] = self.settings.gammas[k]
+                self.result.chosen[f"{name} gamma (relative)"] = self.settings.gammas[k]
         best = min(found, key=lambda name: found[name][0])
         self.result.chosen["best alignment"] = best
         return best, found[best][1]
@@ -205,7 +216,7 @@ class _Demo:
             results.append(fit(start, loss, stack, batches, _adam(rate), steps=steps, held_out=[self.data.validation]))
             self.advance(f"{name}, {fraction:.0%} labelled")
         k = int(np.argmin([r.history.held_out_loss.min() for r in results]))
-        self.result.chosen[f"{name} at {fraction:.0%}: rate"] = rates[k]
+        self.result.rates.setdefault(name, {})[f"{fraction:.0%}"] = rates[k]
         seconds = (time.perf_counter() - began) / len(rates)
         self.row(name, kind, network(results[k].theta), seconds, fraction=fraction)
 

@@ -1,0 +1,104 @@
+"""Metrics, ensembles and barriers against float64 numpy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import apply, array, batch, log_softmax64, logits64, variables
+
+from npmerge import LogitEnsemble, Path, evaluate, in_order, path_between, reset_statistics, resetting
+
+X, LABELS = batch(0, 10)
+A, B = variables(0), variables(1)
+
+
+def metrics64(logits: np.ndarray) -> tuple[float, float]:
+    right = logits.argmax(-1) == np.asarray(LABELS)
+    return right.mean(), -log_softmax64(logits)[np.arange(len(right)), np.asarray(LABELS)].mean()
+
+
+@pytest.mark.parametrize("size", [10, 4, 3], ids=lambda n: f"batches{n}")
+def test_each_example_counts_once(size):
+    """10 = 4 + 4 + 2 = 3 + 3 + 3 + 1: a mean of batch means would differ."""
+    found = evaluate(apply, A, in_order(X, LABELS, size))
+    accuracy, loss = metrics64(logits64(A, X))
+    assert found.accuracy == pytest.approx(accuracy)
+    assert found.loss == pytest.approx(loss, rel=1e-5)
+    assert found.examples == 10
+
+
+def test_evaluate_errors():
+    with pytest.raises(ValueError, match="evaluate needs data: got no batches"):
+        evaluate(apply, A, [])
+    with pytest.raises(ValueError, match="labels out of range: got 1 to 3, expected 0 to 2"):
+        evaluate(apply, A, [(X[:2], np.array([1, 3]))])
+    with pytest.raises(ValueError, match="labels must be integers"):
+        evaluate(apply, A, [(X[:2], np.array([1.0, 2.0]))])
+
+
+def test_an_ensemble_averages_logits():
+    ensemble = LogitEnsemble(apply)
+    expected = (logits64(A, X) + logits64(B, X)) / 2
+    np.testing.assert_allclose(ensemble((A, B), X), expected, rtol=1e-4, atol=1e-5)
+    found = evaluate(ensemble, (A, B), in_order(X, LABELS, 4))
+    assert (found.accuracy, found.loss) == pytest.approx(metrics64(expected), rel=1e-5)
+    assert ensemble == LogitEnsemble(apply)
+
+
+def test_no_barrier_between_identical_networks():
+    path = path_between(apply, A, A, [(X, LABELS)], points=5)
+    np.testing.assert_array_equal(path.fractions, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(path.loss, metrics64(logits64(A, X))[1], rtol=1e-5)
+    assert path.barrier == pytest.approx(0, abs=1e-6)
+
+
+def test_a_path_by_hand():
+    path = path_between(apply, A, B, in_order(X, LABELS, 4), points=4)
+    fractions = np.array([0, 1 / 3, 2 / 3, 1])
+    mixed = [jax.tree.map(lambda a, b, t=t: (1 - t) * np.asarray(a, np.float64) + t * np.asarray(b), A, B) for t in fractions]
+    accuracy, loss = np.array([metrics64(logits64(m, X)) for m in mixed]).T
+    np.testing.assert_allclose(path.loss, loss, rtol=1e-5)
+    np.testing.assert_allclose(path.accuracy, accuracy, rtol=1e-6)
+    assert path.barrier == pytest.approx((loss - (1 - fractions) * loss[0] - fractions * loss[-1]).max(), rel=1e-4)
+
+
+def test_the_barrier_is_measured_from_the_line_between_the_ends():
+    path = Path(np.array([0, 0.5, 1]), np.array([1.0, 2.5, 3.0]), np.zeros(3))
+    assert path.barrier == pytest.approx(0.5)
+    assert Path(np.array([0, 0.5, 1]), np.array([1.0, 0.5, 3.0]), np.zeros(3)).barrier == 0
+
+
+def test_a_path_needs_two_ends():
+    with pytest.raises(ValueError, match="a path needs at least two points, got 1"):
+        path_between(apply, A, B, [(X, LABELS)], points=1)
+
+
+def scale_net(variables, x):
+    """Divides by a running standard deviation."""
+    return x * jnp.broadcast_to(variables["gain"] / variables["batch_stats"]["std"], x.shape)
+
+
+def scale_net_train(variables, x):
+    std = 0.9 * variables["batch_stats"]["std"] + 0.1 * x.std(0)
+    return scale_net(variables, x), variables | {"batch_stats": {"std": std}}
+
+
+ENDS = [{"gain": array(k, 3), "batch_stats": {"std": jnp.full(3, s)}} for k, s in ((0, 0.5), (1, 4.0))]
+
+
+def test_statistics_are_reset_at_every_point():
+    x, labels = X[:, :3], LABELS
+    path = path_between(scale_net, *ENDS, [(x, labels)], points=3, reset=resetting(scale_net_train, [(x, labels)]))
+    reset = functools.partial(reset_statistics, scale_net_train, batches=[(x, labels)])
+    for at, end in ((0, ENDS[0]), (-1, ENDS[1])):
+        assert path.loss[at] == pytest.approx(evaluate(scale_net, reset(end), [(x, labels)]).loss, rel=1e-5)
+
+
+@pytest.mark.xfail(strict=True, reason="combine averages running statistics at every fraction, 0 and 1 included")
+def test_the_ends_of_a_path_are_the_networks_themselves():
+    x, labels = X[:, :3], LABELS
+    path = path_between(scale_net, *ENDS, [(x, labels)], points=2)
+    for at, end in ((0, ENDS[0]), (-1, ENDS[1])):
+        assert path.loss[at] == pytest.approx(evaluate(scale_net, end, [(x, labels)]).loss, rel=1e-5)

@@ -1,0 +1,94 @@
+"""Objectives against float64 numpy, and the losses that are built of them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import apply, batch, log_softmax64, logits64, variables
+
+from npmerge import Average, CrossEntropy, Distillation, Learned, PerTensor, Simplex, fine_tuning, stack_models, weight_space
+from npmerge.objectives import check_labels
+
+MODELS = [variables(k) for k in range(3)]
+STACK = stack_models(MODELS)
+X, LABELS = batch(0)
+
+
+def cross_entropy64(model) -> float:
+    return float(-log_softmax64(logits64(model, X))[np.arange(len(X)), np.asarray(LABELS)].mean())
+
+
+def test_cross_entropy():
+    got = CrossEntropy()(apply, MODELS[0], None, (X, LABELS))
+    assert got.shape == ()
+    assert float(got) == pytest.approx(cross_entropy64(MODELS[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("t", [1.0, 2.5])
+def test_distillation(t):
+    teacher = np.mean([np.exp(log_softmax64(logits64(m, X) / t)) for m in MODELS], axis=0)
+    student = log_softmax64(logits64(variables(7), X) / t)
+    expected = t**2 * (teacher * (np.log(teacher) - student)).sum(-1).mean()
+    got = Distillation(t)(apply, variables(7), STACK, (X, LABELS))
+    assert float(got) == pytest.approx(expected, rel=1e-4)
+    assert float(got) > 0.01
+    assert float(Distillation(t)(apply, variables(7), STACK, (X, None))) == float(got)  # labels are not read
+
+
+def test_a_student_equal_to_all_its_teachers_has_nothing_to_learn():
+    stack = stack_models([MODELS[0]] * 3)
+    value, gradient = jax.value_and_grad(lambda p: Distillation(2.0)(apply, p, stack, (X, None)))(MODELS[0])
+    assert abs(float(value)) < 1e-6
+    chex.assert_trees_all_close(gradient, jax.tree.map(jnp.zeros_like, gradient), atol=1e-6)
+
+
+def test_no_gradient_flows_into_the_teachers():
+    merge = Average()
+
+    def loss(params):
+        """The stack given to the objective, not to the merge."""
+        return Distillation()(apply, MODELS[0], stack_models(MODELS)._replace(params=params), (X, None))
+
+    gradient = jax.grad(loss)(STACK.params)
+    chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
+    assert merge == Average()
+
+
+def test_distillation_needs_a_stack():
+    with pytest.raises(ValueError, match="Distillation needs the models to distil from: got no stack"):
+        Distillation()(apply, MODELS[0], None, (X, None))
+
+
+def test_weight_space_is_the_objective_of_the_merged_network():
+    merge = Learned(Average(), PerTensor(), Simplex())
+    loss = weight_space(merge, apply, CrossEntropy())
+    mean = jax.tree.map(lambda *x: np.mean(np.asarray(x, np.float64), axis=0), *MODELS)
+    assert float(loss(merge.init(STACK), STACK, (X, LABELS))) == pytest.approx(cross_entropy64(mean), rel=1e-5)
+    assert (loss, hash(loss)) == (weight_space(merge, apply, CrossEntropy()), hash(weight_space(merge, apply, CrossEntropy())))
+    with pytest.raises(ValueError, match="a merge needs the stack of models it merges"):
+        loss(merge.init(STACK), None, (X, LABELS))
+
+
+def test_fine_tuning_is_the_objective_itself():
+    loss = fine_tuning(apply, CrossEntropy())
+    assert float(loss(MODELS[1], None, (X, LABELS))) == pytest.approx(cross_entropy64(MODELS[1]), rel=1e-5)
+    assert loss == fine_tuning(apply, CrossEntropy())
+
+
+def test_labels_are_checked():
+    check_labels(np.array([0, 2]), 3)
+    check_labels(np.array([], np.int32), 3)
+    with pytest.raises(ValueError, match="labels out of range: got 0 to 3, expected 0 to 2"):
+        check_labels(np.array([0, 3]), 3)
+    with pytest.raises(ValueError, match="labels out of range: got -1 to 2"):
+        check_labels(np.array([-1, 2]), 3)
+    with pytest.raises(ValueError, match="labels must be integers, got dtype float64"):
+        check_labels(np.array([0.0]), 3)
+    for loss in (fine_tuning(apply, CrossEntropy()), weight_space(Average(), apply, CrossEntropy())):
+        theta = MODELS[0] if loss == fine_tuning(apply, CrossEntropy()) else Average().init(STACK)
+        check = loss.checker(theta, STACK, (X, LABELS))
+        check((X, LABELS))
+        with pytest.raises(ValueError, match="expected 0 to 2"):
+            check((X, LABELS + 1))
+    fine_tuning(apply, Distillation()).checker(MODELS[0], STACK, (X, None))((X, LABELS + 1))  # reads no labels

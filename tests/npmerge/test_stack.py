@@ -1,0 +1,74 @@
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import variables
+
+from npmerge import Stack, stack_models
+
+
+def test_models_stand_side_by_side_and_come_back():
+    models = [variables(k) for k in range(3)]
+    base = variables(9)
+    stack = stack_models(models, base)
+    assert stack.size == 3
+    assert stack.params["first"]["kernel"].shape == (3, 4, 6)
+    assert stack.base is base
+    for got, expected in zip(stack.models(), models, strict=True):
+        chex.assert_trees_all_equal(got, expected)
+    assert stack_models(models).base is None
+
+
+def test_numpy_models_are_accepted():
+    stack = stack_models([{"w": np.ones(2, np.float32)}, {"w": np.zeros(2, np.float32)}])
+    chex.assert_trees_all_equal(stack, Stack({"w": jnp.array([[1.0, 1.0], [0.0, 0.0]])}))
+
+
+def changed(path: str, value) -> dict:
+    """Model 1 with one leaf replaced, or removed if the value is None."""
+    model = variables(1)
+    layer, leaf = path.split("/")
+    if value is None:
+        del model[layer][leaf]
+    else:
+        model[layer][leaf] = value
+    return model
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("out/bias", jnp.ones(4), r"model 1 differs from model 0 at 'out/bias': got float32\[4\], expected float32\[3\]"),
+        (
+            "first/kernel",
+            jnp.ones((4, 6), jnp.bfloat16),
+            r"model 1 .*at 'first/kernel': got bfloat16\[4, 6\], expected float32\[4, 6\]",
+        ),
+        ("out/bias", None, r"model 1 .*at 'out/bias': got no such leaf, expected float32\[3\]"),
+        ("out/extra", jnp.ones(2), r"model 1 .*at 'out/extra': got float32\[2\], expected no such leaf"),
+        ("out/bias", jnp.array([1.0, jnp.nan, jnp.inf]), "model 1 has 2 non-finite values of 3 in 'out/bias'"),
+    ],
+    ids=["shape", "dtype", "missing", "extra", "nan"],
+)
+def test_models_that_do_not_fit_are_named(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        stack_models([variables(0), changed(path, value)])
+
+
+def test_a_base_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="the base differs from model 0 at 'out/bias'"):
+        stack_models([variables(0), variables(1)], base=changed("out/bias", jnp.ones(5)))
+    with pytest.raises(ValueError, match="the base has 1 non-finite values of 3 in 'out/bias'"):
+        stack_models([variables(0)], base=changed("out/bias", jnp.array([0.0, -jnp.inf, 0.0])))
+
+
+def test_other_errors():
+    with pytest.raises(ValueError, match="nothing to merge: got an empty list"):
+        stack_models([])
+    with pytest.raises(ValueError, match="model 0 has no leaves"):
+        stack_models([{}, {}])
+    counted = [{"w": jnp.ones(2), "steps": jnp.array(3)}] * 2
+    with pytest.raises(ValueError, match="model 0 has a leaf of dtype int32 at 'steps': only floating-point"):
+        stack_models(counted)
+    with pytest.raises(ValueError, match="model 1 differs from model 0 in its containers"):
+        stack_models([{"w": [jnp.ones(2)]}, {"w": (jnp.ones(2),)}])
