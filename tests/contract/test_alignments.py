@@ -1,6 +1,7 @@
 """What every alignment keeps, over ALIGNMENTS. A new one needs one entry in INSTANCES."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import chex
@@ -34,7 +35,7 @@ def apply(variables: Any, x: jax.Array) -> jax.Array:
 def model(seed: int) -> Any:
     rng = np.random.default_rng(seed)
     layers = []
-    for n, m in zip(WIDTHS, WIDTHS[1:], strict=False):
+    for n, m in itertools.pairwise(WIDTHS):
         kernel, bias = rng.standard_normal((n, m)), rng.uniform(0.2, 1, m)
         layers.append({"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)})
     return {"layers": layers}
@@ -165,5 +166,5 @@ def test_broken_models_are_named(kind, graph):
         align(instance(kind), graph, [model(0), bad])
     smaller = model(1)
     smaller["layers"][0]["bias"] = smaller["layers"][0]["bias"][:-1]
-    with pytest.raises(ValueError, match="'layers/0/bias'.*got \\(5,\\), traced with \\(6,\\)"):
+    with pytest.raises(ValueError, match=r"'layers/0/bias'.*got \(5,\), traced with \(6,\)"):
         align(instance(kind), graph, [model(0), smaller])

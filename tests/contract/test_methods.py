@@ -287,7 +287,7 @@ def test_learned_starts_at_its_start_with_finite_gradients(method, granularity, 
 def test_learned_refuses_what_cannot_represent_the_start(method, granularity, constraint):
     case = case_of(method)
     stack = stack_of(case, case.models[-1])
-    with pytest.raises(ValueError, match="cannot represent the start|the start has coefficients"):
+    with pytest.raises(ValueError, match=r"cannot represent the start|the start has coefficients"):
         Learned(case.merge, granularity, constraint).init(stack, stats=stats_for(case.merge, stack))
 
 

@@ -4,8 +4,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from toys import SIZES, adam, apply, batch, permuted, variables
+from toys import SIZES, apply, batch, permuted, variables
 
 from alignment import CCA, ActivationMatching, WeightMatching, align, trace
 from npmerge import (
@@ -59,7 +60,7 @@ def test_permutations_stay_and_coefficients_move(graph):
     theta = merge.init(stack)
     loss = weight_space(merge, apply, CrossEntropy())
     data = [batch(0, 16)]
-    result = fit(theta, loss, stack, data, adam(0.1), steps=20)
+    result = fit(theta, loss, stack, data, optax.adam(0.1), steps=20)
     chex.assert_trees_all_equal(result.theta["alignment"], theta["alignment"])
     assert result.history.loss[-1] < result.history.loss[0]
     assert any(bool(jnp.any(x != 0)) for x in result.theta["merge"].values())
@@ -70,7 +71,7 @@ def test_linear_maps_and_coefficients_are_learned_together(graph):
     stack, data = stack_models(models), [batch(0, 64)]
     merge = Aligned(CCA(0.1), Learned(Average(), PerTensor(), Simplex()), graph)
     theta = merge.init(stack, stats=collect(apply, graph, models, data, merge.needs))
-    result = fit(theta, weight_space(merge, apply, CrossEntropy()), stack, data, adam(0.02), steps=20)
+    result = fit(theta, weight_space(merge, apply, CrossEntropy()), stack, data, optax.adam(0.02), steps=20)
     assert result.history.loss[-1] < result.history.loss[0]
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), result.theta, theta)
     assert all(moved["merge"].values())

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from toys import adam, apply, array, batch, normal, variables
+from toys import apply, array, batch, normal, variables
 
 from npmerge import CrossEntropy, FitResult, fine_tuning, fit
 
@@ -57,7 +57,7 @@ def test_a_convex_optimum_is_found():
         return jnp.mean(jnp.square(jnp.tensordot(batch[0], theta["w"], 1) - batch[1]))
 
     data = [(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))]
-    result = fit({"w": jnp.zeros(3)}, loss, None, data, adam(0.05), steps=600)
+    result = fit({"w": jnp.zeros(3)}, loss, None, data, optax.adam(0.05), steps=600)
     chex.assert_trees_all_close(result.theta["w"], oracle.astype(np.float32), atol=1e-4)
 
 
@@ -93,7 +93,9 @@ def test_the_best_theta_on_held_out_data_is_kept_when_later_steps_are_worse():
     close(result, 1 - 0.9**7)
     assert result.status == "finished"
     np.testing.assert_array_equal(result.history.held_out_step, np.arange(31))
-    np.testing.assert_allclose(result.history.held_out_loss, [0.5 * (0.5 - 0.9**k) ** 2 for k in range(31)], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        result.history.held_out_loss, [0.5 * (0.5 - 0.9**k) ** 2 for k in range(31)], rtol=1e-4, atol=1e-7
+    )
 
 
 def test_a_start_that_is_never_beaten_is_returned():
@@ -201,7 +203,7 @@ def test_integer_leaves_are_left_alone():
         return jnp.sum(jnp.square(theta["w"][theta["align"][0]["index"]] - batch[0]))
 
     theta = {"w": jnp.zeros(3), "align": [{"index": index, "flag": jnp.array(True)}]}
-    result = fit(theta, loss, None, [(jnp.arange(1.0, 4.0),)], adam(0.1), steps=3)
+    result = fit(theta, loss, None, [(jnp.arange(1.0, 4.0),)], optax.adam(0.1), steps=3)
     np.testing.assert_array_equal(result.theta["align"][0]["index"], index)
     assert result.theta["align"][0]["index"].dtype == index.dtype
     assert bool(jnp.all(result.theta["w"] != 0))

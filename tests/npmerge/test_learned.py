@@ -4,9 +4,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.optimize import lsq_linear
-from toys import adam, apply, batch, normal, variables
+from toys import apply, batch, normal, variables
 
 from npmerge import (
     Aligned,
@@ -140,7 +141,7 @@ def test_linear_regression_reaches_the_box_constrained_optimum():
     stack = stack_models([{"w": jnp.asarray(w, jnp.float32)} for w in (a, b)])
     data = [(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))]
     loss = weight_space(NP, linear, SquaredError())
-    result = fit(NP.init(stack), loss, stack, data, adam(0.1), steps=1500)
+    result = fit(NP.init(stack), loss, stack, data, optax.adam(0.1), steps=1500)
     w = np.asarray(NP.apply(result.theta, stack)["w"], np.float64)
     reached = np.square(x @ w - y).mean()
     assert best - 1e-6 <= reached <= best * 1.01

@@ -81,7 +81,7 @@ def test_a_file_in_the_way(tmp_path, force):
     (tmp_path / "file").write_text("old")
     with pytest.raises(ValueError, match="file is a file: expected a folder to write to"):
         OutputFolder(tmp_path / "file", force=force)
-    with pytest.raises(ValueError, match="cannot write to .*below: "):
+    with pytest.raises(ValueError, match=r"cannot write to .*below: "):
         OutputFolder(tmp_path / "file" / "below", force=force)
     assert (tmp_path / "file").read_text() == "old"
     assert names(tmp_path) == {"file"}
@@ -94,7 +94,7 @@ def test_a_parent_that_cannot_be_written(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    with pytest.raises(ValueError, match="cannot write to .*out: Permission denied"):
+    with pytest.raises(ValueError, match=r"cannot write to .*out: Permission denied"):
         OutputFolder(tmp_path / "out", force=False)
     assert names(tmp_path) == set()
 
@@ -113,7 +113,10 @@ def test_a_report_with_a_figure(tmp_path):
     path = LossPath(np.array([0, 0.5, 1]), np.array([1.0, 2.0, 1.0]), np.zeros(3))
     other = path._replace(loss=np.array([1.0, 4.0, 3.0]))
     draw_paths(left, {"unaligned": [path, other], "matched": [path]}, baseline="unaligned")
-    curves = [Curve("learned", [1, 10], [2.0, 3.0], [0.1, 0.2]), Curve("control", [1, 10], [1.0, 2.0], [0.1, 0.2], control=True)]
+    curves = [
+        Curve("learned", [1, 10], [2.0, 3.0], [0.1, 0.2]),
+        Curve("control", [1, 10], [1.0, 2.0], [0.1, 0.2], control=True),
+    ]
     draw_curves(right, curves, levels={"ensemble": 4.0})
     by_name = {line.get_label(): line for line in left.get_lines()}
     np.testing.assert_allclose(by_name["unaligned"].get_ydata(), [1.0, 3.0, 2.0])

@@ -76,7 +76,7 @@ def test_errors(graph):
         collect(apply, graph, MODELS, [], [NodeMoments()])
     with pytest.raises(ValueError, match="collect needs at least one model, got an empty list"):
         collect(apply, graph, [], BATCHES, [NodeMoments()])
-    with pytest.raises(ValueError, match="one statistic of each type, got.*microbatch=2.*microbatch=3"):
+    with pytest.raises(ValueError, match=r"one statistic of each type, got.*microbatch=2.*microbatch=3"):
         collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(2), DiagonalFisher(3)])
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 SIZES = (4, 6, 3)
 """Inputs, hidden units and classes of the network."""
@@ -63,14 +62,3 @@ def logits64(model: Any, x: np.ndarray) -> np.ndarray:
 def log_softmax64(z: np.ndarray) -> np.ndarray:
     z = z - z.max(-1, keepdims=True)
     return z - np.log(np.exp(z).sum(-1, keepdims=True))
-
-
-def adam(rate: float) -> optax.GradientTransformation:
-    """Adam; Optax raises a Python float to the power of an integer count, which strict promotion refuses."""
-    inner = optax.adam(rate)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):
-            return inner.update(updates, state, params)
-
-    return optax.GradientTransformation(inner.init, update)
