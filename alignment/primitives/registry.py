@@ -1,0 +1,88 @@
+"""The registry of rules and what rules are made of. See `alignment.primitives` for what a rule is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.terms import Group, Term, Terms
+
+Axes = tuple[Term | None, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What the tracer knows of an array: a term (or None: uniform) per axis, and where its numbers come from."""
+
+    shape: tuple[int, ...]
+    axes: Axes
+    data: bool = False  # depends on the inputs, not only on the variables
+    zero: bool = False  # is identically zero
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One equation of a jaxpr, seen through the tracer's values."""
+
+    name: str
+    params: Mapping[str, Any]
+    ins: Sequence[Value]
+    outs: Sequence[tuple[int, ...]]
+
+
+Rule = Callable[[Terms, Equation], list[Axes]]
+RULES: dict[str, Rule] = {}
+KEEPS_ZERO = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose", "copy", "neg", "pad", "slice"}
+
+
+UNSUPPORTED = "unsupported primitive"
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the primitives of these names, replacing an older one."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def unsupported(terms: Terms, eqn: Equation) -> list[Axes]:
+    """Pin every axis of every operand and result: nothing is guessed."""
+    reason = f"{UNSUPPORTED} {eqn.name!r}"
+    for value in eqn.ins:
+        for term in value.axes:
+            if term is not None:
+                terms.pin(term, reason)
+    return [fixed(terms, shape, reason) for shape in eqn.outs]
+
+
+def fixed(terms: Terms, shape: Sequence[int], reason: str) -> Axes:
+    """Fresh pinned terms for an array of this shape."""
+    return tuple(terms.fresh(n, pin=reason) for n in shape)
+
+
+def hold(terms: Terms, term: Term | None, size: int, reason: str) -> Term:
+    """Pin an axis on its way in and return a pinned one of `size` for the way out."""
+    if term is not None:
+        terms.pin(term, reason)
+    return terms.fresh(size, pin=reason)
+
+
+def concrete(terms: Terms, value: Value, axis: int) -> Term:
+    """The term of an axis; a uniform axis becomes an atom that may be permuted (or anything, where it is all zero)."""
+    term = value.axes[axis]
+    if term is not None:
+        return term
+    return filler(terms, value.shape[axis], zero=value.zero)
+
+
+def filler(terms: Terms, size: int, *, zero: bool) -> Term:
+    """Features that are all equal: anything may act on zeros, permutations of their own on any other constant."""
+    return terms.fresh(size) if zero else terms.fresh(size, group=Group.PERMUTATION, alone=True)
+
+
+def restrict(terms: Terms, term: Term | None, group: Group) -> None:
+    """Shrink the group of an axis; a uniform one has none."""
+    if term is not None:
+        terms.restrict(term, group)
