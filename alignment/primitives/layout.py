@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alignment.primitives.registry import Axes, Equation, concrete, fixed, hold, restrict, rule, unsupported
+from alignment.primitives.registry import Axes, Equation, concrete, filler, fixed, hold, restrict, rule, unsupported
 from alignment.terms import Group, Prod, Term, Terms, product, sequence
 
 

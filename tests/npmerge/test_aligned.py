@@ -20,6 +20,7 @@ from npmerge import (
     PerParameter,
     PerTensor,
     Simplex,
+    Slerp,
     Stack,
     collect,
     fit,
@@ -41,6 +42,14 @@ def test_a_planted_permutation_is_undone(graph):
     stack = stack_models([A, permuted(A, ORDER), permuted(A, ORDER[::-1])])
     assert float(jnp.abs(Average()(stack)["first"]["kernel"] - A["first"]["kernel"]).max()) > 0.1
     chex.assert_trees_all_close(Aligned(WeightMatching(), Average(), graph)(stack), A, rtol=1e-6)
+
+
+def test_the_merge_is_initialised_on_the_aligned_models(graph):
+    """Slerp's coefficients depend on the angle between the models, and alignment changes it."""
+    models = [A, permuted(variables(1), ORDER)]
+    expected = Slerp(0.3)(stack_models(align(WeightMatching(), graph, models)))
+    merged = Aligned(WeightMatching(), Slerp(0.3), graph)(stack_models(models))
+    chex.assert_trees_all_close(merged, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_learned_inside_starts_at_the_aligned_average(graph):
