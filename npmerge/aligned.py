@@ -22,7 +22,7 @@ class Aligned(Merge):
 
     Attributes:
         alignment: one of ALIGNMENTS.
-        merge: what to do with the aligned models.
+        merge: what to do with the aligned models; one that needs no statistics, for they would be of the models unaligned.
         graph: the traced graph of the architecture.
     """
 
@@ -30,10 +30,17 @@ class Aligned(Merge):
     merge: Merge
     graph: Graph
 
+    def __post_init__(self) -> None:
+        if self.merge.needs:
+            names = ", ".join(s.__name__ for s in self.merge.needs)
+            raise ValueError(
+                f"{type(self.merge).__name__} needs {names} of the aligned models: align first, then collect, then merge"
+            )
+
     @property
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]
-        """What the alignment and the merge need."""
-        return tuple(dict.fromkeys((*self.alignment.needs, *self.merge.needs)))
+        """What the alignment needs."""
+        return self.alignment.needs
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> dict[str, PyTree]:
         """Theta of the alignment, and of the merge on the aligned models."""

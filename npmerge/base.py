@@ -68,7 +68,7 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
     """
 
     def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
         values = x.astype(wide)
         if is_statistic(path_name(path)):
             return values.mean(0).astype(x.dtype)

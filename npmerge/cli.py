@@ -46,16 +46,18 @@ def demo(
     split: Annotated[
         str, typer.Option(help="How the digits are divided between the two networks: same, 80-20 or disjoint.")
     ] = "80-20",
-    seed: Annotated[int, typer.Option(min=0, help="The seed of a single run, or the first of several.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run; the report gives mean and deviation.")] = 1,
+    seed: Annotated[int, typer.Option(help="The seed of a single run, or the first of several.")] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds to run; the report gives mean and deviation.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for report.md, summary.json and curves.png.")] = Path("npmerge-demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Small networks, few steps: to see that it runs.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
 ) -> None:
     """Train two networks on scikit-learn's digits, trace, align, merge, learn, and report what each step is worth."""
-    if quick:  # half of a quick run would be spent in the compiler's optimiser; JAX reads this when it is imported
+    if seed < 0 or seeds < 1:
+        raise ValueError(f"--seed must be 0 or more and --seeds 1 or more, got --seed {seed} --seeds {seeds}")
+    if quick:  # half of a quick run would be spent in the compiler's optimiser; JAX reads this when it first computes
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-    from npmerge.demo.command import run_demo  # imports JAX: not needed for --help
+    from npmerge.demo.command import run_demo  # not needed for --help
 
     flags = (" --quick" if quick else "") + (" --force" if force else "")
     command = f"npmerge demo --split {split} --seed {seed} --seeds {seeds} --out {out.name}{flags}"

@@ -12,7 +12,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alignment.graph import PyTree
-from npmerge.base import combine, constant
 from npmerge.normalisation import TrainApply, reset_statistics
 from npmerge.objectives import Apply, check_labels
 from npmerge.stack import Stack, stack_models
@@ -113,6 +112,10 @@ def resetting(train_apply: TrainApply, batches: Sequence[tuple]) -> Callable[[Py
 
 @jax.jit
 def _between(stack: Stack, t: Array) -> PyTree:
-    weights = jnp.stack([1 - t, t]).astype(jnp.float32)
-    shares = jax.tree.map(lambda ones: ones * weights.reshape(ones.shape[:1] + (1,) * (ones.ndim - 1)), constant(stack, 1.0))
-    return combine(shares, stack)
+    """Every leaf on the line, running statistics too: the ends are the networks themselves."""
+
+    def leaf(x: Array) -> Array:
+        start, end = x.astype(jnp.float32)
+        return ((1 - t) * start + t * end).astype(x.dtype)
+
+    return jax.tree.map(leaf, stack.params)

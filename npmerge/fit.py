@@ -120,10 +120,11 @@ def _step(
     loss: Loss, optimizer: optax.GradientTransformation, state: _State, fixed: PyTree, stack: Stack | None, batch: tuple
 ) -> tuple[_State, Array]:
     value, gradient = jax.value_and_grad(lambda learned: loss(_join(learned, fixed), stack, batch))(state.learned)
-    good = jax.tree.reduce(lambda ok, g: ok & jnp.isfinite(g).all(), gradient, state.healthy & jnp.isfinite(value))
     with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers; strictness is for the caller's own code
         updates, new = optimizer.update(gradient, state.optimizer, state.learned)
         learned = optax.apply_updates(state.learned, updates)
+    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((value, gradient, learned))]
+    good = functools.reduce(jnp.logical_and, finite, state.healthy)
     # a bad step changes nothing, and no later one does: the device runs ahead of the check on the host
     kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), _State(learned, new, good), state)
     return kept._replace(healthy=good), value
@@ -142,6 +143,7 @@ class _Judge:
         self.steps: list[int] = []
         self.losses: list[float] = []
         self.best: PyTree = None
+        self.lowest = math.inf
         self.stale = 0
 
     def __call__(self, step: int, learned: PyTree) -> None:
@@ -151,7 +153,8 @@ class _Judge:
         values = [_evaluate(self.loss, learned, self.fixed, self.stack, batch) for batch in self.held_out]
         value = float(np.average(jax.device_get(values), weights=sizes))
         self.stale += 1
-        if value < min(self.losses, default=math.inf) or self.best is None:
+        if value < self.lowest or self.best is None:
+            self.lowest = value if math.isfinite(value) else math.inf
             self.best, self.stale = jax.tree.map(jnp.array, learned), 0  # a copy: the step donates its state
         self.steps.append(step)
         self.losses.append(value)
@@ -194,7 +197,7 @@ def _partition(theta: PyTree) -> tuple[PyTree, PyTree]:
     def floating(x: Any) -> bool:
         return jnp.issubdtype(jnp.result_type(x), jnp.floating)
 
-    learned = jax.tree.map(lambda x: jnp.asarray(x) if floating(x) else None, theta)
+    learned = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)) if floating(x) else None, theta)
     return learned, jax.tree.map(lambda x: None if floating(x) else x, theta)
 
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Var
+from jax.extend.core import Jaxpr, Var
 from jaxtyping import Array
 
 from alignment.graph import PyTree, flatten, path_name
+from alignment.trace import nested
 
 TrainApply = Callable[[PyTree, Array], tuple[Array, PyTree]]
 
@@ -17,9 +18,8 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     """Replace running statistics by their averages over batches: what the network itself would see.
 
     Works for any layer whose statistics follow `new = momentum * old + (1 - momentum) * batch`, whatever the momentum and
-    the names: training mode is run with all statistics at zero, once also at one, which tells the momentum and the batch's
-    own values apart. Every batch counts equally, independently of their order (Jordan et al. 2023, REPAIR; the reset every
-    merge of BatchNorm networks needs).
+    the names: training mode is run with all statistics at zero, once also at another value, which tells the momentum and the
+    batch's own values apart. Every batch counts equally, whatever their order (Jordan et al. 2023, "REPAIR", section 3).
 
     Args:
         train_apply: `(variables, inputs) -> (outputs, variables with new statistics)`.
@@ -39,15 +39,18 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     paths = _statistics(train_apply, variables, first[0])
     if not paths:
         return variables
-    at_zero = _run(train_apply, paths, variables, first[0], 0.0)
-    at_one = _run(train_apply, paths, variables, first[0], 1.0)
-    rates = {p: 1 - (at_one[p] - at_zero[p]) for p in paths}
+    zeros = {p: jnp.zeros_like(x) for p, x in flatten(variables).items() if p in paths}
+    at_zero = _run(train_apply, variables, first[0], zeros)
+    # the second probe is as large as the statistics themselves, or the momentum would drown in rounding
+    probe = {p: (1 + 100 * jnp.abs(x)).astype(zeros[p].dtype) for p, x in at_zero.items()}
+    at_probe = _run(train_apply, variables, first[0], probe)
+    rates = {p: 1 - jnp.mean((at_probe[p] - at_zero[p]) / probe[p].astype(jnp.float32)) for p in paths}
     for path, rate in rates.items():
-        if not bool((rate > 0).all()):
+        if not float(rate) > 1e-6:
             raise ValueError(f"training mode does not move the statistics at {path!r}: is its momentum 1?")
     total, count = at_zero, 1
     for inputs, *_ in batches:
-        total = jax.tree.map(jnp.add, total, _run(train_apply, paths, variables, inputs, 0.0))
+        total = jax.tree.map(jnp.add, total, _run(train_apply, variables, inputs, zeros))
         count += 1
     means = {p: total[p] / (rates[p] * count) for p in paths}
     return _replace(variables, means)
@@ -59,21 +62,30 @@ def _statistics(train_apply: TrainApply, variables: PyTree, inputs: Array) -> tu
     leaves = flatten(variables)
     if flatten(jax.eval_shape(train_apply, variables, inputs)[1]).keys() != leaves.keys():
         raise ValueError("train_apply must return (outputs, variables) with variables of the structure it was given")
-    handed = {id(v) for v in closed.jaxpr.invars}
-    found = zip(leaves.items(), closed.jaxpr.outvars, strict=True)
+    handed = _handed_through(closed.jaxpr)
     return tuple(
         path
-        for (path, leaf), v in found
-        if not (isinstance(v, Var) and id(v) in handed) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        for (path, leaf), source in zip(leaves.items(), handed, strict=True)
+        if source is None and jnp.issubdtype(leaf.dtype, jnp.floating)
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(train_apply: TrainApply, paths: tuple[str, ...], variables: PyTree, inputs: Array, value: float) -> dict[str, Array]:
-    leaves = flatten(variables)
-    set_to = {p: jnp.full(leaves[p].shape, value, leaves[p].dtype) for p in paths}
-    new = flatten(train_apply(_replace(variables, set_to), inputs)[1])
-    return {p: new[p].astype(jnp.float32) for p in paths}
+def _handed_through(jaxpr: Jaxpr) -> list[int | None]:
+    """For each output of a jaxpr the input that it is, unchanged, or None; calls are looked into."""
+    source: dict[Var, int] = {v: k for k, v in enumerate(jaxpr.invars)}
+    for eqn in jaxpr.eqns:
+        inner = nested(eqn)
+        for out, k in zip(eqn.outvars, _handed_through(inner.jaxpr) if inner is not None else (), strict=False):
+            if k is not None and isinstance(v := eqn.invars[k], Var) and v in source:
+                source[out] = source[v]
+    return [source.get(v) if isinstance(v, Var) else None for v in jaxpr.outvars]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(train_apply: TrainApply, variables: PyTree, inputs: Array, statistics: dict[str, Array]) -> dict[str, Array]:
+    """The new statistics after one batch, from these old ones."""
+    new = flatten(train_apply(_replace(variables, statistics), inputs)[1])
+    return {path: new[path].astype(jnp.float32) for path in statistics}
 
 
 def _replace(variables: PyTree, leaves: dict[str, Array]) -> PyTree:

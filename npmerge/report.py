@@ -55,6 +55,9 @@ def draw_curves(axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, floa
     for label, level in (levels or {}).items():
         axes.axhline(level, color="grey", linestyle=":", label=label)
     axes.set_xscale("log")
+    ticks = sorted({x for curve in curves for x in curve.x})
+    axes.set_xticks(ticks, labels=[f"{x:g}" for x in ticks], minor=False)
+    axes.minorticks_off()
     axes.legend(frameon=False, fontsize="small")
 
 

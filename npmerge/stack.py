@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignment.base import check_finite
 from alignment.graph import PyTree, flatten
@@ -52,8 +53,9 @@ def _side_by_side(models: tuple) -> PyTree:
 
 
 def _check_same(reference: PyTree, model: PyTree, name: str) -> None:
-    ours = {path: (x.shape, str(x.dtype)) for path, x in flatten(reference).items()}
-    theirs = {path: (x.shape, str(x.dtype)) for path, x in flatten(model).items()}
+    ours, theirs = (
+        {path: (np.shape(x), str(jnp.result_type(x))) for path, x in flatten(tree).items()} for tree in (reference, model)
+    )
     for path in [*ours, *theirs]:
         expected, got = (f"{t[path][1]}{list(t[path][0])}" if path in t else "no such leaf" for t in (ours, theirs))
         if expected != got:
@@ -67,8 +69,8 @@ def _check_same(reference: PyTree, model: PyTree, name: str) -> None:
 
 def _check_floating(model: PyTree, name: str) -> None:
     for path, leaf in flatten(model).items():
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise ValueError(
-                f"{name} has a leaf of dtype {leaf.dtype} at {path!r}: only floating-point leaves can be merged, "
+                f"{name} has a leaf of dtype {jnp.result_type(leaf)} at {path!r}: only floating-point leaves can be merged, "
                 "split the others off first"
             )

@@ -29,6 +29,10 @@ class DiagonalFisher(Statistic):
 
     microbatch: int = 8
 
+    def __post_init__(self) -> None:
+        if self.microbatch < 1:
+            raise ValueError(f"DiagonalFisher needs a positive microbatch, got {self.microbatch}")
+
     def measure(
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
     ) -> tuple[Array, PyTree]:

@@ -176,7 +176,6 @@ def test_impossible_numbers(refused, option):
     assert "Traceback" not in err
 
 
-@pytest.mark.xfail(strict=True, reason="Typer prints its usage and a box of three lines")
 def test_a_negative_seed_is_told_in_one_line(refused):
     assert refused("--seed", "-1").count("\n") == 1
 

@@ -96,7 +96,6 @@ def test_statistics_are_reset_at_every_point():
         assert path.loss[at] == pytest.approx(evaluate(scale_net, reset(end), [(x, labels)]).loss, rel=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="combine averages running statistics at every fraction, 0 and 1 included")
 def test_the_ends_of_a_path_are_the_networks_themselves():
     x, labels = X[:, :3], LABELS
     path = path_between(scale_net, *ENDS, [(x, labels)], points=2)

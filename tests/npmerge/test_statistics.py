@@ -39,7 +39,7 @@ def fisher64(model, inputs) -> dict:
     return jax.tree.map(lambda t: t / len(inputs), total)
 
 
-@pytest.mark.parametrize("microbatch", [3, 11, 64], ids=lambda n: f"microbatch{n}")
+@pytest.mark.parametrize("microbatch", [3, 64], ids=lambda n: f"microbatch{n}")
 def test_fisher_against_a_loop(graph, microbatch):
     """3 divides neither batch, 64 is larger than both."""
     found = collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch)])[DiagonalFisher]
@@ -80,7 +80,6 @@ def test_errors(graph):
         collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(2), DiagonalFisher(3)])
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="DiagonalFisher does not check its microbatch")
 def test_a_microbatch_must_be_positive(graph):
     with pytest.raises(ValueError, match="microbatch"):
         collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(0)])
