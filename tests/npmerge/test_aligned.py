@@ -90,6 +90,11 @@ def test_linear_maps_and_coefficients_are_learned_together(graph):
 def test_needs_are_those_of_the_alignment(graph):
     assert Aligned(CCA(), Average(), graph).needs == (NodeMoments,)
     assert Aligned(WeightMatching(), Average(), graph).needs == ()
+    merge = Aligned(ActivationMatching(), Average(), graph)
+    assert merge == Aligned(ActivationMatching(), Average(), graph)
+    assert hash(merge) == hash(Aligned(ActivationMatching(), Average(), graph))
+    with pytest.raises(ValueError, match="ActivationMatching needs activations"):
+        merge(stack_models([A, variables(1)]))
 
 
 def test_differentiable_in_the_stack(graph):
