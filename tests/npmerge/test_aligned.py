@@ -8,7 +8,7 @@ import optax
 import pytest
 from toys import SIZES, apply, batch, permuted, variables
 
-from alignment import CCA, WeightMatching, align, trace
+from alignment import CCA, ActivationMatching, WeightMatching, align, trace
 from npmerge import (
     Aligned,
     Average,
