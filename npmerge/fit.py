@@ -68,14 +68,12 @@ def fit(
         progress: called with the step and the latest training loss.
 
     Raises:
-        ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps.
+        ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
+            an optimizer that is none.
 
     A loss or gradient that is not finite stops the run with status "diverged"; theta is that of the last good step.
     """
-    if steps < 0 or every < 1:
-        raise ValueError(f"fit needs steps >= 0 and every >= 1, got steps={steps}, every={every}")
-    if patience is not None and not held_out:
-        raise ValueError("patience needs held-out data to judge by: got none")
+    _refuse_nonsense(optimizer, steps, every, patience, held_out)
     learned, fixed = _partition(theta)
     if not jax.tree.leaves(learned):
         raise ValueError("nothing to learn: theta has no floating-point leaves")
@@ -107,6 +105,15 @@ def fit(
     best = judge.best if held_out else state.learned
     history = History(np.array(jax.device_get(losses), np.float32), np.array(judge.steps), np.array(judge.losses, np.float32))
     return FitResult(_join(best, fixed), _until_bad(history), status)
+
+
+def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Sequence[tuple]) -> None:
+    if steps < 0 or every < 1:
+        raise ValueError(f"fit needs steps >= 0 and every >= 1, got steps={steps}, every={every}")
+    if patience is not None and not held_out:
+        raise ValueError("patience needs held-out data to judge by: got none")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"optimizer must be an Optax transformation such as optax.adam(1e-2), got {type(optimizer).__name__}")
 
 
 class _State(NamedTuple):

@@ -44,7 +44,9 @@ class CrossEntropy(Objective):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def check(self, batch: tuple, classes: int) -> None:
-        """Labels must be integers in [0, classes)."""
+        """A batch must be `(inputs, labels)`, the labels integers in [0, classes)."""
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(f"a batch must be a tuple (inputs, labels), got {_describe(batch)}")
         check_labels(batch[1], classes)
 
 
@@ -69,6 +71,12 @@ class Distillation(Objective):
         predictions = [jax.nn.softmax(apply(model, inputs).astype(jnp.float32) / t) for model in stack.models()]
         teacher = jax.lax.stop_gradient(sum(predictions[1:], predictions[0]) / len(predictions))
         return t**2 * optax.kl_divergence(student, teacher).mean()
+
+
+def _describe(batch: object) -> str:
+    if isinstance(batch, tuple | list):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"{type(batch).__name__} of shape {np.shape(batch)}" if hasattr(batch, "shape") else type(batch).__name__
 
 
 def check_labels(labels: Int[Array, " examples"], classes: int) -> None:

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import SIZES, apply, batch, permuted, variables
 
 from alignment import CCA, ActivationMatching, WeightMatching, align, trace
 from npmerge import (
@@ -26,6 +25,7 @@ from npmerge import (
     stack_models,
     weight_space,
 )
+from tests.npmerge.toys import SIZES, apply, batch, permuted, variables
 
 A = variables(0)
 ORDER = np.array([3, 0, 5, 1, 4, 2])

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import normal
 
 from npmerge import Average, DiagonalFisher, Fisher, Slerp, Stack, TaskArithmetic, stack_models
+from tests.npmerge.toys import normal
 
 SHAPES = {"kernel": (3, 4), "bias": (4,)}
 

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import array, normal
 
 from npmerge import Average, Stack, combine, stack_models
 from npmerge.base import constant, is_statistic
+from tests.npmerge.toys import array, normal
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 4), (1, 4), (3, 2, 4)], ids=str)

@@ -3,9 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import normal
 
 from npmerge import Box, Free, Simplex
+from tests.npmerge.toys import normal
 
 BOX = Box(-0.5, 2.0)
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import apply, array, batch, log_softmax64, logits64, variables
 
 from npmerge import LogitEnsemble, Path, evaluate, in_order, path_between, reset_statistics, resetting
+from tests.npmerge.toys import apply, array, batch, log_softmax64, logits64, variables
 
 X, LABELS = batch(0, 10)
 A, B = variables(0), variables(1)

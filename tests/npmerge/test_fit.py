@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from toys import apply, array, batch, normal, variables
 
 from npmerge import CrossEntropy, FitResult, fine_tuning, fit
+from tests.npmerge.toys import apply, array, batch, normal, variables
 
 SGD = optax.sgd(0.1)
 

@@ -3,9 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import normal
 
 from npmerge import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
+from tests.npmerge.toys import normal
 
 TREE = {
     "params": {"a": {"kernel": (2, 3), "bias": (3,)}, "b": {"kernel": (3, 3, 3, 4), "bias": (4,)}, "gain": ()},

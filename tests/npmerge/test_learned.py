@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 from scipy.optimize import lsq_linear
-from toys import apply, batch, normal, variables
 
 from npmerge import (
     Aligned,
@@ -27,6 +26,7 @@ from npmerge import (
     weight_space,
 )
 from npmerge.base import is_statistic
+from tests.npmerge.toys import apply, batch, normal, variables
 
 NP = Learned(Average(), PerParameter(), Simplex())
 A, B = variables(0), variables(1)

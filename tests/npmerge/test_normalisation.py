@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import apply, batch, normal, variables
 
 from npmerge import reset_statistics
 from npmerge.models import ResNetCifar, build
+from tests.npmerge.toys import apply, batch, normal, variables
 
 
 class Net(nn.Module):

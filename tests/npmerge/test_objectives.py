@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import apply, batch, log_softmax64, logits64, variables
 
 from npmerge import Average, CrossEntropy, Distillation, Learned, PerTensor, Simplex, fine_tuning, stack_models, weight_space
 from npmerge.objectives import check_labels
+from tests.npmerge.toys import apply, batch, log_softmax64, logits64, variables
 
 MODELS = [variables(k) for k in range(3)]
 STACK = stack_models(MODELS)

@@ -2,9 +2,9 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import variables
 
 from npmerge import Stack, stack_models
+from tests.npmerge.toys import variables
 
 
 def test_models_stand_side_by_side_and_come_back():

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import SIZES, apply, batch, float64, log_softmax64, logits64, variables
 
 from alignment import trace
 from npmerge import DiagonalFisher, NodeMoments, collect
+from tests.npmerge.toys import SIZES, apply, batch, float64, log_softmax64, logits64, variables
 
 MODELS = [variables(0), variables(1)]
 BATCHES = [batch(0, 7), batch(1, 4)]
