@@ -78,7 +78,7 @@ def _notes(settings: Settings, seconds: float) -> list[str]:
         "digit is 0.28 points.",
         f"Networks: {len(settings.hidden) + 1} dense layers, hidden widths {settings.hidden}, ReLU, Adam at "
         f"{settings.training_rate:g} for {settings.training_steps} steps of {settings.batch}, each from its own "
-        "initialisation on its own part of the data.",
+        "initialisation on its own part of the data, stopped by validation examples of the same mixture of classes.",
         "The labels of the validation set choose learning rates, the moment to stop, gamma and the best alignment, for the "
         "learned merges and the controls alike, always by validation loss; the test set is only read to be reported. The "
         "validation set does not shrink with the labelled fraction: at small fractions it is the larger of the two.",

@@ -19,13 +19,20 @@ class Examples(NamedTuple):
         return Examples(self.inputs[index], self.labels[index])
 
 
+class Part(NamedTuple):
+    """What one network is trained on, and the validation examples of the same mixture of classes."""
+
+    train: Examples
+    validation: Examples
+
+
 class Digits(NamedTuple):
-    """1,797 digits: three fifths for training, a fifth each for validation and test, and each network's training part."""
+    """1,797 digits: three fifths for training, a fifth each for validation and test, and the part of each network."""
 
     train: Examples
     validation: Examples
     test: Examples
-    parts: tuple[Examples, Examples]
+    parts: tuple[Part, Part]
 
 
 def load_digits(split: Split, *, seed: int) -> Digits:
@@ -45,9 +52,16 @@ def load_digits(split: Split, *, seed: int) -> Digits:
     everything = Examples((images / 16).astype(np.float32), labels.astype(np.int32)).take(rng.permutation(len(labels)))
     fifth = len(labels) // 5
     test, validation, train = (everything.take(part) for part in np.split(np.arange(len(labels)), [fifth, 2 * fifth]))
-    share = {"same": None, "80-20": 0.8, "disjoint": 1.0}[split]
-    if share is None:
-        return Digits(train, validation, test, (train, train))
-    toss = rng.random(len(train.labels))
-    first = np.where(train.labels < 5, toss < share, toss >= share)
-    return Digits(train, validation, test, (train.take(np.flatnonzero(first)), train.take(np.flatnonzero(~first))))
+    if split == "same":
+        whole = Part(train, validation)
+        return Digits(train, validation, test, (whole, whole))
+    share = 0.8 if split == "80-20" else 1.0
+    halves = [_divide(examples, share, rng) for examples in (train, validation)]
+    return Digits(train, validation, test, (Part(*(h[0] for h in halves)), Part(*(h[1] for h in halves))))
+
+
+def _divide(examples: Examples, share: float, rng: np.random.Generator) -> tuple[Examples, Examples]:
+    """`share` of the digits 0-4 and the rest of 5-9 to the first, the others to the second."""
+    toss = rng.random(len(examples.labels))
+    first = np.where(examples.labels < 5, toss < share, toss >= share)
+    return examples.take(np.flatnonzero(first)), examples.take(np.flatnonzero(~first))

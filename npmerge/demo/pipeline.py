@@ -127,16 +127,16 @@ class _Demo:
 
     def train(self, k: int) -> PyTree:
         """A parent network from its own initialisation, on its own part of the data."""
-        seed = 2 * self.result.seed + k
+        seed, part = 2 * self.result.seed + k, self.data.parts[k]
         began = time.perf_counter()
         result = fit(
             build(self.config, seed=seed).variables,
             fine_tuning(self.apply, CrossEntropy()),
             None,
-            shuffled(*self.data.parts[k], self.settings.batch, seed=seed),
+            shuffled(*part.train, self.settings.batch, seed=seed),
             _adam(self.settings.training_rate),
             steps=self.settings.training_steps,
-            held_out=[self.data.validation],
+            held_out=[part.validation],
         )
         self.advance(f"network {k + 1}")
         self.row(f"network {k + 1}", "parent", result.theta, time.perf_counter() - began)
