@@ -70,6 +70,8 @@ def align(
         ValueError: no models, variables that do not fit the graph, a non-finite leaf (path and model named), or missing
             statistics.
     """
+    if not isinstance(alignment, Alignment) or not isinstance(graph, Graph):
+        raise ValueError(f"align takes (alignment, graph, models), got {alignment!r} and {type(graph).__name__}")
     if not models:
         raise ValueError("align needs at least one model, got an empty list")
     for k, model in enumerate(models):

@@ -16,8 +16,11 @@ import numpy as np
 from jaxtyping import Int
 
 PyTree = Any
-STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)"
-"""Paths of running statistics: they are estimated from data, never matched or merged as weights are."""
+STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)|(^|/)(mean|var)(/value)?$"
+"""Paths of running statistics, which are estimated from data and never matched or merged as weights are.
+
+Flax Linen keeps them under `batch_stats`, NNX calls the leaves `mean` and `var`, PyTorch `running_mean` and `running_var`.
+"""
 Role = Literal["out", "in"]
 GroupName = Literal["permutation", "scale", "orthogonal", "linear"]
 Interval = tuple[int, int]
@@ -205,6 +208,8 @@ class Graph:
                 raise ValueError(f"variables do not fit the graph at {path!r}: got {theirs}, traced with {ours}")
 
     def __str__(self) -> str:
+        if not self.nodes:
+            return f"no node can move ({len(self.pinned)} axes are held fixed, see graph.pinned): is it in evaluation mode?"
         rows = [("node", "size", "group", "tensors")]
         for name, node in self.nodes.items():
             tensors = [
@@ -221,7 +226,7 @@ class Graph:
         for pin in self.pinned:
             reasons[pin.reason] = reasons.get(pin.reason, 0) + 1
         held = "; ".join(f"{reason}: {n}" for reason, n in reasons.items()) or "none"
-        return "\n".join([*lines, f"axes held fixed: {held}"])
+        return "\n".join([*lines, f"axes held fixed (graph.pinned): {held}"])
 
 
 def _describe(label: AxisLabel, node: str) -> str:

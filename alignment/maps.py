@@ -41,13 +41,18 @@ Maps = Mapping[str, NodeMap]
 
 
 def identity(size: int) -> NodeMap:
-    """The map that changes nothing."""
+    """The map that changes nothing: two identity matrices (size, size)."""
     eye = np.eye(size, dtype=np.float32)
     return NodeMap(eye, eye)
 
 
 def permutation(index: Int[Array, " units"]) -> NodeMap:
-    """Put old unit `index[i]` at place i (the convention of Git Re-Basin): new = old[index]."""
+    """Put old unit `index[i]` at place i (the convention of Git Re-Basin): new = old[index].
+
+    Raises ValueError if some unit is missing or doubled.
+    """
+    if not isinstance(index, jax.core.Tracer) and not np.array_equal(np.sort(np.asarray(index)), np.arange(len(index))):
+        raise ValueError(f"not a permutation of {len(index)} units: {np.asarray(index).tolist()}")
     push = jax.nn.one_hot(index, len(index), dtype=jnp.float32)
     return NodeMap(push, push.T)
 
@@ -59,8 +64,13 @@ def orthogonal(q: Float[Array, "units units"]) -> NodeMap:
 
 
 def general(push: Float[Array, "units units"]) -> NodeMap:
-    """Any invertible map: new = push @ old. The inverse is computed on the host in float64."""
+    """Any invertible map: new = push @ old. The inverse is computed on the host in float64.
+
+    Raises ValueError if `push` is singular or not square.
+    """
     matrix = np.asarray(push, np.float64)
+    if matrix.ndim != 2 or np.linalg.matrix_rank(matrix) < max(matrix.shape):
+        raise ValueError(f"general needs an invertible matrix, got one of shape {matrix.shape}, singular or not square")
     return NodeMap(jnp.asarray(push), jnp.asarray(np.linalg.inv(matrix).astype(np.asarray(push).dtype)))
 
 
@@ -77,7 +87,7 @@ def compose(after: NodeMap, before: NodeMap) -> NodeMap:
 
 
 def invert(m: NodeMap) -> NodeMap:
-    """The map back."""
+    """The map back: push (new, old) and pull (old, new) change places."""
     return NodeMap(m.pull, m.push)
 
 
@@ -100,6 +110,8 @@ def transport(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
     for name, m in maps.items():
         if name not in graph.nodes:
             raise ValueError(f"no node named {name!r}; the graph has {', '.join(graph.nodes)}")
+        if not isinstance(m, NodeMap):
+            raise ValueError(f"the map of {name!r} must be a NodeMap, got {type(m).__name__}")
         if m.push.shape[1] != graph.nodes[name].size:
             raise ValueError(f"the map of {name!r} takes {m.push.shape[1]} units, the node has {graph.nodes[name].size}")
         if m.pull.shape != m.push.shape[::-1]:

@@ -31,6 +31,8 @@ class Aligned(Merge):
     graph: Graph
 
     def __post_init__(self) -> None:
+        if not isinstance(self.alignment, Alignment) or not isinstance(self.merge, Merge):
+            raise ValueError(f"Aligned takes (alignment, merge, graph), got {self.alignment!r} and {self.merge!r}")
         if self.merge.needs:
             names = ", ".join(s.__name__ for s in self.merge.needs)
             raise ValueError(

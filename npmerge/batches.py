@@ -1,37 +1,65 @@
 """Arrays as batches: in order for measuring, shuffled without end for learning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Array, Shaped
 
+Data = Shaped[Array | np.ndarray, "n ..."]
 
-def in_order(
-    inputs: Shaped[Array | np.ndarray, "n ..."], targets: Shaped[Array | np.ndarray, "n ..."], size: int
-) -> list[tuple]:
+
+def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
     """All examples once, in order; the last batch may be smaller. Raises ValueError if the lengths differ or are zero."""
     _check(inputs, targets, size)
     return [(inputs[k : k + size], targets[k : k + size]) for k in range(0, len(inputs), size)]
 
 
-def shuffled(
-    inputs: Shaped[Array | np.ndarray, "n ..."], targets: Shaped[Array | np.ndarray, "n ..."], size: int, *, seed: int
-) -> Iterator[tuple]:
+def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled":
     """Batches of exactly `size` without end: one random order after another, cut without regard to its borders.
 
-    Few examples thus fill large batches by repetition, and every example is seen equally often up to one.
+    Few examples thus fill large batches by repetition, and every example is seen equally often up to one. Raises ValueError
+    if the lengths differ or are zero.
     """
     _check(inputs, targets, size)
-    rng = np.random.default_rng(seed)
-    waiting = np.empty(0, np.int64)
-    while True:
-        while len(waiting) < size:
-            waiting = np.concatenate([waiting, rng.permutation(len(inputs))])
-        chosen, waiting = waiting[:size], waiting[size:]
-        yield inputs[chosen], targets[chosen]
+    return Shuffled(inputs, targets, size, seed)
 
 
-def _check(inputs: Array | np.ndarray, targets: Array | np.ndarray, size: int) -> None:
+class Shuffled(Iterator[tuple]):
+    """What `shuffled` returns: an iterator that never ends."""
+
+    def __init__(self, inputs: Data, targets: Data, size: int, seed: int):
+        self.inputs, self.targets, self.size = inputs, targets, size
+        self.rng = np.random.default_rng(seed)
+        self.waiting = np.empty(0, np.int64)
+
+    def __next__(self) -> tuple:
+        while len(self.waiting) < self.size:
+            self.waiting = np.concatenate([self.waiting, self.rng.permutation(len(self.inputs))])
+        chosen, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
+        return self.inputs[chosen], self.targets[chosen]
+
+
+def measured(batches: Iterable[tuple]) -> Iterator[tuple]:
+    """The batches of something that measures: each must be a tuple `(inputs, targets)`, and they must end.
+
+    Raises:
+        ValueError: for endless batches, for a bare batch in the place of a list of them, for batches without targets.
+    """
+    if isinstance(batches, Shuffled):
+        raise ValueError("measuring needs batches that end: got shuffled(...), use in_order(...) or a list")
+    for batch in batches:
+        check_pair(batch)
+        yield batch
+
+
+def check_pair(batch: object) -> None:
+    """Raise ValueError unless a batch is a tuple `(inputs, targets)`."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        got = f"an array of shape {np.shape(batch)}" if hasattr(batch, "shape") else f"{type(batch).__name__}"
+        raise ValueError(f"each batch must be a tuple (inputs, targets): got {got}; one batch alone is [(inputs, targets)]")
+
+
+def _check(inputs: Data, targets: Data, size: int) -> None:
     if len(inputs) != len(targets) or len(inputs) == 0:
         raise ValueError(f"inputs and targets must have one equal, positive length: got {len(inputs)} and {len(targets)}")
     if size < 1:

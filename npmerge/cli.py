@@ -1,6 +1,7 @@
 """The `npmerge` command."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,9 @@ def main() -> None:
     except ValueError as error:
         typer.echo(f"npmerge: {error}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("npmerge: interrupted, nothing was written", err=True)
+        sys.exit(130)
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,7 +64,7 @@ def demo(
     from npmerge.demo.command import run_demo  # not needed for --help
 
     flags = (" --quick" if quick else "") + (" --force" if force else "")
-    command = f"npmerge demo --split {split} --seed {seed} --seeds {seeds} --out {out.name}{flags}"
+    command = f"npmerge demo --split {split} --seed {seed} --seeds {seeds} --out {shlex.quote(str(out))}{flags}"
     run_demo(split, range(seed, seed + seeds), out=out, quick=quick, force=force, command=command)
 
 

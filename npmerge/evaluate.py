@@ -12,8 +12,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alignment.graph import PyTree
+from npmerge.batches import measured
 from npmerge.normalisation import TrainApply, reset_statistics
-from npmerge.objectives import Apply, check_labels
+from npmerge.objectives import Apply, check_labels, classes_of
 from npmerge.stack import Stack, stack_models
 
 
@@ -32,11 +33,11 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
         ValueError: no batches, or labels out of range.
     """
     sums, classes = np.zeros(3), None
-    for inputs, labels in batches:
+    for inputs, labels in measured(batches):
         if classes is None:
-            classes = jax.eval_shape(apply, variables, inputs).shape[-1]
-        check_labels(labels, classes)
-        sums += np.array([*map(float, _sums(apply, variables, inputs, labels)), len(labels)])
+            classes = classes_of(apply, variables, inputs)
+        check_labels(labels, len(inputs), classes)
+        sums += np.array([*map(float, _sums(apply, variables, inputs, np.asarray(labels))), len(labels)])
     if not sums[2]:
         raise ValueError("evaluate needs data: got no batches")
     return Metrics(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))

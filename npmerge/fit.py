@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array
 
 from alignment.graph import PyTree
+from npmerge.batches import measured
 from npmerge.stack import Stack
 
 Loss = Callable[[PyTree, Stack | None, tuple], Array]
@@ -46,7 +47,7 @@ def fit(
     optimizer: optax.GradientTransformation,
     *,
     steps: int,
-    held_out: Sequence[tuple] = (),
+    held_out: Iterable[tuple] = (),
     every: int = 25,
     patience: int | None = None,
     progress: Callable[[int, float], Any] | None = None,
@@ -78,9 +79,10 @@ def fit(
     if not jax.tree.leaves(learned):
         raise ValueError("nothing to learn: theta has no floating-point leaves")
     check = _Checker(loss, theta, stack)
+    held_out = list(measured(held_out))
+    state = _State(jax.tree.map(jnp.array, learned), optimizer.init(learned), jnp.array(True))
     for batch in held_out:
         check(batch)
-    state = _State(jax.tree.map(jnp.array, learned), optimizer.init(learned), jnp.array(True))
     judge = _Judge(loss, fixed, stack, held_out)
     judge(0, state.learned)
     losses: list[Array] = []
@@ -107,7 +109,7 @@ def fit(
     return FitResult(_join(best, fixed), _until_bad(history), status)
 
 
-def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Sequence[tuple]) -> None:
+def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
     if steps < 0 or every < 1:
         raise ValueError(f"fit needs steps >= 0 and every >= 1, got steps={steps}, every={every}")
     if patience is not None and not held_out:

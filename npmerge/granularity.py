@@ -53,7 +53,9 @@ class Granularity(abc.ABC):
             compact = kept if shape else kept.reshape(len(c))
             shared = groups.setdefault(self.group(path), compact)
             if not np.allclose(c, shared.reshape(shared.shape + (1,) * (c.ndim - shared.ndim)), rtol=1e-6, atol=1e-7):
-                raise ValueError(f"{self} cannot represent the start: its coefficients differ inside {path!r} or its group")
+                raise ValueError(
+                    f"{self} cannot represent the start: its coefficients differ inside {path!r}; PerParameter can"
+                )
         return groups
 
     def shapes(self, params: PyTree) -> dict[str, tuple[int, ...]]:

@@ -34,6 +34,10 @@ class Learned(Merge):
     def __post_init__(self) -> None:
         if not isinstance(self.start, LinearMerge):
             raise ValueError(f"Learned starts from a linear merge (one with coefficients), got {self.start}")
+        if not isinstance(self.granularity, Granularity) or not isinstance(self.constraint, Constraint):
+            raise ValueError(
+                f"Learned takes (start, granularity, constraint), got {self.granularity!r} and {self.constraint!r}"
+            )
 
     @property
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]

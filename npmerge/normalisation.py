@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree, flatten, path_name
 from alignment.trace import nested
+from npmerge.batches import measured
 
 TrainApply = Callable[[PyTree, Array], tuple[Array, PyTree]]
 
@@ -22,7 +23,8 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     batch's own values apart. Every batch counts equally, whatever their order (Jordan et al. 2023, "REPAIR", section 3).
 
     Args:
-        train_apply: `(variables, inputs) -> (outputs, variables with new statistics)`.
+        train_apply: `(variables, inputs) -> (outputs, variables with new statistics)`; for Flax Linen
+            `out, new = net.apply(v, x, train=True, mutable=["batch_stats"])`, then `out, {**v, **new}`.
         variables: the merged network.
         batches: `(inputs, targets)`; targets are not read. Use large batches, of one size.
 
@@ -32,7 +34,7 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     Raises:
         ValueError: no batches, or statistics that `train_apply` does not move.
     """
-    batches = iter(batches)
+    batches = measured(batches)
     first = next(batches, None)
     if first is None:
         raise ValueError("reset_statistics needs data: got no batches")

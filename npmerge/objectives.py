@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from alignment.graph import PyTree
 from npmerge.base import Merge
+from npmerge.batches import check_pair
 from npmerge.stack import Stack
 
 Apply = Callable[[PyTree, Array], Array]
@@ -45,9 +46,8 @@ class CrossEntropy(Objective):
 
     def check(self, batch: tuple, classes: int) -> None:
         """A batch must be `(inputs, labels)`, the labels integers in [0, classes)."""
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(f"a batch must be a tuple (inputs, labels), got {_describe(batch)}")
-        check_labels(batch[1], classes)
+        check_pair(batch)
+        check_labels(batch[1], len(batch[0]), classes)
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,27 @@ class Distillation(Objective):
         return t**2 * optax.kl_divergence(student, teacher).mean()
 
 
-def _describe(batch: object) -> str:
-    if isinstance(batch, tuple | list):
-        return f"a {type(batch).__name__} of {len(batch)}"
-    return f"{type(batch).__name__} of shape {np.shape(batch)}" if hasattr(batch, "shape") else type(batch).__name__
-
-
-def check_labels(labels: Int[Array, " examples"], classes: int) -> None:
-    """Raise ValueError unless the labels are integers in [0, classes)."""
+def check_labels(labels: Int[Array, " examples"], examples: int, classes: int) -> None:
+    """Raise ValueError unless the labels are integers in [0, classes), one per example."""
     values = np.asarray(labels)
+    if values.shape != (examples,):
+        raise ValueError(
+            f"labels must have one axis with one entry per example: got shape {values.shape}, expected ({examples},)"
+        )
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"labels must be integers, got dtype {values.dtype}")
     if values.size and not 0 <= values.min() <= values.max() < classes:
         raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {classes - 1}")
+
+
+def classes_of(apply: Apply, variables: PyTree, inputs: Array) -> int:
+    """Number of outputs of a network. Raises ValueError unless it returns logits of shape (examples, classes)."""
+    outputs = jax.eval_shape(apply, variables, inputs)
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2:
+        got = jax.tree.map(lambda x: x.shape, outputs)
+        raise ValueError(f"apply must return logits (examples, classes), got {got}; in training mode drop the new statistics")
+    return shape[-1]
 
 
 @dataclass(frozen=True)
@@ -98,14 +106,13 @@ class WeightSpaceLoss:
 
     def __call__(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The objective of `merge.apply(theta, stack)`."""
-        if stack is None:
-            raise ValueError("a merge needs the stack of models it merges: got None")
-        return self.objective(self.apply, self.merge.apply(theta, stack), stack, batch)
+        return self.objective(self.apply, self.merge.apply(theta, _given(stack)), stack, batch)
 
-    def checker(self, theta: PyTree, stack: Stack, batch: tuple) -> Callable[[tuple], None]:
+    def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
-        outputs = jax.eval_shape(lambda t, s, x: self.apply(self.merge.apply(t, s), x), theta, stack, batch[0])
-        return functools.partial(self.objective.check, classes=outputs.shape[-1])
+        check_pair(batch)
+        merged = jax.eval_shape(self.merge.apply, theta, _given(stack))
+        return functools.partial(self.objective.check, classes=classes_of(self.apply, merged, batch[0]))
 
 
 @dataclass(frozen=True)
@@ -121,11 +128,24 @@ class FineTuningLoss:
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
-        return functools.partial(self.objective.check, classes=jax.eval_shape(self.apply, theta, batch[0]).shape[-1])
+        check_pair(batch)
+        return functools.partial(self.objective.check, classes=classes_of(self.apply, theta, batch[0]))
+
+
+def _given(stack: Stack | None) -> Stack:
+    if stack is None:
+        raise ValueError("a merge needs the stack of models it merges: got None")
+    return stack
 
 
 def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpaceLoss:
-    """The loss of a merge's theta. Give `apply` in training mode to learn with batch statistics."""
+    """The loss of a merge's theta.
+
+    To learn with batch statistics give the outputs of training mode: `lambda v, x: train_apply(v, x)[0]`. Raises ValueError
+    if the arguments are of other kinds.
+    """
+    if not isinstance(merge, Merge) or not isinstance(objective, Objective):
+        raise ValueError(f"weight_space takes (merge, apply, objective), got {merge!r}, ..., {objective!r}")
     return WeightSpaceLoss(merge, apply, objective)
 
 

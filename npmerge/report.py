@@ -33,7 +33,7 @@ def new_figure(columns: int) -> tuple[Any, Any]:
     """A figure with so many axes side by side, without a display."""
     from matplotlib.figure import Figure  # slow to import, and needed nowhere else
 
-    drawing = Figure(figsize=(5.5 * columns, 4.6), layout="constrained")
+    drawing = Figure(figsize=(6.5 * columns, 4.6), layout="constrained")
     return drawing, np.atleast_1d(drawing.subplots(1, columns))
 
 
@@ -49,16 +49,18 @@ def draw_paths(axes: Any, paths: Mapping[str, Sequence[Path]], *, baseline: str)
 
 def draw_curves(axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, float] | None = None) -> None:
     """Lines with error bars over a logarithmic axis; horizontal dotted lines for `levels`."""
-    for curve in curves:
+    for k, curve in enumerate(curves):
         style = "--" if curve.control else "-"
-        axes.errorbar(curve.x, curve.y, yerr=curve.error, label=curve.label, marker="o", capsize=2, linestyle=style)
+        marker = "os^Dvp*X"[k % 8]
+        shifted = [x * 1.03 ** (k - len(curves) / 2) for x in curve.x]  # or equal curves would hide each other
+        axes.errorbar(shifted, curve.y, yerr=curve.error, label=curve.label, marker=marker, capsize=2, linestyle=style)
     for label, level in (levels or {}).items():
         axes.axhline(level, color="grey", linestyle=":", label=label)
     axes.set_xscale("log")
     ticks = sorted({x for curve in curves for x in curve.x})
     axes.set_xticks(ticks, labels=[f"{x:g}" for x in ticks], minor=False)
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 class OutputFolder:
@@ -69,26 +71,38 @@ class OutputFolder:
     """
 
     def __init__(self, path: FilePath, *, force: bool):
-        self.path = path
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file: expected a folder to write to")
-        if path.is_dir() and any(path.iterdir()) and not force:
-            raise ValueError(f"{path} exists and has files in it: choose another folder with --out, or use --force")
+        self.path, self.force = path, force
+        self.check()
+        parent = next(p for p in (path, *path.parents) if p.exists())
+        if not parent.is_dir():
+            raise ValueError(f"cannot write to {path}: {parent} is a file")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.staging = FilePath(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path if path.is_dir() else path.parent))
+            self.staging = FilePath(tempfile.mkdtemp(prefix=f".{path.name}-", dir=parent))
         except OSError as error:
             raise ValueError(f"cannot write to {path}: {error.strerror or error}") from None
+
+    def check(self) -> None:
+        """Refuse a file, and a folder with files in it unless forced."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: expected a folder to write to")
+        staging = getattr(self, "staging", None)
+        if self.path.is_dir() and not self.force and any(p != staging for p in self.path.iterdir()):
+            raise ValueError(f"{self.path} exists and has files in it: choose another folder with --out, or use --force")
 
     def __enter__(self) -> FilePath:
         return self.staging
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.path.mkdir(exist_ok=True)
-            for file in self.staging.iterdir():
-                os.replace(file, self.path / file.name)  # noqa: PTH105
-        shutil.rmtree(self.staging, ignore_errors=True)
+        try:
+            if kind is None:
+                self.check()  # again: another run may have written here meanwhile
+                self.path.mkdir(parents=True, exist_ok=True)
+                for file in self.staging.iterdir():
+                    os.replace(file, self.path / file.name)  # noqa: PTH105
+        except OSError as error:
+            raise ValueError(f"cannot write to {self.path}: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)
 
 
 def write_report(folder: FilePath, *, page: str, summary: Mapping[str, Any], figures: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Several models side by side, as one tree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -37,6 +37,8 @@ def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
     Raises:
         ValueError: no models, trees that differ (the path and both shapes), an integer leaf, a NaN or infinity (named).
     """
+    if isinstance(models, Mapping | Stack) or not isinstance(models, Sequence):
+        raise ValueError(f"expected a list of models, got {type(models).__name__}")
     if not models:
         raise ValueError("nothing to merge: got an empty list of models")
     named = [(f"model {k}", model) for k, model in enumerate(models)] + ([("the base", base)] if base is not None else [])

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from alignment.graph import Graph, PyTree
 from alignment.moments import Moments, NodeMoments, Statistic
+from npmerge.batches import measured
 
 __all__ = ["DiagonalFisher", "Moments", "NodeMoments", "Statistic", "collect"]
 
@@ -94,15 +95,21 @@ def collect(
     Raises:
         ValueError: no models, no statistics asked twice by different values, or no batches.
     """
+    if isinstance(statistics, Statistic | type) or not isinstance(graph, Graph):
+        raise ValueError(
+            "collect takes (apply, graph, models, batches, [statistics]): got something else for graph or statistics"
+        )
     wanted = tuple(dict.fromkeys(s() if isinstance(s, type) else s for s in statistics))
     if len({type(s) for s in wanted}) < len(wanted):
         raise ValueError(f"one statistic of each type, got {wanted}")
-    if not models:
-        raise ValueError("collect needs at least one model, got an empty list")
+    if not isinstance(models, Sequence) or not models:
+        raise ValueError(f"collect needs a list of at least one model, got {type(models).__name__} of {len(models)}")
+    for model in models:
+        graph.check(model)
     states: tuple | None = None
-    for batch in batches:
-        measured = _measure(apply, graph, wanted, tuple(models), batch)
-        states = measured if states is None else _combine(wanted, states, measured)
+    for batch in measured(batches):
+        new = _measure(apply, graph, wanted, tuple(models), batch)
+        states = new if states is None else _combine(wanted, states, new)
     if states is None:
         raise ValueError("collect needs data: got no batches")
     return {type(s): value for s, value in zip(wanted, _finalised(wanted, states), strict=True)}

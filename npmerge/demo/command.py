@@ -55,6 +55,8 @@ def _run_all(split: Split, seeds: Sequence[int], settings: Settings) -> list[Run
                 progress.update(bar, description=f"seed {seed}: {text}", advance=1)
 
             runs.append(run_seed(split, seed, settings, advance))
+            if not progress.console.is_terminal:
+                progress.console.print(f"seed {seed} done")
     return runs
 
 
@@ -85,6 +87,9 @@ def _notes(settings: Settings, seconds: float) -> list[str]:
         f"Learned merges and controls: Adam, {settings.learning_steps} steps of {settings.batch} on the same examples in the "
         f"same order, learning rates {settings.learned_rates} for coefficients and {settings.control_rates} for weights, "
         "constant; judged on validation data every 25 steps, the start included.",
+        "Barriers are those of the path to the aligned second network. CCA and Procrustes change what that network computes: "
+        "theirs are measured against an end that they have moved.",
+        "In the figure the axis of accuracy may cut off a network trained from scratch on few labels.",
         "Activations and Fisher information are taken on all training inputs, without labels.",
         f"{seconds:.0f} s in all, {machine}.",
     ]

@@ -77,6 +77,7 @@ class Run:
     paths: dict[str, Path] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)  # on validation data: the alignment, gamma
     rates: dict[str, dict[str, float]] = field(default_factory=dict)  # learning rate by name and labelled fraction
+    kept: dict[str, dict[str, int]] = field(default_factory=dict)  # the step whose theta was kept: 0 is the start
     graph: str = ""
     verified: float = 0.0
 
@@ -216,7 +217,9 @@ class _Demo:
             results.append(fit(start, loss, stack, batches, _adam(rate), steps=steps, held_out=[self.data.validation]))
             self.advance(f"{name}, {fraction:.0%} labelled")
         k = int(np.argmin([r.history.held_out_loss.min() for r in results]))
+        history = results[k].history
         self.result.rates.setdefault(name, {})[f"{fraction:.0%}"] = rates[k]
+        self.result.kept.setdefault(name, {})[f"{fraction:.0%}"] = int(history.held_out_step[history.held_out_loss.argmin()])
         seconds = (time.perf_counter() - began) / len(rates)
         self.row(name, kind, network(results[k].theta), seconds, fraction=fraction)
 

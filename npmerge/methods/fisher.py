@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignment.graph import PyTree
+from alignment.graph import PyTree, flatten
 from npmerge.base import LinearMerge, Stats
 from npmerge.stack import Stack
 from npmerge.statistics import DiagonalFisher
@@ -27,9 +27,12 @@ class Fisher(LinearMerge):
         if stats is None or DiagonalFisher not in stats:
             raise ValueError("Fisher needs stats: pass npmerge.collect(apply, graph, models, batches, [DiagonalFisher()])")
         fisher = stats[DiagonalFisher]
-        mine, theirs = (jax.tree.map(jnp.shape, tree) for tree in (stack.params, fisher))
-        if mine != theirs:
-            raise ValueError(f"the Fisher statistics are of other models: got shapes {theirs}, expected {mine}")
+        mine, theirs = ({path: x.shape for path, x in flatten(tree).items()} for tree in (stack.params, fisher))
+        for path in [*mine, *theirs]:
+            if mine.get(path) != theirs.get(path):
+                raise ValueError(
+                    f"the Fisher statistics are of other models: at {path!r} got {theirs.get(path)}, expected {mine.get(path)}"
+                )
         return _shares(fisher)
 
 

@@ -1,5 +1,6 @@
 """Task arithmetic."""
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Array
@@ -20,6 +21,10 @@ class TaskArithmetic(LinearMerge):
 
     scale: float = 0.3
     needs_base = True
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ValueError(f"TaskArithmetic needs a finite scale, got {self.scale}")
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """Lambda everywhere."""
