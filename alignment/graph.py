@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Int
 
 PyTree = Any
-STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)|(^|/)(mean|var)(/value)?$"
+STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)|^(?!params/)(.*/)?(mean|var)(/value)?$"
 """Paths of running statistics, which are estimated from data and never matched or merged as weights are.
 
-Flax Linen keeps them under `batch_stats`, NNX calls the leaves `mean` and `var`, PyTorch `running_mean` and `running_var`.
+Flax Linen keeps them under `batch_stats`, PyTorch calls them `running_mean` and `running_var`, NNX `mean` and `var` (which are
+weights where they stand under `params`).
 """
 Role = Literal["out", "in"]
 GroupName = Literal["permutation", "scale", "orthogonal", "linear"]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from alignment.graph import PyTree
 from npmerge.batches import measured
 from npmerge.normalisation import TrainApply, reset_statistics
-from npmerge.objectives import Apply, check_labels, classes_of
+from npmerge.objectives import Apply, check_labels
 from npmerge.stack import Stack, stack_models
 
 
@@ -32,11 +32,13 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
     Raises:
         ValueError: no batches, or labels out of range.
     """
-    sums, classes = np.zeros(3), None
+    sums, outputs = np.zeros(3), None
     for inputs, labels in measured(batches):
-        if classes is None:
-            classes = classes_of(apply, variables, inputs)
-        check_labels(labels, len(inputs), classes)
+        if outputs is None:
+            outputs = jax.eval_shape(apply, variables, inputs)
+        check_labels(labels, outputs)
+        if len(labels) != len(inputs):
+            raise ValueError(f"a batch has {len(inputs)} inputs and {len(labels)} labels")
         sums += np.array([*map(float, _sums(apply, variables, inputs, np.asarray(labels))), len(labels)])
     if not sums[2]:
         raise ValueError("evaluate needs data: got no batches")

@@ -30,8 +30,8 @@ class Objective(abc.ABC):
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The value for the network `params`; `stack` holds the models it was merged from."""
 
-    def check(self, batch: tuple, classes: int) -> None:  # noqa: B027 (nothing to check is the default)
-        """Raise ValueError if the batch cannot be learned from by a network with so many outputs. Host side."""
+    def check(self, batch: tuple, outputs: PyTree) -> None:  # noqa: B027 (nothing to check is the default)
+        """Raise ValueError if a network with these outputs (`jax.ShapeDtypeStruct`) cannot learn from the batch. Host side."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class CrossEntropy(Objective):
         logits = apply(params, inputs).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def check(self, batch: tuple, classes: int) -> None:
+    def check(self, batch: tuple, outputs: PyTree) -> None:
         """A batch must be `(inputs, labels)`, the labels integers in [0, classes)."""
         check_pair(batch)
-        check_labels(batch[1], len(batch[0]), classes)
+        check_labels(batch[1], outputs)
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,24 @@ class Distillation(Objective):
         return t**2 * optax.kl_divergence(student, teacher).mean()
 
 
-def check_labels(labels: Int[Array, " examples"], examples: int, classes: int) -> None:
-    """Raise ValueError unless the labels are integers in [0, classes), one per example."""
-    values = np.asarray(labels)
-    if values.shape != (examples,):
-        raise ValueError(
-            f"labels must have one axis with one entry per example: got shape {values.shape}, expected ({examples},)"
-        )
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
-    if values.size and not 0 <= values.min() <= values.max() < classes:
-        raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {classes - 1}")
+def check_labels(labels: Int[Array, " examples"], outputs: PyTree) -> None:
+    """Raise ValueError unless the outputs are logits (examples, classes) and the labels integers in [0, classes).
 
-
-def classes_of(apply: Apply, variables: PyTree, inputs: Array) -> int:
-    """Number of outputs of a network. Raises ValueError unless it returns logits of shape (examples, classes)."""
-    outputs = jax.eval_shape(apply, variables, inputs)
-    shape = getattr(outputs, "shape", None)
-    if shape is None or len(shape) != 2:
+    Args:
+        labels: one per example.
+        outputs: what the network returns for the batch, as arrays or `jax.ShapeDtypeStruct`.
+    """
+    logits = getattr(outputs, "shape", None)
+    if logits is None or len(logits) != 2:
         got = jax.tree.map(lambda x: x.shape, outputs)
         raise ValueError(f"apply must return logits (examples, classes), got {got}; in training mode drop the new statistics")
-    return shape[-1]
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        raise ValueError(f"labels must be one per example, of shape ({logits[0]},): got {values.shape}")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
+    if values.size and not 0 <= values.min() <= values.max() < logits[1]:
+        raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {logits[1] - 1}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class WeightSpaceLoss:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
         check_pair(batch)
         merged = jax.eval_shape(self.merge.apply, theta, _given(stack))
-        return functools.partial(self.objective.check, classes=classes_of(self.apply, merged, batch[0]))
+        return functools.partial(self.objective.check, outputs=jax.eval_shape(self.apply, merged, batch[0]))
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class FineTuningLoss:
     def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
         check_pair(batch)
-        return functools.partial(self.objective.check, classes=classes_of(self.apply, theta, batch[0]))
+        return functools.partial(self.objective.check, outputs=jax.eval_shape(self.apply, theta, batch[0]))
 
 
 def _given(stack: Stack | None) -> Stack:

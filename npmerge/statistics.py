@@ -102,8 +102,10 @@ def collect(
     wanted = tuple(dict.fromkeys(s() if isinstance(s, type) else s for s in statistics))
     if len({type(s) for s in wanted}) < len(wanted):
         raise ValueError(f"one statistic of each type, got {wanted}")
-    if not isinstance(models, Sequence) or not models:
-        raise ValueError(f"collect needs a list of at least one model, got {type(models).__name__} of {len(models)}")
+    if not isinstance(models, Sequence):
+        raise ValueError(f"collect takes a list of models, got {type(models).__name__}")
+    if not models:
+        raise ValueError("collect needs at least one model, got an empty list")
     for model in models:
         graph.check(model)
     states: tuple | None = None

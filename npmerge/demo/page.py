@@ -132,16 +132,16 @@ def _accuracies(content: Mapping[str, Any], row: Mapping[str, Any], fraction: fl
 def markdown(content: Mapping[str, Any], runs: Sequence[Run], notes: Sequence[str]) -> str:
     """The page `report.md`."""
     lines = [f"# npmerge demo: two networks, split {content['split']}", "", "![curves](curves.png)", ""]
+    if len(runs) == 1:
+        spread = "with one seed there is no spread to hold them against; one digit is 0.28 points"
+    else:
+        spread = "with their deviation over the seeds"
     lines += [
         "## What learning is worth",
         "",
-        "The control is the aligned average, fine-tuned on the same examples with the same ",
+        "The control is the aligned average, fine-tuned on the same examples for the same number of steps, its learning rate "
+        f"chosen alike. Differences are of test accuracy in points, {spread}.",
     ]
-    lines[-1] += "number of steps and learning rates. Differences are of test accuracy, in points" + (
-        "; with one seed there is no spread to hold them against: one digit is 0.28 points."
-        if len(runs) == 1
-        else ", with their deviation over the seeds."
-    )
     lines += ["", *(f"- {line}" for line in verdict(content)), ""]
     lines += ["## Every step", "", *markdown_table(HEADER, sectioned(table(content)))]
     lines += [

@@ -9,7 +9,6 @@ import pytest
 from scipy.optimize import lsq_linear
 
 from npmerge import (
-    Aligned,
     Average,
     CrossEntropy,
     Free,
@@ -161,8 +160,8 @@ def test_statistics_have_no_latent():
 def test_only_linear_merges_can_be_learned():
     with pytest.raises(ValueError, match="Learned starts from a linear merge"):
         Learned(NP, PerTensor(), Free())
-    with pytest.raises(ValueError, match="Learned starts from a linear merge"):
-        Learned(Aligned(None, Average(), None), PerTensor(), Free())
+    with pytest.raises(ValueError, match="Learned takes"):
+        Learned(Average(), Free(), PerTensor())
 
 
 def test_a_pattern_that_matches_nothing_is_refused():

@@ -77,14 +77,19 @@ def test_fine_tuning_is_the_objective_itself():
 
 
 def test_labels_are_checked():
-    check_labels(np.array([0, 2]), 3)
-    check_labels(np.array([], np.int32), 3)
+    logits = jax.ShapeDtypeStruct((2, 3), "float32")
+    check_labels(np.array([0, 2]), logits)
+    check_labels(np.array([], np.int32), logits)
     with pytest.raises(ValueError, match="labels out of range: got 0 to 3, expected 0 to 2"):
-        check_labels(np.array([0, 3]), 3)
+        check_labels(np.array([0, 3]), logits)
     with pytest.raises(ValueError, match="labels out of range: got -1 to 2"):
-        check_labels(np.array([-1, 2]), 3)
+        check_labels(np.array([-1, 2]), logits)
     with pytest.raises(ValueError, match="labels must be integers, got dtype float64"):
-        check_labels(np.array([0.0]), 3)
+        check_labels(np.array([0.0]), logits)
+    with pytest.raises(ValueError, match=r"labels must be one per example, of shape \(2,\): got \(2, 1\)"):
+        check_labels(np.array([[0], [1]]), logits)
+    with pytest.raises(ValueError, match="apply must return logits"):
+        check_labels(np.array([0, 1]), (logits, logits))
     for loss in (fine_tuning(apply, CrossEntropy()), weight_space(Average(), apply, CrossEntropy())):
         theta = MODELS[0] if loss == fine_tuning(apply, CrossEntropy()) else Average().init(STACK)
         check = loss.checker(theta, STACK, (X, LABELS))

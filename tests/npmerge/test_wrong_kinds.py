@@ -1,0 +1,104 @@
+"""What newcomers passed in the wrong place: each gets one line that says what was got and what was expected."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import npmerge as nm
+from alignment import NodeMap, WeightMatching, general, permutation
+from tests.npmerge.toys import apply, batch, normal, variables
+
+A, B = variables(0), variables(1)
+PAIR = batch(0, 8)
+STACK = nm.stack_models([A, B])
+NP = nm.Learned(nm.Average(), nm.PerParameter(), nm.Simplex())
+LOSS = nm.weight_space(NP, apply, nm.CrossEntropy())
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return nm.trace(apply, A, PAIR[0])
+
+
+def test_measuring_refuses_batches_that_never_end(graph):
+    endless = nm.shuffled(*PAIR, 4, seed=0)
+    for measure in (
+        lambda: nm.evaluate(apply, A, endless),
+        lambda: nm.collect(apply, graph, [A, B], endless, [nm.NodeMoments()]),
+        lambda: nm.reset_statistics(lambda v, x: (apply(v, x), v), A, endless),
+        lambda: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, held_out=endless),
+    ):
+        with pytest.raises(ValueError, match=r"batches that end: got shuffled\(\.\.\.\)"):
+            measure()
+
+
+def test_batches_are_pairs(graph):
+    inputs = PAIR[0]
+    for wrong in ([inputs], PAIR, [(inputs,)]):
+        for measure in (
+            lambda w=wrong: nm.evaluate(apply, A, w),
+            lambda w=wrong: nm.collect(apply, graph, [A, B], w, [nm.NodeMoments()]),
+            lambda w=wrong: nm.reset_statistics(lambda v, x: (apply(v, x), v), A, w),
+            lambda w=wrong: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, held_out=w),
+            lambda w=wrong: nm.fit(NP.init(STACK), LOSS, STACK, w, optax.sgd(0.1), steps=1),
+        ):
+            with pytest.raises(ValueError, match=r"each batch must be a tuple \(inputs, targets\)"):
+                measure()
+
+
+def test_held_out_may_be_an_iterator():
+    result = nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=2, held_out=iter([PAIR]), every=1)
+    assert len(result.history.held_out_loss) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda g: nm.stack_models(A), "expected a list of models, got dict"),
+        (lambda g: nm.stack_models(m for m in (A, B)), "expected a list of models, got generator"),
+        (lambda g: nm.align(WeightMatching, g, [A, B]), "align takes"),
+        (lambda g: nm.align(WeightMatching(), [A, B], g), "align takes"),
+        (lambda g: nm.collect(apply, g, [A, B], [PAIR], nm.NodeMoments()), "collect takes"),
+        (lambda g: nm.collect(apply, g, A, [PAIR], [nm.NodeMoments()]), "a list of models, got dict"),
+        (lambda g: nm.Aligned(nm.Average(), WeightMatching(), g), "Aligned takes"),
+        (lambda g: nm.weight_space(apply, NP, nm.CrossEntropy()), "weight_space takes"),
+        (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], 0.1, steps=1), "Optax transformation .* got float"),
+        (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.adam, steps=1), "Optax transformation"),
+        (lambda g: nm.fit(NP.init(STACK), LOSS, None, [PAIR], optax.sgd(0.1), steps=1), "needs the stack of models"),
+        (lambda g: nm.transport(g, dict.fromkeys(g.nodes, np.eye(6)), A), "must be a NodeMap, got ndarray"),
+        (lambda g: nm.transport(g, {next(iter(g.nodes)): NodeMap(jnp.eye(6), jnp.eye(5))}, A), "expected the transpose"),
+        (lambda g: permutation(np.array([0, 0, 1])), "not a permutation of 3 units"),
+        (lambda g: general(np.ones((3, 3))), "invertible"),
+        (lambda g: nm.TaskArithmetic(float("nan")), "finite scale"),
+    ],
+)
+def test_one_line_each(graph, call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call(graph)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_mode_is_not_a_network_of_logits():
+    def train_apply(v, x):
+        return apply(v, x), v
+
+    loss = nm.weight_space(NP, train_apply, nm.CrossEntropy())
+    with pytest.raises(ValueError, match="apply must return logits"):
+        nm.fit(NP.init(STACK), loss, STACK, [PAIR], optax.sgd(0.1), steps=1)
+
+
+def test_statistics_of_split_nnx_modules_are_no_weights():
+    """NNX calls them mean and var: task arithmetic must not extrapolate a variance below zero."""
+    base = {"bn": {"var": {"value": jnp.ones(3)}, "scale": {"value": jnp.ones(3)}}}
+    models = [jax.tree.map(lambda x, k=k: x * k, base) for k in (0.1, 0.3)]
+    merged = nm.TaskArithmetic(2.0)(nm.stack_models(models, base=base))
+    np.testing.assert_allclose(merged["bn"]["var"]["value"], 0.2, rtol=1e-6)
+    np.testing.assert_allclose(merged["bn"]["scale"]["value"], 1 + 2 * (-0.9 - 0.7), rtol=1e-6)
+    assert list(nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex()).init(nm.stack_models(models))) == ["bn/scale/value"]
+
+
+def test_labels_that_are_images_are_refused():
+    with pytest.raises(ValueError, match="apply must return logits"):
+        nm.evaluate(lambda v, x: x, A, [(normal(0, 4, 8, 8, 3), np.zeros((4, 8, 8), np.int32))])
