@@ -33,7 +33,9 @@ def capture(
 def _features(name: str, tap: Tap, graph: Graph, found: Mapping[tuple, Array]) -> Array:
     x = found.get((tap.location, tap.output))
     if x is None or x.ndim <= tap.axis or x.shape[tap.axis] < tap.intervals[-1][1]:
-        raise ValueError(f"the tap of node {name!r} is not where it was traced: trace the graph from this very function")
+        raise ValueError(
+            f"the tap of node {name!r} is not where it was traced: trace the graph from this very function, jitted or not"
+        )
     x = jnp.moveaxis(x, tap.axis, -1)
     x = jnp.concatenate([x[..., a:b] for a, b in tap.intervals], axis=-1)
     return x.reshape(-1, graph.nodes[name].size)

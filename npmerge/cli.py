@@ -25,9 +25,6 @@ def main() -> None:
     except ValueError as error:
         typer.echo(f"npmerge: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("npmerge: interrupted, nothing was written", err=True)
-        sys.exit(130)
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,7 +62,11 @@ def demo(
 
     flags = (" --quick" if quick else "") + (" --force" if force else "")
     command = f"npmerge demo --split {split} --seed {seed} --seeds {seeds} --out {shlex.quote(str(out))}{flags}"
-    run_demo(split, range(seed, seed + seeds), out=out, quick=quick, force=force, command=command)
+    try:
+        run_demo(split, range(seed, seed + seeds), out=out, quick=quick, force=force, command=command)
+    except KeyboardInterrupt:
+        typer.echo("npmerge: interrupted, nothing was written", err=True)
+        raise typer.Exit(130) from None
 
 
 __all__ = ["app", "main"]
