@@ -146,7 +146,7 @@ def test_pins_say_why():
 def test_printing_a_graph_names_nodes_roles_and_pins():
     text = str(networks.network("vgg").graph)
     assert "params/hidden/kernel[0] fixed 4 x in" in text
-    assert "axes held fixed: position under a convolution: 4" in text
+    assert "axes held fixed (graph.pinned): position under a convolution: 4" in text
 
 
 # ------------------------------------------------------------------------------------------- checks that can fail

@@ -60,7 +60,7 @@ def test_the_summary_has_the_promised_keys(demo):
     row = {"name", "kind", "fraction", "validation_accuracy", "test_accuracy", "test_loss", "seconds"}
     assert all(set(r) == row | {"seeds"} for r in summary["rows"])
     (run,) = summary["runs"]
-    assert set(run) == {"seed", "verify", "chosen", "rates", "barriers", "rows"}
+    assert set(run) == {"seed", "verify", "chosen", "rates", "kept", "barriers", "rows"}
     assert all(set(r) == row for r in run["rows"])
     assert len(run["rows"]) == len(summary["rows"])
 
