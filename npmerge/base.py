@@ -83,7 +83,7 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
 
 
 def _sum(terms: list[Array]) -> Array:
-    """The sum written out: on CPUs XLA fuses it into one loop, ten times faster than a reduction over the leading axis."""
+    """The sum written out: XLA fuses it into one loop, where on CPUs a reduction over the leading axis is far slower."""
     return functools.reduce(jnp.add, terms)
 
 
