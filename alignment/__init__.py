@@ -7,7 +7,7 @@ from alignment import primitives
 from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, align
 from alignment.cca import CCA
-from alignment.graph import AxisLabel, Fixed, Graph, Node, NodeAxis, Part, Pinned, Product, Segments, Tap
+from alignment.graph import AxisLabel, Cases, Fixed, Graph, Node, NodeAxis, Part, Pinned, Place, Product, Segments, Tap
 from alignment.maps import (
     NodeMap,
     compose,
@@ -23,7 +23,8 @@ from alignment.maps import (
 )
 from alignment.moments import Moments, NodeMoments, Statistic
 from alignment.procrustes import Procrustes
-from alignment.taps import capture
+from alignment.sites import Site
+from alignment.taps import Captured, SiteFeatures, capture
 from alignment.trace import trace
 from alignment.weight_matching import WeightMatching
 
@@ -35,6 +36,8 @@ __all__ = [
     "ActivationMatching",
     "Alignment",
     "AxisLabel",
+    "Captured",
+    "Cases",
     "Fixed",
     "Graph",
     "Moments",
@@ -44,9 +47,12 @@ __all__ = [
     "NodeMoments",
     "Part",
     "Pinned",
+    "Place",
     "Procrustes",
     "Product",
     "Segments",
+    "Site",
+    "SiteFeatures",
     "Statistic",
     "Tap",
     "WeightMatching",

@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float, Int
 
-from alignment.base import Alignment, Stats, node_moments
-from alignment.graph import Graph, PyTree
-from alignment.maps import Maps, NodeMap, identity
-from alignment.moments import Moments, NodeMoments
+from alignment.activations import ActivationAlignment
+from alignment.graph import Graph
+from alignment.maps import Maps, NodeMap
+from alignment.moments import Moments
 from alignment.procrustes import polar
 
 
 @dataclass(frozen=True)
-class CCA(Alignment):
+class CCA(ActivationAlignment):
     """Whiten the other model's features, rotate them onto the reference's, colour them as the reference's.
 
     T = Sxx^1/2 . polar(Sxx^-1/2 Sxy Syy^-1/2) . Syy^-1/2 with gamma added to the diagonals of Sxx and Syy (Horoi et al. 2024,
@@ -31,7 +30,6 @@ class CCA(Alignment):
 
     gamma: float = 0.1
     scale: Literal["relative", "absolute"] = "relative"
-    needs = (NodeMoments,)
 
     def __post_init__(self) -> None:
         if not self.gamma >= 0:
@@ -39,27 +37,27 @@ class CCA(Alignment):
         if self.scale not in ("relative", "absolute"):
             raise ValueError(f"scale must be 'relative' or 'absolute', got {self.scale!r}")
 
-    def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
-        """For each model, node -> NodeMap; the identity for model 0."""
-        moments = node_moments(stats, self, graph, models)
-        others = [{node: self._map(m, k) for node, m in moments.items()} for k in range(1, len(models))]
-        return [{node: identity(m.mean.shape[1]) for node, m in moments.items()}, *others]
+    def solve(self, moments: Moments) -> NodeMap:
+        """The map."""
+        covariance, cross = (np.asarray(m, np.float64) for m in (moments.covariance, moments.cross[1]))
+        if min(np.trace(covariance[0]), np.trace(covariance[1])) <= 1e-30:
+            return self.of_permutation(np.arange(len(cross)))  # dead in one of the models
+        half_x, inverse_x = _roots(self._regularised(covariance[0]))
+        half_y, inverse_y = _roots(self._regularised(covariance[1]))
+        rotation = polar(inverse_x @ cross @ inverse_y)
+        push, pull = half_x @ rotation @ inverse_y, half_y @ rotation.T @ inverse_x
+        return NodeMap(push.astype(np.float32), pull.astype(np.float32))
+
+    def of_permutation(self, index: Int[np.ndarray, " units"]) -> NodeMap:
+        """Its matrix and the transpose."""
+        matrix = np.eye(len(index), dtype=np.float32)[index]
+        return NodeMap(matrix, matrix.T)
 
     def maps(self, theta: list, graph: Graph) -> Sequence[Maps]:
         """Theta as it is."""
         return [{node: NodeMap(*m) for node, m in model.items()} for model in theta]
 
-    def _map(self, moments: Moments, k: int) -> NodeMap:
-        if min(np.trace(np.asarray(moments.covariance[j])) for j in (0, k)) <= 1e-30:
-            return identity(moments.mean.shape[1])  # a node that is dead in one of the models
-        half_x, inverse_x = _roots(self._regularised(moments.covariance[0]))
-        half_y, inverse_y = _roots(self._regularised(moments.covariance[k]))
-        rotation = polar(inverse_x @ np.asarray(moments.cross[k], np.float64) @ inverse_y)
-        push, pull = half_x @ rotation @ inverse_y, half_y @ rotation.T @ inverse_x
-        return NodeMap(jnp.float32(push), jnp.float32(pull))
-
-    def _regularised(self, covariance: Array) -> np.ndarray:
-        s = np.asarray(covariance, np.float64)
+    def _regularised(self, s: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
         mean_eigenvalue = float(np.trace(s)) / len(s)
         added = self.gamma * mean_eigenvalue if self.scale == "relative" else self.gamma
         return s + added * np.eye(len(s))

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jaxtyping import Int
+
+from alignment.sites import Site
 
 PyTree = Any
 STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)|^(?!params/)(.*/)?(mean|var)(/value)?$"
@@ -29,9 +30,10 @@ Interval = tuple[int, int]
 
 @dataclass(frozen=True)
 class Fixed:
-    """An axis, or a part of one, that no map touches."""
+    """An axis, or a part of one, that no map touches. It has a name where nodes are indexed by it (the steps of a loop)."""
 
     size: int
+    name: str = ""
 
     def __str__(self) -> str:
         return f"fixed {self.size}"
@@ -92,86 +94,104 @@ class Segments:
         return "[" + " | ".join(text for _, text in pieces) + "]"
 
 
-AxisLabel = Fixed | NodeAxis | Product | Segments
+@dataclass(frozen=True)
+class Cases:
+    """An axis that runs over another node at each place of a fixed axis of the same tensor, by name (stacked q, k and v)."""
+
+    index: str
+    options: tuple["AxisLabel", ...]
+
+    @property
+    def size(self) -> int:
+        """Length of the axis."""
+        return self.options[0].size
+
+    def __str__(self) -> str:
+        return "{" + " or ".join(map(str, self.options)) + "}"
 
 
-def positions(label: AxisLabel, node: str) -> Int[np.ndarray, "units copies"] | None:
-    """Where on an axis the units of `node` stand: row i lists every index that belongs to unit i. None if nowhere."""
-    match label:
-        case NodeAxis() if label.node == node:
-            return np.arange(label.size)[:, None]
-        case Product(factors):
-            found = [_in_factor(factors, k, p) for k, f in enumerate(factors) if (p := positions(f, node)) is not None]
-        case Segments(parts):
-            found = [_in_part(part, p) for part in parts if (p := positions(part.label, node)) is not None]
-        case _:
-            return None
-    return np.concatenate(found, axis=1) if found else None
+AxisLabel = Fixed | NodeAxis | Product | Segments | Cases
 
 
-def _in_factor(factors: Sequence[AxisLabel], k: int, inner_positions: np.ndarray) -> np.ndarray:
-    size, inner = factors[k].size, math.prod(f.size for f in factors[k + 1 :])
-    outer = math.prod(f.size for f in factors[:k])
-    index = (
-        np.arange(outer)[None, :, None, None] * (size * inner)
-        + inner_positions[:, None, :, None] * inner
-        + np.arange(inner)[None, None, None, :]
-    )
-    return index.reshape(len(inner_positions), -1)
-
-
-def _in_part(part: Part, local: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.arange(a, b) for a, b in part.intervals])[local]
-
-
-def reordered(label: AxisLabel, node: str, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " size"]:
-    """The order of a whole axis after unit `index[i]` of `node` is put at place i: new axis = old axis[order]."""
+def mentions(label: AxisLabel, node: str) -> bool:
+    """Whether the units of `node` stand anywhere on an axis with this label."""
     match label:
         case NodeAxis():
-            return index if label.node == node else np.arange(label.size)
-        case Product(factors):
-            orders = np.meshgrid(*(reordered(f, node, index) for f in factors), indexing="ij")
-            return np.ravel_multi_index(orders, [f.size for f in factors]).ravel()
+            return label.node == node
+        case Product(children) | Cases(_, children):
+            return any(mentions(child, node) for child in children)
         case Segments(parts):
-            order = np.arange(label.size)
-            for part in parts:
-                here = np.concatenate([np.arange(a, b) for a, b in part.intervals])
-                order[here] = here[reordered(part.label, node, index)]
-            return order
+            return any(mentions(part.label, node) for part in parts)
         case Fixed():
-            return np.arange(label.size)
+            return False
 
 
 @dataclass(frozen=True)
 class Node:
-    """A set of features with a symmetry. `group` is the largest one known to leave the function exactly unchanged."""
+    """A set of features with a symmetry. `group` is the largest one known to leave the function exactly unchanged.
+
+    A node may be indexed: head_dim by the heads, the units inside a layer by the steps of a scan over layers. Then it has one
+    copy for each place of its `index` and a map of its own for each copy, which acts before the maps of the index do.
+
+    Attributes:
+        name: that of the weight which first produces it.
+        size: units of one copy.
+        group: what may act on each copy.
+        index: the nodes or named fixed axes that it is indexed by, fixed ones first, outer before inner.
+        copies: the size of each of them.
+    """
 
     name: str
     size: int
     group: GroupName
+    index: tuple[str, ...] = ()
+    copies: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """An axis of a tensor that is held fixed, wholly or in part, and why."""
+    """An axis of a tensor that is held fixed, wholly or in part: why, and the line of the user's source that says so."""
 
     path: str
     axis: int
     reason: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in an array the units of a node (or the places of an index) stand.
+
+    Attributes:
+        axis: the axis of the array.
+        intervals: the part of the axis, () for all of it.
+        sizes: the factors of that part, outermost first; -1 for one that may vary with the batch.
+        factor: which of them.
+    """
+
+    axis: int
+    intervals: tuple[Interval, ...]
+    sizes: tuple[int, ...]
+    factor: int
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a forward pass computes a node's features.
+    """Where a forward pass computes a node's features. It does not depend on the batch size.
 
-    `location` indexes the equation, one number for each level of nested calls, `output` which of its results, `axis`
-    the feature axis and `intervals` the part of it that belongs to the node. It does not depend on the batch size.
+    Attributes:
+        location: the equation, one number for each level of nested calls.
+        output: which of its results.
+        units: the place of the units.
+        index: for each index of the node its place, or the depth of the loop around the equation that it is.
+        loops: how many loops are around the equation.
     """
 
     location: tuple[int, ...]
     output: int
-    axis: int
-    intervals: tuple[Interval, ...]
+    units: Place
+    index: tuple[Place | int, ...] = ()
+    loops: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +203,7 @@ class Graph:
         axes: for each leaf of the variables, by path, one label per axis.
         pinned: every axis that is held fixed, with the reason.
         taps: for each node, where its features appear in a forward pass.
+        sites: for each weight, the contractions it takes part in.
         shapes: the shape of each leaf by path.
     """
 
@@ -190,14 +211,12 @@ class Graph:
     axes: Mapping[str, tuple[AxisLabel, ...]]
     pinned: Sequence[Pinned]
     taps: Mapping[str, Tap]
+    sites: Sequence[Site]
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
 
     def touching(self, node: str) -> dict[str, list[int]]:
         """The axes that carry a node: path -> axis numbers."""
-        found = {
-            path: [i for i, label in enumerate(labels) if positions(label, node) is not None]
-            for path, labels in self.axes.items()
-        }
+        found = {path: [i for i, label in enumerate(labels) if mentions(label, node)] for path, labels in self.axes.items()}
         return {path: axes for path, axes in found.items() if axes}
 
     def check(self, variables: PyTree) -> None:
@@ -238,8 +257,10 @@ def _describe(label: AxisLabel, node: str) -> str:
         case Product(factors):
             return " x ".join(_describe(f, node) for f in factors)
         case Segments(parts):
-            mine = [p for p in parts if positions(p.label, node) is not None]
+            mine = [p for p in parts if mentions(p.label, node)]
             return ", ".join(f"{a}:{b} {_describe(p.label, node)}" for p in mine for a, b in p.intervals)
+        case Cases(_, options):
+            return " or ".join(_describe(option, node) for option in options)
         case Fixed():
             return str(label)
 

@@ -1,12 +1,13 @@
 """From unified terms to the graph: which atoms are one node, what it is called, how each axis is labelled, where to tap."""
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from alignment.families import Expression, cases_in, companions, expressions, indices
 from alignment.graph import (
     AxisLabel,
+    Cases,
     Fixed,
     Graph,
     GroupName,
@@ -21,7 +22,10 @@ from alignment.graph import (
     Tap,
 )
 from alignment.primitives import Value
-from alignment.terms import Group, Prod, Ref, Seq, Term, Terms, refs
+from alignment.provenance import source_line
+from alignment.sites import Site
+from alignment.terms import Case, Group, Prod, Ref, Seq, Term, Terms, refs
+from alignment.views import Views
 
 GROUP_NAMES: dict[Group, GroupName] = {
     Group.PERMUTATION: "permutation",
@@ -33,15 +37,16 @@ GROUP_NAMES: dict[Group, GroupName] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """A value on the way from the inputs, and the equation that made it."""
+    """A value on the way from the inputs, the equation that made it and the axes of the loops around that."""
 
     location: tuple[int, ...]
     output: int
     value: Value
+    loops: tuple[Term, ...]
 
 
 def build_graph(
-    terms: Terms, params: Mapping[str, Value], *, seen: Sequence[Seen], made: Sequence[Value], used: Sequence[str]
+    terms: Terms, params: Mapping[str, Value], seen: Sequence[Seen], sites: Sequence[Site], used: Sequence[str]
 ) -> Graph:
     """The graph of a finished walk.
 
@@ -49,28 +54,32 @@ def build_graph(
         terms: the store, everything unified.
         params: the variables by path.
         seen: the floating-point values that depend on the inputs, in the order of the network.
-        made: every value, whether or not the inputs had a part in it.
+        sites: the contractions of weights.
         used: paths of the variables in the order in which the network reads them.
     """
+    every = expressions(terms)
     axes = {path: [_resolved(terms, t) for t in value.axes] for path, value in params.items()}
     met = [(s, [_resolved(terms, t) for t in s.value.axes]) for s in seen]
     moved = {ref.atom for _, labels in met for t in labels for ref in refs(t)}
-    free = {a for labels in axes.values() for t in labels for a in (r.atom for r in refs(t)) if not terms.pins(Ref(a))}
-    free &= moved  # a leaf that never meets the data has no symmetry worth the name
+    mine = {ref.atom for labels in axes.values() for t in labels for ref in refs(t)}
+    moved |= {ref.atom for path in used for t in axes[path] for ref in refs(t)}  # the rank of a product of two leaves
+    free = {a for a in mine & moved if not terms.pins(Ref(a))}  # a leaf that is never read has no symmetry worth the name
 
-    every = [t for labels in axes.values() for t in labels] + [_resolved(terms, t) for v in made for t in v.axes]
     joined = _join_twins(every, free, terms)
+    beside = companions(every)
+    several = {a for a, twins in joined.items() if len(twins) > 1}
+    index = indices(free, beside, joined=several, fixed=beside.keys() - free)
     signs = _signs([labels for _, labels in met], axes)
     ordered = {path: axes[path] for path in [*used, *axes]}
-    names = _names(ordered, joined, signs)
-    label = _Labeller(terms, joined, names, signs)
+    label = _Labeller(terms, joined, _names(ordered, joined, signs) | _fixed_names(ordered, free, index), signs, index)
 
     nodes, taps = _nodes_and_taps(terms, met, label)
     return Graph(
         nodes=nodes,
-        axes={path: tuple(label(t) for t in labels) for path, labels in axes.items()},
+        axes={path: label.leaf(labels) for path, labels in axes.items()},
         pinned=_pins(terms, axes, moved),
         taps=taps,
+        sites=_named(sites),
         shapes={path: value.shape for path, value in params.items()},
     )
 
@@ -78,19 +87,30 @@ def build_graph(
 def _nodes_and_taps(
     terms: Terms, met: list[tuple[Seen, list[Term]]], label: "_Labeller"
 ) -> tuple[dict[str, Node], dict[str, Tap]]:
-    """The nodes in the order of the network, and for each the widest view of it, the last of its kind."""
+    """The nodes in the order of the network, and for each the view of it with most samples, the last of its kind."""
     nodes: dict[str, Node] = {}
     taps: dict[str, tuple[int, Tap]] = {}
     for item, labels in met:
-        for d, term in enumerate(labels):
-            for name, intervals in _bare(label(term)):
-                nodes.setdefault(name, label.node(name))
-                samples = math.prod(item.value.shape) // item.value.shape[d]
-                if samples >= taps.get(name, (0,))[0]:
-                    taps[name] = samples, Tap(item.location, item.output, d, intervals)
+        views = Views(label.leaf(labels), item.value.shape, [label.name(terms.resolve(t)) for t in item.loops])
+        for name in views.names():
+            if name not in nodes:
+                nodes[name] = label.node(name)
+            found = views.tap(nodes[name], item.location, item.output)
+            if found is not None and found[0] >= taps.get(name, (0,))[0]:
+                taps[name] = found
     for name in label.atoms:  # those that only ever appear inside a product come last
         nodes.setdefault(name, label.node(name))
     return nodes, {name: tap for name, (_, tap) in taps.items()}
+
+
+def _named(sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The sites with names that tell several of one weight apart."""
+    used: dict[str, int] = {}
+    named = []
+    for site in sites:
+        k = used[site.path] = used.get(site.path, 0) + 1
+        named.append(replace(site, name=site.path if k == 1 else f"{site.path}#{k}"))
+    return tuple(named)
 
 
 def _resolved(terms: Terms, term: Term | None) -> Term:
@@ -112,14 +132,14 @@ def _sequences(term: Term) -> Iterator[Seq | Ref]:
             yield term
 
 
-def _join_twins(every: list[Term], free: set[int], terms: Terms) -> dict[int, tuple[int, ...]]:
+def _join_twins(every: Iterable[Expression], free: set[int], terms: Terms) -> dict[int, tuple[int, ...]]:
     """Atoms that always stand in the same sequences, once each, are one node: both ends of a zero-padded shortcut.
 
     No operation tells such atoms apart, so their units may be exchanged with each other as well as among themselves.
     Returns, for each free atom, the tuple of atoms of its node.
     """
     contexts: dict[int, set] = {a: set() for a in free}
-    for term in every:
+    for term in (t for expression in every for t in expression):
         for item in _sequences(term):
             if isinstance(item, Ref):
                 if item.atom in free:
@@ -167,50 +187,81 @@ def _names(
     return names
 
 
+def _fixed_names(axes: dict[str, list[Term]], free: set[int], index: dict[int, tuple[int, ...]]) -> dict[tuple[int, ...], str]:
+    """A name for each fixed axis that nodes are indexed by: the first leaf it is an axis of, and which."""
+    named = {i for by in index.values() for i in by} - free
+    cases = {case.index for labels in axes.values() for term in labels for case in cases_in(term)}
+    names: dict[tuple[int, ...], str] = {}
+    for path, labels in axes.items():
+        for d, term in enumerate(labels):
+            for atom in {r.atom: None for r in refs(term)}.keys() & (named | cases):
+                names.setdefault((atom,), f"{path}[{d}]")
+    return names
+
+
 class _Labeller:
     """Turns resolved terms into the labels of the graph."""
 
     def __init__(
-        self, terms: Terms, joined: dict[int, tuple[int, ...]], names: dict[tuple[int, ...], str], signs: dict[int, int]
+        self,
+        terms: Terms,
+        joined: dict[int, tuple[int, ...]],
+        names: dict[tuple[int, ...], str],
+        signs: dict[int, int],
+        index: dict[int, tuple[int, ...]],
     ):
-        self.terms, self.joined, self.names, self.signs = terms, joined, names, signs
-        self.atoms = {name: node for node, name in names.items()}
+        self.terms, self.joined, self.names, self.signs, self.index = terms, joined, names, signs, index
+        self.atoms = {name: atoms for atoms, name in names.items() if atoms[0] in joined}
 
-    def __call__(self, term: Term) -> AxisLabel:
+    def leaf(self, axes: Sequence[Term]) -> tuple[AxisLabel, ...]:
+        """The labels of all axes of one array. A case whose index is not among them has but one option."""
+        present = {ref.atom for term in axes for ref in refs(term)}
+        return tuple(self(term, present) for term in axes)
+
+    def __call__(self, term: Term, present: set[int]) -> AxisLabel:
         match term:
             case Ref(atom):
-                if atom not in self.joined or self.joined[atom] not in self.names:
-                    return Fixed(self.terms.size(term))
-                return NodeAxis(self.names[self.joined[atom]], self.terms.size(term), self.role(term))
+                if atom in self.joined and self.joined[atom] in self.names:
+                    return NodeAxis(self.names[self.joined[atom]], self.terms.size(term), self.role(term))
+                return Fixed(self.terms.size(term), self.names.get((atom,), ""))
             case Prod(factors):
-                return self.product(factors)
+                return self.product([self(f, present) for f in factors])
             case Seq(parts):
-                return self.segments(parts)
+                return self.segments(parts, present)
+            case Case(index, options):
+                labels = tuple(self(o, present) for o in options)
+                return Cases(self.names[index,], labels) if index in present else labels[0]
+
+    def name(self, term: Term) -> str:
+        """The name of a bare fixed axis, if it has one."""
+        return self.names.get((term.atom,), "") if isinstance(term, Ref) else ""
 
     def node(self, name: str) -> Node:
         atoms = self.atoms[name]
-        return Node(name, sum(self.terms.size(Ref(a)) for a in atoms), GROUP_NAMES[self.terms.group(atoms[0])])
+        by = [(self.joined.get(i, (i,)), self.terms.size(Ref(i))) for i in self.index[atoms[0]]]
+        index, copies = tuple(self.names[i] for i, _ in by), tuple(n for _, n in by)
+        size = sum(self.terms.size(Ref(a)) for a in atoms)
+        return Node(name, size, GROUP_NAMES[self.terms.group(atoms[0])], index, copies)
 
     def role(self, ref: Ref) -> Role:
         return "out" if ref.variance == self.signs[ref.atom] else "in"
 
-    def product(self, factors: tuple[Term, ...]) -> AxisLabel:
+    def product(self, factors: Sequence[AxisLabel]) -> AxisLabel:
         labels: list[AxisLabel] = []
-        for factor in factors:
-            label = self(factor)
-            if isinstance(label, Fixed) and labels and isinstance(labels[-1], Fixed):
+        for label in factors:
+            if isinstance(label, Fixed) and not label.name and labels and isinstance(labels[-1], Fixed) and not labels[-1].name:
                 label = Fixed(labels.pop().size * label.size)
             labels.append(label)
         return Product(tuple(labels)) if len(labels) > 1 else [*labels, Fixed(1)][0]
 
-    def segments(self, parts: tuple[Term, ...]) -> AxisLabel:
+    def segments(self, parts: tuple[Term, ...], present: set[int]) -> AxisLabel:
         found: list[Part] = []
         shared: dict[str, tuple[AxisLabel, list[Interval]]] = {}
         start = 0
         for term in parts:
             here = (start, start + self.terms.size(term))
             start = here[1]
-            label = self(term)
+            label = self(term, present)
             twins = self.joined.get(term.atom, ()) if isinstance(term, Ref) else ()
             if isinstance(label, NodeAxis) and len(twins) > 1:
                 shared.setdefault(label.node, (label, []))[1].append(here)
@@ -220,27 +271,17 @@ class _Labeller:
             assert isinstance(label, NodeAxis)
             whole = NodeAxis(label.node, sum(b - a for a, b in intervals), label.role)
             found.append(Part(whole, tuple(intervals)))
-        if all(isinstance(p.label, Fixed) for p in found):
+        if all(isinstance(p.label, Fixed) and not p.label.name for p in found):
             return Fixed(start)
         return Segments(tuple(found))
-
-
-def _bare(label: AxisLabel) -> Iterator[tuple[str, tuple[Interval, ...]]]:
-    """The nodes whose features (not their duals) stand bare on an axis, with the intervals they fill."""
-    match label:
-        case NodeAxis(node, size, "out"):
-            yield node, ((0, size),)
-        case Segments(parts):
-            for part in parts:
-                if isinstance(part.label, NodeAxis) and part.label.role == "out":
-                    yield part.label.node, part.intervals
 
 
 def _pins(terms: Terms, axes: dict[str, list[Term]], moved: set[int]) -> tuple[Pinned, ...]:
     found = []
     for path, labels in axes.items():
         for d, term in enumerate(labels):
-            found += [Pinned(path, d, reason) for reason in terms.pins(term)]
-            if any(r.atom not in moved for r in refs(term)) and not terms.pins(term):
-                found.append(Pinned(path, d, "does not meet the inputs"))
+            reasons = terms.pins(term)
+            found += [Pinned(path, d, reason, source_line(where)) for reason, where in reasons.items()]
+            if not reasons and any(r.atom not in moved for r in refs(term)):
+                found.append(Pinned(path, d, "the function does not read it"))
     return tuple(found)

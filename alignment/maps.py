@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,19 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from alignment.graph import (
-    AxisLabel,
-    Fixed,
-    Graph,
-    Interval,
-    Node,
-    NodeAxis,
-    Part,
-    Product,
-    PyTree,
-    Segments,
-    path_name,
-)
+from alignment.blocks import Bare, axis_of, each_block
+from alignment.graph import Graph, Node, NodeAxis, PyTree, mentions, path_name
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -30,53 +19,57 @@ HIGHEST = jax.lax.Precision.HIGHEST
 class NodeMap(NamedTuple):
     """A linear map of a node's features: `new = push @ old`, and back, `old ~ pull @ new`.
 
-    `pull @ push` is the identity unless the map narrows the node; a rectangular map changes the width.
+    `pull @ push` is the identity unless the map narrows the node; a rectangular map changes the width. The map of an indexed
+    node (head_dim inside heads) has one matrix for each place of its index, in leading axes. It acts first: `push[h]` acts
+    on what is at place h of the index before the map of the index moves that.
     """
 
-    push: Float[Array | np.ndarray, "new old"]
-    pull: Float[Array | np.ndarray, "old new"]
+    push: Float[Array | np.ndarray, "*copies new old"]
+    pull: Float[Array | np.ndarray, "*copies old new"]
 
 
 Maps = Mapping[str, NodeMap]
 
 
-def identity(size: int) -> NodeMap:
-    """The map that changes nothing: two identity matrices (size, size)."""
-    eye = np.eye(size, dtype=np.float32)
+def identity(size: int, copies: tuple[int, ...] = ()) -> NodeMap:
+    """The map that changes nothing: two identity matrices (*copies, size, size)."""
+    eye = np.broadcast_to(np.eye(size, dtype=np.float32), (*copies, size, size))
     return NodeMap(eye, eye)
 
 
-def permutation(index: Int[Array, " units"]) -> NodeMap:
+def permutation(index: Int[Array, "*copies units"]) -> NodeMap:
     """Put old unit `index[i]` at place i (the convention of Git Re-Basin): new = old[index].
 
     Raises ValueError if some unit is missing or doubled.
     """
-    if not isinstance(index, jax.core.Tracer) and not np.array_equal(np.sort(np.asarray(index)), np.arange(len(index))):
-        raise ValueError(f"not a permutation of {len(index)} units: {np.asarray(index).tolist()}")
-    push = jax.nn.one_hot(index, len(index), dtype=jnp.float32)
-    return NodeMap(push, push.T)
+    if not isinstance(index, jax.core.Tracer):
+        given = np.asarray(index)
+        if not np.array_equal(np.sort(given), np.broadcast_to(np.arange(given.shape[-1]), given.shape)):
+            raise ValueError(f"not a permutation of {given.shape[-1]} units: {given.tolist()}")
+    push = jax.nn.one_hot(index, np.shape(index)[-1], dtype=jnp.float32)
+    return NodeMap(push, push.mT)
 
 
-def orthogonal(q: Float[Array, "units units"]) -> NodeMap:
+def orthogonal(q: Float[Array, "*copies units units"]) -> NodeMap:
     """A rotation or reflection: new = q @ old. The caller answers for q being orthogonal."""
     q = jnp.asarray(q)
-    return NodeMap(q, q.T)
+    return NodeMap(q, q.mT)
 
 
-def general(push: Float[Array, "units units"]) -> NodeMap:
+def general(push: Float[Array, "*copies units units"]) -> NodeMap:
     """Any invertible map: new = push @ old. The inverse is computed on the host in float64.
 
     Raises ValueError if `push` is singular or not square.
     """
     matrix = np.asarray(push, np.float64)
-    if matrix.ndim != 2 or np.linalg.matrix_rank(matrix) < max(matrix.shape):
+    if matrix.ndim < 2 or (np.linalg.matrix_rank(matrix) < max(matrix.shape[-2:])).any():
         raise ValueError(f"general needs an invertible matrix, got one of shape {matrix.shape}, singular or not square")
     return NodeMap(jnp.asarray(push), jnp.asarray(np.linalg.inv(matrix).astype(np.asarray(push).dtype)))
 
 
-def rectangular(push: Float[Array, "new old"], pull: Float[Array, "old new"]) -> NodeMap:
-    """A map between widths. Raises ValueError unless `push` is (new, old) and `pull` is (old, new)."""
-    if np.shape(push) != np.shape(pull)[::-1]:
+def rectangular(push: Float[Array, "*copies new old"], pull: Float[Array, "*copies old new"]) -> NodeMap:
+    """A map between widths. Raises ValueError unless `push` is (..., new, old) and `pull` is (..., old, new)."""
+    if np.shape(push) != _transposed(np.shape(pull)):
         raise ValueError(f"pull must have the shape of push transposed: got {np.shape(push)} and {np.shape(pull)}")
     return NodeMap(jnp.asarray(push), jnp.asarray(pull))
 
@@ -112,11 +105,18 @@ def transport(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
             raise ValueError(f"no node named {name!r}; the graph has {', '.join(graph.nodes)}")
         if not isinstance(m, NodeMap):
             raise ValueError(f"the map of {name!r} must be a NodeMap, got {type(m).__name__}")
-        if m.push.shape[1] != graph.nodes[name].size:
-            raise ValueError(f"the map of {name!r} takes {m.push.shape[1]} units, the node has {graph.nodes[name].size}")
-        if m.pull.shape != m.push.shape[::-1]:
+        size, copies = graph.nodes[name].size, graph.nodes[name].copies
+        if m.push.shape[-1] != size:
+            raise ValueError(f"the map of {name!r} takes {m.push.shape[-1]} units, the node has {size}")
+        if m.push.shape[:-2] != copies:
+            raise ValueError(f"the map of {name!r} has copies {m.push.shape[:-2]}, the node {copies} (indexed by its `index`)")
+        if m.pull.shape != _transposed(m.push.shape):
             raise ValueError(f"the map of {name!r} has push {m.push.shape} and pull {m.pull.shape}: expected the transpose")
     return _moved(graph, dict(maps), variables)
+
+
+def _transposed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-2], *shape[-2:][::-1])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -124,58 +124,27 @@ def _moved(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
 
     def move(path: tuple, leaf: Array) -> Array:
         labels = graph.axes[path_name(path)]
-        moved = [d for d, label in enumerate(labels) if _carries(label, maps)]
-        if not moved:
+        if not any(mentions(label, name) for label in labels for name in maps):
             return leaf
-        x = leaf.astype(jnp.float32)
-        for d in moved:
-            x = jnp.moveaxis(_along_first(labels[d], maps, jnp.moveaxis(x, d, 0)), 0, d)
-        return x.astype(leaf.dtype)
+        return each_block(labels, leaf.astype(jnp.float32), functools.partial(_apply, graph, maps)).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(move, variables)
 
 
-def _carries(label: AxisLabel, maps: Maps) -> bool:
-    match label:
-        case NodeAxis(node):
-            return node in maps
-        case Product(factors):
-            return any(_carries(f, maps) for f in factors)
-        case Segments(parts):
-            return any(_carries(p.label, maps) for p in parts)
-        case Fixed():
-            return False
-
-
-def _along_first(label: AxisLabel, maps: Maps, x: Array) -> Array:
-    """Apply the maps to the first axis of `x`, whose structure `label` describes."""
-    match label:
-        case NodeAxis(node, _, role) if node in maps:
-            return _matmul(maps[node].push if role == "out" else maps[node].pull.T, x)
-        case Product(factors):
-            rest = x.shape[1:]
-            x = x.reshape(*(f.size for f in factors), *rest)
-            for k, factor in enumerate(factors):
-                x = jnp.moveaxis(_along_first(factor, maps, jnp.moveaxis(x, k, 0)), 0, k)
-            return x.reshape(math.prod(x.shape[: len(factors)]), *rest)
-        case Segments(parts):
-            pieces = [piece for part in parts for piece in _moved_part(part, maps, x)]
-            return jnp.concatenate([values for _, values in sorted(pieces, key=lambda piece: piece[0])], axis=0)
+def _apply(graph: Graph, maps: Maps, labels: Sequence[Bare], x: Array) -> Array:
+    """The maps of all nodes of one block; indexed nodes first, while their indices stand as they were."""
+    carried = [(d, label) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in maps]
+    for d, label in sorted(carried, key=lambda item: -len(graph.nodes[item[1].node].index)):
+        m, axes, new = maps[label.node], list(range(x.ndim)), x.ndim
+        index = [axis_of(labels, name) for name in graph.nodes[label.node].index]
+        matrix, ends = (m.push, [new, d]) if label.role == "out" else (m.pull, [d, new])
+        moved = [new if k == d else k for k in axes]
+        x = jnp.einsum(_float32(matrix), [*index, *ends], x, axes, moved, precision=HIGHEST)
     return x
 
 
-def _moved_part(part: Part, maps: Maps, x: Array) -> list[tuple[Interval, Array]]:
-    """The transformed pieces of one part, each with the interval of the old axis that it stands for."""
-    lengths = [b - a for a, b in part.intervals]
-    new = _along_first(part.label, maps, jnp.concatenate([x[a:b] for a, b in part.intervals], axis=0))
-    if len(lengths) > 1 and new.shape[0] != sum(lengths):
-        raise ValueError(f"{part.label} fills several intervals of an axis, so its width cannot change")
-    cuts = np.cumsum(lengths)[:-1].tolist() if len(lengths) > 1 else []
-    return list(zip(part.intervals, jnp.split(new, cuts, axis=0), strict=True))
-
-
 def _matmul(matrix: Array | np.ndarray, x: Array | np.ndarray) -> Array:
-    return jnp.tensordot(_float32(matrix), _float32(x), axes=(1, 0), precision=HIGHEST)
+    return jnp.matmul(_float32(matrix), _float32(x), precision=HIGHEST)
 
 
 def _float32(x: Array | np.ndarray) -> Array:
@@ -183,8 +152,17 @@ def _float32(x: Array | np.ndarray) -> Array:
 
 
 def random_element(node: Node, key: Array) -> NodeMap:
-    """A random element of a node's group, well conditioned: what `verify` applies."""
-    keys = jax.random.split(key, 3)
+    """A random element of a node's group for each of its copies, well conditioned: what `verify` applies."""
+    one = functools.partial(_random_matrix, node)
+    for _ in node.copies:
+        one = jax.vmap(one)
+    count = math.prod(node.copies)
+    keys = jax.random.split(key, count).reshape(node.copies) if node.copies else key
+    return one(keys)
+
+
+def _random_matrix(node: Node, key: Array) -> NodeMap:
+    keys = jax.random.split(key, 4)
     mix = permutation(jax.random.permutation(keys[0], node.size))
     if node.group in ("orthogonal", "linear"):
         mix = orthogonal(jnp.linalg.qr(jax.random.normal(keys[1], (node.size, node.size)))[0])
@@ -192,7 +170,7 @@ def random_element(node: Node, key: Array) -> NodeMap:
         factors = jax.random.uniform(keys[2], (node.size,), minval=0.5, maxval=2.0)
         mix = compose(mix, NodeMap(jnp.diag(factors), jnp.diag(1 / factors)))
     if node.group == "linear":
-        mix = compose(mix, orthogonal(jnp.linalg.qr(jax.random.normal(keys[0], (node.size, node.size)))[0]))
+        mix = compose(mix, orthogonal(jnp.linalg.qr(jax.random.normal(keys[3], (node.size, node.size)))[0]))
     return mix
 
 

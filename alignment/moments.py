@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import Graph, PyTree
@@ -37,12 +38,15 @@ class Moments(NamedTuple):
 
     `cross[k]` is the covariance between the features of model 0 (rows) and of model k (columns). Only what alignment to a
     reference needs is kept: never the full covariance of all models' units.
+
+    For an indexed node the copies along fixed axes (steps of a loop) stand in front, one covariance each; those along other
+    nodes (heads) are laid end to end among the units, since any of them may correspond to any other.
     """
 
-    samples: Float[Array, ""]
-    mean: Float[Array, "models units"]
-    covariance: Float[Array, "models units units"]
-    cross: Float[Array, "models units units"]
+    samples: Float[Array | np.ndarray, ""]
+    mean: Float[Array | np.ndarray, "models *copies units"]
+    covariance: Float[Array | np.ndarray, "models *copies units units"]
+    cross: Float[Array | np.ndarray, "models *copies units units"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class NodeMoments(Statistic):
 
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, Moments]:
         """Moments of one batch; the covariances are still sums of products."""
-        features = [capture(apply, graph, model, batch[0]) for model in models]
-        return {node: _sums([f[node] for f in features]) for node in graph.taps}
+        features = [capture(apply, graph, model, batch[0]).nodes for model in models]
+        return {node: _sums([_by_fixed_copy(graph, node, f[node]) for f in features]) for node in graph.taps}
 
     def combine(self, a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
         """Chan's pairwise update."""
@@ -67,20 +71,29 @@ class NodeMoments(Statistic):
         return {n: m._replace(covariance=m.covariance / m.samples, cross=m.cross / m.samples) for n, m in state.items()}
 
 
+def _by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*copies samples units"]:
+    """Copies along other nodes laid end to end among the units."""
+    fixed = sum(name not in graph.nodes for name in graph.nodes[node].index)
+    x = jnp.moveaxis(features, -2, fixed)
+    return x.reshape(*x.shape[: fixed + 1], -1)
+
+
 def _sums(features: Sequence[Array]) -> Moments:
-    x = jnp.stack([f.astype(jnp.float32) for f in features])
-    mean = x.mean(1)
-    x = x - mean[:, None]
-    precision = jax.lax.Precision.HIGHEST
-    auto = jnp.einsum("kni,knj->kij", x, x, precision=precision)
-    cross = jnp.einsum("ni,knj->kij", x[0], x, precision=precision)
-    return Moments(jnp.float32(x.shape[1]), mean, auto, cross)
+    means = [f.astype(jnp.float32).mean(-2) for f in features]
+    centred = [f.astype(jnp.float32) - m[..., None, :] for f, m in zip(features, means, strict=True)]
+    auto = [_product(x, x) for x in centred]
+    cross = [auto[0], *(_product(centred[0], x) for x in centred[1:])]
+    return Moments(jnp.float32(features[0].shape[-2]), jnp.stack(means), jnp.stack(auto), jnp.stack(cross))
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a.mT, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _chan(a: Moments, b: Moments) -> Moments:
     count = a.samples + b.samples
     shift = b.mean - a.mean
     weight = a.samples * b.samples / count
-    auto = a.covariance + b.covariance + weight * shift[:, :, None] * shift[:, None, :]
-    cross = a.cross + b.cross + weight * shift[:1, :, None] * shift[:, None, :]
+    auto = a.covariance + b.covariance + weight * shift[..., :, None] * shift[..., None, :]
+    cross = a.cross + b.cross + weight * shift[:1, ..., :, None] * shift[..., None, :]
     return Moments(count, a.mean + shift * (b.samples / count), auto, cross)

@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float, Int
 
-from alignment.base import Alignment, Stats, node_moments
-from alignment.graph import Graph, PyTree
-from alignment.maps import Maps, identity, orthogonal
-from alignment.moments import NodeMoments
+from alignment.activations import ActivationAlignment
+from alignment.graph import Graph
+from alignment.maps import Maps, orthogonal
+from alignment.moments import Moments
 
 
 @dataclass(frozen=True)
-class Procrustes(Alignment):
+class Procrustes(ActivationAlignment):
     """Rotate each node's features to minimise the squared distance to the reference's, centred.
 
     The rotation is the polar factor of the cross-covariance (Schoenemann 1966), which is also the limit of `CCA` for large
@@ -22,20 +21,20 @@ class Procrustes(Alignment):
     it, re-estimate BatchNorm statistics. Needs `NodeMoments`.
     """
 
-    needs = (NodeMoments,)
+    def solve(self, moments: Moments) -> Float[np.ndarray, "units units"]:
+        """The rotation."""
+        return polar(np.asarray(moments.cross[1])).astype(np.float32)
 
-    def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
-        """For each model, node -> rotation (units, units); the identity for model 0."""
-        moments = node_moments(stats, self, graph, models)
-        others = [{node: jnp.float32(polar(m.cross[k])) for node, m in moments.items()} for k in range(1, len(models))]
-        return [{node: identity(m.mean.shape[1]).push for node, m in moments.items()}, *others]
+    def of_permutation(self, index: Int[np.ndarray, " units"]) -> Float[np.ndarray, "units units"]:
+        """The permutation matrix."""
+        return np.eye(len(index), dtype=np.float32)[index]
 
     def maps(self, theta: list, graph: Graph) -> Sequence[Maps]:
         """The rotations as maps."""
         return [{node: orthogonal(q) for node, q in model.items()} for model in theta]
 
 
-def polar(matrix: Float[Array, "n n"], *, tolerance: float = 1e-6) -> Float[np.ndarray, "n n"]:
+def polar(matrix: Float[np.ndarray, "n n"], *, tolerance: float = 1e-6) -> Float[np.ndarray, "n n"]:
     """The orthogonal matrix nearest to `matrix`, in float64 on the host.
 
     Directions with a singular value below `tolerance` times the largest (dead units) leave the factor open. There it takes

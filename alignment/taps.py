@@ -1,49 +1,128 @@
-"""Reading a node's features out of a forward pass, without touching the user's model: the jaxpr is run with taps."""
+"""Reading features out of a forward pass, without touching the user's model: the jaxpr is run with taps."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array, Float
 
-from alignment.graph import Graph, PyTree, Tap
+from alignment.graph import Graph, Place, PyTree, Tap
 from alignment.trace import nested
 
 
-def capture(
-    apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs: PyTree
-) -> dict[str, Float[Array, "samples units"]]:
-    """The features of every tapped node in one forward pass; every position of an image counts as a sample.
+class SiteFeatures(NamedTuple):
+    """What a weight meets and what it makes of it: `outputs = inputs @ site.matrix(weight)`."""
 
-    Traceable: under `jax.jit` only what is used of the result is computed. The batch size may differ from the one that was
-    traced; the function must be the same.
+    inputs: Float[Array, "*copies samples rows"]
+    outputs: Float[Array, "*copies samples columns"]
+
+
+class Captured(NamedTuple):
+    """Features by the name of their node, and by the name of their site."""
+
+    nodes: dict[str, Float[Array, "*copies samples units"]]
+    sites: dict[str, SiteFeatures]
+
+
+def capture(
+    apply: Callable[..., PyTree],
+    graph: Graph,
+    variables: PyTree,
+    *inputs: PyTree,
+    nodes: Iterable[str] | None = None,
+    sites: Iterable[str] = (),
+) -> Captured:
+    """The features of nodes and the inputs and outputs of sites, in one jitted forward pass.
+
+    Every position of an image or a sequence counts as a sample. Only what is asked for is computed: the rest of the network is
+    cut away. The batch size may differ from the one that was traced; the function must be the same.
+
+    Args:
+        apply: the function that the graph was traced from.
+        graph: its graph.
+        variables: parameters and statistics with the structure that was traced.
+        inputs: a batch.
+        nodes: names of nodes; None means all that have a tap.
+        sites: names of sites, none unless asked for.
 
     Raises:
-        ValueError: if the function's equations are not those the graph was traced from.
+        ValueError: for a name that the graph does not have or a node without a tap, variables of another structure, or if the
+            function's equations are not those the graph was traced from.
     """
-    closed = jax.make_jaxpr(apply)(variables, *inputs)
-    wanted = {(tap.location, tap.output) for tap in graph.taps.values()}
-    found: dict[tuple, Array] = {}
-    _run(closed.jaxpr, closed.consts, jax.tree.leaves((variables, *inputs)), (), wanted, found)
-    return {name: _features(name, tap, graph, found) for name, tap in graph.taps.items()}
+    graph.check(variables)
+    names = tuple(graph.taps if nodes is None else nodes)
+    for name in names:
+        if name not in graph.taps:
+            known = "has no tap" if name in graph.nodes else "is not in the graph"
+            raise ValueError(f"node {name!r} {known}; there are taps for {', '.join(graph.taps)}")
+    by_name = {site.name: site for site in graph.sites}
+    wanted = tuple(sites)
+    if missing := [name for name in wanted if name not in by_name]:
+        raise ValueError(f"no site named {missing[0]!r}; the graph has {', '.join(by_name)}")
+    return _captured(apply, graph, names, wanted, variables, inputs)
 
 
-def _features(name: str, tap: Tap, graph: Graph, found: Mapping[tuple, Array]) -> Array:
-    x = found.get((tap.location, tap.output))
-    if x is None or x.ndim <= tap.axis or x.shape[tap.axis] < tap.intervals[-1][1]:
-        raise ValueError(
-            f"the tap of node {name!r} is not where it was traced: trace the graph from this very function, jitted or not"
-        )
-    x = jnp.moveaxis(x, tap.axis, -1)
-    x = jnp.concatenate([x[..., a:b] for a, b in tap.intervals], axis=-1)
-    return x.reshape(-1, graph.nodes[name].size)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _captured(
+    apply: Callable[..., PyTree], graph: Graph, nodes: tuple[str, ...], sites: tuple[str, ...], variables: PyTree, inputs: tuple
+) -> Captured:
+    taps = {name: graph.taps[name] for name in nodes}
+    wanted = {site.name: site for site in graph.sites if site.name in sites}
+    probes = [_Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
+    for name, s in wanted.items():
+        probes.append(_Probe((name, "inputs"), s.location, False, 1 - s.weight, s.inputs))
+        probes.append(_Probe((name, "outputs"), s.location, True, 0, s.outputs))
+    found = _run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
+    features = {}
+    for name, tap in taps.items():
+        order = [k if isinstance(k, int) else tap.loops + sum(isinstance(i, Place) for i in tap.index[:j])
+                 for j, k in enumerate(tap.index)]  # fmt: skip
+        features[name] = _gathered(found[name,], order)
+        if features[name].shape[:-2] + features[name].shape[-1:] != (*graph.nodes[name].copies, graph.nodes[name].size):
+            raise ValueError(_LOST.format(f"the tap of node {name!r}"))
+    pairs = {}
+    for name, site in wanted.items():
+        x, y = (found[name, which] for which in ("inputs", "outputs"))
+        kept = [d for d, stacked in enumerate(site.stacked) if stacked] + list(range(len(site.stacked), x.ndim - 2))
+        pairs[name] = SiteFeatures(_gathered(x, kept), _gathered(y, kept))
+    return Captured(features, pairs)
 
 
-def _run(jaxpr: Jaxpr, consts: list, args: list, prefix: tuple[int, ...], wanted: set, found: dict) -> list[Any]:
-    """Evaluate a jaxpr, entering the calls that hold a tap and keeping what the taps ask for."""
-    env: dict[Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+_LOST = "{} is not where it was traced: trace the graph from this very function, jitted or not"
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What to read: at an equation, one of its results (or operands), arranged as (*index, samples, units)."""
+
+    key: tuple[str, ...]
+    location: tuple[int, ...]
+    result: bool
+    number: int
+    arrange: Callable[[Array], Array]
+
+
+def _run_with(probes: Sequence[_Probe], closed: ClosedJaxpr, args: list) -> dict[tuple[str, ...], Array]:
+    """What the probes found in one evaluation; loops around an equation are leading axes."""
+    at: dict[tuple[int, ...], list[_Probe]] = {}
+    for probe in probes:
+        at.setdefault(probe.location, []).append(probe)
+    found: dict[tuple[str, ...], Array] = {}
+    _run(closed, args, (), at, found)
+    for probe in probes:
+        if probe.key not in found:
+            raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
+    return found
+
+
+def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
+    """Evaluate a jaxpr, entering the calls that hold a probe and keeping what the probes ask for."""
+    jaxpr: Jaxpr = closed.jaxpr
+    env: dict[Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
 
     def read(v: Var | Literal) -> Any:
         return v.val if isinstance(v, Literal) else env[v]
@@ -51,16 +130,40 @@ def _run(jaxpr: Jaxpr, consts: list, args: list, prefix: tuple[int, ...], wanted
     for index, eqn in enumerate(jaxpr.eqns):
         here = (*prefix, index)
         ins = [read(v) for v in eqn.invars]
-        inner = nested(eqn)
-        if inner is not None and any(location[: len(here)] == here for location, _ in wanted):
-            outs = _run(inner.jaxpr, inner.consts, ins, here, wanted, found)
+        inside = any(location[: len(here)] == here and location != here for location in probes)
+        if inside and (inner := nested(eqn)) is not None:
+            outs = _run(inner, ins, here, probes, found)
+        elif inside and eqn.primitive.name == "scan":
+            outs = _scanned(eqn, ins, here, probes, found)
         else:
             outs = _evaluate(eqn, ins, jaxpr)
         env.update(zip(eqn.outvars, outs, strict=True))
-        for k, value in enumerate(outs):
-            if (here, k) in wanted:
-                found[here, k] = value
+        for probe in probes.get(here, ()):
+            values = outs if probe.result else ins
+            if probe.number >= len(values):
+                raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
+            try:
+                found[probe.key] = probe.arrange(values[probe.number])
+            except (TypeError, ValueError, IndexError, AttributeError) as error:
+                raise ValueError(_LOST.format(f"{probe.key[0]!r}")) from error
     return [read(v) for v in jaxpr.outvars]
+
+
+def _scanned(eqn: JaxprEqn, ins: list[Any], here: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
+    """A scan that also stacks what the probes in its body find."""
+    p = eqn.params
+    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+
+    def body(carry: list, x: list) -> tuple[list, tuple[list, dict]]:
+        inner: dict = {}
+        outs = _run(p["jaxpr"], [*ins[:first], *carry, *x], here, probes, inner)
+        return outs[: len(carry)], (outs[len(carry) :], inner)
+
+    carry, (stacked, inner) = jax.lax.scan(
+        body, ins[first:last], ins[last:], p["length"], reverse=p["reverse"], unroll=p["unroll"]
+    )
+    found.update(inner)
+    return [*carry, *stacked]
 
 
 def _evaluate(eqn: JaxprEqn, ins: list[Any], whole: Jaxpr) -> list[Any]:
@@ -69,3 +172,29 @@ def _evaluate(eqn: JaxprEqn, ins: list[Any], whole: Jaxpr) -> list[Any]:
     info = whole.debug_info._replace(arg_names=None, result_paths=None)
     alone = Jaxpr((), list(args), eqn.outvars, [eqn], eqn.effects, info)
     return list(jax.core.eval_jaxpr(alone, (), *args.values()))
+
+
+def _features(tap: Tap, x: Array) -> Float[Array, "*places samples units"]:
+    """The features that a tap sees in an array: those of its index that are places in front."""
+    places = [*(i for i in tap.index if isinstance(i, Place)), tap.units]
+    by_axis = {place.axis: place for place in places}
+    start: dict[int, int] = {}
+    opened: list[int] = []
+    for d, size in enumerate(x.shape):
+        place = by_axis.get(d)
+        start[d] = len(opened)
+        opened += [size] if place is None else place.sizes
+        if place is not None and place.intervals:
+            x = jnp.concatenate([jax.lax.slice_in_dim(x, a, b, axis=d) for a, b in place.intervals], axis=d)
+    for d, place in sorted(by_axis.items(), reverse=True):
+        x = x.reshape(*x.shape[:d], *place.sizes, *x.shape[d + 1 :])
+    axes = [start[place.axis] + place.factor for place in places]
+    rest = [d for d in range(x.ndim) if d not in axes]
+    sizes = [x.shape[d] for d in axes]
+    return x.transpose(*axes[:-1], *rest, axes[-1]).reshape(*sizes[:-1], -1, sizes[-1])
+
+
+def _gathered(x: Array, kept: Sequence[int]) -> Array:
+    """Bring the axes `kept` to the front, in order; the others but the last are samples."""
+    rest = [d for d in range(x.ndim - 1) if d not in kept]
+    return x.transpose(*kept, *rest, x.ndim - 1).reshape(*(x.shape[d] for d in kept), -1, x.shape[-1])

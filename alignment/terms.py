@@ -4,19 +4,24 @@ Every axis of every array in a network is described by a *term*:
 
 - `Ref`: an **atom**, a run of features about which nothing finer is known yet;
 - `Seq`: terms laid end to end (a concatenation, a zero-padded shortcut, a fused projection);
-- `Prod`: terms multiplied, first factor outermost (a flattened image is height x width x channel).
+- `Prod`: terms multiplied, first factor outermost (a flattened image is height x width x channel);
+- `Case`: another term for each place along some other axis (queries, keys and values stacked on an axis of three).
 
 Tracing says which axes must transform together by unifying their terms, exactly as type inference unifies types: an atom
 that meets a longer term is bound to it, two sequences with different cuts are cut at all of them. Each occurrence of an
 atom has a **variance**: +1 where the axis carries the features themselves, -1 where it is contracted with them and so
 transforms by the inverse transpose. An atom also has a `Group` (the transformations that have left the function unchanged
 so far; it only ever shrinks) and the reasons for which it is pinned, if any.
+
+`together` records which axes stand in one expression. `alignment.families` reads off it which atoms always have another
+one at their side and may therefore be transformed differently at each of its places, as head_dim inside heads.
 """
 
 import enum
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 
 class Group(enum.Flag):
@@ -50,10 +55,20 @@ class Prod:
     factors: tuple["Term", ...]
 
 
-Term = Ref | Seq | Prod
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A term that depends on the place along the axis of the atom `index`: one option for each, all of one size."""
+
+    index: int
+    options: tuple["Term", ...]
+
+
+Term = Ref | Seq | Prod | Case
 Split = Callable[[Term, Sequence[int]], list[Term] | None]
 Join = Callable[[Sequence[Term]], Term]
 UNIT = Prod(())
+SEPARATED = "its places are told apart by slices"
+MOST_CASES = 64  # axes longer than this are sequences in time or space, not stacks of different things
 
 
 def dual(term: Term) -> Term:
@@ -65,6 +80,8 @@ def dual(term: Term) -> Term:
             return Seq(tuple(map(dual, parts)))
         case Prod(factors):
             return Prod(tuple(map(dual, factors)))
+        case Case(index, options):
+            return Case(index, tuple(map(dual, options)))
 
 
 def refs(term: Term) -> list[Ref]:
@@ -72,8 +89,23 @@ def refs(term: Term) -> list[Ref]:
     match term:
         case Ref():
             return [term]
-        case Seq(children) | Prod(children):
+        case Seq(children) | Prod(children) | Case(_, children):
             return [ref for child in children for ref in refs(child)]
+
+
+def at(term: Term, index: int, place: int) -> Term:
+    """A resolved term at one place along the axis of the atom `index`, which is gone from it."""
+    match term:
+        case Ref():
+            return term if term.atom != index else UNIT
+        case Seq(parts):
+            return sequence([at(p, index, place) for p in parts])
+        case Prod(factors):
+            return product([at(f, index, place) for f in factors])
+        case Case(other, options):
+            if other == index:
+                return options[place]
+            return Case(other, tuple(at(o, index, place) for o in options))
 
 
 def product(factors: Sequence[Term]) -> Term:
@@ -92,22 +124,30 @@ def sequence(parts: Sequence[Term]) -> Term:
 class _Atom:
     size: int
     group: Group
-    pins: dict[str, None]  # an ordered set of reasons
+    pins: dict[str, Any] = field(default_factory=dict)  # reason -> the source of the equation that gave it
     alone: bool = False  # never one node with another atom, though they stand together everywhere
     bound: Term | None = None
 
 
 class Terms:
-    """A store of atoms and the operations that relate them."""
+    """A store of atoms and the operations that relate them.
+
+    Attributes:
+        where: the source of the equation at hand; goes with every reason for a pin.
+        loops: the axes that a body of a loop is stacked along, which stand in all of its expressions unseen.
+    """
 
     def __init__(self) -> None:
+        self.where: Any = None
+        self.loops: tuple[Term, ...] = ()
         self._atoms: list[_Atom] = []
+        self._expressions: dict[tuple[Term, ...], None] = {}
 
     def fresh(self, size: int, *, group: Group = Group.LINEAR, pin: str | None = None, alone: bool = False) -> Term:
         """A new atom of `size` features, optionally pinned for a reason. Axes of size one need none."""
         if size == 1:
             return UNIT
-        self._atoms.append(_Atom(size, group, {} if pin is None else {pin: None}, alone))
+        self._atoms.append(_Atom(size, group, {} if pin is None else {pin: self.where}, alone))
         return Ref(len(self._atoms) - 1)
 
     def resolve(self, term: Term) -> Term:
@@ -124,6 +164,11 @@ class Terms:
                 return sequence([self.resolve(p) for p in parts])
             case Prod(factors):
                 return product([self.resolve(f) for f in factors])
+            case Case(index, options):
+                known, places = self.resolve(Ref(index)), tuple(self.resolve(o) for o in options)
+                if all(place == places[0] for place in places):
+                    return places[0]
+                return Case(known.atom if isinstance(known, Ref) else index, places)
 
     def size(self, term: Term) -> int:
         """Number of features on an axis with this term."""
@@ -134,6 +179,8 @@ class Terms:
                 return sum(map(self.size, parts))
             case Prod(factors):
                 return math.prod(map(self.size, factors))
+            case Case(_, options):
+                return self.size(options[0])
 
     def group(self, atom: int) -> Group:
         """The group of an unbound atom."""
@@ -143,19 +190,50 @@ class Terms:
         """Whether an atom must stay a node of its own."""
         return self._atoms[atom].alone
 
-    def pins(self, term: Term) -> tuple[str, ...]:
-        """Why parts of this term are held fixed; empty if all of it is free."""
-        return tuple(dict.fromkeys(p for ref in refs(self.resolve(term)) for p in self._atoms[ref.atom].pins))
+    def pins(self, term: Term) -> dict[str, Any]:
+        """Why parts of this term are held fixed, with the source of each reason; empty if all of it is free."""
+        found: dict[str, Any] = {}
+        for ref in refs(self.resolve(term)):
+            found = self._atoms[ref.atom].pins | found
+        return found
+
+    def together(self, axes: Iterable[Term | None]) -> None:
+        """Record that these axes stand in one expression."""
+        self._expressions[(*self.loops, *(t for t in axes if t is not None))] = None
+
+    def expressions(self) -> set[tuple[Term, ...]]:
+        """Everything recorded by `together`, resolved."""
+        return {tuple(map(self.resolve, axes)) for axes in self._expressions}
 
     def restrict(self, term: Term, group: Group) -> None:
         """Shrink the group of every atom of `term` to what `group` also allows."""
         for ref in refs(self.resolve(term)):
             self._atoms[ref.atom].group &= group
 
-    def pin(self, term: Term, reason: str) -> None:
-        """Hold every atom of `term` fixed."""
+    def pin(self, term: Term, reason: str, where: Any = None) -> None:
+        """Hold every atom of `term` fixed, for a reason given by the equation at hand or by that of `where`."""
         for ref in refs(self.resolve(term)):
-            self._atoms[ref.atom].pins.setdefault(reason)
+            self._atoms[ref.atom].pins.setdefault(reason, where or self.where)
+
+    def separate(self, axes: Sequence[Term | None], d: int, place: int) -> list[Term | None] | None:
+        """The other axes of an array at one place along axis `d`, told apart from those at its other places.
+
+        Every free atom beside a bare atom on axis `d` becomes a `Case` of it. None if axis `d` is not a bare atom, or free
+        of atoms to tell apart.
+        """
+        index = self.resolve(axes[d] or UNIT)
+        others = [None if t is None or k == d else self.resolve(t) for k, t in enumerate(axes)]
+        if not isinstance(index, Ref) or not set(self.pins(index)) <= {SEPARATED} or self.size(index) > MOST_CASES:
+            return None
+        beside = {r.atom for t in others if t for r in _outside_cases(t, index.atom)} - {index.atom}
+        joint = [self._atoms[atom] for atom in beside if not self._atoms[atom].pins]
+        if not joint and not any(isinstance(t, Case) or _outside_cases(t, index.atom) != refs(t) for t in others if t):
+            return None
+        self.pin(index, SEPARATED)
+        for atom in joint:
+            options = [self.fresh(atom.size, group=atom.group, alone=atom.alone) for _ in range(self.size(index))]
+            atom.bound = Case(index.atom, tuple(options))
+        return [None if t is None else at(self.resolve(t), index.atom, place) for t in others]
 
     def unify(self, a: Term, b: Term) -> None:
         """Demand that two axes of equal size transform alike. What cannot be expressed is pinned on both sides."""
@@ -166,6 +244,8 @@ class Terms:
             self._bind(a, b)
         elif isinstance(b, Ref):
             self._bind(b, a)
+        elif isinstance(a, Case) or isinstance(b, Case):
+            self._unify_cases(a, b)
         elif isinstance(a, Seq) and isinstance(b, Seq):
             self._unify_children(list(a.parts), list(b.parts), self.cut)
         elif isinstance(a, Prod) and isinstance(b, Prod):
@@ -190,6 +270,8 @@ class Terms:
                 if all(n % inner == 0 for n in sizes):
                     outer = self.cut(factors[0], [n // inner for n in sizes])
                     return outer and [self.resolve(product([o, *factors[1:]])) for o in outer]
+            case Case(index, options):
+                return _cases(index, [self.cut(o, sizes) for o in options])
         return None
 
     def factor(self, term: Term, sizes: Sequence[int]) -> list[Term] | None:
@@ -203,6 +285,8 @@ class Terms:
             pieces = self._refine(term, wide, product)
         elif isinstance(term, Prod):
             pieces = self._regroup(list(term.factors), wide, self.factor, product)
+        elif isinstance(term, Case):
+            pieces = _cases(term.index, [self.factor(o, wide) for o in term.options])
         if pieces is None:
             return None
         remaining = iter(pieces)
@@ -212,11 +296,14 @@ class Terms:
         if isinstance(term, Ref) and term.atom == ref.atom:  # met its own dual: g = g^-T
             self.restrict(ref, Group.ORTHOGONAL)
             return
+        if isinstance(term, Case) and any(r.atom == ref.atom for r in refs(term)):  # met at one place and at all of them
+            self._unify_cases(ref, term)
+            return
         atom = self._atoms[ref.atom]
         atom.bound = term if ref.variance > 0 else dual(term)
         self.restrict(term, atom.group)
-        for reason in atom.pins:
-            self.pin(term, reason)
+        for reason, where in atom.pins.items():
+            self.pin(term, reason, where)
         for inner in refs(self.resolve(term)):
             self._atoms[inner.atom].alone |= atom.alone
 
@@ -226,11 +313,22 @@ class Terms:
         pieces: list[Term] = []
         for n in sizes:
             piece = self.fresh(n, group=atom.group, alone=atom.alone)
-            for reason in atom.pins:
-                self.pin(piece, reason)
+            for reason, where in atom.pins.items():
+                self.pin(piece, reason, where)
             pieces.append(piece)
         atom.bound = join(pieces)
         return pieces if ref.variance > 0 else [dual(p) for p in pieces]
+
+    def _unify_cases(self, a: Term, b: Term) -> None:
+        """Unify place by place where both depend on the same axis, else all places with the other term."""
+        if isinstance(a, Case) and isinstance(b, Case) and a.index == b.index:
+            for x, y in zip(a.options, b.options, strict=True):
+                self.unify(x, y)
+            return
+        case, other = (a, b) if isinstance(a, Case) else (b, a)
+        assert isinstance(case, Case)
+        for option in case.options:
+            self.unify(option, other)
 
     def _unify_children(self, left: list[Term], right: list[Term], split: Split) -> None:
         """Unify two lists of parts (or factors) from the front, splitting the larger head where they disagree."""
@@ -280,3 +378,21 @@ class Terms:
         outer, inner = prod.factors[0], product(prod.factors[1:])
         self.pin(outer, "a product meets a sequence of segments")
         return sequence([inner] * self.size(outer))
+
+
+def _cases(index: int, split: Sequence[list[Term] | None]) -> list[Term] | None:
+    """The pieces of every option, as options of every piece."""
+    if any(pieces is None for pieces in split):
+        return None
+    return [Case(index, options) for options in zip(*(pieces for pieces in split if pieces is not None), strict=True)]
+
+
+def _outside_cases(term: Term, index: int) -> list[Ref]:
+    """The occurrences of atoms that do not depend on the place along `index` yet."""
+    match term:
+        case Ref():
+            return [term]
+        case Case(other, _) if other == index:
+            return []
+        case Seq(children) | Prod(children) | Case(_, children):
+            return [ref for child in children for ref in _outside_cases(child, index)]

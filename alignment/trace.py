@@ -1,7 +1,8 @@
 """From any pure function to its symmetry graph: `trace` walks the jaxpr and applies one rule per equation."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,19 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from alignment.graph import Graph, PyTree, flatten
+from alignment.control_flow import CONTROL_FLOW
+from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.labelling import Seen, build_graph
-from alignment.primitives import KEEPS_ZERO, RULES, UNSUPPORTED, Axes, Equation, Value, fixed, unsupported
-from alignment.terms import Ref, Term, Terms, refs
+from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
+from alignment.provenance import in_library
+from alignment.sites import Site, followed, site_of
+from alignment.terms import Group, Ref, Term, Terms, refs
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
+KEEPS_CONSTANT = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose", "copy", "slice", "pad", "neg"}
+KEEPS_SQUARE = {"convert_element_type", "copy", "stop_gradient", "reduce_sum"}
 
 
 def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Graph:
     """Read the symmetry graph of `apply(variables, *inputs)` off its jaxpr.
 
-    Works for any pure JAX function of a tree of arrays: plain JAX, Flax Linen, NNX split state. Nothing is computed and
-    nothing about the architecture has to be said.
+    Works for any pure JAX function of a tree of arrays: plain JAX, Flax Linen, NNX split state, Equinox, Haiku. Nothing is
+    computed and nothing about the architecture has to be said.
 
     Args:
         apply: the network in evaluation mode, a pure function.
@@ -29,93 +35,162 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
         inputs: example inputs, arrays or `jax.ShapeDtypeStruct`; only shapes and dtypes matter.
 
     Returns:
-        The `Graph`: nodes with their groups, a label for every axis, what is held fixed and why, where to tap.
+        The `Graph`: nodes with their groups, a label for every axis, what is held fixed and why, where to tap, and the
+        contraction that each weight takes part in.
+
+    Raises:
+        ValueError: for a function that returns something other than arrays, has side effects, or reads none of its variables.
+            Errors of the function itself come through as they are.
 
     Warns:
         UserWarning: once for each primitive without a rule whose operands could otherwise have moved.
     """
-    closed = jax.make_jaxpr(apply)(variables, *inputs)
+    closed = _program(apply, variables, inputs)
     leaves = flatten(variables)
-    walk = _Walk()
+    walk = Walk()
     params = [walk.parameter(path, leaf) for path, leaf in leaves.items()]
     shapes = [_shape(v) for v in closed.jaxpr.invars[len(params) :]]
     data = [Value(shape, fixed(walk.terms, shape, "input"), data=True) for shape in shapes]
-    outputs = walk.call(closed.jaxpr, closed.consts, [*params, *data], ())
+    outputs = walk.call(closed, [*params, *data], ())
     for value in outputs:
+        walk.settle(value)
         for term in value.axes:
             if term is not None:
                 walk.terms.pin(term, "output")
+    if leaves and not walk.used:
+        raise ValueError("apply reads none of its variables: does it close over the weights it was built with?")
     for name in walk.costly():
         warnings.warn(
             f"no rule for primitive {name!r}: the axes it touches are held fixed "
             f"(teach it with alignment.primitives.rule({name!r}))",
             stacklevel=2,
         )
-    return build_graph(walk.terms, dict(zip(leaves, params, strict=True)), seen=walk.seen, made=walk.made, used=list(walk.used))
+    return build_graph(walk.terms, dict(zip(leaves, params, strict=True)), walk.seen, walk.sites, list(walk.used))
 
 
-class _Walk:
+def _program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> ClosedJaxpr:
+    """The jaxpr of a pure function of arrays. Raises ValueError where it is none."""
+
+    def checked(*args: PyTree) -> PyTree:
+        outputs = apply(*args)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
+            if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int | complex):
+                where = f" at {path_name(path)!r}" if path else ""
+                raise ValueError(f"apply must return arrays, got {type(leaf).__name__}{where}")
+        return outputs
+
+    closed = jax.make_jaxpr(checked)(variables, *inputs)
+    if not closed.jaxpr.outvars:
+        raise ValueError("apply must return arrays, got none")
+    if closed.jaxpr.effects:
+        raise ValueError(f"apply must be pure, got side effects: {', '.join(map(str, closed.jaxpr.effects))}")
+    return closed
+
+
+class Walk:
     """One pass over a jaxpr. Nested calls are entered with fresh variables: a cached jaxpr never ties two calls."""
 
     def __init__(self) -> None:
         self.terms = Terms()
         self.seen: list[Seen] = []
-        self.made: list[Value] = []  # every value, whether or not the inputs had a part in it
-        self.unknown: dict[str, list[Term]] = {}
+        self.sites: list[Site] = []
         self.used: dict[str, None] = {}  # paths of the variables in the order in which the network reads them
+        self.hidden = 0  # depth of calls whose inside cannot be tapped
+        self._unknown: dict[str, list[Term]] = {}
         self._paths: dict[int, str] = {}
+        self._borrowed = 0  # depth of calls to library functions, whose lines say nothing to the user
 
     def parameter(self, path: str, leaf: PyTree) -> Value:
+        """The value of a leaf of the variables: free axes, unless it holds something other than real numbers."""
         dtype, shape = getattr(leaf, "dtype", None) or jnp.result_type(leaf), np.shape(leaf)
         if jnp.issubdtype(dtype, jnp.inexact):
-            value = Value(shape, tuple(self.terms.fresh(n) for n in shape))
+            axes = tuple(None if n == 1 else self.terms.fresh(n) for n in shape)
         else:
-            value = Value(shape, fixed(self.terms, shape, f"{dtype} leaf"))
+            axes = fixed(self.terms, shape, f"{dtype} leaf")
+        self.terms.together(axes)
+        value = Value(shape, axes, source=Source(path))
         self._paths[id(value)] = path
         return value
 
-    def call(self, jaxpr: Jaxpr, consts: list, args: list[Value], prefix: tuple[int, ...]) -> list[Value]:
+    def call(self, closed: ClosedJaxpr, args: Sequence[Value], prefix: tuple[int, ...]) -> list[Value]:
+        """The outputs of a jaxpr for these arguments."""
+        jaxpr: Jaxpr = closed.jaxpr
         env: dict[Var, Value] = dict(zip(jaxpr.invars, args, strict=True))
-        for var in jaxpr.constvars:
-            env[var] = Value(_shape(var), fixed(self.terms, _shape(var), "constant inside the function"))
+        env.update({var: self.constant(x) for var, x in zip(jaxpr.constvars, closed.consts, strict=True)})
 
         def read(v: Var | Literal) -> Value:
-            if not isinstance(v, Literal):
-                return env[v]
-            shape = np.shape(v.val)
-            if shape:
-                return Value(shape, fixed(self.terms, shape, "constant inside the function"))
-            return Value((), (), zero=bool(v.val == 0))
+            return self.constant(v.val) if isinstance(v, Literal) else env[v]
 
+        borrowed = bool(prefix) and in_library(jaxpr)
+        self._borrowed += borrowed
         for index, eqn in enumerate(jaxpr.eqns):
+            if not self._borrowed:
+                self.terms.where = eqn.source_info
             outs = self.equation(eqn, [read(v) for v in eqn.invars], (*prefix, index))
             env.update(zip(eqn.outvars, outs, strict=True))
+        self._borrowed -= borrowed
         return [read(v) for v in jaxpr.outvars]
 
+    def constant(self, x: Any) -> Value:
+        """An array that the function brings along: held fixed, except along axes where all its elements are equal."""
+        shape = np.shape(x)
+        if not shape:
+            return Value((), (), constant=float(x) if jnp.issubdtype(jnp.result_type(x), jnp.number) else None)
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended) or not x.size:
+            return Value(shape, fixed(self.terms, shape, "constant inside the function"))
+        array = np.asarray(x)
+        varies = [n > 1 and bool((array != array.take([0], d)).any()) for d, n in enumerate(shape)]
+        reason = "constant inside the function"
+        axes = tuple(self.terms.fresh(n, pin=reason) if v else None for n, v in zip(shape, varies, strict=True))
+        uniform = not any(varies) and jnp.issubdtype(array.dtype, jnp.number)
+        return Value(shape, axes, constant=float(array.flat[0].real) if uniform else None)
+
     def equation(self, eqn: JaxprEqn, ins: list[Value], location: tuple[int, ...]) -> list[Value]:
+        """The results of one equation."""
         inner = nested(eqn)
         if inner is not None:
-            return self.call(inner.jaxpr, inner.consts, ins, location)
+            return self.call(inner, ins, location)
+        name = eqn.primitive.name
         self.used.update((self._paths[id(v)], None) for v in ins if id(v) in self._paths)
+        for value in ins:
+            if name not in KEEPS_SQUARE:
+                self.settle(value)
+        if name in CONTROL_FLOW:
+            return CONTROL_FLOW[name](self, eqn, ins, location)
         shapes = [_shape(v) for v in eqn.outvars]
-        seen = Equation(eqn.primitive.name, eqn.params, ins, shapes)
-        data = any(v.data for v in ins)
-        zero = seen.name in KEEPS_ZERO and all(v.zero for v in ins)
-        outs = [
-            Value(shape, _without_units(shape, axes), data=data, zero=zero)
-            for shape, axes in zip(shapes, self.apply_rule(seen), strict=True)
-        ]
-        self.made += outs
+        seen = Equation(name, eqn.params, ins, shapes)
+        data, square = any(v.data for v in ins), _is_square(eqn)
+        axes = [ins[0].axes] if square else self._apply_rule(seen)
+        outs = [Value(shape, _without_units(shape, a), data) for shape, a in zip(shapes, axes, strict=True)]
+        outs = [replace(v, source=followed(eqn, ins, k)) for k, v in enumerate(outs)]
+        if len(outs) == 1:
+            square |= bool(ins) and ins[0].square and name != "reduce_sum"
+            outs = [replace(outs[0], constant=_constant(seen), square=square)]
         for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
-            if data and jnp.issubdtype(_dtype(var), jnp.floating):
-                self.seen.append(Seen(location, k, value))
+            self.terms.together(value.axes)
+            if data and not self.hidden and _is_floating(var):
+                self.seen.append(Seen(location, k, value, self.terms.loops))
+        if data and not self.hidden and (site := site_of(eqn, ins, location, self.terms.loops)) is not None:
+            self.sites.append(site)
         return outs
 
-    def apply_rule(self, eqn: Equation) -> list[Axes]:
+    def settle(self, value: Value) -> None:
+        """A square that is not summed at once tells the coordinates of its axes apart."""
+        if value.square:
+            for term in value.axes:
+                if term is not None:
+                    self.terms.restrict(term, Group.PERMUTATION)
+
+    def _apply_rule(self, eqn: Equation) -> list[Axes]:
+        if eqn.name == "reduce_sum" and eqn.ins[0].square:  # a squared norm over these axes
+            for d, term in enumerate(eqn.ins[0].axes):
+                if term is not None:
+                    self.terms.restrict(term, Group.ORTHOGONAL if d in eqn.params["axes"] else Group.PERMUTATION)
+            return [tuple(t for d, t in enumerate(eqn.ins[0].axes) if d not in eqn.params["axes"])]
         known = RULES.get(eqn.name)
         if known is not None:
             return known(self.terms, eqn)
-        self.unknown.setdefault(eqn.name, []).extend(t for v in eqn.ins for t in v.axes if t is not None)
+        self._unknown.setdefault(eqn.name, []).extend(t for v in eqn.ins for t in v.axes if t is not None)
         return unsupported(self.terms, eqn)
 
     def costly(self) -> list[str]:
@@ -124,7 +199,7 @@ class _Walk:
         def held_by_them_alone(ref: Ref) -> bool:
             return all(reason.startswith(UNSUPPORTED) for reason in self.terms.pins(Ref(ref.atom)))
 
-        found = {name: [r for t in terms for r in refs(self.terms.resolve(t))] for name, terms in self.unknown.items()}
+        found = {name: [r for t in terms for r in refs(self.terms.resolve(t))] for name, terms in self._unknown.items()}
         return [name for name, atoms in found.items() if any(map(held_by_them_alone, atoms))]
 
 
@@ -136,12 +211,32 @@ def nested(eqn: JaxprEqn) -> ClosedJaxpr | None:
     return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
 
 
+def _is_floating(v: Var) -> bool:
+    dtype = getattr(v.aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+def _is_square(eqn: JaxprEqn) -> bool:
+    match eqn.primitive.name:
+        case "square":
+            return True
+        case "integer_pow":
+            return eqn.params["y"] == 2
+        case "mul":
+            return eqn.invars[0] is eqn.invars[1]
+    return False
+
+
+def _constant(eqn: Equation) -> float | None:
+    values = {v.constant for v in eqn.ins}
+    if eqn.name not in KEEPS_CONSTANT or len(values) != 1:
+        return None
+    (value,) = values
+    return -value if eqn.name == "neg" and value is not None else value
+
+
 def _shape(v: Var) -> tuple[int, ...]:
     return tuple(getattr(v.aval, "shape", ()))  # tokens and other abstract values have none
-
-
-def _dtype(v: Var) -> Any:
-    return getattr(v.aval, "dtype", None)
 
 
 def _without_units(shape: tuple[int, ...], axes: Axes) -> Axes:

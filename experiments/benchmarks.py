@@ -68,7 +68,7 @@ def taps(width: int, repeats: int) -> tuple[str, str, float, float]:
     network = build(config)
     graph = nm.trace(network.apply, network.variables, example(config))
     x = np.random.default_rng(0).standard_normal((128, *config.input_shape), np.float32)
-    tapped = jax.jit(lambda v, x: {n: f.mean(0) for n, f in capture(network.apply, graph, v, x).items()})
+    tapped = jax.jit(lambda v, x: {n: f.mean(0) for n, f in capture(network.apply, graph, v, x).nodes.items()})
     forward = jax.jit(network.apply)
     times = interleaved(lambda: tapped(network.variables, x), lambda: forward(network.variables, x), repeats=repeats)
     return f"means of all nodes, ResNet-20 of width {width}", "plain forward", *times

@@ -10,20 +10,21 @@ operation tells apart. A primitive without a rule pins every axis it touches; `r
         return [eqn.ins[0].axes]
 """
 
-from alignment.primitives import contractions, elementwise, layout, reductions
-from alignment.primitives.registry import KEEPS_ZERO, RULES, UNSUPPORTED, Axes, Equation, Rule, Value, fixed, rule, unsupported
+from alignment.primitives import contractions, elementwise, indexing, layout, reductions
+from alignment.primitives.registry import RULES, UNSUPPORTED, Axes, Equation, Rule, Source, Value, fixed, rule, unsupported
 
 __all__ = [
-    "KEEPS_ZERO",
     "RULES",
     "UNSUPPORTED",
     "Axes",
     "Equation",
     "Rule",
+    "Source",
     "Value",
     "contractions",
     "elementwise",
     "fixed",
+    "indexing",
     "layout",
     "reductions",
     "rule",

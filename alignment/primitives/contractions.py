@@ -1,7 +1,5 @@
 """Matrix products and convolutions: the contracted axes are each other's duals."""
 
-import math
-
 from alignment.primitives.registry import Axes, Equation, concrete, fixed, restrict, rule, unsupported
 from alignment.terms import Group, Term, Terms, dual, product
 
@@ -19,8 +17,10 @@ def _dot_general(terms: Terms, eqn: Equation) -> list[Axes]:
             terms.unify(left, right)
             terms.restrict(left, Group.PERMUTATION)
         batch.append(left if left is not None else right)
-    free = [lhs.axes[d] for d in range(len(lhs.shape)) if d not in (*lc, *lb)]
-    free += [rhs.axes[d] for d in range(len(rhs.shape)) if d not in (*rc, *rb)]
+    left_free = [lhs.axes[d] for d in range(len(lhs.shape)) if d not in (*lc, *lb)]
+    free = left_free + [rhs.axes[d] for d in range(len(rhs.shape)) if d not in (*rc, *rb)]
+    contracted = [lhs.axes[a] if lhs.axes[a] is not None else rhs.axes[b] for a, b in zip(lc, rc, strict=True)]
+    terms.together([*batch, *free, *contracted])  # the sum that each element of the result is
     return [(*batch, *free)]
 
 
@@ -43,7 +43,7 @@ def _convolution(terms: Terms, eqn: Equation) -> list[Axes]:
     if groups == 1:
         _contract(terms, channels, inner)
     else:  # one block of channels per group: groups move as wholes, and alike inside each
-        width = math.prod(lhs.shape[d] for d in numbers.lhs_spec[1:2]) // groups
+        width = lhs.shape[numbers.lhs_spec[1]] // groups
         block = terms.fresh(groups, group=Group.PERMUTATION)
         within = dual(inner) if inner is not None else terms.fresh(width, group=Group.PERMUTATION)
         if channels is not None:
@@ -56,4 +56,6 @@ def _convolution(terms: Terms, eqn: Equation) -> list[Axes]:
     axes = list(fixed(terms, eqn.outs[0], "position under a convolution"))
     out: list[Term | None] = [*axes]
     out[numbers.out_spec[0]], out[numbers.out_spec[1]] = lhs.axes[numbers.lhs_spec[0]], made
+    if groups == 1:
+        terms.together([lhs.axes[numbers.lhs_spec[0]], made, channels if channels is not None else inner])
     return [tuple(out)]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from alignment.primitives.registry import Axes, Equation, restrict, rule
+from alignment.primitives.registry import Axes, Equation, fixed, restrict, rule, unsupported
 from alignment.terms import Group, Term, Terms
 
 
@@ -30,9 +30,25 @@ def _cast(terms: Terms, eqn: Equation) -> list[Axes]:
     return [eqn.ins[0].axes]
 
 
-@rule("neg", "copy", "copy_p", "reduce_precision", "stop_gradient", "real", "imag", "conj", "name")
+@rule("neg", "copy", "copy_p", "reduce_precision", "stop_gradient", "real", "imag", "conj", "name", "sharding_constraint")
 def _linear_unary(terms: Terms, eqn: Equation) -> list[Axes]:
     return [eqn.ins[0].axes]
+
+
+@rule("bitcast_convert_type")
+def _bitcast(terms: Terms, eqn: Equation) -> list[Axes]:
+    if eqn.ins[0].shape != eqn.outs[0]:
+        return unsupported(terms, eqn)
+    return _pointwise(terms, eqn, lambda named, uniform: Group.PERMUTATION)
+
+
+@rule(
+    *("random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split", "random_gamma"),
+    *("threefry2x32", "rng_bit_generator"),
+)
+def _random(terms: Terms, eqn: Equation) -> list[Axes]:
+    """Keys hold no features."""
+    return [fixed(terms, shape, "random numbers") for shape in eqn.outs]
 
 
 @rule("optimization_barrier")
@@ -49,7 +65,17 @@ def _homogeneous_unary(terms: Terms, eqn: Equation) -> list[Axes]:
     *("exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "erf", "erfc", "erf_inv", "sqrt", "rsqrt", "cbrt"),
     *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "integer_pow", "pow"),
     *("square", "sign", "floor", "ceil", "round", "is_finite", "not", "and", "or", "xor", "rem", "atan2", "nextafter"),
-    *("eq", "ne", "lt", "le", "gt", "ge", "clamp", "lgamma", "digamma", "population_count", "shift_left"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "clamp", "lgamma", "digamma", "population_count", "clz"),
+    *(
+        "shift_left",
+        "shift_right_logical",
+        "shift_right_arithmetic",
+        "complex",
+        "igamma",
+        "igammac",
+        "bessel_i1e",
+        "bessel_i0e",
+    ),
 )
 def _nonlinear(terms: Terms, eqn: Equation) -> list[Axes]:
     return _pointwise(terms, eqn, lambda named, uniform: Group.PERMUTATION)

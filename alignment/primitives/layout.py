@@ -1,9 +1,10 @@
-"""Operations that move, cut or join axes, and those that look things up."""
+"""Operations that move, join or reshape axes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from alignment.primitives.registry import Axes, Equation, concrete, filler, fixed, hold, restrict, rule, unsupported
-from alignment.terms import Group, Prod, Term, Terms, product, sequence
+from alignment.primitives.registry import Axes, Equation, concrete, filler, fixed, hold, rule
+from alignment.terms import Case, Group, Prod, Ref, Term, Terms, product, sequence
 
 
 @rule("broadcast_in_dim")
@@ -64,9 +65,33 @@ def _matching_runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, 
     return runs
 
 
+@rule("stack")
+def _stack(terms: Terms, eqn: Equation) -> list[Axes]:
+    """One axis more, at each place of which the others may be another node."""
+    along, n = eqn.params["axis"], len(eqn.ins)
+    if n == 1:
+        return [(*eqn.ins[0].axes[:along], None, *eqn.ins[0].axes[along:])]
+    places = terms.fresh(n, pin="stacked in this order")
+    assert isinstance(places, Ref)
+    axes: list[Term | None] = []
+    for d in range(len(eqn.ins[0].shape)):
+        if all(v.axes[d] is None for v in eqn.ins):
+            axes.append(None)
+        else:
+            axes.append(terms.resolve(Case(places.atom, tuple(concrete(terms, v, d) for v in eqn.ins))))
+    return [(*axes[:along], places, *axes[along:])]
+
+
+def _without(items: tuple, d: int) -> tuple:
+    return items[:d] + items[d + 1 :]
+
+
 @rule("concatenate")
 def _concatenate(terms: Terms, eqn: Equation) -> list[Axes]:
     along = eqn.params["dimension"]
+    if all(v.shape[along] == 1 for v in eqn.ins):  # a stack, written otherwise
+        flat = [replace(v, shape=_without(v.shape, along), axes=_without(v.axes, along)) for v in eqn.ins]
+        return _stack(terms, Equation("stack", {"axis": along}, flat, eqn.outs))
     axes: list[Term | None] = []
     for d in range(len(eqn.outs[0])):
         if d == along:
@@ -99,81 +124,6 @@ def _pad(terms: Terms, eqn: Equation) -> list[Axes]:
     return [tuple(axes)]
 
 
-@rule("slice")
-def _slice(terms: Terms, eqn: Equation) -> list[Axes]:
-    value, start, limit = eqn.ins[0], eqn.params["start_indices"], eqn.params["limit_indices"]
-    strides = eqn.params["strides"] or [1] * len(start)
-    axes: list[Term | None] = []
-    for d, (a, b, step) in enumerate(zip(start, limit, strides, strict=True)):
-        if step == 1:
-            axes.append(_window(terms, value.axes[d], value.shape[d], int(a), int(b)))
-        else:
-            axes.append(value.axes[d] and hold(terms, value.axes[d], eqn.outs[0][d], "strided slice"))
-    return [tuple(axes)]
-
-
-@rule("split")
-def _split(terms: Terms, eqn: Equation) -> list[Axes]:
-    along, value, stop = eqn.params["axis"], eqn.ins[0], 0
-    out = []
-    for width in map(int, eqn.params["sizes"]):
-        start, stop = stop, stop + width
-        piece = _window(terms, value.axes[along], value.shape[along], start, stop)
-        out.append((*value.axes[:along], piece, *value.axes[along + 1 :]))
-    return out
-
-
-@rule("top_k", "approx_top_k")
-def _top_k(terms: Terms, eqn: Equation) -> list[Axes]:
-    value, shape = eqn.ins[0], eqn.outs[0]
-    along = eqn.params.get("axis", eqn.params.get("reduction_dimension", -1)) % len(shape)
-    axes = list(value.axes)
-    for d, term in enumerate(axes):
-        restrict(terms, term, Group.PERMUTATION)
-        if d == along:
-            axes[d] = hold(terms, term, shape[d], "ranked along this axis")
-    return [tuple(axes)] * len(eqn.outs)
-
-
-@rule("sort")
-def _sort(terms: Terms, eqn: Equation) -> list[Axes]:
-    along = eqn.params["dimension"]
-    first, *rest = [list(v.axes) for v in eqn.ins]
-    for axes in (first, *rest):
-        for d, term in enumerate(axes):
-            restrict(terms, term, Group.PERMUTATION)
-            if d == along:
-                axes[d] = hold(terms, term, eqn.outs[0][d], "ranked along this axis")
-            elif term is not None and (same := first[d]) is not None:
-                terms.unify(same, term)
-    return [tuple(first), *map(tuple, rest)]
-
-
-def _window(terms: Terms, term: Term | None, size: int, start: int, stop: int) -> Term | None:
-    """The part [start, stop) of an axis."""
-    if term is None or (start, stop) == (0, size):
-        return term
-    if start == stop:
-        return terms.fresh(0, pin="axis of size zero")
-    widths = [w for w in (start, stop - start, size - stop) if w]
-    pieces = terms.cut(term, widths)
-    if pieces is None:
-        return hold(terms, term, stop - start, "slice across a structured axis")
-    return pieces[1 if start else 0]
-
-
-@rule("dynamic_slice")
-def _dynamic_slice(terms: Terms, eqn: Equation) -> list[Axes]:
-    value = eqn.ins[0]
-    whole = [value.shape[d] == n for d, n in enumerate(eqn.outs[0])]
-    return [
-        tuple(
-            t if keep or t is None else hold(terms, t, n, "sliced at a computed place")
-            for t, n, keep in zip(value.axes, eqn.outs[0], whole, strict=True)
-        )
-    ]
-
-
 @rule("rev")
 def _reverse(terms: Terms, eqn: Equation) -> list[Axes]:
     turned = eqn.params["dimensions"]
@@ -183,31 +133,3 @@ def _reverse(terms: Terms, eqn: Equation) -> list[Axes]:
             for d, (t, n) in enumerate(zip(eqn.ins[0].axes, eqn.outs[0], strict=True))
         )
     ]
-
-
-@rule("iota")
-def _iota(terms: Terms, eqn: Equation) -> list[Axes]:
-    shape = eqn.outs[0]
-    return [tuple(terms.fresh(n, pin="position") if d == eqn.params["dimension"] else None for d, n in enumerate(shape))]
-
-
-@rule("gather")
-def _gather(terms: Terms, eqn: Equation) -> list[Axes]:
-    numbers = eqn.params["dimension_numbers"]
-    if numbers.operand_batching_dims:
-        return unsupported(terms, eqn)
-    table, indices = eqn.ins[:2]
-    windows = iter([d for d in range(len(table.shape)) if d not in numbers.collapsed_slice_dims])
-    batch = iter(indices.axes[:-1])
-    for d in numbers.collapsed_slice_dims:
-        if table.axes[d] is not None:
-            terms.pin(table.axes[d], "looked up by index")
-    axes: list[Term | None] = []
-    for o, n in enumerate(eqn.outs[0]):
-        if o not in numbers.offset_dims:
-            axes.append(next(batch))
-            continue
-        d = next(windows)
-        term = table.axes[d]
-        axes.append(term if term is None or table.shape[d] == n else hold(terms, term, n, "gathered in part"))
-    return [tuple(axes)]

@@ -1,12 +1,48 @@
 """The registry of rules and what rules are made of. See `alignment.primitives` for what a rule is."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+from jaxtyping import Array
+
 from alignment.terms import Group, Term, Terms
 
 Axes = tuple[Term | None, ...]
+
+
+STEP = "one step of the loop at this depth"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A leaf of the variables behind an array that shows its elements in another shape.
+
+    `steps` are the operations in between, (primitive, parameters, output), or (STEP, depth) where a loop takes one step of it.
+    """
+
+    path: str
+    steps: tuple[tuple, ...] = ()
+
+    def then(self, step: tuple) -> "Source":
+        """The source after one more step."""
+        return Source(self.path, (*self.steps, step))
+
+    def view(self, leaf: Array) -> Array:
+        """The array that this leaf becomes; the steps of loops stay as leading axes."""
+        return _replayed(self.steps, leaf)
+
+
+def _replayed(steps: Sequence[tuple], x: Array) -> Array:
+    for k, step in enumerate(steps):
+        if step[0] == STEP:
+            return jax.vmap(functools.partial(_replayed, steps[k + 1 :]))(x)
+        primitive, params, output = step
+        made = primitive.bind(x, **params)
+        x = made[output] if primitive.multiple_results else made
+    return x
 
 
 @dataclass(frozen=True)
@@ -16,7 +52,14 @@ class Value:
     shape: tuple[int, ...]
     axes: Axes
     data: bool = False  # depends on the inputs, not only on the variables
-    zero: bool = False  # is identically zero
+    constant: float | None = None  # every element equals this number
+    square: bool = False  # of what has these axes: a sum over one leaves its rotations, anything else only permutations
+    source: Source | None = None  # the leaf of the variables it is, seen through changes of shape
+
+    @property
+    def zero(self) -> bool:
+        """Is identically zero."""
+        return self.constant == 0
 
 
 @dataclass(frozen=True)
@@ -31,9 +74,6 @@ class Equation:
 
 Rule = Callable[[Terms, Equation], list[Axes]]
 RULES: dict[str, Rule] = {}
-KEEPS_ZERO = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose", "copy", "neg", "pad", "slice"}
-
-
 UNSUPPORTED = "unsupported primitive"
 
 

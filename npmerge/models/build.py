@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 from flax import nnx
@@ -27,7 +27,13 @@ class Network(NamedTuple):
 
 
 class Config(abc.ABC):
-    """An architecture: a frozen dataclass of sizes that can build its Flax NNX module."""
+    """An architecture: a frozen dataclass of sizes that can build its Flax NNX module.
+
+    Attributes:
+        input_dtype: dtype of an example; a network on tokens says "int32".
+    """
+
+    input_dtype: ClassVar[str] = "float32"
 
     @abc.abstractmethod
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -69,9 +75,7 @@ def _functions(config: Config) -> tuple[Callable, Callable]:
 
 
 def _module(config: Config, variables: PyTree, *, training: bool) -> Any:
-    module = nnx.eval_shape(lambda: config.module(nnx.Rngs(0)))
-    module.set_attributes(use_running_average=not training, raise_if_not_found=False)
-    graph, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    graph, params, statistics = jax.tree.map(lambda x: x, _skeleton(config, training))  # a copy to fill in
     nnx.replace_by_pure_dict(params, variables["params"])
     nnx.replace_by_pure_dict(statistics, variables["batch_stats"])
     return nnx.merge(graph, params, statistics)
@@ -79,4 +83,12 @@ def _module(config: Config, variables: PyTree, *, training: bool) -> Any:
 
 def example(config: Config, batch: int = 2) -> jax.ShapeDtypeStruct:
     """An abstract input of the architecture: all that `trace` needs."""
-    return jax.ShapeDtypeStruct((batch, *config.input_shape), "float32")
+    return jax.ShapeDtypeStruct((batch, *config.input_shape), config.input_dtype)
+
+
+@functools.lru_cache(maxsize=128)
+def _skeleton(config: Config, training: bool) -> tuple:
+    """The module taken apart: its definition, and its parameters and statistics as shapes."""
+    module = nnx.eval_shape(lambda: config.module(nnx.Rngs(0)))
+    module.set_attributes(use_running_average=not training, raise_if_not_found=False)
+    return nnx.split(module, nnx.Param, nnx.BatchStat)

@@ -1,7 +1,8 @@
-"""VGG for small images (Simonyan and Zisserman 2015), without normalisation."""
+"""VGG for small images (Simonyan and Zisserman 2015), plain or with BatchNorm."""
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -19,6 +20,7 @@ class Vgg(Config):
         classes: number of outputs.
         side: height and width of the images; halved by every stage.
         channels: channels of the images.
+        norm: "batch" puts BatchNorm between every convolution, which keeps its bias, and its ReLU.
     """
 
     stages: tuple[tuple[int, ...], ...] = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -26,8 +28,11 @@ class Vgg(Config):
     classes: int = 10
     side: int = 32
     channels: int = 3
+    norm: Literal["none", "batch"] = "none"
 
     def __post_init__(self) -> None:
+        if self.norm not in ("none", "batch"):
+            raise ValueError(f"norm must be 'none' or 'batch', got {self.norm!r}")
         if self.side % 2 ** len(self.stages):
             raise ValueError(f"side must be divisible by 2^stages = {2 ** len(self.stages)}, got {self.side}")
 
@@ -41,13 +46,23 @@ class Vgg(Config):
         return _Vgg(self, rngs)
 
 
+class _Convolution(nnx.Module):
+    def __init__(self, old: int, new: int, norm: str, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(old, new, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(new, momentum=0.9, rngs=rngs) if norm == "batch" else None
+
+    def __call__(self, x: Float[Array, "n h w old"]) -> Float[Array, "n h w new"]:
+        x = self.conv(x)
+        return nnx.relu(x if self.norm is None else self.norm(x))
+
+
 class _Vgg(nnx.Module):
     def __init__(self, config: Vgg, rngs: nnx.Rngs):
         width, stages = config.channels, []
         for widths in config.stages:
             convolutions = []
             for new in widths:
-                convolutions.append(nnx.Conv(width, new, (3, 3), rngs=rngs))
+                convolutions.append(_Convolution(width, new, config.norm, rngs))
                 width = new
             stages.append(nnx.List(convolutions))
         self.stages = nnx.List(stages)
@@ -58,7 +73,7 @@ class _Vgg(nnx.Module):
     def __call__(self, x: Float[Array, "n side side channels"]) -> Float[Array, "n classes"]:
         for stage in self.stages:
             for convolution in stage:
-                x = nnx.relu(convolution(x))
+                x = convolution(x)
             x = nnx.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
         for layer in self.dense[:-1]:

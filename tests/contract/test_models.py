@@ -1,6 +1,7 @@
 """What every architecture keeps, over MODELS. A new one needs its tiny configurations in CONFIGS."""
 
 import dataclasses
+import math
 from typing import Any
 
 import chex
@@ -11,15 +12,31 @@ import pytest
 
 from alignment import trace, verify
 from alignment.graph import flatten, path_name
-from npmerge.models import MODELS, Config, Mlp, ResNetCifar, Vgg, build, example
+from npmerge.models import MODELS, Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, build, example
 
+VGG = Vgg(stages=((3,), (4, 5)), dense=(6,), classes=3, side=8, channels=2)
+BERT = Bert(vocabulary=11, width=8, layers=1, heads=2, hidden=6, length=5)
+LLAMA = Llama(vocabulary=11, width=8, layers=1, heads=2, kv_heads=1, hidden=6, length=5, tied=False)
 CONFIGS: dict[type[Config], tuple[Config, ...]] = {
     Mlp: (Mlp(4, (6, 5), 3),),
-    Vgg: (Vgg(stages=((3,), (4, 5)), dense=(6,), classes=3, side=8, channels=2),),
+    Vgg: (VGG, dataclasses.replace(VGG, norm="batch")),
     ResNetCifar: tuple(ResNetCifar(1, 4, shortcut, classes=3, side=8, channels=2) for shortcut in ("A", "B")),
+    ResNet: (
+        ResNet("basic", (1, 1), width=3, classes=3, side=8, channels=2),
+        ResNet("bottleneck", (2,), width=2, classes=3, side=8, channels=2),
+    ),
+    Vit: (Vit(patch=4, width=8, layers=1, heads=2, hidden=6, classes=3, side=8, channels=2),),
+    Bert: (BERT, dataclasses.replace(BERT, classes=3)),
+    Gpt2: (Gpt2(vocabulary=11, width=8, layers=2, heads=2, hidden=6, length=5),),
+    Llama: (
+        LLAMA,
+        dataclasses.replace(LLAMA, heads=4, kv_heads=2, bias=True, tied=True),  # Qwen2
+        dataclasses.replace(LLAMA, layers=2, window=2),  # Mistral
+    ),
 }
 ALL = [pytest.param(c, id=f"{m.__name__}-{k}") for m in MODELS for k, c in enumerate(CONFIGS.get(m, ()))]
 configs = pytest.mark.parametrize("config", ALL)
+causal = pytest.mark.parametrize("config", [p for p in ALL if isinstance(p.values[0], Gpt2 | Llama)])
 
 
 def generic(tree: Any, seed: int = 0) -> Any:
@@ -32,14 +49,39 @@ def generic(tree: Any, seed: int = 0) -> Any:
             return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype)
         if "bias" in name:
             return jnp.asarray(rng.uniform(0.2, 1.0, x.shape), x.dtype)
-        return jnp.asarray(rng.standard_normal(x.shape) / np.sqrt(np.prod(x.shape[:-1]) + 1), x.dtype)
+        fan = np.prod(x.shape[:-1]) + 1 if "kernel" in name else 1
+        return jnp.asarray(rng.standard_normal(x.shape) / np.sqrt(fan), x.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def inputs(config: Config, seed: int = 3, n: int = 4) -> jax.Array:
-    shape = example(config, n).shape
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    """Random images or tokens; the sequences of an encoder end in padding, the first one as long as it can be."""
+    shape, rng = example(config, n).shape, np.random.default_rng(seed)
+    if not isinstance(config, Bert | Gpt2 | Llama):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    tokens = rng.integers(1, config.vocabulary, shape)
+    lengths = config.length - np.arange(n) % config.length
+    padded = isinstance(config, Bert) & (np.arange(config.length) >= lengths[:, None])
+    return jnp.asarray(np.where(padded, 0, tokens), jnp.int32)
+
+
+def output_shape(config: Any, n: int = 4) -> tuple[int, ...]:
+    if isinstance(config, Gpt2 | Llama):
+        return (n, config.length, config.vocabulary)
+    if isinstance(config, Bert) and config.classes is None:
+        return (n, config.length, config.width)
+    return (n, config.classes)
+
+
+def run(config: Config, x: jax.Array) -> jax.Array:
+    network = build(config)
+    return jax.jit(network.apply)(generic(network.variables), x)
+
+
+def changed(a: jax.Array, b: jax.Array) -> list[bool]:
+    """At which positions of the sequences two outputs differ by more than rounding."""
+    return (jnp.abs(a - b).max((0, 2)) > 1e-4).tolist()
 
 
 def test_every_model_is_in_the_table():
@@ -57,12 +99,13 @@ def test_build_gives_pure_functions_of_a_tree(config):
     assert set(network.variables) == {"params", "batch_stats"}
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(network.variables))
     outputs = jax.jit(network.apply)(network.variables, inputs(config))
-    assert outputs.shape == (4, config.classes)
+    assert outputs.shape == output_shape(config)
+    assert outputs.dtype == jnp.float32
     chex.assert_tree_all_finite(outputs)
     chex.assert_trees_all_equal(network.variables, build(config, seed=1).variables)
     other = build(config, seed=2).variables
     chex.assert_trees_all_equal_shapes_and_dtypes(network.variables, other)
-    kernels = [p for p in flatten(other) if p.endswith("kernel")]
+    kernels = [p for p in flatten(other) if p.endswith(("kernel", "embedding", "positions", "token"))]
     assert kernels
     assert all(bool(jnp.any(flatten(network.variables)[p] != flatten(other)[p])) for p in kernels)
 
@@ -90,7 +133,7 @@ def test_training_mode_moves_statistics_and_nothing_else(config):
     network = build(config)
     variables = generic(network.variables)
     outputs, moved = jax.jit(network.train_apply)(variables, inputs(config))
-    assert outputs.shape == (4, config.classes)
+    assert outputs.shape == output_shape(config)
     chex.assert_trees_all_equal_shapes_and_dtypes(moved, variables)
     chex.assert_trees_all_equal(moved["params"], variables["params"])
     for path, old in flatten(variables["batch_stats"]).items():
@@ -102,8 +145,66 @@ def test_evaluation_mode_looks_at_each_example_alone(config):
     network = build(config)
     variables, x = generic(network.variables), inputs(config)
     apply = jax.jit(network.apply)
-    together, turned = apply(variables, x), apply(variables, jnp.concatenate([x[:1], 5 * x[1:]]))
+    together, turned = apply(variables, x), apply(variables, jnp.concatenate([x[:1], inputs(config, seed=4)[1:]]))
     chex.assert_trees_all_close(turned[0], together[0], rtol=1e-5, atol=1e-6)
+
+
+@causal
+def test_language_models_do_not_look_ahead(config):
+    x = inputs(config)
+    other = x.at[:, 3].set(x[:, 3] % 10 + 1)
+    reached = changed(run(config, x), run(config, other))
+    assert reached[:4] == [False, False, False, True]
+
+
+@causal
+def test_every_block_sees_a_window(config):
+    x = inputs(config)
+    reached = changed(run(config, x), run(config, x.at[:, 0].set(x[:, 0] % 10 + 1)))
+    window = getattr(config, "window", None) or config.length
+    assert reached == [k <= config.layers * (window - 1) for k in range(config.length)]
+
+
+@causal
+def test_tied_heads_are_one_leaf(config):
+    heads = [p for p in flatten(build(config).variables) if "head" in p]
+    assert heads == ([] if getattr(config, "tied", True) else ["params/head/kernel"])
+
+
+@pytest.mark.parametrize("config", CONFIGS[Bert])
+def test_encoders_ignore_padding(config):
+    x = inputs(config)[:1, :3]
+    assert bool(jnp.all(x != config.pad))
+    longer = jnp.pad(x, ((0, 0), (0, 2)), constant_values=config.pad)
+    short, long = run(config, x), run(config, longer)
+    chex.assert_trees_all_close(long if config.classes else long[:, :3], short, rtol=1e-5, atol=1e-6)
+    seen = run(config, jnp.where(longer == config.pad, 1, longer))
+    assert float(jnp.abs(seen - long).max()) > 1e-3
+
+
+@pytest.mark.parametrize("config", [BERT, *CONFIGS[Gpt2]])
+def test_sequences_are_as_long_as_the_learned_positions(config):
+    with pytest.raises(ValueError, match="got 6 tokens, but there are learned positions for 5"):
+        jax.eval_shape(build(config).apply, build(config).variables, jnp.ones((1, 6), jnp.int32))
+
+
+PUBLISHED = {
+    "VGG-11 with BatchNorm": (Vgg(dense=(4096, 4096), classes=1000, side=224, norm="batch"), 132_868_840),
+    "ResNet-18": (ResNet(), 11_689_512),
+    "ResNet-50": (ResNet("bottleneck", (3, 4, 6, 3)), 25_557_032),
+    "ViT-B/16": (Vit(), 86_567_656),
+    "BERT-base without pooler": (Bert(), 108_891_648),
+    "GPT-2": (Gpt2(), 124_439_808),
+    "SmolLM2-135M": (Llama(), 134_515_008),
+    "Qwen2-0.5B": (Llama(151_936, 896, 24, 14, 2, 4864, bias=True), 494_032_768),
+    "Mistral-7B": (Llama(32_000, 4096, 32, 32, 8, 14_336, window=4096, tied=False), 7_241_732_096),
+}
+
+
+@pytest.mark.parametrize(("config", "parameters"), PUBLISHED.values(), ids=PUBLISHED)
+def test_as_many_parameters_as_published(config, parameters):
+    shapes = jax.eval_shape(lambda: build(config).variables["params"])
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == parameters
 
 
 @pytest.mark.parametrize(
@@ -113,6 +214,16 @@ def test_evaluation_mode_looks_at_each_example_alone(config):
         (lambda: ResNetCifar(shortcut="C"), "shortcut must be 'A'.* got 'C'"),
         (lambda: ResNetCifar(width=3), "width must be even.*got width=3"),
         (lambda: ResNetCifar(blocks=0), "blocks positive.*blocks=0"),
+        (lambda: Vgg(norm="layer"), "norm must be 'none' or 'batch', got 'layer'"),
+        (lambda: ResNet("wide"), "block must be 'basic' or 'bottleneck', got 'wide'"),
+        (lambda: ResNet(stages=(2, 0)), "every stage must be positive.*stages=\\(2, 0\\)"),
+        (lambda: Vit(side=30), "side must be a multiple of patch, got side=30, patch=16"),
+        (lambda: Vit(heads=5), "width must be a multiple of heads, got width=768, heads=5"),
+        (lambda: Bert(pad=-1), "pad must be a token, got pad=-1"),
+        (lambda: Gpt2(heads=0), "width must be a multiple of heads, got width=768, heads=0"),
+        (lambda: Llama(kv_heads=2), "heads must be a multiple of kv_heads, got heads=9, kv_heads=2"),
+        (lambda: Llama(width=27), "width / heads must be even, got 27 / 9"),
+        (lambda: Llama(window=0), "window must be positive or None, got 0"),
     ],
 )
 def test_configurations_that_cannot_be_built_are_refused(make, message):

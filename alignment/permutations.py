@@ -1,0 +1,68 @@
+"""Permutations of many nodes at once, on the host: applied to weights, and one after another."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from alignment.blocks import Bare, axis_of, each_block
+from alignment.graph import Fixed, Graph, NodeAxis
+
+Order = Int[np.ndarray, "*copies units"]
+Orders = Mapping[str, Order]
+Weights = dict[str, np.ndarray]
+
+
+def unmoved(graph: Graph) -> dict[str, Order]:
+    """The identity of every node."""
+    return {n.name: np.broadcast_to(np.arange(n.size), (*n.copies, n.size)).copy() for n in graph.nodes.values()}
+
+
+def blocks(graph: Graph, path: str, weight: np.ndarray) -> list[tuple[Sequence[Bare], np.ndarray]]:
+    """The blocks of a tensor, each with a bare label for every axis."""
+    found: list[tuple[Sequence[Bare], np.ndarray]] = []
+
+    def keep(labels: Sequence[Bare], block: np.ndarray) -> np.ndarray:
+        found.append((labels, block))
+        return block
+
+    each_block(graph.axes[path], weight, keep)
+    return found
+
+
+def permuted(graph: Graph, path: str, weight: np.ndarray, orders: Orders) -> np.ndarray:
+    """A tensor with the units of nodes in new orders: new unit i is old unit `order[i]`."""
+    return each_block(graph.axes[path], weight, lambda labels, block: _reordered(graph, labels, block, orders))
+
+
+def after(graph: Graph, orders: Orders, move: Orders) -> dict[str, Order]:
+    """The orders that bring units where `orders` and then `move` bring them."""
+    return {name: _composed(graph, name, orders, move) for name in orders}
+
+
+def _composed(graph: Graph, name: str, orders: Orders, move: Orders) -> Order:
+    node = graph.nodes[name]
+    labels = [_label(graph, i, n) for i, n in zip(node.index, node.copies, strict=True)] + [NodeAxis(name, node.size, "out")]
+    shape = (*node.copies, node.size)
+    units = np.arange(np.prod(shape)).reshape(shape)  # where each unit was, carried along
+    for step in (orders, move):
+        units = _reordered(graph, labels, units, step)
+    *copy, old = np.unravel_index(units, shape)
+    order = np.empty(shape, int)
+    order[(*copy, np.broadcast_to(np.arange(node.size), shape))] = old
+    return order
+
+
+def _label(graph: Graph, name: str, size: int) -> Bare:
+    return NodeAxis(name, size, "out") if name in graph.nodes else Fixed(size, name)
+
+
+def _reordered(graph: Graph, labels: Sequence[Bare], block: np.ndarray, orders: Orders) -> np.ndarray:
+    """Indexed nodes first, each copy at its old place."""
+    carried = [(d, label.node) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in orders]
+    for d, name in sorted(carried, key=lambda item: -len(graph.nodes[item[1]].index)):
+        axes = [*(axis_of(labels, i) for i in graph.nodes[name].index), d]
+        front = np.moveaxis(block, axes, range(len(axes)))
+        order = orders[name].reshape(*orders[name].shape, *[1] * (front.ndim - len(axes)))
+        block = np.moveaxis(np.take_along_axis(front, order, len(axes) - 1), range(len(axes)), axes)
+    return block

@@ -1,0 +1,36 @@
+"""Where in the user's own source an equation comes from."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jax.extend.core import Jaxpr
+
+LIBRARY = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep, os.sep + "lib" + os.sep + "python3")
+HERE = Path(__file__).resolve().parent
+
+
+def in_library(jaxpr: Jaxpr) -> bool:
+    """Whether a nested jaxpr is the body of an installed function: its lines are of whoever happened to call it first."""
+    return any(part in (jaxpr.debug_info.func_src_info or "") for part in LIBRARY)
+
+
+def source_line(info: Any) -> str:
+    """The innermost line of the user's own code behind an equation, as "folder/file.py:12 (function)"; "" if unknown."""
+    frames = list(_frames(info))
+    own = [f for f in frames if not any(part in f.file_name for part in LIBRARY)]
+    others = [f for f in frames if f"{os.sep}jax{os.sep}" not in f.file_name]  # of another library: better than nothing
+    for frame in [*own, *others]:
+        path = Path(frame.file_name)
+        return f"{path.parent.name}/{path.name}:{frame.line_num} ({frame.function_name.rpartition('.')[2]})"
+    return ""
+
+
+def _frames(info: Any) -> Iterator[Any]:
+    """The frames from the equation outwards, up to the call of `trace`."""
+    traceback = getattr(info, "traceback", None)
+    for frame in traceback.frames if traceback is not None else ():
+        if Path(frame.file_name).parent == HERE:
+            return
+        yield frame

@@ -1,0 +1,156 @@
+"""Linear sites: for every weight the contraction it takes part in, as a matrix between features that can be tapped.
+
+Whatever solves for weights (least squares, RegMean, Gram and Kronecker statistics) sees a dense layer, a convolution, an
+attention projection or an expert alike: `output = input @ matrix`, with inputs (..., samples, rows), the weight seen as a
+matrix (..., rows, columns) and outputs (..., samples, columns). The leading axes are copies: the steps of a loop over stacked
+layers, experts, groups of a convolution.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn
+from jaxtyping import Array, Float
+
+from alignment.primitives import Source, Value
+from alignment.primitives.registry import STEP
+from alignment.terms import Term
+
+VIEWS = {"transpose", "reshape", "squeeze", "convert_element_type", "copy", "stop_gradient", "slice", "rev", "split", "unstack"}
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One contraction of a weight with features.
+
+    Attributes:
+        name: the path of the weight, with "#2" and so on where it is used again.
+        source: the leaf of the variables and how it became the operand.
+        location: the equation, one number for each level of nested calls.
+        weight: which operand of the equation the weight is.
+        stacked: for each loop around the equation, whether the weight is another one in each of its steps.
+        primitive: "dot_general" or "conv_general_dilated".
+        params: the parameters of the equation.
+        shape: the shape of the weight as the equation sees it.
+    """
+
+    name: str
+    source: Source
+    location: tuple[int, ...]
+    weight: int
+    stacked: tuple[bool, ...]
+    primitive: str
+    params: Mapping[str, Any]
+    shape: tuple[int, ...]
+
+    @property
+    def path(self) -> str:
+        """The path of the leaf."""
+        return self.source.path
+
+    def matrix(self, leaf: Array) -> Float[Array, "*copies rows columns"]:
+        """The weight as a matrix that the inputs are multiplied with from the left."""
+        return _over(sum(self.stacked), self._as_matrix)(self.source.view(leaf))
+
+    def replaced(self, leaf: Array, matrix: Float[Array, "*copies rows columns"]) -> Array:
+        """The leaf with this matrix in place of its own; what the site does not read of it stays."""
+        old, back = jax.vjp(self.matrix, leaf)
+        return leaf + back((matrix - old).astype(old.dtype))[0]  # every element of a view is one of the leaf: vjp puts it back
+
+    def inputs(self, x: Array) -> Float[Array, "*groups samples rows"]:
+        """The features that the matrix meets, from the other operand; patches, in a convolution."""
+        if self.primitive == "dot_general":
+            (contracted, batch), _ = self._dims(1 - self.weight)
+            return _arranged(x, batch, _free(x.ndim, contracted, batch), contracted)
+        numbers, groups = self.params["dimension_numbers"], self.params["feature_group_count"]
+        patches = jax.lax.conv_general_dilated_patches(
+            x,
+            [self.shape[d] for d in numbers.rhs_spec[2:]],
+            self.params["window_strides"],
+            self.params["padding"],
+            lhs_dilation=self.params["lhs_dilation"],
+            rhs_dilation=self.params["rhs_dilation"],
+            dimension_numbers=_patch_numbers(numbers, x.ndim),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        return _grouped(patches, numbers.out_spec[1], groups)
+
+    def outputs(self, y: Array) -> Float[Array, "*groups samples columns"]:
+        """The result of the equation in the same arrangement."""
+        if self.primitive == "conv_general_dilated":
+            return _grouped(y, self.params["dimension_numbers"].out_spec[1], self.params["feature_group_count"])
+        (_, batch), free = self._dims(self.weight)
+        first = len(batch) if self.weight == 0 else y.ndim - free
+        columns = tuple(range(first, first + free))
+        return _arranged(y, range(len(batch)), _free(y.ndim, columns, range(len(batch))), columns)
+
+    def _dims(self, operand: int) -> tuple[tuple[Sequence[int], Sequence[int]], int]:
+        """Contracted and batch axes of an operand of a dot product, and how many free ones the weight has."""
+        contracted, batch = self.params["dimension_numbers"]
+        free = len(self.shape) - len(contracted[self.weight]) - len(batch[self.weight])
+        return (contracted[operand], batch[operand]), free
+
+    def _as_matrix(self, weight: Array) -> Array:
+        if self.primitive == "dot_general":
+            (contracted, batch), _ = self._dims(self.weight)
+            return _arranged(weight, batch, contracted, _free(weight.ndim, contracted, batch))
+        numbers, groups = self.params["dimension_numbers"], self.params["feature_group_count"]
+        made, inner, *window = numbers.rhs_spec
+        by_group = jnp.moveaxis(weight, made, 0).reshape(groups, -1, *(n for d, n in enumerate(weight.shape) if d != made))
+        places = [2 + d - (d > made) for d in (inner, *window)]
+        matrix = _arranged(by_group, [0], places, [1])
+        return matrix if groups > 1 else matrix[0]
+
+
+def followed(eqn: JaxprEqn, ins: Sequence[Value], output: int) -> Source | None:
+    """The leaf behind a result that only shows the elements of one leaf in another shape."""
+    name, source = eqn.primitive.name, ins[0].source if ins else None
+    only_units = name == "broadcast_in_dim" and math.prod(eqn.params["shape"]) == math.prod(ins[0].shape)
+    if source is None or (name not in VIEWS and not only_units):
+        return None
+    return source.then((eqn.primitive, dict(eqn.params), output))
+
+
+def site_of(eqn: JaxprEqn, ins: Sequence[Value], location: tuple[int, ...], loops: tuple[Term, ...]) -> Site | None:
+    """The site that an equation is, if it contracts a leaf with something that depends on the inputs."""
+    name = eqn.primitive.name
+    if name not in ("dot_general", "conv_general_dilated"):
+        return None
+    for k, value in enumerate(ins):
+        weighs = name == "dot_general" or (k == 1 and eqn.params["batch_group_count"] == 1)
+        if weighs and value.source is not None and ins[1 - k].data:
+            stacked = tuple(any(s == (STEP, depth) for s in value.source.steps) for depth in range(len(loops)))
+            return Site(value.source.path, value.source, location, k, stacked, name, eqn.params, value.shape)
+    return None
+
+
+def _over(axes: int, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
+def _free(ndim: int, *taken: Sequence[int]) -> tuple[int, ...]:
+    return tuple(d for d in range(ndim) if not any(d in t for t in taken))
+
+
+def _arranged(x: Array, kept: Sequence[int], rows: Sequence[int], columns: Sequence[int]) -> Array:
+    """An array with the axes `kept` in front, then one axis of all rows and one of all columns."""
+    sizes = [x.shape[d] for d in kept]
+    return x.transpose(*kept, *rows, *columns).reshape(*sizes, math.prod(x.shape[d] for d in rows), -1)
+
+
+def _grouped(x: Array, channel: int, groups: int) -> Array:
+    x = jnp.moveaxis(x, channel, -1)
+    if groups == 1:
+        return x.reshape(-1, x.shape[-1])
+    return jnp.moveaxis(x.reshape(-1, groups, x.shape[-1] // groups), 1, 0)
+
+
+def _patch_numbers(numbers: jax.lax.ConvDimensionNumbers, ndim: int) -> jax.lax.ConvDimensionNumbers:
+    """The same layout of images; the kernel of the patches is made by JAX, always as (out, in, window)."""
+    return jax.lax.ConvDimensionNumbers(numbers.lhs_spec, tuple(range(ndim)), numbers.out_spec)
