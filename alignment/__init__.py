@@ -7,7 +7,8 @@ from alignment import primitives
 from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, align
 from alignment.cca import CCA
-from alignment.graph import AxisLabel, Cases, Fixed, Graph, Node, NodeAxis, Part, Pinned, Place, Product, Segments, Tap
+from alignment.graph import Graph, Node, Pinned, Place, Tap
+from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
 from alignment.maps import (
     NodeMap,
     compose,
@@ -20,6 +21,7 @@ from alignment.maps import (
     rectangular,
     transport,
     verify,
+    verify_each,
 )
 from alignment.moments import Moments, NodeMoments, Statistic
 from alignment.procrustes import Procrustes
@@ -70,4 +72,5 @@ __all__ = [
     "trace",
     "transport",
     "verify",
+    "verify_each",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from alignment.graph import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
+from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 Bare = NodeAxis | Fixed

@@ -8,7 +8,7 @@ itself (then its own map acts after M) or held fixed (the steps of a loop).
 
 from collections.abc import Iterable, Iterator
 
-from alignment.terms import Case, Prod, Ref, Seq, Term, Terms, at
+from alignment.terms import Case, Prod, Ref, Seq, Term, Terms, at, refs
 
 Count = dict[int, tuple[int, int]]  # atom -> how often it stands in an expression, at least and at most
 Expression = tuple[Term, ...]
@@ -17,6 +17,8 @@ Expression = tuple[Term, ...]
 def expressions(terms: Terms) -> set[Expression]:
     """Every expression of a finished walk, resolved and without cases; those that lack their index are closed first."""
     resolved = terms.expressions()
+    if _follow(terms, resolved):
+        resolved = terms.expressions()
     while sum(_close(terms, expression) for expression in resolved) and (again := terms.expressions()) != resolved:
         resolved = again
     return {plain for expression in resolved for plain in _places(expression)}
@@ -91,6 +93,20 @@ def cases_in(term: Term) -> Iterator[Case]:
         case Seq(children) | Prod(children):
             for child in children:
                 yield from cases_in(child)
+
+
+def _follow(terms: Terms, resolved: Iterable[Expression]) -> bool:
+    """Unify the options of a case that nothing was ever done to (unused rows of a table) with one that is used."""
+    cases = {case for expression in resolved for term in expression for case in cases_in(term)}
+    if not cases:
+        return False
+    met = {ref.atom for expression in resolved for term in expression if not any(cases_in(term)) for ref in refs(term)}
+    for case in cases:
+        used = [option for option in case.options if any(ref.atom in met for ref in refs(option))]
+        for option in case.options:
+            if used and option not in used:
+                terms.unify(used[0], option)
+    return True
 
 
 def _close(terms: Terms, expression: Expression) -> bool:

@@ -1,12 +1,10 @@
-"""The symmetry graph of a network: nodes, axis labels, pins and taps, and the checks on them.
+"""The symmetry graph of a network: nodes, the label of every axis, pins, taps and sites.
 
 A **node** is a set of features that can be transformed by one map without changing the function (the hidden units of a
-layer; a residual stream). An **axis label** says how one axis of one tensor is built from nodes: `NodeAxis` (one node,
-with its role), `Product` (a flattened image: positions x channels), `Segments` (concatenation, zero-padded shortcut) and
-`Fixed` (held as it is). `alignment.trace` builds the graph; everything that aligns, taps or transports reads it.
+layer; a residual stream). An **axis label** says how one axis of one tensor is built from nodes (`alignment.labels`).
+`alignment.trace` builds the graph; everything that aligns, taps, transports or solves reads it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +12,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from alignment.describe import dot, table
+from alignment.labels import AxisLabel, Interval, mentions
 from alignment.sites import Site
 
 PyTree = Any
@@ -23,107 +23,7 @@ STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)|^(?!params/)(.*/
 Flax Linen keeps them under `batch_stats`, PyTorch calls them `running_mean` and `running_var`, NNX `mean` and `var` (which are
 weights where they stand under `params`).
 """
-Role = Literal["out", "in"]
 GroupName = Literal["permutation", "scale", "orthogonal", "linear"]
-Interval = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """An axis, or a part of one, that no map touches. It has a name where nodes are indexed by it (the steps of a loop)."""
-
-    size: int
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"fixed {self.size}"
-
-
-@dataclass(frozen=True)
-class NodeAxis:
-    """An axis that runs over the units of one node.
-
-    Role `out`: the axis produces the node's features and is contracted with `push`; role `in`: it consumes them and is
-    contracted with the transpose of `pull`.
-    """
-
-    node: str
-    size: int
-    role: Role
-
-    def __str__(self) -> str:
-        return f"{self.node}:{self.role}"
-
-
-@dataclass(frozen=True)
-class Product:
-    """A row-major product of labels, the first factor outermost."""
-
-    factors: tuple["AxisLabel", ...]
-
-    @property
-    def size(self) -> int:
-        """Length of the axis."""
-        return math.prod(f.size for f in self.factors)
-
-    def __str__(self) -> str:
-        return " x ".join(map(str, self.factors))
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a segmented axis: a label and the intervals of the axis that it fills, in order."""
-
-    label: "AxisLabel"
-    intervals: tuple[Interval, ...]
-
-
-@dataclass(frozen=True)
-class Segments:
-    """An axis made of parts. A node may fill several intervals: the padded channels on both sides of a shortcut."""
-
-    parts: tuple[Part, ...]
-
-    @property
-    def size(self) -> int:
-        """Length of the axis."""
-        return sum(b - a for part in self.parts for a, b in part.intervals)
-
-    def __str__(self) -> str:
-        pieces = sorted((a, f"{p.label}[{a}:{b}]") for p in self.parts for a, b in p.intervals)
-        return "[" + " | ".join(text for _, text in pieces) + "]"
-
-
-@dataclass(frozen=True)
-class Cases:
-    """An axis that runs over another node at each place of a fixed axis of the same tensor, by name (stacked q, k and v)."""
-
-    index: str
-    options: tuple["AxisLabel", ...]
-
-    @property
-    def size(self) -> int:
-        """Length of the axis."""
-        return self.options[0].size
-
-    def __str__(self) -> str:
-        return "{" + " or ".join(map(str, self.options)) + "}"
-
-
-AxisLabel = Fixed | NodeAxis | Product | Segments | Cases
-
-
-def mentions(label: AxisLabel, node: str) -> bool:
-    """Whether the units of `node` stand anywhere on an axis with this label."""
-    match label:
-        case NodeAxis():
-            return label.node == node
-        case Product(children) | Cases(_, children):
-            return any(mentions(child, node) for child in children)
-        case Segments(parts):
-            return any(mentions(part.label, node) for part in parts)
-        case Fixed():
-            return False
 
 
 @dataclass(frozen=True)
@@ -227,42 +127,12 @@ class Graph:
             if ours != theirs:
                 raise ValueError(f"variables do not fit the graph at {path!r}: got {theirs}, traced with {ours}")
 
+    def to_dot(self) -> str:
+        """The graph in the language of Graphviz: nodes as boxes, tensors as edges from what they read to what they make."""
+        return dot(self)
+
     def __str__(self) -> str:
-        if not self.nodes:
-            return f"no node can move ({len(self.pinned)} axes are held fixed, see graph.pinned): is it in evaluation mode?"
-        rows = [("node", "size", "group", "tensors")]
-        for name, node in self.nodes.items():
-            tensors = [
-                f"{path}[{axis}] {_describe(self.axes[path][axis], name)}"
-                for path, axes in self.touching(name).items()
-                for axis in axes
-            ]
-            rows += [(name, str(node.size), node.group, tensors[0])]
-            rows += [("", "", "", t) for t in tensors[1:]]
-        widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.insert(1, "-" * max(map(len, lines)))
-        reasons: dict[str, int] = {}
-        for pin in self.pinned:
-            reasons[pin.reason] = reasons.get(pin.reason, 0) + 1
-        held = "; ".join(f"{reason}: {n}" for reason, n in reasons.items()) or "none"
-        return "\n".join([*lines, f"axes held fixed (graph.pinned): {held}"])
-
-
-def _describe(label: AxisLabel, node: str) -> str:
-    """How a node stands on an axis: its role, the part of the axis it fills, what it is multiplied with."""
-    match label:
-        case NodeAxis():
-            return label.role if label.node == node else str(label)
-        case Product(factors):
-            return " x ".join(_describe(f, node) for f in factors)
-        case Segments(parts):
-            mine = [p for p in parts if mentions(p.label, node)]
-            return ", ".join(f"{a}:{b} {_describe(p.label, node)}" for p in mine for a, b in p.intervals)
-        case Cases(_, options):
-            return " or ".join(_describe(option, node) for option in options)
-        case Fixed():
-            return str(label)
+        return table(self)
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

@@ -5,22 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from alignment.families import Expression, cases_in, companions, expressions, indices
-from alignment.graph import (
-    AxisLabel,
-    Cases,
-    Fixed,
-    Graph,
-    GroupName,
-    Interval,
-    Node,
-    NodeAxis,
-    Part,
-    Pinned,
-    Product,
-    Role,
-    Segments,
-    Tap,
-)
+from alignment.graph import Graph, GroupName, Node, Pinned, Tap
+from alignment.labels import AxisLabel, Cases, Fixed, Interval, NodeAxis, Part, Product, Role, Segments
 from alignment.primitives import Value
 from alignment.provenance import source_line
 from alignment.sites import Site
@@ -62,8 +48,8 @@ def build_graph(
     met = [(s, [_resolved(terms, t) for t in s.value.axes]) for s in seen]
     moved = {ref.atom for _, labels in met for t in labels for ref in refs(t)}
     mine = {ref.atom for labels in axes.values() for t in labels for ref in refs(t)}
-    moved |= {ref.atom for path in used for t in axes[path] for ref in refs(t)}  # the rank of a product of two leaves
-    free = {a for a in mine & moved if not terms.pins(Ref(a))}  # a leaf that is never read has no symmetry worth the name
+    moved |= terms.contracted()  # the rank of a product of two leaves never meets the inputs
+    free = {a for a in mine & moved if not terms.pins(Ref(a))}  # what is never read has no symmetry worth the name
 
     joined = _join_twins(every, free, terms)
     beside = companions(every)

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignment.blocks import Bare, axis_of, each_block
-from alignment.graph import Graph, Node, NodeAxis, PyTree, mentions, path_name
+from alignment.graph import Graph, Node, PyTree, path_name
+from alignment.labels import NodeAxis, mentions
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -152,25 +153,22 @@ def _float32(x: Array | np.ndarray) -> Array:
 
 
 def random_element(node: Node, key: Array) -> NodeMap:
-    """A random element of a node's group for each of its copies, well conditioned: what `verify` applies."""
-    one = functools.partial(_random_matrix, node)
-    for _ in node.copies:
-        one = jax.vmap(one)
-    count = math.prod(node.copies)
-    keys = jax.random.split(key, count).reshape(node.copies) if node.copies else key
-    return one(keys)
+    """A random element of a node's group for each of its copies, well conditioned: what `verify` applies. Made on the host."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    push = np.stack([_random_matrix(node, rng) for _ in range(math.prod(node.copies))])
+    push = push.reshape(*node.copies, node.size, node.size)
+    return NodeMap(push.astype(np.float32), np.linalg.inv(push).astype(np.float32))
 
 
-def _random_matrix(node: Node, key: Array) -> NodeMap:
-    keys = jax.random.split(key, 4)
-    mix = permutation(jax.random.permutation(keys[0], node.size))
+def _random_matrix(node: Node, rng: np.random.Generator) -> Float[np.ndarray, "units units"]:
+    n = node.size
+    mix = np.eye(n)[rng.permutation(n)]
     if node.group in ("orthogonal", "linear"):
-        mix = orthogonal(jnp.linalg.qr(jax.random.normal(keys[1], (node.size, node.size)))[0])
+        mix = np.linalg.qr(rng.standard_normal((n, n)))[0] @ mix
     if node.group in ("scale", "linear"):
-        factors = jax.random.uniform(keys[2], (node.size,), minval=0.5, maxval=2.0)
-        mix = compose(mix, NodeMap(jnp.diag(factors), jnp.diag(1 / factors)))
+        mix = rng.uniform(0.5, 2.0, (n, 1)) * mix
     if node.group == "linear":
-        mix = compose(mix, orthogonal(jnp.linalg.qr(jax.random.normal(keys[3], (node.size, node.size)))[0]))
+        mix = np.linalg.qr(rng.standard_normal((n, n)))[0] @ mix
     return mix
 
 
@@ -183,8 +181,17 @@ def verify(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *input
     return discrepancy(apply, graph, _random_maps(graph, key), variables, *inputs)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _random_maps(graph: Graph, key: Array) -> Maps:
+def verify_each(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs: PyTree, key: Array) -> dict[str, float]:
+    """`verify` one node at a time: which node is it that changes the function?
+
+    Nodes that belong together but were taken for two are seen here only: moved at once, they might cancel.
+    """
+    still = {node.name: identity(node.size, node.copies) for node in graph.nodes.values()}
+    moved = _random_maps(graph, key)
+    return {name: discrepancy(apply, graph, still | {name: moved[name]}, variables, *inputs) for name in moved}
+
+
+def _random_maps(graph: Graph, key: Array) -> dict[str, NodeMap]:
     keys = jax.random.split(key, max(len(graph.nodes), 1))
     return {name: random_element(node, k) for (name, node), k in zip(graph.nodes.items(), keys, strict=False)}
 

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int
 
 from alignment.blocks import Bare, axis_of, each_block
-from alignment.graph import Fixed, Graph, NodeAxis
+from alignment.graph import Graph
+from alignment.labels import Fixed, NodeAxis
 
 Order = Int[np.ndarray, "*copies units"]
 Orders = Mapping[str, Order]

@@ -142,6 +142,7 @@ class Terms:
         self.loops: tuple[Term, ...] = ()
         self._atoms: list[_Atom] = []
         self._expressions: dict[tuple[Term, ...], None] = {}
+        self._contracted: list[Term] = []
 
     def fresh(self, size: int, *, group: Group = Group.LINEAR, pin: str | None = None, alone: bool = False) -> Term:
         """A new atom of `size` features, optionally pinned for a reason. Axes of size one need none."""
@@ -254,6 +255,15 @@ class Terms:
             seq, prod = (a, b) if isinstance(a, Seq) else (b, a)
             assert isinstance(seq, Seq) and isinstance(prod, Prod)
             self.unify(seq, self._unroll(prod))
+
+    def contract(self, a: Term, b: Term) -> None:
+        """Demand that two axes can be summed over together: one transforms by the inverse transpose of the other."""
+        self.unify(a, dual(b))
+        self._contracted.append(a)
+
+    def contracted(self) -> set[int]:
+        """The atoms that were ever summed over in a product."""
+        return {ref.atom for term in self._contracted for ref in refs(self.resolve(term))}
 
     def cut(self, term: Term, sizes: Sequence[int]) -> list[Term] | None:
         """Split an axis into consecutive pieces of the given sizes, or None where its structure forbids that."""

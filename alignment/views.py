@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from alignment.graph import AxisLabel, Cases, Fixed, Interval, Node, NodeAxis, Place, Product, Segments, Tap
+from alignment.graph import Node, Place, Tap
+from alignment.labels import AxisLabel, Cases, Fixed, Interval, NodeAxis, Product, Segments
 
 
 class Spot(NamedTuple):

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from alignment.assignment import assign, assign_two_level
 from alignment.base import PermutationAlignment, Stats
 from alignment.blocks import axis_of
-from alignment.graph import STATISTICS, Graph, Node, NodeAxis, PyTree, flatten
+from alignment.graph import STATISTICS, Graph, Node, PyTree, flatten
+from alignment.labels import NodeAxis
 from alignment.permutations import Order, Weights, after, blocks, permuted, unmoved
 
 

@@ -27,7 +27,7 @@ def _dot_general(terms: Terms, eqn: Equation) -> list[Axes]:
 def _contract(terms: Terms, left: Term | None, right: Term | None) -> None:
     """Sum over an axis: one side transforms by the inverse transpose of the other."""
     if left is not None and right is not None:
-        terms.unify(left, dual(right))
+        terms.contract(left, right)
     else:  # contracting with a constant vector is a plain sum
         restrict(terms, left if left is not None else right, Group.PERMUTATION)
 

@@ -1,7 +1,7 @@
 """Architectures, one a file. To add one: write the file, add its configuration to MODELS; the contract tests cover it."""
 
 from npmerge.models.bert import Bert
-from npmerge.models.build import Config, Network, build, example
+from npmerge.models.build import Config, Network, abstract, build, example
 from npmerge.models.gpt2 import Gpt2
 from npmerge.models.llama import Llama
 from npmerge.models.mlp import Mlp
@@ -24,6 +24,7 @@ __all__ = [
     "ResNetCifar",
     "Vgg",
     "Vit",
+    "abstract",
     "build",
     "example",
 ]

@@ -51,6 +51,13 @@ def build(config: Config, *, seed: int = 0) -> Network:
     return Network(apply, _initialise(config, jax.random.key(seed)), train_apply)
 
 
+def abstract(config: Config) -> Network:
+    """The network with `jax.ShapeDtypeStruct` for variables: enough to trace it, whatever its size, and nothing allocated."""
+    apply, train_apply = _functions(config)
+    _, params, statistics = _skeleton(config, False)
+    return Network(apply, _pure(params, statistics), train_apply)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _initialise(config: Config, key: Array) -> PyTree:
     return _variables(config.module(nnx.Rngs(key)))
@@ -58,6 +65,10 @@ def _initialise(config: Config, key: Array) -> PyTree:
 
 def _variables(module: nnx.Module) -> dict[str, PyTree]:
     _, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return _pure(params, statistics)
+
+
+def _pure(params: nnx.State, statistics: nnx.State) -> dict[str, PyTree]:
     return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(statistics)}
 
 
@@ -87,7 +98,7 @@ def example(config: Config, batch: int = 2) -> jax.ShapeDtypeStruct:
 
 
 @functools.lru_cache(maxsize=128)
-def _skeleton(config: Config, training: bool) -> tuple:
+def _skeleton(config: Config, training: bool, /) -> tuple:
     """The module taken apart: its definition, and its parameters and statistics as shapes."""
     module = nnx.eval_shape(lambda: config.module(nnx.Rngs(0)))
     module.set_attributes(use_running_average=not training, raise_if_not_found=False)

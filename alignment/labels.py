@@ -1,0 +1,110 @@
+"""What an axis of a tensor is made of: labels.
+
+`NodeAxis` (one node, with its role), `Product` (a flattened image: positions x channels), `Segments` (concatenation,
+zero-padded shortcut, fused projection), `Cases` (another node at each place of a stacked axis) and `Fixed` (held as it is).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["out", "in"]
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An axis, or a part of one, that no map touches. It has a name where nodes are indexed by it (the steps of a loop)."""
+
+    size: int
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"fixed {self.size}"
+
+
+@dataclass(frozen=True)
+class NodeAxis:
+    """An axis that runs over the units of one node.
+
+    Role `out`: the axis produces the node's features and is contracted with `push`; role `in`: it consumes them and is
+    contracted with the transpose of `pull`.
+    """
+
+    node: str
+    size: int
+    role: Role
+
+    def __str__(self) -> str:
+        return f"{self.node}:{self.role}"
+
+
+@dataclass(frozen=True)
+class Product:
+    """A row-major product of labels, the first factor outermost."""
+
+    factors: tuple["AxisLabel", ...]
+
+    @property
+    def size(self) -> int:
+        """Length of the axis."""
+        return math.prod(f.size for f in self.factors)
+
+    def __str__(self) -> str:
+        return " x ".join(map(str, self.factors))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a segmented axis: a label and the intervals of the axis that it fills, in order."""
+
+    label: "AxisLabel"
+    intervals: tuple[Interval, ...]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """An axis made of parts. A node may fill several intervals: the padded channels on both sides of a shortcut."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        """Length of the axis."""
+        return sum(b - a for part in self.parts for a, b in part.intervals)
+
+    def __str__(self) -> str:
+        pieces = sorted((a, f"{p.label}[{a}:{b}]") for p in self.parts for a, b in p.intervals)
+        return "[" + " | ".join(text for _, text in pieces) + "]"
+
+
+@dataclass(frozen=True)
+class Cases:
+    """An axis that runs over another node at each place of a fixed axis of the same tensor, by name (stacked q, k and v)."""
+
+    index: str
+    options: tuple["AxisLabel", ...]
+
+    @property
+    def size(self) -> int:
+        """Length of the axis."""
+        return self.options[0].size
+
+    def __str__(self) -> str:
+        return "{" + " or ".join(map(str, self.options)) + "}"
+
+
+AxisLabel = Fixed | NodeAxis | Product | Segments | Cases
+
+
+def mentions(label: AxisLabel, node: str) -> bool:
+    """Whether the units of `node` stand anywhere on an axis with this label."""
+    match label:
+        case NodeAxis():
+            return label.node == node
+        case Product(children) | Cases(_, children):
+            return any(mentions(child, node) for child in children)
+        case Segments(parts):
+            return any(mentions(part.label, node) for part in parts)
+        case Fixed():
+            return False
