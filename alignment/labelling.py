@@ -51,8 +51,8 @@ def build_graph(
     moved |= terms.contracted()  # the rank of a product of two leaves never meets the inputs
     free = {a for a in mine & moved if not terms.pins(Ref(a))}  # what is never read has no symmetry worth the name
 
-    joined = _join_twins(every, free, terms)
     beside = companions(every)
+    joined = _join_twins(every, free, terms, beside)
     several = {a for a, twins in joined.items() if len(twins) > 1}
     index = indices(free, beside, joined=several, fixed=beside.keys() - free)
     signs = _signs([labels for _, labels in met], axes)
@@ -118,7 +118,9 @@ def _sequences(term: Term) -> Iterator[Seq | Ref]:
             yield term
 
 
-def _join_twins(every: Iterable[Expression], free: set[int], terms: Terms) -> dict[int, tuple[int, ...]]:
+def _join_twins(
+    every: Iterable[Expression], free: set[int], terms: Terms, beside: Mapping[int, set[int]]
+) -> dict[int, tuple[int, ...]]:
     """Atoms that always stand in the same sequences, once each, are one node: both ends of a zero-padded shortcut.
 
     No operation tells such atoms apart, so their units may be exchanged with each other as well as among themselves.
@@ -138,7 +140,8 @@ def _join_twins(every: Iterable[Expression], free: set[int], terms: Terms) -> di
     twins: dict[tuple, list[int]] = {}
     for atom in sorted(free):
         own = atom if terms.alone(atom) else None
-        twins.setdefault((frozenset(contexts[atom]), terms.group(atom), own), []).append(atom)
+        around = frozenset(beside.get(atom, ()))
+        twins.setdefault((frozenset(contexts[atom]), terms.group(atom), around, own), []).append(atom)
     return {atom: tuple(group) for group in twins.values() for atom in group}
 
 

@@ -201,6 +201,7 @@ def discrepancy(apply: Callable[..., PyTree], graph: Graph, maps: Maps, variable
 
     Infinite where an output is NaN.
     """
+    graph.check(variables)
     worst = float(_largest_change(apply, graph, dict(maps), variables, inputs))
     return math.inf if math.isnan(worst) else worst
 

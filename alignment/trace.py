@@ -103,7 +103,7 @@ class Walk:
     def parameter(self, path: str, leaf: PyTree) -> Value:
         """The value of a leaf of the variables: free axes, unless it holds something other than real numbers."""
         dtype, shape = getattr(leaf, "dtype", None) or jnp.result_type(leaf), np.shape(leaf)
-        if jnp.issubdtype(dtype, jnp.inexact):
+        if jnp.issubdtype(dtype, jnp.floating):
             axes = tuple(None if n == 1 else self.terms.fresh(n) for n in shape)
         else:
             axes = fixed(self.terms, shape, f"{dtype} leaf")
@@ -135,15 +135,15 @@ class Walk:
         """An array that the function brings along: held fixed, except along axes where all its elements are equal."""
         shape = np.shape(x)
         if not shape:
-            return Value((), (), constant=float(x) if jnp.issubdtype(jnp.result_type(x), jnp.number) else None)
+            return Value((), (), constant=float(x) if _is_real(jnp.result_type(x)) else None)
         if jnp.issubdtype(x.dtype, jax.dtypes.extended) or not x.size:
             return Value(shape, fixed(self.terms, shape, "constant inside the function"))
         array = np.asarray(x)
         varies = [n > 1 and bool((array != array.take([0], d)).any()) for d, n in enumerate(shape)]
         reason = "constant inside the function"
         axes = tuple(self.terms.fresh(n, pin=reason) if v else None for n, v in zip(shape, varies, strict=True))
-        uniform = not any(varies) and jnp.issubdtype(array.dtype, jnp.number)
-        return Value(shape, axes, constant=float(array.flat[0].real) if uniform else None)
+        uniform = not any(varies) and _is_real(array.dtype)
+        return Value(shape, axes, constant=float(array.flat[0]) if uniform else None)
 
     def equation(self, eqn: JaxprEqn, ins: list[Value], location: tuple[int, ...]) -> list[Value]:
         """The results of one equation."""
@@ -164,7 +164,7 @@ class Walk:
         outs = [Value(shape, _without_units(shape, a), data) for shape, a in zip(shapes, axes, strict=True)]
         outs = [replace(v, source=followed(eqn, ins, k)) for k, v in enumerate(outs)]
         if len(outs) == 1:
-            square |= bool(ins) and ins[0].square and name != "reduce_sum"
+            square |= bool(ins) and ins[0].square and name in KEEPS_SQUARE - {"reduce_sum"}
             outs = [replace(outs[0], constant=_constant(seen), square=square)]
         for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
             self.terms.together(value.axes)
@@ -214,6 +214,10 @@ def nested(eqn: JaxprEqn) -> ClosedJaxpr | None:
 def _is_floating(v: Var) -> bool:
     dtype = getattr(v.aval, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+def _is_real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.complexfloating)
 
 
 def _is_square(eqn: JaxprEqn) -> bool:

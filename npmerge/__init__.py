@@ -1,11 +1,12 @@
 """Differentiable model merging in JAX: several networks in, one out, every merge a starting point that can be learned."""
 
-from alignment import align, discrepancy, trace, transport, verify
+from alignment import align, capture, discrepancy, trace, transport, verify, verify_each
 from npmerge.aligned import Aligned
 from npmerge.base import LinearMerge, Merge, combine
 from npmerge.batches import in_order, shuffled
 from npmerge.constraints import Box, Free, Simplex
 from npmerge.evaluate import LogitEnsemble, Metrics, Path, evaluate, path_between, resetting
+from npmerge.figures import graph_figure
 from npmerge.fit import FitResult, History, fit
 from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
@@ -48,12 +49,14 @@ __all__ = [
     "TaskArithmetic",
     "__version__",
     "align",
+    "capture",
     "collect",
     "combine",
     "discrepancy",
     "evaluate",
     "fine_tuning",
     "fit",
+    "graph_figure",
     "in_order",
     "path_between",
     "reset_statistics",
@@ -63,5 +66,6 @@ __all__ = [
     "trace",
     "transport",
     "verify",
+    "verify_each",
     "weight_space",
 ]

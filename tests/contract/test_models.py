@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignment import trace, verify
 from alignment.graph import flatten, path_name
 from npmerge.models import MODELS, Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, build, example
 
@@ -47,10 +46,14 @@ def generic(tree: Any, seed: int = 0) -> Any:
         name = path_name(path)
         if "scale" in name or "var" in name:
             return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype)
-        if "bias" in name:
-            return jnp.asarray(rng.uniform(0.2, 1.0, x.shape), x.dtype)
-        fan = np.prod(x.shape[:-1]) + 1 if "kernel" in name else 1
-        return jnp.asarray(rng.standard_normal(x.shape) / np.sqrt(fan), x.dtype)
+        if "bias" in name or "mean" in name:  # means below biases: between the two a unit would die
+            low, high = (0.5, 1.5) if "bias" in name else (-0.2, 0.2)
+            return jnp.asarray(rng.uniform(low, high, x.shape), x.dtype)
+        values = rng.standard_normal(x.shape)
+        if "kernel" in name:  # nearly centred: behind a ReLU all inputs are positive, and a unit would live or die
+            values -= 0.8 * values.mean(tuple(range(x.ndim - 1)), keepdims=True)
+            values /= np.sqrt(np.prod(x.shape[:-1]) / 2)
+        return jnp.asarray(values, x.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
@@ -115,17 +118,6 @@ def test_equal_configurations_share_their_functions(config):
     a, b = build(config), build(dataclasses.replace(config))
     assert a.apply is b.apply
     assert a.train_apply is b.train_apply
-
-
-@configs
-def test_the_traced_graph_leaves_the_function_unchanged(config):
-    network = build(config)
-    variables = generic(network.variables)
-    graph = trace(network.apply, variables, example(config))  # an abstract input is enough, and any warning an error
-    assert graph.nodes
-    assert set(graph.axes) == set(flatten(variables))
-    for seed in range(2):
-        assert verify(network.apply, graph, variables, inputs(config), key=jax.random.key(seed)) < 1e-5
 
 
 @configs

@@ -1,0 +1,49 @@
+"""Figures of graphs."""
+
+from collections import Counter
+from typing import Any
+
+from alignment import Graph
+from alignment.describe import INPUTS, OUTPUTS, edges
+
+COLOURS = {"permutation": "tab:blue", "scale": "tab:orange", "orthogonal": "tab:green", "linear": "tab:red"}
+
+
+def graph_figure(graph: Graph) -> Any:
+    """A graph as an arc diagram: nodes from top to bottom in the order of the network, tensors as arcs between them.
+
+    A solid arc leads down to a node that is computed later, a dotted one back up (into a residual stream); wider arcs stand for
+    several tensors. Colours are groups. Save it with `.savefig("graph.png")`.
+    """
+    from matplotlib.figure import Figure  # slow to import, and needed nowhere else
+
+    rows = {name: row for row, name in enumerate([INPUTS, *graph.nodes, OUTPUTS])}
+    drawing = Figure(figsize=(9, 1 + 0.32 * len(rows)), layout="constrained")
+    axes = drawing.subplots()
+    for (source, target), count in Counter((e.source, e.target) for e in edges(graph)).items():
+        _arc(axes, rows[source], rows[target], count)
+    for name, row in rows.items():
+        node = graph.nodes.get(name)
+        colour = COLOURS[node.group] if node else "black"
+        axes.plot(0, row, "o" if node else "s", color=colour, markersize=7, zorder=3)
+        text = name
+        if node:
+            times = "".join(f"{copies} x " for copies in node.copies)
+            text = f"{'    ' * len(node.index)}{name}  {times}{node.size}"
+        axes.text(-0.15, row, text, ha="right", va="center", fontsize=7, color=colour)
+    for group in dict.fromkeys(node.group for node in graph.nodes.values()):
+        axes.plot([], [], "o", color=COLOURS[group], label=group)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.2, 0.5 + len(rows) / 2))
+    axes.axis("off")
+    axes.legend(frameon=False, fontsize="small", loc="upper right", title="group")
+    return drawing
+
+
+def _arc(axes: Any, start: int, end: int, count: int) -> None:
+    """Half an ellipse to the right of the column of nodes."""
+    from matplotlib.patches import Arc
+
+    middle, height, down = (start + end) / 2, abs(end - start) or 0.6, end > start
+    style = {"linestyle": "-" if down else ":", "color": "0.3" if down else "0.5", "linewidth": 0.6 + 0.3 * count}
+    width = height if down else 1.2 * height  # beside the arc that leads down between the same nodes
+    axes.add_patch(Arc((0, middle), width, height, theta1=-90, theta2=90, **style))
