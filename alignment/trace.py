@@ -116,10 +116,14 @@ class Walk:
         """The outputs of a jaxpr for these arguments."""
         jaxpr: Jaxpr = closed.jaxpr
         env: dict[Var, Value] = dict(zip(jaxpr.invars, args, strict=True))
-        env.update({var: self.constant(x) for var, x in zip(jaxpr.constvars, closed.consts, strict=True)})
+        consts = dict(zip(jaxpr.constvars, closed.consts, strict=True))
 
         def read(v: Var | Literal) -> Value:
-            return self.constant(v.val) if isinstance(v, Literal) else env[v]
+            if isinstance(v, Literal):
+                return self.constant(v.val)
+            if v in consts:  # made where it is first read, so that its pins name that line
+                env[v] = self.constant(consts.pop(v))
+            return env[v]
 
         borrowed = bool(prefix) and in_library(jaxpr)
         self._borrowed += borrowed

@@ -20,7 +20,7 @@ import typer
 import npmerge as nm
 from alignment import capture
 from alignment.graph import PyTree
-from npmerge.models import ResNetCifar, build, example
+from npmerge.models import Config, Llama, ResNetCifar, abstract, build, example
 from npmerge.report import markdown_table
 from npmerge.version import __version__
 
@@ -50,28 +50,57 @@ def average_of_models(size: int, repeats: int) -> tuple[str, str, float, float]:
     return "average of 4 models, one tensor", "a sum written out", *times
 
 
-def moments(width: int, repeats: int) -> tuple[str, str, float, float]:
-    """The statistics pass of all nodes of two networks against their plain forwards."""
-    config = ResNetCifar(width=width)
-    apply, models = build(config).apply, [build(config, seed=k).variables for k in range(2)]
-    graph = nm.trace(apply, models[0], example(config))
-    x = np.random.default_rng(0).standard_normal((128, *config.input_shape), np.float32)
+def moments(config: Config, batch: int, models: int, repeats: int) -> tuple[str, str, float, float]:
+    """The statistics pass of all nodes of several networks against their plain forwards."""
+    apply, trained = build(config).apply, [build(config, seed=k).variables for k in range(models)]
+    graph = nm.trace(apply, trained[0], example(config))
+    x = _inputs(config, batch)
     measure = jax.jit(lambda m, v: nm.NodeMoments().measure(apply, graph, m, (v, None)))
     forward = jax.jit(lambda m, v: [apply(k, v) for k in m])
-    times = interleaved(lambda: measure(models, x), lambda: forward(models, x), repeats=repeats)
-    return f"moments of all nodes, two ResNet-20 of width {width}", "their plain forwards", *times
+    times = interleaved(lambda: measure(trained, x), lambda: forward(trained, x), repeats=repeats)
+    return f"moments of all nodes, {_described(config, models)}", "plain forward", *times
 
 
-def taps(width: int, repeats: int) -> tuple[str, str, float, float]:
+def taps(config: Config, batch: int, repeats: int) -> tuple[str, str, float, float]:
     """A forward that also returns the mean of every tapped node against the plain forward."""
-    config = ResNetCifar(width=width)
     network = build(config)
     graph = nm.trace(network.apply, network.variables, example(config))
-    x = np.random.default_rng(0).standard_normal((128, *config.input_shape), np.float32)
-    tapped = jax.jit(lambda v, x: {n: f.mean(0) for n, f in capture(network.apply, graph, v, x).nodes.items()})
+    x = _inputs(config, batch)
+    tapped = jax.jit(lambda v, x: {n: f.mean(-2) for n, f in capture(network.apply, graph, v, x).nodes.items()})
     forward = jax.jit(network.apply)
     times = interleaved(lambda: tapped(network.variables, x), lambda: forward(network.variables, x), repeats=repeats)
-    return f"means of all nodes, ResNet-20 of width {width}", "plain forward", *times
+    return f"means of all nodes, {_described(config, 1)}", "plain forward", *times
+
+
+def tracing(config: Config, repeats: int) -> tuple[str, str, float, float]:
+    """The graph of a large network given as shapes against the jaxpr alone, which is the floor."""
+    network = abstract(config)
+
+    def ours() -> None:
+        jax.clear_caches()
+        nm.trace(network.apply, network.variables, example(config))
+
+    def floor() -> None:
+        jax.clear_caches()
+        jax.make_jaxpr(network.apply)(network.variables, example(config))
+
+    return f"trace, {_described(config, 1)} as shapes", "its jaxpr alone", *interleaved(ours, floor, repeats=repeats)
+
+
+def _inputs(config: Config, batch: int) -> np.ndarray:
+    shape, rng = example(config, batch).shape, np.random.default_rng(0)
+    if isinstance(config, Llama):
+        return rng.integers(0, config.vocabulary, shape).astype(np.int32)
+    return rng.standard_normal(shape, np.float32)
+
+
+def _described(config: Config, models: int) -> str:
+    name = type(config).__name__
+    if isinstance(config, Llama):
+        name = f"Llama of {config.layers} layers, width {config.width}"
+    elif isinstance(config, ResNetCifar):
+        name = f"ResNet-{6 * config.blocks + 2} of width {config.width}"
+    return name if models == 1 else f"{models} x {name}"
 
 
 def step(width: int, repeats: int) -> tuple[str, str, float, float]:
@@ -104,9 +133,13 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, one repeat: to see that it runs.")] = False,
 ) -> None:
     """Time every pair and write the table of ratios."""
-    repeats, width, size = (1, 2, 1000) if quick else (7, 16, 8_000_000)
+    repeats, width, size, layers, batch = (1, 2, 1000, 1, 8) if quick else (7, 16, 8_000_000, 32, 128)
+    resnet = ResNetCifar(width=width)
+    small = Llama(vocabulary=1000, width=16 * width, layers=min(layers, 4), heads=4, kv_heads=2, hidden=48 * width, length=64)
     began = time.perf_counter()
-    rows = [average_of_models(size, repeats), taps(width, repeats), moments(width, repeats), step(width, repeats)]
+    rows = [average_of_models(size, repeats), tracing(Llama(layers=layers), repeats), taps(resnet, batch, repeats)]
+    rows += [moments(resnet, batch, models, repeats) for models in (1, 2)]
+    rows += [moments(small, batch // 8, 1, repeats), step(width, repeats)]
     seconds = time.perf_counter() - began
     header = ("what", "against", "seconds", "seconds of the other", "ratio")
     table = [(what, peer, f"{a:.4f}", f"{b:.4f}", f"{a / b:.2f}") for what, peer, a, b in rows]

@@ -44,6 +44,6 @@ def _arc(axes: Any, start: int, end: int, count: int) -> None:
     from matplotlib.patches import Arc
 
     middle, height, down = (start + end) / 2, abs(end - start) or 0.6, end > start
-    style = {"linestyle": "-" if down else ":", "color": "0.3" if down else "0.5", "linewidth": 0.6 + 0.3 * count}
+    style: dict[str, Any] = {"linestyle": "-" if down else ":", "color": "0.3" if down else "0.5"}
     width = height if down else 1.2 * height  # beside the arc that leads down between the same nodes
-    axes.add_patch(Arc((0, middle), width, height, theta1=-90, theta2=90, **style))
+    axes.add_patch(Arc((0, middle), width, height, theta1=-90, theta2=90, linewidth=0.6 + 0.3 * count, **style))

@@ -1,23 +1,50 @@
 """The README's example runs, and says what it prints."""
 
+import ast
 import contextlib
 import io
 import re
+import textwrap
 from pathlib import Path
 
 import jax
 
+from alignment.primitives import registry
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs_and_learning_does_not_hurt():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+EXAMPLES = [textwrap.dedent(block) for block in re.findall(r" *```python\n(.*?)```", README, re.S)]
+
+
+def run(example: str) -> str:
+    """What an example prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), jax.numpy_rank_promotion("allow"):
         exec(compile(example, "README.md", "exec"), {})
-    found = dict(line.rsplit(" ", 1) for line in printed.getvalue().splitlines())
+    return printed.getvalue()
+
+
+def test_the_example_runs_and_learning_does_not_hurt():
+    found = dict(line.rsplit(" ", 1) for line in run(EXAMPLES[0]).splitlines())
     assert float(found["aligned average"]) > 0.8
     assert float(found["learned"]) > float(found["aligned average"]) - 0.01
+
+
+def test_the_graph_of_any_network_is_read_drawn_and_verified(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table, worst, each, shapes = run(EXAMPLES[1]).rsplit("\n", 4)[:4]
+    assert "params/blocks/1/feed_forward/gate" in table
+    assert float(worst) < 1e-5
+    assert max(ast.literal_eval(each).values()) < 1e-5
+    assert shapes == "(128, 64) (128, 96)"
+    assert (tmp_path / "graph.png").stat().st_size > 10_000
+
+
+def test_a_primitive_can_be_taught(monkeypatch):
+    monkeypatch.setattr(registry, "RULES", dict(registry.RULES))
+    run(EXAMPLES[2])
+    assert "my_primitive" in registry.RULES
 
 
 def test_the_commands_are_the_ones_that_ci_runs():
