@@ -120,6 +120,7 @@ def node_moments(stats: Stats | None, alignment: Alignment, graph: Graph, models
     taken = next((m.mean.shape[0] for m in moments.values()), len(models))
     if taken != len(models):
         raise ValueError(f"{name} got {len(models)} models, but the statistics are of {taken}")
-    if missing := [node for node in graph.nodes if node not in graph.taps]:
+    matched = {index for node in graph.taps for index in graph.nodes[node].index}  # through what is inside them
+    if missing := [node for node in graph.nodes if node not in graph.taps and node not in matched]:
         warnings.warn(f"{name} leaves nodes without activations as they are: {', '.join(missing)}", stacklevel=4)
     return moments

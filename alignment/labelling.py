@@ -57,9 +57,12 @@ def build_graph(
     index = indices(free, beside, joined=several, fixed=beside.keys() - free)
     signs = _signs([labels for _, labels in met], axes)
     ordered = {path: axes[path] for path in [*used, *axes]}
-    label = _Labeller(terms, joined, _names(ordered, joined, signs) | _fixed_names(ordered, free, index), signs, index)
-
-    nodes, taps = _nodes_and_taps(terms, met, label)
+    names = _names(ordered, joined, signs) | _fixed_names(ordered, free, index)
+    label = _Labeller(terms, joined, names, signs, index)
+    nodes, taps, better = _nodes_and_taps(terms, met, label)
+    if better:  # the other side of a contraction can be tapped: let that one carry the features
+        label.turn(better)
+        nodes, taps, _ = _nodes_and_taps(terms, met, label)
     return Graph(
         nodes=nodes,
         axes={path: label.leaf(labels) for path, labels in axes.items()},
@@ -72,21 +75,27 @@ def build_graph(
 
 def _nodes_and_taps(
     terms: Terms, met: list[tuple[Seen, list[Term]]], label: "_Labeller"
-) -> tuple[dict[str, Node], dict[str, Tap]]:
-    """The nodes in the order of the network, and for each the view of it with most samples, the last of its kind."""
+) -> tuple[dict[str, Node], dict[str, Tap], set[str]]:
+    """The nodes in the order of the network, and for each the view of it with most samples, the last of its kind.
+
+    Also the nodes that cannot be tapped but whose duals can.
+    """
     nodes: dict[str, Node] = {}
     taps: dict[str, tuple[int, Tap]] = {}
+    duals: set[str] = set()
     for item, labels in met:
-        views = Views(label.leaf(labels), item.value.shape, [label.name(terms.resolve(t)) for t in item.loops])
+        loops = [Fixed(terms.size(t), label.name(terms.resolve(t))) for t in item.loops]
+        views = Views(label.leaf(labels), item.value.shape, loops)
         for name in views.names():
             if name not in nodes:
                 nodes[name] = label.node(name)
             found = views.tap(nodes[name], item.location, item.output)
             if found is not None and found[0] >= taps.get(name, (0,))[0]:
                 taps[name] = found
-    for name in label.atoms:  # those that only ever appear inside a product come last
+        duals |= {name for name in views.duals() if views.tap(label.node(name), item.location, item.output, dual=True)}
+    for name in label.atoms:  # those that are never seen in the data come last
         nodes.setdefault(name, label.node(name))
-    return nodes, {name: tap for name, (_, tap) in taps.items()}
+    return nodes, {name: tap for name, (_, tap) in taps.items()}, duals - taps.keys()
 
 
 def _named(sites: Sequence[Site]) -> tuple[Site, ...]:
@@ -220,6 +229,12 @@ class _Labeller:
             case Case(index, options):
                 labels = tuple(self(o, present) for o in options)
                 return Cases(self.names[index,], labels) if index in present else labels[0]
+
+    def turn(self, names: Iterable[str]) -> None:
+        """Let the other variance of these nodes carry the features."""
+        for name in names:
+            for atom in self.atoms[name]:
+                self.signs[atom] = -self.signs[atom]
 
     def name(self, term: Term) -> str:
         """The name of a bare fixed axis, if it has one."""

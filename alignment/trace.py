@@ -160,7 +160,9 @@ class Walk:
             if name not in KEEPS_SQUARE:
                 self.settle(value)
         if name in CONTROL_FLOW:
-            return CONTROL_FLOW[name](self, eqn, ins, location)
+            outs = CONTROL_FLOW[name](self, eqn, ins, location)
+            self._see(eqn, outs, location)
+            return outs
         shapes = [_shape(v) for v in eqn.outvars]
         seen = Equation(name, eqn.params, ins, shapes)
         data, square = any(v.data for v in ins), _is_square(eqn)
@@ -170,13 +172,18 @@ class Walk:
         if len(outs) == 1:
             square |= bool(ins) and ins[0].square and name in KEEPS_SQUARE - {"reduce_sum"}
             outs = [replace(outs[0], constant=_constant(seen), square=square)]
-        for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
+        for value in outs:
             self.terms.together(value.axes)
-            if data and not self.hidden and _is_floating(var):
-                self.seen.append(Seen(location, k, value, self.terms.loops))
+        self._see(eqn, outs, location)
         if data and not self.hidden and (site := site_of(eqn, ins, location, self.terms.loops)) is not None:
             self.sites.append(site)
         return outs
+
+    def _see(self, eqn: JaxprEqn, outs: Sequence[Value], location: tuple[int, ...]) -> None:
+        """Note the results that depend on the inputs as places to tap."""
+        for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
+            if value.data and not self.hidden and _is_floating(var):
+                self.seen.append(Seen(location, k, value, self.terms.loops))
 
     def settle(self, value: Value) -> None:
         """A square that is not summed at once tells the coordinates of its axes apart."""

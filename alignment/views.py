@@ -5,35 +5,39 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from alignment.graph import Node, Place, Tap
-from alignment.labels import AxisLabel, Cases, Fixed, Interval, NodeAxis, Product, Segments
+from alignment.labels import AxisLabel, Cases, Fixed, Interval, NodeAxis, Product, Role, Segments
 
 
 class Spot(NamedTuple):
     """A factor of an axis that has a name."""
 
     name: str
-    features: bool  # of a node, not of its dual or of a fixed axis
+    role: Role | None  # of a node; None for a fixed axis
     part: int
     place: Place
 
 
 class Views:
-    """One array of a forward pass: its labels, its shape and the names of the loops around it, seen as views of nodes."""
+    """One array of a forward pass: its labels, its shape and the axes of the loops around it, seen as views of nodes."""
 
-    def __init__(self, labels: Sequence[AxisLabel], shape: Sequence[int], loops: Sequence[str]):
+    def __init__(self, labels: Sequence[AxisLabel], shape: Sequence[int], loops: Sequence[Fixed]):
         self.labels, self.shape, self.loops = labels, shape, loops
         self.spots = [spot for d, label in enumerate(labels) for spot in _spots(d, label)]
 
     def names(self) -> list[str]:
         """The nodes whose features (not their duals) are found here."""
-        return [spot.name for spot in self.spots if spot.features]
+        return [spot.name for spot in self.spots if spot.role == "out"]
 
-    def tap(self, node: Node, location: tuple[int, ...], output: int) -> tuple[int, Tap] | None:
-        """Samples per copy, and the tap that reads a node here, or None.
+    def duals(self) -> list[str]:
+        """The nodes whose duals are found here: what they are multiplied with."""
+        return [spot.name for spot in self.spots if spot.role == "in"]
+
+    def tap(self, node: Node, location: tuple[int, ...], output: int, *, dual: bool = False) -> tuple[int, Tap] | None:
+        """Samples per copy, and the tap that reads a node (or its dual) here, or None.
 
         Every index of the node must be here too. Any other node would make samples that differ from model to model.
         """
-        mine = next((spot for spot in self.spots if spot.name == node.name and spot.features), None)
+        mine = next((spot for spot in self.spots if spot.name == node.name and spot.role == ("in" if dual else "out")), None)
         if mine is None:
             return None
         index = [i for name in node.index if (i := self._index(name, mine)) is not None]
@@ -41,11 +45,12 @@ class Views:
             return None
         used = {p.axis for p in (mine.place, *index) if isinstance(p, Place)}
         samples = math.prod(n for d, n in enumerate(self.shape) if d not in used)
+        samples *= math.prod(loop.size for depth, loop in enumerate(self.loops) if depth not in index)
         return samples, Tap(location, output, mine.place, tuple(index), len(self.loops))
 
     def _index(self, name: str, node: Spot) -> Place | int | None:
         """The place of an index: beside the node on its axis, on another one, or a loop."""
-        found: list[Place | int] = [depth for depth, loop in enumerate(self.loops) if loop == name]
+        found: list[Place | int] = [depth for depth, loop in enumerate(self.loops) if loop.name == name]
         for spot in self.spots:
             same = spot.place.axis == node.place.axis
             if spot.name == name and (spot.part == node.part if same else not spot.place.intervals):
@@ -79,9 +84,9 @@ def _factors(d: int, part: int, label: AxisLabel, intervals: tuple[Interval, ...
     for k, factor in enumerate(factors):
         place = Place(d, intervals, tuple(sizes), k)
         if isinstance(factor, NodeAxis):
-            yield Spot(factor.node, factor.role == "out", part, place)
+            yield Spot(factor.node, factor.role, part, place)
         elif isinstance(factor, Fixed) and factor.name:
-            yield Spot(factor.name, False, part, place)
+            yield Spot(factor.name, None, part, place)
 
 
 def _nodes(label: AxisLabel) -> Iterator[str]:
