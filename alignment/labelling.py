@@ -1,16 +1,17 @@
 """From unified terms to the graph: which atoms are one node, what it is called, how each axis is labelled, where to tap."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from alignment.families import Expression, cases_in, companions, expressions, indices
+from alignment.families import companions, expressions, indices
 from alignment.graph import Graph, GroupName, Node, Pinned, Tap
 from alignment.labels import AxisLabel, Cases, Fixed, Interval, NodeAxis, Part, Product, Role, Segments
+from alignment.naming import fixed_names, node_names, signs_of
 from alignment.primitives import Value
 from alignment.provenance import source_line
 from alignment.sites import Site
 from alignment.terms import Case, Group, Prod, Ref, Seq, Term, Terms, refs
+from alignment.twins import join_twins
 from alignment.views import Views
 
 GROUP_NAMES: dict[Group, GroupName] = {
@@ -52,12 +53,12 @@ def build_graph(
     free = {a for a in mine & moved if not terms.pins(Ref(a))}  # what is never read has no symmetry worth the name
 
     beside = companions(every)
-    joined = _join_twins(every, free, terms, beside)
+    joined = join_twins(every, free, terms, beside)
     several = {a for a, twins in joined.items() if len(twins) > 1}
     index = indices(free, beside, joined=several, fixed=beside.keys() - free)
-    signs = _signs([labels for _, labels in met], axes)
+    signs = signs_of([labels for _, labels in met], axes)
     ordered = {path: axes[path] for path in [*used, *axes]}
-    names = _names(ordered, joined, signs) | _fixed_names(ordered, free, index)
+    names = node_names(ordered, joined, signs) | fixed_names(ordered, free, index)
     label = _Labeller(terms, joined, names, signs, index)
     nodes, taps, better = _nodes_and_taps(terms, met, label)
     if better:  # the other side of a contraction can be tapped: let that one carry the features
@@ -110,91 +111,6 @@ def _named(sites: Sequence[Site]) -> tuple[Site, ...]:
 
 def _resolved(terms: Terms, term: Term | None) -> Term:
     return Prod(()) if term is None else terms.resolve(term)
-
-
-def _sequences(term: Term) -> Iterator[Seq | Ref]:
-    """Every sequence inside a term, and every atom that stands outside of one."""
-    match term:
-        case Seq(parts):
-            yield term
-            for part in parts:
-                if not isinstance(part, Ref):
-                    yield from _sequences(part)
-        case Prod(factors):
-            for factor in factors:
-                yield from _sequences(factor)
-        case Ref():
-            yield term
-
-
-def _join_twins(
-    every: Iterable[Expression], free: set[int], terms: Terms, beside: Mapping[int, set[int]]
-) -> dict[int, tuple[int, ...]]:
-    """Atoms that always stand in the same sequences, once each, are one node: both ends of a zero-padded shortcut.
-
-    No operation tells such atoms apart, so their units may be exchanged with each other as well as among themselves.
-    Returns, for each free atom, the tuple of atoms of its node.
-    """
-    contexts: dict[int, set] = {a: set() for a in free}
-    for term in (t for expression in every for t in expression):
-        for item in _sequences(term):
-            if isinstance(item, Ref):
-                if item.atom in free:
-                    contexts[item.atom].add(item.atom)  # stands alone: a context of its own
-                continue
-            direct = [p for p in item.parts if isinstance(p, Ref) and p.atom in free]
-            for ref in direct:
-                once = sum(p.atom == ref.atom for p in direct) == 1
-                contexts[ref.atom].add((item, ref.variance) if once else (item, ref.atom))
-    twins: dict[tuple, list[int]] = {}
-    for atom in sorted(free):
-        own = atom if terms.alone(atom) else None
-        around = frozenset(beside.get(atom, ()))
-        twins.setdefault((frozenset(contexts[atom]), terms.group(atom), around, own), []).append(atom)
-    return {atom: tuple(group) for group in twins.values() for atom in group}
-
-
-def _signs(seen: list[list[Term]], axes: dict[str, list[Term]]) -> dict[int, int]:
-    """The variance that means "carries the features": the one an atom has where it first appears in the data."""
-    signs: dict[int, int] = {}
-    for labels in [*seen, *axes.values()]:
-        for term in labels:
-            for ref in refs(term):
-                signs.setdefault(ref.atom, ref.variance)
-    return signs
-
-
-def _names(
-    axes: dict[str, list[Term]], joined: dict[int, tuple[int, ...]], signs: dict[int, int]
-) -> dict[tuple[int, ...], str]:
-    """A name for each node: the module (or leaf) whose weight first produces it, made unique."""
-    makers: dict[tuple[int, ...], str] = {}
-    for rank, role in ((2, True), (0, True), (0, False)):  # weights, then vectors, then consumers
-        for path, labels in axes.items():
-            for ref in (r for term in labels if len(labels) >= rank for r in refs(term)):
-                if ref.atom in joined and (ref.variance == signs[ref.atom]) == role:
-                    makers.setdefault(joined[ref.atom], path)
-    parents = [re.sub(r"/[^/]*$", "", path) for path in makers.values()]
-    short = [p if parents.count(p) == 1 else path for p, path in zip(parents, makers.values(), strict=True)]
-    total = {name: short.count(name) for name in short}
-    used: dict[str, int] = {}
-    names: dict[tuple[int, ...], str] = {}
-    for node, name in zip(makers, short, strict=True):
-        k = used[name] = used.get(name, 0) + 1
-        names[node] = name if total[name] == 1 else f"{name}#{k}"
-    return names
-
-
-def _fixed_names(axes: dict[str, list[Term]], free: set[int], index: dict[int, tuple[int, ...]]) -> dict[tuple[int, ...], str]:
-    """A name for each fixed axis that nodes are indexed by: the first leaf it is an axis of, and which."""
-    named = {i for by in index.values() for i in by} - free
-    cases = {case.index for labels in axes.values() for term in labels for case in cases_in(term)}
-    names: dict[tuple[int, ...], str] = {}
-    for path, labels in axes.items():
-        for d, term in enumerate(labels):
-            for atom in {r.atom: None for r in refs(term)}.keys() & (named | cases):
-                names.setdefault((atom,), f"{path}[{d}]")
-    return names
 
 
 class _Labeller:
