@@ -44,6 +44,7 @@ def fixed_names(axes: dict[str, list[Term]], free: set[int], index: dict[int, At
     names: dict[Atoms, str] = {}
     for path, labels in axes.items():
         for d, term in enumerate(labels):
-            here = [atom for atom in dict.fromkeys(r.atom for r in refs(term)) if atom in named | cases and (atom,) not in names]
+            atoms = dict.fromkeys(ref.atom for ref in refs(term) if ref.atom in named | cases)
+            here = [atom for atom in atoms if (atom,) not in names]
             names |= {(atom,): f"{path}[{d}]" + (f"#{k + 1}" if len(here) > 1 else "") for k, atom in enumerate(here)}
     return names
