@@ -23,7 +23,8 @@ class Edge(NamedTuple):
 def table(graph: "Graph") -> str:
     """One line for each axis that carries a node, and why the other axes are held."""
     if not graph.nodes:
-        return f"no node can move ({len(graph.pinned)} axes are held fixed, see graph.pinned): is it in evaluation mode?"
+        axes = len({(pin.path, pin.axis) for pin in graph.pinned})
+        return f"no node can move ({axes} axes are held fixed, see graph.pinned): is it in evaluation mode?"
     rows = [("node", "size", "group", "tensors")]
     for name, node in graph.nodes.items():
         tensors = [
