@@ -19,6 +19,8 @@ from alignment import Graph
 from alignment.graph import flatten, path_name
 
 Shape = jax.ShapeDtypeStruct
+Row = tuple[int, str] | tuple[int, str, dict[str, int]]
+"""Size and group of a node and, if it is indexed, the copies along each index, the outer first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Network:
     apply: Callable[..., Any]
     variables: Any
     inputs: jax.Array
-    nodes: Mapping[str, tuple[int, str]]
+    nodes: Any  # name -> Row here; the zoos have tables of their own
 
     @functools.cached_property
     def graph(self) -> Graph:
@@ -151,7 +153,7 @@ class VGG(nn.Module):
 IMAGES = data(3, 8, 8, 3)
 
 
-def linen(name: str, model: nn.Module, nodes: Mapping[str, tuple[int, str]], seed: int = 0) -> Network:
+def linen(name: str, model: nn.Module, nodes: Mapping[str, Row], seed: int = 0) -> Network:
     """A Linen module on images; initialised abstractly, filled by `fill`."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
@@ -221,7 +223,8 @@ def attention() -> Network:
 
     shapes = {"embed": (5, 7), "query": (7, 2, 3), "key": (7, 2, 3), "value": (7, 2, 4), "mix": (2, 4, 7), "head": (7, 3)}
     variables = fill({name: Shape(shape, jnp.float32) for name, shape in shapes.items()}, 0)
-    nodes = {"embed": (7, "linear"), "query#1": (2, "permutation"), "query#2": (3, "linear"), "value": (4, "linear")}
+    insides: dict[str, Row] = {"query#2": (3, "linear", {"query#1": 2}), "value": (4, "linear", {"query#1": 2})}
+    nodes = {"embed": (7, "linear"), "query#1": (2, "permutation"), **insides}
     return Network("attention", apply, variables, data(3, 6, 5), nodes)
 
 
@@ -241,8 +244,46 @@ def fused_attention() -> Network:
 
     shapes = {"embed": (5, 7), "scale": (7,), "qkv": (7, 20), "mix": (8, 7), "head": (7, 3)}
     variables = fill({name: Shape(shape, jnp.float32) for name, shape in shapes.items()}, 0)
-    nodes = {"embed": (7, "permutation"), "qkv#1": (2, "permutation"), "qkv#2": (3, "linear"), "qkv#3": (4, "linear")}
+    insides: dict[str, Row] = {"qkv#2": (3, "linear", {"qkv#1": 2}), "qkv#3": (4, "linear", {"qkv#1": 2})}
+    nodes = {"embed": (7, "permutation"), "qkv#1": (2, "permutation"), **insides}
     return Network("fused_attention", apply, variables, data(3, 6, 5), nodes)
+
+
+def grouped_queries() -> Network:
+    """Two key/value heads for three queries each: queries are permuted inside their group, insides are one map per group."""
+
+    @jax.jit
+    def apply(variables: Any, x: jax.Array) -> jax.Array:
+        q, k, v = (jnp.tensordot(x, variables[name], 1) for name in ("query", "key", "value"))
+        weights = jax.nn.softmax(jnp.einsum("btkgd,bskd->bkgts", q, k) / 2.0, axis=-1)
+        return jnp.tensordot(jnp.einsum("bkgts,bskd->btkgd", weights, v), variables["mix"], 3)
+
+    shapes = {"query": (5, 2, 3, 4), "key": (5, 2, 4), "value": (5, 2, 6), "mix": (2, 3, 6, 3)}
+    variables = fill({name: Shape(shape, jnp.float32) for name, shape in shapes.items()}, 0)
+    nodes: dict[str, Row] = {"query#1": (2, "permutation"), "query#2": (3, "permutation", {"query#1": 2})}
+    nodes |= {"query#3": (4, "linear", {"query#1": 2}), "value": (6, "linear", {"query#1": 2})}
+    return Network("grouped_queries", apply, variables, data(3, 6, 5), nodes)
+
+
+def towers() -> Network:
+    """Three scanned residual layers of two towers of four units: towers in each layer, units in each tower of each layer."""
+
+    def block(x: jax.Array, w: Any) -> tuple[jax.Array, None]:
+        h = jnp.einsum("bi,ihd->bhd", x, w["into"])
+        h = jax.nn.relu(h + jnp.broadcast_to(w["with_bias"], h.shape))
+        return x + jnp.einsum("bhd,hdi->bi", h, w["out"]), None
+
+    @jax.jit
+    def apply(variables: Any, x: jax.Array) -> jax.Array:
+        x = jax.lax.scan(block, jnp.tensordot(x, variables["embed"], 1), variables["layers"])[0]
+        return jnp.tensordot(x, variables["head"], 1)
+
+    layers = {"into": (3, 7, 2, 4), "with_bias": (3, 2, 4), "out": (3, 2, 4, 7)}
+    shapes = {"embed": (5, 7), "layers": layers, "head": (7, 3)}
+    shapes = jax.tree.map(lambda s: Shape(s, jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple))
+    nodes: dict[str, Row] = {"embed": (7, "linear"), "layers/into#1": (2, "scale", {"layers/into[0]": 3})}
+    nodes["layers/into#2"] = (4, "scale", {"layers/into[0]": 3, "layers/into#1": 2})
+    return Network("towers", apply, fill(shapes, 0), data(16, 5), nodes)
 
 
 class Perceptron(nnx.Module):
@@ -283,21 +324,72 @@ BUILDERS: dict[str, Callable[[], Network]] = {
     "concatenation": concatenation,
     "attention": attention,
     "fused_attention": fused_attention,
+    "grouped_queries": grouped_queries,
+    "towers": towers,
     "nnx_state": nnx_state,
 }
 ALL = tuple(BUILDERS)
 
 
-def table(graph: Graph) -> dict[str, tuple[int, str]]:
+def row(node: alignment.Node) -> Row:
+    """A node as the tables above spell it."""
+    index = dict(zip(node.index, node.copies, strict=True))
+    return (node.size, node.group, index) if index else (node.size, node.group)
+
+
+def table(graph: Graph) -> dict[str, Row]:
     """The nodes of a graph as the tables above spell them."""
-    return {name: (node.size, node.group) for name, node in graph.nodes.items()}
+    return {name: row(node) for name, node in graph.nodes.items()}
+
+
+def elements(graph: Graph, seed: int = 0) -> dict[str, alignment.NodeMap]:
+    """A random group element for every node."""
+    keys = [jax.random.key(100 * seed + k) for k in range(len(graph.nodes))]
+    return {n: alignment.maps.random_element(node, k) for (n, node), k in zip(graph.nodes.items(), keys, strict=True)}
 
 
 def shuffle(graph: Graph, variables: Any, seed: int) -> tuple[Any, dict[str, np.ndarray]]:
-    """Variables with every node randomly permuted, and the permutations."""
+    """Variables with every copy of every node permuted (none stays as it is), and the permutations (*copies, units)."""
     rng = np.random.default_rng(seed)
-    index = {name: rng.permutation(node.size) for name, node in graph.nodes.items()}
-    return alignment.transport(graph, {n: alignment.permutation(i) for n, i in index.items()}, variables), index
+    every = {n.name: np.broadcast_to(np.arange(n.size), (*n.copies, n.size)) for n in graph.nodes.values()}
+    index = {name: rng.permuted(order, axis=-1) for name, order in every.items()}
+    index = {n: np.where((i == every[n]).all(-1, keepdims=True), np.roll(i, 1, -1), i) for n, i in index.items()}
+    return alignment.transport(graph, {n: permutation_map(i) for n, i in index.items()}, variables), index
 
 
-__all__ = ["ALL", "Network", "attend", "data", "dense", "fill", "flatten", "layer", "network", "shuffle", "table"]
+def permutation_map(index: np.ndarray) -> alignment.NodeMap:
+    """`alignment.permutation` by numpy."""
+    push = np.eye(index.shape[-1], dtype=np.float32)[index]
+    return alignment.NodeMap(push, push.swapaxes(-1, -2))
+
+
+def undone(graph: Graph, index: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The permutations that bring back what `shuffle` moved, by hand: copies stand where their index was moved to."""
+    found = {}
+    for name, node in graph.nodes.items():
+        found[name] = np.empty_like(index[name])
+        for now in np.ndindex(*node.copies):
+            before: dict[str, int] = {}
+            for i, place in zip(node.index, now, strict=True):
+                outer = tuple(before[j] for j in graph.nodes[i].index) if i in graph.nodes else ()
+                before[i] = int(index[i][(*outer, place)]) if i in graph.nodes else place
+            found[name][now] = np.argsort(index[name][tuple(before.values())])
+    return found
+
+
+__all__ = [
+    "ALL",
+    "Network",
+    "attend",
+    "data",
+    "dense",
+    "elements",
+    "fill",
+    "flatten",
+    "layer",
+    "network",
+    "permutation_map",
+    "shuffle",
+    "table",
+    "undone",
+]

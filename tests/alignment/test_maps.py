@@ -9,14 +9,9 @@ import pytest
 import alignment
 from alignment import NodeMap, compose, general, identity, invert, orthogonal, permutation, rectangular, transport
 from tests.alignment import networks
+from tests.alignment.networks import elements
 
 KEY = jax.random.key(0)
-
-
-def elements(graph, seed=0):
-    """A random group element for every node."""
-    keys = jax.random.split(jax.random.key(seed), len(graph.nodes))
-    return {n: alignment.maps.random_element(node, k) for (n, node), k in zip(graph.nodes.items(), keys, strict=True)}
 
 
 # ------------------------------------------------------------------------------------------------------- constructors
@@ -36,14 +31,14 @@ def test_composing_applies_the_second_argument_first():
 
 
 def test_composing_with_the_inverse_is_the_identity():
-    m = general(networks.data(4, 4) + 3 * jnp.eye(4))
+    m = general(np.asarray(networks.data(4, 4)) + 3 * np.eye(4, dtype=np.float32))
     for both in (compose(m, invert(m)), compose(invert(m), m)):
         chex.assert_trees_all_close(both, identity(4), atol=1e-5)
 
 
 def test_general_inverts():
-    push = networks.data(5, 5)
-    chex.assert_trees_all_close(general(push).pull @ push, jnp.eye(5), atol=1e-4)
+    push = np.asarray(networks.data(5, 5))
+    np.testing.assert_allclose(general(push).pull @ push, np.eye(5), atol=1e-4)
 
 
 def test_rectangular_maps_compose():
@@ -57,15 +52,53 @@ def test_rectangular_shapes_must_be_each_others_transpose():
         rectangular(jnp.eye(5, 3), jnp.eye(5, 3))
 
 
+def test_every_copy_has_a_matrix_of_its_own():
+    """Two by three copies: what a constructor makes of all of them is what it makes of each."""
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.broadcast_to(np.arange(4), (2, 3, 4)), axis=-1)
+    others = rng.permuted(orders, axis=-1)
+    pushes = (rng.standard_normal((2, 3, 4, 4)) + 3 * np.eye(4)).astype(np.float32)
+    made = {
+        "permutation": (permutation(orders), lambda c: permutation(orders[c])),
+        "identity": (identity(4, (2, 3)), lambda c: identity(4)),
+        "general": (general(pushes), lambda c: general(pushes[c])),
+        "orthogonal": (orthogonal(permutation(orders).push), lambda c: permutation(orders[c])),
+        "invert": (invert(general(pushes)), lambda c: invert(general(pushes[c]))),
+        "compose": (compose(permutation(others), permutation(orders)), lambda c: permutation(orders[c][others[c]])),
+        "rectangular": (
+            rectangular(pushes[..., :3, :], pushes[..., :3]),
+            lambda c: rectangular(pushes[c][:3], pushes[c][:, :3]),
+        ),
+    }
+    for name, (together, alone) in made.items():
+        for c in np.ndindex(2, 3):
+            each = jax.tree.map(lambda x, c=c: np.asarray(x)[c], together)
+            chex.assert_trees_all_close(each, jax.tree.map(np.asarray, alone(c)), atol=1e-5, custom_message=name)
+
+
+@pytest.mark.parametrize("bad", [[[0, 1, 2], [0, 2, 2]], [[0, 1, 2], [1, 2, 3]]])
+def test_one_copy_that_is_no_permutation_is_refused(bad):
+    with pytest.raises(ValueError, match="not a permutation of 3 units"):
+        permutation(np.array(bad))
+
+
+def test_one_singular_copy_is_refused():
+    push = np.stack([np.eye(3), np.ones((3, 3))])
+    with pytest.raises(ValueError, match=r"invertible matrix, got one of shape \(2, 3, 3\)"):
+        general(push)
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\), singular or not square"):
+        general(np.ones((2, 3, 4)))
+
+
 # ---------------------------------------------------------------------------------------------------------- transport
 
 
 def test_transport_by_hand():
     """Out axes get push, in axes the transpose of pull, vectors push."""
     net = networks.network("linear_mlp")
-    m = general(networks.data(8, 8) + 4 * jnp.eye(8))
+    m = jax.tree.map(np.asarray, general(np.asarray(networks.data(8, 8)) + 4 * np.eye(8, dtype=np.float32)))
     moved = transport(net.graph, {"first": m}, net.variables)
-    first, second = net.variables["first"], net.variables["second"]
+    first, second = jax.tree.map(np.asarray, (net.variables["first"], net.variables["second"]))
     chex.assert_trees_all_close(moved["first"]["kernel"], first["kernel"] @ m.push.T, atol=1e-5)
     chex.assert_trees_all_close(moved["first"]["bias"], m.push @ first["bias"], atol=1e-5)
     chex.assert_trees_all_close(moved["second"]["kernel"], m.pull.T @ second["kernel"], atol=1e-5)
@@ -73,18 +106,42 @@ def test_transport_by_hand():
     chex.assert_trees_all_equal(moved["out"], net.variables["out"])
 
 
-@pytest.mark.parametrize("name", ["option_a", "vgg", "fused_attention", "concatenation"])
+def test_transport_of_indexed_nodes_by_hand():
+    """Layer by layer and tower by tower: first the units of tower h by the matrix of tower h, then the towers."""
+    net = networks.network("towers")
+    maps = elements(net.graph, 1)
+    stream, towers, units = (maps[name] for name in ("embed", "layers/into#1", "layers/into#2"))
+    moved = transport(net.graph, maps, net.variables)
+    old = jax.tree.map(np.asarray, net.variables["layers"])
+    expected = {name: np.zeros_like(x) for name, x in old.items()}
+    for step in range(3):
+        for now, before in np.ndindex(2, 2):
+            push, pull = towers.push[step, now, before], towers.pull[step, before, now]
+            u = units.push[step, before]
+            expected["into"][step, :, now] += push * stream.pull.T @ old["into"][step, :, before] @ u.T
+            expected["with_bias"][step, now] += push * u @ old["with_bias"][step, before]
+            back = units.pull[step, before].T
+            expected["out"][step, now] += pull * back @ old["out"][step, before] @ stream.push.T
+    chex.assert_trees_all_close(moved["layers"], expected, atol=1e-5)
+    assert np.abs(towers.push[..., 0, 1]).max() > 0  # the towers of some layer change places
+
+
+@pytest.mark.parametrize("name", ["option_a", "vgg", "fused_attention", "towers"])
 def test_transport_and_back(name):
     net = networks.network(name)
     maps = elements(net.graph)
     moved = transport(net.graph, maps, net.variables)
-    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), moved, net.variables)
+    gaps = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), moved, net.variables)
     assert max(jax.tree.leaves(gaps)) > 0.1
-    back = transport(net.graph, {n: invert(m) for n, m in maps.items()}, moved)
+    back = moved  # a map acts before that of its index, so the way back is the other way round
+    for depth in range(3):
+        there = {n: invert(m) for n, m in maps.items() if len(net.graph.nodes[n].index) == depth}
+        still = {n: identity(node.size, node.copies) for n, node in net.graph.nodes.items()}
+        back = transport(net.graph, still | there, back)
     chex.assert_trees_all_close(back, net.variables, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["option_a", "fused_attention"])
+@pytest.mark.parametrize("name", ["option_a", "concatenation"])
 def test_transport_is_a_group_action(name):
     net = networks.network(name)
     one, two = elements(net.graph, 1), elements(net.graph, 2)
@@ -132,7 +189,7 @@ def test_padding_units_keeps_the_function_through_a_concatenation():
 
 def test_transport_under_jit_and_vmap_over_the_maps():
     net = networks.network("mlp")
-    stack = jnp.stack([permutation(i).push for i in jnp.asarray([np.roll(np.arange(8), k) for k in range(3)])])
+    stack = np.stack([np.eye(8, dtype=np.float32)[np.roll(np.arange(8), k)] for k in range(3)])
 
     def apply(push):
         return transport(net.graph, {"first": orthogonal(push)}, net.variables)
@@ -146,21 +203,16 @@ def test_gradient_with_respect_to_maps_and_variables():
     """Directional finite differences, in a network with products, segments, both roles and vectors."""
     net = networks.network("fused_attention")
     start = (elements(net.graph), net.variables)
-    direction = networks.fill(start, 4)
+    direction = jax.tree.map(lambda x: np.random.default_rng(4).standard_normal(x.shape).astype(np.float32), start)
 
-    @jax.jit
-    def moved(t):
-        maps, variables = jax.tree.map(lambda x, d: x + t * d, start, direction)
+    def total(maps, variables):
         leaves = jax.tree.leaves(transport(net.graph, maps, variables))
         return sum((k % 3 + 1.0) * jnp.sum(jnp.sin(leaf)) for k, leaf in enumerate(leaves))
 
-    @jax.jit
-    def gradients(maps, variables):
-        def total(maps, variables):
-            leaves = jax.tree.leaves(transport(net.graph, maps, variables))
-            return sum((k % 3 + 1.0) * jnp.sum(jnp.sin(leaf)) for k, leaf in enumerate(leaves))
+    gradients, value = jax.jit(jax.grad(total, argnums=(0, 1))), jax.jit(total)
 
-        return jax.grad(total, argnums=(0, 1))(maps, variables)
+    def moved(t):
+        return value(*jax.tree.map(lambda x, d: np.asarray(x) + np.float32(t) * d, start, direction))
 
     found = gradients(*start)
     chex.assert_tree_all_finite(found)
@@ -222,6 +274,17 @@ def test_errors_name_what_was_got_and_what_was_expected():
         transport(net.graph, {"frist": identity(8)}, net.variables)
     with pytest.raises(ValueError, match="'first' takes 7 units, the node has 8"):
         transport(net.graph, {"first": identity(7)}, net.variables)
+    with pytest.raises(ValueError, match="the map of 'first' must be a NodeMap, got tuple"):
+        transport(net.graph, {"first": tuple(identity(8))}, net.variables)
+
+
+@pytest.mark.parametrize("copies", [(), (3,), (2, 3), (3, 2, 1)])
+def test_maps_with_the_wrong_copies_are_refused(copies):
+    net = networks.network("towers")
+    with pytest.raises(ValueError, match=r"'layers/into#2' has copies .*, the node \(3, 2\)"):
+        transport(net.graph, {"layers/into#2": identity(4, copies)}, net.variables)
+    with pytest.raises(ValueError, match=r"'embed' has copies \(2,\), the node \(\)"):
+        transport(net.graph, {"embed": identity(7, (2,))}, net.variables)
 
 
 def test_a_pull_of_the_wrong_shape_is_named():
@@ -276,9 +339,15 @@ def test_nan_in_any_output_is_infinitely_far(bad):
 
 def test_random_elements_belong_to_their_group():
     for group in ("permutation", "scale", "orthogonal", "linear"):
-        m = alignment.maps.random_element(alignment.Node("n", 6, group), KEY)
-        chex.assert_trees_all_close(m.push @ m.pull, jnp.eye(6), atol=1e-5)
-        assert np.linalg.cond(np.asarray(m.push)) < 5  # factors are within [0.5, 2]
-        nonzero = np.asarray(m.push) != 0
-        assert (nonzero.sum(0) == 1).all() == (group in ("permutation", "scale"))
-        assert np.allclose(m.push @ m.push.T, np.eye(6), atol=1e-5) == (group in ("permutation", "orthogonal"))
+        m = alignment.maps.random_element(alignment.Node("n", 6, group, ("a", "b"), (3, 2)), KEY)
+        assert m.push.shape == m.pull.shape == (3, 2, 6, 6)
+        for push, pull in zip(m.push.reshape(-1, 6, 6), m.pull.reshape(-1, 6, 6), strict=True):
+            np.testing.assert_allclose(push @ pull, np.eye(6), atol=1e-5)
+            assert np.linalg.cond(push) < 5  # factors are within [0.5, 2]
+            nonzero = push != 0
+            assert (nonzero.sum(0) == 1).all() == (group in ("permutation", "scale"))
+            assert np.allclose(push @ push.T, np.eye(6), atol=1e-5) == (group in ("permutation", "orthogonal"))
+        every = m.push.reshape(6, -1)
+        assert len(np.unique(every.round(3), axis=0)) == 6, "copies of a node move on their own"
+        again = alignment.maps.random_element(alignment.Node("n", 6, group), KEY)
+        assert again.push.shape == (6, 6)

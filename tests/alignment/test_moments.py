@@ -31,16 +31,25 @@ def collect(name, models, batches):
 def reference(name, models, batches):
     """The same in float64 on the host, from features of all data."""
     net = networks.network(name)
-    features = [[alignment.capture(net.apply, net.graph, m, x) for x in batches] for m in models]
+    features = [[alignment.capture(net.apply, net.graph, m, x).nodes for x in batches] for m in models]
     found = {}
     for node in net.graph.taps:
-        z = np.stack([np.concatenate([np.asarray(f[node], np.float64) for f in each]) for each in features])
-        mean = z.mean(1)
-        z = z - mean[:, None]
-        auto = np.einsum("kni,knj->kij", z, z) / z.shape[1]
-        cross = np.einsum("ni,knj->kij", z[0], z) / z.shape[1]
-        found[node] = alignment.Moments(np.float64(z.shape[1]), mean, auto, cross)
+        z = np.stack([np.concatenate([flat(net.graph, node, f[node]) for f in each], -2) for each in features])
+        mean = z.mean(-2)
+        z = z - mean[..., None, :]
+        auto = np.einsum("k...ni,k...nj->k...ij", z, z) / z.shape[-2]
+        cross = np.einsum("...ni,k...nj->k...ij", z[0], z) / z.shape[-2]
+        found[node] = alignment.Moments(np.float64(z.shape[-2]), mean, auto, cross)
     return found
+
+
+def flat(graph, name, features):
+    """Copies along other nodes laid end to end among the units; those along fixed axes stay in front."""
+    node, features = graph.nodes[name], np.asarray(features, np.float64)
+    for k, index in reversed(list(enumerate(node.index))):
+        if index in graph.nodes:
+            features = np.concatenate(list(np.moveaxis(features, k, 0)), -1)
+    return features
 
 
 def assert_close(got, expected, rtol):
@@ -67,6 +76,27 @@ def test_images_and_joint_nodes():
     assert got["params/stem"].samples == 2 * 3 * 64
 
 
+def test_copies_along_steps_stand_in_front_and_copies_along_nodes_among_the_units():
+    """Layers of a scan are the same layers in every model; tower 0 of one may be tower 1 of another."""
+    net, x = networks.network("towers"), networks.data(40, 5)
+    models = [net.variables, net.another(1)]
+    got = collect("towers", models, [x[:16], x[16:24], x[24:40]])
+    assert {name: m.covariance.shape for name, m in got.items()} == {"embed": (2, 7, 7), "layers/into#2": (2, 3, 8, 8)}
+    assert got["layers/into#2"].samples == 40
+    assert got["embed"].samples == 120
+    assert_close(got, reference("towers", models, [x[:16], x[16:24], x[24:40]]), 1e-5)
+    units = alignment.capture(net.apply, net.graph, models[0], x).nodes["layers/into#2"]
+    others = alignment.capture(net.apply, net.graph, models[1], x).nodes["layers/into#2"]
+    both = np.cov(np.asarray(units[2, 0, :, 3], np.float64), np.asarray(others[2, 1, :, 1], np.float64), bias=True)
+    assert got["layers/into#2"].cross[1, 2, 3, 4 + 1] == pytest.approx(both[0, 1], abs=1e-5)
+
+
+def test_heads_inside_a_product_and_every_other_tap_of_attention():
+    net, x = networks.network("fused_attention"), networks.data(4, 6, 5)
+    models = [net.variables, net.another(1)]
+    assert_close(collect("fused_attention", models, [x, 2 * x]), reference("fused_attention", models, [x, 2 * x]), 1e-5)
+
+
 def test_a_large_mean_does_not_cancel():
     """Moments as sums of squares would lose all digits: variance 1 beside a squared mean of 1e8."""
     x = networks.data(60, 4)
@@ -78,9 +108,10 @@ def test_a_large_mean_does_not_cancel():
     variables = {"a": networks.data(4, 5), "offset": jnp.full(5, 1e4), "b": networks.data(5, 3)}
     graph = alignment.trace(apply, variables, x)
     # what float32 can know: the features themselves, rounded at 1e4 * 2^-24
-    measure = [STATISTIC.measure(apply, graph, [variables], (x[a:b], None)) for a, b in ((0, 7), (7, 40), (40, 60))]
-    got = STATISTIC.finalise(functools.reduce(STATISTIC.combine, measure))["a"]
-    z = np.asarray(alignment.capture(apply, graph, variables, x)["a"], np.float64)
+    measure = jax.jit(lambda x: STATISTIC.measure(apply, graph, [variables], (x, None)))
+    states = [measure(x[a:b]) for a, b in ((0, 20), (20, 40), (40, 60))]
+    got = STATISTIC.finalise(functools.reduce(jax.jit(STATISTIC.combine), states))["a"]
+    z = np.asarray(alignment.capture(apply, graph, variables, x).nodes["a"], np.float64)
     assert abs(z.mean()) > 9e3
     np.testing.assert_allclose(got.covariance[0], np.cov(z.T, bias=True), atol=2e-3 * z.var(0).max())
 
@@ -98,7 +129,7 @@ def test_rows_of_the_cross_covariance_are_model_0():
     net, x = networks.network("mlp"), networks.data(16, 5)
     models = [net.variables, net.another(1)]
     got = collect("mlp", models, [x])["first"]
-    features = [np.asarray(alignment.capture(net.apply, net.graph, m, x)["first"], np.float64) for m in models]
+    features = [np.asarray(alignment.capture(net.apply, net.graph, m, x).nodes["first"], np.float64) for m in models]
     both = np.cov(features[0].T, features[1].T, bias=True)
     np.testing.assert_allclose(got.cross[1], both[:8, 8:], atol=1e-5)
     np.testing.assert_allclose(got.cross[0], got.covariance[0], atol=1e-6)

@@ -5,7 +5,9 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental import io_callback
 
 import alignment
 from alignment import Fixed, NodeAxis, Part, Product, Segments
@@ -49,9 +51,9 @@ def test_a_random_group_element_leaves_the_function_unchanged(name):
 def test_each_node_alone_leaves_the_function_unchanged(name):
     """One node at a time: nodes that must move together, taken for two, would cancel when moved at once."""
     net = networks.network(name)
-    for k, (node, what) in enumerate(net.graph.nodes.items()):
-        maps = {node: alignment.maps.random_element(what, jax.random.fold_in(KEY, k))}
-        assert alignment.discrepancy(net.apply, net.graph, maps, net.variables, net.inputs) < 1e-5, node
+    found = alignment.verify_each(net.apply, net.graph, net.variables, net.inputs, key=KEY)
+    assert found.keys() == net.graph.nodes.keys()
+    assert max(found.values()) < 1e-5, found
 
 
 @pytest.mark.parametrize("name", networks.ALL)
@@ -146,7 +148,15 @@ def test_pins_say_why():
 def test_printing_a_graph_names_nodes_roles_and_pins():
     text = str(networks.network("vgg").graph)
     assert "params/hidden/kernel[0] fixed 4 x in" in text
-    assert "axes held fixed (graph.pinned): position under a convolution: 4" in text
+    assert "4 x position under a convolution" in text
+
+
+def test_printing_a_graph_shows_what_its_nodes_are_inside_of():
+    lines = str(networks.network("towers").graph).splitlines()
+    (row,) = (k for k, line in enumerate(lines) if line.startswith("layers/into#2"))
+    assert lines[row].split()[1:7] == ["3", "x", "2", "x", "4", "scale"]
+    assert lines[row + 1].strip().startswith("in each of layers/into[0]")
+    assert lines[row + 2].strip().startswith("in each of layers/into#1")
 
 
 # ------------------------------------------------------------------------------------------- checks that can fail
@@ -173,6 +183,13 @@ def test_verify_sees_a_wrong_tie(name, path, axis, label):
     net = networks.network(name)
     wrong = relabel(net.graph, path, axis, label)
     assert alignment.verify(net.apply, wrong, net.variables, net.inputs, key=KEY) > 1e-2
+
+
+def test_verify_each_names_the_node_that_is_wrong():
+    net = networks.network("mlp")
+    wrong = relabel(net.graph, "second/bias", 0, Fixed(7))
+    found = alignment.verify_each(net.apply, wrong, net.variables, net.inputs, key=KEY)
+    assert found["first"] < 1e-5 < 1e-2 < found["second"]
 
 
 def test_verify_sees_a_group_that_is_too_large():
@@ -407,6 +424,171 @@ def test_a_linear_node_met_from_both_sides_is_orthogonal():
     assert sound(apply, weights(w=(4, 6), o=(4, 2))) == {"w": (6, "orthogonal")}
 
 
+# ------------------------------------------------------------------------------------------------------------- squares
+
+
+@pytest.mark.parametrize("square", [jnp.square, lambda h: h * h, lambda h: h**2], ids=["square", "mul", "integer_pow"])
+def test_the_length_of_a_vector_leaves_its_rotations(square):
+    """RMSNorm without a scale, under jit and with a cast, however the square is written."""
+
+    def apply(v, x):
+        h = x @ v["a"]
+        squares = jax.jit(square)(h).astype(jnp.float32)
+        return (h * jax.lax.rsqrt(squares.mean(-1, keepdims=True) + 1e-5)) @ v["b"]
+
+    assert sound(apply, weights(a=(4, 6), b=(6, 3))) == {"a": (6, "orthogonal")}
+
+
+def test_lengths_of_parts_leave_permutations_of_the_parts_and_rotations_in_each():
+    def apply(v, x):
+        h = (x @ v["a"]).reshape(8, 2, 3)
+        h = h * jax.lax.rsqrt(jnp.square(h).sum(-1, keepdims=True) + 1e-5)
+        return h.reshape(8, 6) @ v["b"]
+
+    table = sound(apply, weights(a=(4, 6), b=(6, 3)))
+    assert table == {"a#1": (2, "permutation"), "a#2": (3, "orthogonal", {"a#1": 2})}
+
+
+@pytest.mark.parametrize(
+    "power",
+    [
+        lambda h: h * h * h,
+        lambda h: h * (h * h),
+        lambda h: (h * h) * (h * h),
+        lambda h: 2 * (h * h),
+        lambda h: jnp.sqrt(h * h),
+        lambda h: (h * h).T.T,
+        lambda h: jnp.concatenate([h * h, h], axis=1),
+    ],
+)
+def test_a_square_that_is_not_summed_at_once_leaves_permutations(power):
+    def apply(v, x):
+        h = x @ v["a"]
+        return (h * power(h).sum(-1, keepdims=True)) @ v["b"]
+
+    assert sound(apply, weights(a=(4, 6), b=(6, 3))) == {"a": (6, "permutation")}
+
+
+def test_a_square_is_used_up_by_the_next_operation():
+    """The sum over y = (h * h) @ b is no squared length of y."""
+
+    def apply(v, x):
+        h = x @ v["a"]
+        return ((h * h) @ v["b"]).sum(1, keepdims=True) @ v["c"]
+
+    variables = {**weights(a=(4, 5), b=(5, 6)), "c": networks.data(1, 3)}
+    assert sound(apply, variables) == {"a": (5, "permutation"), "b": (6, "permutation")}
+
+
+def test_a_square_that_is_an_output_or_used_twice():
+    def returned(v, x):
+        h = x @ v["a"]
+        squares = h * h
+        return (h * squares.sum(1, keepdims=True)) @ v["b"], squares
+
+    def twice(v, x):
+        h = x @ v["a"]
+        squares = h * h
+        return (h * squares.sum(1, keepdims=True)) @ v["b"] + squares @ v["b"]
+
+    assert sound(returned, weights(a=(4, 6), b=(6, 3))) == {}
+    assert sound(twice, weights(a=(4, 6), b=(6, 3))) == {"a": (6, "permutation")}
+
+
+# -------------------------------------------------------------------------------------------------- what is inside heads
+
+
+def scores_between_heads(tied):
+    def apply(v, x):
+        q, k = (jnp.tensordot(x, v[name], 1) for name in ("query", "key"))
+        scores = jnp.tanh(jnp.einsum("bhd,bgd->bhg", q, k))
+        return jnp.tensordot(scores + scores.swapaxes(1, 2) if tied else scores, v["out"], 2)
+
+    return apply
+
+
+def test_where_two_heads_meet_there_is_one_map_for_all_of_them():
+    """Scores between head h of the queries and head g of the keys: a map for each head would mix two of them."""
+    table = sound(scores_between_heads(False), weights(query=(4, 2, 3), key=(4, 5, 3), out=(2, 5, 3)))
+    assert table == {"query#1": (2, "permutation"), "query#2": (3, "linear"), "key": (5, "permutation")}
+
+
+def test_where_a_head_meets_the_others_of_its_kind_there_is_one_map_for_all_of_them():
+    """The same with both kinds of heads tied, so that both axes are one node."""
+    variables = weights(query=(4, 2, 3), key=(4, 2, 3), out=(2, 2, 3))
+    table = sound(scores_between_heads(True), variables)
+    assert table == {"query#1": (2, "permutation"), "query#2": (3, "linear")}
+
+
+def test_verify_sees_a_map_for_each_head_where_one_must_do_for_all():
+    apply, variables = scores_between_heads(True), weights(query=(4, 2, 3), key=(4, 2, 3), out=(2, 2, 3))
+    graph = alignment.trace(apply, variables, X)
+    copied = dataclasses.replace(graph.nodes["query#2"], index=("query#1",), copies=(2,))
+    wrong = dataclasses.replace(graph, nodes={**graph.nodes, "query#2": copied})
+    assert alignment.verify(apply, wrong, variables, X, key=KEY) > 1e-2
+
+
+def test_queries_keys_and_values_stacked_on_an_axis_are_cases():
+    """A kernel (3, 4, 2, 5) told apart by slices: queries and keys share a node at their places, values have another."""
+
+    def apply(v, x):
+        q, k, w = (jnp.tensordot(x, v["qkv"][n], 1) for n in range(3))
+        scores = jax.nn.softmax(jnp.einsum("bhd,chd->hbc", q, k), axis=-1)
+        return jnp.tensordot(jnp.einsum("hbc,chd->bhd", scores, w), v["out"], 2)
+
+    variables = weights(qkv=(3, 4, 2, 5), out=(2, 5, 3))
+    graph = alignment.trace(apply, variables, X)
+    assert networks.table(graph) == {
+        "qkv#1": (2, "permutation"),
+        "qkv#2": (5, "linear", {"qkv#1": 2}),
+        "qkv#3": (5, "linear", {"qkv#1": 2}),
+    }
+    both, values = "qkv#2", "qkv#3"
+    stack = graph.axes["qkv"][0].name
+    cases = alignment.Cases(stack, (out(both, 5), in_(both, 5), out(values, 5)))
+    assert graph.axes["qkv"] == (Fixed(3, stack), Fixed(4), out("qkv#1", 2), cases)
+    assert alignment.verify(apply, graph, variables, X, key=KEY) < 1e-5
+    mixed = relabel(graph, "qkv", 3, alignment.Cases(stack, (out(both, 5), in_(values, 5), out(both, 5))))
+    assert alignment.verify(apply, mixed, variables, X, key=KEY) > 1e-2
+
+
+@pytest.mark.xfail(
+    reason="the axis of a stack is pinned for another reason than a sliced one, and cut", raises=AssertionError, strict=True
+)
+def test_what_is_stacked_and_told_apart_again_stays_apart():
+    def apply(v, x):
+        both = jnp.stack([x @ v["a"], x @ v["b"]])
+        return jnp.tanh(both[0]) @ v["c"] + jnp.tanh(both[1]) @ v["d"]
+
+    table = sound(apply, weights(a=(4, 5), b=(4, 5), c=(5, 3), d=(5, 3)))
+    assert table == {"a": (5, "permutation"), "b": (5, "permutation")}
+
+
+def test_what_is_stacked_may_be_contracted_with_a_stack():
+    def apply(v, x):
+        both = jnp.tanh(jnp.stack([x @ v["a"], x @ v["b"]]))
+        return jnp.einsum("kbi,kij->bj", both, v["c"])
+
+    table = sound(apply, weights(a=(4, 5), b=(4, 5), c=(2, 5, 3)))
+    assert table == {"a": (5, "permutation"), "b": (5, "permutation")}
+
+
+def test_rows_of_a_table_that_are_added_to_one_stream_are_no_cases():
+    """Three of five learned vectors are read by number and added to the same features: one node, unused rows included."""
+
+    def apply(v, x):
+        h = x @ v["a"]
+        for k in (0, 2, 3):
+            h = jnp.tanh(h + jnp.broadcast_to(v["rows"][k], h.shape))
+        return h @ v["b"]
+
+    variables = weights(a=(4, 6), rows=(5, 6), b=(6, 3))
+    graph = alignment.trace(apply, variables, X)
+    assert networks.table(graph) == {"a": (6, "permutation")}
+    assert graph.axes["rows"][1] == out("a", 6)
+    assert alignment.verify(apply, graph, variables, X, key=KEY) < 1e-5
+
+
 # ------------------------------------------------------------------------------------------- primitives without a rule
 
 
@@ -433,16 +615,6 @@ def test_an_unknown_primitive_pins_and_warns_once_by_name(monkeypatch):
     reasons = {(p.path, p.axis): p.reason for p in graph.pinned}
     assert reasons["b", 1] == reasons["c", 0] == "unsupported primitive 'sort'"
     assert alignment.verify(twice, graph, SORTED, X, key=KEY) < 1e-5
-
-
-def test_scan_is_named():
-    def apply(v, x):
-        h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h), None), x @ v["a"], None, length=2)
-        return h @ v["b"]
-
-    with pytest.warns(UserWarning, match="no rule for primitive 'scan'"):
-        graph = alignment.trace(apply, weights(a=(4, 5), b=(5, 3)), X)
-    assert networks.table(graph) == {}
 
 
 def test_no_warning_where_nothing_could_have_moved(monkeypatch):
@@ -493,3 +665,168 @@ def test_a_taught_rule_lifts_the_pin(monkeypatch):
     graph = alignment.trace(apply, variables, X)
     assert networks.table(graph) == {"a": (5, "permutation")}
     assert alignment.verify(apply, graph, variables, X, key=KEY) < 1e-5
+
+
+def test_pins_name_the_line_that_holds_an_axis(monkeypatch):
+    """File and line of the user's own code, also where a library function or a nested function stands in between."""
+    monkeypatch.delitem(RULES, "sort")
+
+    def inner(h):
+        return jnp.sort(h, axis=1)  # second line
+
+    def apply(v, x):
+        h = jnp.cumsum(x @ v["a"], axis=1)  # second line
+        return jax.jit(inner)(jnp.tanh(h @ v["b"])) @ v["c"]
+
+    with pytest.warns(UserWarning, match="'sort'"):
+        graph = alignment.trace(apply, SORTED, X)
+    found = {pin.reason: pin.source for pin in graph.pinned if pin.path == "b"}
+    here = "alignment/test_trace.py"
+    assert found["order matters along this axis"] == f"{here}:{apply.__code__.co_firstlineno + 1} (apply)"
+    assert found["unsupported primitive 'sort'"] == f"{here}:{inner.__code__.co_firstlineno + 1} (inner)"
+    (met,) = (pin for pin in graph.pinned if (pin.path, pin.axis, pin.reason) == ("a", 0, "input"))
+    assert met.source == found["order matters along this axis"]  # where the inputs come in
+
+
+# ------------------------------------------------------------------------------------------- what cannot be traced
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda v, x: {"logits": x @ v["a"], "aux": (1.0, "text")}, "apply must return arrays, got str at 'aux/1'"),
+        (lambda v, x: (x @ v["a"], {"model": jnp.tanh}), ".*at '1/model'"),
+        (lambda v, x: "text", r"apply must return arrays, got str\s"),
+        (lambda v, x: None, "apply must return arrays, got none"),
+        (lambda v, x: {"a": (), "b": []}, "apply must return arrays, got none"),
+        (lambda v, x: 2 * x, "reads none of its variables: does it close over the weights"),
+    ],
+)
+def test_functions_that_are_none_of_arrays_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        alignment.trace(value, weights(a=(4, 3)), X)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_side_effects_are_refused(ordered):
+    def apply(v, x):
+        io_callback(print, None, x.sum(), ordered=ordered)
+        return x @ v["a"]
+
+    with pytest.raises(ValueError, match=r"apply must be pure, got side effects: .*IO"):
+        alignment.trace(apply, weights(a=(4, 3)), X)
+
+
+class RefusedError(Exception):
+    pass
+
+
+def refusing(v, x):
+    if x.shape[1] != 4:
+        raise RefusedError(f"rows of four, got {x.shape}")
+    return x @ v["a"]
+
+
+@pytest.mark.parametrize("apply", [refusing, lambda v, x: x @ v["a"], jax.jit(lambda v, x: x @ v["a"])])
+def test_an_error_of_the_function_itself_comes_through_as_it_is(apply):
+    variables, wrong = weights(a=(4, 3)), networks.data(8, 5)
+    with pytest.raises((RefusedError, TypeError)) as direct:
+        apply(variables, wrong)
+    with pytest.raises(direct.type) as traced:
+        alignment.trace(apply, variables, wrong)
+    assert str(traced.value) == str(direct.value)
+
+
+def keyed(v, x):
+    """Noise from keys among the variables: new style, old style, one of several."""
+    noise = jax.random.normal(v["key"], (8, 1)) + jax.random.normal(jax.random.wrap_key_data(v["old"]), (8, 1))
+    noise = noise + jax.random.normal(v["several"][1], (8, 1))
+    h = jnp.tanh(x @ v["a"])
+    return (h * jnp.broadcast_to(noise, h.shape)) @ v["b"]
+
+
+KEYED = {
+    **weights(a=(4, 5), b=(5, 3)),
+    "key": jax.random.key(1),
+    "old": jax.random.key_data(jax.random.key(2)),
+    "several": jax.random.split(KEY, 3),
+    "count": np.int32(3),
+}
+
+
+def test_keys_and_integers_among_the_variables_are_held_and_left_alone():
+    graph = alignment.trace(keyed, KEYED, X)
+    assert networks.table(graph) == {"a": (5, "permutation")}
+    assert [graph.axes[name] for name in ("key", "old", "several", "count")] == [(), (Fixed(2),), (Fixed(3),), ()]
+    assert alignment.verify(keyed, graph, KEYED, X, key=KEY) < 1e-5
+    moved = alignment.transport(graph, networks.elements(graph), KEYED)
+    assert (moved["a"] != KEYED["a"]).any()
+    for name in ("key", "several"):
+        assert moved[name].dtype == KEYED[name].dtype
+        assert (jax.random.key_data(moved[name]) == jax.random.key_data(KEYED[name])).all()
+    assert alignment.capture(keyed, graph, KEYED, X).nodes["a"].shape == (8, 5)
+
+
+@pytest.mark.xfail(reason="WeightMatching._weights turns every leaf into float32", raises=TypeError, strict=True)
+def test_models_with_keys_among_their_variables_are_aligned():
+    graph = alignment.trace(keyed, KEYED, X)
+    aligned = alignment.align(
+        alignment.WeightMatching(), graph, [KEYED, alignment.transport(graph, networks.elements(graph), KEYED)]
+    )
+    np.testing.assert_array_equal(aligned[1]["a"], KEYED["a"])
+
+
+def test_axes_of_size_zero():
+    """Nothing to move, nothing in the way: an empty leaf, an empty slice, no batch at all."""
+
+    def apply(v, x):
+        h = jnp.tanh(jnp.concatenate([x @ v["a"], v["none"]], axis=0))
+        empty = h[:, :0].reshape(0, h.shape[0]).T @ v["rows"]
+        return h @ v["b"] + empty + v["none"].sum()
+
+    variables = {**weights(a=(4, 5), b=(5, 3)), "none": jnp.zeros((0, 5)), "rows": jnp.zeros((0, 3))}
+    assert sound(apply, variables) == {"a": (5, "permutation")}
+    assert networks.table(alignment.trace(apply, variables, jnp.zeros((0, 4)))) == {"a": (5, "permutation")}
+
+
+def test_a_node_without_units_is_harmless():
+    variables = {"a": jnp.zeros((4, 0)), "b": jnp.zeros((0, 3)), "c": networks.data(4, 3)}
+
+    def apply(v, x):
+        return jnp.tanh(x @ v["a"]) @ v["b"] + x @ v["c"]
+
+    sound(apply, variables)
+
+
+@pytest.mark.parametrize("weights_too", [False, True])
+def test_complex_numbers_pass_through(weights_too):
+    """Features turned in the complex plane keep their node; complex leaves are held."""
+
+    def apply(v, x):
+        h = (x @ v["a"]).astype(jnp.complex64)
+        h = h * jnp.complex64(1j) + jnp.broadcast_to(TURN, h.shape)
+        y = h @ (v["b"] if weights_too else v["b"].astype(jnp.complex64))
+        return y.real + y.imag
+
+    variables = weights(a=(4, 5), b=(5, 3))
+    if weights_too:
+        variables["b"] = variables["b"].astype(jnp.complex64) * jnp.complex64(1 + 0.5j)
+    assert sound(apply, variables) == ({} if weights_too else {"a": (5, "permutation")})
+
+
+TURN = np.full(5, 1j, np.complex64)  # not zero, although its real part is
+
+
+def test_variables_of_another_structure_are_refused_wherever_a_graph_is_used():
+    net = networks.network("mlp")
+    wrong = {**net.variables, "second": {**net.variables["second"], "bias": np.zeros(6, np.float32)}}
+    message = r"variables do not fit the graph at 'second/bias': got \(6,\), traced with \(7,\)"
+    for use in (
+        lambda: alignment.verify(net.apply, net.graph, wrong, net.inputs, key=KEY),
+        lambda: alignment.verify_each(net.apply, net.graph, wrong, net.inputs, key=KEY),
+        lambda: alignment.capture(net.apply, net.graph, wrong, net.inputs),
+        lambda: alignment.transport(net.graph, {}, wrong),
+        lambda: alignment.align(alignment.WeightMatching(), net.graph, [net.variables, wrong]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()

@@ -117,6 +117,27 @@ def test_permuted_copies_come_back(kind, graph):
         chex.assert_trees_all_close(other, models[0], rtol=1e-3, atol=1e-3)
 
 
+def apply_heads(variables: Any, x: jax.Array) -> jax.Array:
+    """Three heads of four units: the heads may be exchanged, and the units inside each."""
+    h = jnp.einsum("bi,ihd->bhd", x, variables["up"])
+    h = jax.nn.relu(h + jnp.broadcast_to(variables["bias"], h.shape))
+    return jnp.einsum("bhd,hdo->bo", h, variables["down"])
+
+
+@alignments
+def test_exchanged_heads_with_exchanged_units_come_back(kind):
+    rng = np.random.default_rng(0)
+    shapes = {"up": (5, 3, 4), "bias": (3, 4), "down": (3, 4, 2)}
+    first = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    heads, units = np.array([2, 0, 1])[:, None], np.array([[1, 2, 3, 0], [3, 2, 1, 0], [0, 2, 1, 3]])
+    other = {"up": first["up"][:, heads, units], "bias": first["bias"][heads, units], "down": first["down"][heads, units]}
+    graph = trace(apply_heads, first, jnp.zeros((2, 5)))
+    assert [node.copies for node in graph.nodes.values() if node.index] == [(3,)]
+    stats = collect(apply_heads, graph, [first, other], [BATCH], kind.needs) if kind.needs else None
+    aligned = align(instance(kind), graph, [first, other], stats=stats)
+    chex.assert_trees_all_close(aligned[1], first, rtol=1e-3, atol=1e-3)
+
+
 @alignments
 def test_the_outcome_is_deterministic(kind, graph):
     models = [model(0), model(1)]
