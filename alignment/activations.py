@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from alignment.assignment import assign_two_level
+from alignment.assignment import assign
 from alignment.base import Alignment, Stats, node_moments
-from alignment.graph import Graph, Node, PyTree
+from alignment.graph import Graph, GroupName, Node, PyTree
 from alignment.moments import Moments, NodeMoments
 
 Copy = tuple[int, ...]
@@ -18,8 +18,8 @@ Copy = tuple[int, ...]
 class ActivationAlignment(Alignment):
     """An alignment that finds the map of each node from the moments of its features in the reference and in another model.
 
-    A node that indexes others (heads) is matched by assignment, on two levels: its units are whole groups, to be paired, not
-    mixed. What is inside them is then solved for between paired groups.
+    A node that indexes others (heads) is matched by assignment: its units are whole groups, to be paired, not mixed, by how
+    much alike they can be made. What is inside them is then solved for between paired groups.
     """
 
     needs = (NodeMoments,)
@@ -48,6 +48,29 @@ def correlation(moments: Moments) -> Float[np.ndarray, "*copies units units"]:
     scale = deviation[0][..., :, None] * deviation[1][..., None, :]
     alive = scale > 1e-7 * max(scale.max(initial=0), 1e-30)
     return np.where(alive, np.asarray(moments.cross[1], np.float64) / np.where(alive, scale, 1), 0)
+
+
+def likeness(group: GroupName, moments: Moments) -> float:
+    """How much alike the features of two models are under the best element of a group: the sum of their correlations.
+
+    Of units, after the best permutation; of principal directions, after the best rotation; canonical ones, for a linear group.
+    """
+    if group in ("permutation", "scale"):
+        scores = correlation(moments)
+        return float(scores[np.arange(len(scores)), assign(scores)].sum())
+    ours, theirs = np.asarray(moments.covariance, np.float64)
+    cross = np.asarray(moments.cross[1], np.float64)
+    if group == "orthogonal":
+        scale = np.sqrt(np.trace(ours) * np.trace(theirs)) / len(cross)
+        return float(np.linalg.svd(cross, compute_uv=False).sum() / max(scale, 1e-30))
+    return float(np.linalg.svd(_whitening(ours) @ cross @ _whitening(theirs), compute_uv=False).sum())
+
+
+def _whitening(covariance: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """The inverse square root, without the directions that are dead."""
+    values, vectors = np.linalg.eigh(covariance)
+    alive = values > 1e-6 * max(values.max(initial=0), 1e-30)
+    return (vectors * np.where(alive, 1 / np.sqrt(np.where(alive, values, 1)), 0)) @ vectors.T
 
 
 class _Pair:
@@ -81,17 +104,14 @@ class _Pair:
         return theta
 
     def _match_groups(self, node: Node, ours: Copy, theirs: Copy) -> np.ndarray:
-        direct = np.zeros((node.size, node.size))
+        scores = np.zeros((node.size, node.size))
         if node.name in self.moments:
-            direct = correlation(self._between(node, ours, theirs))
-        inside = [n for n in self.graph.nodes.values() if n.index == (*node.index, node.name) and n.name in self.moments]
-        scores = [
-            np.stack(
-                [[correlation(self._between(n, (*ours, p), (*theirs, q))) for q in range(node.size)] for p in range(node.size)]
-            )
-            for n in inside
-        ]
-        index, _ = assign_two_level(direct, scores)
+            scores += correlation(self._between(node, ours, theirs))
+        for inner in self.graph.nodes.values():
+            if inner.index == (*node.index, node.name) and inner.name in self.moments:
+                for p, q in np.ndindex(scores.shape):
+                    scores[p, q] += likeness(inner.group, self._between(inner, (*ours, p), (*theirs, q)))
+        index = assign(scores)
         orders = self.orders.setdefault(node.name, np.broadcast_to(np.arange(node.size), (*node.copies, node.size)).copy())
         orders[theirs] = index
         return index

@@ -56,12 +56,12 @@ def cond(walk: Walk, eqn: JaxprEqn, ins: list[Value], location: tuple[int, ...])
     branches = [_hidden_call(walk, b, operands, (*location, k)) for k, b in enumerate(eqn.params["branches"])]
     outs = []
     for results in zip(*branches, strict=True):
-        axes = list(results[0].axes)
+        merged = results[0]
         for other in results[1:]:
-            for d in range(len(axes)):
-                axes[d] = _tied(walk, replace(results[0], axes=tuple(axes)), other, d)
-        outs.append(Value(results[0].shape, tuple(axes), data=any(v.data for v in (which, *results))))
-        walk.terms.together(axes)
+            axes = tuple(_tied(walk, merged, other, d) for d in range(len(merged.axes)))
+            merged = replace(merged, axes=axes, constant=merged.constant if merged.constant == other.constant else None)
+        outs.append(Value(merged.shape, merged.axes, data=any(v.data for v in (which, *results))))
+        walk.terms.together(merged.axes)
     return outs
 
 

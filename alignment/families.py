@@ -8,7 +8,8 @@ itself (then its own map acts after M) or held fixed (the steps of a loop).
 
 from collections.abc import Iterable, Iterator
 
-from alignment.terms import Case, Prod, Ref, Seq, Term, Terms, at, refs
+from alignment.terms import Case, Prod, Ref, Seq, Term, at, refs
+from alignment.unification import Terms
 
 Count = dict[int, tuple[int, int]]  # atom -> how often it stands in an expression, at least and at most
 Expression = tuple[Term, ...]
@@ -126,4 +127,4 @@ def _places(expression: Expression) -> Iterator[Expression]:
         yield expression
         return
     for place in range(len(case.options)):
-        yield from _places(tuple(at(t, case.index, place) for t in expression))
+        yield from _places(tuple(at(t, case.index, place) for t in expression if t != Ref(case.index)))

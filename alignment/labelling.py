@@ -10,8 +10,9 @@ from alignment.naming import fixed_names, node_names, signs_of
 from alignment.primitives import Value
 from alignment.provenance import source_line
 from alignment.sites import Site
-from alignment.terms import Case, Group, Prod, Ref, Seq, Term, Terms, refs
+from alignment.terms import Case, Group, Prod, Ref, Seq, Term, refs
 from alignment.twins import join_twins
+from alignment.unification import Terms
 from alignment.views import Views
 
 GROUP_NAMES: dict[Group, GroupName] = {
@@ -30,6 +31,7 @@ class Seen:
     output: int
     value: Value
     loops: tuple[Term, ...]
+    hidden: bool  # inside a call that cannot be tapped
 
 
 def build_graph(
@@ -90,10 +92,11 @@ def _nodes_and_taps(
         for name in views.names():
             if name not in nodes:
                 nodes[name] = label.node(name)
-            found = views.tap(nodes[name], item.location, item.output)
+            found = None if item.hidden else views.tap(nodes[name], item.location, item.output)
             if found is not None and found[0] >= taps.get(name, (0,))[0]:
                 taps[name] = found
-        duals |= {name for name in views.duals() if views.tap(label.node(name), item.location, item.output, dual=True)}
+        if not item.hidden:
+            duals |= {name for name in views.duals() if views.tap(label.node(name), item.location, item.output, dual=True)}
     for name in label.atoms:  # those that are never seen in the data come last
         nodes.setdefault(name, label.node(name))
     return nodes, {name: tap for name, (_, tap) in taps.items()}, duals - taps.keys()

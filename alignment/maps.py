@@ -155,7 +155,7 @@ def _float32(x: Array | np.ndarray) -> Array:
 def random_element(node: Node, key: Array) -> NodeMap:
     """A random element of a node's group for each of its copies, well conditioned: what `verify` applies. Made on the host."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    push = np.stack([_random_matrix(node, rng) for _ in range(math.prod(node.copies))])
+    push = np.array([_random_matrix(node, rng) for _ in range(math.prod(node.copies))])
     push = push.reshape(*node.copies, node.size, node.size)
     return NodeMap(push.astype(np.float32), np.linalg.inv(push).astype(np.float32))
 
@@ -214,5 +214,7 @@ def _largest_change(apply: Callable[..., PyTree], graph: Graph, maps: Maps, vari
 
 
 def _change(after: Array, before: Array) -> Array:
+    if not before.size:
+        return jnp.zeros(())
     scale = jnp.max(jnp.abs(before))
     return jnp.max(jnp.abs(after - before)) / jnp.where(scale > 0, scale, 1)

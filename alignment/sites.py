@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Float
 
@@ -58,8 +59,10 @@ class Site:
 
     def replaced(self, leaf: Array, matrix: Float[Array, "*copies rows columns"]) -> Array:
         """The leaf with this matrix in place of its own; what the site does not read of it stays."""
-        old, back = jax.vjp(self.matrix, leaf)
-        return leaf + back((matrix - old).astype(old.dtype))[0]  # every element of a view is one of the leaf: vjp puts it back
+        numbers = np.arange(math.prod(np.shape(leaf))).reshape(np.shape(leaf))  # of the elements, to see where each one goes
+        places = _over(sum(self.stacked), self._as_matrix)(self.source.places(jnp.asarray(numbers)))
+        new = jnp.asarray(matrix).astype(leaf.dtype)
+        return jnp.ravel(leaf).at[jnp.ravel(places)].set(jnp.ravel(new)).reshape(jnp.shape(leaf))
 
     def inputs(self, x: Array) -> Float[Array, "*groups samples rows"]:
         """The features that the matrix meets, from the other operand; patches, in a convolution."""

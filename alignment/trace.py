@@ -16,7 +16,8 @@ from alignment.labelling import Seen, build_graph
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
 from alignment.provenance import in_library
 from alignment.sites import Site, followed, site_of
-from alignment.terms import Group, Ref, Term, Terms, refs
+from alignment.terms import Group, Ref, Term, refs
+from alignment.unification import Terms
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
 KEEPS_CONSTANT = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose", "copy", "slice", "pad", "neg"}
@@ -52,6 +53,7 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
     shapes = [_shape(v) for v in closed.jaxpr.invars[len(params) :]]
     data = [Value(shape, fixed(walk.terms, shape, "input"), data=True) for shape in shapes]
     outputs = walk.call(closed, [*params, *data], ())
+    walk.used.update((v.source.path, None) for v in outputs if v.source is not None)
     for value in outputs:
         walk.settle(value)
         for term in value.axes:
@@ -82,8 +84,8 @@ def _program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> 
     closed = jax.make_jaxpr(checked)(variables, *inputs)
     if not closed.jaxpr.outvars:
         raise ValueError("apply must return arrays, got none")
-    if closed.jaxpr.effects:
-        raise ValueError(f"apply must be pure, got side effects: {', '.join(map(str, closed.jaxpr.effects))}")
+    if effects := [str(effect) for effect in closed.jaxpr.effects if "debug" not in type(effect).__name__.lower()]:
+        raise ValueError(f"apply must be pure, got side effects: {', '.join(effects)}")
     return closed
 
 
@@ -97,7 +99,6 @@ class Walk:
         self.used: dict[str, None] = {}  # paths of the variables in the order in which the network reads them
         self.hidden = 0  # depth of calls whose inside cannot be tapped
         self._unknown: dict[str, list[Term]] = {}
-        self._paths: dict[int, str] = {}
         self._borrowed = 0  # depth of calls to library functions, whose lines say nothing to the user
 
     def parameter(self, path: str, leaf: PyTree) -> Value:
@@ -108,9 +109,7 @@ class Walk:
         else:
             axes = fixed(self.terms, shape, f"{dtype} leaf")
         self.terms.together(axes)
-        value = Value(shape, axes, source=Source(path))
-        self._paths[id(value)] = path
-        return value
+        return Value(shape, axes, source=Source(path))
 
     def call(self, closed: ClosedJaxpr, args: Sequence[Value], prefix: tuple[int, ...]) -> list[Value]:
         """The outputs of a jaxpr for these arguments."""
@@ -155,7 +154,6 @@ class Walk:
         if inner is not None:
             return self.call(inner, ins, location)
         name = eqn.primitive.name
-        self.used.update((self._paths[id(v)], None) for v in ins if id(v) in self._paths)
         for value in ins:
             if name not in KEEPS_SQUARE:
                 self.settle(value)
@@ -163,6 +161,7 @@ class Walk:
             outs = CONTROL_FLOW[name](self, eqn, ins, location)
             self._see(eqn, outs, location)
             return outs
+        self.used.update((v.source.path, None) for v in ins if v.source is not None)
         shapes = [_shape(v) for v in eqn.outvars]
         seen = Equation(name, eqn.params, ins, shapes)
         data, square = any(v.data for v in ins), _is_square(eqn)
@@ -182,8 +181,8 @@ class Walk:
     def _see(self, eqn: JaxprEqn, outs: Sequence[Value], location: tuple[int, ...]) -> None:
         """Note the results that depend on the inputs as places to tap."""
         for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
-            if value.data and not self.hidden and _is_floating(var):
-                self.seen.append(Seen(location, k, value, self.terms.loops))
+            if value.data and _is_floating(var):
+                self.seen.append(Seen(location, k, value, self.terms.loops, hidden=self.hidden > 0))
 
     def settle(self, value: Value) -> None:
         """A square that is not summed at once tells the coordinates of its axes apart."""

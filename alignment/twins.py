@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from alignment.families import Expression
-from alignment.terms import Prod, Ref, Seq, Term, Terms
+from alignment.terms import Prod, Ref, Seq, Term
+from alignment.unification import Terms
 
 
 def join_twins(

@@ -37,9 +37,10 @@ class Views:
 
         Every index of the node must be here too. Any other node would make samples that differ from model to model.
         """
-        mine = next((spot for spot in self.spots if spot.name == node.name and spot.role == ("in" if dual else "out")), None)
-        if mine is None:
+        found = [spot for spot in self.spots if spot.name == node.name]
+        if [spot.role for spot in found] != ["in" if dual else "out"]:
             return None
+        (mine,) = found
         index = [i for name in node.index if (i := self._index(name, mine)) is not None]
         if len(index) < len(node.index) or not self._alone({node.name, *node.index}, mine):
             return None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -44,7 +45,8 @@ class WeightMatching(PermutationAlignment):
 
     def _weights(self, model: PyTree) -> dict[str, np.ndarray]:
         leaves = flatten(model).items()
-        return {path: np.asarray(x, np.float32) for path, x in leaves if not re.search(self.exclude, path)}
+        kept = {path: x for path, x in leaves if not re.search(self.exclude, path) and jnp.issubdtype(x.dtype, jnp.floating)}
+        return {path: np.asarray(x, np.float32) for path, x in kept.items()}
 
     def _match(self, graph: Graph, ours: Weights, theirs: Weights, key: Array | None) -> dict[str, Order]:
         orders, places = unmoved(graph), {name: [p for p in graph.touching(name) if p in ours] for name in graph.nodes}

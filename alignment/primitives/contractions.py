@@ -1,7 +1,8 @@
 """Matrix products and convolutions: the contracted axes are each other's duals."""
 
 from alignment.primitives.registry import Axes, Equation, concrete, fixed, restrict, rule, unsupported
-from alignment.terms import Group, Term, Terms, dual, product
+from alignment.terms import Group, Term, dual, product
+from alignment.unification import Terms
 
 
 @rule("dot_general")

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from alignment.primitives.registry import Axes, Equation, fixed, restrict, rule, unsupported
-from alignment.terms import Group, Term, Terms
+from alignment.terms import Group, Term
+from alignment.unification import Terms
 
 
 def _pointwise(terms: Terms, eqn: Equation, group_at: Callable[[int, int], Group]) -> list[Axes]:
@@ -49,6 +50,12 @@ def _bitcast(terms: Terms, eqn: Equation) -> list[Axes]:
 def _random(terms: Terms, eqn: Equation) -> list[Axes]:
     """Keys hold no features."""
     return [fixed(terms, shape, "random numbers") for shape in eqn.outs]
+
+
+@rule("debug_callback", "debug_print")
+def _debug(terms: Terms, eqn: Equation) -> list[Axes]:
+    """Looking on changes nothing."""
+    return []
 
 
 @rule("optimization_barrier")

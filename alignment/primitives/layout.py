@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from alignment.primitives.registry import Axes, Equation, concrete, filler, fixed, hold, rule
-from alignment.terms import Case, Group, Prod, Ref, Term, Terms, product, sequence
+from alignment.terms import Case, Group, Prod, Ref, Term, product, sequence
+from alignment.unification import SEPARATED, Terms
 
 
 @rule("broadcast_in_dim")
@@ -71,7 +72,7 @@ def _stack(terms: Terms, eqn: Equation) -> list[Axes]:
     along, n = eqn.params["axis"], len(eqn.ins)
     if n == 1:
         return [(*eqn.ins[0].axes[:along], None, *eqn.ins[0].axes[along:])]
-    places = terms.fresh(n, pin="stacked in this order")
+    places = terms.fresh(n, pin=SEPARATED)
     assert isinstance(places, Ref)
     axes: list[Term | None] = []
     for d in range(len(eqn.ins[0].shape)):

@@ -1,7 +1,8 @@
 """Sums, extrema and other reductions, cumulative ones, and pooling."""
 
 from alignment.primitives.registry import Axes, Equation, Rule, hold, restrict, rule
-from alignment.terms import Group, Term, Terms
+from alignment.terms import Group, Term
+from alignment.unification import Terms
 
 
 def _reduction(kept_group: Group) -> Rule:

@@ -8,11 +8,13 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from alignment.terms import Group, Term, Terms
+from alignment.terms import Group, Term
+from alignment.unification import Terms
 
 Axes = tuple[Term | None, ...]
 
 
+CHANGES_VALUE = {"convert_element_type", "stop_gradient", "reduce_precision"}
 STEP = "one step of the loop at this depth"
 
 
@@ -33,6 +35,10 @@ class Source:
     def view(self, leaf: Array) -> Array:
         """The array that this leaf becomes; the steps of loops stay as leading axes."""
         return _replayed(self.steps, leaf)
+
+    def places(self, numbers: Array) -> Array:
+        """The same for numbers that say which element of the leaf is where: changes of value are passed over."""
+        return _replayed([step for step in self.steps if step[0] == STEP or step[0].name not in CHANGES_VALUE], numbers)
 
 
 def _replayed(steps: Sequence[tuple], x: Array) -> Array:

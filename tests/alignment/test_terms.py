@@ -3,7 +3,8 @@
 import pytest
 
 from alignment.families import companions, expressions, indices
-from alignment.terms import MOST_CASES, SEPARATED, UNIT, Case, Group, Prod, Ref, Seq, Terms, at, dual, product, refs, sequence
+from alignment.terms import UNIT, Case, Group, Prod, Ref, Seq, at, dual, product, refs, sequence
+from alignment.unification import MOST_CASES, SEPARATED, Terms
 
 
 @pytest.fixture
