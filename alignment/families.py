@@ -127,4 +127,4 @@ def _places(expression: Expression) -> Iterator[Expression]:
         yield expression
         return
     for place in range(len(case.options)):
-        yield from _places(tuple(at(t, case.index, place) for t in expression if t != Ref(case.index)))
+        yield from _places(tuple(at(t, case.index, place) for t in expression))

@@ -147,7 +147,7 @@ class _Labeller:
                 return self.segments(parts, present)
             case Case(index, options):
                 labels = tuple(self(o, present) for o in options)
-                return Cases(self.names[index,], labels) if index in present else labels[0]
+                return Cases(self.names.get((index,), ""), labels) if index in present else labels[0]
 
     def turn(self, names: Iterable[str]) -> None:
         """Let the other variance of these nodes carry the features."""

@@ -92,19 +92,19 @@ def sequence(parts: Sequence[Term]) -> Term:
     return flat[0] if len(flat) == 1 else Seq(tuple(flat))
 
 
-def at(term: Term, index: int, place: int) -> Term:
-    """A resolved term at one place along the axis of the atom `index`."""
+def at(term: Term, index: int, place: int, *, keep: bool = False) -> Term:
+    """A resolved term at one place along the axis of the atom `index`, which is gone from it (or kept, another axis of it)."""
     match term:
-        case Ref():
-            return term
+        case Ref(atom):
+            return UNIT if atom == index and not keep else term
         case Seq(parts):
-            return sequence([at(p, index, place) for p in parts])
+            return sequence([at(p, index, place, keep=keep) for p in parts])
         case Prod(factors):
-            return product([at(f, index, place) for f in factors])
+            return product([at(f, index, place, keep=keep) for f in factors])
         case Case(other, options):
             if other == index:
-                return at(options[place], index, place)
-            return Case(other, tuple(at(o, index, place) for o in options))
+                return at(options[place], index, place, keep=keep)
+            return Case(other, tuple(at(o, index, place, keep=keep) for o in options))
 
 
 def depends_on(term: Term, atom: int) -> bool:

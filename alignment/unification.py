@@ -150,7 +150,7 @@ class Terms:
         for atom in joint:
             options = [self.fresh(atom.size, group=atom.group, alone=atom.alone) for _ in range(self.size(index))]
             atom.bound = Case(index.atom, tuple(options))
-        return [None if t is None else at(self.resolve(t), index.atom, place) for t in others]
+        return [None if t is None else at(self.resolve(t), index.atom, place, keep=True) for t in others]
 
     def unify(self, a: Term, b: Term) -> None:
         """Demand that two axes of equal size transform alike. What cannot be expressed is pinned on both sides."""

@@ -37,9 +37,6 @@ def test_a_planted_permutation_is_recovered(name):
     chex.assert_trees_all_equal(aligned, net.variables)
 
 
-@pytest.mark.xfail(
-    reason="its tap is the outer product: the units on the other axis are taken for samples", raises=AssertionError, strict=True
-)
 def test_a_node_that_meets_itself_in_an_outer_product_is_recovered():
     def apply(v, x):
         h = jnp.tanh(x @ v["a"])

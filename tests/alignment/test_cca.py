@@ -208,14 +208,7 @@ def heads_apart(method, turn, seed):
     "turn",
     [
         lambda rng: rotation(3, int(rng.integers(100))),
-        pytest.param(
-            lambda rng: -np.eye(3),
-            marks=pytest.mark.xfail(
-                reason="heads are paired by signed correlations, which rotations do not keep",
-                raises=AssertionError,
-                strict=True,
-            ),
-        ),
+        pytest.param(lambda rng: -np.eye(3)),
     ],
     ids=["rotated", "negative"],
 )

@@ -188,7 +188,6 @@ def test_a_node_is_read_where_all_other_axes_are_samples():
     assert tap(node, (Fixed(8), B), (8, 4)) is None
 
 
-@pytest.mark.xfail(reason="the units on the second axis are taken for samples", raises=AssertionError, strict=True)
 def test_a_node_that_stands_twice_is_not_read():
     """An outer product: its samples would be the units themselves, in another order in another model."""
     node = Node("a", 3, "permutation")

@@ -262,9 +262,6 @@ def test_separating_tells_the_places_of_free_atoms_apart(terms):
     assert terms.resolve(a) == Case(index.atom, (first[1], second[1], terms.resolve(a).options[2]))
 
 
-@pytest.mark.xfail(
-    reason="`at` removes every occurrence of the index, also the axis that is not sliced", raises=AssertionError, strict=True
-)
 def test_separating_one_of_two_axes_of_an_index_leaves_the_other(terms):
     index, a = terms.fresh(3), terms.fresh(4)
     assert terms.separate([index, index, a], 0, 1)[1] == index
@@ -299,7 +296,6 @@ def test_a_case_is_closed_where_its_index_stands_twice(terms):
     assert isinstance(terms.resolve(case), Ref)
 
 
-@pytest.mark.xfail(reason="the index is bound to a case of itself: RecursionError", raises=RecursionError, strict=True)
 def test_an_index_that_meets_its_own_case_closes_it(terms):
     """A square leaf read row by row and added to its transpose."""
     index, case = stacked(terms, 3)

@@ -552,9 +552,6 @@ def test_queries_keys_and_values_stacked_on_an_axis_are_cases():
     assert alignment.verify(apply, mixed, variables, X, key=KEY) > 1e-2
 
 
-@pytest.mark.xfail(
-    reason="the axis of a stack is pinned for another reason than a sliced one, and cut", raises=AssertionError, strict=True
-)
 def test_what_is_stacked_and_told_apart_again_stays_apart():
     def apply(v, x):
         both = jnp.stack([x @ v["a"], x @ v["b"]])
@@ -767,7 +764,6 @@ def test_keys_and_integers_among_the_variables_are_held_and_left_alone():
     assert alignment.capture(keyed, graph, KEYED, X).nodes["a"].shape == (8, 5)
 
 
-@pytest.mark.xfail(reason="WeightMatching._weights turns every leaf into float32", raises=TypeError, strict=True)
 def test_models_with_keys_among_their_variables_are_aligned():
     graph = alignment.trace(keyed, KEYED, X)
     aligned = alignment.align(
