@@ -208,7 +208,7 @@ def heads_apart(method, turn, seed):
     "turn",
     [
         lambda rng: rotation(3, int(rng.integers(100))),
-        pytest.param(lambda rng: -np.eye(3)),
+        lambda rng: -np.eye(3),
     ],
     ids=["rotated", "negative"],
 )

@@ -191,7 +191,7 @@ def test_a_square_that_is_carried_or_stacked_is_settled():
 @pytest.mark.parametrize(
     "length",
     [
-        pytest.param(0),
+        0,
         1,
     ],
 )
@@ -296,7 +296,7 @@ def choosing(others, which):
         ([jnp.zeros_like], "linear"),
         ([jnp.ones_like], "permutation"),
         ([jnp.ones_like, jnp.zeros_like], "permutation"),
-        pytest.param([jnp.zeros_like, jnp.ones_like], "permutation"),
+        ([jnp.zeros_like, jnp.ones_like], "permutation"),
         ([lambda h: 2 * h, lambda h: -h], "linear"),
         ([lambda h: 2 * h, jax.nn.relu], "scale"),
     ],
