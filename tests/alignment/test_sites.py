@@ -165,7 +165,7 @@ def test_a_matrix_put_back_is_the_matrix_that_is_read(name):
 
     other = data(*jax.eval_shape(site.matrix, leaf).shape, seed=3)
     same, new, read = (np.asarray(z, np.float32) for z in both(leaf, other))
-    np.testing.assert_allclose(same, leaf, atol=1e-6)
+    np.testing.assert_allclose(same, leaf, atol=0.02 if name == "cast" else 1e-6)
     np.testing.assert_allclose(read, other, atol=0.05 if name == "cast" else 1e-5)
     changed = np.abs(new - np.asarray(leaf)) > 1e-6
     assert changed.sum() <= other.size
