@@ -1,10 +1,9 @@
 """A graph as people read it: a table, and the edges between nodes for drawing."""
 
 import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Product, Segments, mentions
+from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Product, Segments, mentions, node_axes
 
 if TYPE_CHECKING:
     from alignment.graph import Graph
@@ -61,7 +60,7 @@ def edges(graph: "Graph") -> list[Edge]:
     for path, labels in graph.axes.items():
         if len(labels) < 2:
             continue
-        roles = dict.fromkeys(role for label in labels for role in _roles(label))
+        roles = dict.fromkeys((axis.node, axis.role) for label in labels for axis in node_axes(label))
         sources, targets = ([node for node, r in roles if r == role and node not in indices] for role in ("in", "out"))
         if not sources and any((path, reason) in reads for reason in ("input", "looked up by index")):
             sources = [INPUTS]
@@ -97,18 +96,6 @@ def _describe(label: AxisLabel, node: str) -> str:
             return " or ".join(_describe(option, node) for option in options if mentions(option, node))
         case Fixed():
             return str(label)
-
-
-def _roles(label: AxisLabel) -> Iterator[tuple[str, str]]:
-    match label:
-        case NodeAxis():
-            yield label.node, label.role
-        case Product(children) | Cases(_, children):
-            for child in children:
-                yield from _roles(child)
-        case Segments(parts):
-            for part in parts:
-                yield from _roles(part.label)
 
 
 def _quoted(text: str) -> str:

@@ -5,6 +5,7 @@ zero-padded shortcut, fused projection), `Cases` (another node at each place of 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,14 +98,19 @@ class Cases:
 AxisLabel = Fixed | NodeAxis | Product | Segments | Cases
 
 
-def mentions(label: AxisLabel, node: str) -> bool:
-    """Whether the units of `node` stand anywhere on an axis with this label."""
+def node_axes(label: AxisLabel) -> Iterator[NodeAxis]:
+    """Every node that stands anywhere on an axis with this label."""
     match label:
         case NodeAxis():
-            return label.node == node
+            yield label
         case Product(children) | Cases(_, children):
-            return any(mentions(child, node) for child in children)
+            for child in children:
+                yield from node_axes(child)
         case Segments(parts):
-            return any(mentions(part.label, node) for part in parts)
-        case Fixed():
-            return False
+            for part in parts:
+                yield from node_axes(part.label)
+
+
+def mentions(label: AxisLabel, node: str) -> bool:
+    """Whether the units of `node` stand anywhere on an axis with this label."""
+    return any(axis.node == node for axis in node_axes(label))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from alignment.graph import Node, Place, Tap
-from alignment.labels import AxisLabel, Cases, Fixed, Interval, NodeAxis, Product, Role, Segments
+from alignment.labels import AxisLabel, Fixed, Interval, NodeAxis, Product, Role, Segments, node_axes
 
 
 class Spot(NamedTuple):
@@ -62,7 +62,7 @@ class Views:
         """Whether no node stands beside these on the axes that will be samples."""
         for d, label in enumerate(self.labels):
             here = label.parts[node.part].label if d == node.place.axis and isinstance(label, Segments) else label
-            if any(name not in names for name in _nodes(here)):
+            if any(axis.node not in names for axis in node_axes(here)):
                 return False
         return True
 
@@ -88,15 +88,3 @@ def _factors(d: int, part: int, label: AxisLabel, intervals: tuple[Interval, ...
             yield Spot(factor.node, factor.role, part, place)
         elif isinstance(factor, Fixed) and factor.name:
             yield Spot(factor.name, None, part, place)
-
-
-def _nodes(label: AxisLabel) -> Iterator[str]:
-    match label:
-        case NodeAxis(node):
-            yield node
-        case Product(children) | Cases(_, children):
-            for child in children:
-                yield from _nodes(child)
-        case Segments(parts):
-            for part in parts:
-                yield from _nodes(part.label)
