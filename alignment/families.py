@@ -113,7 +113,8 @@ def _follow(terms: Terms, resolved: Iterable[Expression]) -> bool:
 def _close(terms: Terms, expression: Expression) -> bool:
     """Unify all options of a case where its index does not stand beside it. Whether there was such a case."""
     present = _count(Prod(expression))
-    lost = [case for term in expression for case in cases_in(term) if present.get(case.index) != (1, 1)]
+    cases = [case for term in expression for case in cases_in(term)]
+    lost = [case for case in cases if present.get(case.index) != (1, 1) or terms.moved(case.index)]
     for case in lost:
         for option in case.options[1:]:
             terms.unify(case.options[0], option)

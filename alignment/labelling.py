@@ -57,7 +57,7 @@ def build_graph(
     beside = companions(every)
     joined = join_twins(every, free, terms, beside)
     several = {a for a, twins in joined.items() if len(twins) > 1}
-    index = indices(free, beside, joined=several, fixed=beside.keys() - free)
+    index = indices(free, beside, joined=several, fixed={a for a in beside.keys() - free if not terms.moved(a)})
     signs = signs_of([labels for _, labels in met], axes)
     ordered = {path: axes[path] for path in [*used, *axes]}
     names = node_names(ordered, joined, signs) | fixed_names(ordered, free, index)

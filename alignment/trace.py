@@ -51,7 +51,7 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
     walk = Walk()
     params = [walk.parameter(path, leaf) for path, leaf in leaves.items()]
     shapes = [_shape(v) for v in closed.jaxpr.invars[len(params) :]]
-    data = [Value(shape, fixed(walk.terms, shape, "input"), data=True) for shape in shapes]
+    data = [Value(shape, fixed(walk.terms, shape, "input", moved=False), data=True) for shape in shapes]
     outputs = walk.call(closed, [*params, *data], ())
     walk.used.update((v.source.path, None) for v in outputs if v.source is not None)
     for value in outputs:
@@ -107,7 +107,7 @@ class Walk:
         if jnp.issubdtype(dtype, jnp.floating):
             axes = tuple(None if n == 1 else self.terms.fresh(n) for n in shape)
         else:
-            axes = fixed(self.terms, shape, f"{dtype} leaf")
+            axes = fixed(self.terms, shape, f"{dtype} leaf", moved=False)
         self.terms.together(axes)
         return Value(shape, axes, source=Source(path))
 
@@ -181,7 +181,7 @@ class Walk:
     def _see(self, eqn: JaxprEqn, outs: Sequence[Value], location: tuple[int, ...]) -> None:
         """Note the results that depend on the inputs as places to tap."""
         for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
-            if value.data and _is_floating(var):
+            if value.data and not value.square and _is_floating(var):
                 self.seen.append(Seen(location, k, value, self.terms.loops, hidden=self.hidden > 0))
 
     def settle(self, value: Value) -> None:

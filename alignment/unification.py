@@ -42,6 +42,7 @@ class _Atom:
     group: Group
     pins: dict[str, Any] = field(default_factory=dict)  # reason -> the source of the equation that gave it
     alone: bool = False  # never one node with another atom, though they stand together everywhere
+    moved: bool = False  # its places are those of some axis in another order, or mixed: never an index
     bound: Term | None = None
 
 
@@ -60,11 +61,13 @@ class Terms:
         self._expressions: dict[tuple[Term, ...], None] = {}
         self._contracted: list[Term] = []
 
-    def fresh(self, size: int, *, group: Group = Group.LINEAR, pin: str | None = None, alone: bool = False) -> Term:
+    def fresh(
+        self, size: int, *, group: Group = Group.LINEAR, pin: str | None = None, alone: bool = False, moved: bool = False
+    ) -> Term:
         """A new atom of `size` features, optionally pinned for a reason. Axes of size one need none."""
         if size == 1:
             return UNIT
-        self._atoms.append(_Atom(size, group, {} if pin is None else {pin: self.where}, alone))
+        self._atoms.append(_Atom(size, group, {} if pin is None else {pin: self.where}, alone, moved))
         return Ref(len(self._atoms) - 1)
 
     def resolve(self, term: Term) -> Term:
@@ -83,9 +86,21 @@ class Terms:
                 return product([self.resolve(f) for f in factors])
             case Case(index, options):
                 known, places = self.resolve(Ref(index)), tuple(self.resolve(o) for o in options)
-                if all(place == places[0] for place in places):
+                if len({self._undirected(place) for place in places}) == 1:
                     return places[0]
                 return Case(known.atom if isinstance(known, Ref) else index, places)
+
+    def _undirected(self, term: Term) -> Term:
+        """A resolved term in which atoms that are their own duals (no scaling among their maps) have no variance."""
+        match term:
+            case Ref(atom):
+                return term if Group.SCALE in self._atoms[atom].group else Ref(atom)
+            case Seq(parts):
+                return Seq(tuple(map(self._undirected, parts)))
+            case Prod(factors):
+                return Prod(tuple(map(self._undirected, factors)))
+            case Case(index, options):
+                return Case(index, tuple(map(self._undirected, options)))
 
     def size(self, term: Term) -> int:
         """Number of features on an axis with this term."""
@@ -106,6 +121,15 @@ class Terms:
     def alone(self, atom: int) -> bool:
         """Whether an atom must stay a node of its own."""
         return self._atoms[atom].alone
+
+    def moved(self, atom: int) -> bool:
+        """Whether the places of an atom may stand in different orders on different axes."""
+        return self._atoms[atom].moved
+
+    def move(self, term: Term) -> None:
+        """Note that the places of an axis are not where they were."""
+        for ref in refs(self.resolve(term)):
+            self._atoms[ref.atom].moved = True
 
     def pins(self, term: Term) -> dict[str, Any]:
         """Why parts of this term are held fixed, with the source of each reason; empty if all of it is free."""
@@ -140,7 +164,9 @@ class Terms:
         """
         index = self.resolve(axes[d] or UNIT)
         others = [None if t is None or k == d else self.resolve(t) for k, t in enumerate(axes)]
-        if not isinstance(index, Ref) or not set(self.pins(index)) <= {SEPARATED} or self.size(index) > MOST_CASES:
+        if not isinstance(index, Ref) or self.moved(index.atom) or self.size(index) > MOST_CASES:
+            return None
+        if not set(self.pins(index)) <= {SEPARATED}:
             return None
         beside = {r.atom for t in others if t for r in outside_cases(t, index.atom)} - {index.atom}
         joint = [self._atoms[atom] for atom in beside if not self._atoms[atom].pins]
@@ -232,13 +258,14 @@ class Terms:
             self.pin(term, reason, where)
         for inner in refs(self.resolve(term)):
             self._atoms[inner.atom].alone |= atom.alone
+            self._atoms[inner.atom].moved |= atom.moved
 
     def _refine(self, ref: Ref, sizes: Sequence[int], join: Join) -> list[Term]:
         """Replace an atom by new atoms of the given sizes, joined as a sequence or a product."""
         atom = self._atoms[ref.atom]
         pieces: list[Term] = []
         for n in sizes:
-            piece = self.fresh(n, group=atom.group, alone=atom.alone)
+            piece = self.fresh(n, group=atom.group, alone=atom.alone, moved=atom.moved)
             for reason, where in atom.pins.items():
                 self.pin(piece, reason, where)
             pieces.append(piece)
@@ -273,6 +300,7 @@ class Terms:
             if pieces is None:
                 for term in whole:
                     self.pin(term, "axes of incompatible structure meet")
+                    self.move(term)
                 return
             longer[:1] = pieces
 
@@ -283,6 +311,8 @@ class Terms:
         for wanted in sizes:
             run: list[Term] = []
             while children and (have := total([self.size(c) for c in run])) < wanted:
+                if split != self.cut and wanted % have:
+                    return None
                 head = children.pop(0)
                 need = wanted - have if split == self.cut else wanted // have
                 n = self.size(head)

@@ -41,14 +41,18 @@ def _convolution(terms: Terms, eqn: Equation) -> list[Axes]:
     lhs, rhs = eqn.ins
     channels, made = lhs.axes[numbers.lhs_spec[1]], concrete(terms, rhs, numbers.rhs_spec[0])
     inner = rhs.axes[numbers.rhs_spec[1]]
+    summed = inner if inner is not None else channels
     if groups == 1:
         _contract(terms, channels, inner)
     else:  # one block of channels per group: groups move as wholes, and alike inside each
         width = lhs.shape[numbers.lhs_spec[1]] // groups
         block = terms.fresh(groups, group=Group.PERMUTATION)
         within = dual(inner) if inner is not None else terms.fresh(width, group=Group.PERMUTATION)
+        summed = within
         if channels is not None:
             terms.unify(channels, product([block, within]))
+        else:
+            restrict(terms, inner, Group.PERMUTATION)
         terms.unify(made, product([block, terms.fresh(rhs.shape[numbers.rhs_spec[0]] // groups)]))
     for v, dims in ((lhs, numbers.lhs_spec[2:]), (rhs, numbers.rhs_spec[2:])):
         for d in dims:
@@ -57,6 +61,5 @@ def _convolution(terms: Terms, eqn: Equation) -> list[Axes]:
     axes = list(fixed(terms, eqn.outs[0], "position under a convolution"))
     out: list[Term | None] = [*axes]
     out[numbers.out_spec[0]], out[numbers.out_spec[1]] = lhs.axes[numbers.lhs_spec[0]], made
-    if groups == 1:
-        terms.together([lhs.axes[numbers.lhs_spec[0]], made, channels if channels is not None else inner])
+    terms.together([lhs.axes[numbers.lhs_spec[0]], made, *(rhs.axes[d] for d in numbers.rhs_spec[2:]), summed])
     return [tuple(out)]

@@ -44,7 +44,7 @@ def _bitcast(terms: Terms, eqn: Equation) -> list[Axes]:
 
 
 @rule(
-    *("random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split", "random_gamma"),
+    *("random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split"),
     *("threefry2x32", "rng_bit_generator"),
 )
 def _random(terms: Terms, eqn: Equation) -> list[Axes]:

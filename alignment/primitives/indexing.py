@@ -65,16 +65,14 @@ def _top_k(terms: Terms, eqn: Equation) -> list[Axes]:
 
 @rule("sort")
 def _sort(terms: Terms, eqn: Equation) -> list[Axes]:
-    along = eqn.params["dimension"]
-    first, *rest = [list(v.axes) for v in eqn.ins]
-    for axes in (first, *rest):
-        for d, term in enumerate(axes):
-            restrict(terms, term, Group.PERMUTATION)
-            if d == along:
-                axes[d] = hold(terms, term, eqn.outs[0][d], "ranked along this axis")
-            elif term is not None and (same := first[d]) is not None:
-                terms.unify(same, term)
-    return [tuple(first), *map(tuple, rest)]
+    along, axes = eqn.params["dimension"], list[Term | None]()
+    for d, n in enumerate(eqn.outs[0]):
+        named = [t for v in eqn.ins if (t := v.axes[d]) is not None]
+        for other in named[1:]:
+            terms.unify(named[0], other)
+        restrict(terms, named[0] if named else None, Group.PERMUTATION)
+        axes.append(hold(terms, named[0], n, "ranked along this axis") if named and d == along else next(iter(named), None))
+    return [tuple(axes)] * len(eqn.outs)
 
 
 def _window(terms: Terms, term: Term | None, size: int, start: int, stop: int) -> Term | None:
@@ -118,7 +116,7 @@ def _overwritten(terms: Terms, value: Value, d: int, update: Value, e: int, reas
         for term in (old, new):
             if term is not None:
                 terms.pin(term, reason)
-        return terms.fresh(value.shape[d], pin=reason)
+        return terms.fresh(value.shape[d], pin=reason, moved=True)
     if old is not None and new is not None:
         terms.unify(old, new)
     elif (old is None and not value.zero) or (new is None and not update.zero):
@@ -131,15 +129,16 @@ def _scatter(terms: Terms, eqn: Equation) -> list[Axes]:
     numbers, (value, indices, update) = eqn.params["dimension_numbers"], eqn.ins
     batched = dict(zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True))
     windows = iter(numbers.update_window_dims)
+    scattered = [d for d in range(len(update.shape)) if d not in numbers.update_window_dims]
     axes: list[Term | None] = []
     for d, term in enumerate(value.axes):
         if d in batched:
-            axes.append(_paired(terms, term, indices.axes[batched[d]]))
+            e = batched[d]
+            axes.append(_paired(terms, _paired(terms, term, indices.axes[e]), update.axes[scattered[e]]))
         elif d in numbers.inserted_window_dims:
             axes.append(hold(terms, term, value.shape[d], "written to by index"))
         else:
             axes.append(_overwritten(terms, value, d, update, next(windows), "written to by index"))
-    scattered = [d for d in range(len(update.shape)) if d not in numbers.update_window_dims]
     for d, term in zip(scattered, indices.axes[:-1], strict=True):
         _paired(terms, update.axes[d], term)
     if eqn.name not in ("scatter", "scatter-add", "scatter-sub"):
@@ -165,14 +164,19 @@ def _iota(terms: Terms, eqn: Equation) -> list[Axes]:
 @rule("gather")
 def _gather(terms: Terms, eqn: Equation) -> list[Axes]:
     numbers = eqn.params["dimension_numbers"]
-    table, indices = eqn.ins[:2]
+    (table, indices), fill = eqn.ins[:2], eqn.params["fill_value"]
     batched = dict(zip(numbers.start_indices_batching_dims, numbers.operand_batching_dims, strict=True))
     gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     windows = iter([d for d in range(len(table.shape)) if d not in gone])
     batch = iter([_paired(terms, t, table.axes[batched[e]]) if e in batched else t for e, t in enumerate(indices.axes[:-1])])
-    for d in numbers.collapsed_slice_dims:
-        if table.axes[d] is not None:
-            terms.pin(table.axes[d], "looked up by index")
+    for e, term in enumerate(indices.axes[:-1]):
+        if term is not None and e not in batched:
+            terms.move(term)  # what stands at its places is not what stands there elsewhere
+    for d, term in enumerate(table.axes):
+        if term is not None and d in numbers.collapsed_slice_dims:
+            terms.pin(term, "looked up by index")
+        if fill is not None and fill == fill and fill != 0:  # rows of a constant that is not NaN
+            restrict(terms, term, Group.PERMUTATION)
     axes: list[Term | None] = []
     for o, n in enumerate(eqn.outs[0]):
         if o not in numbers.offset_dims:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from alignment.primitives.registry import Axes, Equation, concrete, filler, fixed, hold, rule
+from alignment.primitives.registry import Axes, Equation, concrete, filler, fixed, hold, restrict, rule
 from alignment.terms import Case, Group, Prod, Ref, Term, product, sequence
 from alignment.unification import SEPARATED, Terms
 
@@ -44,7 +44,7 @@ def _reshape(terms: Terms, eqn: Equation) -> list[Axes]:
         if pieces is None:
             reason = "reshape across a structured axis"
             terms.pin(whole, reason)
-            pieces = [terms.fresh(n, pin=reason) for n in sizes]
+            pieces = [terms.fresh(n, pin=reason, moved=True) for n in sizes]
         out += pieces
     return [tuple(out)]
 
@@ -110,6 +110,9 @@ def _concatenate(terms: Terms, eqn: Equation) -> list[Axes]:
 @rule("pad")
 def _pad(terms: Terms, eqn: Equation) -> list[Axes]:
     value, padding = eqn.ins
+    if not padding.zero:  # rows of a constant: only permutations keep it
+        for term in value.axes:
+            restrict(terms, term, Group.PERMUTATION)
     axes: list[Term | None] = []
     for d, config in enumerate(eqn.params["padding_config"]):
         low, high, interior = map(int, config)

@@ -1,6 +1,6 @@
 """Sums, extrema and other reductions, cumulative ones, and pooling."""
 
-from alignment.primitives.registry import Axes, Equation, Rule, hold, restrict, rule
+from alignment.primitives.registry import Axes, Equation, Rule, hold, restrict, rule, unsupported
 from alignment.terms import Group, Term
 from alignment.unification import Terms
 
@@ -42,6 +42,8 @@ def _cumulative(terms: Terms, eqn: Equation) -> list[Axes]:
 
 @rule("reduce_window_max", "reduce_window_min", "reduce_window_sum", "reduce_window")
 def _pool(terms: Terms, eqn: Equation) -> list[Axes]:
+    if len(eqn.outs) > 1:
+        return unsupported(terms, eqn)
     p, value = eqn.params, eqn.ins[0]
     kept_group = Group.LINEAR if eqn.name == "reduce_window_sum" else Group.SCALE
     if eqn.name == "reduce_window":
@@ -54,4 +56,4 @@ def _pool(terms: Terms, eqn: Equation) -> list[Axes]:
             axes.append(term)
         else:
             axes.append(hold(terms, term, eqn.outs[0][d], "pooled position"))
-    return [tuple(axes)] * len(eqn.outs)
+    return [tuple(axes)]

@@ -103,16 +103,16 @@ def unsupported(terms: Terms, eqn: Equation) -> list[Axes]:
     return [fixed(terms, shape, reason) for shape in eqn.outs]
 
 
-def fixed(terms: Terms, shape: Sequence[int], reason: str) -> Axes:
-    """Fresh pinned terms for an array of this shape."""
-    return tuple(terms.fresh(n, pin=reason) for n in shape)
+def fixed(terms: Terms, shape: Sequence[int], reason: str, *, moved: bool = True) -> Axes:
+    """Fresh pinned terms for an array of this shape, whose places may be any unless told that they are not `moved`."""
+    return tuple(terms.fresh(n, pin=reason, moved=moved) for n in shape)
 
 
 def hold(terms: Terms, term: Term | None, size: int, reason: str) -> Term:
-    """Pin an axis on its way in and return a pinned one of `size` for the way out."""
+    """Pin an axis on its way in and return a pinned one of `size` for the way out, whose places are not the same."""
     if term is not None:
         terms.pin(term, reason)
-    return terms.fresh(size, pin=reason)
+    return terms.fresh(size, pin=reason, moved=True)
 
 
 def concrete(terms: Terms, value: Value, axis: int) -> Term:
