@@ -1,0 +1,147 @@
+"""Programs that tell units apart in ways that are easily missed: found by fuzzing, kept so that they stay found."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import alignment
+from tests.alignment.networks import data
+
+KEY = jax.random.key(0)
+X = data(3, 4)
+
+
+def heads(v, x):
+    return jnp.einsum("bi,ihd->bhd", x, v["w"])
+
+
+def joined(v, h):
+    return jnp.einsum("bhd,hdo->bo", h, v["o"])
+
+
+def times_reversed(v, x):
+    h = heads(v, x)
+    return joined(v, h * h[:, ::-1])
+
+
+def plus_running_sum(v, x):
+    h = heads(v, x)
+    return joined(v, jnp.tanh(h + jnp.cumsum(h, 1)))
+
+
+def times_reordered(v, x):
+    h = heads(v, x)
+    return joined(v, h * h[:, np.array([1, 2, 0])])
+
+
+def times_regrouped(v, x):
+    """Six heads as two rows of three, read column by column."""
+    h = heads(v, x)
+    return joined(v, h * h.reshape(-1, 2, 3, 5).swapaxes(1, 2).reshape(-1, 6, 5))
+
+
+def layers_in_both_directions(v, x):
+    def step(h, w):
+        return h + jnp.tanh(h @ w[0]) @ w[1].T, None
+
+    return jax.lax.scan(step, x, (v["w"], v["w"][::-1]))[0]
+
+
+def padded_with_ones(v, x):
+    return jnp.pad(x @ v["w"], ((0, 1), (0, 0)), constant_values=1.0).sum(0) @ v["o"]
+
+
+def filled_with_ones(v, x):
+    return jnp.take(x @ v["w"], np.array([0, 7]), axis=0, mode="fill", fill_value=1.0) @ v["o"]
+
+
+def regrouped_across_heads(v, x):
+    return jnp.tanh(heads(v, x)).reshape(3, 3, 4) @ v["o"]
+
+
+def random_numbers_of_a_shape(v, x):
+    return jax.random.gamma(KEY, jnp.exp(x @ v["w"])) @ v["o"]
+
+
+def scattered_in_batches(v, x):
+    update = jnp.stack([x @ v["w"]] * 2, -1)
+    index = jnp.broadcast_to(jnp.array([0, 2]), (3, 5, 2))
+    z = jax.vmap(jax.vmap(lambda z, i, u: z.at[i].add(u)))(jnp.zeros((3, 5, 4)), index, update)
+    return jnp.einsum("bnk,n->bk", z, v["o"])
+
+
+def waves(x, function):
+    return x[:, :, None] * jnp.broadcast_to(function(np.arange(3, dtype=np.float32)), (*x.shape, 3))
+
+
+def sorted_by_another(v, x):
+    a, b = waves(x @ v["w"], np.cos), waves(x @ v["w2"], np.sin)
+    return jnp.einsum("bns,n->bs", jax.lax.sort((jnp.zeros((3, 5, 3)), a, b), dimension=2, num_keys=2)[2], v["o"])
+
+
+def pooled_with_another(v, x):
+    def larger(p, q):
+        return jnp.where(p[0] > q[0], p[0], q[0]), jnp.where(p[0] > q[0], p[1], q[1])
+
+    pair = waves(x @ v["w"], np.cos), waves(x @ v["w2"], np.sin)
+    pooled = jax.lax.reduce_window(pair, (-jnp.inf, 0.0), larger, (1, 1, 2), (1, 1, 1), "VALID")[1]
+    return jnp.einsum("bns,n->bs", pooled, v["o"])
+
+
+def convolved(x, kernel):
+    numbers = ("NWC", "WIO", "NWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=numbers, feature_group_count=2)
+
+
+def a_kernel_that_also_meets_a_constant(v, x):
+    ones = jnp.broadcast_to(x[:, :1, None], (3, 1, 6))
+    return (convolved((x @ v["w"])[:, None], v["w2"]) + convolved(ones, v["w2"]))[:, 0] @ v["o"]
+
+
+def rows_that_meet_each_other(v, x):
+    h = jnp.pad(jnp.tanh(x @ v["w"]), ((0, 0), (2, 2)))
+    meet = (v["w2"][0] * v["w2"][1]).sum()
+    y = (h @ v["w2"].T).sum(1) + h @ v["o"]
+    return y + jnp.broadcast_to(meet, y.shape)
+
+
+PROGRAMS = {
+    times_reversed: {"w": (4, 3, 5), "o": (3, 5, 2)},
+    plus_running_sum: {"w": (4, 3, 5), "o": (3, 5, 2)},
+    times_reordered: {"w": (4, 3, 5), "o": (3, 5, 2)},
+    times_regrouped: {"w": (4, 6, 5), "o": (6, 5, 2)},
+    layers_in_both_directions: {"w": (3, 4, 5)},
+    padded_with_ones: {"w": (4, 5), "o": (5, 2)},
+    filled_with_ones: {"w": (4, 5), "o": (5, 2)},
+    regrouped_across_heads: {"w": (4, 2, 6), "o": (4, 2)},
+    random_numbers_of_a_shape: {"w": (4, 5), "o": (5, 2)},
+    scattered_in_batches: {"w": (4, 5), "o": (5,)},
+    sorted_by_another: {"w": (4, 5), "w2": (4, 5), "o": (5,)},
+    pooled_with_another: {"w": (4, 5), "w2": (4, 5), "o": (5,)},
+    a_kernel_that_also_meets_a_constant: {"w": (4, 6), "w2": (1, 3, 4), "o": (4, 2)},
+    rows_that_meet_each_other: {"w": (4, 3), "w2": (2, 7), "o": (7,)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:no rule for primitive")  # it does not guess, which is the point
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_no_group_element_changes_the_function(program):
+    variables = {name: data(*shape, seed=k) for k, (name, shape) in enumerate(PROGRAMS[program].items())}
+    apply = jax.jit(program)
+    graph = alignment.trace(apply, variables, X)
+    assert alignment.verify(apply, graph, variables, X, key=KEY) < 1e-5
+    assert max(alignment.verify_each(apply, graph, variables, X, key=KEY).values(), default=0) < 1e-5
+
+
+def test_a_squared_norm_is_not_where_features_are_read():
+    """Its axes are those of the features, its values are not."""
+
+    def apply(v, x):
+        h = x @ v["w"]
+        return h @ v["o"] * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True))
+
+    variables = {"w": data(4, 5), "o": data(5, 2, seed=1)}
+    graph = alignment.trace(apply, variables, X)
+    assert graph.nodes["w"].group == "orthogonal"
+    np.testing.assert_allclose(alignment.capture(apply, graph, variables, X).nodes["w"], X @ variables["w"], atol=1e-6)
