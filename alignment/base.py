@@ -120,6 +120,9 @@ def node_moments(stats: Stats | None, alignment: Alignment, graph: Graph, models
     taken = next((m.mean.shape[0] for m in moments.values()), len(models))
     if taken != len(models):
         raise ValueError(f"{name} got {len(models)} models, but the statistics are of {taken}")
+    for node, m in moments.items():
+        if not all(np.isfinite(np.asarray(x)).all() for x in m):
+            raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")
     matched = {index for node in graph.taps for index in graph.nodes[node].index}  # through what is inside them
     if missing := [node for node in graph.nodes if node not in graph.taps and node not in matched]:
         warnings.warn(f"{name} leaves nodes without activations as they are: {', '.join(missing)}", stacklevel=4)

@@ -23,7 +23,8 @@ def table(graph: "Graph") -> str:
     """One line for each axis that carries a node, and why the other axes are held."""
     if not graph.nodes:
         axes = len({(pin.path, pin.axis) for pin in graph.pinned})
-        return f"no node can move ({axes} axes are held fixed, see graph.pinned): is it in evaluation mode?"
+        why = f"no node can move ({axes} axes are held fixed): is it in evaluation mode, and are its weights the variables?"
+        return "\n".join([why, *held(graph)])
     rows = [("node", "size", "group", "tensors")]
     for name, node in graph.nodes.items():
         tensors = [

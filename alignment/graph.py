@@ -136,9 +136,14 @@ class Graph:
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
-    """Leaves by path, in the spelling used everywhere: keys joined with "/"."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {path_name(path): leaf for path, leaf in leaves}
+    """Leaves by path, in the spelling used everywhere: keys joined with "/". Raises ValueError if two have the same."""
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = path_name(path)
+        if name in found:
+            raise ValueError(f"two leaves have the path {name!r}: keys must not hold the separator '/'")
+        found[name] = leaf
+    return found
 
 
 def path_name(path: tuple) -> str:

@@ -207,4 +207,6 @@ def _pins(terms: Terms, axes: dict[str, list[Term]], moved: set[int]) -> tuple[P
             found += [Pinned(path, d, reason, source_line(where)) for reason, where in reasons.items()]
             if not reasons and any(r.atom not in moved for r in refs(term)):
                 found.append(Pinned(path, d, "the function does not read it"))
+            elif not refs(term) and terms.size(term) > 1:
+                found.append(Pinned(path, d, "its units are told apart one by one"))
     return tuple(found)

@@ -33,8 +33,8 @@ def capture(
     graph: Graph,
     variables: PyTree,
     *inputs: PyTree,
-    nodes: Iterable[str] | None = None,
-    sites: Iterable[str] = (),
+    nodes: Iterable[str] | str | None = None,
+    sites: Iterable[str] | str = (),
 ) -> Captured:
     """The features of nodes and the inputs and outputs of sites, in one jitted forward pass.
 
@@ -50,17 +50,17 @@ def capture(
         sites: names of sites, none unless asked for.
 
     Raises:
-        ValueError: for a name that the graph does not have or a node without a tap, variables of another structure, or if the
-            function's equations are not those the graph was traced from.
+        ValueError: for a name that the graph does not have or a node without a tap, variables of another structure, or if what
+            is asked for is not found in the function; another function with the same equations cannot be told from it.
     """
     graph.check(variables)
-    names = tuple(graph.taps if nodes is None else nodes)
+    names = tuple(graph.taps if nodes is None else [nodes] if isinstance(nodes, str) else nodes)
     for name in names:
         if name not in graph.taps:
             known = "has no tap" if name in graph.nodes else "is not in the graph"
             raise ValueError(f"node {name!r} {known}; there are taps for {', '.join(graph.taps)}")
     by_name = {site.name: site for site in graph.sites}
-    wanted = tuple(sites)
+    wanted = (sites,) if isinstance(sites, str) else tuple(sites)
     if missing := [name for name in wanted if name not in by_name]:
         raise ValueError(f"no site named {missing[0]!r}; the graph has {', '.join(by_name)}")
     return _captured(apply, graph, names, wanted, variables, inputs)
@@ -92,7 +92,10 @@ def _captured(
     return Captured(features, pairs)
 
 
-_LOST = "{} is not where it was traced: trace the graph from this very function, jitted or not"
+_LOST = (
+    "{} is not where it was traced: trace and capture must get the same function (both jitted or both not), with variables and "
+    "inputs of the same types and numbers of axes"
+)
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,17 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
         contraction that each weight takes part in.
 
     Raises:
-        ValueError: for a function that returns something other than arrays, has side effects, or reads none of its variables.
-            Errors of the function itself come through as they are.
+        ValueError: for variables that are not arrays or share a path, a function that returns something other than arrays, has
+            side effects, or reads none of its variables. Errors of the function itself come through as they are.
 
     Warns:
         UserWarning: once for each primitive without a rule whose operands could otherwise have moved.
     """
-    closed = _program(apply, variables, inputs)
     leaves = flatten(variables)
+    for path, leaf in leaves.items():
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, float | int | complex):
+            raise ValueError(f"variables must be arrays, got {type(leaf).__name__} at {path!r}")
+    closed = _program(apply, variables, inputs)
     walk = Walk()
     params = [walk.parameter(path, leaf) for path, leaf in leaves.items()]
     shapes = [_shape(v) for v in closed.jaxpr.invars[len(params) :]]
@@ -59,7 +62,7 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
         for term in value.axes:
             if term is not None:
                 walk.terms.pin(term, "output")
-    if leaves and not walk.used:
+    if not walk.used:
         raise ValueError("apply reads none of its variables: does it close over the weights it was built with?")
     for name in walk.costly():
         warnings.warn(
@@ -105,7 +108,7 @@ class Walk:
         """The value of a leaf of the variables: free axes, unless it holds something other than real numbers."""
         dtype, shape = getattr(leaf, "dtype", None) or jnp.result_type(leaf), np.shape(leaf)
         if jnp.issubdtype(dtype, jnp.floating):
-            axes = tuple(None if n == 1 else self.terms.fresh(n) for n in shape)
+            axes = tuple(None if n == 1 else self.terms.fresh(n, pin=None if n else "axis of size zero") for n in shape)
         else:
             axes = fixed(self.terms, shape, f"{dtype} leaf", moved=False)
         self.terms.together(axes)

@@ -31,11 +31,13 @@ def graph_figure(graph: Graph) -> Any:
             times = "".join(f"{copies} x " for copies in node.copies)
             text = f"{'    ' * len(node.index)}{name}  {times}{node.size}"
         axes.text(-0.15, row, text, ha="right", va="center", fontsize=7, color=colour)
+    longest = max((abs(rows[e.source] - rows[e.target]) for e in edges(graph)), default=1)
     for group in dict.fromkeys(node.group for node in graph.nodes.values()):
         axes.plot([], [], "o", color=COLOURS[group], label=group)
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.2, 0.5 + len(rows) / 2))
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.2, 0.5 + 0.6 * longest))
     axes.axis("off")
-    axes.legend(frameon=False, fontsize="small", loc="upper right", title="group")
+    if graph.nodes:
+        axes.legend(frameon=False, fontsize="small", loc="upper right", title="group")
     return drawing
 
 
