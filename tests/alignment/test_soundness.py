@@ -145,3 +145,44 @@ def test_a_squared_norm_is_not_where_features_are_read():
     graph = alignment.trace(apply, variables, X)
     assert graph.nodes["w"].group == "orthogonal"
     np.testing.assert_allclose(alignment.capture(apply, graph, variables, X).nodes["w"], X @ variables["w"], atol=1e-6)
+
+
+def test_a_wrong_graph_is_seen_in_complex_outputs_too():
+    variables = {"w": data(4, 5), "o": data(5, 2, seed=1)}
+    graph = alignment.trace(lambda v, x: jax.nn.relu(x @ v["w"]) @ v["o"], variables, X)
+
+    def other(v, x):
+        return jnp.complex64(1j) * (jnp.tanh(x @ v["w"]) @ v["o"]).astype(jnp.complex64)
+
+    assert alignment.verify(other, graph, variables, X, key=KEY) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"a/w": data(4, 5), "a": {"w": data(4, 5)}}, "two leaves have the path 'a/w'"),
+        ({"a": {"w": "weights"}}, "variables must be arrays, got str at 'a/w'"),
+        ({}, "reads none of its variables"),
+    ],
+)
+def test_variables_that_are_no_tree_of_arrays_are_refused(variables, message):
+    with pytest.raises(ValueError, match=message):
+        alignment.trace(lambda v, x: x, variables, X)
+
+
+def test_moments_that_hold_a_nan_are_refused_by_name():
+    variables = {"w": data(4, 5), "o": data(5, 2, seed=1)}
+
+    def apply(v, x):
+        return jnp.tanh(x @ v["w"]) @ v["o"]
+
+    graph, moments = alignment.trace(apply, variables, X), alignment.NodeMoments()
+    spoilt = moments.finalise(moments.measure(apply, graph, [variables, variables], (X.at[0, 0].set(jnp.nan), None)))
+    with pytest.raises(ValueError, match="non-finite moments of node 'w'"):
+        alignment.align(alignment.ActivationMatching(), graph, [variables, variables], stats={alignment.NodeMoments: spoilt})
+
+
+def test_units_told_apart_one_by_one_are_pinned_with_that_reason():
+    variables = {"w": data(4, 5), "o": data(5, 2, seed=1)}
+    graph = alignment.trace(lambda v, x: (lambda h: (h * jnp.roll(h, 1, -1)) @ v["o"])(x @ v["w"]), variables, X)
+    assert ("w", 1, "its units are told apart one by one") in {(p.path, p.axis, p.reason) for p in graph.pinned}
