@@ -133,7 +133,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, one repeat: to see that it runs.")] = False,
 ) -> None:
     """Time every pair and write the table of ratios."""
-    repeats, width, size, layers, batch = (1, 2, 1000, 1, 8) if quick else (7, 16, 8_000_000, 32, 128)
+    repeats, width, size, layers, batch = (1, 2, 1000, 1, 8) if quick else (15, 16, 8_000_000, 32, 128)
     resnet = ResNetCifar(width=width)
     small = Llama(vocabulary=1000, width=16 * width, layers=min(layers, 4), heads=4, kv_heads=2, hidden=48 * width, length=64)
     began = time.perf_counter()
