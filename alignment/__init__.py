@@ -28,6 +28,7 @@ from alignment.procrustes import Procrustes
 from alignment.sites import Site
 from alignment.taps import Captured, SiteFeatures, capture
 from alignment.trace import trace
+from alignment.weight_distance import weight_distance
 from alignment.weight_matching import WeightMatching
 
 ALIGNMENTS: tuple[type[Alignment], ...] = (WeightMatching, ActivationMatching, Procrustes, CCA)
@@ -73,4 +74,5 @@ __all__ = [
     "transport",
     "verify",
     "verify_each",
+    "weight_distance",
 ]

@@ -3,7 +3,7 @@
 import abc
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from alignment.graph import Graph, PyTree, flatten
+from alignment.graph import Graph, GroupName, Node, PyTree, flatten
 from alignment.maps import Maps, permutation, transport
 from alignment.moments import Moments, NodeMoments
 
@@ -36,6 +36,10 @@ class Alignment(abc.ABC):
     @abc.abstractmethod
     def maps(self, theta: PyTree, graph: Graph) -> Sequence[Maps]:
         """One map per node for each model; a node that is absent stays as it is."""
+
+    def rounded(self, theta: PyTree) -> PyTree:
+        """Theta with what it relaxes made exact (soft permutations hard). Host code; theta itself where nothing is relaxed."""
+        return theta
 
 
 class PermutationAlignment(Alignment):
@@ -79,13 +83,38 @@ def align(
         check_finite(model, f"model {k}")
     if len(models) == 1:
         return list(models)
-    theta = alignment.init(graph, models, stats=stats, key=key)
+    theta = alignment.rounded(alignment.init(graph, models, stats=stats, key=key))
     return [models[0], *_transported(alignment, graph, theta, tuple(models))[1:]]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _transported(alignment: Alignment, graph: Graph, theta: PyTree, models: tuple) -> list[PyTree]:
     return [transport(graph, maps, model) for maps, model in zip(alignment.maps(theta, graph), models, strict=True)]
+
+
+_LARGER: Mapping[GroupName, tuple[GroupName, ...]] = {
+    "permutation": ("permutation", "scale", "orthogonal", "linear"),
+    "scale": ("scale", "linear"),
+    "orthogonal": ("orthogonal", "linear"),
+    "linear": ("linear",),
+}
+"""For each group those that contain it."""
+
+
+def admits(node: Node, group: GroupName) -> bool:
+    """Whether every element of `group` leaves the function unchanged at this node."""
+    return node.group in _LARGER[group]
+
+
+def check_groups(alignment: Alignment, graph: Graph, nodes: Iterable[str], group: GroupName) -> None:
+    """Raise ValueError naming the nodes whose own group does not hold all of `group`, from which the alignment takes its maps."""
+    outside = [f"{name!r} ({graph.nodes[name].group})" for name in nodes if not admits(graph.nodes[name], group)]
+    if outside:
+        some = ", ".join(outside[:5]) + (f" and {len(outside) - 5} more" if len(outside) > 5 else "")
+        raise ValueError(
+            f"{type(alignment).__name__} takes its maps from the {group} group, which changes the function at {some}: "
+            "pass approximate=True if that is meant, and verify and re-estimate statistics afterwards"
+        )
 
 
 def check_finite(tree: PyTree, name: str) -> None:

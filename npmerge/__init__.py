@@ -12,7 +12,7 @@ from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, Pe
 from npmerge.learned import Learned
 from npmerge.methods import METHODS, Average, Fisher, Slerp, TaskArithmetic
 from npmerge.normalisation import reset_statistics
-from npmerge.objectives import CrossEntropy, Distillation, Objective, fine_tuning, weight_space
+from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
 from npmerge.stack import Stack, stack_models
 from npmerge.statistics import DiagonalFisher, NodeMoments, Statistic, collect
 from npmerge.version import __version__
@@ -47,8 +47,10 @@ __all__ = [
     "Stack",
     "Statistic",
     "TaskArithmetic",
+    "WeightDistance",
     "__version__",
     "align",
+    "along_line",
     "capture",
     "collect",
     "combine",

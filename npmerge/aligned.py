@@ -55,6 +55,10 @@ class Aligned(Merge):
         """The merge of the transported models."""
         return self.merge.apply(theta["merge"], self._transported(theta["alignment"], stack))
 
+    def rounded(self, theta: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Theta with what the alignment relaxes made exact: call it when learning is over."""
+        return {"alignment": self.alignment.rounded(theta["alignment"]), "merge": theta["merge"]}
+
     def _transported(self, theta: PyTree, stack: Stack) -> Stack:
         maps = self.alignment.maps(theta, self.graph)
         models = [transport(self.graph, m, model) for m, model in zip(maps, stack.models(), strict=True)]

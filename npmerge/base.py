@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from alignment.graph import STATISTICS, PyTree, path_name
 from npmerge.stack import Stack
@@ -80,6 +80,15 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
 
     bases = () if stack.base is None else (stack.base,)
     return jax.tree_util.tree_map_with_path(leaf, coefficients, stack.params, *bases)
+
+
+def between(start: PyTree, end: PyTree, t: Float[Array, ""]) -> PyTree:
+    """(1 - t) start + t end, leaf by leaf, running statistics too: the ends are the networks themselves."""
+
+    def leaf(a: Array, b: Array) -> Array:
+        return ((1 - t) * a.astype(jnp.float32) + t * b.astype(jnp.float32)).astype(a.dtype)
+
+    return jax.tree.map(leaf, start, end)
 
 
 def _sum(terms: list[Array]) -> Array:

@@ -12,14 +12,15 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alignment.graph import PyTree
+from npmerge.base import between
 from npmerge.batches import measured
 from npmerge.normalisation import TrainApply, reset_statistics
 from npmerge.objectives import Apply, check_labels
-from npmerge.stack import Stack, stack_models
+from npmerge.stack import stack_models
 
 
 class Metrics(NamedTuple):
-    """Fraction of examples classified correctly, mean cross entropy in nats, number of examples."""
+    """Fraction classified correctly, mean cross entropy in nats, number of examples (of tokens, where those have labels)."""
 
     accuracy: float
     loss: float
@@ -39,14 +40,14 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
         check_labels(labels, outputs)
         if len(labels) != len(inputs):
             raise ValueError(f"a batch has {len(inputs)} inputs and {len(labels)} labels")
-        sums += np.array([*map(float, _sums(apply, variables, inputs, np.asarray(labels))), len(labels)])
+        sums += np.array([*map(float, _sums(apply, variables, inputs, np.asarray(labels))), np.size(labels)])
     if not sums[2]:
         raise ValueError("evaluate needs data: got no batches")
     return Metrics(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sums(apply: Apply, variables: PyTree, inputs: Array, labels: Int[Array, " n"]) -> tuple[Array, Array]:
+def _sums(apply: Apply, variables: PyTree, inputs: Array, labels: Int[Array, "n ..."]) -> tuple[Array, Array]:
     logits = apply(variables, inputs).astype(jnp.float32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
     return (logits.argmax(-1) == labels).sum(), loss
@@ -99,11 +100,11 @@ def path_between(
     """
     if points < 2:
         raise ValueError(f"a path needs at least two points, got {points}")
-    stack = stack_models([start, end])
+    start, end = stack_models([start, end]).models()
     fractions = np.linspace(0, 1, points)
     measured = []
     for t in fractions:
-        variables = _between(stack, float(t))
+        variables = _between(start, end, jnp.float32(t))
         measured.append(evaluate(apply, variables if reset is None else reset(variables), batches))
     return Path(fractions, np.array([m.loss for m in measured]), np.array([m.accuracy for m in measured]))
 
@@ -113,12 +114,4 @@ def resetting(train_apply: TrainApply, batches: Sequence[tuple]) -> Callable[[Py
     return functools.partial(reset_statistics, train_apply, batches=batches)
 
 
-@jax.jit
-def _between(stack: Stack, t: Array) -> PyTree:
-    """Every leaf on the line, running statistics too: the ends are the networks themselves."""
-
-    def leaf(x: Array) -> Array:
-        start, end = x.astype(jnp.float32)
-        return ((1 - t) * start + t * end).astype(x.dtype)
-
-    return jax.tree.map(leaf, stack.params)
+_between = jax.jit(between)

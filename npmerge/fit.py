@@ -16,7 +16,7 @@ from alignment.graph import PyTree
 from npmerge.batches import measured
 from npmerge.stack import Stack
 
-Loss = Callable[[PyTree, Stack | None, tuple], Array]
+Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at random
 Status = Literal["finished", "stopped early", "diverged"]
 
 
@@ -51,6 +51,7 @@ def fit(
     every: int = 25,
     patience: int | None = None,
     progress: Callable[[int, float], Any] | None = None,
+    key: Array | None = None,
 ) -> FitResult:
     """Minimise `loss(theta, stack, batch)` over the floating-point leaves of theta.
 
@@ -67,6 +68,8 @@ def fit(
         every: steps between judgements, and between checks for divergence and calls of `progress`.
         patience: stop after so many judgements in a row without a new best.
         progress: called with the step and the latest training loss.
+        key: randomness for a loss that draws at random (`along_line`): it is called with `key=`, another one in each step. On
+            held-out batches it is called without, and must then be deterministic.
 
     Raises:
         ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
@@ -91,7 +94,7 @@ def fit(
     for step in range(1, steps + 1):
         batch = next(source)
         check(batch)
-        state, value = _step(loss, optimizer, state, fixed, stack, batch)
+        state, value = _step(loss, optimizer, state, fixed, stack, batch, _at_step(key, step))
         losses.append(value)
         if step % every and step < steps:
             continue
@@ -124,11 +127,21 @@ class _State(NamedTuple):
     healthy: Array  # no step so far had a non-finite loss or gradient
 
 
+def _at_step(key: Array | None, step: int) -> dict[str, Array]:
+    return {} if key is None else {"key": jax.random.fold_in(key, step)}
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _step(
-    loss: Loss, optimizer: optax.GradientTransformation, state: _State, fixed: PyTree, stack: Stack | None, batch: tuple
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: _State,
+    fixed: PyTree,
+    stack: Stack | None,
+    batch: tuple,
+    random: dict[str, Array],
 ) -> tuple[_State, Array]:
-    value, gradient = jax.value_and_grad(lambda learned: loss(_join(learned, fixed), stack, batch))(state.learned)
+    value, gradient = jax.value_and_grad(lambda learned: loss(_join(learned, fixed), stack, batch, **random))(state.learned)
     with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers; strictness is for the caller's own code
         updates, new = optimizer.update(gradient, state.optimizer, state.learned)
         learned = optax.apply_updates(state.learned, updates)

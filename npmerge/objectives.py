@@ -15,8 +15,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from alignment.graph import PyTree
-from npmerge.base import Merge
+from alignment.base import Alignment
+from alignment.graph import Graph, PyTree
+from alignment.maps import transport
+from alignment.weight_distance import weight_distance
+from npmerge.base import Merge, between
 from npmerge.batches import check_pair
 from npmerge.stack import Stack
 
@@ -36,7 +39,10 @@ class Objective(abc.ABC):
 
 @dataclass(frozen=True)
 class CrossEntropy(Objective):
-    """Mean cross entropy of the logits with integer labels (examples,)."""
+    """Mean cross entropy of the logits (examples, ..., classes) with integer labels (examples, ...).
+
+    Of a language model, whose batches are `(tokens[:, :-1], tokens[:, 1:])`, it is the loss of the next token.
+    """
 
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The mean over the batch, in nats."""
@@ -73,24 +79,24 @@ class Distillation(Objective):
         return t**2 * optax.kl_divergence(student, teacher).mean()
 
 
-def check_labels(labels: Int[Array, " examples"], outputs: PyTree) -> None:
-    """Raise ValueError unless the outputs are logits (examples, classes) and the labels integers in [0, classes).
+def check_labels(labels: Int[Array, "examples ..."], outputs: PyTree) -> None:
+    """Raise ValueError unless the outputs are logits (examples, ..., classes) and the labels integers in [0, classes).
 
     Args:
-        labels: one per example.
+        labels: one per prediction: one per example, or per token of it.
         outputs: what the network returns for the batch, as arrays or `jax.ShapeDtypeStruct`.
     """
     logits = getattr(outputs, "shape", None)
-    if logits is None or len(logits) != 2:
+    if logits is None or len(logits) < 2:
         got = jax.tree.map(lambda x: x.shape, outputs)
         raise ValueError(f"apply must return logits (examples, classes), got {got}; in training mode drop the new statistics")
     values = np.asarray(labels)
-    if values.ndim != 1:
-        raise ValueError(f"labels must be one per example, of shape ({logits[0]},): got {values.shape}")
+    if values.ndim != len(logits) - 1 or values.shape[1:] != logits[1:-1]:  # other batches may hold other numbers of examples
+        raise ValueError(f"labels must be one per prediction, of shape {logits[:-1]}: got {values.shape}")
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"labels must be integers, got dtype {values.dtype}")
-    if values.size and not 0 <= values.min() <= values.max() < logits[1]:
-        raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {logits[1] - 1}")
+    if values.size and not 0 <= values.min() <= values.max() < logits[-1]:
+        raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {logits[-1] - 1}")
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,50 @@ class FineTuningLoss:
         return functools.partial(self.objective.check, outputs=jax.eval_shape(self.apply, theta, batch[0]))
 
 
+@dataclass(frozen=True)
+class LineLoss:
+    """`loss(theta, stack, batch, key=)`: the objective at a random point of the line from the reference to each other model.
+
+    Without a key the point is the middle of the interval, so that held-out losses can be compared.
+    """
+
+    alignment: Alignment
+    graph: Graph
+    apply: Apply
+    objective: Objective
+    interval: tuple[float, float]
+
+    def __call__(self, theta: PyTree, stack: Stack | None, batch: tuple, *, key: Array | None = None) -> Float[Array, ""]:
+        """The mean over the other models of the objective at one point of their lines."""
+        models = _given(stack).models()
+        low, high = self.interval
+        t = jnp.float32((low + high) / 2) if key is None else jax.random.uniform(key, (), jnp.float32, low, high)
+        moved = [transport(self.graph, m, v) for m, v in zip(self.alignment.maps(theta, self.graph), models, strict=True)]
+        points = [between(models[0], other, t) for other in moved[1:]]
+        losses = [self.objective(self.apply, point, stack, batch) for point in points]
+        return sum(losses[1:], losses[0]) / len(losses)
+
+    def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
+        """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
+        check_pair(batch)
+        models = _given(stack).models()
+        if len(models) < 2:
+            raise ValueError("a line needs two models at least: got a stack of 1")
+        return functools.partial(self.objective.check, outputs=jax.eval_shape(self.apply, models[0], batch[0]))
+
+
+@dataclass(frozen=True)
+class WeightDistance:
+    """`loss(theta, stack, batch)`: how far the aligned weights are from the reference's. Needs no data: `batches=[()]`."""
+
+    alignment: Alignment
+    graph: Graph
+
+    def __call__(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
+        """Mean squared distance of the weights."""
+        return weight_distance(self.alignment, self.graph, theta, _given(stack).models())
+
+
 def _given(stack: Stack | None) -> Stack:
     if stack is None:
         raise ValueError("a merge needs the stack of models it merges: got None")
@@ -144,6 +194,22 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
     if not isinstance(merge, Merge) or not isinstance(objective, Objective):
         raise ValueError(f"weight_space takes (merge, apply, objective), got {merge!r}, ..., {objective!r}")
     return WeightSpaceLoss(merge, apply, objective)
+
+
+def along_line(
+    alignment: Alignment, graph: Graph, apply: Apply, objective: Objective, *, interval: tuple[float, float] = (0.0, 1.0)
+) -> LineLoss:
+    """The loss of an alignment's theta at random points between the reference and the aligned models.
+
+    (1 - t) A + t T(B) with t ~ U(interval) in each step of `fit(..., key=)`: the random-path loss of Pena et al. 2023 for (0,
+    1); Theus et al. 2025 draw from (0.4, 0.6). `weight_space(Aligned(alignment, Average(), graph), ...)` is the midpoint loss.
+
+    Raises:
+        ValueError: an interval outside [0, 1].
+    """
+    if not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"interval must be ordered and within [0, 1], got {interval}")
+    return LineLoss(alignment, graph, apply, objective, interval)
 
 
 def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:

@@ -291,3 +291,25 @@ def test_sharded_batches_give_the_same_theta():
     chex.assert_trees_all_close(got.theta, expected.theta, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(got.history.loss, expected.history.loss, rtol=1e-5)
     assert bool(jnp.any(expected.theta["out"]["bias"] != variables(0)["out"]["bias"]))
+
+
+def noisy(theta, stack, batch, *, key=None):
+    """The target moves by a normal draw in each step; without a key it does not."""
+    shift = jnp.float32(0) if key is None else jax.random.normal(key, (), jnp.float32)
+    return towards(theta, stack, (batch[0] + shift, batch[1]))
+
+
+def test_a_loss_that_draws_at_random_gets_another_key_in_each_step():
+    result = run(loss=noisy, steps=3, key=jax.random.key(5))
+    w = 0.0
+    for step in (1, 2, 3):
+        shift = float(jax.random.normal(jax.random.fold_in(jax.random.key(5), step), (), jnp.float32))
+        w += 0.1 * (1 + shift - w)
+    close(result, w)
+    chex.assert_trees_all_equal(result.theta, run(loss=noisy, steps=3, key=jax.random.key(5)).theta)
+    close(run(loss=noisy, steps=3), 1 - 0.9**3)
+
+
+def test_held_out_losses_are_taken_without_a_key():
+    result = run(loss=noisy, steps=2, every=1, key=jax.random.key(5), held_out=[target(1.0)])
+    assert result.history.held_out_loss[0] == pytest.approx(0.5)

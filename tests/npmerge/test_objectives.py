@@ -1,12 +1,27 @@
 """Objectives against float64 numpy, and the losses that are built of them."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from npmerge import Average, CrossEntropy, Distillation, Learned, PerTensor, Simplex, fine_tuning, stack_models, weight_space
+from alignment import Alignment, NodeMap, identity, trace
+from npmerge import (
+    Average,
+    CrossEntropy,
+    Distillation,
+    Learned,
+    PerTensor,
+    Simplex,
+    WeightDistance,
+    along_line,
+    fine_tuning,
+    stack_models,
+    weight_space,
+)
 from npmerge.objectives import check_labels
 from tests.npmerge.toys import apply, batch, log_softmax64, logits64, variables
 
@@ -86,7 +101,7 @@ def test_labels_are_checked():
         check_labels(np.array([-1, 2]), logits)
     with pytest.raises(ValueError, match="labels must be integers, got dtype float64"):
         check_labels(np.array([0.0]), logits)
-    with pytest.raises(ValueError, match=r"labels must be one per example, of shape \(2,\): got \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"labels must be one per prediction, of shape \(2,\): got \(2, 1\)"):
         check_labels(np.array([[0], [1]]), logits)
     with pytest.raises(ValueError, match="apply must return logits"):
         check_labels(np.array([0, 1]), (logits, logits))
@@ -97,3 +112,75 @@ def test_labels_are_checked():
         with pytest.raises(ValueError, match="expected 0 to 2"):
             check((X, LABELS + 1))
     fine_tuning(apply, Distillation()).checker(MODELS[0], STACK, (X, None))((X, LABELS + 1))  # reads no labels
+
+
+# ------------------------------------------------------------------------------------------ losses of alignments' theta
+
+
+@dataclasses.dataclass(frozen=True)
+class Halved(Alignment):
+    """A toy: every node of the other models is scaled by its theta."""
+
+    def init(self, graph, models, *, stats=None, key=None):
+        return [jnp.float32(1.0)] * len(models)
+
+    def maps(self, theta, graph):
+        eyes = {name: identity(node.size) for name, node in graph.nodes.items()}
+        return [{}, *({n: NodeMap(m.push * s, m.pull / s) for n, m in eyes.items()} for s in theta[1:])]
+
+
+GRAPH = trace(apply, MODELS[0], X)
+
+
+def cross_entropy_between(a, b, t: float) -> float:
+    return cross_entropy64(jax.tree.map(lambda x, y: (1 - t) * np.asarray(x) + t * np.asarray(y), a, b))
+
+
+def test_the_line_loss_is_the_objective_at_one_point_of_each_line():
+    loss = along_line(Halved(), GRAPH, apply, CrossEntropy(), interval=(0.4, 0.8))
+    theta = Halved().init(GRAPH, MODELS)
+    middle = np.mean([cross_entropy_between(MODELS[0], m, 0.6) for m in MODELS[1:]])
+    assert float(loss(theta, STACK, (X, LABELS))) == pytest.approx(middle, rel=1e-4)
+    key = jax.random.key(3)
+    t = float(jax.random.uniform(key, (), jnp.float32, 0.4, 0.8))
+    drawn = np.mean([cross_entropy_between(MODELS[0], m, t) for m in MODELS[1:]])
+    assert float(loss(theta, STACK, (X, LABELS), key=key)) == pytest.approx(drawn, rel=1e-4)
+    assert abs(drawn - middle) > 1e-4
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 1.0), (0.6, 0.4), (0.5, 1.1)])
+def test_a_line_ends_at_the_models(interval):
+    with pytest.raises(ValueError, match=r"interval must be ordered and within \[0, 1\]"):
+        along_line(Halved(), GRAPH, apply, CrossEntropy(), interval=interval)
+
+
+def test_a_line_needs_two_models():
+    alone = stack_models(MODELS[:1])
+    loss = along_line(Halved(), GRAPH, apply, CrossEntropy())
+    with pytest.raises(ValueError, match="a line needs two models at least: got a stack of 1"):
+        loss.checker(Halved().init(GRAPH, MODELS[:1]), alone, (X, LABELS))
+
+
+def test_the_weight_distance_is_the_mean_squared_difference():
+    theta = Halved().init(GRAPH, MODELS)
+    flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(m)]) for m in MODELS]
+    expected = np.mean([np.square(flat[0] - other) for other in flat[1:]])
+    assert float(WeightDistance(Halved(), GRAPH)(theta, STACK, ())) == pytest.approx(expected, rel=1e-5)
+    gradient = jax.grad(WeightDistance(Halved(), GRAPH))(theta, STACK, ())
+    assert float(gradient[0]) == 0.0
+    assert float(jnp.abs(gradient[1])) > 1e-6
+
+
+# ------------------------------------------------------------------------------------------------------ labels of tokens
+
+
+def test_every_token_may_have_a_label():
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+    labels = jnp.array([[0, 3, 1], [2, 2, 0]])
+    got = CrossEntropy()(lambda v, x: logits, None, None, (X, labels))
+    expected = -log_softmax64(np.asarray(logits, np.float64).reshape(6, 4))[np.arange(6), np.ravel(labels)].mean()
+    assert float(got) == pytest.approx(expected, rel=1e-5)
+    check_labels(labels, logits)
+    check_labels(labels[:1], logits)  # the last batch may be smaller
+    with pytest.raises(ValueError, match=r"one per prediction, of shape \(2, 3\): got \(2,\)"):
+        check_labels(labels[:, 0], logits)
