@@ -8,6 +8,7 @@ from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, align
 from alignment.cca import CCA
 from alignment.graph import Graph, Node, Pinned, Place, Tap
+from alignment.group_matching import GroupMatching
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
 from alignment.maps import (
     NodeMap,
@@ -31,7 +32,7 @@ from alignment.trace import trace
 from alignment.weight_distance import weight_distance
 from alignment.weight_matching import WeightMatching
 
-ALIGNMENTS: tuple[type[Alignment], ...] = (WeightMatching, ActivationMatching, Procrustes, CCA)
+ALIGNMENTS: tuple[type[Alignment], ...] = (WeightMatching, ActivationMatching, Procrustes, CCA, GroupMatching)
 
 __all__ = [
     "ALIGNMENTS",
@@ -43,6 +44,7 @@ __all__ = [
     "Cases",
     "Fixed",
     "Graph",
+    "GroupMatching",
     "Moments",
     "Node",
     "NodeAxis",

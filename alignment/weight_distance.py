@@ -16,13 +16,14 @@ def weight_distance(alignment: Alignment, graph: Graph, theta: PyTree, models: S
 
     Running statistics and integers take no part. Differentiable in theta.
     """
-    reference = _weights(models[0])
+    reference = weights(models[0])
     maps = alignment.maps(theta, graph)
-    moved = [_weights(transport(graph, m, model)) for m, model in zip(maps[1:], models[1:], strict=True)]
+    moved = [weights(transport(graph, m, model)) for m, model in zip(maps[1:], models[1:], strict=True)]
     total = sum((jnp.sum(jnp.square(w - other[path])) for other in moved for path, w in reference.items()), jnp.float32(0))
     return total / max(sum(w.size for w in reference.values()) * len(moved), 1)
 
 
-def _weights(model: PyTree) -> dict[str, Array]:
+def weights(model: PyTree) -> dict[str, Array]:
+    """The leaves that are weights, by path, as float32: neither running statistics nor integers."""
     leaves = {path: x for path, x in flatten(model).items() if not re.search(STATISTICS, path)}
     return {path: x.astype(jnp.float32) for path, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.floating)}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignment import ALIGNMENTS, CCA, ActivationMatching, Procrustes, WeightMatching, align, trace
+from alignment import ALIGNMENTS, CCA, ActivationMatching, GroupMatching, Procrustes, WeightMatching, align, trace
 from alignment.base import Alignment
 from npmerge import collect
 
@@ -19,6 +19,7 @@ INSTANCES: dict[type[Alignment], Alignment] = {
     ActivationMatching: ActivationMatching(),
     Procrustes: Procrustes(),
     CCA: CCA(0.1),
+    GroupMatching: GroupMatching(),
 }
 alignments = pytest.mark.parametrize("kind", ALIGNMENTS, ids=lambda a: a.__name__)
 WIDTHS = (5, 6, 4, 3)
