@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+import optax
+from jaxtyping import Array, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 
@@ -19,6 +22,36 @@ def assign(scores: Float[np.ndarray, "places units"]) -> Int[np.ndarray, " place
     if not np.isfinite(scores).all():
         raise ValueError(f"assignment scores of shape {scores.shape} hold non-finite values")
     return linear_sum_assignment(scores, maximize=True)[1]
+
+
+def assign_in_jit(scores: Float[Array, "*copies places units"], *, device: bool = False) -> Int[Array, "*copies places"]:
+    """What `assign` finds for each copy, from inside a traced function. It has no derivative.
+
+    Args:
+        scores: how well each unit fits each place.
+        device: whether the Hungarian algorithm of optax runs where the scores are, in float32 and without a check;
+            otherwise the scores go to the host and back, which is faster on all but the smallest sizes.
+
+    Raises:
+        ValueError: if a score is NaN or infinite (on the host only, as the error of the running computation).
+    """
+    scores = jax.lax.stop_gradient(scores)
+    if device:
+        return jnp.vectorize(_hungarian, signature="(p,u)->(p)")(scores)
+    found = jax.ShapeDtypeStruct(scores.shape[:-1], jnp.int32)
+    return jax.pure_callback(assign_copies, found, scores, vmap_method="expand_dims")
+
+
+def _hungarian(scores: Float[Array, "places units"]) -> Int[Array, " places"]:
+    places, units = optax.assignment.hungarian_algorithm(-scores.astype(float))  # in no order that it promises
+    return jnp.zeros(len(scores), jnp.int32).at[places].set(units.astype(jnp.int32))
+
+
+def assign_copies(scores: Float[np.ndarray, "*copies places units"]) -> Int[np.ndarray, "*copies places"]:
+    """`assign` for each copy."""
+    scores = np.asarray(scores)
+    solved = [assign(s) for s in scores.reshape(-1, *scores.shape[-2:])]
+    return np.asarray(solved, np.int32).reshape(scores.shape[:-1])
 
 
 def assign_two_level(
