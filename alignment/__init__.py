@@ -26,13 +26,24 @@ from alignment.maps import (
 )
 from alignment.moments import Moments, NodeMoments, Statistic
 from alignment.procrustes import Procrustes
+from alignment.sinkhorn import sinkhorn
 from alignment.sites import Site
+from alignment.soft_permutation import SoftPermutation, annealed
+from alignment.straight_through import StraightThrough
 from alignment.taps import Captured, SiteFeatures, capture
 from alignment.trace import trace
 from alignment.weight_distance import weight_distance
 from alignment.weight_matching import WeightMatching
 
-ALIGNMENTS: tuple[type[Alignment], ...] = (WeightMatching, ActivationMatching, Procrustes, CCA, GroupMatching)
+ALIGNMENTS: tuple[type[Alignment], ...] = (
+    WeightMatching,
+    ActivationMatching,
+    Procrustes,
+    CCA,
+    GroupMatching,
+    SoftPermutation,
+    StraightThrough,
+)
 
 __all__ = [
     "ALIGNMENTS",
@@ -58,10 +69,13 @@ __all__ = [
     "Segments",
     "Site",
     "SiteFeatures",
+    "SoftPermutation",
     "Statistic",
+    "StraightThrough",
     "Tap",
     "WeightMatching",
     "align",
+    "annealed",
     "capture",
     "compose",
     "discrepancy",
@@ -72,6 +86,7 @@ __all__ = [
     "permutation",
     "primitives",
     "rectangular",
+    "sinkhorn",
     "trace",
     "transport",
     "verify",

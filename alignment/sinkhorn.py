@@ -1,0 +1,86 @@
+"""The Sinkhorn operator: from logits to a doubly stochastic matrix, with an implicit derivative."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def sinkhorn(logits: Float[Array, "*copies n n"], *, iterations: int = 30) -> Float[Array, "*copies n n"]:
+    """The doubly stochastic matrix S_ij = exp(X_ij + f_i + g_j) of logits X: a soft permutation (Sinkhorn 1964).
+
+    It maximises <S, X> + entropy(S), so sinkhorn(X / t) tends to the best assignment of X as the temperature t falls
+    (Mena et al. 2018). Columns, then rows are normalised in the log domain: rows sum to 1 up to rounding, columns as far as the
+    iterations have converged, which takes more of them at lower temperatures.
+
+    The derivative is that of the fixed point (Eisenberger et al. 2022; Pena et al. 2023, section 3.2), so its cost does not
+    depend on the iterations: one system of n unknowns for each copy. It is finite for plans that are 0/1.
+
+    Args:
+        logits: X; -inf forbids a place.
+        iterations: pairs of normalisations.
+
+    Raises:
+        ValueError: logits that are not square or hold NaN (unless traced), fewer than one iteration.
+    """
+    if iterations < 1:
+        raise ValueError(f"sinkhorn needs at least one iteration, got {iterations}")
+    if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
+        raise ValueError(f"sinkhorn needs logits (*copies, n, n), got shape {logits.shape}")
+    if not isinstance(logits, jax.core.Tracer) and (bad := int(jnp.isnan(logits).sum())):
+        raise ValueError(f"sinkhorn needs logits without NaN, got {bad} of {logits.size}")
+    return jnp.vectorize(functools.partial(_plan, iterations), signature="(n,n)->(n,n)")(logits)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _plan(iterations: int, x: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    def both(g: Float[Array, " n"], _: None) -> tuple[Float[Array, " n"], None]:
+        f = -jax.nn.logsumexp(x + g[None], axis=1)
+        return -jax.nn.logsumexp(x + f[:, None], axis=0), None
+
+    g, _ = jax.lax.scan(both, -jax.nn.logsumexp(x, axis=0), length=iterations - 1)
+    return jax.nn.softmax(x + g[None], axis=1)
+
+
+def _forward(iterations: int, x: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    plan = _plan(iterations, x)
+    return plan, plan
+
+
+def _backward(iterations: int, s: Float[Array, "n n"], cotangent: Float[Array, "n n"]) -> tuple[Float[Array, "n n"]]:
+    """S * (G + a_i + b_j), the projection of S * G onto matrices whose rows and columns sum to zero.
+
+    That is a system of 2n equations in a and b, of rank 2n - 1. Rows of S sum to 1, so a_i = -sum_j S_ij (G_ij + b_j). With
+    the first part of a taken into G, what remains is (diag(c) - S^T S) b = -q, where c and q are the column sums of S and
+    of S * G. G counts from where S is largest in its row, which a makes up for: near 0/1 plans nothing then cancels.
+    """
+    g = cotangent - jnp.take_along_axis(cotangent, s.argmax(axis=1)[:, None], axis=1)
+    g = g - (s * g).sum(axis=1, keepdims=True)
+    b = _solve_laplacian(jnp.matmul(s.T, s, precision=HIGHEST), -(s * g).sum(axis=0))
+    return (s * (g + b[None] - jnp.matmul(s, b, precision=HIGHEST)[:, None]),)
+
+
+def _solve_laplacian(affinity: Float[Array, "n n"], q: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Solve (diag(affinity 1) - affinity) b = q, where q sums to zero over each connected part and b is free by a constant.
+
+    Column sums of S^T S are those of S, so this is diag(c) - S^T S, without the difference of nearly equal numbers. Scaled to
+    a unit diagonal the matrix has its eigenvalues in [0, 2] however hard the plan is; a ridge of the size of rounding
+    holds what is free, and repeated solves take its influence on the rest away.
+    """
+    n, affinity = len(q), affinity * (1 - jnp.eye(len(q), dtype=q.dtype))
+    degree = affinity.sum(axis=1)
+    root = jnp.where(degree > 0, jax.lax.rsqrt(jnp.where(degree > 0, degree, 1)), 0)
+    matrix = jnp.eye(n, dtype=q.dtype) - root[:, None] * affinity * root[None]
+    ridge = n * jnp.finfo(q.dtype).eps * jnp.eye(n, dtype=q.dtype)
+    factor, right = jax.scipy.linalg.cho_factor(matrix + ridge, lower=True), root * q
+
+    def refined(y: Float[Array, " n"], _: None) -> tuple[Float[Array, " n"], None]:
+        return y + jax.scipy.linalg.cho_solve(factor, right - jnp.matmul(matrix, y, precision=HIGHEST)), None
+
+    return root * jax.lax.scan(refined, jnp.zeros_like(q), length=3)[0]
+
+
+_plan.defvjp(_forward, _backward)

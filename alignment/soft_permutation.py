@@ -1,0 +1,167 @@
+"""Soft permutations: doubly stochastic maps learned by gradient descent, hard at the end."""
+
+import functools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from alignment.assignment import assign_copies
+from alignment.base import Alignment, Stats, check_finite
+from alignment.graph import Graph, PyTree
+from alignment.maps import Maps, NodeMap
+from alignment.permutations import Order, unmoved
+from alignment.sinkhorn import sinkhorn
+from alignment.weight_distance import weight_distance
+
+Logits = dict[str, Float[Array | np.ndarray, "*copies n n"]]
+SHARE = 0.9  # of each unit that is at its chosen place to begin with
+EXACT = 1e3  # exp(-EXACT) is zero
+
+
+@dataclass(frozen=True)
+class SoftPermutation(Alignment):
+    """Each node's map is a doubly stochastic matrix S = sinkhorn(X / temperature) of logits X, which are theta.
+
+    "Re-basin via implicit Sinkhorn differentiation" (Pena et al. 2023): out axes take S, in axes S^T. `init` descends on the
+    data-free loss of the paper, `weight_distance`; its losses with data are learned by `npmerge.fit` on the same theta: at the
+    midpoint `weight_space(Aligned(SoftPermutation(), Average(), graph), ...)`, at random points `along_line(...)`. A soft map
+    changes the function; `rounded`, which `align` calls, makes it the permutation that the logits prefer. Until then running
+    statistics are mixed as units are (the published code permutes them). Every model is aligned on its own.
+
+    Attributes:
+        start: None for logits I + 0.1 N(0, 1), as published. An alignment by permutations for its result: 0.9 of each unit at
+            the place it chose (at the last temperature), with the same noise.
+        steps: of Adam in `init`; 0 for what `start` says.
+        learning_rate: of Adam. One suits all networks, for Adam's epsilon is far below the gradients.
+        temperature: the first and the last, geometric over the steps; `maps` uses the last.
+        iterations: of Sinkhorn.
+    """
+
+    start: Alignment | None = None
+    steps: int = 200
+    learning_rate: float = 0.1
+    temperature: tuple[float, float] = (1.0, 1.0)
+    iterations: int = 30
+
+    def __post_init__(self) -> None:
+        if self.start is not None and not isinstance(self.start, Alignment):
+            raise ValueError(f"start must be an alignment or None, got {self.start!r}")
+        if self.steps < 0 or not self.learning_rate > 0:
+            raise ValueError(f"expected steps >= 0 and learning_rate > 0, got {self.steps} and {self.learning_rate}")
+        if len(self.temperature) != 2 or not all(t > 0 for t in self.temperature):
+            raise ValueError(f"temperature must be two positive numbers (first, last), got {self.temperature}")
+        if self.iterations < 1:
+            raise ValueError(f"sinkhorn needs at least one iteration, got {self.iterations}")
+
+    @property
+    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+        """What the start needs."""
+        return () if self.start is None else self.start.needs
+
+    def init(
+        self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None
+    ) -> list[Logits]:
+        """For each model, node -> logits (*copies, units, units); none for model 0."""
+        orders = starting_orders(self.start, graph, models, stats=stats, key=key)
+        noise = jax.random.key(0) if key is None else key  # the same for every model, so that each is aligned on its own
+        theta: list[Logits] = [{name: self._logits(name, order, noise) for name, order in model.items()} for model in orders]
+        return _descended(self, graph, theta, tuple(models)) if self.steps and len(models) > 1 else theta
+
+    def maps(self, theta: list[Logits], graph: Graph) -> Sequence[Maps]:
+        """Push S, pull its transpose. Raises ValueError for logits that are not finite (unless traced)."""
+        check_finite(theta, "logits")
+        return [{name: self._map(jnp.asarray(logits)) for name, logits in model.items()} for model in theta]
+
+    def rounded(self, theta: list[Logits]) -> list[Logits]:
+        """Logits of the best assignment of these, so large that the maps are exactly 0 and 1. Raises ValueError as `maps`."""
+        check_finite(theta, "logits")
+        return [{name: self._hard(np.asarray(logits)) for name, logits in model.items()} for model in theta]
+
+    def _map(self, logits: Float[Array, "*copies n n"]) -> NodeMap:
+        s = sinkhorn(logits / self.temperature[1], iterations=self.iterations)
+        return NodeMap(s, s.mT)
+
+    def _logits(self, name: str, order: Order, key: Array) -> Float[Array, "*copies n n"]:
+        n = order.shape[-1]
+        weight = 1.0 if self.start is None else self.temperature[1] * np.log(max(n - 1, 1) * SHARE / (1 - SHARE))
+        noise = jax.random.normal(jax.random.fold_in(key, zlib.crc32(name.encode())), (*order.shape, n), jnp.float32)
+        return np.float32(weight) * jax.nn.one_hot(order, n, dtype=jnp.float32) + 0.1 * noise
+
+    def _hard(self, logits: Float[np.ndarray, "*copies n n"]) -> Float[np.ndarray, "*copies n n"]:
+        hard = np.eye(logits.shape[-1], dtype=logits.dtype)[assign_copies(logits)]
+        return (EXACT * self.temperature[1] * hard).astype(logits.dtype)
+
+
+def annealed(temperature: optax.Schedule) -> optax.GradientTransformation:
+    """Lower the temperature of soft permutations while they are learned: scale the logits by t_k / t_(k+1) after step k.
+
+    S depends on logits / temperature alone, so this is the schedule t relative to its own beginning. It goes last:
+    `optax.chain(optax.adam(0.1), annealed(optax.exponential_decay(1.0, 100, 0.1)))` for theta of an alignment; where
+    coefficients are learned too, `optax.masked(annealed(...), {"alignment": True, "merge": False})`.
+
+    Args:
+        temperature: step -> a positive number.
+    """
+
+    def init(params: PyTree) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree, state: optax.ScaleByScheduleState, params: PyTree = None
+    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
+        if params is None:
+            raise ValueError("annealed scales the logits themselves: call update(updates, state, params)")
+        following = optax.safe_increment(state.count)
+        growth = jnp.asarray(temperature(state.count) / temperature(following) - 1, jnp.float32)
+        scaled = jax.tree.map(lambda u, p: u + growth.astype(p.dtype) * p, updates, params)
+        return scaled, optax.ScaleByScheduleState(count=following)
+
+    return optax.GradientTransformation(init, update)
+
+
+def starting_orders(
+    start: Alignment | None, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None, key: Array | None
+) -> list[dict[str, Order]]:
+    """For each model, the order of every node that an alignment finds; None leaves all as they are. Empty for model 0.
+
+    Raises:
+        ValueError: if the alignment's maps are not permutations (the node is named).
+    """
+    if start is None or len(models) == 1:
+        return [{}, *(unmoved(graph) for _ in models[1:])]
+    found = start.maps(start.rounded(start.init(graph, models, stats=stats, key=key)), graph)
+    return [{}, *(unmoved(graph) | {name: _order(start, name, m) for name, m in maps.items()} for maps in found[1:])]
+
+
+def _order(start: Alignment, name: str, m: NodeMap) -> Order:
+    push = np.asarray(m.push)
+    order = push.argmax(axis=-1)
+    exact = push.shape[-1] == push.shape[-2] and np.array_equal(push, np.eye(push.shape[-1])[order])
+    if not exact or not (push.sum(axis=-2) == 1).all():
+        raise ValueError(f"start must be an alignment by permutations, but {type(start).__name__} maps {name!r} otherwise")
+    return order
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _descended(alignment: SoftPermutation, graph: Graph, theta: list[Logits], models: tuple) -> list[Logits]:
+    optimizer = optax.adam(alignment.learning_rate, eps=1e-16)  # gradients of a mean over all weights are tiny
+    first, last = alignment.temperature
+
+    def loss(theta: list[Logits], sharpness: Array) -> Array:
+        return weight_distance(alignment, graph, jax.tree.map(lambda x: sharpness * x, theta), models)
+
+    def step(carry: tuple, sharpness: Array) -> tuple[tuple, None]:
+        theta, state = carry
+        with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers
+            updates, state = optimizer.update(jax.grad(loss)(theta, sharpness), state)
+        return (optax.apply_updates(theta, updates), state), None
+
+    sharpness = jnp.geomspace(last / first, 1, alignment.steps, dtype=jnp.float32)  # relative to the temperature of `maps`
+    return jax.lax.scan(step, (theta, optimizer.init(theta)), sharpness)[0][0]
