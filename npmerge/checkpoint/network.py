@@ -1,0 +1,95 @@
+"""Networks of `npmerge.models` as files: the configuration that builds them goes into the record."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignment.graph import PyTree, flatten
+from npmerge.checkpoint.safetensors import Record, load, load_record, save
+from npmerge.models import MODELS, Config, abstract
+
+CLASSES = {model.__name__: model for model in MODELS}
+
+
+def save_network(
+    path: Path | str, config: Config, variables: PyTree, record: Record | None = None, *, overwrite: bool = False
+) -> None:
+    """Write a network together with its configuration, which stands in the record as "architecture".
+
+    Raises:
+        ValueError: as `save` does; for a configuration whose class is not in MODELS, and for variables that are not its own
+            (all paths and both shapes).
+    """
+    name = type(config).__name__
+    if CLASSES.get(name) is not type(config):
+        raise ValueError(f"cannot save {path}: {unknown('architecture', name, CLASSES)}")
+    fitted(config, variables, str(path))
+    architecture = {"class": name, "fields": dataclasses.asdict(config)}  # type: ignore[call-overload]
+    save(path, variables, {**(record or {}), "architecture": architecture}, overwrite=overwrite)
+
+
+def load_network(path: Path | str) -> tuple[Config, PyTree]:
+    """The configuration and the variables, as JAX arrays in the containers that `build` makes.
+
+    Raises:
+        ValueError: as `load` does; a record without an architecture, an unknown one (the nearest is named), fields that it
+            does not have, and tensors that are not its own (all paths and both shapes).
+    """
+    record = load_record(path)
+    if "architecture" not in record:
+        raise ValueError(f"{path} does not say its architecture: save it by npmerge.checkpoint.save_network")
+    config = _config(path, record["architecture"])
+    return config, jax.tree.map(jnp.asarray, fitted(config, load(path), str(path)))
+
+
+def fitted(config: Config, variables: PyTree, name: str) -> PyTree:
+    """The variables in the containers of the architecture. Raises ValueError with all leaves that do not fit it."""
+    expected, got = flatten(abstract(config).variables), flatten(variables)
+    wrong = [
+        f"{path!r}: got {ours}, expected {theirs}"
+        for path in dict.fromkeys([*expected, *got])
+        if (ours := _shape(got, path)) != (theirs := _shape(expected, path))
+    ]
+    if wrong:
+        raise ValueError(f"{name} does not fit {config}: {'; '.join(wrong)}")
+    return jax.tree.unflatten(jax.tree.structure(abstract(config).variables), [got[path] for path in expected])
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
+    """The message for a misspelt name: what was got, the nearest valid one, and all of them."""
+    nearest = {v.lower(): v for v in valid}
+    best = difflib.get_close_matches(str(name).lower(), nearest, n=1, cutoff=0.0)
+    return f"unknown {kind} {name!r}: the nearest is {nearest[best[0]]!r}, expected one of {', '.join(nearest.values())}"
+
+
+def _shape(leaves: dict[str, Any], path: str) -> str:
+    return str(np.shape(leaves[path])) if path in leaves else "no such leaf"
+
+
+def _config(path: Path | str, architecture: Any) -> Config:
+    try:
+        name, fields = architecture["class"], {key: _hashable(x) for key, x in architecture["fields"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} has a damaged record: its architecture is {architecture!r}") from None
+    if name not in CLASSES:
+        raise ValueError(f"{path}: {unknown('architecture', name, CLASSES)}")
+    known = [field.name for field in dataclasses.fields(CLASSES[name])]  # type: ignore[arg-type]
+    if foreign := [key for key in fields if key not in known]:
+        raise ValueError(f"{path}: {unknown(f'field of {name}', foreign[0], known)}")
+    try:
+        config = CLASSES[name](**fields)
+        abstract(config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {name} cannot be built from {fields}: {error}") from None
+    return config
+
+
+def _hashable(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

@@ -1,0 +1,108 @@
+"""This project's own checkpoints: one safetensors file, with the containers and a record in its header."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from alignment.graph import PyTree
+from npmerge.checkpoint.trees import put_together, take_apart
+
+FORMAT = 1
+Record = Mapping[str, Any]
+
+
+def save(path: Path | str, variables: PyTree, record: Record | None = None, *, overwrite: bool = False) -> None:
+    """Write a tree of arrays and a record of where it comes from.
+
+    Tensors are named by their paths, `params/layers/0/kernel`; other readers of safetensors see those. The file appears whole
+    or not at all.
+
+    Args:
+        path: of the file; its folder must exist.
+        variables: nested dicts, lists and tuples of arrays.
+        record: anything that JSON can hold.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ValueError: an existing file, a folder that is missing, a leaf that is no array (its path), a record that is no JSON.
+    """
+    path = Path(path)
+    containers, arrays = take_apart(variables)
+    try:
+        header = json.dumps({"format": FORMAT, "containers": containers, "record": dict(record or {})})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"cannot save {path}: the record is no JSON: {error}") from None
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: choose another name, or pass overwrite=True")
+    _write(path, arrays, {"npmerge": header})
+
+
+def load(path: Path | str) -> PyTree:
+    """The tree that `save` wrote, as NumPy arrays of the stored dtypes.
+
+    Raises:
+        ValueError: no such file, no safetensors file, a truncated one, or one without the record of `save`.
+    """
+    return _read(Path(path))[0]
+
+
+def load_record(path: Path | str) -> dict[str, Any]:
+    """The record that `save` was given. Raises ValueError as `load` does; no tensor is read."""
+    return _read(Path(path), arrays=False)[1]["record"]
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        beside.touch()
+        mode = beside.stat().st_mode  # safetensors would leave a file that nobody else may read
+        save_file(dict(arrays), beside, metadata=metadata)
+        beside.chmod(mode)
+        os.replace(beside, path)  # noqa: PTH105
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read(path: Path, *, arrays: bool = True) -> tuple[PyTree, dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: {'is a folder, expected a file' if path.is_dir() else 'no such file'}")
+    try:
+        with safe_open(path, "np") as file:
+            header = _header(path, file.metadata())
+            found = {name: file.get_tensor(name) for name in file.keys()} if arrays else {}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        cut = "not fully covered" in str(error)  # of a whole header, by what follows it
+        what = "is truncated or damaged" if cut else "is not a safetensors file, or only the beginning of one"
+        raise ValueError(f"{path} {what}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    return _tree(path, header, found) if arrays else None, header
+
+
+def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    if "npmerge" not in (metadata or {}):
+        raise ValueError(f"{path} has no record: it was not written by npmerge.checkpoint.save")
+    try:
+        header = json.loads((metadata or {})["npmerge"])
+        version, _, _ = header["format"], header["containers"], header["record"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} has a damaged record") from None
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, this version of npmerge reads {FORMAT}")
+    return header
+
+
+def _tree(path: Path, header: Record, found: Mapping[str, np.ndarray]) -> PyTree:
+    try:
+        return put_together(header["containers"], found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} has a damaged record: its tensors do not fill its containers ({error!r})") from None

@@ -1,0 +1,72 @@
+"""Nested containers as JSON, so that a flat file of named arrays gives back the tree that was saved."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import DictKey, KeyEntry, SequenceKey
+
+from alignment.graph import PyTree, path_name
+
+DTYPES = (
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    *("bool", "float16", "bfloat16", "float32", "float64", "complex64"),
+)
+"""What safetensors and NumPy both can hold."""
+
+
+def take_apart(tree: PyTree) -> tuple[Any, dict[str, np.ndarray]]:
+    """The containers of a tree as JSON and its arrays by path.
+
+    An array stands in the JSON as its path, a dictionary as `{"dict": [[key, ...], ...]}`, which tells the key 0 from the key
+    "0", a list as `{"list": [...]}`, a tuple as `{"tuple": [...]}`.
+
+    Raises:
+        ValueError: naming the path, for a leaf that is no array, another container, a key that is neither text nor an
+            integer, or two leaves with one path.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def visit(node: PyTree, path: tuple[KeyEntry, ...]) -> Any:
+        if node is None:
+            return None
+        if type(node) is dict:
+            return {"dict": [[_checked(key, path), visit(x, (*path, DictKey(key)))] for key, x in node.items()]}
+        if type(node) in (list, tuple):
+            return {type(node).__name__: [visit(x, (*path, SequenceKey(k))) for k, x in enumerate(node)]}
+        name = path_name(path)
+        if name in arrays:
+            raise ValueError(f"two leaves have the path {name!r}: keys must not hold the separator '/'")
+        arrays[name] = _array(name, node)
+        return name
+
+    return visit(tree, ()), arrays
+
+
+def put_together(containers: Any, arrays: Mapping[str, np.ndarray]) -> PyTree:
+    """The tree that `take_apart` took apart. Raises KeyError, TypeError or ValueError for JSON that it has not written."""
+    if containers is None:
+        return None
+    if isinstance(containers, str):
+        return arrays[containers]
+    ((kind, items),) = containers.items()
+    if kind == "dict":
+        return {key: put_together(x, arrays) for key, x in items}
+    return {"list": list, "tuple": tuple}[kind](put_together(x, arrays) for x in items)
+
+
+def _checked(key: Any, path: tuple[KeyEntry, ...]) -> Any:
+    if isinstance(key, str) or type(key) is int:
+        return key
+    raise ValueError(f"cannot save the key {key!r} in {path_name(path)!r}: expected text or an integer")
+
+
+def _array(name: str, leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
+        raise ValueError(
+            f"cannot save {name!r}: got {type(leaf).__name__}, expected an array, or a dict, list or tuple of them"
+        )
+    if str(leaf.dtype) not in DTYPES:
+        raise ValueError(f"cannot save {name!r}: got dtype {leaf.dtype}, expected one of {', '.join(DTYPES)}")
+    return np.asarray(leaf, order="C")  # safetensors writes the buffer as it lies
