@@ -41,17 +41,27 @@ def after(graph: Graph, orders: Orders, move: Orders) -> dict[str, Order]:
     return {name: _composed(graph, name, orders, move) for name in orders}
 
 
+def inverse(graph: Graph, orders: Orders) -> dict[str, Order]:
+    """The orders that bring units back from where `orders` bring them: with indices moved back, copy by copy as well."""
+    return {name: np.argsort(_origins(graph, name, orders)[-1], axis=-1) for name in orders}
+
+
 def _composed(graph: Graph, name: str, orders: Orders, move: Orders) -> Order:
+    *copy, old = _origins(graph, name, orders, move)
+    order = np.empty(old.shape, int)
+    order[(*copy, np.broadcast_to(np.arange(old.shape[-1]), old.shape))] = old
+    return order
+
+
+def _origins(graph: Graph, name: str, *steps: Orders) -> tuple[np.ndarray, ...]:
+    """For what stands at each place (*copies, units) after these orders, the copy and the unit that it was before."""
     node = graph.nodes[name]
     labels = [_label(graph, i, n) for i, n in zip(node.index, node.copies, strict=True)] + [NodeAxis(name, node.size, "out")]
     shape = (*node.copies, node.size)
-    units = np.arange(np.prod(shape)).reshape(shape)  # where each unit was, carried along
-    for step in (orders, move):
+    units = np.arange(np.prod(shape)).reshape(shape)
+    for step in steps:
         units = _reordered(graph, labels, units, step)
-    *copy, old = np.unravel_index(units, shape)
-    order = np.empty(shape, int)
-    order[(*copy, np.broadcast_to(np.arange(node.size), shape))] = old
-    return order
+    return np.unravel_index(units, shape)
 
 
 def _label(graph: Graph, name: str, size: int) -> Bare:
