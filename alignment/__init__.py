@@ -7,6 +7,8 @@ from alignment import primitives
 from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, align
 from alignment.cca import CCA
+from alignment.cka import MinibatchCKA, linear_cka, rbf_cka
+from alignment.correlation import matched_correlation
 from alignment.graph import Graph, Node, Pinned, Place, Tap
 from alignment.group_matching import GroupMatching
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
@@ -26,6 +28,7 @@ from alignment.maps import (
 )
 from alignment.moments import Moments, NodeMoments, Statistic
 from alignment.procrustes import Procrustes
+from alignment.scale import Scale
 from alignment.sinkhorn import sinkhorn
 from alignment.sites import Site
 from alignment.soft_permutation import SoftPermutation, annealed
@@ -40,6 +43,7 @@ ALIGNMENTS: tuple[type[Alignment], ...] = (
     ActivationMatching,
     Procrustes,
     CCA,
+    Scale,
     GroupMatching,
     SoftPermutation,
     StraightThrough,
@@ -56,6 +60,7 @@ __all__ = [
     "Fixed",
     "Graph",
     "GroupMatching",
+    "MinibatchCKA",
     "Moments",
     "Node",
     "NodeAxis",
@@ -66,6 +71,7 @@ __all__ = [
     "Place",
     "Procrustes",
     "Product",
+    "Scale",
     "Segments",
     "Site",
     "SiteFeatures",
@@ -82,9 +88,12 @@ __all__ = [
     "general",
     "identity",
     "invert",
+    "linear_cka",
+    "matched_correlation",
     "orthogonal",
     "permutation",
     "primitives",
+    "rbf_cka",
     "rectangular",
     "sinkhorn",
     "trace",

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from alignment.assignment import assign
 from alignment.base import Alignment, Stats, node_moments
+from alignment.correlation import assign_living, correlation, living, spectrum
 from alignment.graph import Graph, GroupName, Node, PyTree
 from alignment.moments import Moments, NodeMoments
 
@@ -32,45 +33,39 @@ class ActivationAlignment(Alignment):
     def of_permutation(self, index: Int[np.ndarray, " units"]) -> PyTree:
         """The parameters of a permutation."""
 
+    def check(self, graph: Graph, moments: Mapping[str, Moments]) -> None:
+        """Raise ValueError for nodes that the maps do not suit."""
+
+    def scores(self, moments: Moments) -> Float[np.ndarray, "units units"]:
+        """How well each unit of the second model (columns) fits each of the first: their correlation."""
+        return correlation(moments)
+
+    def likeness(self, group: GroupName, moments: Moments) -> float:
+        """How much alike two groups of units can be made: the sum of their correlations under the best of their symmetry.
+
+        Of units, after the best permutation; of principal directions, after the best rotation; canonical correlations for a
+        linear group.
+        """
+        if group in ("permutation", "scale"):
+            scores = self.scores(moments)
+            return float(scores[np.arange(len(scores)), assign(scores)].sum())
+        ours, theirs = np.asarray(moments.covariance, np.float64)
+        cross = np.asarray(moments.cross[1], np.float64)
+        if group == "orthogonal":
+            scale = np.sqrt(np.trace(ours) * np.trace(theirs)) / len(cross)
+            return float(np.linalg.svd(cross, compute_uv=False).sum() / max(scale, 1e-30))
+        white = [spectrum(c).whitening() for c in (ours, theirs)]
+        return float(np.linalg.svd(white[0] @ cross @ white[1], compute_uv=False).sum())
+
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
         """For each model, node -> the parameters of its map, copies in front; the identity for model 0."""
         moments = node_moments(stats, self, graph, models)
+        self.check(graph, moments)
         theta: list[dict[str, PyTree]] = []
         for k in range(len(models)):
             pair = _Pair(graph, {node: _of_two(m, k) for node, m in moments.items()})
             theta.append(pair.solved(self) if k else pair.identity(self))
         return theta
-
-
-def correlation(moments: Moments) -> Float[np.ndarray, "*copies units units"]:
-    """Pearson correlation of the units of the first of two models with those of the second; zero for dead units."""
-    deviation = np.sqrt(np.maximum(np.diagonal(np.asarray(moments.covariance, np.float64), axis1=-2, axis2=-1), 0))
-    scale = deviation[0][..., :, None] * deviation[1][..., None, :]
-    alive = scale > 1e-7 * max(scale.max(initial=0), 1e-30)
-    return np.where(alive, np.asarray(moments.cross[1], np.float64) / np.where(alive, scale, 1), 0)
-
-
-def likeness(group: GroupName, moments: Moments) -> float:
-    """How much alike the features of two models are under the best element of a group: the sum of their correlations.
-
-    Of units, after the best permutation; of principal directions, after the best rotation; canonical ones, for a linear group.
-    """
-    if group in ("permutation", "scale"):
-        scores = correlation(moments)
-        return float(scores[np.arange(len(scores)), assign(scores)].sum())
-    ours, theirs = np.asarray(moments.covariance, np.float64)
-    cross = np.asarray(moments.cross[1], np.float64)
-    if group == "orthogonal":
-        scale = np.sqrt(np.trace(ours) * np.trace(theirs)) / len(cross)
-        return float(np.linalg.svd(cross, compute_uv=False).sum() / max(scale, 1e-30))
-    return float(np.linalg.svd(_whitening(ours) @ cross @ _whitening(theirs), compute_uv=False).sum())
-
-
-def _whitening(covariance: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """The inverse square root, without the directions that are dead."""
-    values, vectors = np.linalg.eigh(covariance)
-    alive = values > 1e-6 * max(values.max(initial=0), 1e-30)
-    return (vectors * np.where(alive, 1 / np.sqrt(np.where(alive, values, 1)), 0)) @ vectors.T
 
 
 class _Pair:
@@ -94,36 +89,30 @@ class _Pair:
         for node in sorted(self.graph.nodes.values(), key=lambda n: len(n.index)):
             found: dict[Copy, PyTree] = {}
             for ours in np.ndindex(*node.copies):
-                theirs = self._paired_with(node, ours)
+                theirs = paired_copy(self.graph, self.orders, node, ours)
                 if node.name in self.indexing:
-                    found[theirs] = alignment.of_permutation(self._match_groups(node, ours, theirs))
+                    found[theirs] = alignment.of_permutation(self._match_groups(alignment, node, ours, theirs))
                 elif node.name in self.moments:
                     found[theirs] = alignment.solve(self._between(node, ours, theirs))
             if found:
                 theta[node.name] = _stacked(node, found)
         return theta
 
-    def _match_groups(self, node: Node, ours: Copy, theirs: Copy) -> np.ndarray:
-        scores = np.zeros((node.size, node.size))
+    def _match_groups(self, alignment: ActivationAlignment, node: Node, ours: Copy, theirs: Copy) -> np.ndarray:
+        scores, alive = np.zeros((node.size, node.size)), np.zeros((2, node.size), bool)
         if node.name in self.moments:
-            scores += correlation(self._between(node, ours, theirs))
+            between = self._between(node, ours, theirs)
+            scores, alive = scores + alignment.scores(between), living(between)
         for inner in self.graph.nodes.values():
             if inner.index == (*node.index, node.name) and inner.name in self.moments:
                 for p, q in np.ndindex(scores.shape):
-                    scores[p, q] += likeness(inner.group, self._between(inner, (*ours, p), (*theirs, q)))
-        index = assign(scores)
+                    between = self._between(inner, (*ours, p), (*theirs, q))
+                    scores[p, q] += alignment.likeness(inner.group, between)
+                    alive[[0, 1], [p, q]] |= living(between).any(-1)
+        index = assign_living(scores, *alive)
         orders = self.orders.setdefault(node.name, np.broadcast_to(np.arange(node.size), (*node.copies, node.size)).copy())
         orders[theirs] = index
         return index
-
-    def _paired_with(self, node: Node, ours: Copy) -> Copy:
-        """The copy of a node in the other model that was matched with ours."""
-        theirs: dict[str, int] = {}
-        for name, place in zip(node.index, ours, strict=True):
-            order = self.orders.get(name)
-            outer = tuple(theirs[i] for i in self.graph.nodes[name].index) if order is not None else ()
-            theirs[name] = place if order is None else int(order[(*outer, place)])
-        return tuple(theirs.values())
 
     def _between(self, node: Node, ours: Copy, theirs: Copy) -> Moments:
         """The moments of our copy of a node and theirs."""
@@ -138,6 +127,16 @@ class _Pair:
             np.stack([auto[0][*at, i, i], auto[1][*at, j, j]]),
             np.stack([cross[0][*at, i, i], cross[1][*at, i, j]]),
         )
+
+
+def paired_copy(graph: Graph, orders: Mapping[str, np.ndarray], node: Node, place: Copy) -> Copy:
+    """The copy of a node that comes to a place when the nodes it is indexed by are permuted."""
+    old: dict[str, int] = {}
+    for name, k in zip(node.index, place, strict=True):
+        order = orders.get(name)
+        outer = tuple(old[i] for i in graph.nodes[name].index) if order is not None else ()
+        old[name] = k if order is None else int(order[(*outer, k)])
+    return tuple(old.values())
 
 
 def _of_two(m: Moments, k: int) -> Moments:

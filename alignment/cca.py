@@ -1,6 +1,7 @@
 """CCA: the linear map of each node that brings the activations to maximal correlation."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,10 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alignment.activations import ActivationAlignment
+from alignment.base import check_groups
+from alignment.correlation import Spectrum, spectrum
 from alignment.graph import Graph
 from alignment.maps import Maps, NodeMap
 from alignment.moments import Moments
-from alignment.procrustes import polar
+from alignment.procrustes import polar, rotated
 
 
 @dataclass(frozen=True)
@@ -19,17 +22,26 @@ class CCA(ActivationAlignment):
     """Whiten the other model's features, rotate them onto the reference's, colour them as the reference's.
 
     T = Sxx^1/2 . polar(Sxx^-1/2 Sxy Syy^-1/2) . Syy^-1/2 with gamma added to the diagonals of Sxx and Syy (Horoi et al. 2024,
-    "Harmony in Diversity", section 4). The inverse has the same closed form. Between elementwise nonlinearities the map is an
-    approximation; after it, re-estimate BatchNorm statistics. Needs `NodeMoments`.
+    "Harmony in Diversity", section 4). The inverse has the same closed form. A node that indexes others (heads) is permuted.
+    Needs `NodeMoments`.
+
+    Where a covariance is singular (dead units, fewer samples than units, a node wider than what feeds it), the formula holds
+    on the directions that features take. Between the null spaces T is the isometry that `polar` defines: dead units to dead
+    units in ascending order, the identity where both models have the same. So every gamma, zero too, gives an invertible map,
+    and none depends on the solver.
 
     Attributes:
-        gamma: the regularisation; large values tend to `Procrustes`. Zero needs covariances of full rank, which ReLU nets lack.
+        gamma: the regularisation; large values tend to `Procrustes`, small ones trust directions with little variance. With
+            fewer samples than units and a gamma below a hundredth of the mean variance, a warning names the node.
         scale: "relative" multiplies gamma by each covariance's mean eigenvalue, so that one value suits every layer;
             "absolute" adds it as it is, as published.
+        approximate: also map nodes whose group is not linear (units between elementwise nonlinearities). That changes what
+            the network computes; afterwards, re-estimate BatchNorm statistics. Otherwise they are refused.
     """
 
     gamma: float = 0.1
     scale: Literal["relative", "absolute"] = "relative"
+    approximate: bool = False
 
     def __post_init__(self) -> None:
         if not self.gamma >= 0:
@@ -37,15 +49,32 @@ class CCA(ActivationAlignment):
         if self.scale not in ("relative", "absolute"):
             raise ValueError(f"scale must be 'relative' or 'absolute', got {self.scale!r}")
 
+    def check(self, graph: Graph, moments: Mapping[str, Moments]) -> None:
+        """Raise ValueError naming nodes that linear maps do not suit, unless `approximate`; warn where samples are few."""
+        nodes = rotated(graph, moments)
+        if not self.approximate:
+            check_groups(self, graph, nodes, "linear")
+        few = [n for n in nodes if moments[n].samples <= graph.nodes[n].size and self._is_small(moments[n])]
+        if few:
+            shown = ", ".join(f"{n!r} ({int(moments[n].samples)} for {graph.nodes[n].size} units)" for n in few[:5])
+            warnings.warn(
+                f"CCA with gamma {self.gamma:g} has no more samples than units at {shown}: the covariances are singular and "
+                "what lies outside the samples is completed by convention; give more data or a larger gamma",
+                stacklevel=4,
+            )
+
     def solve(self, moments: Moments) -> NodeMap:
         """The map."""
         covariance, cross = (np.asarray(m, np.float64) for m in (moments.covariance, moments.cross[1]))
         if min(np.trace(covariance[0]), np.trace(covariance[1])) <= 1e-30:
             return self.of_permutation(np.arange(len(cross)))  # dead in one of the models
-        half_x, inverse_x = _roots(self._regularised(covariance[0]))
-        half_y, inverse_y = _roots(self._regularised(covariance[1]))
-        rotation = polar(inverse_x @ cross @ inverse_y)
-        push, pull = half_x @ rotation @ inverse_y, half_y @ rotation.T @ inverse_x
+        x, y = map(spectrum, covariance)
+        null = np.sqrt(x.values[x.alive].mean() * y.values[y.alive].mean())  # common to both: the null block is an isometry
+        root_x, root_y = self._roots(x, null), self._roots(y, null)
+        seen = x.power(x.alive / root_x) @ cross @ y.power(y.alive / root_y)
+        rotation = polar(seen)
+        push = x.power(root_x) @ rotation @ y.power(1 / root_y)
+        pull = y.power(root_y) @ rotation.T @ x.power(1 / root_x)
         return NodeMap(push.astype(np.float32), pull.astype(np.float32))
 
     def of_permutation(self, index: Int[np.ndarray, " units"]) -> NodeMap:
@@ -57,14 +86,12 @@ class CCA(ActivationAlignment):
         """Theta as it is."""
         return [{node: NodeMap(*m) for node, m in model.items()} for model in theta]
 
-    def _regularised(self, s: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-        mean_eigenvalue = float(np.trace(s)) / len(s)
-        added = self.gamma * mean_eigenvalue if self.scale == "relative" else self.gamma
-        return s + added * np.eye(len(s))
+    def _is_small(self, m: Moments) -> bool:
+        variance = np.diagonal(np.asarray(m.covariance, np.float64), axis1=-2, axis2=-1).mean()
+        return self.gamma < 0.01 * (1 if self.scale == "relative" else variance)
 
-
-def _roots(s: Float[np.ndarray, "n n"]) -> tuple[np.ndarray, np.ndarray]:
-    """The square root of a symmetric positive matrix and its inverse."""
-    values, vectors = np.linalg.eigh((s + s.T) / 2)
-    values = np.sqrt(np.maximum(values, np.finfo(np.float64).eps * values.max()))
-    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
+    def _roots(self, s: Spectrum, null: float) -> Float[np.ndarray, " n"]:
+        """The square roots of the regularised eigenvalues."""
+        mean = np.maximum(s.values, 0).mean()
+        added = self.gamma * mean if self.scale == "relative" else self.gamma
+        return np.sqrt(np.where(s.alive, s.values + added, null))

@@ -1,12 +1,13 @@
 """Orthogonal Procrustes: the rotation of each node that brings the activations closest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from alignment.activations import ActivationAlignment
+from alignment.base import check_groups
 from alignment.graph import Graph
 from alignment.maps import Maps, orthogonal
 from alignment.moments import Moments
@@ -17,9 +18,20 @@ class Procrustes(ActivationAlignment):
     """Rotate each node's features to minimise the squared distance to the reference's, centred.
 
     The rotation is the polar factor of the cross-covariance (Schoenemann 1966), which is also the limit of `CCA` for large
-    gamma. Exact for nodes whose group is orthogonal or linear, an approximation between elementwise nonlinearities; after
-    it, re-estimate BatchNorm statistics. Needs `NodeMoments`.
+    gamma. Where the cross-covariance is singular (dead units, fewer samples than units), `polar` completes it. A node that
+    indexes others (heads) is permuted. Needs `NodeMoments`.
+
+    Attributes:
+        approximate: also rotate nodes whose group holds no rotations (units between elementwise nonlinearities). That changes
+            what the network computes; afterwards, re-estimate BatchNorm statistics. Otherwise they are refused.
     """
+
+    approximate: bool = False
+
+    def check(self, graph: Graph, moments: Mapping[str, Moments]) -> None:
+        """Raise ValueError naming nodes that rotations do not suit, unless `approximate`."""
+        if not self.approximate:
+            check_groups(self, graph, rotated(graph, moments), "orthogonal")
 
     def solve(self, moments: Moments) -> Float[np.ndarray, "units units"]:
         """The rotation."""
@@ -32,6 +44,12 @@ class Procrustes(ActivationAlignment):
     def maps(self, theta: list, graph: Graph) -> Sequence[Maps]:
         """The rotations as maps."""
         return [{node: orthogonal(q) for node, q in model.items()} for model in theta]
+
+
+def rotated(graph: Graph, moments: Mapping[str, Moments]) -> list[str]:
+    """The nodes with moments that do not index others: those are permuted."""
+    indexing = {name for node in graph.nodes.values() for name in node.index}
+    return [name for name in moments if name not in indexing]
 
 
 def polar(matrix: Float[np.ndarray, "n n"], *, tolerance: float = 1e-6) -> Float[np.ndarray, "n n"]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import alignment
-from alignment import ActivationMatching, Moments, NodeMoments
-from alignment.activations import correlation
+from alignment import ActivationMatching, Moments, NodeMoments, matched_correlation
 from alignment.assignment import assign, assign_two_level
+from alignment.correlation import assign_living, correlation, living
 from tests.alignment import networks
 from tests.alignment.test_moments import collect
 
@@ -88,6 +88,149 @@ def test_correlation_is_pearsons_and_zero_for_dead_units():
     for i, j in itertools.product(range(4), range(4)):
         expected = 0 if i == 2 or j == 1 else np.corrcoef(x[:, i], y[:, j])[0, 1]
         assert got[i, j] == pytest.approx(expected, abs=1e-5)
+
+
+COSTS = ("correlation", "uncentred", "euclidean")
+costs = pytest.mark.parametrize("cost", COSTS)
+
+
+@pytest.mark.parametrize("name", ["mlp", "attention", "towers"])
+@pytest.mark.parametrize("cost", COSTS[1:])
+def test_a_planted_permutation_is_recovered_by_every_cost(name, cost):
+    net = networks.network(name)
+    moved, index = networks.shuffle(net.graph, net.variables, 5)
+    models = [net.variables, moved]
+    theta = ActivationMatching(cost).init(net.graph, models, stats={NodeMoments: collect(name, models, BATCHES[name])})
+    chex.assert_trees_all_equal(theta[1], networks.undone(net.graph, index))
+
+
+def features(seed, n=5, samples=40):
+    x, y = np.random.default_rng(seed).standard_normal((2, samples, n))
+    return np.float32(x + 2), np.float32(x[:, ::-1] + 2 * y + np.arange(n))
+
+
+@costs
+def test_scores_are_those_of_the_features(cost):
+    x, y = features(0)
+    expected = {
+        "correlation": np.corrcoef(x.T, y.T)[:5, 5:],
+        "uncentred": x.T @ y / len(x),
+        "euclidean": -np.sqrt(np.square(x[:, :, None] - y[:, None]).sum(0)),
+    }
+    np.testing.assert_allclose(ActivationMatching(cost).scores(moments(x, y)), expected[cost], rtol=1e-4, atol=1e-5)
+
+
+@costs
+def test_the_assignment_is_the_best_of_all_permutations(cost):
+    """Brute force over 120 of them, on the features themselves."""
+    for seed in range(5):
+        x, y = features(seed)
+        index = ActivationMatching(cost).solve(moments(x, y))
+        scores = ActivationMatching(cost).scores(moments(x, y))
+        best = max(itertools.permutations(range(5)), key=lambda p: sum(scores[i, p[i]] for i in range(5)))
+        assert index.tolist() == list(best)
+
+
+def test_costs_differ_and_the_squared_distance_is_the_uncentred_one():
+    """By hand: a loud unit wins by E[a b], the distance sees that it is too loud."""
+    t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    x = np.stack([np.cos(t), np.cos(t + 1.2)], 1)
+    y = np.stack([9 * np.cos(t + 0.5), np.cos(t + 0.1)], 1)
+    found = {cost: ActivationMatching(cost).solve(moments(np.float32(x), np.float32(y))).tolist() for cost in COSTS}
+    squares = np.square(x[:, :, None] - y[:, None]).sum(0)
+    assert found["correlation"] == [1, 0]
+    assert (squares[0, 0] + squares[1, 1] < squares[0, 1] + squares[1, 0]) == (found["uncentred"] == [0, 1])
+    assert found["uncentred"] == [0, 1]
+    distances = np.sqrt(squares)
+    assert (distances[0, 0] + distances[1, 1] < distances[0, 1] + distances[1, 0]) == (found["euclidean"] == [0, 1])
+    assert found["euclidean"] == [1, 0]
+
+
+@costs
+@pytest.mark.parametrize(("ours", "theirs"), [((1, 4), (0, 3)), ((2,), ()), ((), (2,)), ((0, 1, 2), (4,)), ((0,), (1, 2, 3))])
+def test_dead_units_are_left_to_the_end_and_paired_in_order(cost, ours, theirs):
+    """Zero or constant in one model, in both, in different numbers: the living first, the rest in ascending order."""
+    x, y = features(3)
+    x[:, list(ours)], y[:, list(theirs)] = 0.0, 7.0
+    m = moments(x, y)
+    index = ActivationMatching(cost).solve(m)
+    left = [i for i in range(5) if i not in ours], [j for j in range(5) if j not in theirs]
+    scores, n = ActivationMatching(cost).scores(m), min(map(len, left))
+    pairings = [
+        tuple(zip(a, b, strict=True)) for a in itertools.combinations(left[0], n) for b in itertools.permutations(left[1], n)
+    ]
+    best = max(pairings, key=lambda pairs: sum(scores[p] for p in pairs))
+    rest = [i for i in range(5) if i not in dict(best)], [j for j in range(5) if j not in dict(best).values()]
+    assert dict(enumerate(index.tolist())) == dict(best) | dict(zip(*rest, strict=True))
+
+
+def test_a_unit_is_dead_if_it_varies_no_more_than_rounding():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 4)).astype(np.float32) * np.float32([1, 1e-4, 1e-8, 1e-3])
+    y = x.copy()
+    y[:, 3] += 1e5  # rounded away, but for noise of float32
+    alive = living(moments(x, y))
+    assert alive.tolist() == [[True, True, False, True], [True, True, False, False]]
+    assert assign_living(np.zeros((3, 3)), *np.zeros((2, 3), bool)).tolist() == [0, 1, 2]
+
+
+@costs
+def test_heads_are_paired_by_the_cost_and_dead_ones_in_order(cost):
+    """Four heads of three units, of which theirs 0 and ours 2 are dead; inside the others one unit is dead in both."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((4, 200, 3)).astype(np.float32) + 1
+    x[2], x[:, :, 1] = 0, 0
+    order, units = [2, 0, 3, 1], [2, 1, 0]  # their head p is our head order[p]
+    y = x[order][:, :, units]
+    graph = one_node(3, index=("heads",), copies=(4,))
+    stats = {NodeMoments: {"n": moments(*(np.concatenate(list(z), 1) for z in (x, y)))}}
+    stats[NodeMoments]["heads"] = moments(*np.zeros((2, 200, 4), np.float32))
+    theta = ActivationMatching(cost).init(graph, [None, None], stats=stats)[1]
+    assert theta["heads"].tolist() == np.argsort(order).tolist()
+    assert theta["n"].tolist() == [[0, 1, 2], units, units, units]
+
+
+@costs
+def test_the_outcome_is_the_same_on_every_call(cost):
+    x, y = features(1)
+    x[:, [1, 2]] = y[:, [0, 3]] = 0
+    assert len({tuple(ActivationMatching(cost).solve(moments(x, y))) for _ in range(3)}) == 1
+
+
+def test_an_unknown_cost_is_refused():
+    with pytest.raises(ValueError, match="cost must be 'correlation', 'uncentred' or 'euclidean', got 'cosine'"):
+        ActivationMatching("cosine")
+
+
+def test_matched_correlation_is_the_mean_over_living_pairs():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 4)).astype(np.float32)
+    y = x * np.float32([3, -0.5, 1, 1]) + 1
+    x[:, 2], y[:, 3] = 0, 5  # dead in one each
+    m = moments(x, y)
+    assert matched_correlation({"n": m})["n"] == pytest.approx([0.0], abs=1e-5)  # +1 and -1
+    noisy = moments(x, y + rng.standard_normal(y.shape).astype(np.float32))
+    expected = np.mean([np.corrcoef(x[:, i], (y + 0)[:, i])[0, 1] for i in (0, 1)])
+    assert matched_correlation({"n": m})["n"] == pytest.approx([expected], abs=1e-4)
+    assert noisy.mean.shape == m.mean.shape
+    nothing = moments(np.zeros_like(x), y)
+    assert matched_correlation({"n": nothing})["n"].tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("mlp", [1]), ("towers", [])])
+def test_matched_correlation_rises_when_models_are_aligned(name, seeds):
+    """One for aligned copies; every other model with the first; copies of a node taken together."""
+    net = networks.network(name)
+    models = [net.variables, networks.shuffle(net.graph, net.variables, 5)[0], *map(net.another, seeds)]
+    before = collect(name, models, BATCHES[name])
+    aligned = alignment.align(ActivationMatching(), net.graph, models, stats={NodeMoments: before})
+    after = matched_correlation(collect(name, aligned, BATCHES[name]))
+    assert after.keys() == before.keys()
+    for node, found in after.items():
+        assert found.shape == (len(models) - 1,)
+        assert found[0] == pytest.approx(1, abs=1e-5)
+        assert matched_correlation(before)[node][0] < 0.9 or net.graph.nodes[node].group == "linear"
+        assert (found >= matched_correlation(before)[node]).all()
 
 
 def test_matching_ignores_the_scale_of_a_unit():

@@ -24,7 +24,7 @@ GAMMAS = (0.0, 1e-3, 0.1, 10.0)
 def fit(x, y, method=None):
     """The map of the second model's features onto the first's, and their moments."""
     m = moments(np.float32(x), np.float32(y))
-    graph = one_node(x.shape[1])
+    graph = one_node(x.shape[1], group="linear")
     method = method or CCA(gamma=0.0)
     theta = method.init(graph, [None, None], stats={NodeMoments: {"n": m}})
     return jax.tree.map(np.asarray, method.maps(theta, graph)[1]["n"]), m
@@ -121,6 +121,61 @@ def test_dead_units_are_mapped_to_dead_units(gamma):
     assert np.abs(np.asarray(m.push)[2, live_y]).max() < 1e-5
     assert np.abs(np.asarray(m.push)[live_x, 4]).max() < 1e-5
     assert abs(m.push[2, 4]) > 0.1  # still invertible
+
+
+def test_dead_units_stay_where_both_models_have_the_same():
+    """The identity on the common null space: also of another scale, where Sxx^1/2 Syy^-1/2 would not be 1."""
+    x, y = (np.insert(z, [1, 3], 0.0, axis=1) for z in (X, 5 * np.tanh(X)))
+    dead = np.flatnonzero(~x.any(0))
+    for gamma in GAMMAS:
+        m, _ = fit(x, y, CCA(gamma))
+        np.testing.assert_allclose(m.push[np.ix_(dead, dead)], np.eye(2), atol=1e-5)
+        np.testing.assert_allclose(m.pull[np.ix_(dead, dead)], np.eye(2), atol=1e-5)
+
+
+def perturbed(solver, rng):
+    """`svd` or `eigh` as another backend might solve it: other signs, and other bases where values coincide."""
+
+    def solve(matrix, *args, **kwargs):
+        parts = solver(matrix, *args, **kwargs)
+        if isinstance(parts, np.ndarray):  # singular values alone
+            return parts
+        values, vectors = (parts[1], [parts[0], parts[2].T]) if len(parts) == 3 else (parts[0], [parts[1]])
+        turn = np.diag(rng.choice([-1.0, 1.0], len(values)))
+        turns = [turn, turn.copy()]
+        null = values < 1e-9 * values.max()
+        for t in turns:  # left and right null spaces turn on their own
+            t[np.ix_(null, null)] = rotation(null.sum(), int(rng.integers(100))) if null.any() else 0
+        turned = [v @ t for v, t in zip(vectors, turns, strict=False)]
+        return (turned[0], values, turned[1].T) if len(parts) == 3 else (values, turned[0])
+
+    return solve
+
+
+@pytest.mark.filterwarnings("ignore:CCA with gamma")
+@pytest.mark.parametrize("gamma", [0.0, 1e-3, 0.1])
+@pytest.mark.parametrize("case", ["dead units", "fewer samples than units"])
+def test_the_map_does_not_depend_on_the_solver(gamma, case, monkeypatch):
+    x, y = X, np.tanh(X @ rotation(N))
+    x, y = (np.insert(x, [1, 3], 0.0, axis=1), np.insert(y, [0, 3], 0.0, axis=1)) if case == "dead units" else (x[:4], y[:4])
+    m, _ = fit(x, y, CCA(gamma))
+    np.testing.assert_allclose(m.push @ m.pull, np.eye(len(m.push)), atol=1e-3)
+    assert np.abs(m.push).max() < 1e3
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(np.linalg, "svd", perturbed(np.linalg.svd, rng))
+    monkeypatch.setattr(np.linalg, "eigh", perturbed(np.linalg.eigh, rng))
+    for _ in range(3):
+        np.testing.assert_allclose(fit(x, y, CCA(gamma))[0].push, m.push, atol=1e-5)
+
+
+def test_fewer_samples_than_units_are_named_where_gamma_does_not_help():
+    for method in (CCA(0.0), CCA(1e-4, "absolute")):
+        with pytest.warns(
+            UserWarning, match=r"no more samples than units at 'n' \(4 for 5 units\): the covariances are singular"
+        ):
+            fit(X[:4], X[:4] @ rotation(N).T, method)
+    fit(X[:4], X[:4] @ rotation(N).T, CCA(0.1))  # warnings are errors here
+    fit(X[:6], X[:6] @ rotation(N).T, CCA(0.0))
 
 
 def test_dead_units_do_not_depend_on_rounding():
@@ -226,9 +281,38 @@ def test_between_relus_the_map_is_an_approximation_and_discrepancy_says_so(name)
     models = [net.variables, net.another(1)]
     batches = [networks.data(64, 5)] if name == "mlp" else [networks.data(3, 8, 8, 3, seed=s) for s in range(2)]
     stats = {NodeMoments: collect(name, models, batches)}
-    maps = CCA().maps(CCA().init(net.graph, models, stats=stats), net.graph)
+    method = CCA(approximate=True)
+    maps = method.maps(method.init(net.graph, models, stats=stats), net.graph)
     assert alignment.discrepancy(net.apply, net.graph, maps[1], models[1], net.inputs) > 1e-2
     assert alignment.discrepancy(net.apply, net.graph, maps[0], models[0], net.inputs) == 0  # the reference is not moved
+
+
+@pytest.mark.parametrize("method", [CCA(), Procrustes()], ids=["cca", "procrustes"])
+def test_nodes_outside_the_group_are_refused(method):
+    """By name, unless an approximation is meant; heads are permuted, so their own group does not matter."""
+    stats = {NodeMoments: {"n": moments(np.float32(X), np.float32(X))}}
+    groups = {"permutation": False, "scale": False, "orthogonal": isinstance(method, Procrustes), "linear": True}
+    for group, allowed in groups.items():
+        if allowed:
+            method.init(one_node(N, group=group), [None, None], stats=stats)
+            continue
+        with pytest.raises(ValueError, match=rf"{type(method).__name__} .* at 'n' \({group}\): pass approximate=True"):
+            method.init(one_node(N, group=group), [None, None], stats=stats)
+        dataclasses.replace(method, approximate=True).init(one_node(N, group=group), [None, None], stats=stats)
+    heads = one_node(1, index=("heads",), copies=(5,), group="linear")
+    assert heads.nodes["heads"].group == "permutation"
+    method.init(heads, [None, None], stats=stats | {NodeMoments: stats[NodeMoments] | {"heads": stats[NodeMoments]["n"]}})
+
+
+def test_many_models_need_no_joint_covariance():
+    """Three models: covariances of each and with the first, never the (3 n)^2 one; each as if it were alone."""
+    net, x = networks.network("linear_mlp"), [networks.data(64, 5)]
+    models = [net.variables, net.another(1), net.another(2)]
+    taken = collect("linear_mlp", models, x)
+    assert {leaf.shape for m in taken.values() for leaf in (m.covariance, m.cross)} == {(3, 8, 8), (3, 7, 7)}
+    theta = CCA().init(net.graph, models, stats={NodeMoments: taken})
+    pair = {NodeMoments: collect("linear_mlp", [models[0], models[2]], x)}
+    chex.assert_trees_all_close(theta[2], CCA().init(net.graph, [models[0], models[2]], stats=pair)[1], atol=1e-4)
 
 
 def test_bad_hyper_parameters_are_refused():
@@ -243,6 +327,6 @@ def test_bad_hyper_parameters_are_refused():
 def test_needs_and_printing():
     """Frozen dataclasses: they go into the record of a merge as they print."""
     assert CCA().needs == (NodeMoments,)
-    assert repr(CCA()) == "CCA(gamma=0.1, scale='relative')"
+    assert repr(CCA()) == "CCA(gamma=0.1, scale='relative', approximate=False)"
     chex.assert_equal(CCA(), CCA(0.1, "relative"))
     assert hash(CCA()) == hash(CCA())

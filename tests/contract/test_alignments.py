@@ -10,16 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignment import ALIGNMENTS, CCA, ActivationMatching, GroupMatching, Procrustes, WeightMatching, align, trace
+from alignment import (
+    ALIGNMENTS,
+    CCA,
+    ActivationMatching,
+    GroupMatching,
+    Procrustes,
+    Scale,
+    SoftPermutation,
+    StraightThrough,
+    WeightMatching,
+    align,
+    trace,
+)
 from alignment.base import Alignment
 from npmerge import collect
 
 INSTANCES: dict[type[Alignment], Alignment] = {
     WeightMatching: WeightMatching(),
     ActivationMatching: ActivationMatching(),
-    Procrustes: Procrustes(),
-    CCA: CCA(0.1),
+    Procrustes: Procrustes(approximate=True),
+    CCA: CCA(0.1, approximate=True),
+    Scale: Scale(),
     GroupMatching: GroupMatching(),
+    SoftPermutation: SoftPermutation(),
+    StraightThrough: StraightThrough(),
 }
 alignments = pytest.mark.parametrize("kind", ALIGNMENTS, ids=lambda a: a.__name__)
 WIDTHS = (5, 6, 4, 3)
@@ -134,7 +149,8 @@ def test_exchanged_heads_with_exchanged_units_come_back(kind):
     other = {"up": first["up"][:, heads, units], "bias": first["bias"][heads, units], "down": first["down"][heads, units]}
     graph = trace(apply_heads, first, jnp.zeros((2, 5)))
     assert [node.copies for node in graph.nodes.values() if node.index] == [(3,)]
-    stats = collect(apply_heads, graph, [first, other], [BATCH], kind.needs) if kind.needs else None
+    needs = instance(kind).needs
+    stats = collect(apply_heads, graph, [first, other], [BATCH], needs) if needs else None
     aligned = align(instance(kind), graph, [first, other], stats=stats)
     chex.assert_trees_all_close(aligned[1], first, rtol=1e-3, atol=1e-3)
 
