@@ -1,12 +1,13 @@
 """Differentiable model merging in JAX: several networks in, one out, every merge a starting point that can be learned."""
 
 from alignment import align, capture, discrepancy, trace, transport, verify, verify_each
+from npmerge import checkpoint
 from npmerge.aligned import Aligned
 from npmerge.base import LinearMerge, Merge, combine
 from npmerge.batches import in_order, shuffled
 from npmerge.constraints import Box, Free, Simplex
 from npmerge.evaluate import LogitEnsemble, Metrics, Path, evaluate, path_between, resetting
-from npmerge.figures import graph_figure
+from npmerge.figures import barrier_figure, correlation_figure, graph_figure
 from npmerge.fit import FitResult, History, fit
 from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
@@ -51,9 +52,12 @@ __all__ = [
     "__version__",
     "align",
     "along_line",
+    "barrier_figure",
     "capture",
+    "checkpoint",
     "collect",
     "combine",
+    "correlation_figure",
     "discrepancy",
     "evaluate",
     "fine_tuning",

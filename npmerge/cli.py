@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from npmerge.commands.methods import METHODS
 from npmerge.version import __version__
 
 app = typer.Typer(
@@ -64,6 +65,50 @@ def demo(
     command = f"npmerge demo --split {split} --seed {seed} --seeds {seeds} --out {shlex.quote(str(out))}{flags}"
     try:
         run_demo(split, range(seed, seed + seeds), out=out, quick=quick, force=force, command=command)
+    except KeyboardInterrupt:
+        typer.echo("npmerge: interrupted, nothing was written", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def align(
+    files: Annotated[
+        list[Path], typer.Argument(help="Two or more checkpoints of one architecture; the first is the reference.")
+    ],
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "weight-matching",
+    data: Annotated[
+        Path | None, typer.Option(help="An .npz file with `inputs`, for methods on activations, and `labels`, for barriers.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of what is random in the method and the checks.")] = 0,
+    points: Annotated[int, typer.Option(help="Networks on the path between two, ends included.")] = 11,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Let maps change the function (procrustes and cca, outside their groups).")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the aligned checkpoints, report.md, summary.json and figures.")] = Path(
+        "npmerge-align"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
+) -> None:
+    """Bring checkpoints saved by npmerge into the units of the first, and report what that is worth."""
+    from npmerge.commands.align import Request, run_align  # not needed for --help
+
+    options = f"--method {method}{f' --data {shlex.quote(str(data))}' if data else ''} --seed {seed} --points {points}"
+    flags = (" --approximate" if approximate else "") + (" --force" if force else "")
+    command = f"npmerge align {shlex.join(map(str, files))} {options} --out {shlex.quote(str(out))}{flags}"
+    try:
+        run_align(
+            Request(
+                files=tuple(files),
+                method=method,
+                approximate=approximate,
+                data=data,
+                seed=seed,
+                points=points,
+                out=out,
+                force=force,
+                command=command,
+            )
+        )
     except KeyboardInterrupt:
         typer.echo("npmerge: interrupted, nothing was written", err=True)
         raise typer.Exit(130) from None

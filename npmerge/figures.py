@@ -1,10 +1,14 @@
-"""Figures of graphs."""
+"""Figures of graphs and of alignments."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from alignment import Graph
 from alignment.describe import INPUTS, OUTPUTS, edges
+from npmerge.evaluate import Path
 
 COLOURS = {"permutation": "tab:blue", "scale": "tab:orange", "orthogonal": "tab:green", "linear": "tab:red"}
 
@@ -49,3 +53,48 @@ def _arc(axes: Any, start: int, end: int, count: int) -> None:
     style: dict[str, Any] = {"linestyle": "-" if down else ":", "color": "0.3" if down else "0.5"}
     width = height if down else 1.2 * height  # beside the arc that leads down between the same nodes
     axes.add_patch(Arc((0, middle), width, height, theta1=-90, theta2=90, linewidth=0.6 + 0.3 * count, **style))
+
+
+def correlation_figure(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], names: Sequence[str]) -> Any:
+    """Matched correlation by depth, a colour for each network, dashed before alignment.
+
+    Args:
+        before: node -> the matched correlation (networks,) of each network but the reference, from the inputs to the outputs.
+        after: the same of the aligned networks.
+        names: of the networks.
+    """
+    drawing, axes = _single(width=6.5 + 0.12 * len(before))
+    for values, style in ((before, "--"), (after, "-")):
+        for k, name in enumerate(names):
+            label = name if values is after else f"{name}, before"
+            axes.plot([float(v[k]) for v in values.values()], style, marker=".", color=f"C{k}", label=label)
+    axes.set_xticks(range(len(before)), labels=list(before), rotation=90, fontsize=6 if len(before) > 20 else 8)
+    axes.set(ylabel="mean correlation of matched units", title="Matched correlation by depth")
+    axes.axhline(0, color="grey", linewidth=0.5)
+    axes.legend(frameon=False, fontsize="small")
+    return drawing
+
+
+def barrier_figure(before: Sequence[Path], after: Sequence[Path], names: Sequence[str]) -> Any:
+    """Loss on the straight line from the reference to each network, dashed before alignment.
+
+    Args:
+        before: the path to each network.
+        after: the path to each aligned network.
+        names: of the networks.
+    """
+    drawing, axes = _single(width=6.5)
+    for paths, style in ((before, "--"), (after, "-")):
+        for k, (name, path) in enumerate(zip(names, paths, strict=True)):
+            label = f"{name}{', before' if paths is before else ''} (barrier {path.barrier:.3g})"
+            axes.plot(path.fractions, path.loss, style, marker=".", color=f"C{k}", label=label)
+    axes.set(xlabel="fraction of the way from the reference", ylabel="loss (nats)", title="Along the path")
+    axes.legend(frameon=False, fontsize="small")
+    return drawing
+
+
+def _single(width: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, 4.6), layout="constrained")
+    return drawing, drawing.subplots()

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ import numpy as np
 
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.safetensors import Record, load, load_record, save
-from npmerge.models import MODELS, Config, abstract
 
-CLASSES = {model.__name__: model for model in MODELS}
+if TYPE_CHECKING:
+    from npmerge.models import Config  # brings in flax, which `import npmerge` does without
 
 
 def save_network(
-    path: Path | str, config: Config, variables: PyTree, record: Record | None = None, *, overwrite: bool = False
+    path: Path | str, config: "Config", variables: PyTree, record: Record | None = None, *, overwrite: bool = False
 ) -> None:
     """Write a network together with its configuration, which stands in the record as "architecture".
 
@@ -27,14 +27,14 @@ def save_network(
             (all paths and both shapes).
     """
     name = type(config).__name__
-    if CLASSES.get(name) is not type(config):
-        raise ValueError(f"cannot save {path}: {unknown('architecture', name, CLASSES)}")
+    if _classes().get(name) is not type(config):
+        raise ValueError(f"cannot save {path}: {unknown('architecture', name, _classes())}")
     fitted(config, variables, str(path))
     architecture = {"class": name, "fields": dataclasses.asdict(config)}  # type: ignore[call-overload]
     save(path, variables, {**(record or {}), "architecture": architecture}, overwrite=overwrite)
 
 
-def load_network(path: Path | str) -> tuple[Config, PyTree]:
+def load_network(path: Path | str) -> "tuple[Config, PyTree]":
     """The configuration and the variables, as JAX arrays in the containers that `build` makes.
 
     Raises:
@@ -48,9 +48,12 @@ def load_network(path: Path | str) -> tuple[Config, PyTree]:
     return config, jax.tree.map(jnp.asarray, fitted(config, load(path), str(path)))
 
 
-def fitted(config: Config, variables: PyTree, name: str) -> PyTree:
+def fitted(config: "Config", variables: PyTree, name: str) -> PyTree:
     """The variables in the containers of the architecture. Raises ValueError with all leaves that do not fit it."""
-    expected, got = flatten(abstract(config).variables), flatten(variables)
+    from npmerge.models import abstract
+
+    own = abstract(config).variables
+    expected, got = flatten(own), flatten(variables)
     wrong = [
         f"{path!r}: got {ours}, expected {theirs}"
         for path in dict.fromkeys([*expected, *got])
@@ -58,7 +61,7 @@ def fitted(config: Config, variables: PyTree, name: str) -> PyTree:
     ]
     if wrong:
         raise ValueError(f"{name} does not fit {config}: {'; '.join(wrong)}")
-    return jax.tree.unflatten(jax.tree.structure(abstract(config).variables), [got[path] for path in expected])
+    return jax.tree.unflatten(jax.tree.structure(own), [got[path] for path in expected])
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
@@ -72,22 +75,31 @@ def _shape(leaves: dict[str, Any], path: str) -> str:
     return str(np.shape(leaves[path])) if path in leaves else "no such leaf"
 
 
-def _config(path: Path | str, architecture: Any) -> Config:
+def _config(path: Path | str, architecture: Any) -> "Config":
+    from npmerge.models import abstract
+
+    classes = _classes()
     try:
         name, fields = architecture["class"], {key: _hashable(x) for key, x in architecture["fields"].items()}
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} has a damaged record: its architecture is {architecture!r}") from None
-    if name not in CLASSES:
-        raise ValueError(f"{path}: {unknown('architecture', name, CLASSES)}")
-    known = [field.name for field in dataclasses.fields(CLASSES[name])]  # type: ignore[arg-type]
+    if name not in classes:
+        raise ValueError(f"{path}: {unknown('architecture', name, classes)}")
+    known = [field.name for field in dataclasses.fields(classes[name])]  # type: ignore[arg-type]
     if foreign := [key for key in fields if key not in known]:
         raise ValueError(f"{path}: {unknown(f'field of {name}', foreign[0], known)}")
     try:
-        config = CLASSES[name](**fields)
+        config = classes[name](**fields)
         abstract(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {name} cannot be built from {fields}: {error}") from None
     return config
+
+
+def _classes() -> "dict[str, type[Config]]":
+    from npmerge.models import MODELS
+
+    return {model.__name__: model for model in MODELS}
 
 
 def _hashable(value: Any) -> Any:

@@ -73,7 +73,7 @@ def test_a_file_is_only_replaced_if_asked_and_a_failure_leaves_it(tmp_path, monk
         save(path, {"a": np.ones(1)})
     save(path, {"a": np.ones(1)}, overwrite=True)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(ValueError, match="cannot write .*: No space left on device"):
+    with pytest.raises(ValueError, match=r"cannot write .*: No space left on device"):
         save(path, {"a": np.zeros(1)}, overwrite=True)
     assert load(path)["a"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -106,7 +106,7 @@ def test_what_is_no_tree_of_arrays_is_refused(tmp_path, tree, message):
 def test_a_record_that_is_no_json_and_a_missing_folder(tmp_path):
     with pytest.raises(ValueError, match="the record is no JSON"):
         save(tmp_path / "x", {}, {"a": np.zeros(1)})
-    with pytest.raises(ValueError, match="cannot write .*No such file"):
+    with pytest.raises(ValueError, match=r"cannot write .*No such file"):
         save(tmp_path / "none" / "x", {})
 
 

@@ -1,0 +1,1 @@
+"""What the commands of `npmerge` do; `cli` only reads their options."""

@@ -1,0 +1,165 @@
+"""What `npmerge align` reads: networks of one architecture, and examples."""
+
+import dataclasses
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignment.base import check_finite
+from alignment.graph import PyTree, flatten
+from npmerge.batches import in_order
+from npmerge.checkpoint import load_network, load_record
+from npmerge.models import Config, abstract
+from npmerge.objectives import check_labels
+
+BATCH = 128
+
+
+class Source(NamedTuple):
+    """A checkpoint as it was read."""
+
+    path: Path
+    sha256: str
+    record: dict[str, Any]
+    variables: PyTree
+
+    @property
+    def named(self) -> dict[str, str]:
+        """How records name it."""
+        return {"file": self.path.name, "sha256": self.sha256}
+
+
+def read_networks(paths: Sequence[Path]) -> tuple[Config, list[Source]]:
+    """The architecture and the networks.
+
+    Raises:
+        ValueError: fewer than two files, two of one name, one that cannot be read, another architecture or dtype (which file,
+            and both), a NaN or infinity.
+    """
+    if len(paths) < 2:
+        raise ValueError(f"align needs at least two checkpoints, the first is the reference: got {len(paths)}")
+    names = [path.name for path in paths]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"aligned checkpoints keep their names, but more than one is called {twice[0]}")
+    networks = [load_network(path) for path in paths]
+    _check_architectures(paths, [config for config, _ in networks])
+    _check_dtypes(paths, [variables for _, variables in networks])
+    for path, (_, variables) in zip(paths, networks, strict=True):
+        check_finite(variables, str(path))
+    pairs = zip(paths, networks, strict=True)
+    return networks[0][0], [Source(path, sha256(path), load_record(path), variables) for path, (_, variables) in pairs]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Examples, and their labels if there are any.
+
+    Attributes:
+        path: where they were read.
+        sha256: of the file.
+        inputs: of the dtype that the architecture takes.
+        labels: int32.
+    """
+
+    path: Path
+    sha256: str
+    inputs: np.ndarray
+    labels: np.ndarray | None
+
+    def batches(self) -> list[tuple]:
+        """All of them, in order; targets that nobody reads where there are no labels."""
+        targets = np.zeros(len(self.inputs), np.int32) if self.labels is None else self.labels
+        return in_order(self.inputs, targets, BATCH)
+
+    def whole_batches(self) -> list[tuple]:
+        """Without a smaller one at the end, which would count as much as the others in statistics of BatchNorm."""
+        batches = self.batches()
+        return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < BATCH else batches
+
+
+def read_data(path: Path, config: Config) -> Data:
+    """Read `inputs` and, if present, `labels` from an .npz file.
+
+    Raises:
+        ValueError: no such file, another format, no `inputs`, a shape or dtype that the architecture does not take, NaN,
+            labels that are not one integer for each prediction.
+    """
+    arrays = _read_arrays(path)
+    if "inputs" not in arrays:
+        raise ValueError(f"{path} has no array 'inputs': got {', '.join(arrays) or 'none'}")
+    inputs = _checked_inputs(path, arrays["inputs"], config)
+    if "labels" not in arrays:
+        return Data(path, sha256(path), inputs, None)
+    labels = arrays["labels"]
+    network = abstract(config)
+    outputs = jax.eval_shape(network.apply, network.variables, jax.ShapeDtypeStruct(inputs.shape, config.input_dtype))
+    try:
+        check_labels(labels, outputs)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(labels) != len(inputs):
+        raise ValueError(f"{path} has {len(inputs)} inputs and {len(labels)} labels")
+    return Data(path, sha256(path), inputs, labels.astype(np.int32))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_architectures(paths: Sequence[Path], configs: Sequence[Config]) -> None:
+    ours = _described(configs[0])
+    differing = []
+    for path, config in zip(paths, configs, strict=True):
+        theirs = _described(config)
+        if different := [f"{k} is {v!r}, not {ours.get(k)!r}" for k, v in theirs.items() if ours.get(k) != v]:
+            kind = different[:1] if type(config) is not type(configs[0]) else different  # then all fields differ
+            differing.append(f"{path} ({'; '.join(kind)})")
+    if differing:
+        raise ValueError(f"all networks must have the architecture of {paths[0]}: {', '.join(differing)}")
+
+
+def _described(config: Config) -> dict[str, Any]:
+    return {"the architecture": type(config).__name__, **dataclasses.asdict(config)}  # type: ignore[call-overload]
+
+
+def _check_dtypes(paths: Sequence[Path], networks: Sequence[PyTree]) -> None:
+    ours = flatten(networks[0])
+    for path, network in zip(paths, networks, strict=True):
+        for name, leaf in flatten(network).items():
+            if leaf.dtype != ours[name].dtype or not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise ValueError(f"{path} has {leaf.dtype} at {name!r}, {paths[0]} {ours[name].dtype}: expected one float type")
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an .npz file of arrays, as numpy.savez writes it: {error}") from None
+
+
+def _checked_inputs(path: Path, inputs: np.ndarray, config: Config) -> np.ndarray:
+    wanted, kind = config.input_shape, np.dtype(config.input_dtype).kind
+    tokens = kind == "i"
+    fits = inputs.shape[1:] == wanted or (tokens and inputs.ndim == 2 and 0 < inputs.shape[1] <= wanted[0])
+    if not fits or not len(inputs):
+        shape = ", ".join(f"{'up to ' if tokens else ''}{size}" for size in wanted)
+        raise ValueError(f"{path}: inputs must have the shape (examples, {shape}), got {inputs.shape}")
+    if inputs.dtype.kind not in {"i": "iu", "f": "f"}[kind]:
+        raise ValueError(f"{path}: inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}")
+    if tokens and not 0 <= inputs.min() <= inputs.max() < (size := config.vocabulary):  # type: ignore[attr-defined]
+        raise ValueError(f"{path}: tokens must be from 0 to {size - 1}, got {inputs.min()} to {inputs.max()}")
+    if not np.isfinite(inputs).all():
+        raise ValueError(f"{path}: inputs hold {np.count_nonzero(~np.isfinite(inputs))} values that are not finite")
+    return inputs.astype(config.input_dtype)

@@ -1,0 +1,73 @@
+"""What `npmerge align` measures of networks before and after."""
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from alignment import Graph, NodeMoments, matched_correlation
+from alignment.graph import PyTree
+from alignment.weight_distance import weights
+from npmerge.commands.align_inputs import Data
+from npmerge.evaluate import Path, path_between, resetting
+from npmerge.models import Network
+from npmerge.statistics import collect
+
+T = TypeVar("T")
+
+
+class Change(NamedTuple, Generic[T]):
+    """Something before alignment and after it."""
+
+    before: T
+    after: T
+
+
+class Measured(NamedTuple):
+    """Lists have one entry for each network but the reference.
+
+    Attributes:
+        verified: what `verify` found: how far random symmetries move the reference's outputs, relative to the largest.
+        moved: how far the alignment moved the outputs of each network, relative to the largest.
+        distances: squared distance of the weights to the reference.
+        correlations: node -> matched correlation of each network; None without data.
+        paths: loss on the way from the reference to each network; None without labels.
+    """
+
+    verified: float
+    moved: list[float]
+    distances: Change[list[float]]
+    correlations: Change[dict[str, np.ndarray]] | None
+    paths: Change[list[Path]] | None
+
+
+def output_change(network: Network, before: PyTree, after: PyTree, inputs: np.ndarray) -> float:
+    """Largest |f(after) - f(before)| / largest |f(before)| on some inputs."""
+    apply = jax.jit(network.apply)
+    old, new = (np.asarray(apply(variables, inputs), np.float64) for variables in (before, after))
+    return float(np.abs(new - old).max() / max(np.abs(old).max(), np.finfo(np.float32).tiny))
+
+
+def squared_distance(reference: PyTree, other: PyTree) -> float:
+    """Sum over all weights of (A - B)^2; running statistics are no weights."""
+    ours, theirs = weights(reference), weights(other)
+    return sum(float(np.square(np.asarray(ours[path], np.float64) - np.asarray(theirs[path])).sum()) for path in ours)
+
+
+def correlations(network: Network, graph: Graph, models: Sequence[PyTree], data: Data) -> dict[str, np.ndarray]:
+    """Matched correlation of every node that has a tap, in the order of the network."""
+    moments = collect(network.apply, graph, models, data.batches(), [NodeMoments])[NodeMoments]
+    found = matched_correlation(moments)
+    return {node: found[node] for node in graph.nodes if node in found}
+
+
+def path_to(network: Network, reference: PyTree, other: PyTree, data: Data, points: int) -> Path:
+    """Loss from one network to another, statistics of BatchNorm re-estimated at every point."""
+    reset = resetting(network.train_apply, data.whole_batches()) if has_statistics(reference) else None
+    return path_between(network.apply, reference, other, data.batches(), points=points, reset=reset)
+
+
+def has_statistics(variables: PyTree) -> bool:
+    """Whether there are running statistics."""
+    return bool(jax.tree.leaves(variables["batch_stats"]))

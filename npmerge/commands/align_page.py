@@ -1,0 +1,183 @@
+"""What `npmerge align` says: its summary, its page and its words."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from npmerge.commands.align_inputs import Data, Source
+from npmerge.commands.align_measures import Change, Measured, has_statistics
+from npmerge.evaluate import Path
+from npmerge.models import Config
+from npmerge.report import markdown_table
+from npmerge.version import __version__
+
+if TYPE_CHECKING:
+    from npmerge.commands.align import Request
+
+HEADER = ("network", "squared distance", "matched correlation", "barrier (nats)", "outputs moved by")
+
+
+def summary(
+    request: "Request", config: Config, sources: Sequence[Source], data: Data | None, measured: Measured
+) -> dict[str, Any]:
+    """The content of `summary.json`; null where the data did not allow a measurement."""
+    return {
+        "npmerge": __version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "command": request.command,
+        "method": request.method,
+        "approximate": request.approximate,
+        "seed": request.seed,
+        "architecture": {"class": type(config).__name__, "fields": dataclasses.asdict(config)},  # type: ignore[call-overload]
+        "batch_statistics": has_statistics(sources[0].variables),
+        "sources": [source.named for source in sources],
+        "data": _data(data),
+        "verify": measured.verified,
+        "networks": [_network(k, source, measured) for k, source in enumerate(sources[1:])],
+        "written": _written(sources, measured),
+    }
+
+
+def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of an aligned checkpoint keeps."""
+    return {key: content[key] for key in ("npmerge", "jax", "numpy", "method", "approximate", "seed", "sources", "data")}
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The page `report.md`."""
+    reference, *others = [source["file"] for source in content["sources"]]
+    lines = [f"# npmerge align: {', '.join(others)} in the units of {reference}", ""]
+    lines += [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
+    lines += ["", f"By {content['method']}{' (approximate)' if content['approximate'] else ''}; before -> after:", ""]
+    lines += [*markdown_table(HEADER, [_row(network) for network in content["networks"]]), ""]
+    lines += [*(f"- {line}" for line in _notes(content)), ""]
+    if content["networks"][0]["matched_correlation"]:
+        lines += ["## Matched correlation by node", "", *_by_node(content["networks"]), ""]
+    files = [source["file"] for source in content["sources"]]
+    hashes = [(file, f"`{source['sha256']}`") for file, source in zip(files, content["sources"], strict=True)]
+    lines += ["## Made from", "", *markdown_table(("file", "SHA-256"), hashes), ""]
+    versions = f"npmerge {content['npmerge']}, jax {content['jax']}, numpy {content['numpy']}"
+    return "\n".join([*lines, f"Command: `{content['command']}`; {versions}.", ""])
+
+
+def told(content: Mapping[str, Any]) -> list[str]:
+    """What the terminal shows: a line for each network, and what could not be measured."""
+    lines = [f"{len(content['networks']) + 1} x {content['architecture']['class']}, {content['method']}; before -> after"]
+    for network in content["networks"]:
+        name, *cells = _row(network)
+        cells = [f"{head} {cell}" for head, cell in zip(HEADER[1:], cells, strict=True) if cell != "-"]
+        lines.append(f"{name}: {'; '.join(cells)}")
+    ends = _ends(content) if content["data"] and content["data"]["labels"] else []
+    return [*lines, *(f"- {line}" for line in [*ends, *_missing(content), *content["warnings"]])]
+
+
+def _network(k: int, source: Source, measured: Measured) -> dict[str, Any]:
+    """The numbers of one network."""
+    nodes, paths = measured.correlations, measured.paths
+    return {
+        "file": source.path.name,
+        "outputs_moved_by": measured.moved[k],
+        "squared_distance": _change([values[k] for values in measured.distances]),
+        "matched_correlation": nodes and {n: _change([float(v[n][k]) for v in nodes]) for n in nodes.before},
+        "barrier": paths and _change([found[k].barrier for found in paths]),
+        "path": paths and _change([_points(found[k]) for found in paths]),
+    }
+
+
+def _change(values: Sequence[Any]) -> dict[str, Any]:
+    return Change(*values)._asdict()
+
+
+def _points(path: Path) -> dict[str, list[float]]:
+    return {key: values.tolist() for key, values in path._asdict().items()}
+
+
+def _data(data: Data | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    return {"file": data.path.name, "sha256": data.sha256, "examples": len(data.inputs), "labels": data.labels is not None}
+
+
+def _written(sources: Sequence[Source], measured: Measured) -> list[str]:
+    figures = {"correlation.png": measured.correlations, "barrier.png": measured.paths}
+    drawn = [name for name, found in figures.items() if found]
+    return [*(source.path.name for source in sources), "report.md", "summary.json", *drawn]
+
+
+def _row(network: Mapping[str, Any]) -> tuple[str, ...]:
+    correlation = network["matched_correlation"]
+    if correlation:
+        means = {key: float(np.mean([node[key] for node in correlation.values()])) for key in ("before", "after")}
+    return (
+        network["file"],
+        _arrow(network["squared_distance"], ".4g"),
+        _arrow(means, ".3f") if correlation else "-",
+        _arrow(network["barrier"], ".3g") if network["barrier"] else "-",
+        f"{network['outputs_moved_by']:.1e}",
+    )
+
+
+def _arrow(change: Mapping[str, float], form: str) -> str:
+    return f"{change['before']:{form}} -> {change['after']:{form}}"
+
+
+def _by_node(networks: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (f"`{node}`", *(_arrow(network["matched_correlation"][node], ".3f") for network in networks))
+        for node in networks[0]["matched_correlation"]
+    ]
+    return markdown_table(("node", *(network["file"] for network in networks)), rows)
+
+
+def _notes(content: Mapping[str, Any]) -> list[str]:
+    data = content["data"]
+    inputs = f"of {data['file']}" if data else "drawn at random"
+    moved = max(network["outputs_moved_by"] for network in content["networks"])
+    notes = [
+        f"Function preservation: a random element of every node's group moves the outputs of the reference by "
+        f"{content['verify']:.1e} of the largest, on inputs {inputs}: below 1e-5 the traced graph is right.",
+        "The alignment changes what the networks compute: --approximate lets maps leave the groups."
+        if content["approximate"]
+        else f"Exact alignments move outputs by rounding only: here by {moved:.1e} of the largest at most.",
+        "Squared distance: of all weights to those of the reference. Matched correlation: Pearson's, of unit i with unit i "
+        "of the reference, mean over the units and, in the first table, over the nodes.",
+    ]
+    if data and data["labels"]:
+        notes.append(f"Barriers: {data['examples']} examples of {data['file']}, cross entropy above the line between the ends.")
+        notes += _ends(content)
+    if content["batch_statistics"] and data:
+        notes.append(f"BatchNorm: {_normalised(content)}")
+    return [*notes, *_missing(content), *content["warnings"]]
+
+
+def _ends(content: Mapping[str, Any]) -> list[str]:
+    """A barrier says nothing of an end that was moved uphill."""
+    if not content["approximate"]:
+        return []
+    ends = {n["file"]: _arrow({key: path["loss"][-1] for key, path in n["path"].items()}, ".3f") for n in content["networks"]}
+    return [
+        f"{file} was changed, and the barrier is of the way to what it became. Its own loss: {loss}."
+        for file, loss in ends.items()
+    ]
+
+
+def _normalised(content: Mapping[str, Any]) -> str:
+    where = ["at every point of the paths, ends included"] if content["data"]["labels"] else []
+    where += ["in the aligned checkpoints"] if content["approximate"] else []
+    moved = f"statistics were re-estimated {' and '.join(where)}" if where else "nothing was re-estimated"
+    return moved + ("." if content["approximate"] else "; those in the aligned checkpoints moved with their units.")
+
+
+def _missing(content: Mapping[str, Any]) -> list[str]:
+    if content["data"] is None:
+        return ["No data: no matched correlation, no barrier (--data FILE.npz with inputs and labels)."]
+    notes = []
+    if content["networks"][0]["matched_correlation"] is None:
+        notes.append("No node has features in a forward pass: no matched correlation.")
+    if not content["data"]["labels"]:
+        notes.append(f"No labels in {content['data']['file']}: no barrier.")
+    return notes

@@ -1,0 +1,331 @@
+"""`npmerge align` on networks that are permutations of each other: what it writes, and what it refuses."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import npmerge as nm
+from alignment import ALIGNMENTS, Graph, permutation, trace, transport
+from npmerge.checkpoint import load_network, load_record, save_network
+from npmerge.cli import app, main
+from npmerge.commands.align_inputs import sha256
+from npmerge.commands.methods import METHODS
+from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
+
+MLP = Mlp(inputs=6, hidden=(8, 7), classes=3)
+VGG = Vgg(stages=((4,), (5,)), dense=(), classes=3, side=4, channels=2, norm="batch")
+NAMES = ("a.safetensors", "b.safetensors", "c.safetensors")
+
+
+def graph_of(config: Config) -> Graph:
+    network = abstract(config)
+    return trace(network.apply, network.variables, example(config))
+
+
+def network(config: Config, seed: int) -> Any:
+    """Generic variables: no zero biases, no untouched statistics."""
+    rng = np.random.default_rng(seed)
+    variables = build(config, seed=seed).variables
+    noise = jax.tree.map(lambda x: 0.3 * rng.uniform(size=x.shape).astype(np.float32), variables)
+    return jax.tree.map(lambda x, e: 1.5 * x + e, variables, noise)
+
+
+def write(folder: Path, config: Config, count: int) -> list[Path]:
+    """A network and permutations of it."""
+    graph, variables = graph_of(config), network(config, 0)
+    for k, name in enumerate(NAMES[:count]):
+        maps = {node: permutation(np.roll(np.arange(n.size), k)) for node, n in graph.nodes.items()}  # no unit stays
+        save_network(folder / name, config, transport(graph, maps, variables), {"trained": k})
+    rng = np.random.default_rng(9)
+    inputs = rng.standard_normal((24, *config.input_shape))
+    outputs, _ = build(config).train_apply(variables, inputs.astype(np.float32))
+    np.savez(folder / "data.npz", inputs=inputs, labels=outputs.argmax(-1))  # they are good at what they do themselves
+    np.savez(folder / "inputs.npz", inputs=inputs)
+    return [folder / name for name in NAMES[:count]]
+
+
+class Ran(NamedTuple):
+    files: list[Path]
+    out: Path
+    summary: dict[str, Any]
+    stdout: str
+    stderr: str
+
+    @property
+    def report(self) -> str:
+        return (self.out / "report.md").read_text(encoding="utf-8")
+
+
+def align(files: list[Path], out: Path, *options: str) -> Ran:
+    arguments = ["align", *map(str, files), "--points", "3", "--out", str(out), *options]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return Ran(files, out, json.loads((out / "summary.json").read_text()), result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Three perceptrons and data."""
+    folder = tmp_path_factory.mktemp("mlp")
+    write(folder, MLP, 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def matched(folder) -> Ran:
+    files = [folder / name for name in NAMES]
+    return align(files, folder / "out", "--method", "weight-matching", "--data", str(folder / "data.npz"), "--seed", "3")
+
+
+@pytest.fixture(scope="module")
+def normalised(tmp_path_factory) -> Ran:
+    """Two networks with BatchNorm, by activations."""
+    folder = tmp_path_factory.mktemp("vgg")
+    files = write(folder, VGG, 2)
+    return align(files, folder / "out", "--method", "activation-matching", "--data", str(folder / "data.npz"))
+
+
+@pytest.mark.parametrize("ran", ["matched", "normalised"])
+def test_planted_permutations_are_undone(ran, request):
+    ran = request.getfixturevalue(ran)
+    reference = load_network(ran.files[0])
+    for file in ran.files:
+        config, variables = load_network(ran.out / file.name)
+        assert config == reference[0]
+        chex.assert_trees_all_equal(variables, reference[1])
+    for before, after in zip(ran.files[1:], ran.summary["networks"], strict=True):
+        assert before.name == after["file"]
+        assert after["squared_distance"]["before"] > 1
+        assert after["squared_distance"]["after"] == 0
+        assert after["outputs_moved_by"] < 1e-6
+        assert after["barrier"]["before"] > 1e-3
+        assert after["barrier"]["after"] < 1e-5
+        for node in after["matched_correlation"].values():
+            assert node["before"] < 0.9
+            assert node["after"] == pytest.approx(1, abs=1e-5)
+    assert ran.summary["verify"] < 1e-5
+
+
+def test_everything_promised_is_written_and_nothing_else(matched):
+    written = {*NAMES, "report.md", "summary.json", "correlation.png", "barrier.png"}
+    assert {path.name for path in matched.out.iterdir()} == written == set(matched.summary["written"])
+    assert not [path for path in matched.out.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_records_say_where_a_network_comes_from(matched):
+    record = load_record(matched.out / NAMES[1])
+    assert record["trained"] == 1  # what was known before
+    assert record["architecture"]["class"] == "Mlp"
+    made = record["align"]
+    sources = [{"file": path.name, "sha256": sha256(path)} for path in matched.files]
+    assert made["sources"] == sources
+    assert made["original"] == sources[1]
+    assert (made["method"], made["approximate"], made["seed"]) == ("weight-matching", False, 3)
+    assert (made["jax"], made["numpy"]) == (jax.__version__, np.__version__)
+    assert made["data"]["sha256"] == sha256(matched.files[0].parent / "data.npz")
+
+
+def test_the_report_and_the_terminal_tell_the_same_figures(matched):
+    network = matched.summary["networks"][0]
+    barrier = f"{network['barrier']['before']:.3g} -> {network['barrier']['after']:.3g}"
+    assert barrier in matched.report
+    assert f"barrier (nats) {barrier}" in matched.stdout
+    for part in ("![correlation](correlation.png)", "`params/layers/0`", "SHA-256", matched.summary["command"]):
+        assert part in matched.report
+    assert "BatchNorm" not in matched.report
+    assert matched.stderr.splitlines()[:3] == ["reading", "tracing", "aligning by weight-matching"]
+
+
+def test_statistics_are_estimated_anew_along_the_path(normalised):
+    assert "statistics were re-estimated at every point of the paths" in normalised.report
+    path = normalised.summary["networks"][0]["path"]["after"]
+    assert path["loss"] == pytest.approx([path["loss"][0]] * 3, abs=1e-6)
+    with np.load(normalised.files[0].parent / "data.npz") as data:
+        stored = nm.evaluate(
+            build(VGG).apply, load_network(normalised.files[0])[1], [(data["inputs"].astype("f4"), data["labels"])]
+        )
+    assert abs(path["loss"][0] - stored.loss) > 1e-2
+
+
+def test_without_data_the_rest_is_done_and_what_is_missing_is_said(folder, tmp_path):
+    ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out")
+    assert {path.name for path in ran.out.iterdir()} == {*NAMES[:2], "report.md", "summary.json"}
+    assert ran.summary["networks"][0]["barrier"] is None
+    assert ran.summary["networks"][0]["squared_distance"]["after"] == 0
+    assert ran.summary["verify"] < 1e-5
+    for told in (ran.stdout, ran.report):
+        assert "No data: no matched correlation, no barrier (--data FILE.npz with inputs and labels)." in told
+
+
+def test_without_labels_there_is_no_barrier(folder, tmp_path):
+    data = ["--data", str(folder / "inputs.npz")]
+    ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--method", "activation-matching", *data)
+    assert {path.name for path in ran.out.iterdir()} == {*NAMES[:2], "report.md", "summary.json", "correlation.png"}
+    assert "No labels in inputs.npz: no barrier." in ran.stdout
+
+
+def test_an_approximate_alignment_says_so_and_what_was_warned_of(folder, tmp_path):
+    data = ["--data", str(folder / "data.npz")]
+    ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--method", "procrustes", "--approximate", *data)
+    assert load_record(ran.out / NAMES[1])["align"]["approximate"] is True
+    assert "Its own loss: " in ran.stdout
+    assert "--approximate lets maps leave the groups" in ran.report
+
+
+def test_force_replaces_files_and_keeps_others(folder, tmp_path):
+    (tmp_path / "mine.txt").write_text("old")
+    (tmp_path / "report.md").write_text("old")
+    ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path, "--force")
+    assert "old" not in ran.report
+    assert (tmp_path / "mine.txt").read_text() == "old"
+
+
+@pytest.fixture
+def refused(folder, monkeypatch, capsys, tmp_path):
+    """Run a command that must end with status 2 and one line, and write nothing."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, out: Path = tmp_path / "out") -> str:
+        before = sorted([*tmp_path.rglob("*"), *folder.rglob("*")])
+        monkeypatch.setattr(sys, "argv", ["npmerge", "align", *arguments, "--out", str(out)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        assert ended.value.code == 2
+        assert told.out == ""
+        assert sorted([*tmp_path.rglob("*"), *folder.rglob("*")]) == before
+        (line,) = [line for line in told.err.splitlines() if line.startswith("npmerge: ")]
+        assert told.err.endswith(f"{line}\n")
+        return line.removeprefix("npmerge: ")
+
+    return run
+
+
+def test_methods_are_called_after_their_classes():
+    assert set(METHODS.values()) == set(ALIGNMENTS)
+    assert {"weight-matching", "activation-matching", "cca", "procrustes"} <= set(METHODS)
+
+
+def test_a_misspelt_method(refused):
+    line = refused(*NAMES, "--method", "wieght-matching")
+    assert line.startswith("unknown method 'wieght-matching': the nearest is 'weight-matching', expected one of ")
+    assert all(name in line for name in METHODS)
+
+
+def test_activations_without_data(refused):
+    line = refused(*NAMES, "--method", "activation-matching")
+    assert line == "activation-matching needs activations: give examples of the task with --data FILE.npz (inputs, labels)"
+
+
+def test_maps_outside_the_groups(refused):
+    line = refused(*NAMES, "--method", "cca", "--data", "data.npz")
+    assert "'params/layers/0' (scale)" in line
+    assert "pass --approximate if that is meant" in line
+    assert "--approximate is for procrustes, cca: weight-matching" in refused(*NAMES, "--approximate")
+
+
+def test_too_few_and_files_of_one_name(refused, tmp_path):
+    assert refused(NAMES[0]) == "align needs at least two checkpoints, the first is the reference: got 1"
+    assert "more than one is called a.safetensors" in refused(NAMES[0], NAMES[0])
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (Mlp(inputs=6, hidden=(8, 9), classes=3), "(hidden is (8, 9), not (8, 7))"),
+        (Mlp(inputs=6, hidden=(8,), classes=4), "(hidden is (8,), not (8, 7); classes is 4, not 3)"),
+        (VGG, "(the architecture is 'Vgg', not 'Mlp')"),
+    ],
+)
+def test_other_architectures(refused, tmp_path, other, told):
+    path = tmp_path / "x.safetensors"
+    save_network(path, other, build(other).variables)
+    assert refused(*NAMES[:2], str(path)) == f"all networks must have the architecture of a.safetensors: {path} {told}"
+
+
+def test_damaged_checkpoints(refused, folder, tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((folder / NAMES[0]).read_bytes()[:-4])
+    assert refused(NAMES[0], str(path)).startswith(f"{path} is truncated or damaged")
+    assert refused(NAMES[0], "none.safetensors") == "none.safetensors: no such file"
+    variables = network(MLP, 0)
+    variables["params"]["layers"][0]["bias"] = variables["params"]["layers"][0]["bias"].at[2].set(np.nan)
+    save_network(path, MLP, variables, overwrite=True)
+    assert refused(NAMES[0], str(path)) == f"{path} has 1 non-finite values of 8 in 'params/layers/0/bias'"
+
+
+def test_other_dtypes(refused, tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_network(path, MLP, jax.tree.map(lambda x: x.astype("bfloat16"), network(MLP, 0)))
+    assert f"{path} has bfloat16 at 'params/layers/0/bias', a.safetensors float32" in refused(NAMES[0], str(path))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": np.zeros(3)}, "has no array 'inputs': got x"),
+        ({"inputs": np.zeros((4, 5))}, "inputs must have the shape (examples, 6), got (4, 5)"),
+        ({"inputs": np.zeros((0, 6))}, "inputs must have the shape (examples, 6), got (0, 6)"),
+        ({"inputs": np.zeros((4, 6), np.uint8)}, "inputs must be floating-point, got uint8"),
+        ({"inputs": np.full((4, 6), np.nan)}, "inputs hold 24 values that are not finite"),
+        ({"inputs": np.zeros((4, 6)), "labels": np.zeros(3, int)}, "has 4 inputs and 3 labels"),
+        ({"inputs": np.zeros((4, 6)), "labels": np.zeros(4)}, "labels must be integers, got dtype float64"),
+        ({"inputs": np.zeros((4, 6)), "labels": np.full(4, 3)}, "labels out of range: got 3 to 3, expected 0 to 2"),
+        ({"inputs": np.array([None])}, "is not an .npz file of arrays"),
+    ],
+)
+def test_data_that_do_not_fit(refused, tmp_path, arrays, told):
+    np.savez(tmp_path / "x.npz", **arrays)
+    line = refused(*NAMES[:2], "--data", str(tmp_path / "x.npz"))
+    assert line.startswith(str(tmp_path / "x.npz"))
+    assert told in line
+
+
+def test_data_of_another_format(refused, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((4, 6)))
+    (tmp_path / "text.npz").write_text("no numbers")
+    for name in ("x.npy", "text.npz"):
+        assert f"{name} is not an .npz file of arrays" in refused(*NAMES[:2], "--data", str(tmp_path / name))
+    assert refused(*NAMES[:2], "--data", "none.npz") == "none.npz: no such file"
+
+
+def test_tokens_must_be_in_the_vocabulary_and_may_be_shorter(tmp_path):
+    from npmerge.commands.align_inputs import read_data
+
+    config = Gpt2(vocabulary=11, width=8, layers=1, heads=2, hidden=6, length=5)
+    np.savez(tmp_path / "x.npz", inputs=np.full((2, 4), 10))
+    assert read_data(tmp_path / "x.npz", config).inputs.dtype == np.int32
+    for wrong, told in [(np.full((2, 4), 11), "tokens must be from 0 to 10"), (np.zeros((2, 6), int), "up to 5")]:
+        np.savez(tmp_path / "x.npz", inputs=wrong)
+        with pytest.raises(ValueError, match=told):
+            read_data(tmp_path / "x.npz", config)
+
+
+def test_folders_that_cannot_be_written(refused, folder, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("old")
+    assert "full exists and has files in it" in refused(*NAMES, out=tmp_path / "full")
+    line = refused(*NAMES, "--force", out=folder)
+    assert line == "a.safetensors would be overwritten by its aligned copy: choose another folder with --out"
+    assert "--points 2 or more, got 0 and 1" in refused(*NAMES, "--points", "1")
+
+
+def test_nothing_is_left_of_a_run_that_fails_late(refused, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("late")
+
+    monkeypatch.setattr("npmerge.commands.align.write_report", fail)
+    assert refused(*NAMES[:2]) == "late"
+
+
+def test_help_lists_the_methods():
+    result = CliRunner().invoke(app, ["align", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in METHODS)
