@@ -9,6 +9,7 @@ from alignment.base import Alignment, align
 from alignment.cca import CCA
 from alignment.cka import MinibatchCKA, linear_cka, rbf_cka
 from alignment.correlation import matched_correlation
+from alignment.cycle_consistent import CycleConsistent
 from alignment.graph import Graph, Node, Pinned, Place, Tap
 from alignment.group_matching import GroupMatching
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
@@ -47,6 +48,7 @@ ALIGNMENTS: tuple[type[Alignment], ...] = (
     GroupMatching,
     SoftPermutation,
     StraightThrough,
+    CycleConsistent,
 )
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "AxisLabel",
     "Captured",
     "Cases",
+    "CycleConsistent",
     "Fixed",
     "Graph",
     "GroupMatching",
