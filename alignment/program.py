@@ -1,0 +1,141 @@
+"""A jaxpr as one flat list of steps over numbered values: nested calls are inlined, steps may be replaced and added."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+from alignment.trace import nested
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation: `call(*ins) -> outs`, with values by number; `eqn` is the equation that it is, None for an added step."""
+
+    call: Callable[..., Sequence[Any]]
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    eqn: JaxprEqn | None = None
+
+    @property
+    def name(self) -> str:
+        """The primitive, "" for an added step."""
+        return "" if self.eqn is None else self.eqn.primitive.name
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters of the equation."""
+        return {} if self.eqn is None else self.eqn.params
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Steps in order of evaluation.
+
+    Attributes:
+        steps: the operations.
+        inputs: the numbers of the arguments.
+        constants: values that the function brings along, by number.
+        outputs: the numbers of the results.
+        avals: shape and dtype of every value of the jaxpr.
+    """
+
+    steps: tuple[Step, ...]
+    inputs: tuple[int, ...]
+    constants: Mapping[int, Any]
+    outputs: tuple[int, ...]
+    avals: Mapping[int, Any]
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """The shape of a value."""
+        return tuple(getattr(self.avals[value], "shape", ()))
+
+    @functools.cached_property
+    def producer(self) -> Mapping[int, int]:
+        """The step that makes each value which is neither an input nor a constant."""
+        return {out: i for i, step in enumerate(self.steps) for out in step.outs}
+
+    @functools.cached_property
+    def consumers(self) -> Mapping[int, list[tuple[int, int]]]:
+        """Where each value is read: steps and numbers of their operands."""
+        found: dict[int, list[tuple[int, int]]] = {value: [] for value in self.avals}
+        for i, step in enumerate(self.steps):
+            for k, value in enumerate(step.ins):
+                found[value].append((i, k))
+        return found
+
+    def wanted(self, outputs: Iterable[int]) -> "Program":
+        """What is needed for these outputs, and nothing else."""
+        outputs = tuple(outputs)
+        live, kept = set(outputs), []
+        for step in reversed(self.steps):
+            if live.intersection(step.outs):
+                live.update(step.ins)
+                kept.append(step)
+        return replace(self, steps=tuple(reversed(kept)), outputs=outputs)
+
+    def run(self, values: Mapping[int, Any]) -> list[Any]:
+        """The outputs, given the inputs that they need by number."""
+        env = {**self.constants, **values}
+        for step in self.steps:
+            env.update(zip(step.outs, step.call(*(env[v] for v in step.ins)), strict=True))
+        return [env[v] for v in self.outputs]
+
+
+def flattened(closed: ClosedJaxpr) -> Program:
+    """The program of a jaxpr."""
+    constants: dict[int, Any] = {}
+    avals: dict[int, Any] = {}
+    steps: list[Step] = []
+
+    def new(aval: Any) -> int:
+        avals[len(avals)] = aval
+        return len(avals) - 1
+
+    def constant(x: Any, aval: Any) -> int:
+        constants[value := new(aval)] = x
+        return value
+
+    def walk(inner: ClosedJaxpr, args: Sequence[int]) -> list[int]:
+        jaxpr: Jaxpr = inner.jaxpr
+        env: dict[Var, int] = dict(zip(jaxpr.invars, args, strict=True))
+        env |= {v: constant(x, v.aval) for v, x in zip(jaxpr.constvars, inner.consts, strict=True)}
+
+        def read(v: Var | Literal) -> int:
+            return constant(v.val, v.aval) if isinstance(v, Literal) else env[v]
+
+        for eqn in jaxpr.eqns:
+            ins = [read(v) for v in eqn.invars]
+            if (called := nested(eqn)) is not None:
+                outs = walk(called, ins)
+            else:
+                outs = [new(v.aval) for v in eqn.outvars]
+                steps.append(Step(functools.partial(_evaluate, eqn, jaxpr), tuple(ins), tuple(outs), eqn))
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    inputs = [new(v.aval) for v in closed.jaxpr.invars]
+    outputs = walk(closed, inputs)
+    return Program(tuple(steps), tuple(inputs), constants, tuple(outputs), avals)
+
+
+def scalar(x: Any) -> float | None:
+    """The number that a constant of one element is, None for any other."""
+    if isinstance(x, jax.core.Tracer) or np.size(x) != 1:
+        return None
+    dtype = jnp.result_type(x)
+    real = jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer) or dtype == np.bool_
+    return float(np.asarray(x).item()) if real else None
+
+
+def _evaluate(eqn: JaxprEqn, whole: Jaxpr, *ins: Any) -> list[Any]:
+    """Run one equation, as a jaxpr of its own so that JAX itself restores the context it was traced in."""
+    args = {v: x for v, x in zip(eqn.invars, ins, strict=True) if isinstance(v, Var)}
+    info = whole.debug_info._replace(arg_names=None, result_paths=None)
+    alone = Jaxpr((), list(args), eqn.outvars, [eqn], eqn.effects, info)
+    return list(jax.core.eval_jaxpr(alone, (), *args.values()))
