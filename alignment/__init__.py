@@ -10,6 +10,7 @@ from alignment.cca import CCA
 from alignment.cka import MinibatchCKA, linear_cka, rbf_cka
 from alignment.correlation import matched_correlation
 from alignment.cycle_consistent import CycleConsistent
+from alignment.folding import Folded, fold
 from alignment.graph import Graph, Node, Pinned, Place, Tap
 from alignment.group_matching import GroupMatching
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
@@ -61,6 +62,7 @@ __all__ = [
     "Cases",
     "CycleConsistent",
     "Fixed",
+    "Folded",
     "Graph",
     "GroupMatching",
     "MinibatchCKA",
@@ -88,6 +90,7 @@ __all__ = [
     "capture",
     "compose",
     "discrepancy",
+    "fold",
     "general",
     "identity",
     "invert",
