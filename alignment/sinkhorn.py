@@ -55,12 +55,17 @@ def _backward(iterations: int, s: Float[Array, "n n"], cotangent: Float[Array, "
 
     That is a system of 2n equations in a and b, of rank 2n - 1. Rows of S sum to 1, so a_i = -sum_j S_ij (G_ij + b_j). With
     the first part of a taken into G, what remains is (diag(c) - S^T S) b = -q, where c and q are the column sums of S and
-    of S * G. G counts from where S is largest in its row, which a makes up for: near 0/1 plans nothing then cancels.
+    of S * G.
     """
-    g = cotangent - jnp.take_along_axis(cotangent, s.argmax(axis=1)[:, None], axis=1)
-    g = g - (s * g).sum(axis=1, keepdims=True)
+    g = _centred(cotangent, s)
     b = _solve_laplacian(jnp.matmul(s.T, s, precision=HIGHEST), -(s * g).sum(axis=0))
-    return (s * (g + b[None] - jnp.matmul(s, b, precision=HIGHEST)[:, None]),)
+    return (s * _centred(g + b[None], s),)
+
+
+def _centred(g: Float[Array, "n n"], s: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Rows less their mean under S, counted from where S is largest: near 0/1 plans nothing then cancels."""
+    g = g - jnp.take_along_axis(g, s.argmax(axis=1)[:, None], axis=1)
+    return g - (s * g).sum(axis=1, keepdims=True)
 
 
 def _solve_laplacian(affinity: Float[Array, "n n"], q: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -29,14 +29,15 @@ class SoftPermutation(Alignment):
     """Each node's map is a doubly stochastic matrix S = sinkhorn(X / temperature) of logits X, which are theta.
 
     "Re-basin via implicit Sinkhorn differentiation" (Pena et al. 2023): out axes take S, in axes S^T. `init` descends on the
-    data-free loss of the paper, `weight_distance`; its losses with data are learned by `npmerge.fit` on the same theta: at the
-    midpoint `weight_space(Aligned(SoftPermutation(), Average(), graph), ...)`, at random points `along_line(...)`. A soft map
-    changes the function; `rounded`, which `align` calls, makes it the permutation that the logits prefer. Until then running
-    statistics are mixed as units are (the published code permutes them). Every model is aligned on its own.
+    data-free loss of the paper, `weight_distance`. Its losses with data are learned by `npmerge.fit` on the same theta:
+    `along_line(SoftPermutation(), graph, apply, objective)` at random points, at the midpoint with `interval=(0.5, 0.5)`.
+
+    A soft map changes the function; `rounded`, which `align` calls, makes it the permutation that the logits prefer. Until
+    then running statistics are mixed as units are (the published code permutes them). Every model is aligned on its own.
 
     Attributes:
-        start: None for logits I + 0.1 N(0, 1), as published. An alignment by permutations for its result: 0.9 of each unit at
-            the place it chose (at the last temperature), with the same noise.
+        start: None for logits I + 0.1 N(0, 1), as published. An alignment by permutations for its result, softened: some 0.9
+            of each unit at the place it chose and noise about it, at the last temperature.
         steps: of Adam in `init`; 0 for what `start` says.
         learning_rate: of Adam. One suits all networks, for Adam's epsilon is far below the gradients.
         temperature: the first and the last, geometric over the steps; `maps` uses the last.
@@ -89,9 +90,10 @@ class SoftPermutation(Alignment):
 
     def _logits(self, name: str, order: Order, key: Array) -> Float[Array, "*copies n n"]:
         n = order.shape[-1]
-        weight = 1.0 if self.start is None else self.temperature[1] * np.log(max(n - 1, 1) * SHARE / (1 - SHARE))
         noise = jax.random.normal(jax.random.fold_in(key, zlib.crc32(name.encode())), (*order.shape, n), jnp.float32)
-        return np.float32(weight) * jax.nn.one_hot(order, n, dtype=jnp.float32) + 0.1 * noise
+        weight = 1.0 if self.start is None else np.log(max(n - 1, 1) * SHARE / (1 - SHARE))
+        logits = np.float32(weight) * jax.nn.one_hot(order, n, dtype=jnp.float32) + 0.1 * noise
+        return logits if self.start is None else self.temperature[1] * logits
 
     def _hard(self, logits: Float[np.ndarray, "*copies n n"]) -> Float[np.ndarray, "*copies n n"]:
         hard = np.eye(logits.shape[-1], dtype=logits.dtype)[assign_copies(logits)]

@@ -32,9 +32,9 @@ class StraightThrough(Alignment):
     algorithm. In deeper networks the other nodes stay at the permutations of `start` inside a node's scores, and a step
     needs one assignment a node rather than a coordinate descent.
 
-    `init` is `start`; `npmerge.fit` learns, the midpoint loss being `weight_space(Aligned(StraightThrough(), Average(), graph),
-    apply, objective)`. With `held_out` it keeps the best permutations by held-out loss, where the published code goes by
-    the noisy loss of a mini-batch.
+    `init` is `start`; `npmerge.fit` learns, the published midpoint loss being `along_line(StraightThrough(), graph, apply,
+    objective, interval=(0.5, 0.5))`. With `held_out` it keeps the best permutations by held-out loss, where the published
+    code goes by the noisy loss of a mini-batch.
 
     Scores are divided by their standard deviation over a node, so that one learning rate suits every node; the published
     one for the latent weights is this one times that deviation.
@@ -61,8 +61,8 @@ class StraightThrough(Alignment):
     ) -> list[Scores]:
         """For each model, node -> scores (*copies, places, units); none for model 0.
 
-        Scores that prefer another assignment than `start` (it had more in view: heads with what is inside them, other losses)
-        get the margin on its places that makes each the best of its row.
+        Where the scores of a copy prefer another assignment than `start`, which had more in view (heads with what is inside
+        them, another loss), the places that it chose are raised to just above the others of their rows.
         """
         theta: list[Scores] = []
         for model, orders in zip(models, starting_orders(self.start, graph, models, stats=stats, key=key), strict=True):
@@ -103,9 +103,10 @@ def _normalised(scores: Float[np.ndarray, "*copies n n"]) -> Float[np.ndarray, "
 
 
 def _with_margin(scores: Float[np.ndarray, "*copies n n"], order: Order) -> Float[np.ndarray, "*copies n n"]:
-    n, lifted = scores.shape[-1], np.array(scores)
+    lifted = np.array(scores)
     for copy in np.ndindex(scores.shape[:-2]):
-        chosen = scores[copy][np.arange(n), order[copy]]
+        places = (*copy, np.arange(scores.shape[-1]), order[copy])
         if not np.array_equal(assign(scores[copy]), order[copy]):
-            lifted[copy][np.arange(n), order[copy]] = chosen + 1e-3 + (scores[copy].max(axis=1) - chosen).max()
+            best = np.where(np.eye(scores.shape[-1])[order[copy]], -np.inf, scores[copy]).max(axis=1)
+            lifted[places] = np.maximum(scores[places], best + 1e-3)
     return lifted
