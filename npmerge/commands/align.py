@@ -119,7 +119,7 @@ class _Run:
         self.models = [source.variables for source in sources]
         advance("tracing")
         shapes = example(config) if data is None else jax.ShapeDtypeStruct((2, *data.inputs.shape[1:]), data.inputs.dtype)
-        self.graph: Graph = trace(self.network.apply, self.network.variables, shapes)
+        self.graph: Graph = trace(self.network.apply, self.models[0], shapes)  # of the dtype that is stored
         self.key = jax.random.key(request.seed)
 
     def aligned(self) -> list[PyTree]:

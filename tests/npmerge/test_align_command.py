@@ -171,6 +171,16 @@ def test_without_labels_there_is_no_barrier(folder, tmp_path):
     assert "No labels in inputs.npz: no barrier." in ran.stdout
 
 
+def test_half_precision_stays(folder, tmp_path):
+    for name in NAMES[:2]:
+        config, variables = load_network(folder / name)
+        save_network(tmp_path / name, config, jax.tree.map(lambda x: x.astype("bfloat16"), variables))
+    with jax.numpy_dtype_promotion("standard"):  # the layers multiply bfloat16 with their float32 inputs
+        ran = align([tmp_path / name for name in NAMES[:2]], tmp_path / "out", "--data", str(folder / "inputs.npz"))
+    chex.assert_trees_all_equal(load_network(ran.out / NAMES[1])[1], load_network(tmp_path / NAMES[0])[1])
+    assert ran.summary["networks"][0]["outputs_moved_by"] < 0.05
+
+
 def test_an_approximate_alignment_says_so_and_what_was_warned_of(folder, tmp_path):
     data = ["--data", str(folder / "data.npz")]
     ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--method", "procrustes", "--approximate", *data)

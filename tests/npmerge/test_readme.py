@@ -4,12 +4,15 @@ import ast
 import contextlib
 import io
 import re
+import shlex
 import textwrap
 from pathlib import Path
 
 import jax
+from typer.testing import CliRunner
 
 from alignment.primitives import registry
+from npmerge.cli import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -45,6 +48,17 @@ def test_a_primitive_can_be_taught(monkeypatch):
     monkeypatch.setattr(registry, "RULES", dict(registry.RULES))
     run(EXAMPLES[2])
     assert "my_primitive" in registry.RULES
+
+
+def test_checkpoints_are_saved_and_the_command_aligns_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = [e for e in EXAMPLES if "save_network" in e]
+    run(example)
+    block = re.search(r"<!-- align -->\n```sh\n(.*?)\n```", README, re.S)
+    assert block is not None
+    result = CliRunner().invoke(app, shlex.split(block[1])[1:], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert {path.name for path in (tmp_path / "aligned").iterdir()} >= {"a.safetensors", "b.safetensors", "barrier.png"}
 
 
 def test_the_commands_are_the_ones_that_ci_runs():
