@@ -14,6 +14,7 @@ from npmerge.learned import Learned
 from npmerge.methods import METHODS, Average, Fisher, Slerp, TaskArithmetic
 from npmerge.normalisation import reset_statistics
 from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
+from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
 from npmerge.statistics import DiagonalFisher, NodeMoments, Statistic, collect
 from npmerge.version import __version__
@@ -43,6 +44,7 @@ __all__ = [
     "PerModel",
     "PerParameter",
     "PerTensor",
+    "Repaired",
     "Simplex",
     "Slerp",
     "Stack",
@@ -65,6 +67,7 @@ __all__ = [
     "graph_figure",
     "in_order",
     "path_between",
+    "repair",
     "reset_statistics",
     "resetting",
     "shuffled",
