@@ -66,7 +66,9 @@ class Folded:
             ValueError: for variables with other paths, or if the function folds differently for inputs of this shape.
         """
         if missing := sorted(set(self.variables) ^ set(variables)):
-            raise ValueError(f"variables do not fit the folded network: {missing[0]!r} is on one side only")
+            raise ValueError(
+                f"variables do not fit the folded network, which has {len(self.variables)} leaves: see {missing[0]!r}"
+            )
         plan = self._planned(inputs)
         values = {number: variables[name] for name, (number, _) in plan.leaves.items()}
         results = plan.new.run(values | dict(zip(plan.data, jax.tree.leaves(inputs), strict=True)))
@@ -129,7 +131,7 @@ def fold(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Fo
     plan = _read(apply, shapes, jax.tree.map(_shape, inputs))
     folded = Folded({}, tuple(dict.fromkeys(plan.kept)), _gone(plan, shapes), apply, shapes, plan)
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(variables))
-    folded.variables.update(jax.eval_shape(folded.convert, shapes) if abstract else folded.convert(variables))
+    folded.variables.update(jax.eval_shape(folded.convert, shapes) if abstract else jax.jit(folded.convert)(variables))
     return folded
 
 

@@ -1,0 +1,353 @@
+"""Folding norms: the same function, a stream that may be rotated, and what cannot be folded left alone and named."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import alignment
+from alignment import fold
+from npmerge.models import Bert, Config, Gpt2, Llama, Mlp, Vit, abstract, example
+from tests.alignment.networks import data, fill
+from tests.alignment.zoo_plain import times
+
+KEY = jax.random.key(0)
+WIDTH, HEADS, HEAD, HIDDEN, OUT = 10, 2, 5, 12, 7
+TOKENS = jax.ShapeDtypeStruct((2, 6, 9), jnp.float32)
+
+
+def random(tree: Any, seed: int) -> Any:
+    """Random leaves, none of which is near the one or zero that norms start from."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(s: Any) -> jax.Array:
+        values = rng.uniform(0.4, 1.6, s.shape) if len(s.shape) == 1 else 0.5 * rng.standard_normal(s.shape)
+        return jnp.asarray(values, s.dtype)
+
+    return jax.tree.map(leaf, tree)
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A network and its folded form."""
+
+    apply: Callable[..., jax.Array]
+    variables: Any
+    inputs: jax.Array
+
+    @functools.cached_property
+    def folded(self) -> alignment.Folded:
+        """Folded from shapes and its own variables."""
+        return fold(self.apply, self.variables, self.inputs)
+
+    @functools.cached_property
+    def graph(self) -> alignment.Graph:
+        """Of the folded network."""
+        return alignment.trace(self.folded.apply, self.folded.variables, self.inputs)
+
+    def groups(self, size: int) -> list[str]:
+        """The groups of the folded network's nodes of this size."""
+        return [node.group for node in self.graph.nodes.values() if node.size == size]
+
+    @functools.cached_property
+    def both(self) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+        """The network and the folded one of the same variables, compiled together."""
+        folded = self.folded
+        return jax.jit(lambda v, x: (self.apply(v, x), folded.apply(folded.convert(v), x)))
+
+    def error(self, seed: int | None = None) -> float:
+        """How far the folded network is from the network, relative to the scale of the outputs."""
+        before, after = self.both(self.variables if seed is None else random(self.variables, seed), self.inputs)
+        assert after.shape == before.shape and after.dtype == before.dtype
+        return float(jnp.abs(after - before).max() / jnp.abs(before).max())
+
+
+def model(config: Config, seed: int = 0) -> Net:
+    """A network of npmerge."""
+    network, x = abstract(config), example(config)
+    tokens = np.random.default_rng(1).integers(1, 9, x.shape)
+    inputs = jnp.asarray(tokens, jnp.int32) if x.dtype == "int32" else data(*x.shape)
+    return Net(network.apply, random(network.variables, seed), inputs)
+
+
+SIZES = {"width": WIDTH, "layers": 1, "heads": HEADS, "hidden": HIDDEN}
+LLAMA = {"vocabulary": 11, "width": 24, "layers": 1, "heads": 4, "kv_heads": 2, "hidden": 14, "length": 6}
+CONFIGS = {
+    "gpt2": Gpt2(vocabulary=11, length=6, **SIZES | {"layers": 2}),
+    "vit": Vit(patch=2, side=4, classes=OUT, **SIZES),
+    "llama": Llama(**LLAMA),
+    "llama_untied": Llama(**LLAMA, tied=False, bias=True),
+}
+
+
+# ------------------------------------------------------------------------------------------- pre-norm networks by hand
+
+
+def by_variance(v: Any, x: jax.Array) -> jax.Array:
+    """LayerNorm of jnp.mean and jnp.var, divided by a root."""
+    y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return y * spread(v["scale"], x) + spread(v["bias"], x)
+
+
+def by_squares(v: Any, x: jax.Array) -> jax.Array:
+    """LayerNorm with E[x^2] - E[x]^2, the scale multiplied first."""
+    mean = jnp.sum(x, -1, keepdims=True) * (1 / x.shape[-1])
+    variance = jnp.maximum(jnp.mean(x * x, -1, keepdims=True) - mean**2, 0.0)
+    factor = spread(v["scale"], x) * jnp.broadcast_to(jax.lax.rsqrt(variance + 1e-5), x.shape)
+    return (x - mean) * factor + spread(v["bias"], x)
+
+
+def by_power(v: Any, x: jax.Array) -> jax.Array:
+    """RMSNorm with one plus a scale, as Gemma has it, and a power."""
+    return x * (jnp.square(x).mean(-1, keepdims=True) + 1e-5) ** -0.5 * (1 + spread(v["scale"], x))
+
+
+def spread(vector: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(vector, x.shape)
+
+
+def block(norm: Callable, v: Any, x: jax.Array) -> jax.Array:
+    """Attention over heads without a bias, then a hidden layer with one."""
+    y = norm(v["norm1"], x)
+    query, key, value = (jnp.einsum("ntw,whd->nthd", y, v[name]) for name in ("query", "key", "value"))
+    weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", query, key))
+    x = x + jnp.einsum("nhqk,nkhd,hdw->nqw", weights, value, v["mix"])
+    hidden = times(norm(v["norm2"], x), v["up"])
+    return x + times(jax.nn.gelu(hidden + spread(v["up_bias"], hidden)), v["down"])
+
+
+def body(norm: Callable, v: Any, x: jax.Array) -> jax.Array:
+    """A pre-norm transformer up to its last norm: embedding with positions, a layer scale, the mean over tokens."""
+    x = times(x, v["embed"]) + jnp.broadcast_to(v["positions"], (*x.shape[:2], WIDTH))
+    x = jax.checkpoint(functools.partial(block, norm))(v, x)
+    return norm(v["last"], x.mean(1))
+
+
+NORM = {"scale": (WIDTH,), "bias": (WIDTH,)}
+SHAPES = {
+    "embed": (9, WIDTH), "positions": (6, WIDTH), "norm1": NORM, "norm2": NORM, "last": NORM, "mix": (HEADS, HEAD, WIDTH),
+    **dict.fromkeys(("query", "key", "value"), (WIDTH, HEADS, HEAD)),
+    "up": (WIDTH, HIDDEN), "up_bias": (HIDDEN,), "down": (HIDDEN, WIDTH), "head": (WIDTH, OUT),
+}  # fmt: skip
+
+
+def by_hand(apply: Callable[..., jax.Array], shapes: Any = SHAPES) -> Net:
+    """A network in plain JAX."""
+    tree = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple))
+    return Net(jax.jit(apply), random(tree, 0), data(*TOKENS.shape))
+
+
+def plain(norm: Callable) -> Net:
+    return by_hand(lambda v, x: times(body(norm, v, x), v["head"]))
+
+
+NORMS = {"variance": by_variance, "squares": by_squares, "power": by_power}
+
+
+@functools.cache
+def net(name: str) -> Net:
+    return plain(NORMS[name]) if name in NORMS else model(CONFIGS[name])
+
+
+EVERY = (*CONFIGS, *NORMS)
+
+
+# --------------------------------------------------------------------------------------------------------------- tests
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_function_is_the_same_for_any_variables(name):
+    assert net(name).error() < 1e-5
+    assert net(name).error(seed=1) < 1e-5
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_stream_becomes_orthogonal_and_the_rest_stays(name):
+    width = 24 if name.startswith("llama") else WIDTH
+    before = alignment.trace(net(name).apply, net(name).variables, net(name).inputs)
+    assert [n.group for n in before.nodes.values() if n.size == width] == ["permutation"]
+    assert net(name).groups(width) == ["orthogonal"]
+    inside = [[(n.size, n.group, n.copies) for n in g.nodes.values() if n.size != width] for g in (before, net(name).graph)]
+    assert inside[0] == inside[1] and len(inside[0]) > 1
+    assert net(name).folded.kept == ()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_random_elements_of_all_groups_keep_the_function(name):
+    folded, x = net(name).folded, net(name).inputs
+    assert alignment.verify(folded.apply, net(name).graph, folded.variables, x, key=KEY) < 1e-5
+    alone = alignment.verify_each(folded.apply, net(name).graph, folded.variables, x, key=KEY)
+    assert {node: change for node, change in alone.items() if change > 1e-5} == {}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_scales_and_biases_of_norms_are_gone_and_nothing_else(name):
+    paths = alignment.graph.flatten(net(name).variables)
+    unread = {p for p in paths if name == "power" and p.endswith("/bias")}  # RMSNorm reads none
+    assert set(net(name).folded.gone) == {p for p in paths if "norm" in p or "last" in p} - unread
+
+
+def test_a_head_tied_to_an_embedding_becomes_a_leaf_of_its_own():
+    tied, head = (net(name).folded.variables for name in ("llama", "llama_untied"))
+    assert {p for p in tied if "untied" in p} == {"params/tokens/embedding/untied"}
+    assert not [p for p in head if "untied" in p]
+    assert {p for p in net("gpt2").folded.variables if "untied" in p} == {
+        "params/tokens/embedding/untied",
+        "params/tokens/embedding/untied/bias",
+    }
+
+
+def test_biases_go_into_those_that_are_there():
+    assert set(net("vit").folded.variables) < set(alignment.graph.flatten(net("vit").variables))
+    made = set(net("variance").folded.variables) - set(alignment.graph.flatten(net("variance").variables))
+    assert made == {"query/bias", "key/bias", "value/bias", "head/bias"}
+
+
+def test_what_writes_to_the_stream_is_centred():
+    v = net("vit").folded.variables
+    writers = ("patches", "attention/out", "feed_forward/down")
+    centred = {p: x.mean(-1) for p, x in v.items() if any(w in p for w in writers) or p.endswith(("positions", "class_token"))}
+    assert len(centred) == 8
+    assert all(float(jnp.abs(m).max()) < 1e-6 for m in centred.values())
+
+
+def test_layer_norm_between_two_contractions_is_the_formula():
+    """W' = W C before; W' = diag(gamma) W and b' = beta W behind; an RMSNorm between them."""
+    apply = lambda v, x: times(by_variance(v["norm"], times(x, v["embed"])), v["head"])  # noqa: E731
+    one = by_hand(apply, {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)})
+    embed, norm, head = one.variables["embed"], one.variables["norm"], one.variables["head"]
+    want = {
+        "embed": embed - embed.mean(1, keepdims=True),
+        "head": norm["scale"][:, None] * head,
+        "head/bias": norm["bias"] @ head,
+    }
+    assert one.folded.variables.keys() == want.keys()
+    for path, leaf in want.items():
+        np.testing.assert_allclose(one.folded.variables[path], leaf, atol=1e-6)
+    x = times(one.inputs, want["embed"])
+    y = times(x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5), want["head"])
+    np.testing.assert_allclose(y + spread(want["head/bias"], y), apply(one.variables, one.inputs), atol=1e-5)
+
+
+def test_shapes_fold_to_shapes():
+    network, x = abstract(CONFIGS["gpt2"]), example(CONFIGS["gpt2"])
+    folded = fold(network.apply, network.variables, x)
+    shapes = {path: (leaf.shape, leaf.dtype) for path, leaf in net("gpt2").folded.variables.items()}
+    assert {path: (leaf.shape, leaf.dtype) for path, leaf in folded.variables.items()} == shapes
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in folded.variables.values())
+
+
+@pytest.mark.parametrize("batch", [1])
+def test_other_batch_sizes(batch):
+    one, rows = net("squares"), data(batch, 6, 9)
+    before, after = one.both(one.variables, rows)
+    np.testing.assert_allclose(after, before, atol=1e-5 * float(jnp.abs(before).max()))
+    for name in CONFIGS:
+        folded, rows = net(name).folded, net(name).inputs[jnp.zeros(batch, jnp.int32)]
+        assert jax.eval_shape(folded.apply, folded.variables, rows).shape[0] == batch
+
+
+def test_a_model_folded_alike_may_be_rotated():
+    one = net("vit")
+    theirs = jax.jit(one.folded.convert)(random(one.variables, 2))
+    maps = {n.name: alignment.identity(n.size, n.copies) for n in one.graph.nodes.values()}
+    (stream,) = [n.name for n in one.graph.nodes.values() if n.group == "orthogonal"]
+    maps[stream] = alignment.orthogonal(jnp.linalg.qr(data(WIDTH, WIDTH))[0])
+    moved = alignment.transport(one.graph, maps, theirs)
+    assert float(jnp.abs(moved["params/positions"] - theirs["params/positions"]).max()) > 0.1
+    assert alignment.discrepancy(one.folded.apply, one.graph, maps, theirs, one.inputs) < 1e-5
+
+
+# -------------------------------------------------------------------------------------------------- what is not folded
+
+
+def unchanged(one: Net) -> tuple[str, ...]:
+    """That folding did nothing; why."""
+    variables = alignment.graph.flatten(one.variables)
+    assert one.folded.variables.keys() == variables.keys() and one.folded.gone == ()
+    assert all(np.array_equal(one.folded.variables[path], leaf) for path, leaf in variables.items())
+    assert one.error() < 1e-6
+    return tuple(kept.reason for kept in one.folded.kept)
+
+
+def test_without_norms_nothing_is_folded():
+    assert unchanged(model(Mlp())) == ()
+
+
+def test_post_norm_is_left_alone_and_named():
+    one = model(Bert(vocabulary=11, length=6, **SIZES))
+    reasons = unchanged(one)
+    assert any("add reads a norm's output" in reason for reason in reasons)
+    assert all("bert.py" in kept.source for kept in one.folded.kept)
+
+
+def test_a_stream_that_is_read_without_a_norm_keeps_its_centring():
+    """Scales are folded, means stay: the head sees the mean of the stream."""
+    stream = by_hand(reads_the_stream, {"embed": (9, WIDTH), "norm": NORM, "up": (WIDTH, OUT), "tap": (WIDTH, OUT)})
+    assert stream.error() < 1e-5
+    assert [kept.reason for kept in stream.folded.kept] == ["dot_general reads the stream without a norm that centres"]
+    assert stream.folded.gone == ("norm/bias", "norm/scale")
+    assert np.array_equal(stream.folded.variables["embed"], stream.variables["embed"])
+
+
+def reads_the_stream(v: Any, x: jax.Array) -> jax.Array:
+    x = times(x, v["embed"])
+    return times(by_variance(v["norm"], x), v["up"]) + times(x, v["tap"])
+
+
+@pytest.mark.parametrize(
+    ("between", "why"),
+    [(jnp.tanh, "tanh reads a norm's output"), (lambda y: y + y[:, :1], "add reads a norm's output")],
+)
+def test_a_scale_read_by_something_else_stays(between, why):
+    shapes = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
+    one = by_hand(lambda v, x: times(between(by_variance(v["norm"], times(x, v["embed"]))), v["head"]), shapes)
+    assert any(why in reason for reason in unchanged(one))
+
+
+@pytest.mark.parametrize("writes", [jnp.abs, lambda x: x + 1.0, lambda x: x * jnp.arange(1.0, WIDTH + 1)])
+def test_a_writer_that_cannot_be_centred_keeps_the_mean(writes):
+    shapes = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
+    with jax.numpy_rank_promotion("allow"):
+        one = by_hand(lambda v, x: times(by_variance(v["norm"], writes(times(x, v["embed"]))), v["head"]), shapes)
+        assert one.error() < 1e-5
+    assert any("the stream" in kept.reason for kept in one.folded.kept)
+    assert np.array_equal(one.folded.variables["embed"], one.variables["embed"])
+
+
+def test_root_mean_squares_of_a_stream_with_a_mean_keep_it():
+    shapes = {"embed": (9, WIDTH), "one": NORM, "other": NORM, "head": (WIDTH, OUT), "second": (WIDTH, OUT)}
+
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        x = times(x, v["embed"])
+        return times(by_variance(v["one"], x), v["head"]) + times(by_power(v["other"], x), v["second"])
+
+    one = by_hand(apply, shapes)
+    assert one.error() < 1e-5
+    assert any("the stream" in kept.reason for kept in one.folded.kept)
+    assert np.array_equal(one.folded.variables["embed"], one.variables["embed"])
+
+
+def test_variables_of_another_structure_are_refused():
+    one = net("vit")
+    with pytest.raises(ValueError, match="norm1/bias"):
+        one.folded.apply(alignment.graph.flatten(one.variables), one.inputs)
+    wrong = jax.tree.map(lambda x: x, one.variables)
+    wrong["params"]["head"]["bias"] = jnp.zeros(3)
+    with pytest.raises(ValueError, match="params/head/bias"):
+        one.folded.convert(wrong)
+
+
+def test_weights_of_the_zoo_are_left_as_good_as_they_were():
+    """LayerNorm of one token's features behind jit, and a stream of convolutions: nothing breaks."""
+    from tests.alignment import zoo_plain
+
+    for name in ("instance_norm", "scan_over_transformer_layers"):
+        zoo = zoo_plain.BUILDERS[name]()
+        one = Net(zoo.apply, fill(zoo.variables, 3), zoo.inputs)
+        assert one.error() < 1e-5
