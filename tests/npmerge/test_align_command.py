@@ -12,15 +12,15 @@ import pytest
 from typer.testing import CliRunner
 
 import npmerge as nm
-from alignment import ALIGNMENTS, Graph, permutation, trace, transport
+from alignment import ALIGNMENTS, CCA, Graph, permutation, trace, transport
 from npmerge.checkpoint import load_network, load_record, save_network
 from npmerge.cli import app, main
 from npmerge.commands.align_inputs import sha256
-from npmerge.commands.methods import METHODS
+from npmerge.commands.methods import METHODS, alignment_of
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
 
 MLP = Mlp(inputs=6, hidden=(8, 7), classes=3)
-VGG = Vgg(stages=((4,), (5,)), dense=(), classes=3, side=4, channels=2, norm="batch")
+VGG = Vgg(stages=((4, 5),), dense=(), classes=3, side=2, channels=2, norm="batch")
 NAMES = ("a.safetensors", "b.safetensors", "c.safetensors")
 
 
@@ -221,6 +221,9 @@ def refused(folder, monkeypatch, capsys, tmp_path):
 def test_methods_are_called_after_their_classes():
     assert set(METHODS.values()) == set(ALIGNMENTS)
     assert {"weight-matching", "activation-matching", "cca", "procrustes"} <= set(METHODS)
+    for name, kind in METHODS.items():
+        assert alignment_of(name, approximate=False) == kind()
+    assert alignment_of("cca", approximate=True) == CCA(approximate=True)
 
 
 def test_a_misspelt_method(refused):
@@ -333,6 +336,19 @@ def test_nothing_is_left_of_a_run_that_fails_late(refused, monkeypatch):
 
     monkeypatch.setattr("npmerge.commands.align.write_report", fail)
     assert refused(*NAMES[:2]) == "late"
+
+
+def test_figures_draw_a_line_for_each_network_before_and_after():
+    before, after = ({f"n{k}": np.array([k, -k]) / scale for k in range(3)} for scale in (4, 2))
+    (axes,) = nm.correlation_figure(before, after, ["b", "c"]).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines[:4]}
+    assert lines == {"b, before": [0, 0.25, 0.5], "c, before": [0, -0.25, -0.5], "b": [0, 0.5, 1], "c": [0, -0.5, -1]}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["n0", "n1", "n2"]
+    fractions = np.array([0, 0.5, 1])
+    paths = [[nm.Path(fractions, np.array([1, top, 1]), fractions)] for top in (3, 1.5)]
+    (axes,) = nm.barrier_figure(*paths, ["b"]).axes
+    assert [line.get_label() for line in axes.lines] == ["b, before (barrier 2)", "b (barrier 0.5)"]
+    assert [line.get_linestyle() for line in axes.lines] == ["--", "-"]
 
 
 def test_help_lists_the_methods():
