@@ -100,12 +100,9 @@ def run_align(request: Request) -> dict[str, Any]:
         advance("writing")
         content = page.summary(request, config, sources, data, measured) | {"warnings": warned()}
         _write(folder, run, aligned, content, measured)
-    console = Console()
-    for line in page.told(content):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(
-        f"{time.perf_counter() - began:.0f} s. Written to {request.out}: {', '.join(content['written'])}", soft_wrap=True
-    )
+    console, took = Console(), time.perf_counter() - began
+    for line in [*page.told(content), f"{took:.0f} s. Written to {request.out}: {', '.join(content['written'])}"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)  # a file may be called "a[b]"
     return content
 
 

@@ -189,6 +189,12 @@ def test_an_approximate_alignment_says_so_and_what_was_warned_of(folder, tmp_pat
     assert "--approximate lets maps leave the groups" in ran.report
 
 
+def test_names_in_brackets_are_told_as_they_are(folder, tmp_path):
+    path = tmp_path / "x[red].safetensors"
+    path.write_bytes((folder / NAMES[1]).read_bytes())
+    assert path.name in align([folder / NAMES[0], path], tmp_path / "out").stdout
+
+
 def test_force_replaces_files_and_keeps_others(folder, tmp_path):
     (tmp_path / "mine.txt").write_text("old")
     (tmp_path / "report.md").write_text("old")
