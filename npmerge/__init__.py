@@ -6,7 +6,7 @@ from npmerge.aligned import Aligned
 from npmerge.base import LinearMerge, Merge, combine
 from npmerge.batches import in_order, shuffled
 from npmerge.constraints import Box, Free, Simplex
-from npmerge.evaluate import LogitEnsemble, Metrics, Path, evaluate, path_between, resetting
+from npmerge.evaluate import Barrier, LogitEnsemble, Metrics, Path, barrier, evaluate, path_between, resetting
 from npmerge.figures import barrier_figure, correlation_figure, graph_figure
 from npmerge.fit import FitResult, History, fit
 from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
@@ -23,6 +23,7 @@ __all__ = [
     "METHODS",
     "Aligned",
     "Average",
+    "Barrier",
     "Box",
     "CrossEntropy",
     "DiagonalFisher",
@@ -54,6 +55,7 @@ __all__ = [
     "__version__",
     "align",
     "along_line",
+    "barrier",
     "barrier_figure",
     "capture",
     "checkpoint",

@@ -1,6 +1,8 @@
 """How good a network is: accuracy, loss, logit ensembles, and the barrier along a path between two networks."""
 
 import functools
+import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from alignment.graph import PyTree
+from alignment.graph import STATISTICS, PyTree, flatten
 from npmerge.base import between
 from npmerge.batches import measured
 from npmerge.normalisation import TrainApply, reset_statistics
@@ -78,6 +80,20 @@ class Path(NamedTuple):
         line = (1 - self.fractions) * self.loss[0] + self.fractions * self.loss[-1]
         return float((self.loss - line).max())
 
+    @property
+    def accuracy_barrier(self) -> float:
+        """Max over the path of the accuracy below the line between its ends, as a fraction of all examples."""
+        line = (1 - self.fractions) * self.accuracy[0] + self.fractions * self.accuracy[-1]
+        return float((line - self.accuracy).max())
+
+
+class Barrier(NamedTuple):
+    """How much worse a path is than the line between its ends, in loss and in accuracy, with the path itself."""
+
+    loss: float
+    accuracy: float
+    path: Path
+
 
 def path_between(
     apply: Apply,
@@ -107,6 +123,33 @@ def path_between(
         variables = _between(start, end, jnp.float32(t))
         measured.append(evaluate(apply, variables if reset is None else reset(variables), batches))
     return Path(fractions, np.array([m.loss for m in measured]), np.array([m.accuracy for m in measured]))
+
+
+def barrier(
+    apply: Apply,
+    start: PyTree,
+    end: PyTree,
+    batches: Sequence[tuple],
+    *,
+    points: int = 11,
+    reset: Callable[[PyTree], PyTree] | None = None,
+) -> Barrier:
+    """The barrier between two networks in loss and in accuracy, from `path_between`, which takes the same arguments.
+
+    Networks with BatchNorm need `reset=resetting(train_apply, batches)`, with training data: the statistics of a network
+    between two others do not lie between theirs.
+
+    Warns:
+        UserWarning: if the networks hold running statistics and there is no `reset`.
+    """
+    if reset is None and (held := [path for path in flatten(start) if re.search(STATISTICS, path)]):
+        warnings.warn(
+            f"running statistics such as {held[0]!r} are interpolated, which makes a barrier of its own: "
+            "pass reset=resetting(train_apply, batches)",
+            stacklevel=2,
+        )
+    path = path_between(apply, start, end, batches, points=points, reset=reset)
+    return Barrier(path.barrier, path.accuracy_barrier, path)
 
 
 def resetting(train_apply: TrainApply, batches: Sequence[tuple]) -> Callable[[PyTree], PyTree]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from npmerge import LogitEnsemble, Path, evaluate, in_order, path_between, reset_statistics, resetting
+from npmerge import LogitEnsemble, Path, barrier, evaluate, in_order, path_between, reset_statistics, resetting
 from tests.npmerge.toys import apply, array, batch, log_softmax64, logits64, variables
 
 X, LABELS = batch(0, 10)
@@ -68,6 +68,9 @@ def test_the_barrier_is_measured_from_the_line_between_the_ends():
     path = Path(np.array([0, 0.5, 1]), np.array([1.0, 2.5, 3.0]), np.zeros(3))
     assert path.barrier == pytest.approx(0.5)
     assert Path(np.array([0, 0.5, 1]), np.array([1.0, 0.5, 3.0]), np.zeros(3)).barrier == 0
+    accuracies = Path(np.array([0, 0.25, 1]), np.zeros(3), np.array([0.9, 0.6, 0.5]))
+    assert accuracies.accuracy_barrier == pytest.approx(0.2)
+    assert Path(np.array([0, 0.5, 1]), np.zeros(3), np.array([0.5, 0.8, 0.7])).accuracy_barrier == 0
 
 
 def test_a_path_needs_two_ends():
@@ -101,3 +104,18 @@ def test_the_ends_of_a_path_are_the_networks_themselves():
     path = path_between(scale_net, *ENDS, [(x, labels)], points=2)
     for at, end in ((0, ENDS[0]), (-1, ENDS[1])):
         assert path.loss[at] == pytest.approx(evaluate(scale_net, end, [(x, labels)]).loss, rel=1e-5)
+
+
+def test_the_barrier_of_networks_with_running_statistics():
+    """One network whose statistics are those of other data at either end: re-estimated, all points are the same network."""
+    x, labels = X[:, :3], LABELS
+    ends = [{"gain": ENDS[0]["gain"], "batch_stats": {"std": jnp.array(std)}} for std in ([9.0, 0.1, 1.0], [0.1, 9.0, 1.0])]
+    reset = resetting(scale_net_train, [(x, labels)])
+    found = barrier(scale_net, *ends, [(x, labels)], points=5, reset=reset)
+    assert len(found.path.loss) == 5
+    assert (found.loss, found.accuracy) == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6))
+    np.testing.assert_allclose(found.path.loss, evaluate(scale_net, reset(ends[0]), [(x, labels)]).loss, rtol=1e-5)
+    with pytest.warns(UserWarning, match="running statistics such as 'batch_stats/std' are interpolated"):
+        blended = barrier(scale_net, *ends, [(x, labels)], points=5)
+    assert np.ptp(blended.path.loss) > 0.1
+    assert (blended.loss, blended.accuracy) == (blended.path.barrier, blended.path.accuracy_barrier)
