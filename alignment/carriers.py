@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 
 from alignment.program import Program, Step, scalar
@@ -109,7 +110,8 @@ class Facts:
             return found if flat and set(found) in ([{0}] if step.name == "div" else [{0}, {1}]) else {}
         if step.name == "select_n":
             flat = self.flat(step.ins[0], d)
-            return {k: a for k, a in found.items() if k} if flat and set(range(1, len(step.ins))) <= set(found) else {}
+            cases = {k: a for k, a in found.items() if k and self.constant.get(step.ins[k]) != 0}
+            return cases if flat and set(range(1, len(step.ins))) <= set(found) else {}
         rest = [v for k, v in enumerate(step.ins) if k not in found]
         if step.name in ("add", "sub", "add_any", "pad", "concatenate") and any(self.constant.get(v) != 0 for v in rest):
             return {}
@@ -133,9 +135,13 @@ class Facts:
                 if not carried:
                     return None
                 todo += [(step.ins[k], a) for k, a in carried.items()]
-            elif value in self.program.constants or found.setdefault(value, axis) != axis:
+            elif not self._floating(value) or found.setdefault(value, axis) != axis:
                 return None
         return found
+
+    def _floating(self, value: int) -> bool:
+        """Whether a value is an input of real numbers: integers (of a quantised table) cannot be scaled."""
+        return value in self.program.inputs and jnp.issubdtype(self.program.avals[value].dtype, jnp.floating)
 
 
 def facts(program: Program, leaves: int) -> Facts:

@@ -1,11 +1,13 @@
 """What is to be done to a program so that its norms are folded: which steps go, which leaves change and how."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from alignment.carriers import LAYOUT, Facts
+from alignment.control_flow import CONTROL_FLOW
 from alignment.norms import Moments, moments
-from alignment.program import Program
+from alignment.program import ROOTS, Program, Step, holds, inside
+from alignment.provenance import source_line
 from alignment.streams import Kept, Reader, RefusedError, Stream, readers
 
 
@@ -104,6 +106,7 @@ def edits(facts: Facts) -> Edits:
         except RefusedError as refused:
             plan.kept.append(refused.kept)
             fixed.add(norm.x)
+    plan.kept += [kept for step in facts.program.steps for kept in _unseen(step)]
     seen: set[int] = set()
     for x, axis in bare.items():
         if x not in seen:
@@ -113,6 +116,12 @@ def edits(facts: Facts) -> Edits:
             if not stream.kept and not fixed.intersection(stream.values):
                 plan.centre(stream, known)
     return plan
+
+
+def _unseen(step: Step) -> Iterator[Kept]:
+    """Loops and branches that may have norms inside."""
+    if step.eqn is not None and step.name in CONTROL_FLOW and any(holds(inner, ROOTS) for inner in inside(step.eqn)):
+        yield Kept(source_line(step.eqn.source_info), f"norms inside {step.name} are not looked for")
 
 
 def weighed(program: Program, reader: Reader) -> tuple[int, ...]:

@@ -12,6 +12,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from alignment.trace import nested
 
+CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
+ROOTS = {"rsqrt", "sqrt", "pow"}
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -88,7 +92,7 @@ class Program:
 
 
 def flattened(closed: ClosedJaxpr) -> Program:
-    """The program of a jaxpr."""
+    """The program of a jaxpr. Functions with derivatives of their own keep them, unless a norm or a contraction is inside."""
     constants: dict[int, Any] = {}
     avals: dict[int, Any] = {}
     steps: list[Step] = []
@@ -111,7 +115,9 @@ def flattened(closed: ClosedJaxpr) -> Program:
 
         for eqn in jaxpr.eqns:
             ins = [read(v) for v in eqn.invars]
-            if (called := nested(eqn)) is not None:
+            if (called := nested(eqn)) is not None and (
+                eqn.primitive.name not in CUSTOM or holds(called.jaxpr, ROOTS | PRODUCTS)
+            ):
                 outs = walk(called, ins)
             else:
                 outs = [new(v.aval) for v in eqn.outvars]
@@ -122,6 +128,17 @@ def flattened(closed: ClosedJaxpr) -> Program:
     inputs = [new(v.aval) for v in closed.jaxpr.invars]
     outputs = walk(closed, inputs)
     return Program(tuple(steps), tuple(inputs), constants, tuple(outputs), avals)
+
+
+def holds(jaxpr: Jaxpr, names: set[str]) -> bool:
+    """Whether an equation with one of these primitives is anywhere inside."""
+    return any(eqn.primitive.name in names or any(holds(inner, names) for inner in inside(eqn)) for eqn in jaxpr.eqns)
+
+
+def inside(eqn: JaxprEqn) -> list[Jaxpr]:
+    """The jaxprs that an equation runs."""
+    flat = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr))
+    return [x.jaxpr if isinstance(x, ClosedJaxpr) else x for x in flat if isinstance(x, Jaxpr | ClosedJaxpr)]
 
 
 def scalar(x: Any) -> float | None:
