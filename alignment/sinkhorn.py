@@ -73,7 +73,7 @@ def _solve_laplacian(affinity: Float[Array, "n n"], q: Float[Array, " n"]) -> Fl
 
     Column sums of S^T S are those of S, so this is diag(c) - S^T S, without the difference of nearly equal numbers. Scaled to
     a unit diagonal the matrix has its eigenvalues in [0, 2] however hard the plan is; a ridge of the size of rounding
-    holds what is free, and repeated solves take its influence on the rest away.
+    holds what is free, and a second solve takes its influence on the rest away.
     """
     n, affinity = len(q), affinity * (1 - jnp.eye(len(q), dtype=q.dtype))
     degree = affinity.sum(axis=1)
@@ -81,11 +81,9 @@ def _solve_laplacian(affinity: Float[Array, "n n"], q: Float[Array, " n"]) -> Fl
     matrix = jnp.eye(n, dtype=q.dtype) - root[:, None] * affinity * root[None]
     ridge = n * jnp.finfo(q.dtype).eps * jnp.eye(n, dtype=q.dtype)
     factor, right = jax.scipy.linalg.cho_factor(matrix + ridge, lower=True), root * q
-
-    def refined(y: Float[Array, " n"], _: None) -> tuple[Float[Array, " n"], None]:
-        return y + jax.scipy.linalg.cho_solve(factor, right - jnp.matmul(matrix, y, precision=HIGHEST)), None
-
-    return root * jax.lax.scan(refined, jnp.zeros_like(q), length=3)[0]
+    y = jax.scipy.linalg.cho_solve(factor, right)
+    y = y + jax.scipy.linalg.cho_solve(factor, right - jnp.matmul(matrix, y, precision=HIGHEST))
+    return root * y
 
 
 _plan.defvjp(_forward, _backward)

@@ -33,7 +33,7 @@ class SoftPermutation(Alignment):
     `along_line(SoftPermutation(), graph, apply, objective)` at random points, at the midpoint with `interval=(0.5, 0.5)`.
 
     A soft map changes the function; `rounded`, which `align` calls, makes it the permutation that the logits prefer. Until
-    then running statistics are mixed as units are (the published code permutes them). Every model is aligned on its own.
+    then running statistics are mixed as units are (the published code permutes them). Models learn independently.
 
     Attributes:
         start: None for logits I + 0.1 N(0, 1), as published. An alignment by permutations for its result, softened: some 0.9

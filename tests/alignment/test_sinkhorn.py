@@ -112,6 +112,14 @@ def test_the_derivative_of_hard_plans_is_finite(scale):
     np.testing.assert_array_equal(gradient(sinkhorn, 1e3 * jnp.eye(N), logits(11), 30), 0)
 
 
+def test_the_derivative_sums_to_zero_over_rows_and_columns():
+    """Of eight parts that hardly touch: the system is nearly singular eightfold."""
+    x = jnp.log(jnp.kron(jnp.eye(8), jnp.ones((8, 8))) + 1e-4) + logits(16, 64, 64, scale=0.3)
+    slope = gradient(sinkhorn, x, logits(17, 64, 64), 30)
+    assert float(jnp.abs(slope).max()) > 0.1
+    assert max(float(jnp.abs(slope.sum(axis)).max()) for axis in (0, 1)) < 1e-6
+
+
 def test_places_may_be_forbidden():
     x = logits(12).at[0, 1].set(-jnp.inf)
     s, slope = sinkhorn(x), gradient(sinkhorn, x, logits(13), 30)
