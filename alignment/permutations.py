@@ -33,17 +33,18 @@ def blocks(graph: Graph, path: str, weight: np.ndarray) -> list[tuple[Sequence[B
 
 def permuted(graph: Graph, path: str, weight: np.ndarray, orders: Orders) -> np.ndarray:
     """A tensor with the units of nodes in new orders: new unit i is old unit `order[i]`."""
-    return each_block(graph.axes[path], weight, lambda labels, block: _reordered(graph, labels, block, orders))
+    return each_block(graph.axes[path], weight, lambda labels, block: reordered(graph, labels, block, orders))
 
 
 def after(graph: Graph, orders: Orders, move: Orders) -> dict[str, Order]:
     """The orders that bring units where `orders` and then `move` bring them."""
-    return {name: _composed(graph, name, orders, move) for name in orders}
+    touched = {name for name in orders if not move.keys().isdisjoint((name, *graph.nodes[name].index))}
+    return {name: _composed(graph, name, orders, move) if name in touched else order for name, order in orders.items()}
 
 
 def inverse(graph: Graph, orders: Orders) -> dict[str, Order]:
-    """The orders that bring units back from where `orders` bring them: with indices moved back, copy by copy as well."""
-    return {name: np.argsort(_origins(graph, name, orders)[-1], axis=-1) for name in orders}
+    """The orders that undo these: one after the other, either way round, nothing moves."""
+    return {name: reordered(graph, _index(graph, name), np.argsort(order, -1), orders) for name, order in orders.items()}
 
 
 def _composed(graph: Graph, name: str, orders: Orders, move: Orders) -> Order:
@@ -56,20 +57,23 @@ def _composed(graph: Graph, name: str, orders: Orders, move: Orders) -> Order:
 def _origins(graph: Graph, name: str, *steps: Orders) -> tuple[np.ndarray, ...]:
     """For what stands at each place (*copies, units) after these orders, the copy and the unit that it was before."""
     node = graph.nodes[name]
-    labels = [_label(graph, i, n) for i, n in zip(node.index, node.copies, strict=True)] + [NodeAxis(name, node.size, "out")]
+    labels = [*_index(graph, name), NodeAxis(name, node.size, "out")]
     shape = (*node.copies, node.size)
     units = np.arange(np.prod(shape)).reshape(shape)
     for step in steps:
-        units = _reordered(graph, labels, units, step)
+        units = reordered(graph, labels, units, step)
     return np.unravel_index(units, shape)
 
 
-def _label(graph: Graph, name: str, size: int) -> Bare:
-    return NodeAxis(name, size, "out") if name in graph.nodes else Fixed(size, name)
+def _index(graph: Graph, name: str) -> list[Bare]:
+    """A label for each index of a node."""
+    node = graph.nodes[name]
+    places = zip(node.index, node.copies, strict=True)
+    return [NodeAxis(i, n, "out") if i in graph.nodes else Fixed(n, i) for i, n in places]
 
 
-def _reordered(graph: Graph, labels: Sequence[Bare], block: np.ndarray, orders: Orders) -> np.ndarray:
-    """Indexed nodes first, each copy at its old place."""
+def reordered(graph: Graph, labels: Sequence[Bare], block: np.ndarray, orders: Orders) -> np.ndarray:
+    """A block with the units of nodes in new orders. Indexed nodes first, each copy at its old place."""
     carried = [(d, label.node) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in orders]
     for d, name in sorted(carried, key=lambda item: -len(graph.nodes[item[1]].index)):
         axes = [*(axis_of(labels, i) for i in graph.nodes[name].index), d]

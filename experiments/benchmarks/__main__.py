@@ -5,11 +5,10 @@ Every pair is timed interleaved in one run, so that a busy machine slows both al
 
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +19,11 @@ import typer
 import npmerge as nm
 from alignment import capture
 from alignment.graph import PyTree
+from experiments.benchmarks import matching
+from experiments.benchmarks.timing import Thunk, interleaved
 from npmerge.models import Config, Llama, ResNetCifar, abstract, build, example
 from npmerge.report import markdown_table
 from npmerge.version import __version__
-
-Thunk = Callable[[], Any]
-
-
-def interleaved(ours: Thunk, peer: Thunk, *, repeats: int) -> tuple[float, float]:
-    """Median seconds of two functions, called in turns after one call each to compile."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for thunk in (ours, peer):
-        jax.block_until_ready(thunk())
-    for _ in range(repeats):
-        for thunk, taken in zip((ours, peer), times, strict=True):
-            began = time.perf_counter()
-            jax.block_until_ready(thunk())
-            taken.append(time.perf_counter() - began)
-    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def average_of_models(size: int, repeats: int) -> tuple[str, str, float, float]:
@@ -140,6 +126,7 @@ def main(
     rows = [average_of_models(size, repeats), tracing(Llama(layers=layers), repeats), taps(resnet, batch, repeats)]
     rows += [moments(resnet, batch, models, repeats) for models in (1, 2)]
     rows += [moments(small, batch // 8, 1, repeats), step(width, repeats)]
+    rows += matching.rows(quick=quick, repeats=repeats)
     seconds = time.perf_counter() - began
     header = ("what", "against", "seconds", "seconds of the other", "ratio")
     table = [(what, peer, f"{a:.4f}", f"{b:.4f}", f"{a / b:.2f}") for what, peer, a, b in rows]

@@ -1,0 +1,207 @@
+"""Coordinate descent on the inner product of two sets of weights, at a cost in proportion to what moves."""
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from alignment.assignment import assign_copies, assign_two_level
+from alignment.blocks import Bare, axis_of
+from alignment.graph import Graph, Node
+from alignment.labels import NodeAxis
+from alignment.permutations import Order, Orders, after, reordered, unmoved
+
+Scores = Float[np.ndarray, "*copies places units"]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A block of a tensor in both models, each axis of which is one node or fixed; `theirs` is permuted in place."""
+
+    labels: Sequence[Bare]
+    ours: np.ndarray
+    theirs: np.ndarray
+
+    @functools.cached_property
+    def carried(self) -> list[str]:
+        """The node or the name of the fixed axis on each axis."""
+        return [label.node if isinstance(label, NodeAxis) else label.name for label in self.labels]
+
+
+class Descent:
+    """Two sets of weights, and the orders of the second that have been found so far.
+
+    Scores of a node are computed at its first turn and kept: entry (p, u) is what their unit that is at place u now would add
+    to the objective at place p, with all else as it is. When another node moves, only the slices that moved are multiplied
+    again. A node whose tensors have not changed since its last turn has nothing to gain and is passed over.
+
+    Args:
+        graph: whose nodes are matched.
+        labels: of each block of the tensors, as `alignment.permutations.blocks` cuts them.
+        ours: the blocks of the first model.
+        theirs: the blocks of the second, which stay as they are.
+
+    Attributes:
+        orders: node -> the unit of the second model put at each place (*copies, units).
+    """
+
+    def __init__(
+        self, graph: Graph, labels: Iterable[Sequence[Bare]], ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]
+    ) -> None:
+        self.orders = unmoved(graph)
+        self._graph = graph
+        self._blocks = [Block(names, a, b.copy()) for names, a, b in zip(labels, ours, theirs, strict=True)]
+        self._carrying = {n.name: [b for b in self._blocks if {*n.index, n.name} <= {*b.carried}] for n in graph.nodes.values()}
+        self._twice = {name for name, found in self._carrying.items() if any(b.carried.count(name) > 1 for b in found)}
+        self._scores: dict[str, Scores] = {}
+        self._stale = set(graph.nodes)
+
+    def sweep(self, names: Iterable[str]) -> bool:
+        """Give each of these nodes its best orders in turn. Whether the objective rose, beyond rounding."""
+        return sum(self._turn(name) for name in names if name in self._stale) > 0
+
+    @property
+    def theirs(self) -> list[np.ndarray]:
+        """The blocks of the second model in the orders found so far."""
+        return [b.theirs for b in self._blocks]
+
+    def _turn(self, name: str) -> bool:
+        self._stale.discard(name)
+        move = self._best_move(self._graph.nodes[name])
+        if move is not None:
+            self._apply(move)
+        return move is not None
+
+    def _best_move(self, node: Node) -> Orders | None:
+        """The best orders of a node and what it indexes, or None if they do not raise the objective by more than rounding."""
+        scores = self.scores(node)
+        move = {node.name: assign_copies(scores)}
+        rounding = 1e-7 * max(scores.max(initial=0), -scores.min(initial=0)) * node.size
+        candidates = [(self._gain(move), 0, move)]
+        if inner := [n for n in self._graph.nodes.values() if n.index == (*node.index, node.name)]:
+            joint = self._two_level(node, inner)
+            candidates.append((self._gain(joint), 1, joint))
+        gain, _, move = max(candidates, key=lambda c: c[:2])
+        return move if gain > rounding else None
+
+    def _gain(self, move: Orders) -> float:
+        if (name := self._alone(move)) is not None:
+            scores = self._scores[name]
+            chosen = np.take_along_axis(scores, move[name][..., None], -1)
+            return float(chosen.sum() - np.trace(scores, axis1=-2, axis2=-1).sum())
+        # a tensor that carries the node twice moves on both axes at once: the scores only approximate its share
+        return float(
+            sum(np.vdot(b.ours, reordered(self._graph, b.labels, b.theirs, move) - b.theirs) for b in self._touched(move))
+        )
+
+    def _alone(self, move: Orders) -> str | None:
+        """The only node of a move, unless some tensor carries it twice."""
+        (name, *others) = move
+        return None if others or name in self._twice else name
+
+    def _touched(self, move: Orders) -> list[Block]:
+        return [b for b in self._blocks if not move.keys().isdisjoint(b.carried)]
+
+    def scores(self, node: Node) -> Scores:
+        """How well each of their units fits each of our places (*copies, places, units), with all else as it is."""
+        if node.name not in self._scores:
+            self._scores[node.name] = np.zeros((*node.copies, node.size, node.size))
+            for block in self._carrying[node.name]:
+                self._scores[node.name] += _products(block, block.ours, block.theirs, [*node.index, node.name])
+        return self._scores[node.name]
+
+    def _apply(self, move: Orders) -> None:
+        """Permute theirs, and bring the scores of all nodes beside the moved ones up to date."""
+        alone = self._alone(move)
+        for block in self._touched(move):
+            axis, places = self._changed(block, move)
+            slices = (slice(None),) * axis + (places,)
+            moved = self._moved(block, move, axis, places)
+            change = moved - block.theirs[slices]
+            block.theirs[slices] = moved
+            for name in {*block.carried} & self._graph.nodes.keys() - {alone}:
+                self._stale.add(name)
+                self._update(name, block, slices, change)
+        if alone is not None:
+            self._scores[alone] = _columns(self._scores[alone], move[alone])
+        self.orders = after(self._graph, self.orders, move)
+
+    def _changed(self, block: Block, move: Orders) -> tuple[int, np.ndarray | slice]:
+        """An axis of the block, and the places on it outside of which nothing changes."""
+        if (name := self._alone(move)) is None:
+            return 0, slice(None)
+        order, outermost = move[name], (*self._graph.nodes[name].index, name)[0]
+        changes = (order != np.arange(order.shape[-1])).reshape(len(order), -1).any(1)
+        most = changes.mean() > 0.75  # a copy of nearly all costs more than it saves
+        return block.carried.index(outermost), slice(None) if most else np.flatnonzero(changes)
+
+    def _moved(self, block: Block, move: Orders, axis: int, places: np.ndarray | slice) -> np.ndarray:
+        """These places of their block after a move."""
+        if self._alone(move) == block.carried[axis]:
+            return block.theirs.take(move[block.carried[axis]][places], axis)
+        return reordered(self._graph, block.labels, block.theirs, move)[(slice(None),) * axis + (places,)]
+
+    def _update(self, name: str, block: Block, slices: tuple, change: np.ndarray) -> None:
+        if name not in self._scores or block not in self._carrying[name]:
+            return
+        node, moved = self._graph.nodes[name], block.carried[len(slices) - 1]
+        if moved == name:  # what is inside its units moved: theirs at these places are worth something else at every place
+            ours, where = block.ours, (..., slices[-1])
+        else:
+            ours, where = block.ours[slices], tuple(slices[-1] if moved == i else slice(None) for i in node.index)
+        self._scores[name][where] += _products(block, ours, change, [*node.index, name])
+
+    def _two_level(self, node: Node, inner: Sequence[Node]) -> dict[str, np.ndarray]:
+        """Orders of a node and of the nodes inside each of its units."""
+        names, carrying = [n.name for n in inner], self._carrying[node.name]
+        direct = np.zeros((*node.copies, node.size, node.size))
+        for block in carrying:
+            if not {*names} & {*block.carried}:
+                direct += _products(block, block.ours, block.theirs, [*node.index, node.name])
+        within = [self._within(node, child) for child in inner]
+        orders = {n.name: np.empty((*n.copies, n.size), int) for n in (node, *inner)}
+        for copy in np.ndindex(*node.copies):
+            orders[node.name][copy], found = assign_two_level(direct[copy], [w[copy] for w in within])
+            for name, order in zip(names, found, strict=True):
+                orders[name][copy] = order
+        return orders
+
+    def _within(self, node: Node, child: Node) -> Float[np.ndarray, "*copies places groups units units"]:
+        """Scores of the units in each group at each place."""
+        total = np.zeros((*node.copies, node.size, child.size, node.size, child.size))
+        for block in self._carrying[child.name]:
+            total += _products(block, block.ours, block.theirs, [*node.index, node.name, child.name], 2).reshape(total.shape)
+        return np.swapaxes(total, -3, -2)
+
+
+def objective(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> float:
+    """The sum over all blocks of <ours, theirs>, which weight matching raises."""
+    return float(sum(np.vdot(a, b) for a, b in zip(ours, theirs, strict=True)))
+
+
+def _columns(scores: Scores, order: Order) -> Scores:
+    return scores.take(order, -1) if order.ndim == 1 else np.take_along_axis(scores, order[..., None, :], -1)
+
+
+def _products(block: Block, ours: np.ndarray, theirs: np.ndarray, names: Sequence[str], units: int = 1) -> np.ndarray:
+    """Products of all units (the last `units` of the named axes as one) of ours with theirs, over the axes that are not named.
+
+    Summed over the axes that carry the last name; the names before are found on one axis each.
+    """
+    front = [axis_of(block.labels, n) for n in names[:-1]]
+    ends = [d for d, name in enumerate(block.carried) if name == names[-1]]
+    (first, *more) = [_in_front(ours, [*front, end], units) @ _in_front(theirs, [*front, end], units).mT for end in ends]
+    return sum(more, first)
+
+
+def _in_front(block: np.ndarray, axes: Sequence[int], units: int) -> np.ndarray:
+    """These axes in front, the last `units` of them as one, and all others as one."""
+    if list(axes) == [block.ndim - 1]:  # without a copy
+        return block.reshape(-1, block.shape[-1]).T
+    front = np.moveaxis(block, axes, range(len(axes)))
+    kept = front.shape[: len(axes) - units]
+    rows = math.prod(front.shape[len(kept) : len(axes)])
+    return front.reshape(*kept, rows, math.prod(front.shape[len(axes) :]))

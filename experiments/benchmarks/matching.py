@@ -1,0 +1,80 @@
+"""Rows of the benchmarks: matching weights, and linear assignment."""
+
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import npmerge as nm
+from alignment import WeightMatching
+from alignment.assignment import assign_in_jit
+from alignment.graph import STATISTICS, PyTree, flatten
+from alignment.permutations import unmoved
+from experiments.benchmarks import git_rebasin
+from experiments.benchmarks.git_rebasin import Tensors
+from experiments.benchmarks.timing import Row, interleaved
+from npmerge.models import Config, ResNet, ResNetCifar, abstract, example
+
+UNITS = (64, 256, 1024, 4096)
+
+
+def rows(*, quick: bool, repeats: int) -> list[Row]:
+    """All of them; quick ones are of tiny networks."""
+    resnet_50 = ResNet(block="bottleneck", stages=(3, 4, 6, 3))
+    large, sizes = (ResNetCifar(width=2), UNITS[:1]) if quick else (resnet_50, UNITS)
+    pair = weight_matching(large, "2 x ResNet-20 of width 2" if quick else "2 x ResNet-50", 2, repeats=1)
+    width, many = (2, 3) if quick else (16, 8)
+    joint = weight_matching(ResNetCifar(width=width), f"{many} x ResNet-20 of width {width}", many, repeats=min(repeats, 3))
+    return [pair, joint, *(assignment(n, repeats=min(repeats, 5 if n < 4096 else 1)) for n in sizes)]
+
+
+def weight_matching(config: Config, name: str, models: int, repeats: int) -> Row:
+    """Random networks (for which no good order exists, so that it takes the most sweeps) against the algorithm as published."""
+    network = abstract(config)
+    graph = nm.trace(network.apply, network.variables, example(config))
+    trees = [_random(network.variables, k) for k in range(models)]
+    kept = [{p: x for p, x in flatten(t).items() if not re.search(STATISTICS, p)} for t in trees]
+    tensors = [git_rebasin.tensors(graph, weights) for weights in kept]
+    found: dict[str, list[Tensors]] = {}
+
+    def ours() -> None:
+        theta = WeightMatching().init(graph, trees)
+        found["ours"] = _moved(tensors, theta)
+
+    def peer() -> None:
+        rng = np.random.default_rng(0)
+        if models > 2:
+            found["peer"] = git_rebasin.merge_many(graph, tensors, rng)
+        else:
+            orders = git_rebasin.weight_matching(graph, *tensors, rng)
+            found["peer"] = _moved(tensors, [unmoved(graph), orders])
+
+    times = interleaved(ours, peer, repeats=repeats, warm=False)
+    quality = agreement(found["ours"]) / agreement(found["peer"])
+    return f"weight matching, {name} (objective {quality:.3f} of the other's)", "Git Re-Basin written plainly", *times
+
+
+def _random(variables: PyTree, seed: int) -> PyTree:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), variables)
+
+
+def _moved(models: Sequence[Tensors], theta: Sequence[git_rebasin.Orders]) -> list[Tensors]:
+    pairs = zip(models, theta, strict=True)
+    return [[(nodes, git_rebasin.permuted(nodes, x, orders)) for nodes, x in model] for model, orders in pairs]
+
+
+def agreement(models: Sequence[Tensors]) -> float:
+    """The sum over all pairs of models of the inner product of their weights."""
+    same = [[x for _, x in each] for each in zip(*models, strict=True)]
+    return sum(float(np.vdot(sum(xs), sum(xs)) - sum(np.vdot(x, x) for x in xs)) / 2 for xs in same)
+
+
+def assignment(units: int, repeats: int) -> Row:
+    """On the host against on the device, from inside a jitted function; the scores are random."""
+    scores = jnp.asarray(np.random.default_rng(0).standard_normal((units, units), np.float32))
+    host, device = (jax.jit(lambda s, on=on: assign_in_jit(s, device=on)) for on in (False, True))
+    times = interleaved(lambda: host(scores), lambda: device(scores), repeats=repeats)
+    return f"assignment of {units} units on the host", "on the device", *times
