@@ -28,8 +28,8 @@ class Scale(Alignment):
     et al. 2015, "Path-SGD"). Coordinate descent on sum over tensors of |A - T(B)|^2, one node at a time. With the others held,
     each unit has a problem of its own, a s^2 - 2 b s + c / s^2 - 2 d / s, with a = |B_out|^2, b = <A_out, B_out>, c = |B_in|^2,
     d = <A_in, B_in>. It is not convex, but its stationary points are the roots of a quartic, so the best of them is found
-    exactly. A tensor with the node on both sides couples its units; there the step is halved until the objective falls. It
-    never rises in a sweep; the result is a local optimum.
+    exactly. A tensor with the node on two axes couples its units; there the best of the step and its halvings is taken, if it
+    lowers the objective at all. So that never rises in a sweep; the result is a local optimum.
 
     Nodes whose group holds no scaling are only permuted, so a network without ReLU is too. Theta has for each model and node
     `order`, the unit put at each place, and where scaling is allowed and the model not the reference `log_scale`, the logarithm
@@ -117,13 +117,12 @@ def _best_step(graph: Graph, node: Node, tensors: Mapping[str, tuple[np.ndarray,
     best = _best_factors(*_coefficients(graph, node, tensors))
     if np.abs(np.log(best)).max(initial=0) < 1e-7:  # less than float32 can tell
         return np.ones_like(best), {}
-    before = distance(ours, theirs)
-    for halvings in range(10):  # one is enough unless units are coupled
-        step = best ** (0.5**halvings)
-        moved = {path: _scaled(graph, path, b, {node.name: step}) for path, b in theirs.items()}
-        if distance(ours, moved) < before:
-            return step, moved
-    return np.ones_like(best), {}
+    coupled = any(len(axes) > 1 for axes in graph.touching(node.name).values())
+    steps = [best ** (0.5**k) for k in range(6 if coupled else 1)]
+    moved = [{path: _scaled(graph, path, b, {node.name: step}) for path, b in theirs.items()} for step in steps]
+    distances = [distance(ours, m) for m in moved]
+    k = int(np.argmin(distances))
+    return (steps[k], moved[k]) if distances[k] < distance(ours, theirs) else (np.ones_like(best), {})
 
 
 def _coefficients(graph: Graph, node: Node, tensors: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

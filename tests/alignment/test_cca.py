@@ -168,6 +168,16 @@ def test_the_map_does_not_depend_on_the_solver(gamma, case, monkeypatch):
         np.testing.assert_allclose(fit(x, y, CCA(gamma))[0].push, m.push, atol=1e-5)
 
 
+def test_rounding_in_the_null_space_is_not_taken_for_features():
+    """A node wider than its inputs, one direction of which is faint: float32 noise must not fill the null block."""
+    wide = X @ np.diag([1, 1, 1, 1, 0.2]) @ rotation(7)[:5]
+    m = moments(np.float32(wide), np.float32(wide))
+    noise = 3e-6 * np.abs(m.cross).max() * np.random.default_rng(1).standard_normal(m.cross.shape)
+    method, graph = CCA(0.0), one_node(7, group="linear")
+    theta = method.init(graph, [None, None], stats={NodeMoments: {"n": m._replace(cross=np.float32(m.cross + noise))}})
+    np.testing.assert_allclose(theta[1]["n"].push, np.eye(7), atol=0.1)
+
+
 def test_fewer_samples_than_units_are_named_where_gamma_does_not_help():
     for method in (CCA(0.0), CCA(1e-4, "absolute")):
         with pytest.warns(

@@ -1,5 +1,7 @@
 """CKA against its definition, its invariances and its blind spot."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,19 +148,21 @@ def test_one_batch_is_the_unbiased_cka_of_all_samples(mlp):
         np.testing.assert_allclose(values, [linear_cka(features[0][node], f[node]) for f in features], atol=1e-5)
 
 
-def test_batches_are_averaged_before_they_are_divided(mlp):
-    """And so the outcome does not depend on their size, but for noise: the mean of ratios of small batches would."""
+@pytest.mark.parametrize("cuts", [(0, 16, 32, 48), (0, 16, 48)])
+def test_batches_are_averaged_before_they_are_divided(mlp, cuts):
+    """Each by its samples; the mean of the ratios of small batches would be another number."""
     net, x, models = mlp
-    batches = [(x[k : k + 8], None) for k in range(0, 48, 8)]
+    batches = [(x[a:b], None) for a, b in itertools.pairwise(cuts)]
     found = collect(net.apply, net.graph, models, batches, [MinibatchCKA()])[MinibatchCKA]
-    features = [[np.float64(alignment.capture(net.apply, net.graph, m, b).nodes["first"]) for b, _ in batches] for m in models]
-    kernels = [[f @ f.T for f in each] for each in features]
+    features = [np.float64(alignment.capture(net.apply, net.graph, m, x).nodes["first"]) for m in models[:2]]
+    kernels = [[f[a:b] @ f[a:b].T for a, b in itertools.pairwise(cuts)] for f in features]
     xy, xx, yy = (
-        np.mean([by_definition(a, b, True) for a, b in zip(*pair, strict=True)])
+        np.average([by_definition(*two, True) for two in zip(*pair, strict=True)], weights=np.diff(cuts))
         for pair in ((kernels[0], kernels[1]), (kernels[0], kernels[0]), (kernels[1], kernels[1]))
     )
     assert found["first"][1] == pytest.approx(xy / np.sqrt(xx * yy), abs=1e-4)
-    ratios = np.mean([float(linear_cka(a, b)) for a, b in zip(features[0], features[1], strict=True)])
+    pairs = [[by_definition(a, b, True) for a, b in ((k, m), (k, k), (m, m))] for k, m in zip(*kernels, strict=True)]
+    ratios = np.average([xy / np.sqrt(xx * yy) for xy, xx, yy in pairs], weights=np.diff(cuts))
     assert abs(ratios - xy / np.sqrt(xx * yy)) > 1e-3
 
 
