@@ -106,8 +106,7 @@ class Facts:
         found = origins(self.program, step, d)
         if step.name in ("mul", "div"):
             found = {k: a for k, a in found.items() if not self.flat(step.ins[k], a)}
-            flat = all(self.flat(v, d) for k, v in enumerate(step.ins) if k not in found)
-            return found if flat and set(found) in ([{0}] if step.name == "div" else [{0}, {1}]) else {}
+            return found if set(found) in ([{0}] if step.name == "div" else [{0}, {1}]) else {}
         if step.name == "select_n":
             flat = self.flat(step.ins[0], d)
             cases = {k: a for k, a in found.items() if k and self.constant.get(step.ins[k]) != 0}

@@ -65,10 +65,9 @@ class Folded:
         Raises:
             ValueError: for variables with other paths, or if the function folds differently for inputs of this shape.
         """
-        if missing := sorted(set(self.variables) ^ set(variables)):
-            raise ValueError(
-                f"variables do not fit the folded network, which has {len(self.variables)} leaves: see {missing[0]!r}"
-            )
+        if odd := sorted(set(self.variables) ^ set(variables)):
+            what = "missing" if odd[0] in self.variables else "none of its leaves"
+            raise ValueError(f"variables do not fit the folded network: {odd[0]!r} is {what} (convert makes them)")
         plan = self._planned(inputs)
         values = {number: variables[name] for name, (number, _) in plan.leaves.items()}
         results = plan.new.run(values | dict(zip(plan.data, jax.tree.leaves(inputs), strict=True)))

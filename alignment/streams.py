@@ -194,7 +194,7 @@ class Stream:
             step = self.program.steps[number]
             after = self.moments.known.get(step.outs[0])
             if after is None or after.x != moment.x:
-                self.kept.append(RefusedError(step, f"{step.name} reads a mean of the stream").kept)
+                self.kept.append(RefusedError(step, f"{step.name} reads a mean or a square of the stream").kept)
         if value in self.program.outputs:
             self.kept.append(Kept("", "the outputs show a mean of the stream"))
 

@@ -15,7 +15,7 @@ from alignment import fold
 from npmerge.models import Bert, Config, Gpt2, Llama, Mlp, Vit, abstract, example
 from tests.alignment import zoo_plain
 from tests.alignment.networks import data
-from tests.alignment.zoo_plain import times
+from tests.alignment.zoo_plain import times, unit_rms
 
 KEY = jax.random.key(0)
 WIDTH, HEADS, HEAD, HIDDEN, OUT = 10, 2, 5, 12, 7
@@ -322,16 +322,23 @@ def test_a_writer_that_cannot_be_centred_keeps_the_mean(writes):
 
 
 def test_root_mean_squares_of_a_stream_with_a_mean_keep_it():
-    shapes = {"embed": (9, WIDTH), "one": NORM, "other": NORM, "head": (WIDTH, OUT), "second": (WIDTH, OUT)}
+    shapes = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
+    one = by_hand(lambda v, x: times(by_variance(v["norm"], unit_rms(times(x, v["embed"]))), v["head"]), shapes)
+    assert one.error() < 1e-5
+    assert {kept.reason for kept in one.folded.kept} == {"mul reads a mean or a square of the stream"}
+    assert np.array_equal(one.folded.variables["embed"], one.variables["embed"])
+
+
+def test_a_stream_with_a_norm_that_stays_is_not_centred():
+    shapes = {"embed": (9, WIDTH), "norm": NORM, "stays": NORM, "head": (WIDTH, OUT)}
 
     def apply(v: Any, x: jax.Array) -> jax.Array:
         x = times(x, v["embed"])
-        return times(by_variance(v["one"], x), v["head"]) + times(by_power(v["other"], x), v["second"])
+        return times(by_variance(v["norm"], x), v["head"]) + times(jnp.tanh(by_variance(v["stays"], x)), v["head"])
 
-    one = by_hand(apply, shapes)
-    assert one.error() < 1e-5
-    assert any("the stream" in kept.reason for kept in one.folded.kept)
-    assert np.array_equal(one.folded.variables["embed"], one.variables["embed"])
+    folded = by_hand(apply, shapes).folded
+    assert set(folded.gone) == {"norm/scale", "norm/bias"}
+    assert np.array_equal(folded.variables["embed"], by_hand(apply, shapes).variables["embed"])
 
 
 def test_variables_of_another_structure_are_refused():
@@ -347,9 +354,9 @@ def test_variables_of_another_structure_are_refused():
 def test_derivatives_of_activations_are_their_own():
     """max(x, 0) has a gradient of one half at zero, jax.nn.relu has none."""
     shapes = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
-    one = by_hand(lambda v, x: jax.nn.relu(0 * times(by_variance(v["norm"], times(x, v["embed"])), v["head"])), shapes)
-    slope = jax.grad(lambda b: one.folded.apply({**one.folded.variables, "head/bias": b}, one.inputs).sum())
-    assert one.folded.gone and not slope(one.folded.variables["head/bias"]).any()
+    one = by_hand(lambda v, x: jax.nn.relu(times(by_variance(v["norm"], times(x, v["embed"])), v["head"])), shapes)
+    zero = {**one.folded.variables, "head": jnp.zeros((WIDTH, OUT)), "head/bias": jnp.zeros(OUT)}
+    assert not jax.grad(lambda v: one.folded.apply(v, one.inputs).sum())(zero)["head/bias"].any()
 
 
 @pytest.mark.parametrize("name", ["instance_norm", "scan_over_transformer_layers"])
