@@ -44,7 +44,7 @@ class CycleConsistent(PermutationAlignment):
     """
 
     max_iterations: int = 100
-    tolerance: float = 1e-6
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         if self.max_iterations < 1 or not self.tolerance >= 0:
