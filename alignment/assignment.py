@@ -30,7 +30,7 @@ def assign_in_jit(scores: Float[Array, "*copies places units"], *, device: bool 
     Args:
         scores: how well each unit fits each place.
         device: whether the Hungarian algorithm of optax runs where the scores are, in float32 and without a check;
-            otherwise the scores go to the host and back, which is faster on all but the smallest sizes.
+            otherwise the scores go to the host and back, which is faster on a CPU.
 
     Raises:
         ValueError: if a score is NaN or infinite (on the host only, as the error of the running computation).

@@ -148,6 +148,7 @@ class Descent:
         if name not in self._scores or block not in self._carrying[name]:
             return
         node, moved = self._graph.nodes[name], block.carried[len(slices) - 1]
+        where: tuple
         if moved == name:  # what is inside its units moved: theirs at these places are worth something else at every place
             ours, where = block.ours, (..., slices[-1])
         else:

@@ -48,7 +48,7 @@ def weight_matching(config: Config, name: str, models: int, repeats: int) -> Row
         if models > 2:
             found["peer"] = git_rebasin.merge_many(graph, tensors, rng)
         else:
-            orders = git_rebasin.weight_matching(graph, *tensors, rng)
+            orders = git_rebasin.weight_matching(graph, tensors[0], tensors[1], rng)
             found["peer"] = _moved(tensors, [unmoved(graph), orders])
 
     times = interleaved(ours, peer, repeats=repeats, warm=False)
