@@ -1,6 +1,7 @@
 """Rows of the benchmarks: matching weights, and linear assignment."""
 
 import re
+import time
 from collections.abc import Sequence
 
 import jax
@@ -12,6 +13,7 @@ from alignment import WeightMatching
 from alignment.assignment import assign_in_jit
 from alignment.graph import STATISTICS, PyTree, flatten
 from alignment.permutations import unmoved
+from alignment.sinkhorn import sinkhorn
 from experiments.benchmarks import git_rebasin
 from experiments.benchmarks.git_rebasin import Tensors
 from experiments.benchmarks.timing import Row, interleaved
@@ -27,7 +29,8 @@ def rows(*, quick: bool, repeats: int) -> list[Row]:
     pair = weight_matching(large, "2 x ResNet-20 of width 2" if quick else "2 x ResNet-50", 2, repeats=1)
     width, many = (2, 3) if quick else (16, 8)
     joint = weight_matching(ResNetCifar(width=width), f"{many} x ResNet-20 of width {width}", many, repeats=min(repeats, 3))
-    return [pair, joint, *(assignment(n, repeats=min(repeats, 5 if n < 4096 else 1)) for n in sizes)]
+    assignments = [assignment(n, repeats=min(repeats, 5 if n < 4096 else 1)) for n in sizes]
+    return [pair, joint, *assignments, sinkhorn_compilation(sizes[-1] // 4)]
 
 
 def weight_matching(config: Config, name: str, models: int, repeats: int) -> Row:
@@ -78,3 +81,12 @@ def assignment(units: int, repeats: int) -> Row:
     host, device = (jax.jit(lambda s, on=on: assign_in_jit(s, device=on)) for on in (False, True))
     times = interleaved(lambda: host(scores), lambda: device(scores), repeats=repeats)
     return f"assignment of {units} units on the host", "on the device", *times
+
+
+def sinkhorn_compilation(units: int) -> Row:
+    """How long the gradient of 30 iterations takes to compile, against the five seconds that it may."""
+    gradient = jax.jit(jax.grad(lambda x: jnp.vdot(sinkhorn(x, iterations=30), x)))
+    lowered = gradient.lower(jnp.zeros((units, units)))
+    began = time.perf_counter()
+    lowered.compile()
+    return f"compile the gradient of a 30-step Sinkhorn of {units} units", "five seconds", time.perf_counter() - began, 5.0
