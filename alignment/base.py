@@ -107,7 +107,7 @@ def admits(node: Node, group: GroupName) -> bool:
 
 
 def check_groups(alignment: Alignment, graph: Graph, nodes: Iterable[str], group: GroupName) -> None:
-    """Raise ValueError naming the nodes whose own group does not hold all of `group`, from which the alignment takes its maps."""
+    """Raise ValueError naming the nodes whose own group does not hold all of `group`, which the alignment's maps are of."""
     outside = [f"{name!r} ({graph.nodes[name].group})" for name in nodes if not admits(graph.nodes[name], group)]
     if outside:
         some = ", ".join(outside[:5]) + (f" and {len(outside) - 5} more" if len(outside) > 5 else "")

@@ -1,6 +1,6 @@
 """Group matching: every node by the element of its own group that makes the weights agree, without data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,10 +12,11 @@ from jaxtyping import Array, Float
 from alignment.assignment import assign
 from alignment.base import Alignment, Stats
 from alignment.graph import Graph, GroupName, Node, PyTree
-from alignment.maps import Maps, NodeMap, permutation, transport
+from alignment.maps import Maps, NodeMap, permutation
 from alignment.orthogonal import nearest_orthogonal
 from alignment.procrustes import polar
-from alignment.weight_distance import weights
+from alignment.straight_through import hard_permutation, latent_scores
+from alignment.weight_distance import agreement
 
 Matrices = dict[str, np.ndarray]  # node -> (*copies, units, units)
 
@@ -59,11 +60,8 @@ class GroupMatching(Alignment):
     def _parameter(self, node: Node, push: np.ndarray, scores: np.ndarray | None) -> Array:
         if node.group in ("orthogonal", "linear"):
             return jnp.asarray(push, jnp.float32)
-        if scores is None:
-            return jnp.asarray(push.argmax(-1), jnp.int32)
-        deviation = scores.std(axis=(-2, -1), keepdims=True)
-        # what was found keeps its places with a margin, also where several nodes together were better than each alone
-        return jnp.asarray(scores / np.maximum(deviation, 1e-12) + push, jnp.float32)
+        order = push.argmax(-1)
+        return jnp.asarray(order, jnp.int32) if scores is None else jnp.asarray(latent_scores(scores, order), jnp.float32)
 
 
 def _map(group: GroupName, x: Array) -> NodeMap:
@@ -76,19 +74,7 @@ def _map(group: GroupName, x: Array) -> NodeMap:
         case _ if jnp.issubdtype(x.dtype, jnp.integer):
             return permutation(x)
         case _:
-            push = straight_through(x)
-            return NodeMap(push, push.mT)
-
-
-def straight_through(scores: Float[Array, "*copies n n"]) -> Float[Array, "*copies n n"]:
-    index = jax.pure_callback(
-        lambda s: (
-            np.stack([assign(x) for x in np.asarray(s).reshape(-1, *s.shape[-2:])]).reshape(s.shape[:-1]).astype(np.int32)
-        ),
-        jax.ShapeDtypeStruct(scores.shape[:-1], jnp.int32),
-        jax.lax.stop_gradient(scores),
-    )
-    return jax.nn.one_hot(index, scores.shape[-1], dtype=jnp.float32) + (scores - jax.lax.stop_gradient(scores))
+            return hard_permutation(x)
 
 
 class _Pair:
@@ -168,11 +154,5 @@ def _turn(node: Node, places: int) -> np.ndarray:
     return np.broadcast_to(turned, (*node.copies, node.size, node.size))
 
 
-def _inner_product(graph: Graph, matrices: Mapping[str, Array], ours: PyTree, theirs: PyTree) -> Array:
-    maps = {name: NodeMap(m, jnp.asarray(m).mT) for name, m in matrices.items()}
-    moved, ours = weights(transport(graph, maps, theirs)), weights(ours)
-    return sum((jnp.vdot(ours[path], x) for path, x in moved.items()), jnp.float32(0))
-
-
-_agreement = jax.jit(_inner_product, static_argnums=0)
-_slopes = jax.jit(jax.grad(_inner_product, argnums=1), static_argnums=0)
+_agreement = jax.jit(agreement, static_argnums=0)
+_slopes = jax.jit(jax.grad(agreement, argnums=1), static_argnums=0)

@@ -1,7 +1,5 @@
 """Straight-through matching: hard permutations in the forward pass, learned by gradient descent on scores."""
 
-import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,10 +10,11 @@ from jaxtyping import Array, Float
 
 from alignment.assignment import assign, assign_in_jit
 from alignment.base import Alignment, Stats, check_finite
-from alignment.graph import STATISTICS, Graph, PyTree, flatten
-from alignment.maps import Maps, NodeMap, permutation, transport
+from alignment.graph import Graph, PyTree
+from alignment.maps import Maps, NodeMap, permutation
 from alignment.permutations import Order
 from alignment.soft_permutation import starting_orders
+from alignment.weight_distance import agreement
 from alignment.weight_matching import WeightMatching
 
 Scores = dict[str, Float[Array | np.ndarray, "*copies n n"]]
@@ -66,35 +65,30 @@ class StraightThrough(Alignment):
         """
         theta: list[Scores] = []
         for model, orders in zip(models, starting_orders(self.start, graph, models, stats=stats, key=key), strict=True):
-            scores = _scores(graph, models[0], model, orders) if orders else {}
-            theta.append({name: _with_margin(_normalised(np.asarray(c)), orders[name]) for name, c in scores.items()})
+            pushes = {name: permutation(jnp.asarray(order)).push for name, order in orders.items()}
+            scores = _scores(graph, pushes, models[0], model) if orders else {}
+            theta.append({name: latent_scores(np.asarray(c), orders[name]) for name, c in scores.items()})
         return theta
 
     def maps(self, theta: list[Scores], graph: Graph) -> Sequence[Maps]:
         """Permutation matrices, exactly 0 and 1, with the derivative of the scores, which must be finite (else ValueError)."""
         check_finite(theta, "scores")
-        return [{name: self._map(jnp.asarray(scores)) for name, scores in model.items()} for model in theta]
-
-    def _map(self, scores: Float[Array, "*copies n n"]) -> NodeMap:
-        hard = jax.nn.one_hot(assign_in_jit(scores, device=self.device), scores.shape[-1], dtype=scores.dtype)
-        push = hard + (scores - jax.lax.stop_gradient(scores))  # in this order, for the bracket is exactly zero
-        return NodeMap(push, push.mT)
+        return [{n: hard_permutation(jnp.asarray(s), device=self.device) for n, s in model.items()} for model in theta]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _scores(graph: Graph, reference: PyTree, model: PyTree, orders: dict[str, Order]) -> Scores:
-    """dO/dP at `orders` of the objective of weight matching O = sum over tensors of <A, P . B>: one matrix for each node.
+_scores = jax.jit(jax.grad(agreement, argnums=1), static_argnums=0)
 
-    A tensor that carries a node on two axes counts for each of them, the other as `orders` has it.
-    """
 
-    def objective(push: Scores) -> Array:
-        moved = flatten(transport(graph, {name: NodeMap(p, p.mT) for name, p in push.items()}, model))
-        ours = {path: x for path, x in flatten(reference).items() if not re.search(STATISTICS, path)}
-        pairs = [(x, moved[path]) for path, x in ours.items() if jnp.issubdtype(x.dtype, jnp.floating)]
-        return sum((jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32)) for a, b in pairs), jnp.float32(0))
+def hard_permutation(scores: Float[Array, "*copies n n"], *, device: bool = False) -> NodeMap:
+    """The permutation of largest total score, exactly 0 and 1, with the derivative of the scores (straight through)."""
+    hard = jax.nn.one_hot(assign_in_jit(scores, device=device), scores.shape[-1], dtype=scores.dtype)
+    push = hard + (scores - jax.lax.stop_gradient(scores))  # in this order, for the bracket is exactly zero
+    return NodeMap(push, push.mT)
 
-    return jax.grad(objective)({name: permutation(jnp.asarray(order)).push for name, order in orders.items()})
+
+def latent_scores(scores: Float[np.ndarray, "*copies n n"], order: Order) -> Float[np.ndarray, "*copies n n"]:
+    """Scores of one node over their standard deviation, lifted at the places of `order` where they prefer another one."""
+    return _with_margin(_normalised(scores), order)
 
 
 def _normalised(scores: Float[np.ndarray, "*copies n n"]) -> Float[np.ndarray, "*copies n n"]:

@@ -1,14 +1,14 @@
-"""How far apart aligned networks are, by their weights alone: the data-free loss of learned alignments."""
+"""How far apart aligned networks are, or how much they agree, by their weights alone."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.base import Alignment
 from alignment.graph import STATISTICS, Graph, PyTree, flatten
-from alignment.maps import transport
+from alignment.maps import NodeMap, transport
 
 
 def weight_distance(alignment: Alignment, graph: Graph, theta: PyTree, models: Sequence[PyTree]) -> Float[Array, ""]:
@@ -21,6 +21,17 @@ def weight_distance(alignment: Alignment, graph: Graph, theta: PyTree, models: S
     moved = [weights(transport(graph, m, model)) for m, model in zip(maps[1:], models[1:], strict=True)]
     total = sum((jnp.sum(jnp.square(w - other[path])) for other in moved for path, w in reference.items()), jnp.float32(0))
     return total / max(sum(w.size for w in reference.values()) * len(moved), 1)
+
+
+def agreement(graph: Graph, push: Mapping[str, Array], ours: PyTree, theirs: PyTree) -> Float[Array, ""]:
+    """Sum over tensors of <A, T(B)>: what weight matching maximises. Every pull is the push transposed (*copies, units, units).
+
+    Its derivative by a push says what each unit would be worth at each place, all other nodes as they are; a tensor that
+    carries a node on two axes counts for each of them.
+    """
+    maps = {name: NodeMap(p, jnp.asarray(p).mT) for name, p in push.items()}
+    moved, reference = weights(transport(graph, maps, theirs)), weights(ours)
+    return sum((jnp.vdot(reference[path], x) for path, x in moved.items()), jnp.float32(0))
 
 
 def weights(model: PyTree) -> dict[str, Array]:

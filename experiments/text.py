@@ -1,0 +1,57 @@
+"""Text as characters: windows of tokens for language models, split into train, validation and test."""
+
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+Tokens = Int[np.ndarray, " characters"]
+
+
+class Text(NamedTuple):
+    """A text as indices into its alphabet; the parts follow each other in the text."""
+
+    alphabet: str
+    train: Tokens
+    validation: Tokens
+    test: Tokens
+
+
+def read_text(path: Path, *, held_out: float = 0.05) -> Text:
+    """Read a file (plain or .xz) as characters; the last `2 x held_out` of it are validation and test.
+
+    Raises:
+        ValueError: no such file.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"no text at {path}: give a file with --data (Tiny Shakespeare is tinyshakespeare.txt of karpathy/char-rnn)"
+        )
+    text = (lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")).read()
+    alphabet = "".join(sorted(set(text)))
+    index = {character: k for k, character in enumerate(alphabet)}
+    tokens = np.array([index[character] for character in text], np.int32)
+    ends = [round(len(tokens) * (1 - 2 * held_out)), round(len(tokens) * (1 - held_out))]
+    return Text(alphabet, *np.split(tokens, ends))
+
+
+def random_windows(tokens: Tokens, length: int, batch: int, *, seed: int) -> Iterator[tuple]:
+    """Endless batches `(tokens, next tokens)`, each (batch, length), from anywhere in the text."""
+    rng, offsets = np.random.default_rng(seed), np.arange(length + 1)
+    while True:
+        windows = tokens[rng.integers(0, len(tokens) - length, batch)[:, None] + offsets]
+        yield windows[:, :-1], windows[:, 1:]
+
+
+def all_windows(tokens: Tokens, length: int, batch: int, *, limit: int | None = None) -> list[tuple]:
+    """Windows side by side, in order, as batches of one size; what is left over is dropped. At most `limit` batches."""
+    count = (len(tokens) - 1) // (length * batch)
+    count = count if limit is None else min(count, limit)
+    if count < 1:
+        raise ValueError(f"a text of {len(tokens)} characters has no batch of {batch} windows of {length}")
+    size = count * batch * length
+    inputs, targets = (tokens[k : k + size].reshape(count, batch, length) for k in (0, 1))
+    return list(zip(inputs, targets, strict=True))
