@@ -30,7 +30,8 @@ def read_text(path: Path, *, held_out: float = 0.05) -> Text:
         raise ValueError(
             f"no text at {path}: give a file with --data (Tiny Shakespeare is tinyshakespeare.txt of karpathy/char-rnn)"
         )
-    text = (lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")).read()
+    content = path.read_bytes()
+    text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
     alphabet = "".join(sorted(set(text)))
     index = {character: k for k, character in enumerate(alphabet)}
     tokens = np.array([index[character] for character in text], np.int32)

@@ -40,10 +40,10 @@ class Settings:
     batch: int = 32
     training_rate: float = 2e-3
     training_steps: int = 1500
-    learning_steps: int = 200
-    rates: tuple[float, ...] = (1e-2, 3e-2)
-    group_rates: tuple[float, ...] = (1e-3, 3e-3)
-    control_rates: tuple[float, ...] = (3e-4, 1e-3)
+    learning_steps: int = 300
+    rates: tuple[float, ...] = (3e-2, 1e-1)
+    group_rates: tuple[float, ...] = (3e-3, 1e-2)
+    control_rates: tuple[float, ...] = (1e-4, 3e-4)
     points: int = 11
     limit: int | None = 6  # batches of 64 windows that are read from the validation and test parts
 
@@ -100,7 +100,7 @@ class Experiment:
             began = time.perf_counter()
             row = METHODS[name](self, nets)
             self.rows.add({"seed": self.seed, "method": name, **row, "seconds": round(time.perf_counter() - began, 1)})
-            typer.echo(f"seed {self.seed}: {name}: barrier {row['barrier']:.3f}", err=True)
+            typer.echo(f"seed {self.seed}: {name}: loss in the middle {row['loss']:.3f}", err=True)
 
     def parent(self, k: int) -> PyTree:
         """Train a GPT, or read the one that was trained before."""

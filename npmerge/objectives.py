@@ -202,7 +202,8 @@ def along_line(
     """The loss of an alignment's theta at random points between the reference and the aligned models.
 
     (1 - t) A + t T(B) with t ~ U(interval) in each step of `fit(..., key=)`: the random-path loss of Pena et al. 2023 for (0,
-    1); Theus et al. 2025 draw from (0.4, 0.6). `weight_space(Aligned(alignment, Average(), graph), ...)` is the midpoint loss.
+    1), their midpoint loss for (0.5, 0.5); Theus et al. 2025 draw from (0.4, 0.6). To learn coefficients as well, fit the loss
+    of `Aligned(alignment, Learned(...), graph)` instead.
 
     Raises:
         ValueError: an interval outside [0, 1].

@@ -38,7 +38,7 @@ INSTANCES: dict[type[Alignment], Alignment] = {
     StraightThrough: StraightThrough(),
     CycleConsistent: CycleConsistent(),
 }
-TOGETHER = (CycleConsistent, WeightMatching, Scale)  # all models decide where each goes
+TOGETHER = (CycleConsistent, WeightMatching, Scale, StraightThrough)  # all models decide where each goes, or do at the start
 alignments = pytest.mark.parametrize("kind", ALIGNMENTS, ids=lambda a: a.__name__)
 WIDTHS = (5, 6, 4, 3)
 

@@ -99,6 +99,8 @@ def test_statistics_of_split_nnx_modules_are_no_weights():
     assert list(nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex()).init(nm.stack_models(models))) == ["bn/scale/value"]
 
 
-def test_labels_that_are_images_are_refused():
-    with pytest.raises(ValueError, match="apply must return logits"):
-        nm.evaluate(lambda v, x: x, A, [(normal(0, 4, 8, 8, 3), np.zeros((4, 8, 8), np.int32))])
+def test_labels_of_more_places_than_there_are_predictions_are_refused():
+    with pytest.raises(ValueError, match=r"one per prediction, of shape \(4,\): got \(4, 8, 8\)"):
+        nm.evaluate(lambda v, x: x[:, 0, 0], A, [(normal(0, 4, 8, 8, 3), np.zeros((4, 8, 8), np.int32))])
+    with pytest.raises(ValueError, match=r"apply must return logits \(examples, classes\)"):
+        nm.evaluate(lambda v, x: x[:, 0, 0, 0], A, [(normal(0, 4, 8, 8, 3), np.zeros(4, np.int32))])
