@@ -11,19 +11,20 @@ from jaxtyping import Float
 from alignment.assignment import assign_copies, assign_two_level
 from alignment.blocks import Bare, axis_of
 from alignment.graph import Graph, Node
-from alignment.labels import NodeAxis
+from alignment.labels import Fixed, NodeAxis
 from alignment.permutations import Order, Orders, after, reordered, unmoved
 
 Scores = Float[np.ndarray, "*copies places units"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Block:
     """A block of a tensor in both models, each axis of which is one node or fixed; `theirs` is permuted in place."""
 
     labels: Sequence[Bare]
     ours: np.ndarray
     theirs: np.ndarray
+    moved: bool = False
 
     @functools.cached_property
     def carried(self) -> list[str]:
@@ -67,6 +68,22 @@ class Descent:
     def theirs(self) -> list[np.ndarray]:
         """The blocks of the second model in the orders found so far."""
         return [b.theirs for b in self._blocks]
+
+    def retarget(self, number: int, ours: np.ndarray) -> None:
+        """Put another tensor in the place of a block of the first model: the nodes it carries are to be scored anew."""
+        block = self._blocks[number]
+        block.ours = ours
+        for name in {*block.carried} & self._graph.nodes.keys():
+            self._stale.add(name)
+            if block in self._carrying[name]:
+                self._scores.pop(name, None)
+
+    def moved_blocks(self) -> set[int]:
+        """The numbers of the blocks of the second model that have moved since the last call."""
+        numbers = {k for k, block in enumerate(self._blocks) if block.moved}
+        for k in numbers:
+            self._blocks[k].moved = False
+        return numbers
 
     def _turn(self, name: str) -> bool:
         self._stale.discard(name)
@@ -117,6 +134,7 @@ class Descent:
         """Permute theirs, and bring the scores of all nodes beside the moved ones up to date."""
         alone = self._alone(move)
         for block in self._touched(move):
+            block.moved = True
             axis, places = self._changed(block, move)
             slices = (slice(None),) * axis + (places,)
             moved = self._moved(block, move, axis, places)
@@ -178,6 +196,15 @@ class Descent:
         return np.swapaxes(total, -3, -2)
 
 
+def stacked(labels: Sequence[Sequence[Bare]], models: Sequence[Sequence[np.ndarray]]) -> tuple[list, list[list[np.ndarray]]]:
+    """Blocks that carry the same nodes on the same axes as one block: a network has many vectors, and every product costs."""
+    groups: dict[tuple, list[int]] = {}
+    for k, block in enumerate(labels):
+        groups.setdefault(tuple((getattr(x, "node", None), getattr(x, "name", None), x.size) for x in block), []).append(k)
+    together = [[Fixed(len(same)), *labels[same[0]]] for same in groups.values()]
+    return together, [[np.stack([model[k] for k in same]) for same in groups.values()] for model in models]
+
+
 def objective(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> float:
     """The sum over all blocks of <ours, theirs>, which weight matching raises."""
     return float(sum(np.vdot(a, b) for a, b in zip(ours, theirs, strict=True)))
@@ -202,7 +229,7 @@ def _in_front(block: np.ndarray, axes: Sequence[int], units: int) -> np.ndarray:
     """These axes in front, the last `units` of them as one, and all others as one."""
     if list(axes) == [block.ndim - 1]:  # without a copy
         return block.reshape(-1, block.shape[-1]).T
-    front = np.moveaxis(block, axes, range(len(axes)))
+    front = block.transpose([*axes, *(d for d in range(block.ndim) if d not in axes)])
     kept = front.shape[: len(axes) - units]
     rows = math.prod(front.shape[len(kept) : len(axes)])
     return front.reshape(*kept, rows, math.prod(front.shape[len(axes) :]))

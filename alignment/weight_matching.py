@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from alignment.base import PermutationAlignment, Stats
 from alignment.graph import STATISTICS, Graph, PyTree, flatten
-from alignment.matching_scores import Descent, objective
+from alignment.matching_scores import Descent, objective, stacked
 from alignment.permutations import Order, Weights, after, blocks, inverse, unmoved
 
 
@@ -64,21 +64,15 @@ class WeightMatching(PermutationAlignment):
 
     def _run(self, several: "_Several", rng: np.random.Generator | None) -> "_Several":
         for k in range(1, several.count):
-            several.match(k, several.tensors[0], self._sweeps(several.graph, rng))
+            several.match_to_reference(k, self._sweeps(several.graph, rng))
         if several.count > 2:
-            self._to_the_mean(several, rng)
+            mutual = _Mutual(several)
+            for _ in range(self.max_sweeps):
+                turns = range(several.count) if rng is None else rng.permutation(several.count).tolist()
+                if not sum(mutual.turn(k, self._sweeps(several.graph, rng)) for k in turns):
+                    break
+            mutual.finish()
         return several
-
-    def _to_the_mean(self, several: "_Several", rng: np.random.Generator | None) -> None:
-        every = range(several.count)
-        stale = {*every}  # their mean of the others is another than at their last turn
-        for _ in range(self.max_sweeps):
-            for k in every if rng is None else rng.permutation(every).tolist():
-                if k in stale:
-                    moved = several.match(k, several.mean_without(k), self._sweeps(several.graph, rng))
-                    stale = {*every} - {k} if moved else stale - {k}
-            if not stale:
-                break
 
     def _sweeps(self, graph: Graph, rng: np.random.Generator | None) -> Iterator[Sequence[str]]:
         names = list(graph.nodes)
@@ -90,23 +84,20 @@ class _Several:
 
     def __init__(self, graph: Graph, weights: Sequence[Weights]) -> None:
         cut = [[block for path in w for block in blocks(graph, path, w[path])] for w in weights]
-        self.graph, self.count, self.labels = graph, len(weights), [labels for labels, _ in cut[0]]
-        self.tensors = [[x for _, x in model] for model in cut]
+        self.graph, self.count = graph, len(weights)
+        self.labels, self.tensors = stacked([labels for labels, _ in cut[0]], [[x for _, x in model] for model in cut])
         self.orders = [unmoved(graph) for _ in weights]
 
-    def mean_without(self, k: int) -> list[np.ndarray]:
-        """The mean of all models but one."""
-        others = [model for j, model in enumerate(self.tensors) if j != k]
-        return [sum(same[1:], same[0]) / np.float32(len(same)) for same in zip(*others, strict=True)]
+    def match_to_reference(self, k: int, sweeps: Iterator[Sequence[str]]) -> None:
+        """Permute model k to agree with model 0."""
+        descent = Descent(self.graph, self.labels, self.tensors[0], self.tensors[k])
+        if _exhausted(descent, sweeps):
+            self.move(k, descent)
 
-    def match(self, k: int, target: Sequence[np.ndarray], sweeps: Iterator[Sequence[str]]) -> bool:
-        """Permute model k to agree with the target. Whether it moved."""
-        descent = Descent(self.graph, self.labels, target, self.tensors[k])
-        moved = [True for names in itertools.takewhile(descent.sweep, sweeps)]
-        if moved:
-            self.orders[k] = after(self.graph, self.orders[k], descent.orders)
-            self.tensors[k] = descent.theirs
-        return bool(moved)
+    def move(self, k: int, descent: Descent) -> None:
+        """Take the orders of a descent for model k."""
+        self.orders[k] = after(self.graph, self.orders[k], descent.orders)
+        self.tensors[k] = descent.theirs
 
     def objective(self) -> float:
         """The sum over all pairs of models of the inner product of their weights."""
@@ -116,3 +107,46 @@ class _Several:
         """The orders in the units of model 0."""
         back = inverse(self.graph, self.orders[0])
         return [unmoved(self.graph), *(after(self.graph, o, back) for o in self.orders[1:])]
+
+
+class _Mutual:
+    """Each of several models on its way to the mean of all others.
+
+    Scores are kept from round to round: when a model moves, the others compute those anew that see a tensor which moved.
+    """
+
+    def __init__(self, several: _Several) -> None:
+        self.several, self.models = several, range(several.count)
+        self.now = several.tensors
+        blocks = range(len(several.labels))
+        targets = [[self._mean_without(k, b) for b in blocks] for k in self.models]
+        pairs = zip(targets, several.tensors, strict=True)
+        self.descents = [Descent(several.graph, several.labels, target, model) for target, model in pairs]
+        self.now = [descent.theirs for descent in self.descents]  # these are permuted in place
+        self.outdated: list[set[int]] = [set() for _ in self.models]
+
+    def turn(self, k: int, sweeps: Iterator[Sequence[str]]) -> bool:
+        """Match one model to the mean of the others. Whether it moved."""
+        for block in self.outdated[k]:
+            self.descents[k].retarget(block, self._mean_without(k, block))
+        self.outdated[k].clear()
+        moved = _exhausted(self.descents[k], sweeps)
+        blocks = self.descents[k].moved_blocks()
+        for j in self.models:
+            if j != k:
+                self.outdated[j] |= blocks
+        return moved
+
+    def finish(self) -> None:
+        """Hand the orders over."""
+        for k, descent in enumerate(self.descents):
+            self.several.move(k, descent)
+
+    def _mean_without(self, k: int, block: int) -> np.ndarray:
+        others = [self.now[j][block] for j in self.models if j != k]
+        return sum(others[1:], others[0]) / np.float32(len(others))
+
+
+def _exhausted(descent: Descent, sweeps: Iterator[Sequence[str]]) -> bool:
+    """Sweep until nothing is gained. Whether something moved."""
+    return bool([True for names in itertools.takewhile(descent.sweep, sweeps)])

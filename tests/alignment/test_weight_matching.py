@@ -10,7 +10,7 @@ import pytest
 
 import alignment
 from alignment import WeightMatching
-from alignment.matching_scores import Descent
+from alignment.matching_scores import Descent, stacked
 from alignment.matching_scores import objective as total
 from alignment.permutations import after, blocks, inverse, permuted, unmoved
 from tests.alignment import networks
@@ -245,6 +245,34 @@ def test_scores_kept_from_turn_to_turn_are_those_computed_anew(name):
         fresh = Descent(net.graph, labels, ours, descent.theirs)
         for node in net.graph.nodes.values():
             np.testing.assert_allclose(descent.scores(node), fresh.scores(node), rtol=1e-4, atol=1e-4)
+
+
+def test_another_target_is_scored_anew_where_it_differs():
+    net = networks.network("resnet")
+    (labels, ours), (_, theirs) = (flat_blocks(net.graph, net.another(k)) for k in (1, 2))
+    descent = Descent(net.graph, labels, ours, theirs)
+    while descent.sweep(net.graph.nodes):
+        pass
+    moved = descent.moved_blocks()
+    assert moved == {k for k, (a, b) in enumerate(zip(theirs, descent.theirs, strict=True)) if not np.array_equal(a, b)}
+    assert descent.moved_blocks() == set()
+    changed = [x if k else 3 * x[..., ::-1].copy() for k, x in enumerate(ours)]
+    descent.retarget(0, changed[0])
+    fresh = Descent(net.graph, labels, changed, descent.theirs)
+    for node in net.graph.nodes.values():
+        np.testing.assert_allclose(descent.scores(node), fresh.scores(node), rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_with_the_same_nodes_on_the_same_axes_are_one():
+    net = networks.network("resnet")
+    (labels, ours), (_, theirs) = (flat_blocks(net.graph, net.another(k)) for k in (1, 2))
+    together, (a, b) = stacked(labels, [ours, theirs])
+    assert len(together) < len(labels)
+    assert sum(x.size for x in a) == sum(x.size for x in ours)
+    assert total(a, b) == pytest.approx(total(ours, theirs), rel=1e-5)
+    whole, parts = Descent(net.graph, together, a, b), Descent(net.graph, labels, ours, theirs)
+    for node in net.graph.nodes.values():
+        np.testing.assert_allclose(whole.scores(node), parts.scores(node), rtol=1e-4, atol=1e-4)
 
 
 def flat_blocks(graph, variables):
