@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import platform
 from collections.abc import Sequence
 from enum import StrEnum
@@ -71,4 +72,5 @@ def machine() -> str:
     """Versions and machine, for the page of a result."""
     device = jax.devices()[0]
     versions = f"npmerge {__version__}, jax {jax.__version__}, flax {flax.__version__}, optax {optax.__version__}"
-    return f"{versions}, Python {platform.python_version()}, {platform.machine()}, {jax.device_count()} x {device.device_kind}"
+    hardware = f"{platform.machine()} of {os.cpu_count()} cores, {jax.device_count()} x {device.device_kind}"
+    return f"{versions}, Python {platform.python_version()}, {hardware}"

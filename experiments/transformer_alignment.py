@@ -81,6 +81,14 @@ class Experiment:
         part = functools.partial(all_windows, length=settings.length, batch=2 * settings.batch, limit=settings.limit)
         self.validation, self.test, self.measuring = part(text.validation), part(text.test), part(text.train)
 
+    @functools.cached_property
+    def training(self) -> optax.GradientTransformation:
+        """The parents' optimiser, made once: Optax's hash by identity, and every other one would be compiled anew."""
+        s = self.settings
+        warmup = min(100, s.training_steps // 10)
+        schedule = optax.warmup_cosine_decay_schedule(0, s.training_rate, warmup, s.training_steps)
+        return optax.adamw(schedule, weight_decay=0.01)
+
     def batches(self, seed: int) -> Iterator[tuple]:
         """Windows from anywhere in the training part, without end."""
         return random_windows(self.text.train, self.settings.length, self.settings.batch, seed=seed)
@@ -108,22 +116,20 @@ class Experiment:
         path = self.out / "parents" / f"{seed}.safetensors"
         if path.exists():
             return checkpoint.load(path)
-        network, s = build(self.config, seed=seed), self.settings
-        warmup = min(100, s.training_steps // 10)
-        schedule = optax.warmup_cosine_decay_schedule(0, s.training_rate, warmup, s.training_steps)
+        network, s, began = build(self.config, seed=seed), self.settings, time.perf_counter()
         trained = nm.fit(
             network.variables,
             nm.fine_tuning(network.apply, nm.CrossEntropy()),
             None,
             self.batches(seed),
-            optax.adamw(schedule, weight_decay=0.01),
+            self.training,
             steps=s.training_steps,
             held_out=self.validation,
             every=max(s.training_steps // 15, 1),
             progress=lambda step, loss: typer.echo(f"seed {self.seed}, parent {k}: step {step}, loss {loss:.3f}", err=True),
         ).theta
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(path, trained, {"seed": seed, "settings": dataclasses.asdict(s)})
+        checkpoint.save(path, trained, {"seed": seed, "seconds": round(time.perf_counter() - began, 1)})
         return trained
 
     # ------------------------------------------------------------------------------------------------------- the methods
@@ -209,7 +215,7 @@ PUBLISHED = {  # Theus et al. 2025, Tiny Shakespeare, GPT-2 of 6 layers and widt
 # --------------------------------------------------------------------------------------------------------------- the page
 
 
-def page(rows: Rows, command: str, seconds: float, settings: Settings) -> str:
+def page(rows: Rows, command: str, seconds: tuple[float, float], settings: Settings) -> str:
     """The result as a page: every number in it comes from the rows."""
     header = ("alignment", "barrier (nats)", "published", "loss in the middle", "accuracy in the middle", "change of outputs")
     table = []
@@ -226,7 +232,7 @@ def page(rows: Rows, command: str, seconds: float, settings: Settings) -> str:
         f"Mean and deviation over seeds {seeds} (two parents each). Mean test loss of the parents: {parents}.", "",
         "## Protocol", "", *(f"- {line}" for line in _protocol(settings, rows)), "",
         "## Expected, and what came out", "", *(f"- {line}" for line in _findings(rows)), "",
-        f"`{command}`, {seconds:.0f} s for the rows in all, {machine()}.", "",
+        f"`{command}`, {seconds[0]:.0f} s to train the parents and {seconds[1]:.0f} s for the rows, {machine()}.", "",
     ])  # fmt: skip
 
 
@@ -311,7 +317,8 @@ def main(
     for k in range(seed, seed + seeds):
         Experiment(text, settings, k, out, rows).run()
     command = f"python -m experiments.transformer_alignment --preset {preset} --seed {seed} --seeds {seeds}"
-    seconds = sum(row["seconds"] for row in rows.all)
+    parents = [checkpoint.load_record(path)["seconds"] for path in sorted((out / "parents").glob("*.safetensors"))]
+    seconds = sum(parents), sum(row["seconds"] for row in rows.all)
     (out / "README.md").write_text(page(rows, command, seconds, settings), encoding="utf-8")
     figure(rows).savefig(out / "paths.png", dpi=150)
     summary = {"command": command, "settings": dataclasses.asdict(settings), "machine": machine(), "rows": rows.all}
