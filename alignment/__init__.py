@@ -28,8 +28,9 @@ from alignment.maps import (
     verify,
     verify_each,
 )
-from alignment.moments import Moments, NodeMoments, Statistic
+from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from alignment.procrustes import Procrustes
+from alignment.resizing import Resized, resize, widths_of
 from alignment.scale import Scale
 from alignment.sinkhorn import sinkhorn
 from alignment.sites import Site
@@ -65,6 +66,8 @@ __all__ = [
     "Folded",
     "Graph",
     "GroupMatching",
+    "Joint",
+    "JointMoments",
     "MinibatchCKA",
     "Moments",
     "Node",
@@ -76,6 +79,7 @@ __all__ = [
     "Place",
     "Procrustes",
     "Product",
+    "Resized",
     "Scale",
     "Segments",
     "Site",
@@ -101,10 +105,12 @@ __all__ = [
     "primitives",
     "rbf_cka",
     "rectangular",
+    "resize",
     "sinkhorn",
     "trace",
     "transport",
     "verify",
     "verify_each",
     "weight_distance",
+    "widths_of",
 ]

@@ -29,6 +29,9 @@ class Alignment(abc.ABC):
     needs: ClassVar[tuple[type, ...]] = ()
     """The statistics that `init` looks up in `stats`, by type."""
 
+    resizes: ClassVar[bool] = False
+    """Whether its maps may change the widths of nodes. Then the reference is mapped too."""
+
     @abc.abstractmethod
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """The parameters of the alignment for these models."""
@@ -52,18 +55,20 @@ class PermutationAlignment(Alignment):
 
 def align(
     alignment: Alignment,
-    graph: Graph,
+    graph: Graph | Sequence[Graph],
     models: Sequence[PyTree],
     *,
     stats: Stats | None = None,
     key: Array | None = None,
 ) -> list[PyTree]:
-    """Bring every model into the units of model 0.
+    """Bring every model into the units of model 0, or all into units that they share.
 
     Args:
         alignment: one of ALIGNMENTS.
-        graph: the traced graph of the architecture that the models share.
-        models: their variables; the first one is the reference and comes back unchanged.
+        graph: the traced graph of the architecture that the models share. For networks of one architecture whose nodes have
+            different widths, one graph for each; only alignments that change widths take those.
+        models: their variables; the first one is the reference. It comes back unchanged, unless the alignment `resizes`: then
+            all models come back with the new widths, for `resize(apply, graph, variables)` to run.
         stats: what `npmerge.collect` returned for `alignment.needs`, if it needs any.
         key: randomness, for alignments that use it; None means none.
 
@@ -74,22 +79,43 @@ def align(
         ValueError: no models, variables that do not fit the graph, a non-finite leaf (path and model named), or missing
             statistics.
     """
-    if not isinstance(alignment, Alignment) or not isinstance(graph, Graph):
+    if not isinstance(alignment, Alignment):
         raise ValueError(f"align takes (alignment, graph, models), got {alignment!r} and {type(graph).__name__}")
     if not models:
         raise ValueError("align needs at least one model, got an empty list")
-    for k, model in enumerate(models):
-        graph.check(model)
+    graphs = graphs_of(graph, models)
+    for k, (own, model) in enumerate(zip(graphs, models, strict=True)):
+        own.check(model)
         check_finite(model, f"model {k}")
-    if len(models) == 1:
-        return list(models)
-    theta = alignment.rounded(alignment.init(graph, models, stats=stats, key=key))
-    return [models[0], *_transported(alignment, graph, theta, tuple(models))[1:]]
+    if not alignment.resizes:
+        if len({id(own) for own in graphs}) > 1:
+            raise ValueError(f"{type(alignment).__name__} needs networks of one width: got several graphs")
+        if len(models) == 1:
+            return list(models)
+    given: Any = graphs[0] if isinstance(graph, Graph) else graphs
+    theta = alignment.rounded(alignment.init(given, models, stats=stats, key=key))
+    moved = _transported(alignment, graphs, theta, tuple(models))
+    return moved if alignment.resizes else [models[0], *moved[1:]]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _transported(alignment: Alignment, graph: Graph, theta: PyTree, models: tuple) -> list[PyTree]:
-    return [transport(graph, maps, model) for maps, model in zip(alignment.maps(theta, graph), models, strict=True)]
+def _transported(alignment: Alignment, graphs: tuple[Graph, ...], theta: PyTree, models: tuple) -> list[PyTree]:
+    maps = alignment.maps(theta, graphs[0])
+    return [transport(graph, m, model) for graph, m, model in zip(graphs, maps, models, strict=True)]
+
+
+def graphs_of(graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> tuple[Graph, ...]:
+    """One graph for each model. Raises ValueError for another number of them, or graphs that do not have the same nodes."""
+    graphs = (graph,) * len(models) if isinstance(graph, Graph) else tuple(graph)
+    if not all(isinstance(own, Graph) for own in graphs) or len(graphs) != len(models):
+        raise ValueError(
+            f"expected a graph, or one for each of {len(models)} models: got {graph if not graphs else len(graphs)}"
+        )
+    for k, own in enumerate(graphs):
+        if own.nodes.keys() != graphs[0].nodes.keys():
+            odd = sorted(own.nodes.keys() ^ graphs[0].nodes.keys())
+            raise ValueError(f"model {k} is of another architecture than model 0: only one of them has the node {odd[0]!r}")
+    return graphs
 
 
 _LARGER: Mapping[GroupName, tuple[GroupName, ...]] = {

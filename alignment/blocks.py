@@ -1,5 +1,6 @@
 """Walking over a tensor block by block, in each of which every axis is one node or fixed."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
+from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments, shared
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 Bare = NodeAxis | Fixed
@@ -19,10 +20,11 @@ Change = Callable[[Sequence[Bare], AnyArray], AnyArray]
 def each_block(labels: Sequence[AxisLabel], x: AnyArray, change: Change[AnyArray]) -> AnyArray:
     """Replace each block of an array by `change(labels, block)`, where the labels are bare: `NodeAxis` or `Fixed`.
 
-    Products become axes of their own, segments and cases are taken apart. The blocks may change their widths.
+    Products become axes of their own, segments and cases are taken apart. The blocks may change their widths; a node that
+    fills several intervals of an axis keeps the share of each.
 
     Raises:
-        ValueError: for a change of width of a node that fills several intervals of an axis, or only some of its cases.
+        ValueError: for a change of width of only some of the cases of an axis.
     """
     for d, label in enumerate(labels):
         if isinstance(label, Product):
@@ -58,10 +60,9 @@ def _segment(labels: Sequence[AxisLabel], x: AnyArray, change: Change[AnyArray],
     new = each_block([*labels[:d], part.label, *labels[d + 1 :]], taken, change)
     if len(lengths) == 1:
         return [(part.intervals[0], new)]
-    if new.shape[d] != sum(lengths):
-        raise ValueError(f"{part.label} fills several intervals of an axis, so its width cannot change")
-    ends = np.cumsum(lengths).tolist()
-    return [(i, _window(new, d, e - n, e)) for i, e, n in zip(part.intervals, ends, lengths, strict=True)]
+    ends = itertools.accumulate(shared(lengths, new.shape[d]), initial=0)
+    windows = [_window(new, d, a, b) for a, b in itertools.pairwise(ends)]
+    return list(zip(part.intervals, windows, strict=True))
 
 
 def _by_place(labels: Sequence[AxisLabel], x: AnyArray, change: Change[AnyArray], case: Cases) -> AnyArray:

@@ -58,7 +58,7 @@ def cond(walk: Walk, eqn: JaxprEqn, ins: list[Value], location: tuple[int, ...])
     for results in zip(*branches, strict=True):
         merged = results[0]
         for other in results[1:]:
-            axes = tuple(_tied(walk, merged, other, d) for d in range(len(merged.axes)))
+            axes = tuple(tied(walk, merged, other, d) for d in range(len(merged.axes)))
             merged = replace(merged, axes=axes, constant=merged.constant if merged.constant == other.constant else None)
         outs.append(Value(merged.shape, merged.axes, data=any(v.data for v in (which, *results))))
         walk.terms.together(merged.axes)
@@ -97,10 +97,10 @@ def _tie_carry(walk: Walk, before: Sequence[Value], after: Sequence[Value]) -> N
     for old, new in zip(before, after, strict=True):
         walk.settle(new)
         for d in range(len(old.axes)):
-            _tied(walk, old, new, d)
+            tied(walk, old, new, d)
 
 
-def _tied(walk: Walk, a: Value, b: Value, d: int) -> Term | None:
+def tied(walk: Walk, a: Value, b: Value, d: int) -> Term | None:
     """One axis of two arrays of which either may stand in the same place."""
     x, y = a.axes[d], b.axes[d]
     if x is not None and y is not None:

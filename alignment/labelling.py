@@ -36,8 +36,8 @@ class Seen:
 
 def build_graph(
     terms: Terms, params: Mapping[str, Value], seen: Sequence[Seen], sites: Sequence[Site], used: Sequence[str]
-) -> Graph:
-    """The graph of a finished walk.
+) -> tuple[Graph, Mapping[str, tuple[int, ...]]]:
+    """The graph of a finished walk, and the atoms that each of its nodes is.
 
     Args:
         terms: the store, everything unified.
@@ -66,7 +66,7 @@ def build_graph(
     if better:  # the other side of a contraction can be tapped: let that one carry the features
         label.turn(better)
         nodes, taps, _ = _nodes_and_taps(terms, met, label)
-    return Graph(
+    graph = Graph(
         nodes=nodes,
         axes={path: label.leaf(labels) for path, labels in axes.items()},
         pinned=_pins(terms, axes, moved),
@@ -74,6 +74,7 @@ def build_graph(
         sites=_named(sites),
         shapes={path: value.shape for path, value in params.items()},
     )
+    return graph, label.atoms
 
 
 def _nodes_and_taps(

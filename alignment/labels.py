@@ -4,8 +4,9 @@
 zero-padded shortcut, fused projection), `Cases` (another node at each place of a stacked axis) and `Fixed` (held as it is).
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,3 +115,24 @@ def node_axes(label: AxisLabel) -> Iterator[NodeAxis]:
 def mentions(label: AxisLabel, node: str) -> bool:
     """Whether the units of `node` stand anywhere on an axis with this label."""
     return any(axis.node == node for axis in node_axes(label))
+
+
+def new_size(label: AxisLabel, widths: Mapping[str, int]) -> int:
+    """The length of an axis with this label when nodes have other widths; those that are not named keep theirs."""
+    match label:
+        case NodeAxis(node, size):
+            return widths.get(node, size)
+        case Product(factors):
+            return math.prod(new_size(f, widths) for f in factors)
+        case Segments(parts):
+            return sum(new_size(part.label, widths) for part in parts)
+        case Cases(_, options):
+            return new_size(options[0], widths)
+        case Fixed(size):
+            return size
+
+
+def shared(sizes: Sequence[int], width: int) -> list[int]:
+    """A new width divided between the intervals of a node as its old units were, to the nearest unit."""
+    ends = [round(width * end / sum(sizes)) for end in itertools.accumulate(sizes, initial=0)]
+    return [b - a for a, b in itertools.pairwise(ends)]

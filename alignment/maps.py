@@ -97,8 +97,7 @@ def transport(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
         variables: the parameters and statistics, with the structure that was traced.
 
     Raises:
-        ValueError: for a node that the graph does not have, a map of the wrong size, variables of another structure, or a
-            change of width on a node that fills several intervals of an axis.
+        ValueError: for a node that the graph does not have, a map of the wrong size, or variables of another structure.
     """
     graph.check(variables)
     for name, m in maps.items():

@@ -71,6 +71,56 @@ class NodeMoments(Statistic):
         return {n: m._replace(covariance=m.covariance / m.samples, cross=m.cross / m.samples) for n, m in state.items()}
 
 
+class Joint(NamedTuple):
+    """Moments of one node's features in all models together: the units of model 0, then those of model 1, and so on.
+
+    The models may have different widths. Copies along fixed axes and along other nodes as in `Moments`.
+    """
+
+    samples: Float[Array | np.ndarray, ""]
+    mean: Float[Array | np.ndarray, "*copies units"]
+    covariance: Float[Array | np.ndarray, "*copies units units"]
+
+
+@dataclass(frozen=True)
+class JointMoments(Statistic):
+    """Mean and covariance of every node's features over all models: what finds units that correspond, within models too.
+
+    Finalised to a mapping node -> `Joint`. (models x units)^2 numbers a node, where `NodeMoments` keeps models x units^2.
+    """
+
+    def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Joint]:
+        """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""
+        graphs = (graph,) * len(models) if isinstance(graph, Graph) else graph
+        functions = (apply,) * len(models) if callable(apply) else apply
+        features = [capture(f, g, m, batch[0]).nodes for f, g, m in zip(functions, graphs, models, strict=True)]
+        return {
+            node: _joint([_by_fixed_copy(g, node, f[node]) for g, f in zip(graphs, features, strict=True)])
+            for node in graphs[0].taps
+        }
+
+    def combine(self, a: dict[str, Joint], b: dict[str, Joint]) -> dict[str, Joint]:
+        """Chan's pairwise update."""
+        return {node: _chan_joint(a[node], b[node]) for node in a}
+
+    def finalise(self, state: dict[str, Joint]) -> dict[str, Joint]:
+        """Divide the sums of products by the number of samples."""
+        return {node: m._replace(covariance=m.covariance / m.samples) for node, m in state.items()}
+
+
+def _joint(features: Sequence[Array]) -> Joint:
+    x = jnp.concatenate([f.astype(jnp.float32) for f in features], axis=-1)
+    mean = x.mean(-2)
+    centred = x - mean[..., None, :]
+    return Joint(jnp.float32(x.shape[-2]), mean, _product(centred, centred))
+
+
+def _chan_joint(a: Joint, b: Joint) -> Joint:
+    count, shift = a.samples + b.samples, b.mean - a.mean
+    covariance = a.covariance + b.covariance + (a.samples * b.samples / count) * shift[..., :, None] * shift[..., None, :]
+    return Joint(count, a.mean + shift * (b.samples / count), covariance)
+
+
 def _by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*copies samples units"]:
     """Copies along other nodes laid end to end among the units."""
     fixed = sum(name not in graph.nodes for name in graph.nodes[node].index)

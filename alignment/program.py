@@ -121,7 +121,7 @@ def flattened(closed: ClosedJaxpr) -> Program:
                 outs = walk(called, ins)
             else:
                 outs = [new(v.aval) for v in eqn.outvars]
-                steps.append(Step(functools.partial(_evaluate, eqn, jaxpr), tuple(ins), tuple(outs), eqn))
+                steps.append(Step(functools.partial(evaluated, eqn, jaxpr), tuple(ins), tuple(outs), eqn))
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
@@ -150,8 +150,8 @@ def scalar(x: Any) -> float | None:
     return float(np.asarray(x).item()) if real else None
 
 
-def _evaluate(eqn: JaxprEqn, whole: Jaxpr, *ins: Any) -> list[Any]:
-    """Run one equation, as a jaxpr of its own so that JAX itself restores the context it was traced in."""
+def evaluated(eqn: JaxprEqn, whole: Jaxpr, *ins: Any) -> list[Any]:
+    """One equation of a jaxpr run as a jaxpr of its own, so that JAX itself restores the context it was traced in."""
     args = {v: x for v, x in zip(eqn.invars, ins, strict=True) if isinstance(v, Var)}
     info = whole.debug_info._replace(arg_names=None, result_paths=None)
     alone = Jaxpr((), list(args), eqn.outvars, [eqn], eqn.effects, info)

@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array, Float
 
 from alignment.graph import Graph, Place, PyTree, Tap
+from alignment.program import evaluated
 from alignment.trace import nested
 
 
@@ -139,7 +140,7 @@ def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], prob
         elif inside and eqn.primitive.name == "scan":
             outs = _scanned(eqn, ins, here, probes, found)
         else:
-            outs = _evaluate(eqn, ins, jaxpr)
+            outs = evaluated(eqn, jaxpr, *ins)
         env.update(zip(eqn.outvars, outs, strict=True))
         for probe in probes.get(here, ()):
             values = outs if probe.result else ins
@@ -167,14 +168,6 @@ def _scanned(eqn: JaxprEqn, ins: list[Any], here: tuple[int, ...], probes: Mappi
     )
     found.update(inner)
     return [*carry, *stacked]
-
-
-def _evaluate(eqn: JaxprEqn, ins: list[Any], whole: Jaxpr) -> list[Any]:
-    """Run one equation, as a jaxpr of its own so that JAX itself restores the context it was traced in."""
-    args = {v: x for v, x in zip(eqn.invars, ins, strict=True) if isinstance(v, Var)}
-    info = whole.debug_info._replace(arg_names=None, result_paths=None)
-    alone = Jaxpr((), list(args), eqn.outvars, [eqn], eqn.effects, info)
-    return list(jax.core.eval_jaxpr(alone, (), *args.values()))
 
 
 def _features(tap: Tap, x: Array) -> Float[Array, "*places samples units"]:

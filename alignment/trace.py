@@ -1,7 +1,7 @@
 """From any pure function to its symmetry graph: `trace` walks the jaxpr and applies one rule per equation."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from alignment.control_flow import CONTROL_FLOW
+from alignment.control_flow import CONTROL_FLOW, tied
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.labelling import Seen, build_graph
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
@@ -46,35 +46,54 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
     Warns:
         UserWarning: once for each primitive without a rule whose operands could otherwise have moved.
     """
-    leaves = flatten(variables)
-    for path, leaf in leaves.items():
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, float | int | complex):
-            raise ValueError(f"variables must be arrays, got {type(leaf).__name__} at {path!r}")
-    closed = _program(apply, variables, inputs)
-    walk = Walk()
-    params = [walk.parameter(path, leaf) for path, leaf in leaves.items()]
-    shapes = [_shape(v) for v in closed.jaxpr.invars[len(params) :]]
-    data = [Value(shape, fixed(walk.terms, shape, "input", moved=False), data=True) for shape in shapes]
-    outputs = walk.call(closed, [*params, *data], ())
-    walk.used.update((v.source.path, None) for v in outputs if v.source is not None)
-    for value in outputs:
-        walk.settle(value)
-        for term in value.axes:
-            if term is not None:
-                walk.terms.pin(term, "output")
-    if not walk.used:
-        raise ValueError("apply reads none of its variables: does it close over the weights it was built with?")
+    walk = walked(apply, variables, inputs)
     for name in walk.costly():
         warnings.warn(
             f"no rule for primitive {name!r}: the axes it touches are held fixed "
             f"(teach it with alignment.primitives.rule({name!r}))",
             stacklevel=2,
         )
-    return build_graph(walk.terms, dict(zip(leaves, params, strict=True)), walk.seen, walk.sites, list(walk.used))
+    return walk.graph()[0]
 
 
-def _program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> ClosedJaxpr:
-    """The jaxpr of a pure function of arrays. Raises ValueError where it is none."""
+def walked(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> "Walk":
+    """A finished walk over the jaxpr of `apply(variables, *inputs)`. Raises ValueError as `trace` does."""
+    leaves = flatten(variables)
+    for path, leaf in leaves.items():
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, float | int | complex):
+            raise ValueError(f"variables must be arrays, got {type(leaf).__name__} at {path!r}")
+    closed, returned = _program(apply, variables, inputs)
+    walk = Walk(closed, jax.tree.structure(returned))
+    walk.params = {path: walk.parameter(path, leaf) for path, leaf in leaves.items()}
+    shapes = [_shape(v) for v in closed.jaxpr.invars[len(leaves) :]]
+    walk.data = [Value(shape, fixed(walk.terms, shape, "input", moved=False), data=True) for shape in shapes]
+    outputs = walk.call(closed, [*walk.params.values(), *walk.data], ())
+    walk.used.update((v.source.path, None) for v in outputs if v.source is not None)
+    for value in outputs:
+        walk.settle(value)
+    renewed = len(leaves) if _renews(variables, returned) else 0
+    for value in outputs[: len(outputs) - renewed]:
+        for term in value.axes:
+            if term is not None:
+                walk.terms.pin(term, "output")
+    for old, new in zip(walk.params.values(), outputs[len(outputs) - renewed :], strict=renewed > 0):
+        for d in range(len(old.axes)):
+            tied(walk, old, new, d)
+    if not walk.used:
+        raise ValueError("apply reads none of its variables: does it close over the weights it was built with?")
+    return walk
+
+
+def _renews(variables: PyTree, returned: PyTree) -> bool:
+    """Whether a function returns (outputs, variables with new statistics): those transform as the old ones do."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        return False
+    old, new = ({path: np.shape(x) for path, x in flatten(tree).items()} for tree in (variables, returned[1]))
+    return old == new
+
+
+def _program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> tuple[ClosedJaxpr, PyTree]:
+    """The jaxpr of a pure function of arrays, and what it returns as shapes. Raises ValueError where it is none."""
 
     def checked(*args: PyTree) -> PyTree:
         outputs = apply(*args)
@@ -84,19 +103,23 @@ def _program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> 
                 raise ValueError(f"apply must return arrays, got {type(leaf).__name__}{where}")
         return outputs
 
-    closed = jax.make_jaxpr(checked)(variables, *inputs)
+    closed, returned = jax.make_jaxpr(checked, return_shape=True)(variables, *inputs)
     if not closed.jaxpr.outvars:
         raise ValueError("apply must return arrays, got none")
     if effects := [str(effect) for effect in closed.jaxpr.effects if "debug" not in type(effect).__name__.lower()]:
         raise ValueError(f"apply must be pure, got side effects: {', '.join(effects)}")
-    return closed
+    return closed, returned
 
 
 class Walk:
-    """One pass over a jaxpr. Nested calls are entered with fresh variables: a cached jaxpr never ties two calls."""
+    """One pass over a jaxpr, `walked`. Nested calls are entered with fresh variables: a cached jaxpr never ties two calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, closed: ClosedJaxpr, structure: jax.tree_util.PyTreeDef) -> None:
+        self.closed, self.structure = closed, structure  # the program and the tree that its results form
         self.terms = Terms()
+        self.params: dict[str, Value] = {}  # the leaves of the variables, by path
+        self.data: list[Value] = []  # the inputs
+        self.results: dict[tuple[int, ...], list[Value]] = {}  # of every equation, by its location
         self.seen: list[Seen] = []
         self.sites: list[Site] = []
         self.used: dict[str, None] = {}  # paths of the variables in the order in which the network reads them
@@ -132,7 +155,7 @@ class Walk:
         for index, eqn in enumerate(jaxpr.eqns):
             if not self._borrowed:
                 self.terms.where = eqn.source_info
-            outs = self.equation(eqn, [read(v) for v in eqn.invars], (*prefix, index))
+            outs = self.results[*prefix, index] = self.equation(eqn, [read(v) for v in eqn.invars], (*prefix, index))
             env.update(zip(eqn.outvars, outs, strict=True))
         self._borrowed -= borrowed
         return [read(v) for v in jaxpr.outvars]
@@ -206,6 +229,10 @@ class Walk:
         self._unknown.setdefault(eqn.name, []).extend(t for v in eqn.ins for t in v.axes if t is not None)
         return unsupported(self.terms, eqn)
 
+    def graph(self) -> tuple[Graph, Mapping[str, tuple[int, ...]]]:
+        """The graph, and the atoms that each of its nodes is."""
+        return build_graph(self.terms, self.params, self.seen, self.sites, list(self.used))
+
     def costly(self) -> list[str]:
         """The primitives without a rule that hold an axis which nothing else holds."""
 
@@ -245,6 +272,9 @@ def _is_square(eqn: JaxprEqn) -> bool:
 
 
 def _constant(eqn: Equation) -> float | None:
+    if eqn.name == "sub":  # the units that a variance divides by, less none
+        a, b = (v.constant for v in eqn.ins)
+        return None if a is None or b is None else a - b
     values = {v.constant for v in eqn.ins}
     if eqn.name not in KEEPS_CONSTANT or len(values) != 1:
         return None

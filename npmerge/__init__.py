@@ -1,6 +1,6 @@
 """Differentiable model merging in JAX: several networks in, one out, every merge a starting point that can be learned."""
 
-from alignment import align, capture, discrepancy, trace, transport, verify, verify_each
+from alignment import align, capture, discrepancy, resize, trace, transport, verify, verify_each
 from npmerge import checkpoint
 from npmerge.aligned import Aligned
 from npmerge.base import LinearMerge, Merge, combine
@@ -16,7 +16,7 @@ from npmerge.normalisation import reset_statistics
 from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
-from npmerge.statistics import DiagonalFisher, NodeMoments, Statistic, collect
+from npmerge.statistics import DiagonalFisher, JointMoments, NodeMoments, Statistic, collect
 from npmerge.version import __version__
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "FitResult",
     "Free",
     "History",
+    "JointMoments",
     "Learned",
     "LinearMerge",
     "LogitEnsemble",
@@ -72,6 +73,7 @@ __all__ = [
     "repair",
     "reset_statistics",
     "resetting",
+    "resize",
     "shuffled",
     "stack_models",
     "trace",

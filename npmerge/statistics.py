@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from alignment.base import graphs_of
 from alignment.graph import Graph, PyTree
-from alignment.moments import Moments, NodeMoments, Statistic
+from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from npmerge.batches import measured
 
-__all__ = ["DiagonalFisher", "Moments", "NodeMoments", "Statistic", "collect"]
+__all__ = ["DiagonalFisher", "Joint", "JointMoments", "Moments", "NodeMoments", "Statistic", "collect"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class DiagonalFisher(Statistic):
 
 
 def collect(
-    apply: Callable[..., PyTree],
-    graph: Graph,
+    apply: Callable[..., PyTree] | Sequence[Callable[..., PyTree]],
+    graph: Graph | Sequence[Graph],
     models: Sequence[PyTree],
     batches: Iterable[tuple],
     statistics: Iterable[Statistic | type[Statistic]],
@@ -83,7 +84,8 @@ def collect(
     """Gather statistics of all models in one pass over the data, one jitted step per batch.
 
     Args:
-        apply: the network in evaluation mode, `apply(variables, inputs) -> outputs`.
+        apply: the network in evaluation mode, `apply(variables, inputs) -> outputs`. For networks whose nodes have different
+            widths one for each, as for graph; only `JointMoments` measures those.
         graph: its traced graph.
         models: their variables.
         batches: `(inputs, targets)` tuples; every model sees every batch. Targets are only read by statistics that need them.
@@ -95,7 +97,7 @@ def collect(
     Raises:
         ValueError: no models, no statistics asked twice by different values, or no batches.
     """
-    if isinstance(statistics, Statistic | type) or not isinstance(graph, Graph):
+    if isinstance(statistics, Statistic | type) or not isinstance(graph, Graph | Sequence):
         raise ValueError(
             "collect takes (apply, graph, models, batches, [statistics]): got something else for graph or statistics"
         )
@@ -106,8 +108,13 @@ def collect(
         raise ValueError(f"collect takes a list of models, got {type(models).__name__}")
     if not models:
         raise ValueError("collect needs at least one model, got an empty list")
-    for model in models:
-        graph.check(model)
+    graphs = graphs_of(graph, models)
+    for own, model in zip(graphs, models, strict=True):
+        own.check(model)
+    if not isinstance(graph, Graph) or isinstance(apply, Sequence):
+        apply, graph = _each(apply, models), graphs
+        if odd := [type(s).__name__ for s in wanted if not isinstance(s, JointMoments)]:
+            raise ValueError(f"{odd[0]} needs one function and one graph for all models: got one for each")
     states: tuple | None = None
     for batch in measured(batches):
         new = _measure(apply, graph, wanted, tuple(models), batch)
@@ -117,8 +124,15 @@ def collect(
     return {type(s): value for s, value in zip(wanted, _finalised(wanted, states), strict=True)}
 
 
+def _each(apply: Callable | Sequence[Callable], models: Sequence[PyTree]) -> tuple[Callable, ...]:
+    functions = (apply,) * len(models) if callable(apply) else tuple(apply)
+    if len(functions) != len(models):
+        raise ValueError(f"expected a function, or one for each of {len(models)} models: got {len(functions)}")
+    return functions
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _measure(apply: Callable, graph: Graph, statistics: tuple[Statistic, ...], models: tuple, batch: tuple) -> tuple:
+def _measure(apply: Any, graph: Any, statistics: tuple[Statistic, ...], models: tuple, batch: tuple) -> tuple:
     return tuple(s.measure(apply, graph, models, batch) for s in statistics)
 
 

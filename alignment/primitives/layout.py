@@ -34,7 +34,7 @@ def _reshape(terms: Terms, eqn: Equation) -> list[Axes]:
     out: list[Term | None] = []
     if 0 in new:
         return [fixed(terms, new, "axis of size zero")]
-    for old_dims, new_dims in _matching_runs(value.shape, new):
+    for old_dims, new_dims in matching_runs(value.shape, new):
         sizes = [new[d] for d in new_dims]
         if all(value.axes[d] is None or value.shape[d] == 1 for d in old_dims):
             out += [None] * len(sizes)
@@ -49,7 +49,7 @@ def _reshape(terms: Terms, eqn: Equation) -> list[Axes]:
     return [tuple(out)]
 
 
-def _matching_runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]:
+def matching_runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]:
     """The shortest runs of old and new dimensions with equal products, in order; together they cover both shapes."""
     runs, i, j = [], 0, 0
     while i < len(old) or j < len(new):

@@ -1,0 +1,132 @@
+"""A network with other widths, by its graph alone: the same function over tensors whose nodes have grown or shrunk."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignment.graph import Graph, PyTree, flatten
+from alignment.labels import AxisLabel, new_size, node_axes
+from alignment.resized_program import evaluate
+from alignment.sizes import Sizes
+from alignment.trace import walked
+
+Signature = tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]  # the structure of a tree, and shape and dtype of its leaves
+
+
+@dataclass(frozen=True)
+class Resized:
+    """`apply` for variables of other widths. Called as `apply` is; a new batch size or type of inputs is traced anew.
+
+    It can be traced, learned, resized again and compared like any other function.
+
+    Attributes:
+        apply: the function that was traced.
+        signature: the variables that it takes, as shapes.
+        widths: the units of each node that has changed, in the order of the names.
+    """
+
+    apply: Callable[..., PyTree]
+    signature: Signature
+    widths: tuple[tuple[str, int], ...]
+
+    def __call__(self, variables: PyTree, *inputs: PyTree) -> PyTree:
+        """What `apply` returns, computed from variables of the new shapes."""
+        return _run(self, variables, inputs)
+
+    @functools.cached_property
+    def _variables(self) -> PyTree:
+        structure, leaves = self.signature
+        return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+
+
+def resize(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, widths: Mapping[str, int] | None = None) -> Resized:
+    """The function that a network is for variables whose nodes have other widths.
+
+    What a layer's code says of sizes (reshapes, broadcasts, zero padding, slices of fused projections, the number of units
+    that a mean divides by) is rewritten along the axes of the nodes; nothing else changes. So it serves networks whose code
+    has its widths written into it. `transport` with rectangular maps makes the variables.
+
+    Args:
+        apply: the network, in evaluation or training mode: `(variables, *inputs) -> outputs`, or `-> (outputs, variables
+            with new statistics)`.
+        graph: its graph, with the old widths.
+        variables: arrays or shapes, with the new ones.
+        widths: the new units of each node that has changed; by default what `widths_of` reads off the variables.
+
+    Raises:
+        ValueError: variables of another structure, or whose shapes are not those of the graph with other widths.
+    """
+    found = widths_of(graph, variables, widths)
+    changed = {name: width for name, width in found.items() if width != graph.nodes[name].size}
+    structure = jax.tree.structure(variables)
+    leaves = tuple((graph.shapes[path], str(jnp.result_type(x))) for path, x in flatten(variables).items())
+    return Resized(apply, (structure, leaves), tuple(sorted(changed.items())))
+
+
+def widths_of(graph: Graph, variables: PyTree, known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The units that each node has in variables of other shapes than those of the graph.
+
+    Args:
+        graph: the graph, with the old widths.
+        variables: arrays or shapes, with the new ones.
+        known: widths that are known already. Where shapes leave it open (heads x head_dim on one axis), the nodes that
+            others are indexed by are otherwise taken to keep theirs.
+
+    Raises:
+        ValueError: if no widths of the nodes make these shapes (the path and both shapes are named), a node that the graph
+            does not have.
+    """
+    found = dict(known or {})
+    if foreign := found.keys() - graph.nodes.keys():
+        raise ValueError(f"no node named {min(foreign)!r}; the graph has {', '.join(graph.nodes)}")
+    shapes = {path: np.shape(x) for path, x in flatten(variables).items()}
+    if odd := sorted(shapes.keys() ^ graph.shapes.keys()):
+        raise ValueError(f"variables do not fit the graph: {odd[0]!r} is a leaf of only one of them")
+    axes = [pair for path, labels in graph.axes.items() for pair in zip(labels, shapes[path], strict=False)]
+
+    def solve() -> None:  # bare axes first, then products and segments in which one node is left unknown
+        for _ in graph.nodes:
+            found.update((name, n) for label, size in axes for name, n in _solved(label, size, found))
+
+    solve()
+    indexing = {name for node in graph.nodes.values() for name in node.index if name in graph.nodes}
+    found |= {name: graph.nodes[name].size for name in indexing - found.keys()}
+    solve()
+    found = {name: found.get(name, node.size) for name, node in graph.nodes.items()}
+    for path, labels in graph.axes.items():
+        expected = tuple(new_size(label, found) for label in labels)
+        if shapes[path] != expected:
+            raise ValueError(f"no widths of the nodes give {path!r} the shape {shapes[path]}: the nearest is {expected}")
+    return found
+
+
+def _solved(label: AxisLabel, size: int, known: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The width of the only node of an axis that is not known yet, from the size of the axis."""
+    unknown = {axis.node for axis in node_axes(label)} - known.keys()
+    if len(unknown) != 1:
+        return []
+    (name,) = unknown
+    fits = [n for n in range(1, size + 1) if new_size(label, {**known, name: n}) == size]
+    return [(name, fits[0])] if len(fits) == 1 else []
+
+
+def _run(resized: Resized, variables: PyTree, inputs: tuple) -> PyTree:
+    old = resized._variables
+    walk = walked(resized.apply, old, inputs)
+    _, atoms = walk.graph()
+    if missing := [name for name, _ in resized.widths if name not in atoms]:
+        raise ValueError(f"the function has no node named {missing[0]!r}: was it traced with other inputs?")
+    sizes = Sizes(walk.terms, {name: atoms[name] for name, _ in resized.widths}, dict(resized.widths))
+    expected = {path: tuple(map(sizes.axis, value.axes, value.shape)) for path, value in walk.params.items()}
+    for path, leaf in flatten(variables).items():
+        if np.shape(leaf) != expected.get(path):
+            raise ValueError(
+                f"variables do not fit the widths at {path!r}: got {np.shape(leaf)}, expected {expected.get(path)}"
+            )
+    outputs = evaluate(walk, sizes, [*jax.tree.leaves(variables), *jax.tree.leaves(inputs)])
+    return jax.tree.unflatten(walk.structure, outputs)
