@@ -306,11 +306,23 @@ def test_variables_of_another_structure_are_refused_with_path_and_shapes():
         transport(net.graph, {}, {**net.variables, "extra": jnp.zeros(2)})
 
 
-def test_a_joint_node_cannot_change_its_width():
-    """Its units stand in two intervals: no rule says where new ones would go."""
-    net = networks.network("option_a")
-    with pytest.raises(ValueError, match="fills several intervals"):
-        transport(net.graph, {"params/block3/conv2": rectangular(jnp.eye(8, 6), jnp.eye(6, 8))}, net.variables)
+def test_a_joint_node_keeps_the_share_of_its_intervals():
+    """Its units stand on both sides of a padded shortcut, half of them on each."""
+    net, node = networks.network("option_a"), "params/block3/conv2"
+    n = net.graph.nodes[node].size
+    push = np.concatenate([np.eye(n), np.eye(n)], dtype=np.float32)
+    wide = transport(net.graph, {node: rectangular(push, push.T / 2)}, net.variables)
+    (axis,), kernel = net.graph.touching(node)[f"{node}/kernel"], wide["params"]["block3"]["conv2"]["kernel"]
+    old = np.moveaxis(np.asarray(net.variables["params"]["block3"]["conv2"]["kernel"]), axis, 0)
+    label = net.graph.axes[f"{node}/kernel"][axis]
+    (mine,) = [part for part in label.parts if getattr(part.label, "node", None) == node]
+    units = np.concatenate([old[a:b] for a, b in mine.intervals])
+    new = np.moveaxis(np.asarray(kernel), axis, 0)
+    assert len(new) == len(old) + n
+    (a, b), (c, d) = mine.intervals
+    assert b - a == d - c
+    np.testing.assert_array_equal(new[a : a + n], units)
+    np.testing.assert_array_equal(new[len(new) - n :], units)
 
 
 # ------------------------------------------------------------------------------------------------------- discrepancy
