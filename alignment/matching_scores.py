@@ -29,7 +29,12 @@ class Block:
     @functools.cached_property
     def carried(self) -> list[str]:
         """The node or the name of the fixed axis on each axis."""
-        return [label.node if isinstance(label, NodeAxis) else label.name for label in self.labels]
+        return [_name(label) for label in self.labels]
+
+    @functools.cached_property
+    def nodes(self) -> frozenset[str]:
+        """The nodes that stand on an axis."""
+        return frozenset(label.node for label in self.labels if isinstance(label, NodeAxis))
 
 
 class Descent:
@@ -56,6 +61,9 @@ class Descent:
         self._graph = graph
         self._blocks = [Block(names, a, b.copy()) for names, a, b in zip(labels, ours, theirs, strict=True)]
         self._carrying = {n.name: [b for b in self._blocks if {*n.index, n.name} <= {*b.carried}] for n in graph.nodes.values()}
+        self._inside = {
+            n.name: [m for m in graph.nodes.values() if m.index == (*n.index, n.name)] for n in graph.nodes.values()
+        }
         self._twice = {name for name, found in self._carrying.items() if any(b.carried.count(name) > 1 for b in found)}
         self._scores: dict[str, Scores] = {}
         self._stale = set(graph.nodes)
@@ -65,18 +73,23 @@ class Descent:
         return sum(self._turn(name) for name in names if name in self._stale) > 0
 
     @property
+    def ours(self) -> list[np.ndarray]:
+        """The blocks of the first model."""
+        return [b.ours for b in self._blocks]
+
+    @property
     def theirs(self) -> list[np.ndarray]:
         """The blocks of the second model in the orders found so far."""
         return [b.theirs for b in self._blocks]
 
     def retarget(self, number: int, ours: np.ndarray) -> None:
-        """Put another tensor in the place of a block of the first model: the nodes it carries are to be scored anew."""
+        """Put another tensor in the place of a block of the first model; the nodes it carries have to be looked at again."""
         block = self._blocks[number]
-        block.ours = ours
-        for name in {*block.carried} & self._graph.nodes.keys():
-            self._stale.add(name)
-            if block in self._carrying[name]:
-                self._scores.pop(name, None)
+        change, block.ours = ours - block.ours, ours
+        self._stale |= block.nodes
+        for name in block.nodes:
+            if name in self._scores and block in self._carrying[name]:
+                self._scores[name] += _products(block, change, block.theirs, [*self._graph.nodes[name].index, name])
 
     def moved_blocks(self) -> set[int]:
         """The numbers of the blocks of the second model that have moved since the last call."""
@@ -98,7 +111,7 @@ class Descent:
         move = {node.name: assign_copies(scores)}
         rounding = 1e-7 * max(scores.max(initial=0), -scores.min(initial=0)) * node.size
         candidates = [(self._gain(move), 0, move)]
-        if inner := [n for n in self._graph.nodes.values() if n.index == (*node.index, node.name)]:
+        if inner := self._inside[node.name]:
             joint = self._two_level(node, inner)
             candidates.append((self._gain(joint), 1, joint))
         gain, _, move = max(candidates, key=lambda c: c[:2])
@@ -106,9 +119,9 @@ class Descent:
 
     def _gain(self, move: Orders) -> float:
         if (name := self._alone(move)) is not None:
-            scores = self._scores[name]
-            chosen = np.take_along_axis(scores, move[name][..., None], -1)
-            return float(chosen.sum() - np.trace(scores, axis1=-2, axis2=-1).sum())
+            scores, order = self._scores[name].reshape(-1, *self._scores[name].shape[-2:]), move[name]
+            copies, places = np.ogrid[: len(scores), : order.shape[-1]]
+            return float((scores[copies, places, order.reshape(len(scores), -1)] - scores[copies, places, places]).sum())
         # a tensor that carries the node twice moves on both axes at once: the scores only approximate its share
         return float(
             sum(np.vdot(b.ours, reordered(self._graph, b.labels, b.theirs, move) - b.theirs) for b in self._touched(move))
@@ -120,7 +133,7 @@ class Descent:
         return None if others or name in self._twice else name
 
     def _touched(self, move: Orders) -> list[Block]:
-        return [b for b in self._blocks if not move.keys().isdisjoint(b.carried)]
+        return [b for b in self._blocks if not b.nodes.isdisjoint(move)]
 
     def scores(self, node: Node) -> Scores:
         """How well each of their units fits each of our places (*copies, places, units), with all else as it is."""
@@ -133,28 +146,30 @@ class Descent:
     def _apply(self, move: Orders) -> None:
         """Permute theirs, and bring the scores of all nodes beside the moved ones up to date."""
         alone = self._alone(move)
+        outermost, places = self._changed(move)
         for block in self._touched(move):
             block.moved = True
-            axis, places = self._changed(block, move)
+            axis = block.carried.index(outermost) if outermost else 0
             slices = (slice(None),) * axis + (places,)
             moved = self._moved(block, move, axis, places)
             change = moved - block.theirs[slices]
             block.theirs[slices] = moved
-            for name in {*block.carried} & self._graph.nodes.keys() - {alone}:
-                self._stale.add(name)
+            beside = block.nodes - {alone}
+            self._stale |= beside
+            for name in beside:
                 self._update(name, block, slices, change)
         if alone is not None:
             self._scores[alone] = _columns(self._scores[alone], move[alone])
         self.orders = after(self._graph, self.orders, move)
 
-    def _changed(self, block: Block, move: Orders) -> tuple[int, np.ndarray | slice]:
-        """An axis of the block, and the places on it outside of which nothing changes."""
+    def _changed(self, move: Orders) -> tuple[str, np.ndarray | slice]:
+        """The node (or index) on whose axes nothing changes outside of some places; none if anything may."""
         if (name := self._alone(move)) is None:
-            return 0, slice(None)
-        order, outermost = move[name], (*self._graph.nodes[name].index, name)[0]
+            return "", slice(None)
+        order = move[name]
         changes = (order != np.arange(order.shape[-1])).reshape(len(order), -1).any(1)
         most = changes.mean() > 0.75  # a copy of nearly all costs more than it saves
-        return block.carried.index(outermost), slice(None) if most else np.flatnonzero(changes)
+        return (*self._graph.nodes[name].index, name)[0], slice(None) if most else np.flatnonzero(changes)
 
     def _moved(self, block: Block, move: Orders, axis: int, places: np.ndarray | slice) -> np.ndarray:
         """These places of their block after a move."""
@@ -197,12 +212,33 @@ class Descent:
 
 
 def stacked(labels: Sequence[Sequence[Bare]], models: Sequence[Sequence[np.ndarray]]) -> tuple[list, list[list[np.ndarray]]]:
-    """Blocks that carry the same nodes on the same axes as one block: a network has many vectors, and every product costs."""
-    groups: dict[tuple, list[int]] = {}
+    """All blocks that carry the same nodes as one: a network has many vectors, and every product costs.
+
+    Which axis of its tensor a node stands on does not matter here, so its weights to and from another node are one block. The
+    first node is on the first axis and the last on the last, both in front of all else without a copy; what no node carries
+    is left out.
+    """
+    groups: dict[tuple[Bare, ...], list[tuple[int, list[int]]]] = {}
     for k, block in enumerate(labels):
-        groups.setdefault(tuple((getattr(x, "node", None), getattr(x, "name", None), x.size) for x in block), []).append(k)
-    together = [[Fixed(len(same)), *labels[same[0]]] for same in groups.values()]
-    return together, [[np.stack([model[k] for k in same]) for same in groups.values()] for model in models]
+        named = sorted((d for d, x in enumerate(block) if _name(x)), key=lambda d: _name(block[d]))
+        if any(isinstance(x, NodeAxis) for x in block):
+            axes = [*named[:1], *(d for d in range(len(block)) if d not in named), *named[1:]]
+            groups.setdefault(tuple(_bare(block[d]) for d in named), []).append((k, axes))
+    together = [[first, Fixed(-1), *others] for first, *others in groups]
+
+    def joined(model: Sequence[np.ndarray], nodes: tuple[Bare, ...], same: list[tuple[int, list[int]]]) -> np.ndarray:
+        first, *others = (x.size for x in nodes)
+        return np.concatenate([model[k].transpose(axes).reshape(first, -1, *others) for k, axes in same], axis=1)
+
+    return together, [[joined(model, *group) for group in groups.items()] for model in models]
+
+
+def _name(label: Bare) -> str:
+    return label.node if isinstance(label, NodeAxis) else label.name
+
+
+def _bare(label: Bare) -> Bare:
+    return NodeAxis(label.node, label.size, "out") if isinstance(label, NodeAxis) else label
 
 
 def objective(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> float:
@@ -227,8 +263,10 @@ def _products(block: Block, ours: np.ndarray, theirs: np.ndarray, names: Sequenc
 
 def _in_front(block: np.ndarray, axes: Sequence[int], units: int) -> np.ndarray:
     """These axes in front, the last `units` of them as one, and all others as one."""
-    if list(axes) == [block.ndim - 1]:  # without a copy
+    if list(axes) == [block.ndim - 1]:  # these two without a copy
         return block.reshape(-1, block.shape[-1]).T
+    if list(axes) == [0]:
+        return block.reshape(len(block), -1)
     front = block.transpose([*axes, *(d for d in range(block.ndim) if d not in axes)])
     kept = front.shape[: len(axes) - units]
     rows = math.prod(front.shape[len(kept) : len(axes)])

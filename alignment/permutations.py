@@ -48,6 +48,8 @@ def inverse(graph: Graph, orders: Orders) -> dict[str, Order]:
 
 
 def _composed(graph: Graph, name: str, orders: Orders, move: Orders) -> Order:
+    if not graph.nodes[name].index:
+        return orders[name][move[name]]
     *copy, old = _origins(graph, name, orders, move)
     order = np.empty(old.shape, int)
     order[(*copy, np.broadcast_to(np.arange(old.shape[-1]), old.shape))] = old

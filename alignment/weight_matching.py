@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -27,9 +27,9 @@ class WeightMatching(PermutationAlignment):
     is inside it, on two levels. So the objective never falls; the result is a local optimum and depends on the order of the
     nodes: the network's own at first, a random one in each sweep of a restart.
 
-    More than two models are first matched to model 0, then in turns each to the mean of all others until none of them gains
-    (MergeMany, algorithm 2), which raises the sum of the inner products of all pairs; last, all are brought into the units of
-    model 0. So they depend on one another.
+    More than two models are first matched each to the sum of those before it, then in turns each to the sum of all others until
+    none of them gains (MergeMany, algorithm 2, whose mean asks for the same permutation), which raises the sum of the inner
+    products of all pairs; last, all are brought into the units of model 0. So they depend on one another.
 
     Attributes:
         max_sweeps: at most this many passes over all nodes, and over all models.
@@ -63,8 +63,7 @@ class WeightMatching(PermutationAlignment):
         return {path: np.asarray(x, np.float32) for path, x in kept.items()}
 
     def _run(self, several: "_Several", rng: np.random.Generator | None) -> "_Several":
-        for k in range(1, several.count):
-            several.match_to_reference(k, self._sweeps(several.graph, rng))
+        several.match_one_by_one(lambda: self._sweeps(several.graph, rng))
         if several.count > 2:
             mutual = _Mutual(several)
             for _ in range(self.max_sweeps):
@@ -88,11 +87,14 @@ class _Several:
         self.labels, self.tensors = stacked([labels for labels, _ in cut[0]], [[x for _, x in model] for model in cut])
         self.orders = [unmoved(graph) for _ in weights]
 
-    def match_to_reference(self, k: int, sweeps: Iterator[Sequence[str]]) -> None:
-        """Permute model k to agree with model 0."""
-        descent = Descent(self.graph, self.labels, self.tensors[0], self.tensors[k])
-        if _exhausted(descent, sweeps):
-            self.move(k, descent)
+    def match_one_by_one(self, sweeps: Callable[[], Iterator[Sequence[str]]]) -> None:
+        """Permute each model to agree with the sum of those before it: the closer they start, the fewer turns follow."""
+        total = self.tensors[0]
+        for k in range(1, self.count):
+            descent = Descent(self.graph, self.labels, total, self.tensors[k])
+            if _exhausted(descent, sweeps()):
+                self.move(k, descent)
+            total = [a + b for a, b in zip(total, self.tensors[k], strict=True)]
 
     def move(self, k: int, descent: Descent) -> None:
         """Take the orders of a descent for model k."""
@@ -110,41 +112,36 @@ class _Several:
 
 
 class _Mutual:
-    """Each of several models on its way to the mean of all others.
+    """Each of several models on its way to the sum of all others (whose mean asks for the same permutation).
 
     Scores are kept from round to round: when a model moves, the others compute those anew that see a tensor which moved.
     """
 
     def __init__(self, several: _Several) -> None:
         self.several, self.models = several, range(several.count)
-        self.now = several.tensors
-        blocks = range(len(several.labels))
-        targets = [[self._mean_without(k, b) for b in blocks] for k in self.models]
-        pairs = zip(targets, several.tensors, strict=True)
+        self.total = [sum(same[1:], same[0]) for same in zip(*several.tensors, strict=True)]
+        pairs = [([t - x for t, x in zip(self.total, model, strict=True)], model) for model in several.tensors]
         self.descents = [Descent(several.graph, several.labels, target, model) for target, model in pairs]
-        self.now = [descent.theirs for descent in self.descents]  # these are permuted in place
         self.outdated: list[set[int]] = [set() for _ in self.models]
 
     def turn(self, k: int, sweeps: Iterator[Sequence[str]]) -> bool:
-        """Match one model to the mean of the others. Whether it moved."""
-        for block in self.outdated[k]:
-            self.descents[k].retarget(block, self._mean_without(k, block))
+        """Match one model to the sum of the others. Whether it moved."""
+        descent = self.descents[k]
+        for number in self.outdated[k]:
+            descent.retarget(number, self.total[number] - descent.theirs[number])
         self.outdated[k].clear()
-        moved = _exhausted(self.descents[k], sweeps)
-        blocks = self.descents[k].moved_blocks()
-        for j in self.models:
-            if j != k:
-                self.outdated[j] |= blocks
+        moved = _exhausted(descent, sweeps)
+        for number in descent.moved_blocks():
+            self.total[number] = descent.ours[number] + descent.theirs[number]
+            for j in self.models:
+                if j != k:
+                    self.outdated[j].add(number)
         return moved
 
     def finish(self) -> None:
         """Hand the orders over."""
         for k, descent in enumerate(self.descents):
             self.several.move(k, descent)
-
-    def _mean_without(self, k: int, block: int) -> np.ndarray:
-        others = [self.now[j][block] for j in self.models if j != k]
-        return sum(others[1:], others[0]) / np.float32(len(others))
 
 
 def _exhausted(descent: Descent, sweeps: Iterator[Sequence[str]]) -> bool:
