@@ -1,5 +1,6 @@
 """Networks with other widths: twice the units, each read by half, are the same function; so are other widths by hand."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,22 +65,20 @@ def test_every_architecture_in_both_modes(config: Config):
 
 
 def test_a_function_of_other_widths_is_a_function_like_any_other():
-    """It is traced to the same nodes, takes other batches, is differentiated, and is resized back."""
+    """It is traced to the same nodes, takes other batches, is differentiated and compared, and is resized back."""
     net = networks.network("option_a")
-    narrow = {}
-    for node in net.graph.nodes.values():
-        kept = np.arange(0, node.size, 2)
-        push = np.eye(node.size, dtype=np.float32)[kept]
-        narrow[node.name] = rectangular(push, push.T)
-    variables = transport(net.graph, narrow, net.variables)
+    wide = {node.name: doubled(node) for node in net.graph.nodes.values()}
+    variables = transport(net.graph, wide, net.variables)
     apply = resize(net.apply, net.graph, variables)
     graph = trace(apply, variables, net.inputs)
-    assert {n: v.size for n, v in graph.nodes.items()} == {n: (v.size + 1) // 2 for n, v in net.graph.nodes.items()}
+    assert {n: v.size for n, v in graph.nodes.items()} == {n: 2 * v.size for n, v in net.graph.nodes.items()}
     assert apply(variables, net.inputs[:3]).shape == net.apply(net.variables, net.inputs[:3]).shape
     gradient = jax.grad(lambda v: jnp.sum(jnp.square(apply(v, net.inputs))))(variables)
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradient))
-    back = transport(graph, {name: NodeMap(m.pull, m.push) for name, m in narrow.items()}, variables)
-    same(resize(apply, graph, back)(back, net.inputs), apply(variables, net.inputs))
+    half = {name: rectangular(m.push.T / 2, m.pull.T * 2) for name, m in wide.items()}
+    back = transport(graph, half, variables)
+    chex.assert_trees_all_close(back, net.variables, rtol=1e-5)
+    same(resize(apply, graph, back)(back, net.inputs), net.apply(net.variables, net.inputs))
     assert resize(net.apply, net.graph, variables) == apply
     assert hash(resize(net.apply, net.graph, variables)) == hash(apply)
 
@@ -95,6 +94,24 @@ def test_derivatives_of_activations_are_their_own():
     wide = {"up": jnp.zeros((3, 7)), "down": jnp.ones((7, 2))}
     gradient = jax.grad(lambda v: resize(apply, graph, wide)(v, jnp.ones((2, 3))).sum())(wide)
     np.testing.assert_array_equal(gradient["up"], np.zeros((3, 7)))
+
+
+@pytest.mark.parametrize("kind", ["jvp", "vjp"])
+def test_derivatives_of_the_user_are_kept(kind):
+    wrap = getattr(jax, f"custom_{kind}")
+    slope = wrap(lambda x: jnp.maximum(x, 0))
+    if kind == "jvp":
+        slope.defjvp(lambda x, t: (slope(*x), 3 * t[0]))
+    else:
+        slope.defvjp(lambda x: (slope(x), None), lambda _, g: (3 * g,))
+
+    def apply(v, x):
+        return slope(x @ v["up"]) @ v["down"]
+
+    variables, wide = ({"up": jnp.zeros((3, n)), "down": jnp.ones((n, 2))} for n in (4, 7))
+    graph = trace(apply, variables, jnp.ones((2, 3)))
+    gradient = jax.grad(lambda v: resize(apply, graph, wide)(v, jnp.ones((2, 3))).sum())(wide)
+    np.testing.assert_array_equal(gradient["up"], np.full((3, 7), 12))
 
 
 def test_widths_written_into_the_code():
