@@ -30,8 +30,14 @@ def save_network(
     if _classes().get(name) is not type(config):
         raise ValueError(f"cannot save {path}: {unknown('architecture', name, _classes())}")
     fitted(config, variables, str(path))
-    architecture = {"class": name, "fields": dataclasses.asdict(config)}  # type: ignore[call-overload]
-    save(path, variables, {**(record or {}), "architecture": architecture}, overwrite=overwrite)
+    save(path, variables, {**(record or {}), "architecture": architecture(config)}, overwrite=overwrite)
+
+
+def architecture(config: "Config") -> dict[str, Any]:
+    """A configuration as it stands in a record: `{"class", "fields"}`, where a field may be another configuration."""
+    fields: dict[str, Any] = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    named = {name: architecture(x) if type(x) in _classes().values() else x for name, x in fields.items()}
+    return {"class": type(config).__name__, "fields": named}
 
 
 def load_network(path: Path | str) -> "tuple[Config, PyTree]":
@@ -75,21 +81,22 @@ def _shape(leaves: dict[str, Any], path: str) -> str:
     return str(np.shape(leaves[path])) if path in leaves else "no such leaf"
 
 
-def _config(path: Path | str, architecture: Any) -> "Config":
+def _config(path: Path | str, described: Any) -> "Config":
     from npmerge.models import abstract
 
     classes = _classes()
     try:
-        name, fields = architecture["class"], {key: _hashable(x) for key, x in architecture["fields"].items()}
+        name, fields = described["class"], {key: _hashable(x) for key, x in described["fields"].items()}
     except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} has a damaged record: its architecture is {architecture!r}") from None
+        raise ValueError(f"{path} has a damaged record: its architecture is {described!r}") from None
     if name not in classes:
         raise ValueError(f"{path}: {unknown('architecture', name, classes)}")
     known = [field.name for field in dataclasses.fields(classes[name])]  # type: ignore[arg-type]
     if foreign := [key for key in fields if key not in known]:
         raise ValueError(f"{path}: {unknown(f'field of {name}', foreign[0], known)}")
     try:
-        config = classes[name](**fields)
+        inner = {key: _config(path, x) if isinstance(x, dict) else x for key, x in fields.items()}
+        config = classes[name](**inner)
         abstract(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {name} cannot be built from {fields}: {error}") from None

@@ -1,6 +1,5 @@
 """What `npmerge align` reads: networks of one architecture, and examples."""
 
-import dataclasses
 import hashlib
 import zipfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from alignment.base import check_finite
 from alignment.graph import PyTree, flatten
 from npmerge.batches import in_order
 from npmerge.checkpoint import load_network, load_record
+from npmerge.checkpoint.network import architecture
 from npmerge.models import Config, abstract
 from npmerge.objectives import check_labels
 
@@ -128,7 +128,8 @@ def _check_architectures(paths: Sequence[Path], configs: Sequence[Config]) -> No
 
 
 def _described(config: Config) -> dict[str, Any]:
-    return {"the architecture": type(config).__name__, **dataclasses.asdict(config)}  # type: ignore[call-overload]
+    described = architecture(config)
+    return {"the architecture": described["class"], **described["fields"]}
 
 
 def _check_dtypes(paths: Sequence[Path], networks: Sequence[PyTree]) -> None:

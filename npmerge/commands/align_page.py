@@ -1,12 +1,12 @@
 """What `npmerge align` says: its summary, its page and its words."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from npmerge.checkpoint.network import architecture
 from npmerge.commands.align_inputs import Data, Source
 from npmerge.commands.align_measures import Change, Measured, has_statistics
 from npmerge.evaluate import Path
@@ -32,7 +32,7 @@ def summary(
         "method": request.method,
         "approximate": request.approximate,
         "seed": request.seed,
-        "architecture": {"class": type(config).__name__, "fields": dataclasses.asdict(config)},  # type: ignore[call-overload]
+        "architecture": architecture(config),
         "batch_statistics": has_statistics(sources[0].variables),
         "sources": [source.named for source in sources],
         "data": _data(data),

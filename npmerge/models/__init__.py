@@ -9,8 +9,9 @@ from npmerge.models.resnet import ResNet
 from npmerge.models.resnet_cifar import ResNetCifar
 from npmerge.models.vgg import Vgg
 from npmerge.models.vit import Vit
+from npmerge.models.with_widths import WithWidths
 
-MODELS: tuple[type[Config], ...] = (Mlp, Vgg, ResNetCifar, ResNet, Vit, Bert, Gpt2, Llama)
+MODELS: tuple[type[Config], ...] = (Mlp, Vgg, ResNetCifar, ResNet, Vit, Bert, Gpt2, Llama, WithWidths)
 
 __all__ = [
     "MODELS",
@@ -24,6 +25,7 @@ __all__ = [
     "ResNetCifar",
     "Vgg",
     "Vit",
+    "WithWidths",
     "abstract",
     "build",
     "example",

@@ -44,6 +44,28 @@ class Config(abc.ABC):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
 
+    def functions(self) -> tuple[Callable, Callable]:
+        """`apply` and `train_apply` of a network."""
+
+        def apply(variables: PyTree, inputs: Array) -> Array:
+            return _module(self, variables, training=False)(inputs)
+
+        def train_apply(variables: PyTree, inputs: Array) -> tuple[Array, PyTree]:
+            module = _module(self, variables, training=True)
+            outputs = module(inputs)
+            return outputs, {"params": variables["params"], "batch_stats": _variables(module)["batch_stats"]}
+
+        return apply, train_apply
+
+    def initial(self, key: Array) -> PyTree:
+        """Freshly initialised variables. Traceable."""
+        return _variables(self.module(nnx.Rngs(key)))
+
+    def shapes(self) -> PyTree:
+        """The variables as `jax.ShapeDtypeStruct`."""
+        _, params, statistics = _skeleton(self, False)
+        return _pure(params, statistics)
+
 
 def build(config: Config, *, seed: int = 0) -> Network:
     """Initialise a network. Equal configurations share their functions, so nothing is compiled twice."""
@@ -54,13 +76,27 @@ def build(config: Config, *, seed: int = 0) -> Network:
 def abstract(config: Config) -> Network:
     """The network with `jax.ShapeDtypeStruct` for variables: enough to trace it, whatever its size, and nothing allocated."""
     apply, train_apply = _functions(config)
-    _, params, statistics = _skeleton(config, False)
-    return Network(apply, _pure(params, statistics), train_apply)
+    return Network(apply, _shapes(config), train_apply)
+
+
+def example(config: Config, batch: int = 2) -> jax.ShapeDtypeStruct:
+    """An abstract input of the architecture: all that `trace` needs."""
+    return jax.ShapeDtypeStruct((batch, *config.input_shape), config.input_dtype)
+
+
+@functools.lru_cache(maxsize=128)
+def _functions(config: Config) -> tuple[Callable, Callable]:
+    return config.functions()
+
+
+@functools.lru_cache(maxsize=128)
+def _shapes(config: Config) -> PyTree:
+    return config.shapes()
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _initialise(config: Config, key: Array) -> PyTree:
-    return _variables(config.module(nnx.Rngs(key)))
+    return config.initial(key)
 
 
 def _variables(module: nnx.Module) -> dict[str, PyTree]:
@@ -72,29 +108,11 @@ def _pure(params: nnx.State, statistics: nnx.State) -> dict[str, PyTree]:
     return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(statistics)}
 
 
-@functools.lru_cache(maxsize=128)
-def _functions(config: Config) -> tuple[Callable, Callable]:
-    def apply(variables: PyTree, inputs: Array) -> Array:
-        return _module(config, variables, training=False)(inputs)
-
-    def train_apply(variables: PyTree, inputs: Array) -> tuple[Array, PyTree]:
-        module = _module(config, variables, training=True)
-        outputs = module(inputs)
-        return outputs, {"params": variables["params"], "batch_stats": _variables(module)["batch_stats"]}
-
-    return apply, train_apply
-
-
 def _module(config: Config, variables: PyTree, *, training: bool) -> Any:
     graph, params, statistics = jax.tree.map(lambda x: x, _skeleton(config, training))  # a copy to fill in
     nnx.replace_by_pure_dict(params, variables["params"])
     nnx.replace_by_pure_dict(statistics, variables["batch_stats"])
     return nnx.merge(graph, params, statistics)
-
-
-def example(config: Config, batch: int = 2) -> jax.ShapeDtypeStruct:
-    """An abstract input of the architecture: all that `trace` needs."""
-    return jax.ShapeDtypeStruct((batch, *config.input_shape), config.input_dtype)
 
 
 @functools.lru_cache(maxsize=128)

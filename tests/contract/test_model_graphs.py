@@ -25,7 +25,7 @@ from alignment import (
     verify_each,
 )
 from alignment.graph import flatten
-from npmerge.models import MODELS, Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, build, example
+from npmerge.models import MODELS, Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, WithWidths, build, example
 from tests.contract.test_models import ALL, CONFIGS, generic, inputs
 
 KEY = jax.random.key(0)
@@ -56,6 +56,7 @@ TABLES: dict[type[Config], tuple[list[Row], ...]] = {
         [*STREAM, (2, P, 1), (2, P, 2), (2, L, 2), (6, P, 1)],  # keys; queries, values of each; hidden units
         [*STREAM, *2 * [(2, P, 1), (4, L, 1), (6, P, 1)]],
     ),
+    WithWidths: ([(7, P, 1), (5, P, 1), (8, P, 1), (4, P, 1), (16, P, 1), (6, P, 1)], [*STREAM, *BLOCK[:3], (9, P, 1)]),
 }
 tabled = [pytest.param(c, TABLES[m][k], id=f"{m.__name__}-{k}") for m in MODELS for k, c in enumerate(CONFIGS[m])]
 

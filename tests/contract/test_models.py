@@ -11,11 +11,27 @@ import numpy as np
 import pytest
 
 from alignment.graph import flatten, path_name
-from npmerge.models import MODELS, Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, build, example
+from npmerge.models import (
+    MODELS,
+    Bert,
+    Config,
+    Gpt2,
+    Llama,
+    Mlp,
+    ResNet,
+    ResNetCifar,
+    Vgg,
+    Vit,
+    WithWidths,
+    build,
+    example,
+)
 
 VGG = Vgg(stages=((3,), (4, 5)), dense=(6,), classes=3, side=8, channels=2)
 BERT = Bert(vocabulary=11, width=8, layers=1, heads=2, hidden=6, length=5)
 LLAMA = Llama(vocabulary=11, width=8, layers=1, heads=2, kv_heads=1, hidden=6, length=5, tied=False)
+VIT = Vit(patch=4, width=8, layers=1, heads=2, hidden=6, classes=3, side=8, channels=2)
+RESNET = ResNetCifar(1, 4, classes=3, side=8, channels=2)
 CONFIGS: dict[type[Config], tuple[Config, ...]] = {
     Mlp: (Mlp(4, (6, 5), 3),),
     Vgg: (VGG, dataclasses.replace(VGG, norm="batch")),
@@ -24,13 +40,19 @@ CONFIGS: dict[type[Config], tuple[Config, ...]] = {
         ResNet("basic", (1, 1), width=3, classes=3, side=8, channels=2),
         ResNet("bottleneck", (2,), width=2, classes=3, side=8, channels=2),
     ),
-    Vit: (Vit(patch=4, width=8, layers=1, heads=2, hidden=6, classes=3, side=8, channels=2),),
+    Vit: (VIT,),
     Bert: (BERT, dataclasses.replace(BERT, classes=3)),
     Gpt2: (Gpt2(vocabulary=11, width=8, layers=2, heads=2, hidden=6, length=5),),
     Llama: (
         LLAMA,
         dataclasses.replace(LLAMA, heads=4, kv_heads=2, bias=True, tied=True),  # Qwen2
         dataclasses.replace(LLAMA, layers=2, window=2),  # Mistral
+    ),
+    WithWidths: (  # a stream, hidden channels and padded ones
+        WithWidths(RESNET, (("params/blocks/0/conv1", 5), ("params/blocks/2/conv2", 6), ("params/conv", 7))),
+        WithWidths(
+            Vit(patch=4, width=8, layers=1, heads=2, hidden=6, classes=3, side=8), (("params/blocks/0/feed_forward/up", 9),)
+        ),
     ),
 }
 ALL = [pytest.param(c, id=f"{m.__name__}-{k}") for m in MODELS for k, c in enumerate(CONFIGS.get(m, ()))]
@@ -70,6 +92,7 @@ def inputs(config: Config, seed: int = 3, n: int = 4) -> jax.Array:
 
 
 def output_shape(config: Any, n: int = 4) -> tuple[int, ...]:
+    config = getattr(config, "config", config)
     if isinstance(config, Gpt2 | Llama):
         return (n, config.length, config.vocabulary)
     if isinstance(config, Bert) and config.classes is None:
@@ -216,8 +239,21 @@ def test_as_many_parameters_as_published(config, parameters):
         (lambda: Llama(kv_heads=2), "heads must be a multiple of kv_heads, got heads=9, kv_heads=2"),
         (lambda: Llama(width=27), "width / heads must be even, got 27 / 9"),
         (lambda: Llama(window=0), "window must be positive or None, got 0"),
+        (
+            lambda: WithWidths(RESNET, (("params/head", 3),)),
+            "no node named 'params/head' in ResNetCifar.*: it has params/conv,",
+        ),
+        (lambda: WithWidths(RESNET, (("params/conv", 0),)), "the width of 'params/conv' must be positive, got 0"),
+        (lambda: WithWidths(CONFIGS[WithWidths][0], ()), "give them all at once"),
     ],
 )
 def test_configurations_that_cannot_be_built_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_widths_of_an_architecture_are_those_that_differ():
+    changed = WithWidths.of(RESNET, {"params/conv": 4, "params/blocks/0/conv1": 6})
+    assert changed == WithWidths(RESNET, (("params/blocks/0/conv1", 6),))
+    assert WithWidths.of(changed, {"params/conv": 5}).widths == (("params/blocks/0/conv1", 6), ("params/conv", 5))
+    assert WithWidths.of(changed, {"params/blocks/0/conv1": 4}) == RESNET

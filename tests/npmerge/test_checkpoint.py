@@ -13,9 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from npmerge.checkpoint import load, load_network, load_record, save, save_network
 from npmerge.checkpoint.trees import DTYPES
-from npmerge.models import Llama, Mlp, Vgg, build
+from npmerge.models import Llama, Mlp, Vgg, WithWidths, build
 
 CONFIG = Mlp(inputs=3, hidden=(4, 5), classes=2)
+WIDER = WithWidths(CONFIG, (("params/layers/1", 7),))
 
 TREE = {
     "list": [np.arange(3), {"0": np.zeros(2, np.float16)}],
@@ -155,8 +156,8 @@ def test_records_of_others_and_of_later_versions(tmp_path):
 
 @pytest.mark.parametrize(
     "config",
-    [CONFIG, Vgg(stages=((2,),), dense=(3,), classes=2, side=2, channels=1, norm="batch")],
-    ids=["Mlp", "Vgg"],
+    [CONFIG, Vgg(stages=((2,),), dense=(3,), classes=2, side=2, channels=1, norm="batch"), WIDER],
+    ids=["Mlp", "Vgg", "WithWidths"],
 )
 def test_a_network_comes_back_with_its_configuration(tmp_path, config):
     variables = build(config).variables

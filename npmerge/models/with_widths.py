@@ -1,0 +1,95 @@
+"""An architecture whose nodes have other widths than its own configuration can say."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+from jaxtyping import Array
+
+from alignment.graph import Graph, path_name
+from alignment.labels import new_size
+from alignment.resizing import resize
+from alignment.trace import trace
+from npmerge.models.build import Config, PyTree, abstract, example
+
+
+@dataclass(frozen=True)
+class WithWidths(Config):
+    """The network of `config` with other widths, node by node, as merges that narrow or widen networks leave it.
+
+    `WithWidths.of(config, widths_of(graph, merged))` for variables that were merged. It builds, runs, trains, saves, loads and
+    merges like any other architecture.
+
+    Attributes:
+        config: the architecture.
+        widths: the units of each node that has changed, by name, as (node, units) in the order of the names.
+    """
+
+    config: Config
+    widths: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.config, WithWidths):
+            raise ValueError("the widths of a network that has other widths already: give them all at once")
+        own = _graph(self.config).nodes
+        for name, width in self.widths:
+            if name not in own:
+                raise ValueError(f"no node named {name!r} in {self.config}: it has {', '.join(own)}")
+            if width < 1:
+                raise ValueError(f"the width of {name!r} must be positive, got {width}")
+
+    @classmethod
+    def of(cls, config: Config, widths: Mapping[str, int]) -> Config:
+        """The architecture with these widths: `config` itself where none of them differs."""
+        plain, known = (config.config, dict(config.widths)) if isinstance(config, WithWidths) else (config, {})
+        nodes = _graph(plain).nodes
+        changed = {name: n for name, n in {**known, **widths}.items() if name not in nodes or nodes[name].size != n}
+        return cls(plain, tuple(sorted(changed.items()))) if changed else plain
+
+    @property
+    def input_dtype(self) -> str:  # type: ignore[override]
+        """That of `config`."""
+        return self.config.input_dtype
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """That of `config`."""
+        return self.config.input_shape
+
+    def module(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The module of `config`, with the widths that it has."""
+        return self.config.module(rngs)
+
+    def functions(self) -> tuple[Callable, Callable]:
+        """Those of `config`, rewritten for the new widths."""
+        network, graph, shapes = abstract(self.config), _graph(self.config), self.shapes()
+        evaluate, train = (resize(f, graph, shapes, dict(self.widths)) for f in (network.apply, network.train_apply))
+        return evaluate, train
+
+    def initial(self, key: Array) -> PyTree:
+        """Variables drawn leaf by leaf from those that `config` starts with: the same distribution, whatever the fan-in."""
+        old = self.config.initial(key)
+
+        def leaf(number: int, old: Array, new: jax.ShapeDtypeStruct) -> Array:
+            return old if old.shape == new.shape else jax.random.choice(jax.random.fold_in(key, number), old.ravel(), new.shape)
+
+        leaves, structure = jax.tree.flatten(old)
+        shapes = jax.tree.leaves(self.shapes())
+        return jax.tree.unflatten(structure, [leaf(k, *pair) for k, pair in enumerate(zip(leaves, shapes, strict=True))])
+
+    def shapes(self) -> PyTree:
+        """The variables as `jax.ShapeDtypeStruct`."""
+        graph, widths = _graph(self.config), dict(self.widths)
+
+        def leaf(path: tuple, old: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(tuple(new_size(label, widths) for label in graph.axes[path_name(path)]), old.dtype)
+
+        return jax.tree_util.tree_map_with_path(leaf, abstract(self.config).variables)
+
+
+@functools.lru_cache(maxsize=128)
+def _graph(config: Config) -> Graph:
+    network = abstract(config)
+    return trace(network.apply, network.variables, example(config))
