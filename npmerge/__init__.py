@@ -12,6 +12,7 @@ from npmerge.fit import FitResult, History, fit
 from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
 from npmerge.methods import METHODS, Average, Fisher, Slerp, TaskArithmetic
+from npmerge.multi_head import Headed, MultiHead, multi_head
 from npmerge.normalisation import reset_statistics
 from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
 from npmerge.repair import Repaired, repair
@@ -31,6 +32,7 @@ __all__ = [
     "Fisher",
     "FitResult",
     "Free",
+    "Headed",
     "History",
     "JointMoments",
     "Learned",
@@ -38,6 +40,7 @@ __all__ = [
     "LogitEnsemble",
     "Merge",
     "Metrics",
+    "MultiHead",
     "NodeMoments",
     "Objective",
     "Path",
@@ -69,6 +72,7 @@ __all__ = [
     "fit",
     "graph_figure",
     "in_order",
+    "multi_head",
     "path_between",
     "repair",
     "reset_statistics",

@@ -241,7 +241,7 @@ def test_as_many_parameters_as_published(config, parameters):
         (lambda: Llama(window=0), "window must be positive or None, got 0"),
         (
             lambda: WithWidths(RESNET, (("params/head", 3),)),
-            "no node named 'params/head' in ResNetCifar.*: it has params/conv,",
+            "no node named 'params/head' in ResNet.*: it has params/conv",
         ),
         (lambda: WithWidths(RESNET, (("params/conv", 0),)), "the width of 'params/conv' must be positive, got 0"),
         (lambda: WithWidths(CONFIGS[WithWidths][0], ()), "give them all at once"),

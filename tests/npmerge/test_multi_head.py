@@ -1,0 +1,104 @@
+"""One network up to a node and several behind it: shared where the maps are, each model's own where they end."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import npmerge as nm
+from alignment import NodeMap, WeightMatching, align, permutation, trace, transport
+from npmerge import multi_head, reset_statistics
+from npmerge.models import Mlp, ResNetCifar, build, example
+from tests.contract.test_models import generic, inputs
+
+CONFIG = ResNetCifar(blocks=1, width=4, shortcut="B", classes=3, side=8, channels=2)
+NET, X = build(CONFIG), inputs(CONFIG, n=8)
+MODEL = generic(NET.variables)
+GRAPH = trace(NET.apply, MODEL, example(CONFIG))
+NODES = list(GRAPH.nodes)
+
+
+def shuffled(seed):
+    rng = np.random.default_rng(seed)
+    return transport(GRAPH, {n.name: permutation(rng.permutation(n.size)) for n in GRAPH.nodes.values()}, MODEL)
+
+
+def maps_of(models, nodes):
+    alignment = WeightMatching()
+    found = alignment.maps(alignment.init(GRAPH, models), GRAPH)
+    return [{name: m[name] for name in nodes} for m in found]
+
+
+@pytest.mark.parametrize("count", [2, 4, len(NODES)])  # stage by stage
+def test_copies_of_a_network_keep_their_function_wherever_it_is_cut(count):
+    models = [MODEL, shuffled(1), shuffled(2)]
+    headed = multi_head(NET.apply, GRAPH, models, maps_of(models, NODES[:count]))
+    expected = NET.apply(MODEL, X)
+    for outputs in jax.jit(headed.apply)(headed.variables, X):
+        chex.assert_trees_all_close(outputs, expected, rtol=1e-4, atol=1e-4)
+    assert ("params/head/kernel" not in headed.shared) and "params/conv/kernel" in headed.shared
+    chex.assert_trees_all_equal(headed.apply.head(1)(headed.variables, X), headed.apply(headed.variables, X)[1])
+
+
+def test_what_makes_merged_units_is_averaged_and_the_rest_is_each_models_own():
+    models = [MODEL, generic(NET.variables, 1)]
+    headed = multi_head(NET.apply, GRAPH, models, maps_of(models, NODES[:2]))
+    other = align(WeightMatching(), GRAPH, models)[1]
+    shared, heads = headed.variables["shared"], headed.variables["heads"]
+    mean = (MODEL["params"]["conv"]["kernel"] + other["params"]["conv"]["kernel"]) / 2
+    chex.assert_trees_all_close(shared["params"]["conv"]["kernel"], mean, rtol=1e-6)
+    assert heads[0]["params"]["conv"]["kernel"] is None
+    assert shared["params"]["head"]["kernel"] is None
+    chex.assert_trees_all_equal(heads[1]["params"]["head"], models[1]["params"]["head"])
+    leaves = [len(jax.tree.leaves(tree)) for tree in (shared, heads[0], MODEL)]
+    assert leaves[0] + leaves[1] == leaves[2]
+    assert leaves[0] == len(headed.shared)
+
+
+def apart(n, k):
+    """The units of model k of two, at their own places; the average will halve them."""
+    own = np.eye(2, dtype=np.float32)[:, [k]]
+    push = np.kron(own, np.eye(n, dtype=np.float32))
+    return NodeMap(jnp.asarray(2 * push), jnp.asarray(push.T))
+
+
+def test_other_widths():
+    """Both models' units kept apart: each head reads its own, and the shared part is as wide as both."""
+    models = [MODEL, generic(NET.variables, 1)]
+    maps = [{name: apart(GRAPH.nodes[name].size, k) for name in NODES[:2]} for k in range(2)]
+    headed = multi_head(NET.apply, GRAPH, models, maps, train_apply=NET.train_apply)
+    for outputs, model in zip(headed.apply(headed.variables, X), models, strict=True):
+        chex.assert_trees_all_close(outputs, NET.apply(model, X), rtol=1e-4, atol=1e-4)
+    batches = [(X, np.zeros(len(X), int))]
+    renewed = reset_statistics(headed.train_apply, headed.variables, batches)
+    chex.assert_trees_all_equal_shapes_and_dtypes(renewed, headed.variables)
+    for k, model in enumerate(models):
+        alone = NET.apply(reset_statistics(NET.train_apply, model, batches), X)
+        chex.assert_trees_all_close(headed.apply.head(k)(renewed, X), alone, rtol=1e-3, atol=1e-3)
+
+
+def test_tasks_with_different_numbers_of_labels_keep_their_classifiers():
+    configs = [Mlp(inputs=4, hidden=(6, 5), classes=c) for c in (3, 7)]
+    nets = [build(c) for c in configs]
+    graphs = [trace(net.apply, net.variables, example(c)) for net, c in zip(nets, configs, strict=True)]
+    maps = [{n.name: permutation(jnp.arange(n.size)) for n in graphs[0].nodes.values()}] * 2
+    x = jnp.ones((2, 4))
+    headed = multi_head([net.apply for net in nets], graphs, [net.variables for net in nets], maps)
+    assert [y.shape for y in headed.apply(headed.variables, x)] == [(2, 3), (2, 7)]
+    assert nm.evaluate(headed.apply.head(1), headed.variables, [(x, np.array([6, 0]))]).examples == 2
+
+
+def test_a_stream_is_cut_at_the_end_of_a_stage():
+    message = (
+        "'params/blocks/0/conv2/kernel' makes units of 'params/conv', which is merged, from 'params/blocks/0/conv1', which is"
+    )
+    with pytest.raises(ValueError, match=message):
+        multi_head(NET.apply, GRAPH, [MODEL, MODEL], maps_of([MODEL, MODEL], NODES[:1]))
+
+
+def test_maps_must_be_of_the_same_nodes():
+    with pytest.raises(ValueError, match=r"maps of the same nodes for each of 2 models: got \[\['params/conv'\], \[\]\]"):
+        multi_head(NET.apply, GRAPH, [MODEL, MODEL], [maps_of([MODEL, MODEL], NODES[:1])[0], {}])
+    with pytest.raises(ValueError, match=r"for each of 2 models: got \[\[\], \[\]\]"):
+        multi_head(NET.apply, GRAPH, [MODEL, MODEL], [{}, {}])
