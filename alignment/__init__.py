@@ -40,6 +40,7 @@ from alignment.taps import Captured, SiteFeatures, capture
 from alignment.trace import trace
 from alignment.weight_distance import weight_distance
 from alignment.weight_matching import WeightMatching
+from alignment.zipit import ZipIt
 
 ALIGNMENTS: tuple[type[Alignment], ...] = (
     WeightMatching,
@@ -51,6 +52,7 @@ ALIGNMENTS: tuple[type[Alignment], ...] = (
     SoftPermutation,
     StraightThrough,
     CycleConsistent,
+    ZipIt,
 )
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "StraightThrough",
     "Tap",
     "WeightMatching",
+    "ZipIt",
     "align",
     "annealed",
     "capture",

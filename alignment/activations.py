@@ -61,8 +61,12 @@ class ActivationAlignment(Alignment):
         """For each model, node -> the parameters of its map, copies in front; the identity for model 0."""
         moments = node_moments(stats, self, graph, models)
         self.check(graph, moments)
+        return self.of_moments(graph, moments, len(models))
+
+    def of_moments(self, graph: Graph, moments: Mapping[str, Moments], models: int) -> list:
+        """What `init` returns, of the nodes that have moments or have nodes inside that have."""
         theta: list[dict[str, PyTree]] = []
-        for k in range(len(models)):
+        for k in range(models):
             pair = _Pair(graph, {node: _of_two(m, k) for node, m in moments.items()})
             theta.append(pair.solved(self) if k else pair.identity(self))
         return theta

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from jaxtyping import Array
 
 from alignment.graph import Graph, GroupName, Node, PyTree, flatten
 from alignment.maps import Maps, permutation, transport
-from alignment.moments import Moments, NodeMoments
+from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 
 Stats = Mapping[type, Any]
 
@@ -166,19 +167,50 @@ def node_moments(stats: Stats | None, alignment: Alignment, graph: Graph, models
     Warns:
         UserWarning: if the graph has nodes without a tap (only ever seen inside products): they stay as they are.
     """
-    name = type(alignment).__name__
-    if stats is None or NodeMoments not in stats:
+    moments: Mapping[str, Moments] = _activations(stats, alignment, NodeMoments)
+    _check_moments(alignment, moments, {m.mean.shape[0] for m in moments.values()}, len(models))
+    _warn_of_untapped(alignment, graph, graph.nodes)
+    return moments
+
+
+def joint_moments(
+    stats: Stats | None, alignment: Alignment, graph: Graph, models: Sequence[PyTree], nodes: Iterable[str]
+) -> dict[str, Joint]:
+    """The JointMoments in `stats` of some nodes of networks of one width. Raises and warns as `node_moments` does."""
+    every: Mapping[str, Joint] = _activations(stats, alignment, JointMoments)
+    moments = {name: every[name] for name in nodes if name in every}
+    taken = {m.mean.shape[-1] / joint_units(graph, name) for name, m in moments.items()}
+    _check_moments(alignment, moments, taken, len(models))
+    _warn_of_untapped(alignment, graph, nodes)
+    return moments
+
+
+def joint_units(graph: Graph, name: str) -> int:
+    """How many units of a node in one model are laid end to end in its moments: those of all copies along other nodes."""
+    node = graph.nodes[name]
+    return node.size * math.prod(n for i, n in zip(node.index, node.copies, strict=True) if i in graph.nodes)
+
+
+def _activations(stats: Stats | None, alignment: Alignment, kind: type[Statistic]) -> Any:
+    if stats is None or kind not in stats:
         raise ValueError(
-            f"{name} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [NodeMoments()])"
+            f"{type(alignment).__name__} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, "
+            f"[{kind.__name__}()])"
         )
-    moments: Mapping[str, Moments] = stats[NodeMoments]
-    taken = next((m.mean.shape[0] for m in moments.values()), len(models))
-    if taken != len(models):
-        raise ValueError(f"{name} got {len(models)} models, but the statistics are of {taken}")
+    return stats[kind]
+
+
+def _check_moments(alignment: Alignment, moments: Mapping[str, Moments | Joint], taken: set, models: int) -> None:
+    name = type(alignment).__name__
+    if wrong := taken - {models}:
+        raise ValueError(f"{name} got {models} models, but the statistics are of {min(wrong):g}")
     for node, m in moments.items():
         if not all(np.isfinite(np.asarray(x)).all() for x in m):
             raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")
+
+
+def _warn_of_untapped(alignment: Alignment, graph: Graph, nodes: Iterable[str]) -> None:
     matched = {index for node in graph.taps for index in graph.nodes[node].index}  # through what is inside them
-    if missing := [node for node in graph.nodes if node not in graph.taps and node not in matched]:
-        warnings.warn(f"{name} leaves nodes without activations as they are: {', '.join(missing)}", stacklevel=4)
-    return moments
+    if missing := [node for node in nodes if node not in graph.taps and node not in matched]:
+        name = type(alignment).__name__
+        warnings.warn(f"{name} leaves nodes without activations as they are: {', '.join(missing)}", stacklevel=5)

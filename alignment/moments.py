@@ -108,6 +108,15 @@ class JointMoments(Statistic):
         return {node: m._replace(covariance=m.covariance / m.samples) for node, m in state.items()}
 
 
+def against_reference(joint: Joint, models: int) -> Moments:
+    """What `NodeMoments` keeps of the moments of all models together, where the models have one width."""
+    *copies, units = joint.mean.shape
+    mean = np.asarray(joint.mean).reshape(*copies, models, units // models)
+    blocks = np.asarray(joint.covariance).reshape(*copies, *(models, units // models) * 2)
+    blocks = np.moveaxis(blocks, (-4, -2), (0, 1))  # (models, models, *copies, units, units)
+    return Moments(joint.samples, np.moveaxis(mean, -2, 0), np.stack([blocks[k, k] for k in range(models)]), blocks[0])
+
+
 def _joint(features: Sequence[Array]) -> Joint:
     x = jnp.concatenate([f.astype(jnp.float32) for f in features], axis=-1)
     mean = x.mean(-2)

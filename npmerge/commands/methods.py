@@ -6,8 +6,10 @@ import re
 from alignment import ALIGNMENTS, Alignment
 from npmerge.checkpoint.network import unknown
 
-METHODS: dict[str, type[Alignment]] = {re.sub(r"(?<=[a-z])(?=[A-Z])", "-", a.__name__).lower(): a for a in ALIGNMENTS}
-"""Class by name: `WeightMatching` is weight-matching, `CCA` is cca."""
+METHODS: dict[str, type[Alignment]] = {
+    re.sub(r"(?<=[a-z])(?=[A-Z])", "-", a.__name__).lower(): a for a in ALIGNMENTS if not a.resizes
+}
+"""Class by name: `WeightMatching` is weight-matching, `CCA` is cca. Only those that leave the reference as it is."""
 
 
 def alignment_of(name: str, *, approximate: bool) -> Alignment:
