@@ -45,8 +45,8 @@ class ZipIt(Alignment):
         width: what remains of the units of all models together, in (0, 1]; None for 1 / N, the width of one model.
         alpha: what a slot's correlations are multiplied by when it has been joined, in [0, 1]; at 0 it is not joined again
             while other pairs are left.
-        beta: the share, in [0, 1], of what each model gives up that may be matched inside it, rounded down; 0 for none.
-            Below the width of one model some of it is needed.
+        beta: the share, in [0, 1], of what each model gives up that may be matched inside it, rounded down; 0 for none. A
+            slot counts as of the model of its first unit. Below the width of one model some of it is needed.
         matcher: "greedy"; "exact", the best pairs of two models by linear assignment; "k-means" of the rows of the
             correlation matrix; "identity", unit i with unit i, the plain average, without data. The last three know no alpha
             and beta.

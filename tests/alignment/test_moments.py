@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import alignment
-from alignment import NodeMoments
+from alignment import JointMoments, NodeMoments
+from alignment.moments import against_reference
 from tests.alignment import networks
 
 STATISTIC = NodeMoments()
@@ -133,6 +134,17 @@ def test_rows_of_the_cross_covariance_are_model_0():
     both = np.cov(features[0].T, features[1].T, bias=True)
     np.testing.assert_allclose(got.cross[1], both[:8, 8:], atol=1e-5)
     np.testing.assert_allclose(got.cross[0], got.covariance[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("towers", (40, 5)), ("fused_attention", (4, 6, 5))])
+def test_joint_moments_hold_those_against_the_reference(name, shape):
+    net, x = networks.network(name), networks.data(*shape)
+    models = [net.variables, net.another(1), net.another(2)]
+    joint = JointMoments()
+    measure = jax.jit(lambda models, x: joint.measure(net.apply, net.graph, models, (x, None)))
+    state = joint.combine(measure(models, x), measure(models, 2 * x))
+    got = {node: against_reference(m, 3) for node, m in joint.finalise(state).items()}
+    assert_close(got, reference(name, models, [x, 2 * x]), 1e-5)
 
 
 @pytest.mark.parametrize("method", [alignment.ActivationMatching(), alignment.Procrustes(), alignment.CCA()])

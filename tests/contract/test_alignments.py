@@ -21,6 +21,7 @@ from alignment import (
     SoftPermutation,
     StraightThrough,
     WeightMatching,
+    ZipIt,
     align,
     trace,
 )
@@ -37,8 +38,15 @@ INSTANCES: dict[type[Alignment], Alignment] = {
     SoftPermutation: SoftPermutation(),
     StraightThrough: StraightThrough(),
     CycleConsistent: CycleConsistent(),
+    ZipIt: ZipIt(),
 }
-TOGETHER = (CycleConsistent, WeightMatching, Scale, StraightThrough)  # all models decide where each goes, or do at the start
+TOGETHER = (
+    CycleConsistent,
+    WeightMatching,
+    Scale,
+    StraightThrough,
+    ZipIt,
+)  # all models decide where each goes, or do at the start
 alignments = pytest.mark.parametrize("kind", ALIGNMENTS, ids=lambda a: a.__name__)
 WIDTHS = (5, 6, 4, 3)
 
@@ -112,6 +120,8 @@ def test_identical_models_stay_identical(kind, graph):
     assert len(aligned) == 3
     for other in aligned:
         chex.assert_trees_all_close(other, models[0], rtol=1e-4, atol=1e-4)
+    average = jax.tree.map(lambda *x: sum(x[1:], x[0]) / len(x), *aligned)
+    chex.assert_trees_all_close(average, models[0], rtol=1e-4, atol=1e-4)
 
 
 @alignments
@@ -119,7 +129,8 @@ def test_the_reference_is_unchanged_and_the_others_keep_structure(kind, graph):
     models = [model(k) for k in range(3)]
     before = jax.tree.map(np.array, models)
     aligned = align(instance(kind), graph, models, stats=stats_for(instance(kind), graph, models))
-    chex.assert_trees_all_equal(aligned[0], models[0])
+    if not kind.resizes:  # then it is mapped like the others
+        chex.assert_trees_all_equal(aligned[0], models[0])
     chex.assert_trees_all_equal(jax.tree.map(np.array, models), before)
     for other in aligned:
         chex.assert_trees_all_equal_shapes_and_dtypes(other, models[0])
@@ -132,7 +143,8 @@ def test_permuted_copies_come_back(kind, graph):
     models = [model(0), permuted(model(0), 1), permuted(model(0), 2)]
     assert bool(jnp.any(models[1]["layers"][1]["kernel"] != models[0]["layers"][1]["kernel"]))
     aligned = align(instance(kind), graph, models, stats=stats_for(instance(kind), graph, models))
-    for other in aligned[1:]:
+    average = jax.tree.map(lambda *x: sum(x[1:], x[0]) / len(x), *aligned)
+    for other in [average] if kind.resizes else aligned[1:]:  # of maps of several widths only the average counts
         chex.assert_trees_all_close(other, models[0], rtol=1e-3, atol=1e-3)
 
 
@@ -195,7 +207,9 @@ def test_missing_statistics_are_named(kind, graph):
     if not alignment.needs:
         pytest.skip("needs no statistics")
     for stats in (None, {}):
-        with pytest.raises(ValueError, match=rf"{kind.__name__} needs activations: pass stats=npmerge.collect.*NodeMoments"):
+        with pytest.raises(
+            ValueError, match=rf"{kind.__name__} needs activations: pass stats=npmerge.collect.*{alignment.needs[0].__name__}"
+        ):
             align(alignment, graph, [model(0), model(1)], stats=stats)
     with pytest.raises(ValueError, match=rf"{kind.__name__} got 3 models, but the statistics are of 2"):
         align(alignment, graph, [model(0)] * 3, stats=stats_for(alignment, graph, [model(0)] * 2))

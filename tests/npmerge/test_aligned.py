@@ -7,12 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from alignment import CCA, ActivationMatching, WeightMatching, align, trace
+from alignment import CCA, ActivationMatching, WeightMatching, ZipIt, align, resize, trace
 from npmerge import (
     Aligned,
     Average,
     CrossEntropy,
     Fisher,
+    JointMoments,
     Learned,
     NodeMoments,
     PerParameter,
@@ -84,6 +85,26 @@ def test_linear_maps_and_coefficients_are_learned_together(graph):
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), result.theta, theta)
     assert all(moved["merge"].values())
     assert all(jax.tree.leaves(moved["alignment"][1]))
+    chex.assert_tree_all_finite(result.theta)
+
+
+@pytest.mark.parametrize("width", [None, 0.75])
+def test_zipped_networks_of_another_width_are_learned(graph, width):
+    models = [A, variables(1)]
+    stack, data = stack_models(models), [batch(0, 64)]
+    merge = Aligned(ZipIt(width, beta=0.5), Learned(Average(), PerTensor(), Simplex()), graph)
+    theta = merge.init(stack, stats=collect(apply, graph, models, data, merge.needs))
+    merged = merge.apply(theta, stack)
+    assert merged["first"]["kernel"].shape == (4, 6 if width is None else 9)
+    expected = Average()(
+        stack_models(align(merge.alignment, graph, models, stats=collect(apply, graph, models, data, [JointMoments])))
+    )
+    chex.assert_trees_all_close(merged, expected, rtol=1e-6, atol=1e-6)
+    loss = weight_space(merge, resize(apply, graph, merged), CrossEntropy())
+    result = fit(theta, loss, stack, data, optax.adam(0.02), steps=20)
+    assert result.history.loss[-1] < result.history.loss[0]
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), result.theta, theta)
+    assert all(jax.tree.leaves(moved))  # of both models: neither is the reference
     chex.assert_tree_all_finite(result.theta)
 
 
