@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import npmerge as nm
-from alignment import NodeMap, WeightMatching, align, permutation, trace, transport
+from alignment import NodeMap, WeightMatching, ZipIt, align, permutation, trace, transport
 from npmerge import multi_head, reset_statistics
 from npmerge.models import Mlp, ResNetCifar, build, example
 from tests.contract.test_models import generic, inputs
@@ -102,3 +102,21 @@ def test_maps_must_be_of_the_same_nodes():
         multi_head(NET.apply, GRAPH, [MODEL, MODEL], [maps_of([MODEL, MODEL], NODES[:1])[0], {}])
     with pytest.raises(ValueError, match=r"for each of 2 models: got \[\[\], \[\]\]"):
         multi_head(NET.apply, GRAPH, [MODEL, MODEL], [{}, {}])
+
+
+def test_zipped_up_to_a_node():
+    """Two tasks with other labels on one body: the zip finds the second's units in the first's, each keeps its classifier."""
+    configs = [Mlp(inputs=4, hidden=(6, 5), classes=c) for c in (3, 7)]
+    nets = [build(c) for c in configs]
+    first, second = (generic(net.variables, k) for k, net in enumerate(nets))
+    graphs = [trace(net.apply, v, example(c)) for net, v, c in zip(nets, (first, second), configs, strict=True)]
+    order, body = np.array([4, 2, 0, 5, 1, 3]), next(iter(graphs[0].nodes))
+    own = second["params"] | {"layers": second["params"]["layers"] | {0: first["params"]["layers"][0]}}
+    second = transport(graphs[1], {body: permutation(order)}, second | {"params": own})
+    applies, x = [net.apply for net in nets], jax.random.normal(jax.random.key(0), (64, 4))
+    stats = nm.collect(applies, graphs, [first, second], [(x, None)], [nm.JointMoments()])
+    method = ZipIt(stop=body)
+    maps = method.maps(method.init(graphs, [first, second], stats=stats), graphs[0])
+    headed = multi_head(applies, graphs, [first, second], maps)
+    for outputs, apply, model in zip(headed.apply(headed.variables, x), applies, (first, second), strict=True):
+        chex.assert_trees_all_close(outputs, apply(model, x), rtol=1e-4, atol=1e-4)
