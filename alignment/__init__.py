@@ -29,6 +29,7 @@ from alignment.maps import (
     verify_each,
 )
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
+from alignment.partial import PartialMatching
 from alignment.procrustes import Procrustes
 from alignment.resizing import Resized, resize, widths_of
 from alignment.scale import Scale
@@ -53,6 +54,7 @@ ALIGNMENTS: tuple[type[Alignment], ...] = (
     StraightThrough,
     CycleConsistent,
     ZipIt,
+    PartialMatching,
 )
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "NodeMap",
     "NodeMoments",
     "Part",
+    "PartialMatching",
     "Pinned",
     "Place",
     "Procrustes",

@@ -50,14 +50,17 @@ def inverse(graph: Graph, orders: Orders) -> dict[str, Order]:
 def _composed(graph: Graph, name: str, orders: Orders, move: Orders) -> Order:
     if not graph.nodes[name].index:
         return orders[name][move[name]]
-    *copy, old = _origins(graph, name, orders, move)
+    *copy, old = origins(graph, name, orders, move)
     order = np.empty(old.shape, int)
     order[(*copy, np.broadcast_to(np.arange(old.shape[-1]), old.shape))] = old
     return order
 
 
-def _origins(graph: Graph, name: str, *steps: Orders) -> tuple[np.ndarray, ...]:
-    """For what stands at each place (*copies, units) after these orders, the copy and the unit that it was before."""
+def origins(graph: Graph, name: str, *steps: Orders) -> tuple[np.ndarray, ...]:
+    """For what stands at each place of a node after these orders, the copy and the unit that it was before.
+
+    Arrays (*copies, units) of numbers, one for each index of the node and last the unit.
+    """
     node = graph.nodes[name]
     labels = [*_index(graph, name), NodeAxis(name, node.size, "out")]
     shape = (*node.copies, node.size)

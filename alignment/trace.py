@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +111,15 @@ def _program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> 
     return closed, returned
 
 
+class Contraction(NamedTuple):
+    """A dot product or convolution, what is known of its operands and its result, and the axes of the loops around it."""
+
+    eqn: JaxprEqn
+    ins: Sequence[Value]
+    out: Value
+    loops: tuple[Term, ...]
+
+
 class Walk:
     """One pass over a jaxpr, `walked`. Nested calls are entered with fresh variables: a cached jaxpr never ties two calls."""
 
@@ -122,6 +131,7 @@ class Walk:
         self.results: dict[tuple[int, ...], list[Value]] = {}  # of every equation, by its location
         self.seen: list[Seen] = []
         self.sites: list[Site] = []
+        self.contractions: list[Contraction] = []
         self.used: dict[str, None] = {}  # paths of the variables in the order in which the network reads them
         self.hidden = 0  # depth of calls whose inside cannot be tapped
         self._unknown: dict[str, list[Term]] = {}
@@ -200,6 +210,8 @@ class Walk:
         for value in outs:
             self.terms.together(value.axes)
         self._see(eqn, outs, location)
+        if name in ("dot_general", "conv_general_dilated"):
+            self.contractions.append(Contraction(eqn, ins, outs[0], self.terms.loops))
         if data and not self.hidden and (site := site_of(eqn, ins, location, self.terms.loops)) is not None:
             self.sites.append(site)
         return outs

@@ -16,6 +16,7 @@ from alignment import (
     ActivationMatching,
     CycleConsistent,
     GroupMatching,
+    PartialMatching,
     Procrustes,
     Scale,
     SoftPermutation,
@@ -39,6 +40,7 @@ INSTANCES: dict[type[Alignment], Alignment] = {
     StraightThrough: StraightThrough(),
     CycleConsistent: CycleConsistent(),
     ZipIt: ZipIt(),
+    PartialMatching: PartialMatching(ratio=0.0),  # other ratios change widths: tests/alignment/test_partial.py
 }
 TOGETHER = (
     CycleConsistent,
@@ -46,6 +48,7 @@ TOGETHER = (
     Scale,
     StraightThrough,
     ZipIt,
+    PartialMatching,
 )  # all models decide where each goes, or do at the start
 alignments = pytest.mark.parametrize("kind", ALIGNMENTS, ids=lambda a: a.__name__)
 WIDTHS = (5, 6, 4, 3)

@@ -1,0 +1,155 @@
+"""Partial matching: the units that fit best are merged, the others stay side by side in a wider network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from alignment.base import Alignment, PermutationAlignment, Stats
+from alignment.graph import Graph, PyTree
+from alignment.maps import Maps, NodeMap, identity
+from alignment.moments import NodeMoments
+from alignment.permutations import Order, unmoved
+from alignment.separability import check_separable, separable
+from alignment.unit_agreement import Agreement, activation_agreement, weight_agreement
+from alignment.weight_matching import WeightMatching
+
+Ratios = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class PartialMatching(Alignment):
+    """Merge the units of each node that agree best with their partners and keep a fraction of them separate in every model.
+
+    The partial matching of PLeaS (Nasery et al. 2024, "PLeaS: Merging Models with Permutations and Least Squares",
+    arXiv 2407.02447), published for two models, here for N. Every model is matched to model 0. Of the n units of a node with
+    ratio r the k = round((1 - r) n) that agree best are merged, ties by index; the new width is k + N (n - k), in the order
+    [merged | separate of model 0 | separate of model 1 | ...], each part in the order of model 0. How well a unit agrees is
+    the mean over the other models of the correlation with its partner where `matching` goes by activations (whatever its
+    cost; the published code compares distances), else of the cosine of their incoming and outgoing weights
+    (`unit_agreement`).
+
+    The plain average of the models that `align` returns is the merged network, for `resize(apply, graph, merged, widths)` to
+    run. Its weights are, by blocks of the units that they make (rows) and read (columns),
+
+        merged <- merged: mean of all W_j      merged <- separate of j: W_j / N
+        separate of j <- merged or its own: W_j            separate of j <- separate of another: 0
+
+    so biases and norms are the mean of all or those of j, and an output layer reads W_j / N and adds the mean bias. The ratio
+    0 gives the average of the permuted networks, and the ratio 1 everywhere their ensemble: the mean of their outputs, exactly
+    if units meet only in products with weights (ReLU, BatchNorm in evaluation mode, GroupNorm whose groups are separated
+    whole). A LayerNorm or a softmax over separated units normalises those of all models at once, which is approximate.
+
+    Nodes listed by `separability.held` always have ratio 0: what is inside heads, streams between RMSNorms, tied embeddings.
+    Heads, which others are inside of, are kept separate whole.
+
+    Attributes:
+        matching: what finds the permutations.
+        ratio: the fraction of the units kept separate, for every node that can change its width, or by node (a mapping, or
+            pairs, as which it is kept; nodes that are not named are merged).
+    """
+
+    matching: Alignment = field(default_factory=WeightMatching)
+    ratio: float | Mapping[str, float] | Ratios = 0.5
+
+    resizes = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.matching, PermutationAlignment):
+            raise ValueError(f"PartialMatching starts from an alignment by permutations, got {self.matching!r}")
+        if isinstance(self.ratio, Mapping | tuple):
+            object.__setattr__(self, "ratio", tuple(sorted((name, float(r)) for name, r in dict(self.ratio).items())))
+            given = self._by_name()
+        else:
+            given = {"every node": self.ratio}
+        for name, ratio in given.items():
+            if not 0 <= ratio <= 1:
+                raise ValueError(f"ratio must be between 0 and 1, got {ratio} for {name}")
+
+    @property
+    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+        """What the matching needs."""
+        return self.matching.needs
+
+    def ratios(self, graph: Graph) -> dict[str, float]:
+        """The ratio of every node of a graph. Raises ValueError for a named node that cannot change its width, or is none."""
+        check_separable(graph, self._by_name())
+        every = {} if isinstance(self.ratio, Mapping | tuple) else dict.fromkeys(separable(graph), float(self.ratio))
+        return dict.fromkeys(graph.nodes, 0.0) | every | self._by_name()
+
+    def merged(self, graph: Graph) -> dict[str, int]:
+        """The number of merged units of every node, which stand in front."""
+        return {name: merged_units(graph.nodes[name].size, ratio) for name, ratio in self.ratios(graph).items()}
+
+    def widths(self, graph: Graph, models: int) -> dict[str, int]:
+        """The new width of every node for so many models: what `resize` takes."""
+        return {name: k + models * (graph.nodes[name].size - k) for name, k in self.merged(graph).items()}
+
+    def init(
+        self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None
+    ) -> list[dict[str, NodeMap]]:
+        """For each model, node -> its map into the common units. One model has nobody to be separate from: the identity.
+
+        Raises ValueError as `ratios` does, and as the matching does.
+        """
+        merged = self.merged(graph)
+        if len(models) == 1:
+            return [{node.name: identity(node.size, node.copies) for node in graph.nodes.values()}]
+        orders, agreement = matched(self.matching, graph, models, stats=stats, key=key)
+        theta: list[dict[str, NodeMap]] = [{} for _ in models]
+        for name, k in merged.items():
+            places = _ranked(agreement[name], k)
+            for j, maps in enumerate(theta):
+                maps[name] = _map(orders[j][name], places, k, j, len(models))
+        return theta
+
+    def maps(self, theta: list[dict[str, NodeMap]], graph: Graph) -> Sequence[Maps]:
+        """Theta itself."""
+        return theta
+
+    def _by_name(self) -> dict[str, float]:
+        return dict(self.ratio) if isinstance(self.ratio, Mapping | tuple) else {}
+
+
+def merged_units(size: int, ratio: float) -> int:
+    """How many of `size` units are merged when this fraction of them stays separate: round((1 - ratio) size)."""
+    return round((1 - ratio) * size)
+
+
+def matched(
+    matching: Alignment, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None
+) -> tuple[list[dict[str, Order]], Agreement]:
+    """The permutations that an alignment finds, and how well each unit then agrees with its partners.
+
+    Returns:
+        For each model, node -> the unit put at each place (*copies, units), and node -> the agreement at each place
+        (*copies, units): of activations where the matching goes by them and they are known, else of weights.
+    """
+    found = matching.rounded(matching.init(graph, models, stats=stats, key=key))
+    orders = [unmoved(graph) | {name: np.asarray(order) for name, order in model.items()} for model in found]
+    by_activations: Agreement = {}
+    if stats is not None and NodeMoments in matching.needs:
+        by_activations = activation_agreement(graph, stats[NodeMoments], orders)
+    if by_activations.keys() >= graph.nodes.keys():
+        return orders, by_activations
+    return orders, {**weight_agreement(graph, models, orders), **by_activations}
+
+
+def _ranked(agreement: Float[np.ndarray, "*copies units"], merged: int) -> Int[np.ndarray, "*copies units"]:
+    """The places of the best units, ascending, then those of all others, ascending."""
+    best = np.argsort(-np.round(agreement, 6), -1, kind="stable")  # what differs by rounding is a tie
+    return np.concatenate([np.sort(best[..., :merged], -1), np.sort(best[..., merged:], -1)], -1)
+
+
+def _map(order: Order, places: Int[np.ndarray, "*copies units"], merged: int, model: int, models: int) -> NodeMap:
+    """The map of one model of several from its own units to the common ones."""
+    size = order.shape[-1]
+    own = np.eye(size, dtype=np.float32)[np.take_along_axis(order, places, -1)]  # (*copies, merged and separate, old)
+    push = np.zeros((*order.shape[:-1], merged + models * (size - merged), size), np.float32)
+    start = merged + model * (size - merged)
+    rows = [*range(merged), *range(start, start + size - merged)]
+    push[..., rows, :] = own
+    pull = np.swapaxes(push, -1, -2).copy()
+    push[..., merged:, :] *= models  # the average over the models divides by as many
+    return NodeMap(push, pull)

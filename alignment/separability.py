@@ -1,0 +1,73 @@
+"""Which nodes can keep units of several networks side by side, and why the others cannot."""
+
+from collections.abc import Mapping
+
+from alignment.graph import Graph, Node
+from alignment.labels import node_axes
+from alignment.sites import Site
+
+MOVES_NOTHING = {"convert_element_type", "copy", "stop_gradient"}
+
+
+def held(graph: Graph) -> dict[str, str]:
+    """The nodes that must keep their width when units of several networks stand side by side: name -> why.
+
+    - Those inside others (head_dim): a product of queries and keys sums over them, so the units of two networks would make one
+      head of twice the logits. Whole heads can stand side by side, with all that is inside them.
+    - Those with rotations among their symmetries (a stream between RMSNorms without scales, queries and keys, the rank of a
+      product): what is alike in two networks is a direction, not a unit. A layer that is just linear can be separated.
+    - Those that one tensor both writes and reads (an embedding that is the output layer too): units that are written in full
+      would be read in full, and the logits of several networks add up instead of being averaged.
+
+    Inputs, outputs and all that is tied to them are no nodes: `graph.pinned` says why.
+    """
+    read = {(site.path, d) for site in graph.sites for d in _rows(site, len(graph.axes[site.path]))}
+    axes = [
+        (path, d, axis) for path, labels in graph.axes.items() for d, label in enumerate(labels) for axis in node_axes(label)
+    ]
+    doubled = {axis.node: path for path, d, axis in axes if axis.role == "out" and (path, d) in read}
+    unread = {axis.node for path, d, axis in axes if axis.role == "in" and (path, d) not in read}
+    reasons = {name: _reason(graph, node, doubled.get(name, ""), name in unread) for name, node in graph.nodes.items()}
+    return {name: why for name, why in reasons.items() if why}
+
+
+def separable(graph: Graph) -> tuple[str, ...]:
+    """The nodes that can change their width, in the order of the network."""
+    fixed = held(graph)
+    return tuple(name for name in graph.nodes if name not in fixed)
+
+
+def check_separable(graph: Graph, ratios: Mapping[str, float]) -> None:
+    """Raise ValueError for a node that cannot be separated to a ratio above 0, or is none; those that can are listed."""
+    fixed = held(graph)
+    for name, ratio in ratios.items():
+        can = f"those that can change width are {', '.join(separable(graph)) or 'none'}"
+        if name not in graph.nodes:
+            raise ValueError(f"no node named {name!r} (inputs, outputs and what is tied to them are none): {can}")
+        if name in fixed and ratio > 0:
+            raise ValueError(f"node {name!r} must stay merged, got ratio {ratio}: {fixed[name]}; {can}")
+
+
+def _reason(graph: Graph, node: Node, doubled: str, unread: bool) -> str:
+    """Why a node is held; `doubled` is a tensor that reads what it writes, `unread` if one that reads it meets no features."""
+    if inside := [name for name in node.index if name in graph.nodes]:
+        return f"it is inside {inside[-1]!r}"
+    if doubled:
+        return f"{doubled!r} both writes and reads it"
+    return f"its group is {node.group}" if node.group == "orthogonal" or (node.group == "linear" and unread) else ""
+
+
+def _rows(site: Site, ndim: int) -> list[int]:
+    """The axes of the leaf that a site contracts; none where the leaf was reshaped on the way."""
+    axes = list(range(ndim))
+    for primitive, *rest in site.source.steps:
+        if isinstance(primitive, str):  # one step of a loop
+            axes = axes[1:]
+        elif primitive.name == "transpose":
+            axes = [axes[d] for d in rest[0]["permutation"]]
+        elif primitive.name not in MOVES_NOTHING:
+            return []
+    if site.primitive == "conv_general_dilated":
+        return [axes[site.params["dimension_numbers"].rhs_spec[1]]]
+    contracted, _ = site.params["dimension_numbers"]
+    return [axes[d] for d in contracted[site.weight]]
