@@ -5,12 +5,15 @@
 
 from alignment import primitives
 from alignment.activation_matching import ActivationMatching
+from alignment.allocation import Allocation, allocate
 from alignment.base import Alignment, align
 from alignment.cca import CCA
 from alignment.cka import MinibatchCKA, linear_cka, rbf_cka
 from alignment.correlation import matched_correlation
+from alignment.costs import Costs, costs
 from alignment.cycle_consistent import CycleConsistent
 from alignment.folding import Folded, fold
+from alignment.gains import disagreement, measured_gains
 from alignment.graph import Graph, Node, Pinned, Place, Tap
 from alignment.group_matching import GroupMatching
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
@@ -62,9 +65,11 @@ __all__ = [
     "CCA",
     "ActivationMatching",
     "Alignment",
+    "Allocation",
     "AxisLabel",
     "Captured",
     "Cases",
+    "Costs",
     "CycleConsistent",
     "Fixed",
     "Folded",
@@ -96,9 +101,12 @@ __all__ = [
     "WeightMatching",
     "ZipIt",
     "align",
+    "allocate",
     "annealed",
     "capture",
     "compose",
+    "costs",
+    "disagreement",
     "discrepancy",
     "fold",
     "general",
@@ -106,6 +114,7 @@ __all__ = [
     "invert",
     "linear_cka",
     "matched_correlation",
+    "measured_gains",
     "orthogonal",
     "permutation",
     "primitives",

@@ -42,7 +42,7 @@ class PartialMatching(Alignment):
     whole). A LayerNorm or a softmax over separated units normalises those of all models at once, which is approximate.
 
     Nodes listed by `separability.held` always have ratio 0: what is inside heads, streams between RMSNorms, tied embeddings.
-    Heads, which others are inside of, are kept separate whole.
+    Heads, which others are inside of, are kept separate whole. Nodes that are stacked along one axis need one ratio.
 
     Attributes:
         matching: what finds the permutations.

@@ -1,6 +1,7 @@
 """Which nodes can keep units of several networks side by side, and why the others cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from typing import NamedTuple
 
 from alignment.graph import Graph, Node
 from alignment.labels import node_axes
@@ -18,16 +19,13 @@ def held(graph: Graph) -> dict[str, str]:
       product): what is alike in two networks is a direction, not a unit. A layer that is just linear can be separated.
     - Those that one tensor both writes and reads (an embedding that is the output layer too): units that are written in full
       would be read in full, and the logits of several networks add up instead of being averaged.
+    - Those over which products of features sum without heads (queries and keys whose norm all heads share), or that no weight
+      reads at all.
 
     Inputs, outputs and all that is tied to them are no nodes: `graph.pinned` says why.
     """
-    read = {(site.path, d) for site in graph.sites for d in _rows(site, len(graph.axes[site.path]))}
-    axes = [
-        (path, d, axis) for path, labels in graph.axes.items() for d, label in enumerate(labels) for axis in node_axes(label)
-    ]
-    doubled = {axis.node: path for path, d, axis in axes if axis.role == "out" and (path, d) in read}
-    unread = {axis.node for path, d, axis in axes if axis.role == "in" and (path, d) not in read}
-    reasons = {name: _reason(graph, node, doubled.get(name, ""), name in unread) for name, node in graph.nodes.items()}
+    use = _use(graph)
+    reasons = {name: _reason(graph, node, use) for name, node in graph.nodes.items()}
     return {name: why for name, why in reasons.items() if why}
 
 
@@ -48,17 +46,49 @@ def check_separable(graph: Graph, ratios: Mapping[str, float]) -> None:
             raise ValueError(f"node {name!r} must stay merged, got ratio {ratio}: {fixed[name]}; {can}")
 
 
-def _reason(graph: Graph, node: Node, doubled: str, unread: bool) -> str:
-    """Why a node is held; `doubled` is a tensor that reads what it writes, `unread` if one that reads it meets no features."""
+class _Use(NamedTuple):
+    """What weights do with nodes."""
+
+    indexing: Set[str]  # those that others are inside of
+    doubled: Mapping[str, str]  # those that a tensor reads by the axis by which it writes them, with the tensor
+    taken: Set[str]  # those with an axis that consumes them
+    unread: Set[str]  # those with one that is not known to meet features
+    made: Set[str]  # those with one that is known to make features: the others it is multiplied with are features too
+
+
+def _use(graph: Graph) -> _Use:
+    rows = [(site.path, _rows(site, len(graph.axes[site.path]))) for site in graph.sites]
+    read = {(path, d) for path, found in rows for d in found or ()}
+    known = {path for path, found in rows if found is not None}
+    axes = [
+        (path, d, axis) for path, labels in graph.axes.items() for d, label in enumerate(labels) for axis in node_axes(label)
+    ]
+    consuming = [(path, d, axis.node) for path, d, axis in axes if axis.role == "in"]
+    return _Use(
+        indexing={name for node in graph.nodes.values() for name in node.index},
+        doubled={axis.node: path for path, d, axis in axes if axis.role == "out" and (path, d) in read},
+        taken={name for _, _, name in consuming},
+        unread={name for path, d, name in consuming if (path, d) not in read},
+        made={name for path, d, name in consuming if (path, d) not in read and path in known},
+    )
+
+
+def _reason(graph: Graph, node: Node, use: _Use) -> str:
     if inside := [name for name in node.index if name in graph.nodes]:
         return f"it is inside {inside[-1]!r}"
-    if doubled:
-        return f"{doubled!r} both writes and reads it"
-    return f"its group is {node.group}" if node.group == "orthogonal" or (node.group == "linear" and unread) else ""
+    if node.name in use.doubled:
+        return f"{use.doubled[node.name]!r} both writes and reads it"
+    if node.group == "orthogonal" or (node.group == "linear" and node.name in use.unread):
+        return f"its group is {node.group}"
+    if node.name in use.indexing:
+        return ""
+    if node.name not in use.taken:
+        return "no weight reads it"
+    return "products of features sum over it" if node.name in use.made else ""
 
 
-def _rows(site: Site, ndim: int) -> list[int]:
-    """The axes of the leaf that a site contracts; none where the leaf was reshaped on the way."""
+def _rows(site: Site, ndim: int) -> list[int] | None:
+    """The axes of the leaf that a site contracts; None where the leaf was reshaped on the way."""
     axes = list(range(ndim))
     for primitive, *rest in site.source.steps:
         if isinstance(primitive, str):  # one step of a loop
@@ -66,7 +96,7 @@ def _rows(site: Site, ndim: int) -> list[int]:
         elif primitive.name == "transpose":
             axes = [axes[d] for d in rest[0]["permutation"]]
         elif primitive.name not in MOVES_NOTHING:
-            return []
+            return None
     if site.primitive == "conv_general_dilated":
         return [axes[site.params["dimension_numbers"].rhs_spec[1]]]
     contracted, _ = site.params["dimension_numbers"]

@@ -85,6 +85,16 @@ def test_all_separate_is_the_mean_of_the_outputs(name, count):
     assert float(spread) > 0.1 * float(jnp.abs(expected).max())
 
 
+def test_activations_may_say_which_units_belong_together():
+    net, graph = traced("mlp")
+    models, x = [trained("mlp", k) for k in range(3)], images("mlp", 64)
+    stats = collect(net.apply, graph, models, [(x, None)], [NodeMoments])
+    _, merged = merge(PartialMatching(ActivationMatching(), 0.0), "mlp", models, stats)
+    chex.assert_trees_all_equal(merged, mean(align(ActivationMatching(), graph, models, stats=stats)))
+    run, _ = merge(PartialMatching(ActivationMatching(), 1.0), "mlp", models, stats)
+    np.testing.assert_allclose(run(x), mean([net.apply(m, x) for m in models]), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "ratio"), [("mlp", 0.3), ("mlp", 0.75), ("resnet A", 0.3), ("resnet B", 0.75)])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_identical_models_stay_the_model_at_any_ratio(name, ratio, mixed):
@@ -262,6 +272,8 @@ def test_what_has_to_stay_merged_says_why():
     tied, rms, linear = (network(name).graph for name in ("tied_embedding", "rms_norm_without_scale", "average_pooling"))
     assert list(held(tied).values()) == ["'table' both writes and reads it"]
     assert list(held(rms).values()) == ["its group is orthogonal"]
+    shared = held(network("normalised_queries_with_scale").graph)
+    assert "products of features sum over it" in shared.values()
     assert held(linear) == {} and "linear" in {n.group for n in linear.nodes.values()}
     assert set(PartialMatching(ratio=1.0).ratios(tied).values()) == {0.0, 1.0}
 
