@@ -45,9 +45,7 @@ def load_images(folder: Path | None = None, *, validation: float = 0.1) -> Image
     elif (folder / "labels.npz").is_file():
         name, train, test = "CIFAR-10, 20,000 of its training images", *_compressed(folder)
     else:
-        raise ValueError(
-            f"no CIFAR-10 in {folder}: give the folder cifar-10-batches-bin of its binary version"
-        )
+        raise ValueError(f"no CIFAR-10 in {folder}: give the folder cifar-10-batches-bin of its binary version")
     mean, deviation = train.inputs.mean((0, 1, 2)), train.inputs.std((0, 1, 2))
     train, test = (Examples(((x - mean) / deviation).astype(np.float32), y.astype(np.int32)) for x, y in (train, test))
     order = np.random.default_rng(0).permutation(len(train.labels))

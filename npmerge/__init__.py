@@ -6,7 +6,18 @@ from npmerge.aligned import Aligned
 from npmerge.base import LinearMerge, Merge, combine
 from npmerge.batches import in_order, shuffled
 from npmerge.constraints import Box, Free, Simplex
-from npmerge.evaluate import Barrier, LogitEnsemble, Metrics, Path, barrier, evaluate, path_between, resetting
+from npmerge.evaluate import (
+    Barrier,
+    LogitEnsemble,
+    Metrics,
+    Path,
+    barrier,
+    evaluate,
+    flops,
+    parameters,
+    path_between,
+    resetting,
+)
 from npmerge.figures import barrier_figure, correlation_figure, graph_figure
 from npmerge.fit import FitResult, History, fit
 from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
@@ -70,9 +81,11 @@ __all__ = [
     "evaluate",
     "fine_tuning",
     "fit",
+    "flops",
     "graph_figure",
     "in_order",
     "multi_head",
+    "parameters",
     "path_between",
     "repair",
     "reset_statistics",

@@ -97,6 +97,22 @@ def test_a_stream_is_cut_at_the_end_of_a_stage():
         multi_head(NET.apply, GRAPH, [MODEL, MODEL], maps_of([MODEL, MODEL], NODES[:1]))
 
 
+def test_what_is_shared_is_stored_and_computed_once():
+    """Two heads behind all but the classifier cost little more than one network; behind the first stage, much more."""
+    models, optimised = [MODEL, generic(NET.variables, 1)], jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        cost = [
+            [nm.flops(headed.apply, headed.variables, X) / nm.flops(NET.apply, MODEL, X), nm.parameters(headed.variables)]
+            for headed in (multi_head(NET.apply, GRAPH, models, maps_of(models, NODES[:k])) for k in (2, len(NODES)))
+        ]
+    finally:
+        jax.config.update("jax_disable_most_optimizations", optimised)
+    assert 1 < cost[1][0] < 1.1 < cost[0][0] < 2
+    classifier = sum(x.size for x in jax.tree.leaves(MODEL["params"]["head"]))
+    assert cost[1][1] == nm.parameters(MODEL) + classifier < cost[0][1] < 2 * nm.parameters(MODEL)
+
+
 def test_maps_must_be_of_the_same_nodes():
     with pytest.raises(ValueError, match=r"maps of the same nodes for each of 2 models: got \[\['params/conv'\], \[\]\]"):
         multi_head(NET.apply, GRAPH, [MODEL, MODEL], [maps_of([MODEL, MODEL], NODES[:1])[0], {}])
