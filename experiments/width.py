@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +17,12 @@ import jax
 import numpy as np
 import optax
 import typer
-from alignment.allocation import allocate
-from alignment.costs import costs
-from alignment.gains import disagreement
 
 import npmerge as nm
 from alignment import ActivationMatching, PartialMatching, ZipIt, resize
+from alignment.allocation import allocate
+from alignment.costs import costs
+from alignment.gains import disagreement
 from alignment.graph import PyTree
 from experiments.data import Images, find_cifar, load_images
 from experiments.run import Preset, Rows, machine, mean_and_deviation
@@ -48,11 +49,15 @@ class Settings:
 
 PRESETS = {
     Preset.test: Settings(
-        width=2, batch=16, training_steps=4, measured=64, budgets=(1.0, 1.5, 2.0), control_steps=2, control_rates=(1e-3,), limit=64
+        width=2, batch=16, training_steps=4, measured=64, budgets=(1.0, 1.5, 2.0), control_steps=2, control_rates=(1e-3,),
+        limit=64,
     ),
     Preset.cpu: Settings(),
     Preset.paper: Settings(blocks=3, width=64, training_steps=12_000, measured=18_000, control_steps=2_000),
 }  # fmt: skip
+
+
+Job = Callable[[float], dict[str, Any]]
 
 
 class Experiment:
@@ -88,17 +93,14 @@ class Experiment:
             self.rows.add(row | {"seconds": round(time.perf_counter() - began, 1)})
             typer.echo(f"seed {self.seed}: {name}, budget {budget:g}: accuracy {row['accuracy']:.4f}", err=True)
 
-    def jobs(self) -> list[tuple[str, float, Callable[[float], dict[str, Any]]]]:
+    def jobs(self) -> list[tuple[str, float, Job]]:
         """What there is to do, in order: method, budget, and the function that makes the row."""
         fits = {
             PARTIAL: None,
             TEACHER: nm.LeastSquares(),
             SEQUENTIAL: nm.LeastSquares(sequential=True),
         }
-        found: list[tuple[str, float, Callable[[float], dict[str, Any]]]] = [
-            ("parents", 1.0, self.parents),
-            (ENSEMBLE, 2.0, self.ensemble),
-        ]
+        found: list[tuple[str, float, Job]] = [("parents", 1.0, self.parents), (ENSEMBLE, 2.0, self.ensemble)]
         found += [(name, b, functools.partial(self.partial, fit)) for b in self.settings.budgets for name, fit in fits.items()]
         found += [(ZIPPED, float(stage), self.zipped) for stage in (1, 2, 3)]
         return [*found, (CONTROL, 1.0, self.control)]
@@ -233,8 +235,8 @@ def page(rows: Rows, command: str, seconds: tuple[float, float], settings: Setti
     return "\n".join([
         "# Merging at any size", "", INTRODUCTION, "", "![Accuracy and loss against size](size.png)", "",
         *markdown_table(header, table), "",
-        f"Mean and deviation over seeds {seeds}. Sizes are multiples of one network; operations count blocks that are not zero by "
-        "construction, dense operations all.", "",
+        f"Mean and deviation over seeds {seeds}. Sizes are multiples of one network; operations count blocks that are not zero "
+        "by construction, dense operations all.", "",
         "## Protocol", "", *(f"- {line}" for line in _protocol(settings, data, rows)), "",
         "## Expected, and what came out", "", *(f"- {line}" for line in _findings(rows)), "",
         f"`{command}`, {seconds[0]:.0f} s to train the parents and {seconds[1]:.0f} s for the rows, {machine()}.", "",
@@ -245,14 +247,14 @@ def _protocol(s: Settings, data: str, rows: Rows) -> list[str]:
     rates = sorted({row["rate"] for row in rows.all if row["method"] == CONTROL})
     return [
         f"Data: {data}; a tenth of the training images is for validation, the rest is cut into halves, anew for each seed.",
-        f"Parents: ResNet-{6 * s.blocks + 2} of width {s.width} with projection shortcuts, AdamW at {s.training_rate:g}, cosine, "
-        f"{s.training_steps} steps of {s.batch}; the best on validation data.",
+        f"Parents: ResNet-{6 * s.blocks + 2} of width {s.width} with projection shortcuts, AdamW at {s.training_rate:g}, "
+        f"cosine, {s.training_steps} steps of {s.batch}; the best on validation data.",
         f"Statistics, least squares and BatchNorm: {s.measured} training images without labels, the same for every row.",
-        "Partial matching: by correlation of activations; ratios by `allocate` from 1 - mean correlation of each node, which needs "
-        "no labels, within the budget of operations.",
-        "ZipIt: alpha 1, beta 0, as far as the end of the first, second and third stage; the logits of both heads are averaged.",
-        f"Control: the permuted average, all weights fine-tuned for {s.control_steps} steps on the same {s.measured} images with "
-        f"their labels, the rate of {s.control_rates} chosen on validation data: {rates}.",
+        "Partial matching: by correlation of activations; ratios by `allocate` from 1 - mean correlation of each node, which "
+        "needs no labels, within the budget of operations.",
+        "ZipIt: alpha 1, beta 0, to the end of the first, second and third stage; the logits of both heads are averaged.",
+        f"Control: the permuted average, all weights fine-tuned for {s.control_steps} steps on the same {s.measured} images "
+        f"with their labels, the rate of {s.control_rates} chosen on validation data: {rates}.",
         "Nothing else is tuned. The test set is read once for each row.",
     ]
 
@@ -264,12 +266,11 @@ def _findings(rows: Rows) -> list[str]:
     budgets = sorted({row["budget"] for row in rows.all if row["method"] == PARTIAL})
     low, high = budgets[0], budgets[-1]
     curves = {name: [mean(name, b) for b in budgets] for name in (PARTIAL, TEACHER, SEQUENTIAL)}
-    steps = {name: sum(b > a for a, b in zip(c[:-1], c[1:], strict=True)) for name, c in curves.items()}
+    steps = {name: sum(b > a for a, b in itertools.pairwise(c)) for name, c in curves.items()}
     between = budgets[1:-1] or budgets
     gains = {name: float(np.mean([mean(name, b) - mean(PARTIAL, b) for b in between])) for name in (TEACHER, SEQUENTIAL)}
-    zipped = [
-        (float(np.mean([r["flops"] for r in group])), float(np.mean([r["accuracy"] for r in group]))) for group in _stages(rows)
-    ]
+    zipped = [[float(np.mean([r[column] for r in group])) for column in ("flops", "accuracy")] for group in _stages(rows)]
+    better = [mean(name, low) - mean(PARTIAL, low) for name in (TEACHER, SEQUENTIAL)]
     return [
         f"Expected: accuracy rises with size from the permuted average to the ensemble. Found: partial matching goes from "
         f"{mean(PARTIAL, low):.3f} at {low:g} to {mean(PARTIAL, high):.3f} at {high:g} (ensemble {mean(ENSEMBLE):.3f}, parents "
@@ -277,11 +278,11 @@ def _findings(rows: Rows) -> list[str]:
         f"teacher-forced and {steps[SEQUENTIAL]} with sequential least squares.",
         "Least squares at sizes in between, beside the weights of partial matching: "
         f"{100 * gains[TEACHER]:+.1f} points teacher-forced, {100 * gains[SEQUENTIAL]:+.1f} points sequential; at size {low:g} "
-        f"{100 * (mean(TEACHER, low) - mean(PARTIAL, low)):+.1f} and {100 * (mean(SEQUENTIAL, low) - mean(PARTIAL, low)):+.1f}.",
+        f"{100 * better[0]:+.1f} and {100 * better[1]:+.1f}.",
         "ZipIt with two heads, beside the sequential least squares at equal operations (interpolated): "
         + ", ".join(f"{a:.3f} and {np.interp(f, budgets, curves[SEQUENTIAL]):.3f} at {f:.2f}" for f, a in zipped) + ".",
-        f"The control, which alone sees labels, has {mean(CONTROL):.3f} at the size of one network, where sequential least squares "
-        f"have {mean(SEQUENTIAL, low):.3f}.",
+        f"The control, which alone sees labels, has {mean(CONTROL):.3f} at the size of one network, where sequential least "
+        f"squares have {mean(SEQUENTIAL, low):.3f}.",
     ]  # fmt: skip
 
 
