@@ -42,6 +42,7 @@ from alignment.soft_permutation import SoftPermutation, annealed
 from alignment.straight_through import StraightThrough
 from alignment.taps import Captured, SiteFeatures, capture
 from alignment.trace import trace
+from alignment.transport_plan import Transport
 from alignment.weight_distance import weight_distance
 from alignment.weight_matching import WeightMatching
 from alignment.zipit import ZipIt
@@ -58,6 +59,7 @@ ALIGNMENTS: tuple[type[Alignment], ...] = (
     CycleConsistent,
     ZipIt,
     PartialMatching,
+    Transport,
 )
 
 __all__ = [
@@ -98,6 +100,7 @@ __all__ = [
     "Statistic",
     "StraightThrough",
     "Tap",
+    "Transport",
     "WeightMatching",
     "ZipIt",
     "align",

@@ -173,15 +173,20 @@ def node_moments(stats: Stats | None, alignment: Alignment, graph: Graph, models
     return moments
 
 
-def joint_moments(
-    stats: Stats | None, alignment: Alignment, graph: Graph, models: Sequence[PyTree], nodes: Iterable[str]
-) -> dict[str, Joint]:
-    """The JointMoments in `stats` of some nodes of networks of one width. Raises and warns as `node_moments` does."""
+def joint_moments(stats: Stats | None, alignment: Alignment, graphs: Sequence[Graph], nodes: Iterable[str]) -> dict[str, Joint]:
+    """The JointMoments in `stats` of some nodes, one graph for each model. Raises and warns as `node_moments` does."""
     every: Mapping[str, Joint] = _activations(stats, alignment, JointMoments)
     moments = {name: every[name] for name in nodes if name in every}
-    taken = {m.mean.shape[-1] / joint_units(graph, name) for name, m in moments.items()}
-    _check_moments(alignment, moments, taken, len(models))
-    _warn_of_untapped(alignment, graph, nodes)
+    taken = set()
+    for name, m in moments.items():
+        units, got = [joint_units(graph, name) for graph in graphs], m.mean.shape[-1]
+        if len(set(units)) == 1:
+            taken.add(got / units[0])
+        elif got != sum(units):
+            expected = f"{' + '.join(map(str, units))} units at node {name!r}"
+            raise ValueError(f"{type(alignment).__name__} got models with {expected}, but the statistics are of {got}")
+    _check_moments(alignment, moments, taken, len(graphs))
+    _warn_of_untapped(alignment, graphs[0], nodes)
     return moments
 
 

@@ -92,7 +92,7 @@ class ZipIt(Alignment):
         if self.matcher == "identity" or (count == 1 and all(own.nodes[n].size == width for n, width in widths.items())):
             same = {name: identity(own.nodes[name].size, own.nodes[name].copies) for name in nodes}
             return [jax.tree.map(jnp.asarray, same) for _ in models]
-        moments = joint_moments(stats, self, own, models, nodes)
+        moments = joint_moments(stats, self, (own,) * count, nodes)
         pairs = {name: against_reference(m, count) for name, m in moments.items() if name in kept}
         theta = _permuted(own, [name for name in nodes if name in kept], pairs, count)
         for name in [name for name in widths if name in moments]:

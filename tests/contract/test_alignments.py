@@ -21,6 +21,7 @@ from alignment import (
     Scale,
     SoftPermutation,
     StraightThrough,
+    Transport,
     WeightMatching,
     ZipIt,
     align,
@@ -41,6 +42,7 @@ INSTANCES: dict[type[Alignment], Alignment] = {
     CycleConsistent: CycleConsistent(),
     ZipIt: ZipIt(),
     PartialMatching: PartialMatching(ratio=0.0),  # other ratios change widths: tests/alignment/test_partial.py
+    Transport: Transport(),
 }
 TOGETHER = (
     CycleConsistent,

@@ -1,0 +1,78 @@
+"""The widths that networks of different widths come to, and which nodes cannot change theirs."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from alignment.graph import Graph
+from alignment.labels import new_size
+
+Width = int | tuple[tuple[str, int], ...] | None
+
+
+def grouped(graph: Graph) -> list[str]:
+    """Nodes that index others (heads) and those inside them: permuted only, so their widths cannot change."""
+    nodes = graph.nodes.values()
+    indexing = {i for node in nodes for i in node.index}
+    return [n.name for n in nodes if n.name in indexing or any(i in graph.nodes for i in n.index)]
+
+
+def families(graph: Graph) -> list[list[str]]:
+    """The nodes that have to be aligned together: heads with what is inside them, every other node alone. In graph order."""
+    found: dict[str, list[str]] = {}
+    for node in graph.nodes.values():
+        outer = next((i for i in node.index if i in graph.nodes), node.name)
+        found.setdefault(outer, []).append(node.name)
+    return list(found.values())
+
+
+def check_width(width: Width) -> None:
+    """Raise ValueError for what is not a positive number of units, or (node, units) for some nodes."""
+    each = width if isinstance(width, tuple) else [] if width is None else [("", width)]
+    if any(not isinstance(pair, tuple) or len(pair) != 2 for pair in each):
+        raise ValueError(f"width must be a number of units or a tuple of (node, units), got {width!r}")
+    if any(not isinstance(units, int) or units < 1 for _, units in each):
+        raise ValueError(f"width must be at least one unit, got {width!r}")
+
+
+def new_widths(graphs: Sequence[Graph], width: Width) -> dict[str, int]:
+    """The units of every node of the merged network.
+
+    Args:
+        graphs: that of each model, with the same nodes.
+        width: the units of every node that may change, or of those that are named; others keep those of model 0.
+
+    Raises:
+        ValueError: a node that the graph does not have; nodes with other copies; other heads, or other units inside them, in
+            another model or wanted; an axis that no map touches and that is not equally long in all models.
+    """
+    first, fixed = graphs[0].nodes, grouped(graphs[0])
+    wanted = dict(width) if isinstance(width, tuple) else {n: width for n in first if width and n not in fixed}
+    if foreign := sorted(wanted.keys() - first.keys()):
+        near = difflib.get_close_matches(foreign[0], first, n=1, cutoff=0)
+        raise ValueError(f"width names {foreign[0]!r}, which is no node of the graph: the nearest is {', '.join(near)!r}")
+    found = {name: wanted.get(name, node.size) for name, node in first.items()}
+    for name in fixed:
+        _check_fixed(name, first[name].size, found[name], "the width asked for")
+    for k, graph in enumerate(graphs):
+        for name, node in graph.nodes.items():
+            if (node.index, node.copies) != (first[name].index, first[name].copies):
+                raise ValueError(f"node {name!r} has copies {node.copies} in model {k}, but {first[name].copies} in model 0")
+            if name in fixed:
+                _check_fixed(name, first[name].size, node.size, f"model {k}")
+        _check_shapes(graphs[0], graph, found, k)
+    return found
+
+
+def _check_fixed(name: str, expected: int, got: int, where: str) -> None:
+    if got != expected:
+        raise ValueError(
+            f"node {name!r} indexes others or is inside them, so it is permuted only: "
+            f"expected the {expected} units of model 0, got {got} in {where}"
+        )
+
+
+def _check_shapes(first: Graph, graph: Graph, widths: Mapping[str, int], k: int) -> None:
+    for path, labels in first.axes.items():
+        ours, theirs = (tuple(new_size(a, widths) for a in axes) for axes in (labels, graph.axes.get(path, ())))
+        if ours != theirs:
+            raise ValueError(f"{path!r} would have shape {ours} in model 0 and {theirs} in model {k}: see graph.pinned")
