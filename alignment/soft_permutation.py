@@ -101,9 +101,10 @@ class SoftPermutation(Alignment):
 
 
 def annealed(temperature: optax.Schedule) -> optax.GradientTransformation:
-    """Lower the temperature of soft permutations while they are learned: scale the logits by t_k / t_(k+1) after step k.
+    """Lower the temperature of soft permutations while they are learned: X_(k+1) = X_k t_k / t_(k+1) + update.
 
-    S depends on logits / temperature alone, so this is the schedule t relative to its own beginning. It goes last:
+    S depends on logits / temperature alone, so scaling the logits X is the schedule t relative to its own beginning. The
+    update of step k is added behind it, as it is. The transformation goes last:
     `optax.chain(optax.adam(0.1), annealed(optax.exponential_decay(1.0, 100, 0.1)))` for theta of an alignment; where
     coefficients are learned too, `optax.masked(annealed(...), {"alignment": True, "merge": False})`.
 

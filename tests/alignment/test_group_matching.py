@@ -12,9 +12,11 @@ import pytest
 
 import alignment
 from alignment import GroupMatching, NodeMap, align, discrepancy, trace, transport, verify
+from alignment.assignment import assign
 from alignment.group_matching import _Pair
 from alignment.maps import random_element
 from alignment.orthogonal import nearest_orthogonal
+from tests.alignment import networks
 
 VOCABULARY, WIDTH, HEADS, SIZE, HIDDEN, LENGTH = 11, 8, 3, 4, 6, 5
 
@@ -112,6 +114,66 @@ def test_the_objective_never_falls():
         np.vdot(np.asarray(a), np.asarray(b)) for a, b in zip(*(jax.tree.leaves(model(k)) for k in (0, 1)), strict=True)
     )
     assert pair.objective(identity) == pytest.approx(exact, rel=1e-5)
+
+
+def heads(v: Any, x: jax.Array) -> jax.Array:
+    """Three heads of two units, and perhaps a number for each head."""
+    h = jnp.tanh(jnp.einsum("bi,ihd->bhd", x, v["a"]))
+    if "gate" in v:
+        h = h * jnp.broadcast_to(v["gate"][None, :, None], h.shape)
+    return jnp.einsum("bhd,hdo->bo", h, v["b"])
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_heads_with_units_inside_equal_brute_force(gated):
+    """All orders of the heads and of the units of each: what is inside a head, and what the head is worth by itself."""
+    shapes = {"a": (4, 3, 2), "b": (3, 2, 3)} | ({"gate": (3,)} if gated else {})
+    inside = list(itertools.product(itertools.permutations(range(2)), repeat=3))
+    net = trace(heads, {n: np.zeros(s, np.float32) for n, s in shapes.items()}, jnp.zeros((2, 4)))
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        ours, theirs = ({n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()} for _ in range(2))
+        for gates in [ours, theirs] if gated else []:
+            gates["gate"] *= 3  # enough to overrule what is inside
+        every = []
+        for order, units in itertools.product(itertools.permutations(range(3)), inside):
+            a = np.stack([theirs["a"][:, h, list(units[h])] for h in order], 1)
+            b = np.stack([theirs["b"][h, list(units[h])] for h in order])
+            gate = np.vdot(ours["gate"], theirs["gate"][list(order)]) if gated else 0
+            every.append(np.vdot(ours["a"], a) + np.vdot(ours["b"], b) + gate)
+        found = align(GroupMatching(), net, [ours, theirs])[1]
+        assert sum(np.vdot(ours[n], found[n]) for n in shapes) == pytest.approx(max(every), rel=1e-4), seed
+
+
+def recurrent(v: Any, x: jax.Array) -> jax.Array:
+    h = jnp.tanh(x @ v["u"])
+    return jnp.tanh(h @ v["w"] + x @ v["u"]) @ v["o"]
+
+
+def test_the_objective_never_falls_where_a_tensor_carries_a_node_twice():
+    """There the best answer to the scores may be worse than what it replaces. Learned permutations start at the result too."""
+    shapes = {"u": (4, 5), "w": (5, 5), "o": (5, 3)}
+    start = networks.fill({name: networks.Shape(shape, jnp.float32) for name, shape in shapes.items()}, 0)
+    twice = trace(recurrent, start, networks.data(2, 4))
+    (node,) = twice.nodes
+    lifted = 0
+    for seed in range(10):
+        models = [networks.fill(start, 2 * seed + k) for k in range(2)]
+        pair = _Pair(twice, *models)
+        values = [pair.objective(pair.solved(sweeps)) for sweeps in range(4)]
+        assert all(b >= a - 1e-5 * abs(a) for a, b in itertools.pairwise(values)), (seed, values)
+        found, learned = (GroupMatching(learn_permutations=learn).init(twice, models)[1][node] for learn in (False, True))
+        np.testing.assert_array_equal(GroupMatching().maps([{node: learned}], twice)[0][node].push.argmax(-1), found)
+        lifted += not np.array_equal(assign(pair.scores(pair.solved(100))[node]), found)
+    assert lifted
+
+
+def test_maps_stay_in_their_groups_wherever_theta_is_moved():
+    """As learning moves it: orthogonal parameters are projected, the inverse is that of the matrix itself."""
+    method, rng = GroupMatching(learn_permutations=True), np.random.default_rng(0)
+    theta = method.init(graph(), [model(0), model(1)])
+    theta = jax.tree.map(lambda x: x + 0.05 * jnp.asarray(rng.standard_normal(x.shape), jnp.float32), theta)
+    assert discrepancy(apply, graph(), method.maps(theta, graph())[1], model(1), TOKENS) < 1e-4
 
 
 def test_every_parameter_of_theta_can_be_learned():

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+import alignment
 import npmerge as nm
 from alignment import CCA, ActivationMatching, Procrustes, SoftPermutation, WeightMatching, annealed, sinkhorn, weight_distance
 from npmerge.evaluate import path_between
@@ -51,10 +52,26 @@ def test_maps_are_doubly_stochastic_and_rounded_ones_exactly_permutations(graph)
     chex.assert_trees_all_equal(SOFT.rounded(SOFT.rounded(theta)), SOFT.rounded(theta))
 
 
+def test_rounding_assigns_where_two_rows_prefer_the_same_unit():
+    logits = np.float32([[2, 1.9, 0], [2, 0, 0], [0, 0, 1]])
+    hard = SOFT.rounded([{}, {"node": logits}])[1]["node"]
+    np.testing.assert_array_equal(hard > 0, np.eye(3)[[1, 0, 2]] > 0)
+
+
 def test_without_a_start_logits_are_the_identity_and_noise(graph):
     logits = SOFT.init(graph, [A, B])[1]["first"]
     noise = (logits - np.eye(6)) / 0.1
     assert np.abs(noise).max() < 4 and 0.6 < noise.std() < 1.4
+
+
+def test_every_node_has_noise_of_its_own_whatever_other_nodes_there_are():
+    def logits(*names):
+        nodes = {name: alignment.Node(name, 6, "permutation") for name in names}
+        return SOFT.init(alignment.Graph(nodes, {}, (), {}, (), {}), [None, None])[1]
+
+    both = logits("a", "b")
+    assert float(jnp.abs(both["a"] - both["b"]).max()) > 0.1
+    chex.assert_trees_all_equal(logits("b")["b"], both["b"])
 
 
 @pytest.mark.parametrize("temperature", [(1.0, 1.0), (1.0, 0.05)])
@@ -75,6 +92,13 @@ def test_init_descends_on_the_distance_of_the_weights_as_fit_would(graph):
     theta = SoftPermutation(steps=steps).init(graph, models)
     chex.assert_trees_all_close(theta, fitted.theta, atol=1e-3)
     assert float(weight_distance(SOFT, graph, theta, models)) < 0.97 * fitted.history.loss[0]
+
+
+def test_one_learning_rate_suits_weights_of_every_size(graph):
+    """The distance is a mean of squares: of weights a thousand times smaller its gradients are below Adam's usual epsilon."""
+    models, few = [A, toys.variables(1)], SoftPermutation(steps=5)
+    small = jax.tree.map(lambda x: x / 1024, models)
+    chex.assert_trees_all_close(few.init(graph, small), few.init(graph, models), atol=1e-4)
 
 
 def test_the_temperature_falls_geometrically_to_the_one_of_maps(graph):
@@ -127,8 +151,8 @@ def test_alignment_and_coefficients_are_learned_together(graph):
     assert result.status == "finished"
 
 
-def test_annealing_the_logits_is_lowering_the_temperature():
-    schedule = optax.exponential_decay(2.0, 1, 0.7)
+@pytest.mark.parametrize("schedule", [optax.exponential_decay(2.0, 1, 0.7), optax.linear_schedule(2.0, 0.5, 4)])
+def test_annealing_the_logits_is_lowering_the_temperature(schedule):
     optimizer = optax.chain(optax.sgd(1.0), annealed(schedule))
     theta = start = {"node": toys.array(3, 4, 4)}
     state = optimizer.init(theta)
@@ -140,6 +164,14 @@ def test_annealing_the_logits_is_lowering_the_temperature():
     assert float(jnp.abs(now - sinkhorn(start["node"] / schedule(0))).max()) > 0.05
     updates, _ = annealed(optax.constant_schedule(1.0)).update(start, optimizer.init(start)[1], theta)
     chex.assert_trees_all_equal(updates, start)
+
+
+def test_the_logits_are_scaled_and_then_updated():
+    """An update is of the size of the logits at the temperature that follows, so the step itself is not scaled."""
+    theta, step = toys.array(3, 4, 4), toys.array(4, 4, 4)
+    cooling = annealed(optax.linear_schedule(2.0, 0.5, 4))
+    updates, _ = cooling.update(step, cooling.init(theta), theta)
+    np.testing.assert_allclose(optax.apply_updates(theta, updates), 2.0 / 1.625 * theta + step, rtol=1e-6)
 
 
 def test_bad_input_is_named(graph):

@@ -82,25 +82,33 @@ def test_heads_are_recovered_among_noise(name):
     chex.assert_trees_all_equal(theta[1], networks.undone(net.graph, index))
 
 
-def test_heads_with_units_inside_equal_brute_force_and_need_one_sweep():
-    """Two levels of assignment are the global optimum over all orders of the heads and of the units of each."""
+@pytest.mark.parametrize("gated", [False, True])
+def test_heads_with_units_inside_equal_brute_force_and_need_one_sweep(gated):
+    """Two levels of assignment are the global optimum over all orders of the heads and of the units of each.
+
+    With a gate, a tensor carries the heads without what is inside them.
+    """
 
     def apply(v, x):
         h = jnp.tanh(jnp.einsum("bi,ihd->bhd", x, v["a"]))
+        h = h * jnp.broadcast_to(v["gate"][None, :, None], h.shape) if gated else h
         return jnp.einsum("bhd,hdo->bo", h, v["b"])
 
-    shapes = {"a": (4, 3, 2), "b": (3, 2, 3)}
+    shapes = {"a": (4, 3, 2), "b": (3, 2, 3)} | ({"gate": (3,)} if gated else {})
     graph = alignment.trace(apply, {name: networks.data(*s) for name, s in shapes.items()}, networks.data(2, 4))
     assert networks.table(graph) == {"a#1": (3, "permutation"), "a#2": (2, "permutation", {"a#1": 3})}
     inside = list(itertools.product(itertools.permutations(range(2)), repeat=3))
     for seed in range(5):
         rng = np.random.default_rng(seed)
         ours, theirs = ({name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()} for _ in range(2))
+        for gates in [ours, theirs] if gated else []:
+            gates["gate"] *= 3  # enough to overrule what is inside
         every = []
         for heads, units in itertools.product(itertools.permutations(range(3)), inside):
             a = np.stack([theirs["a"][:, h, list(units[h])] for h in heads], 1)
             b = np.stack([theirs["b"][h, list(units[h])] for h in heads])
-            every.append(objective(ours, {"a": a, "b": b}))
+            gate = {"gate": theirs["gate"][list(heads)]} if gated else {}
+            every.append(objective(ours, {"a": a, "b": b} | gate))
         theta = WeightMatching(max_sweeps=1).init(graph, [ours, theirs])
         assert objective(ours, moved_by(graph, theta[1], theirs)) == pytest.approx(max(every), rel=1e-5)
         chex.assert_trees_all_equal(WeightMatching().init(graph, [ours, theirs]), theta)
@@ -218,6 +226,18 @@ def test_the_mean_of_the_others_is_no_worse_than_the_reference_alone(name):
     chex.assert_trees_all_equal(theta[0], unmoved(net.graph))
     alone = [theta[0], *(WeightMatching().init(net.graph, [models[0], v])[1] for v in models[1:])]
     assert of_all_pairs(net.graph, models, theta) > of_all_pairs(net.graph, models, alone) + 1e-3
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
+def test_all_are_matched_to_the_reference_first(name):
+    """So the turns of strangers end where they end for models that were matched to it beforehand."""
+    net = networks.network(name)
+    models = [net.another(k + 1) for k in range(4)]
+    first = [unmoved(net.graph), *(WeightMatching().init(net.graph, [models[0], v])[1] for v in models[1:])]
+    matched = [moved_by(net.graph, orders, v) for orders, v in zip(first, models, strict=True)]
+    then = WeightMatching().init(net.graph, matched)
+    theta = WeightMatching().init(net.graph, models)
+    chex.assert_trees_all_equal(theta, [after(net.graph, a, b) for a, b in zip(first, then, strict=True)])
 
 
 def test_no_model_gains_from_another_turn():
