@@ -242,8 +242,9 @@ def _bare(label: Bare) -> Bare:
 
 
 def objective(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> float:
-    """The sum over all blocks of <ours, theirs>, which weight matching raises."""
-    return float(sum(np.vdot(a, b) for a, b in zip(ours, theirs, strict=True)))
+    """The sum over all blocks of <ours, theirs>, which weight matching raises, in float64."""
+    pairs = zip(ours, theirs, strict=True)
+    return float(sum(np.einsum("i,i->", a.ravel(), b.ravel(), dtype=np.float64) for a, b in pairs))
 
 
 def _columns(scores: Scores, order: Order) -> Scores:

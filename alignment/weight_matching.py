@@ -50,11 +50,10 @@ class WeightMatching(PermutationAlignment):
 
         The key is for the orders of the restarts; without one they are those of a fixed key.
         """
-        weights = [self._weights(m) for m in models]
+        start = _Several(graph, *_cut(graph, [self._weights(m) for m in models]))
         seed = jax.random.key_data(jax.random.key(0) if key is None else key)
         rngs = [None, *(np.random.default_rng([*np.ravel(seed).tolist(), k]) for k in range(1, self.restarts))]
-        runs = [self._run(_Several(graph, weights), rng) for rng in rngs]
-        best = max(runs, key=_Several.objective)
+        best = max((self._run(start.again(), rng) for rng in rngs), key=_Several.objective)  # holds no more than two runs
         return best.relative()
 
     def _weights(self, model: PyTree) -> Weights:
@@ -78,14 +77,23 @@ class WeightMatching(PermutationAlignment):
         return (names if rng is None else rng.permutation(names).tolist() for _ in range(self.max_sweeps))
 
 
+def _cut(graph: Graph, weights: Sequence[Weights]) -> tuple[list, list[list[np.ndarray]]]:
+    """The labels of all blocks, and the blocks of each model."""
+    cut = [[block for path in w for block in blocks(graph, path, w[path])] for w in weights]
+    return stacked([labels for labels, _ in cut[0]], [[x for _, x in model] for model in cut])
+
+
 class _Several:
     """The weights of several models cut into blocks, and the orders that brought them there."""
 
-    def __init__(self, graph: Graph, weights: Sequence[Weights]) -> None:
-        cut = [[block for path in w for block in blocks(graph, path, w[path])] for w in weights]
-        self.graph, self.count = graph, len(weights)
-        self.labels, self.tensors = stacked([labels for labels, _ in cut[0]], [[x for _, x in model] for model in cut])
-        self.orders = [unmoved(graph) for _ in weights]
+    def __init__(self, graph: Graph, labels: list, tensors: Sequence[list[np.ndarray]]) -> None:
+        self.graph, self.labels, self.tensors = graph, labels, list(tensors)
+        self.count = len(self.tensors)
+        self.orders = [unmoved(graph) for _ in self.tensors]
+
+    def again(self) -> "_Several":
+        """The same weights for another run: moving a model puts other arrays in the place of its own."""
+        return _Several(self.graph, self.labels, self.tensors)
 
     def match_one_by_one(self, sweeps: Callable[[], Iterator[Sequence[str]]]) -> None:
         """Permute each model to agree with the sum of those before it: the closer they start, the fewer turns follow."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import alignment
-from alignment import WeightMatching
+from alignment import WeightMatching, weight_matching
 from alignment.labels import NodeAxis
 from alignment.matching_scores import Descent, stacked
 from alignment.matching_scores import objective as total
@@ -184,6 +184,21 @@ def test_restarts_take_other_orders_and_keep_the_best():
         assert best == pytest.approx(max(value(n, k) for n in (1, 2, 3, 4)), rel=1e-6)
 
 
+def test_weights_are_cut_once_and_left_as_they_are(monkeypatch):
+    """Every run begins with them again."""
+    net, cuts = networks.network("resnet"), []
+
+    def cut(labels, models):
+        found = stacked(labels, models)
+        cuts.append((found[1], [[x.copy() for x in model] for model in found[1]]))
+        return found
+
+    monkeypatch.setattr(weight_matching, "stacked", cut)
+    WeightMatching(restarts=3).init(net.graph, [net.another(k) for k in range(3)])
+    ((now, before),) = cuts
+    chex.assert_trees_all_equal(now, before)
+
+
 @pytest.mark.parametrize("field", ["max_sweeps", "restarts"])
 def test_at_least_one_sweep_and_one_start(field):
     with pytest.raises(ValueError, match=rf"{field}.* must be positive, got"):
@@ -296,6 +311,12 @@ def test_blocks_that_carry_the_same_nodes_are_one():
     whole, parts = Descent(net.graph, together, a, b), Descent(net.graph, labels, ours, theirs)
     for node in net.graph.nodes.values():
         np.testing.assert_allclose(whole.scores(node), parts.scores(node), rtol=1e-4, atol=1e-4)
+
+
+def test_the_objective_is_summed_in_float64():
+    """Restarts are compared by it, and may differ by less than rounding of float32."""
+    ours, theirs = np.float32([[1e8, 1], [-1e8, 1e-3]]), np.ones((2, 2), np.float32)
+    assert total([ours], [theirs]) == pytest.approx(1.001)
 
 
 def flat_blocks(graph, variables):
