@@ -146,6 +146,18 @@ def test_costs_differ_and_the_squared_distance_is_the_uncentred_one():
     assert found["euclidean"] == [1, 0]
 
 
+def test_heads_of_one_unit_are_paired_as_their_units_would_be():
+    """The same waves as two heads: what is inside them is compared by the cost, not by correlation whatever the cost."""
+    t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    x, y = np.stack([np.cos(t), np.cos(t + 1.2)], 1), np.stack([9 * np.cos(t + 0.5), np.cos(t + 0.1)], 1)
+    graph = one_node(1, index=("heads",), copies=(2,))
+    silent = moments(*np.zeros((2, 60, 2), np.float32))
+    stats = {NodeMoments: {"n": moments(np.float32(x), np.float32(y)), "heads": silent}}
+    theta = {cost: ActivationMatching(cost).init(graph, [None, None], stats=stats)[1] for cost in COSTS}
+    found = {cost: model["heads"].tolist() for cost, model in theta.items()}
+    assert found == {"correlation": [1, 0], "uncentred": [0, 1], "euclidean": [1, 0]}
+
+
 @costs
 @pytest.mark.parametrize(("ours", "theirs"), [((1, 4), (0, 3)), ((2,), ()), ((), (2,)), ((0, 1, 2), (4,)), ((0,), (1, 2, 3))])
 def test_dead_units_are_left_to_the_end_and_paired_in_order(cost, ours, theirs):
@@ -220,6 +232,8 @@ def test_matched_correlation_is_the_mean_over_living_pairs():
     assert noisy.mean.shape == m.mean.shape
     nothing = moments(np.zeros_like(x), y)
     assert matched_correlation({"n": nothing})["n"].tolist() == [0.0]
+    same = x * np.float32([1, 1, 0, 1])  # a dead unit is no unit that disagrees
+    assert matched_correlation({"n": moments(same, same)})["n"] == pytest.approx([1.0], abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "seeds"), [("mlp", [1]), ("towers", [])])
@@ -258,6 +272,17 @@ def test_the_reference_stays_even_with_dead_and_doubled_units():
         stats = {NodeMoments: {"n": moments(x, rng.standard_normal((30, 6)).astype(np.float32))}}
         theta = ActivationMatching().init(one_node(6), [None, None], stats=stats)
         assert theta[0]["n"].tolist() == list(range(6)), seed
+
+
+def test_nodes_without_activations_are_warned_of_and_stay():
+    """But not heads, which are matched by what is inside them."""
+    graph = one_node(2, index=("heads",), copies=(2,))
+    nodes = graph.nodes | {name: alignment.Node(name, 3, "permutation") for name in ("unseen", "hidden")}
+    graph = alignment.Graph(nodes, {}, (), {"n": graph.taps["n"]}, (), {})
+    stats = {NodeMoments: {"n": moments(*np.random.default_rng(0).standard_normal((2, 50, 4)).astype(np.float32))}}
+    with pytest.warns(UserWarning, match="ActivationMatching leaves nodes without activations as they are: unseen, hidden$"):
+        theta = ActivationMatching().init(graph, [None, None], stats=stats)
+    assert theta[1].keys() == {"n", "heads"}
 
 
 # --------------------------------------------------------------------------------------------------------- assignment

@@ -106,6 +106,14 @@ def test_the_relative_gamma_does_not_see_the_unit_of_measurement():
         assert np.allclose(small.push, large.push, atol=1e-3) == agrees
 
 
+def test_the_relative_gamma_is_a_multiple_of_the_mean_variance_dead_units_included():
+    """Of two models whose mean variance is one, dead units among them, both scales are the same."""
+    x, y = np.insert(X, [1, 3], 0.0, axis=1), np.insert(np.tanh(X @ rotation(N)), [0, 5], 0.0, axis=1)
+    x, y = (z / np.sqrt(z.var(0).mean()) for z in (x, y))
+    relative, absolute = (fit(x, y, CCA(0.3, scale))[0].push for scale in ("relative", "absolute"))
+    np.testing.assert_allclose(relative, absolute, atol=1e-4)
+
+
 # --------------------------------------------------------------------------------------------------------- dead units
 
 
@@ -131,6 +139,17 @@ def test_dead_units_stay_where_both_models_have_the_same():
         m, _ = fit(x, y, CCA(gamma))
         np.testing.assert_allclose(m.push[np.ix_(dead, dead)], np.eye(2), atol=1e-5)
         np.testing.assert_allclose(m.pull[np.ix_(dead, dead)], np.eye(2), atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1])
+def test_different_numbers_of_dead_units_give_a_moderate_map_in_any_unit_of_measurement(gamma):
+    """Live directions then meet dead ones, which have no variance to go by: that of both models is taken."""
+    x, y = np.insert(X, [2], 0.0, axis=1), np.insert(np.tanh(X)[:, :3], [0, 1, 1], 0.0, axis=1)
+    maps = [fit(unit * x, unit * y, CCA(gamma))[0] for unit in (1, 1 / 1024, 1024)]
+    for m in maps:
+        assert max(np.abs(m.push).max(), np.abs(m.pull).max()) < 10
+        np.testing.assert_allclose(m.push, maps[0].push, atol=1e-3)
+        np.testing.assert_allclose(m.push @ m.pull, np.eye(6), atol=1e-3)
 
 
 def perturbed(solver, rng):
@@ -207,8 +226,12 @@ def test_a_node_that_is_dead_as_a_whole_gives_a_moderate_map(gamma, dead):
 # ----------------------------------------------------------------------------------------------------------- networks
 
 
-def test_an_invertible_reparametrisation_of_a_linear_network_is_undone():
-    """A merged with an invertible reparametrisation of A is A's function (full rank: no node is wider than the inputs)."""
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_a_reparametrisation_of_a_linear_network_is_undone(gamma):
+    """A merged with an invertible reparametrisation of A is A's function (full rank: no node is wider than the inputs).
+
+    Of an orthogonal one for every gamma, for then whitening takes the same from both.
+    """
 
     def apply(v, x):
         return networks.dense(v["out"], networks.dense(v["second"], networks.dense(v["first"], x)))
@@ -221,12 +244,13 @@ def test_an_invertible_reparametrisation_of_a_linear_network_is_undone():
     planted = {
         n: np.asarray(networks.data(k, k, seed=k)) + 2 * np.eye(k, dtype=np.float32) for n, k in (("first", 5), ("second", 4))
     }
+    planted = {n: polar(m).astype(np.float32) if gamma else m for n, m in planted.items()}
     maps = {n: alignment.general(m) for n, m in planted.items()}
     other = alignment.transport(graph, maps, variables)
     statistic = NodeMoments()
     measure = jax.jit(lambda models, x: statistic.measure(apply, graph, models, (x, None)))
     stats = {NodeMoments: statistic.finalise(measure([variables, other], x))}
-    aligned = alignment.align(CCA(gamma=0.0), graph, [variables, other], stats=stats)
+    aligned = alignment.align(CCA(gamma), graph, [variables, other], stats=stats)
 
     def mean(a, b):
         return jax.tree.map(lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, a, b)
@@ -283,6 +307,19 @@ def test_heads_are_paired_by_what_is_inside_and_that_is_solved_between_the_paire
         np.testing.assert_array_equal(found["heads"].push.argmax(-1), np.argsort(order))
         back = np.einsum("pij,pnj->pni", found["n"].push, y)[np.argsort(order)]
         np.testing.assert_allclose(back, x, atol=0.1)
+
+
+@pytest.mark.parametrize(("group", "order"), [("orthogonal", [0, 1]), ("linear", [1, 0])])
+def test_heads_are_as_much_alike_as_their_group_can_make_them(group, order):
+    """A loud direction is shared with one head, two faint ones with the other: rotations cannot make those loud."""
+    loud, faint = np.random.default_rng(0).standard_normal((2, 300, 1)), np.random.default_rng(1).standard_normal((2, 300, 2))
+    x, y = (np.concatenate([np.concatenate([10 * loud[h], f[h]], 1) for h in (0, 1)], 1) for f in (faint, faint[::-1]))
+    graph = one_node(3, index=("heads",), copies=(2,), group=group)
+    graph = dataclasses.replace(graph, taps={"n": graph.taps["n"]})
+    stats = {NodeMoments: {"n": moments(np.float32(x), np.float32(y))}}
+    for method in (Procrustes(approximate=True), CCA(0.01, approximate=True)):
+        found = method.maps(method.init(graph, [None, None], stats=stats), graph)[1]
+        np.testing.assert_array_equal(np.asarray(found["heads"].push).argmax(-1), order)
 
 
 @pytest.mark.parametrize("name", ["mlp", "vgg", "resnet"])

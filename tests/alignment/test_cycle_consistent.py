@@ -68,6 +68,16 @@ def test_two_models_agree_at_least_as_well_as_weight_matching_makes_them():
     assert better
 
 
+@pytest.mark.parametrize(("name", "count", "seed"), [("mlp", 2, 1), ("towers", 3, 3)])
+def test_no_model_gains_from_being_matched_to_the_sum_of_the_others(name, count, seed):
+    """Rounding alone does not end there: for these the ascent behind it moves something."""
+    graph, models = strangers(name, count, seed)
+    found = [moved(graph, v, orders) for v, orders in zip(models, CycleConsistent().init(graph, models), strict=True)]
+    for k, model in enumerate(found):
+        others = jax.tree.map(lambda *x: sum(x), *found[:k], *found[k + 1 :])
+        chex.assert_trees_all_equal(WeightMatching().init(graph, [others, model])[1], unmoved(graph))
+
+
 def test_many_models_agree_better_than_when_each_is_matched_to_the_first():
     values = []
     for seed in range(3):

@@ -70,6 +70,7 @@ def test_the_forward_is_exactly_a_permutation_under_jit(graph, device):
         found = maps[1]["first"]
         np.testing.assert_array_equal(found.push, np.eye(6)[assign(np.asarray(theta[1]["first"]))])
         np.testing.assert_array_equal(found.pull, found.push.T)
+    assert ("pure_callback" in str(jax.make_jaxpr(alignment.maps, static_argnums=1)(theta, graph))) is not device
 
 
 def test_the_gradient_of_the_scores_is_that_of_the_permutation(graph):

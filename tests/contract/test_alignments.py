@@ -176,10 +176,12 @@ def test_exchanged_heads_with_exchanged_units_come_back(kind):
 
 
 @alignments
-def test_the_outcome_is_deterministic(kind, graph):
+@pytest.mark.parametrize("seed", [None, 3], ids=["without a key", "for a key"])
+def test_the_outcome_is_deterministic(kind, seed, graph):
     models = [model(0), model(1)]
     stats = stats_for(instance(kind), graph, models)
-    first, second = (align(dataclasses.replace(instance(kind)), graph, models, stats=stats) for _ in range(2))
+    keys = [None if seed is None else jax.random.key(seed) for _ in range(2)]
+    first, second = (align(dataclasses.replace(instance(kind)), graph, models, stats=stats, key=key) for key in keys)
     chex.assert_trees_all_equal(first, second)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from alignment import CCA, ActivationMatching, WeightMatching, ZipIt, align, resize, trace
+from alignment import CCA, ActivationMatching, SoftPermutation, WeightMatching, ZipIt, align, resize, trace
 from npmerge import (
     Aligned,
     Average,
@@ -106,6 +106,18 @@ def test_zipped_networks_of_another_width_are_learned(graph, width):
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), result.theta, theta)
     assert all(jax.tree.leaves(moved))  # of both models: neither is the reference
     chex.assert_tree_all_finite(result.theta)
+
+
+def test_rounding_is_that_of_the_alignment_and_leaves_the_merge(graph):
+    models = [A, variables(1)]
+    merge = Aligned(SoftPermutation(steps=0), NP, graph)
+    soft = merge.init(stack_models(models))
+    hard = merge.rounded(soft)
+    chex.assert_trees_all_equal(hard["merge"], soft["merge"])
+    expected = Average()(stack_models(align(merge.alignment, graph, models)))
+    chex.assert_trees_all_close(merge.apply(hard, stack_models(models)), expected, rtol=1e-6, atol=1e-6)
+    blurred = merge.apply(soft, stack_models(models))
+    assert float(jnp.abs(blurred["first"]["kernel"] - expected["first"]["kernel"]).max()) > 0.1
 
 
 def test_needs_are_those_of_the_alignment(graph):
