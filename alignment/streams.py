@@ -200,10 +200,14 @@ class Stream:
 
 
 def _made(step: Step, facts: Facts, axis: int) -> dict[int, int]:
-    """The weight of a contraction that makes the axis, with its axis there."""
+    """The weight of a contraction that makes the axis, with its axis there.
+
+    Not of a convolution in groups: its features are made of different ones each, so their mean is made by no such kernel.
+    """
     if step.name == "conv_general_dilated":
         numbers = step.params["dimension_numbers"]
-        made = axis == numbers.out_spec[1] and step.params["batch_group_count"] == 1 and step.ins[1] not in facts.data
+        grouped = (step.params["feature_group_count"], step.params["batch_group_count"]) != (1, 1)
+        made = axis == numbers.out_spec[1] and not grouped and step.ins[1] not in facts.data
         return {1: numbers.rhs_spec[0]} if made else {}
     if step.name != "dot_general":
         return {}

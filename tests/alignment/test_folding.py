@@ -311,6 +311,111 @@ def test_a_scale_read_by_something_else_stays(between, why):
     assert any(why in reason for reason in unchanged(one))
 
 
+STREAM = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
+
+
+def not_centred(one: Net) -> list[str]:
+    """That the writers of the stream stay as they are; why."""
+    assert one.error() < 1e-5
+    assert np.array_equal(one.folded.variables["embed"], one.variables["embed"])
+    return [kept.reason for kept in one.folded.kept]
+
+
+def masked(x: jax.Array, y: jax.Array) -> jax.Array:
+    return y * jnp.broadcast_to((x[..., :1] > 0).astype(y.dtype), y.shape)
+
+
+def summed(x: jax.Array, y: jax.Array) -> jax.Array:
+    return y.sum(1)
+
+
+def padded(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.pad(y, ((0, 0), (1, 0), (0, 0)))
+
+
+@pytest.mark.parametrize("weighed", [masked, summed, padded])
+def test_a_bias_stays_where_tokens_are_weighed_behind_the_norm(weighed):
+    """A masked token has no bias, and all together have it often: none of them is a reader's own. A scale is every token's."""
+
+    def apply(norm: Callable, v: Any, x: jax.Array) -> jax.Array:
+        return times(weighed(x, norm(v["norm"], times(x, v["embed"]))), v["head"])
+
+    name = {"masked": "mul", "summed": "reduce_sum", "padded": "pad"}[weighed.__name__]
+    reasons = unchanged(by_hand(functools.partial(apply, by_variance), STREAM))
+    assert f"{name} reads a norm's output, so its scale cannot move into weights" in reasons
+    scaled = by_hand(functools.partial(apply, by_power), STREAM)
+    assert scaled.error() < 1e-5
+    assert (scaled.folded.gone, scaled.folded.kept) == (("norm/scale",), ())
+
+
+def test_a_scale_that_is_read_outside_of_its_norm_stays():
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        x = times(x, v["embed"])
+        factor = spread(v["norm"]["scale"], x) * jnp.broadcast_to(jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5), x.shape)
+        y = times((x - x.mean(-1, keepdims=True)) * factor, v["head"])
+        return y + jnp.broadcast_to(jnp.tanh(factor).sum(-1, keepdims=True), y.shape)
+
+    assert "tanh also reads a norm's scale" in unchanged(by_hand(apply, STREAM))
+
+
+def test_a_stream_less_twice_its_mean_is_not_centred():
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        x = times(x, v["embed"])
+        y = (x - 2 * x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return times(y * spread(v["norm"]["scale"], x), v["head"])
+
+    assert unchanged(by_hand(apply, STREAM)) == ()  # no norm at all
+
+
+def test_a_stream_that_the_outputs_show_keeps_its_mean():
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        x = times(x, v["embed"])
+        return jnp.concatenate([times(by_variance(v["norm"], x), v["head"]), x], -1)
+
+    def both(v: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = times(x, v["embed"])
+        return times(by_variance(v["norm"], x), v["head"]), x
+
+    assert not_centred(by_hand(apply, STREAM)) == ["concatenate reads the stream without a norm that centres"]
+    one = by_hand(both, STREAM)
+    folded = one.folded
+    for before, after in zip(one.apply(one.variables, one.inputs), folded.apply(folded.variables, one.inputs), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-5 * float(jnp.abs(before).max()))
+    assert [kept.reason for kept in folded.kept] == ["the outputs show the stream itself"]
+
+
+@pytest.mark.parametrize("fill", [1.0, jnp.nan])
+def test_rows_that_a_table_does_not_have_are_no_rows_of_it(fill):
+    """What stands in their place is written to the stream too, and cannot be centred unless it is not a number anyway."""
+
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        rows = jnp.argmax(x, -1) + (4 if fill == 1 else 0)  # some beyond the table
+        return times(by_variance(v["norm"], jnp.take(v["embed"], rows, axis=0, mode="fill", fill_value=fill)), v["head"])
+
+    one = by_hand(apply, STREAM)
+    assert one.error() < 1e-5
+    why = [kept.reason for kept in one.folded.kept]
+    assert why == (["gather writes to the stream, and is no contraction, sum or table"] if fill == 1 else [])
+
+
+GROUPED = ({}, {"feature_group_count": 2}, {"feature_group_count": WIDTH}, {"batch_group_count": 2})
+
+
+@pytest.mark.parametrize("groups", GROUPED, ids=["whole", "grouped", "depthwise", "batches"])
+def test_a_convolution_in_groups_keeps_the_mean_and_is_named(groups):
+    """Its features are made of different ones each, so their mean is made by no such kernel."""
+
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        x, numbers = times(x, v["embed"]), ("NTC", "TIO", "NTC")
+        x = jax.lax.conv_general_dilated(x, v["kernel"], (1,), "SAME", dimension_numbers=numbers, **groups)
+        return times(by_variance(v["norm"], x), v["head"])
+
+    one = by_hand(apply, STREAM | {"kernel": (3, WIDTH // groups.get("feature_group_count", 1), WIDTH)})
+    why = ["conv_general_dilated writes to the stream, and is no contraction, sum or table"] if groups else []
+    assert not_centred(one) == why
+    assert np.array_equal(one.folded.variables["kernel"], one.variables["kernel"]) == bool(groups)
+
+
 @pytest.mark.parametrize("writes", [jnp.abs, lambda x: x + 1.0, lambda x: x * jnp.arange(1.0, WIDTH + 1)])
 def test_a_writer_that_cannot_be_centred_keeps_the_mean(writes):
     shapes = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
