@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -24,15 +25,28 @@ def sinkhorn(logits: Float[Array, "*copies n n"], *, iterations: int = 30) -> Fl
         iterations: pairs of normalisations.
 
     Raises:
-        ValueError: logits that are not square or hold NaN (unless traced), fewer than one iteration.
+        ValueError: logits that are not square, fewer than one iteration; unless traced, NaN, +inf, or a row or column that is
+            forbidden as a whole.
     """
     if iterations < 1:
         raise ValueError(f"sinkhorn needs at least one iteration, got {iterations}")
     if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
         raise ValueError(f"sinkhorn needs logits (*copies, n, n), got shape {logits.shape}")
-    if not isinstance(logits, jax.core.Tracer) and (bad := int(jnp.isnan(logits).sum())):
-        raise ValueError(f"sinkhorn needs logits without NaN, got {bad} of {logits.size}")
+    if not isinstance(logits, jax.core.Tracer):
+        _check(np.asarray(logits))
     return jnp.vectorize(functools.partial(_plan, iterations), signature="(n,n)->(n,n)")(logits)
+
+
+def _check(logits: Float[np.ndarray, "*copies n n"]) -> None:
+    """Raise ValueError for what would make every entry NaN."""
+    if bad := int(np.isnan(logits).sum()):
+        raise ValueError(f"sinkhorn needs logits without NaN, got {bad} of {logits.size}")
+    if bad := int(np.isposinf(logits).sum()):
+        raise ValueError(f"sinkhorn takes -inf for a place that is forbidden, but no +inf: got {bad} of {logits.size}")
+    for axis, name in ((-1, "row"), (-2, "column")):
+        forbidden = np.argwhere(np.isneginf(logits).all(axis))
+        if len(forbidden):
+            raise ValueError(f"sinkhorn needs a place for every unit: all of {name} {forbidden[0].tolist()} is -inf")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

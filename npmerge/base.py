@@ -83,9 +83,14 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
 
 
 def between(start: PyTree, end: PyTree, t: Float[Array, ""]) -> PyTree:
-    """(1 - t) start + t end, leaf by leaf, running statistics too: the ends are the networks themselves."""
+    """(1 - t) start + t end, leaf by leaf, running statistics too: the ends are the networks themselves.
+
+    Leaves that are no floating-point numbers are those of the start.
+    """
 
     def leaf(a: Array, b: Array) -> Array:
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return a
         return ((1 - t) * a.astype(jnp.float32) + t * b.astype(jnp.float32)).astype(a.dtype)
 
     return jax.tree.map(leaf, start, end)

@@ -94,7 +94,12 @@ class Path(NamedTuple):
 
     @property
     def barrier(self) -> float:
-        """Max over the path of the loss above the line between its ends (Frankle et al. 2020), in nats."""
+        """Max over the path of the loss above the line between its ends, in nats.
+
+        That is the barrier of Entezari et al. 2022 ("The Role of Permutation Invariance in Linear Mode Connectivity of Neural
+        Networks"); Frankle et al. 2020 ("Linear Mode Connectivity and the Lottery Ticket Hypothesis") take the loss above the
+        mean of the ends.
+        """
         line = (1 - self.fractions) * self.loss[0] + self.fractions * self.loss[-1]
         return float((self.loss - line).max())
 
@@ -122,7 +127,7 @@ def path_between(
     points: int = 11,
     reset: Callable[[PyTree], PyTree] | None = None,
 ) -> Path:
-    """Evaluate the networks on the straight line between two, ends included.
+    """Evaluate the networks on the straight line between two, ends included. Integer leaves come from the first network.
 
     Args:
         apply: the network in evaluation mode.
@@ -134,13 +139,19 @@ def path_between(
     """
     if points < 2:
         raise ValueError(f"a path needs at least two points, got {points}")
-    start, end = stack_models([start, end]).models()
+    stack_models([_floating(start), _floating(end)])  # checks them
+    start, end = (jax.tree.map(jnp.asarray, model) for model in (start, end))
     fractions = np.linspace(0, 1, points)
     measured = []
     for t in fractions:
         variables = _between(start, end, jnp.float32(t))
         measured.append(evaluate(apply, variables if reset is None else reset(variables), batches))
     return Path(fractions, np.array([m.loss for m in measured]), np.array([m.accuracy for m in measured]))
+
+
+def _floating(model: PyTree) -> PyTree:
+    """Zeros in the place of leaves that no path leads between."""
+    return jax.tree.map(lambda x: x if jnp.issubdtype(jnp.result_type(x), jnp.floating) else jnp.zeros(jnp.shape(x)), model)
 
 
 def barrier(

@@ -151,3 +151,10 @@ def test_bad_input_is_named():
         sinkhorn(jnp.zeros((3, 4)))
     with pytest.raises(ValueError, match="without NaN, got 2 of 25"):
         sinkhorn(logits(0).at[1, :2].set(jnp.nan))
+    with pytest.raises(ValueError, match=r"no \+inf: got 1 of 25"):
+        sinkhorn(logits(0).at[1, 2].set(jnp.inf))
+    copies = logits(0, 2, N, N)
+    with pytest.raises(ValueError, match=r"all of row \[1, 3\] is -inf"):
+        sinkhorn(copies.at[1, 3].set(-jnp.inf))
+    with pytest.raises(ValueError, match=r"all of column \[0, 2\] is -inf"):
+        sinkhorn(copies.at[0, :, 2].set(-jnp.inf))

@@ -73,6 +73,19 @@ def test_the_barrier_is_measured_from_the_line_between_the_ends():
     assert Path(np.array([0, 0.5, 1]), np.zeros(3), np.array([0.5, 0.8, 0.7])).accuracy_barrier == 0
 
 
+def test_integer_leaves_come_from_the_first_network():
+    def counted(v, x):
+        return apply(v["net"], x) / v["steps"].astype(jnp.float32)
+
+    first, second = {"net": A, "steps": np.array(2)}, {"net": B, "steps": jnp.array(7)}
+    path = path_between(counted, first, second, [(X, LABELS)], points=3)
+    halved = evaluate(counted, {"net": B, "steps": jnp.array(2)}, [(X, LABELS)])
+    assert path.loss[-1] == pytest.approx(halved.loss, rel=1e-6)
+    assert barrier(counted, first, second, [(X, LABELS)], points=3).loss == path.barrier
+    with pytest.raises(ValueError, match=r"model 1 differs from model 0 at 'steps': got float32\[1\], expected float32\[\]"):
+        path_between(counted, first, second | {"steps": np.array([7])}, [(X, LABELS)])
+
+
 def test_a_path_needs_two_ends():
     with pytest.raises(ValueError, match="a path needs at least two points, got 1"):
         path_between(apply, A, B, [(X, LABELS)], points=1)
