@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import alignment
 import npmerge as nm
 from alignment import ALIGNMENTS, CCA, Graph, permutation, trace, transport
 from npmerge.checkpoint import load_network, load_record, save_network
 from npmerge.cli import app, main
-from npmerge.commands.align_inputs import sha256
+from npmerge.commands.align_inputs import BATCH, Data, read_data, sha256
 from npmerge.commands.methods import METHODS, alignment_of
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
 
@@ -189,6 +191,53 @@ def test_an_approximate_alignment_says_so_and_what_was_warned_of(folder, tmp_pat
     assert "--approximate lets maps leave the groups" in ran.report
 
 
+def test_statistics_of_approximate_maps_are_estimated_anew(normalised, tmp_path):
+    """From whole batches, for those of the maps are no longer its own; the reference keeps what it has."""
+    data = ["--data", str(normalised.files[0].parent / "data.npz")]
+    ran = align(normalised.files, tmp_path / "out", "--method", "procrustes", "--approximate", *data)
+    before, after = (load_network(ran.out / file.name)[1] for file in ran.files)
+    chex.assert_trees_all_equal(before, load_network(ran.files[0])[1])
+    again = nm.reset_statistics(build(VGG).train_apply, after, read_data(Path(data[1]), VGG).whole_batches())
+    chex.assert_trees_all_close(again, after, rtol=1e-5, atol=1e-6)
+
+
+def test_a_smaller_batch_at_the_end_has_no_say_in_statistics():
+    def sizes(count: int) -> list[int]:
+        data = Data(Path("x.npz"), "", np.zeros((count, 6), np.float32), None)
+        assert sum(len(inputs) for inputs, _ in data.batches()) == count
+        return [len(inputs) for inputs, _ in data.whole_batches()]
+
+    assert sizes(2 * BATCH + 1) == sizes(2 * BATCH) == [BATCH, BATCH]
+    assert sizes(BATCH - 1) == [BATCH - 1]  # better than none
+
+
+def test_the_seed_is_that_of_the_alignment_and_of_the_check(folder, tmp_path, monkeypatch):
+    keys = []
+
+    def spied(function):
+        return lambda *args, key, **rest: keys.append(jax.random.key_data(key).tolist()) or function(*args, key=key, **rest)
+
+    for name in ("align", "verify"):
+        monkeypatch.setattr(f"npmerge.commands.align.{name}", spied(getattr(alignment, name)))
+    align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--seed", "7")
+    assert keys == [jax.random.key_data(jax.random.key(7)).tolist()] * 2
+
+
+def test_warnings_are_told_once_and_go_into_the_report(folder, tmp_path, monkeypatch):
+    def warned(*args, **rest):
+        for category in (UserWarning, UserWarning, DeprecationWarning):
+            warnings.warn(f"look at the {category.__name__}", category, stacklevel=1)
+        return alignment.align(*args, **rest)
+
+    monkeypatch.setattr("npmerge.commands.align.align", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out")
+    assert ran.summary["warnings"] == ["look at the UserWarning"]
+    for told in (ran.report, ran.stdout):
+        assert told.count("look at the UserWarning") == 1
+
+
 def test_names_in_brackets_are_told_as_they_are(folder, tmp_path):
     path = tmp_path / "x[red].safetensors"
     path.write_bytes((folder / NAMES[1]).read_bytes())
@@ -316,8 +365,6 @@ def test_data_of_another_format(refused, tmp_path):
 
 
 def test_tokens_must_be_in_the_vocabulary_and_may_be_shorter(tmp_path):
-    from npmerge.commands.align_inputs import read_data
-
     config = Gpt2(vocabulary=11, width=8, layers=1, heads=2, hidden=6, length=5)
     np.savez(tmp_path / "x.npz", inputs=np.full((2, 4), 10))
     assert read_data(tmp_path / "x.npz", config).inputs.dtype == np.int32
