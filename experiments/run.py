@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from npmerge.version import __version__
 
 
 class Preset(StrEnum):
-    """How much work: `test` takes seconds, `cpu` under an hour on two cores, `paper` is the published setting, for a GPU."""
+    """How much work a seed is: `test` seconds, `cpu` under an hour on two cores, `paper` the published setting, for a GPU."""
 
     test = "test"
     cpu = "cpu"
@@ -28,31 +28,72 @@ class Preset(StrEnum):
 class Rows:
     """The rows of an experiment in `rows.csv`, written one by one: a run that was interrupted goes on behind the last.
 
+    A last line that was only half written is dropped: its row is computed again. What the rows were made with is kept beside
+    them in `settings.json`, and other rows are not mixed with them.
+
     Args:
         path: the file; made with its folder.
         key: the columns that say which row it is.
+        settings: what all rows are made with, anything that JSON can hold.
+
+    Raises:
+        ValueError: if there are rows that were made with other settings (which, and both values).
     """
 
-    def __init__(self, path: Path, key: Sequence[str]):
+    def __init__(self, path: Path, key: Sequence[str], settings: Mapping[str, Any]):
         self.path, self.key = path, tuple(key)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.fields: list[str] = []
         self.all: list[dict[str, Any]] = []
         if path.exists():
+            _drop_half_line(path)
             with path.open(newline="", encoding="utf-8") as file:
-                self.all = [{name: _parsed(text) for name, text in row.items()} for row in csv.DictReader(file)]
+                reader = csv.DictReader(file)
+                self.all = [{name: _parsed(text) for name, text in row.items()} for row in reader]
+                self.fields = list(reader.fieldnames or ())
+        _keep_settings(path.with_name("settings.json"), settings, made=bool(self.all))
 
     def has(self, **key: Any) -> bool:
         """Whether this row is there already."""
         return any(all(row[name] == key[name] for name in self.key) for row in self.all)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write one more row."""
+        """Write one more row. Raises ValueError if its columns are not those of the others, in whatever order."""
+        self.fields = self.fields or list(row)
+        if odd := sorted(row.keys() ^ set(self.fields)):
+            raise ValueError(f"a row has other columns than {self.path}: {odd[0]!r} is in only one of them")
         self.all.append(row)
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            writer = csv.DictWriter(file, self.fields, lineterminator="\n")
             if file.tell() == 0:
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerow({name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()})
+
+
+def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+    """Raise ValueError naming the first setting in which a file differs from what is wanted."""
+    wanted = json.loads(json.dumps(wanted))
+    for name in [*wanted, *found]:
+        got, expected = found.get(name), wanted.get(name)
+        if got != expected:
+            raise ValueError(
+                f"{where} was made with other settings: {name} is {got} there, {expected} here: choose another --out"
+            )
+
+
+def _keep_settings(path: Path, settings: Mapping[str, Any], *, made: bool) -> None:
+    if path.exists():
+        check_settings(json.loads(path.read_text(encoding="utf-8")), settings, path)
+    elif made:
+        raise ValueError(f"there are rows but no {path}, which says what they were made with: choose another --out")
+    else:
+        path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _drop_half_line(path: Path) -> None:
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 def _parsed(text: str) -> Any:

@@ -1,5 +1,6 @@
 """Text as characters: windows of tokens for language models, split into train, validation and test."""
 
+import hashlib
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ Tokens = Int[np.ndarray, " characters"]
 
 
 class Text(NamedTuple):
-    """A text as indices into its alphabet; the parts follow each other in the text."""
+    """A text as indices into its alphabet; the parts follow each other in the text. `sha256` is of all of it, in UTF-8."""
 
+    sha256: str
     alphabet: str
     train: Tokens
     validation: Tokens
@@ -36,7 +38,7 @@ def read_text(path: Path, *, held_out: float = 0.05) -> Text:
     index = {character: k for k, character in enumerate(alphabet)}
     tokens = np.array([index[character] for character in text], np.int32)
     ends = [round(len(tokens) * (1 - 2 * held_out)), round(len(tokens) * (1 - held_out))]
-    return Text(alphabet, *np.split(tokens, ends))
+    return Text(hashlib.sha256(text.encode()).hexdigest(), alphabet, *np.split(tokens, ends))
 
 
 def random_windows(tokens: Tokens, length: int, batch: int, *, seed: int) -> Iterator[tuple]:

@@ -22,7 +22,7 @@ import npmerge as nm
 from alignment import ActivationMatching, GroupMatching, StraightThrough, WeightMatching, fold
 from alignment.base import Alignment
 from alignment.graph import Graph, PyTree
-from experiments.run import Preset, Rows, machine, mean_and_deviation
+from experiments.run import Preset, Rows, check_settings, machine, mean_and_deviation
 from experiments.text import Text, all_windows, random_windows, read_text
 from npmerge import checkpoint
 from npmerge.models import Gpt2, build
@@ -51,8 +51,8 @@ class Settings:
 SHAKESPEARE = Path("../shared/data/text_en/tinyshakespeare.txt.xz")
 PRESETS = {
     Preset.test: Settings(
-        layers=1, heads=2, width=16, length=8, batch=8, training_steps=20, learning_steps=4, rates=(1e-2,), group_rates=(1e-3,),
-        control_rates=(1e-3,), points=3, limit=1,
+        layers=1, heads=2, width=16, length=8, batch=8, training_steps=20, learning_steps=4, rates=(1e-2, 1e-1),
+        group_rates=(1e-3, 1e-2), control_rates=(1e-4, 1e-3), points=3, limit=1,
     ),
     Preset.cpu: Settings(),
     Preset.paper: Settings(
@@ -60,6 +60,11 @@ PRESETS = {
         points=11, limit=None,
     ),
 }  # fmt: skip
+
+
+def made_with(settings: Settings, text: Text) -> dict[str, Any]:
+    """What decides every number of a run but its seed."""
+    return dataclasses.asdict(settings) | {"text": text.sha256}
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,11 @@ class Nets:
 
 
 class Experiment:
-    """One seed: two parents, and a row for every way to align them."""
+    """One seed: two parents, and a row for every way to align them.
+
+    Raises:
+        ValueError: in `run`, if the folder holds parents that were trained with other settings.
+    """
 
     def __init__(self, text: Text, settings: Settings, seed: int, out: Path, rows: Rows):
         self.text, self.settings, self.seed, self.out, self.rows = text, settings, seed, out, rows
@@ -112,9 +121,10 @@ class Experiment:
 
     def parent(self, k: int) -> PyTree:
         """Train a GPT, or read the one that was trained before."""
-        seed = 2 * self.seed + k
+        seed, made = 2 * self.seed + k, made_with(self.settings, self.text)
         path = self.out / "parents" / f"{seed}.safetensors"
         if path.exists():
+            check_settings(checkpoint.load_record(path).get("settings", {}), made, path)
             return checkpoint.load(path)
         network, s, began = build(self.config, seed=seed), self.settings, time.perf_counter()
         trained = nm.fit(
@@ -129,7 +139,8 @@ class Experiment:
             progress=lambda step, loss: typer.echo(f"seed {self.seed}, parent {k}: step {step}, loss {loss:.3f}", err=True),
         ).theta
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(path, trained, {"seed": seed, "seconds": round(time.perf_counter() - began, 1)})
+        seconds = round(time.perf_counter() - began, 1)
+        checkpoint.save(path, trained, {"seed": seed, "seconds": seconds, "settings": made})
         return trained
 
     # ------------------------------------------------------------------------------------------------------- the methods
@@ -185,7 +196,7 @@ class Experiment:
         change = float(jnp.abs(after - before).max() / jnp.abs(before).max())
         ends = (path.loss[0] + path.loss[-1]) / 2
         found = {"barrier": path.barrier, "loss": path.loss[middle], "accuracy": path.accuracy[middle], "parents": ends}
-        losses = json.dumps([round(float(x), 5) for x in path.loss])
+        losses = [round(float(x), 5) for x in path.loss]
         return {name: float(x) for name, x in found.items()} | {"change": change, "path": losses, "rate": "", "kept": ""}
 
 
@@ -232,7 +243,8 @@ def page(rows: Rows, command: str, seconds: tuple[float, float], settings: Setti
         f"Mean and deviation over seeds {seeds} (two parents each). Mean test loss of the parents: {parents}.", "",
         "## Protocol", "", *(f"- {line}" for line in _protocol(settings, rows)), "",
         "## Expected, and what came out", "", *(f"- {line}" for line in _findings(rows)), "",
-        f"`{command}`, {seconds[0]:.0f} s to train the parents and {seconds[1]:.0f} s for the rows, {machine()}.", "",
+        f"`{command}`, {seconds[0]:.0f} s to train the parents and {seconds[1]:.0f} s for the rows, "
+        f"{sum(seconds) / len(seeds):.0f} s a seed (the hour of the cpu preset is for one seed), {machine()}.", "",
     ])  # fmt: skip
 
 
@@ -277,6 +289,7 @@ def _findings(rows: Rows) -> list[str]:
         "Expected from the paper: none > activation matching > learned permutations > weight matching in the full group > "
         "learned full group, the last near zero. Found, from the highest barrier to the lowest: "
         + ", ".join(f"{name} {mean[name]:.2f}" for name in sorted(PUBLISHED, key=lambda n: -mean[n])) + ".",
+        against_none(rows.all),
         f"Rotations: weight matching in the full group has {mean['weight matching, full group']:.2f}, with permutations alone "
         f"{mean['weight matching, permutations']:.2f}; learned, {mean[full]:.2f} and {mean[permuted]:.2f}.",
         f"In the middle of the line the learned full group has a loss of {loss[full]:.3f}, the fine-tuned average "
@@ -285,12 +298,31 @@ def _findings(rows: Rows) -> list[str]:
     ]  # fmt: skip
 
 
+def against_none(rows: Sequence[dict[str, Any]]) -> str:
+    """What weight matching by permutations does to the barrier, whichever way that is."""
+    none, matched = (
+        {row["seed"]: row["barrier"] for row in rows if row["method"] == name}
+        for name in ("none", "weight matching, permutations")
+    )
+    before, after = (float(np.mean(list(barriers.values()))) for barriers in (none, matched))
+    worse = sum(matched[seed] > none[seed] for seed in matched)
+    verdict = (
+        "the weights agree better, the functions between them do not."
+        if after > before
+        else "the weights agree better, and so do the functions between them."
+    )
+    return (
+        f"Weight matching by permutations against no alignment: {after:.2f} and {before:.2f}, higher in {worse} of "
+        f"{len(matched)} seeds: {verdict}"
+    )
+
+
 def figure(rows: Rows) -> Any:
     """Loss along the path for every method, mean over seeds."""
     drawing, axes = new_figure(1)
     paths = {}
     for name in METHODS:
-        losses = [np.array(_losses(row["path"])) for row in rows.all if row["method"] == name and row["path"] != ""]
+        losses = [np.array(row["path"]) for row in rows.all if row["method"] == name and row["path"] != ""]
         if losses:
             fractions = np.linspace(0, 1, len(losses[0]))
             paths[name] = [nm.Path(fractions, loss, np.zeros_like(loss)) for loss in losses]
@@ -298,27 +330,26 @@ def figure(rows: Rows) -> Any:
     return drawing
 
 
-def _losses(path: Any) -> list[float]:
-    return json.loads(path) if isinstance(path, str) else path
-
-
 def main(
     preset: Annotated[Preset, typer.Option(help="How much work.")] = Preset.cpu,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/transformer_alignment"),
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
-    data: Annotated[Path, typer.Option(help="A text file, plain or .xz.")] = Path(
-        "../shared/data/text_en/tinyshakespeare.txt.xz"
-    ),
+    data: Annotated[Path, typer.Option(help="A text file, plain or .xz.")] = SHAKESPEARE,
 ) -> None:
     """Train the parents, align them in every way, write the rows, the figure and the page."""
     text, settings = read_text(data), PRESETS[preset]
-    rows = Rows(out / "rows.csv", ("seed", "method"))
+    rows = Rows(out / "rows.csv", ("seed", "method"), made_with(settings, text))
     for k in range(seed, seed + seeds):
         Experiment(text, settings, k, out, rows).run()
-    command = f"python -m experiments.transformer_alignment --preset {preset} --seed {seed} --seeds {seeds}"
+    command = f"python -m experiments.transformer_alignment --preset {preset} --out {out} --seed {seed} --seeds {seeds}"
+    command += "" if data == SHAKESPEARE else f" --data {data}"
     parents = [checkpoint.load_record(path)["seconds"] for path in sorted((out / "parents").glob("*.safetensors"))]
-    seconds = sum(parents), sum(row["seconds"] for row in rows.all)
+    write(out, rows, command, (sum(parents), sum(row["seconds"] for row in rows.all)), settings)
+
+
+def write(out: Path, rows: Rows, command: str, seconds: tuple[float, float], settings: Settings) -> None:
+    """The page, its figure and the summary, from the rows and the seconds that parents and rows took."""
     (out / "README.md").write_text(page(rows, command, seconds, settings), encoding="utf-8")
     figure(rows).savefig(out / "paths.png", dpi=150)
     summary = {"command": command, "settings": dataclasses.asdict(settings), "machine": machine(), "rows": rows.all}
