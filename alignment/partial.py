@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from alignment.base import Alignment, PermutationAlignment, Stats
+from alignment.base import Alignment, PermutationAlignment, Stats, of_one_width
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, NodeMap, identity
 from alignment.moments import NodeMoments
@@ -87,26 +88,31 @@ class PartialMatching(Alignment):
         return {name: k + models * (graph.nodes[name].size - k) for name, k in self.merged(graph).items()}
 
     def init(
-        self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None
+        self,
+        graph: Graph | Sequence[Graph],
+        models: Sequence[PyTree],
+        *,
+        stats: Stats | None = None,
+        key: Array | None = None,
     ) -> list[dict[str, NodeMap]]:
-        """For each model, node -> its map into the common units. One model has nobody to be separate from: the identity.
+        """For each model, node -> its map: push (*copies, new, old) and pull (*copies, old, new), float32.
 
-        Raises ValueError as `ratios` does, and as the matching does.
+        One model has nobody to be separate from: the identity.
+
+        Raises:
+            ValueError: as `ratios` and the matching do, or nodes of several widths.
         """
-        merged = self.merged(graph)
-        if len(models) == 1:
-            return [{node.name: identity(node.size, node.copies) for node in graph.nodes.values()}]
-        orders, agreement = matched(self.matching, graph, models, stats=stats, key=key)
-        theta: list[dict[str, NodeMap]] = [{} for _ in models]
-        for name, k in merged.items():
-            places = _ranked(agreement[name], k)
-            for j, maps in enumerate(theta):
-                maps[name] = _map(orders[j][name], places, k, j, len(models))
-        return theta
+        own, count = of_one_width(self, graph, models), len(models)
+        merged = self.merged(own)
+        if count == 1:
+            return [{n.name: NodeMap(*map(jnp.asarray, identity(n.size, n.copies))) for n in own.nodes.values()}]
+        orders, agreement = matched(self.matching, own, models, stats=stats, key=key)
+        places = {name: _ranked(agreement[name], k) for name, k in merged.items()}
+        return [{n: _map(orders[j][n], places[n], k, j, count) for n, k in merged.items()} for j in range(count)]
 
     def maps(self, theta: list[dict[str, NodeMap]], graph: Graph) -> Sequence[Maps]:
-        """Theta itself."""
-        return theta
+        """Theta as it is."""
+        return [{node: NodeMap(*m) for node, m in model.items()} for model in theta]
 
     def _by_name(self) -> dict[str, float]:
         return dict(self.ratio) if isinstance(self.ratio, Mapping | tuple) else {}
@@ -152,4 +158,4 @@ def _map(order: Order, places: Int[np.ndarray, "*copies units"], merged: int, mo
     push[..., rows, :] = own
     pull = np.swapaxes(push, -1, -2).copy()
     push[..., merged:, :] *= models  # the average over the models divides by as many
-    return NodeMap(push, pull)
+    return NodeMap(jnp.asarray(push), jnp.asarray(pull))

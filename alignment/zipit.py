@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from alignment import matchers
 from alignment.activation_matching import ActivationMatching
-from alignment.base import Alignment, Stats, graphs_of, joint_moments
+from alignment.base import Alignment, Stats, joint_moments, of_one_width
 from alignment.graph import Graph, Node, PyTree
 from alignment.maps import Maps, NodeMap, identity, permutation
 from alignment.matchers import Slots
@@ -86,7 +86,7 @@ class ZipIt(Alignment):
             ValueError: nodes of several widths, an unknown `start` or `stop`, missing statistics, or a width that cannot be
                 reached.
         """
-        own, count = _of_one_width(graph, models), len(models)
+        own, count = of_one_width(self, graph, models), len(models)
         nodes, kept = self.nodes(own), _families(own).keys()
         widths = {name: self._remaining(own.nodes[name], count) for name in nodes if name not in kept}
         if self.matcher == "identity" or (count == 1 and all(own.nodes[n].size == width for n, width in widths.items())):
@@ -168,19 +168,6 @@ def _permuted(graph: Graph, nodes: Sequence[str], moments: Mapping[str, Moments]
     still = {name: identity(graph.nodes[name].size, graph.nodes[name].copies) for name in moved}
     first = {name: jax.tree.map(jnp.asarray, m) for name, m in still.items()}
     return [first, *({name: permutation(jnp.asarray(index[name])) for name in moved} for index in found[1:])]
-
-
-def _of_one_width(graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> Graph:
-    """The graph of all models. Raises ValueError for graphs whose nodes have different widths."""
-    first, *others = graphs_of(graph, models)
-    for k, other in enumerate(others, 1):
-        for name, node in first.nodes.items():
-            if other.nodes[name].size != node.size:
-                raise ValueError(
-                    f"ZipIt needs models of one width: node {name!r} has {node.size} units in model 0 and "
-                    f"{other.nodes[name].size} in model {k}"
-                )
-    return first
 
 
 def _families(graph: Graph) -> dict[str, str]:

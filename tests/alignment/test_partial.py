@@ -130,7 +130,7 @@ def test_every_block_is_the_one_of_the_table(count):
         for name, k in alignment.merged(graph).items():
             n = graph.nodes[name].size
             rows = [*range(k), *range(k + j * (n - k), k + (j + 1) * (n - k))]
-            own[name] = np.argmax(theta[j][name].push[rows], -1)
+            own[name] = np.argmax(np.asarray(theta[j][name].push)[rows], -1)
             assert sorted(own[name]) == list(range(n))
         if j == 0:
             reference = own
@@ -202,6 +202,12 @@ def test_mistakes_are_named():
         PartialMatching(Procrustes())
     with pytest.raises(ValueError, match=r"no node named 'layer'.*can change width are params/layers/0"):
         align(PartialMatching(ratio={"layer": 0.5}), graph, [trained("mlp", 0)] * 2)
+    wide = build(Mlp(inputs=5, hidden=(9, 6), classes=3))
+    graphs = [graph, trace(wide.apply, wide.variables, example(CONFIGS["mlp"]))]
+    with pytest.raises(
+        ValueError, match=r"needs models of one width: .* has 7 units in model 0 and 9 in model 1"
+    ):
+        align(PartialMatching(), graphs, [trained("mlp", 0), wide.variables])
 
 
 def merged_member(name: str, ratio, shuffles: int = 1):
