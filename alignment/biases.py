@@ -1,13 +1,18 @@
 """Which leaf is added to what a weight makes: the bias of each linear site."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Jaxpr, Var
 
 from alignment.graph import Graph, PyTree, flatten
+from alignment.labels import AxisLabel, node_axes
+from alignment.sites import Site
 from alignment.trace import nested
 
 SHAPES = {"transpose", "reshape", "squeeze", "broadcast_in_dim", "convert_element_type", "copy", "stop_gradient"}
@@ -39,6 +44,34 @@ def biases(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *input
     first = dict(reversed(found))
     sites, leaves = Counter(site for site, _ in set(found)), Counter(first.values())
     return {site: leaf for site, leaf in first.items() if sites[site] == 1 and leaves[leaf] == 1}
+
+
+def channel_biases(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs: PyTree) -> dict[str, str]:
+    """Those of `biases` with one number for each channel, in the order of the channels; no table of positions."""
+    sites = {site.name: site for site in graph.sites}
+    found = biases(apply, graph, variables, *inputs)
+    return {name: path for name, path in found.items() if _fits(graph, sites[name], path)}
+
+
+def made_nodes(graph: Graph, site: Site) -> list[str]:
+    """The nodes that a site makes: those on the axes of its weight that become columns or copies."""
+    shape, found = graph.shapes[site.path], []
+    for d, label in enumerate(graph.axes[site.path]):
+        place = np.arange(shape[d]).reshape(-1, *[1] * (len(shape) - d - 1))
+        matrix = np.asarray(site.matrix(jnp.asarray(np.broadcast_to(place, shape))))
+        if np.any(matrix != matrix[(0,) * (matrix.ndim - 2)][:, :1]):
+            found += _out(label)
+    return found
+
+
+def _fits(graph: Graph, site: Site, path: str) -> bool:
+    matrix = jax.eval_shape(site.matrix, jax.ShapeDtypeStruct(graph.shapes[site.path], jnp.float32))
+    made = [node for label in graph.axes[path] for node in _out(label)]
+    return math.prod(graph.shapes[path]) * matrix.shape[-2] == matrix.size and made == made_nodes(graph, site)
+
+
+def _out(label: AxisLabel) -> list[str]:
+    return [axis.node for axis in node_axes(label) if axis.role == "out"]
 
 
 def _follow(jaxpr: Jaxpr, known: Sequence, prefix: tuple[int, ...], sites: dict, found: list) -> list:

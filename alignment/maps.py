@@ -100,6 +100,12 @@ def transport(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
         ValueError: for a node that the graph does not have, a map of the wrong size, or variables of another structure.
     """
     graph.check(variables)
+    check_maps(graph, maps)
+    return _moved(graph, dict(maps), variables)
+
+
+def check_maps(graph: Graph, maps: Maps) -> None:
+    """Raise ValueError for a node that the graph does not have or a map that does not fit its node."""
     for name, m in maps.items():
         if name not in graph.nodes:
             raise ValueError(f"no node named {name!r}; the graph has {', '.join(graph.nodes)}")
@@ -112,7 +118,6 @@ def transport(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
             raise ValueError(f"the map of {name!r} has copies {m.push.shape[:-2]}, the node {copies} (indexed by its `index`)")
         if m.pull.shape != _transposed(m.push.shape):
             raise ValueError(f"the map of {name!r} has push {m.push.shape} and pull {m.pull.shape}: expected the transpose")
-    return _moved(graph, dict(maps), variables)
 
 
 def _transposed(shape: tuple[int, ...]) -> tuple[int, ...]:

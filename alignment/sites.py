@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from alignment.primitives import Source, Value
 from alignment.primitives.registry import STEP
@@ -59,10 +59,13 @@ class Site:
 
     def replaced(self, leaf: Array, matrix: Float[Array, "*copies rows columns"]) -> Array:
         """The leaf with this matrix in place of its own; what the site does not read of it stays."""
-        numbers = np.arange(math.prod(np.shape(leaf))).reshape(np.shape(leaf))  # of the elements, to see where each one goes
-        places = _over(sum(self.stacked), self._as_matrix)(self.source.places(jnp.asarray(numbers)))
-        new = jnp.asarray(matrix).astype(leaf.dtype)
+        places, new = self.places(np.shape(leaf)), jnp.asarray(matrix).astype(leaf.dtype)
         return jnp.ravel(leaf).at[jnp.ravel(places)].set(jnp.ravel(new)).reshape(jnp.shape(leaf))
+
+    def places(self, shape: tuple[int, ...]) -> Int[Array, "*copies rows columns"]:
+        """For each element of the matrix the number of the element that it is of a leaf of this shape, raveled."""
+        numbers = np.arange(math.prod(shape)).reshape(shape)
+        return _over(sum(self.stacked), self._as_matrix)(self.source.places(jnp.asarray(numbers)))
 
     def inputs(self, x: Array) -> Float[Array, "*groups samples rows"]:
         """The features that the matrix meets, from the other operand; patches, in a convolution."""
@@ -86,10 +89,20 @@ class Site:
         """The result of the equation in the same arrangement."""
         if self.primitive == "conv_general_dilated":
             return _grouped(y, self.params["dimension_numbers"].out_spec[1], self.params["feature_group_count"])
+        copies, columns = self._made(y.ndim)
+        return _arranged(y, copies, self.samples(y.ndim), columns)
+
+    def samples(self, ndim: int) -> tuple[int, ...]:
+        """Which axes of the result of the equation, of so many, are samples."""
+        if self.primitive == "conv_general_dilated":
+            return _free(ndim, [self.params["dimension_numbers"].out_spec[1]])
+        return _free(ndim, *self._made(ndim))
+
+    def _made(self, ndim: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Which axes of the result of a dot product are copies and columns."""
         (_, batch), free = self._dims(self.weight)
-        first = len(batch) if self.weight == 0 else y.ndim - free
-        columns = tuple(range(first, first + free))
-        return _arranged(y, range(len(batch)), _free(y.ndim, columns, range(len(batch))), columns)
+        first = len(batch) if self.weight == 0 else ndim - free
+        return range(len(batch)), range(first, first + free)
 
     def _dims(self, operand: int) -> tuple[tuple[Sequence[int], Sequence[int]], int]:
         """Contracted and batch axes of an operand of a dot product, and how many free ones the weight has."""

@@ -1,9 +1,8 @@
 """REPAIR: the pre-activations of a merged network get back the means and deviations that its parents have."""
 
 import functools
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from alignment.biases import biases
+from alignment.biases import channel_biases, made_nodes
 from alignment.graph import Graph, PyTree, flatten, path_name
-from alignment.labels import AxisLabel, node_axes
 from alignment.sites import Site
 from alignment.taps import capture
 from npmerge.batches import measured
@@ -85,7 +83,7 @@ def repair(
         raise ValueError("repair needs data: got no batches")
     left = _left_alone(graph)
     sites = {site.name: site for site in graph.sites if site.name not in left}
-    added = _fitting(graph, sites, biases(apply, graph, merged, inputs[0]))
+    added = {name: path for name, path in channel_biases(apply, graph, merged, inputs[0]).items() if name in sites}
     moments = functools.partial(_moments, apply, graph, tuple(sites), inputs)
     parents = [(moments(model), flatten(model)) for model in models]
     for name, site in sites.items():
@@ -112,35 +110,9 @@ def _left_alone(graph: Graph) -> dict[str, str]:
             reasons[site.name] = "its weight is used at several sites"
         elif site.stacked:
             reasons[site.name] = "it is inside a loop"
-        elif not _made(graph, site):
+        elif not made_nodes(graph, site):
             reasons[site.name] = "it makes no node's features: the network's outputs, or what a symmetry does not reach"
     return reasons
-
-
-def _made(graph: Graph, site: Site) -> list[str]:
-    """The nodes that the site makes: those on the axes of its weight that become columns or copies."""
-    shape, found = graph.shapes[site.path], []
-    for d, label in enumerate(graph.axes[site.path]):
-        place = np.arange(shape[d]).reshape(-1, *[1] * (len(shape) - d - 1))
-        matrix = np.asarray(site.matrix(jnp.asarray(np.broadcast_to(place, shape))))
-        if np.any(matrix != matrix[(0,) * (matrix.ndim - 2)][:, :1]):
-            found += _nodes(label)
-    return found
-
-
-def _nodes(label: AxisLabel) -> list[str]:
-    return [axis.node for axis in node_axes(label) if axis.role == "out"]
-
-
-def _fitting(graph: Graph, sites: Mapping[str, Site], found: Mapping[str, str]) -> dict[str, str]:
-    """The biases with one number for each channel, in the order of the channels; no table of positions."""
-
-    def fits(site: Site, path: str) -> bool:
-        matrix = jax.eval_shape(site.matrix, jax.ShapeDtypeStruct(graph.shapes[site.path], jnp.float32))
-        made = [node for label in graph.axes[path] for node in _nodes(label)]
-        return math.prod(graph.shapes[path]) * matrix.shape[-2] == matrix.size and made == _made(graph, site)
-
-    return {name: path for name, path in found.items() if name in sites and fits(sites[name], path)}
 
 
 def _moments(

@@ -1,0 +1,216 @@
+"""A merged network and its originals layer by layer: what each linear site should make of what it reads."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from alignment.base import graphs_of
+from alignment.biases import channel_biases
+from alignment.graph import Graph, PyTree, flatten, path_name
+from alignment.maps import Maps, NodeMap, transport
+from alignment.resizing import resize
+from alignment.site_maps import FeatureMaps, arranged, moved, nodes_among_samples, picked
+from alignment.sites import Site
+from alignment.taps import SiteFeatures, capture
+from alignment.trace import trace
+
+Apply = Callable[..., PyTree]
+
+
+class Layer(NamedTuple):
+    """The weight of a site as a matrix, float32, and the bias that is added to what it makes, if there is one."""
+
+    matrix: Float[Array, "*copies rows columns"]
+    bias: Float[Array, "*copies columns"] | None
+
+
+class Originals(NamedTuple):
+    """The networks that were merged, how their units come into the merged one, and the biases that their targets have."""
+
+    models: tuple[PyTree, ...]
+    maps: tuple[FeatureMaps, ...]
+    shifts: dict[str, Float[Array, "*copies columns"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The layers of a merged network and those that they are merged from.
+
+    Attributes:
+        applies: the function of each original; `graphs` theirs.
+        apply: the function of the merged network, `resize`d; `graph` its own.
+        biases: for each site with a bias the path of that.
+        own_inputs: whether the merged network's sites read what it computes itself, or the originals' inputs, averaged.
+    """
+
+    applies: tuple[Apply, ...]
+    graphs: tuple[Graph, ...]
+    apply: Apply
+    graph: Graph
+    biases: Mapping[str, str]
+    own_inputs: bool
+
+    @functools.cached_property
+    def sites(self) -> dict[str, Site]:
+        """The sites of the merged network in its order."""
+        return {site.name: site for site in self.graph.sites}
+
+    def pairs(self, names: Iterable[str], originals: Originals, merged: PyTree, inputs: PyTree) -> dict[str, SiteFeatures]:
+        """What sites of the merged network read and what they should make of it, in float32; pure and traceable.
+
+        Targets are Z_out = mean_k push_k (y_k + b_k), the outputs of the originals with their biases. Inputs are Z_in =
+        mean_k push_k x_k, or, with `own_inputs`, those of the network `merged`.
+        """
+        names, share = tuple(names), 1 / len(originals.models)
+        read: dict[str, Array] = {}
+        made = {name: originals.shifts[name][..., None, :] if name in originals.shifts else jnp.zeros(()) for name in names}
+        for apply, graph, model, maps in zip(self.applies, self.graphs, originals.models, originals.maps, strict=True):
+            found = capture(apply, graph, model, inputs, nodes=(), sites=names).sites
+            for site in (s for s in graph.sites if s.name in found):
+                x, y = found[site.name]
+                y = moved(graph, maps, site, "outputs", self.graph)(y).astype(jnp.float32) * share
+                made[site.name] = y + jnp.broadcast_to(made[site.name], y.shape)
+                if not self.own_inputs:
+                    x = moved(graph, maps, site, "inputs", self.graph)(x).astype(jnp.float32) * share
+                    read[site.name] = x + read[site.name] if site.name in read else x
+        if self.own_inputs:
+            own = capture(self.apply, self.graph, merged, inputs, nodes=(), sites=names).sites
+            read = {name: own[name].inputs.astype(jnp.float32) for name in names}
+        return {name: SiteFeatures(read[name], made[name]) for name in names}
+
+    def layer(self, name: str, variables: PyTree) -> Layer:
+        """The layer of a site in a merged network."""
+        site, leaves = self.sites[name], flatten(variables)
+        matrix = site.matrix(leaves[site.path]).astype(jnp.float32)
+        if name not in self.biases:
+            return Layer(matrix, None)
+        bias = jnp.asarray(leaves[self.biases[name]]).astype(jnp.float32)
+        return Layer(matrix, bias.reshape(*matrix.shape[:-2], matrix.shape[-1]))
+
+    def replaced(self, layers: Mapping[str, Layer], variables: PyTree) -> PyTree:
+        """A merged network with these layers, rounded once to its dtypes."""
+        leaves = flatten(variables)
+        new: dict[str, Array] = {}
+        for name, layer in layers.items():
+            site = self.sites[name]
+            new[site.path] = site.replaced(leaves[site.path], layer.matrix)
+            if layer.bias is not None:
+                old = leaves[self.biases[name]]
+                new[self.biases[name]] = jnp.asarray(layer.bias).reshape(np.shape(old)).astype(old.dtype)
+        return jax.tree_util.tree_map_with_path(lambda path, x: new.get(path_name(path), x), variables)
+
+
+class Prepared(NamedTuple):
+    """Layers with their originals, the merged network to start from, and where each of its leaves may be other than zero."""
+
+    layers: Layers
+    originals: Originals
+    start: PyTree
+    support: PyTree
+    left: dict[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites to solve for, in the order of the network."""
+        return tuple(name for name in self.layers.sites if name not in self.left)
+
+    def allowed(self, name: str) -> Bool[np.ndarray, "*copies rows columns"]:
+        """The blocks of a site: entry (i, j) may move where some model has units in row i and in column j."""
+        site = self.layers.sites[name]
+        return np.asarray(site.matrix(flatten(self.support)[site.path]) > 0)
+
+
+def prepared(
+    apply: Apply | Sequence[Apply],
+    graph: Graph | Sequence[Graph],
+    models: Sequence[PyTree],
+    maps: Sequence[Maps],
+    inputs: PyTree,
+    *,
+    merged: PyTree | None = None,
+    own_inputs: bool = False,
+) -> Prepared:
+    """Everything that is known before the data are looked at. Raises ValueError for what does not belong together."""
+    if not models:
+        raise ValueError("least squares needs the models that are merged, got none")
+    graphs = graphs_of(graph, models)
+    applies = (apply,) * len(models) if callable(apply) else tuple(apply)
+    if len(maps) != len(models) or len(applies) != len(models):
+        raise ValueError(f"expected maps and a function for each of {len(models)} models: got {len(maps)} and {len(applies)}")
+    average = _average([transport(g, m, v) for g, m, v in zip(graphs, maps, models, strict=True)])
+    start = average if merged is None else merged
+    support = _average([_support(g, dict(m), v) for g, m, v in zip(graphs, maps, models, strict=True)])
+    other = resize(applies[0], graphs[0], average, {name: m.push.shape[-2] for name, m in maps[0].items()})
+    same = not other.widths
+    new = graphs[0] if same else trace(other, average, inputs)
+    new.check(start)
+    run: Apply = applies[0] if same else other
+    layers = Layers(applies, graphs, run, new, channel_biases(run, new, average, inputs), own_inputs)
+    shifts = {name: bias for name in layers.biases if (bias := layers.layer(name, average).bias) is not None}
+    originals = Originals(tuple(models), tuple(picked(m) for m in maps), shifts)
+    among = nodes_among_samples(applies[0], models[0], inputs)
+    mapped = {name for m in maps for name in m}
+    left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, among, mapped))}
+    return Prepared(layers, originals, start, support, left)
+
+
+def _average(models: Sequence[PyTree]) -> PyTree:
+    """The plain mean; leaves that are not floating-point are those of the first model."""
+
+    def mean(path: tuple, *leaves: Array) -> Array:
+        if len({np.shape(x) for x in leaves}) > 1:
+            shapes = ", ".join(str(np.shape(x)) for x in leaves)
+            raise ValueError(f"the maps bring the models to different widths: {path_name(path)!r} has shapes {shapes}")
+        if not jnp.issubdtype(jnp.result_type(leaves[0]), jnp.floating):
+            return leaves[0]
+        total = functools.reduce(jnp.add, (jnp.asarray(x).astype(jnp.float32) for x in leaves))
+        return (total / len(leaves)).astype(jnp.result_type(leaves[0]))
+
+    return jax.tree_util.tree_map_with_path(mean, *models)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _support(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
+    """Positive where the transported leaves can be other than zero."""
+    within = {name: NodeMap(jnp.abs(jnp.asarray(m.push)), jnp.abs(jnp.asarray(m.pull))) for name, m in maps.items()}
+    return transport(graph, within, jax.tree.map(lambda x: jnp.ones(np.shape(x), jnp.float32), variables))
+
+
+def _reason(layers: Layers, originals: Originals, name: str, among: Mapping[str, tuple], mapped: set[str]) -> str | None:
+    """Why a site cannot be solved for, or None."""
+    site = layers.sites[name]
+    if Counter(s.path for s in layers.graph.sites)[site.path] > 1:
+        return "its weight is used at several sites"
+    if reordered := [node for node in among.get(name, ()) if node in mapped]:
+        return f"its samples run over the units of {reordered[0]!r}"
+    if layers.own_inputs and site.stacked:
+        return "it is inside a loop, where what it reads depends on itself"
+    for graph, maps in zip(layers.graphs, originals.maps, strict=True):
+        mine = next((s for s in graph.sites if s.name == name), None)
+        try:
+            if mine is None:
+                raise ValueError("the original network has no such site")
+            for side in ("inputs", "outputs"):
+                *copies, features = arranged(graph, name, side).places.shape
+                jax.eval_shape(
+                    moved(graph, maps, mine, side, layers.graph), jax.ShapeDtypeStruct((*copies, 1, features), jnp.float32)
+                )
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def pieces(batches: Sequence[PyTree], examples: int) -> Iterator[PyTree]:
+    """The batches in pieces of at most so many examples, all of one batch of nearly the same size."""
+    for batch in batches:
+        count = len(jax.tree.leaves(batch)[0])
+        ends = np.linspace(0, count, -(-count // examples) + 1).round().astype(int)
+        for a, b in zip(ends[:-1], ends[1:], strict=True):
+            yield jax.tree.map(lambda x, a=a, b=b: x[a:b], batch)

@@ -1,0 +1,171 @@
+"""Normal equations of the layers of a network: summed on the device in float32, solved on the host in float64."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array, Bool, Float
+
+from alignment.graph import PyTree
+from alignment.maps import HIGHEST
+from alignment.taps import SiteFeatures
+from npmerge.layerwise import Layer, Layers, Originals
+
+SINGULAR = 1e-6
+"""Sums in float32 with a reciprocal condition number below this do not tell a singular system from a regular one."""
+
+
+class Errors(NamedTuple):
+    """Sums of squares over all samples of a site: of what is missing from the targets, and of the targets."""
+
+    missing: Float[Array, ""]
+    targets: Float[Array, ""]
+
+    def relative(self) -> float:
+        """||Z_in W + b - Z_out|| / ||Z_out||, 0 where both are."""
+        missing, targets = float(self.missing), float(self.targets)
+        return float(np.sqrt(missing / targets)) if targets > 0 else float(missing > 0)
+
+
+class Sums(NamedTuple):
+    """The normal equations of the change of a layer. With a bias the last row stands for it.
+
+    Attributes:
+        samples: how many.
+        gram: Z_in^T Z_in (*copies, rows, rows).
+        cross: Z_in^T (Z_out - Z_in W - b) (*copies, rows, columns), with the layer as it is.
+        errors: of the layer as it is.
+    """
+
+    samples: Float[Array, ""]
+    gram: Float[Array, "*copies rows rows"]
+    cross: Float[Array, "*copies rows columns"]
+    errors: Errors
+
+
+class Change(NamedTuple):
+    """What is added to a layer, by how much the sum of squares falls, and whether the inputs left directions open."""
+
+    change: Float[np.ndarray, "*copies rows columns"]
+    gain: float
+    singular: bool
+
+
+def sums_of(pair: SiteFeatures, layer: Layer) -> Sums:
+    """The sums over the samples of one batch. Pure and traceable; products of highest precision."""
+    x, missing = pair.inputs, _missing(pair, layer)
+    gram, cross = (jnp.matmul(x.mT, z, precision=HIGHEST) for z in (x, missing))
+    count = jnp.float32(x.shape[-2])
+    if layer.bias is not None:
+        mean = x.sum(-2, keepdims=True)
+        corner = jnp.broadcast_to(count, (*mean.shape[:-1], 1))
+        gram = jnp.concatenate([jnp.concatenate([gram, mean.mT], -1), jnp.concatenate([mean, corner], -1)], -2)
+        cross = jnp.concatenate([cross, missing.sum(-2, keepdims=True)], -2)
+    return Sums(count, gram, cross, Errors(jnp.square(missing).sum(), jnp.square(pair.outputs).sum()))
+
+
+def errors_of(pair: SiteFeatures, layer: Layer) -> Errors:
+    """The sums of squares alone."""
+    return Errors(jnp.square(_missing(pair, layer)).sum(), jnp.square(pair.outputs).sum())
+
+
+def _missing(pair: SiteFeatures, layer: Layer) -> Array:
+    made = jnp.matmul(pair.inputs, layer.matrix, precision=HIGHEST)
+    return pair.outputs - (made if layer.bias is None else made + jnp.broadcast_to(layer.bias[..., None, :], made.shape))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def add_sums(
+    layers: Layers, total: dict[str, Sums], now: Mapping[str, Layer], originals: Originals, merged: PyTree, x: PyTree
+) -> dict[str, Sums]:
+    """The sums so far and those of a batch more, of the sites in `total`."""
+    pairs = layers.pairs(total, originals, merged, x)
+    return jax.tree.map(jnp.add, total, {name: sums_of(pairs[name], now[name]) for name in total})
+
+
+def no_sums(now: Mapping[str, Layer]) -> dict[str, Sums]:
+    """Sums over no samples."""
+    found = {}
+    for name, layer in now.items():
+        *copies, rows, columns = layer.matrix.shape
+        rows += layer.bias is not None
+        zeros = [jnp.zeros((*copies, rows, n), jnp.float32) for n in (rows, columns)]
+        found[name] = Sums(jnp.zeros(()), *zeros, Errors(jnp.zeros(()), jnp.zeros(())))
+    return found
+
+
+def bytes_of(layer: Layer) -> int:
+    """The memory of the sums of a site."""
+    *copies, rows, columns = layer.matrix.shape
+    rows += layer.bias is not None
+    return int(4 * np.prod(copies, dtype=int) * rows * (rows + columns))
+
+
+def solved(sums: Sums, allowed: Bool[np.ndarray, "*copies rows columns"], ridge: float) -> Change:
+    """The change D of the allowed entries that minimises ||Z_in (W + D) - Z_out||^2 + r ||D||^2, r = ridge tr(G) / rows.
+
+    Columns with the same allowed rows S are solved together: (G_SS + r I) D_S = C_S. Where that is singular, without a ridge,
+    D has the least norm: directions that were never seen keep what the layer does.
+
+    Args:
+        sums: the normal equations.
+        allowed: which entries of the matrix may move; a bias, the last row of the sums, always may.
+        ridge: how strongly the layer as it is holds, relative to the mean square of an input.
+
+    Raises:
+        ValueError: for sums that are not finite.
+    """
+    gram, cross = (np.asarray(x) for x in (sums.gram, sums.cross))
+    if not (np.isfinite(gram).all() and np.isfinite(cross).all()):
+        raise ValueError("the features are not finite: is there a NaN in the data?")
+    change, gain, singular = np.zeros(cross.shape), 0.0, False
+    for copy in np.ndindex(gram.shape[:-2]):
+        g = gram[copy].astype(np.float64)
+        size = ridge * np.trace(g) / len(g)
+        for rows, columns in _blocks(allowed[copy], len(g)):
+            block = np.ix_(rows, columns)
+            inside, wanted = g if len(rows) == len(g) else g[np.ix_(rows, rows)], cross[copy][block].astype(np.float64)
+            vague = float(sums.samples) < len(rows) or _is_singular(inside)
+            found = _least_norm(inside, wanted) if vague and not size else _regular(inside, wanted, size)
+            better = 2 * np.vdot(found, wanted) - np.vdot(found, inside @ found)
+            singular |= vague
+            if better > 0:  # below nothing there is only rounding
+                change[copy][block], gain = found, gain + better
+    return Change(change, gain, singular)
+
+
+def _blocks(allowed: Bool[np.ndarray, "rows columns"], rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows, that of a bias among them, and the columns of each group of columns with the same rows."""
+    patterns, group = np.unique(np.packbits(allowed, axis=0), axis=1, return_inverse=True)
+    for k in range(patterns.shape[1]):
+        columns = np.flatnonzero(group.ravel() == k)
+        inside = np.flatnonzero(np.append(allowed[:, columns[0]], [True] * (rows - len(allowed))))
+        if len(inside):
+            yield inside, columns
+
+
+def _regular(gram: np.ndarray, wanted: np.ndarray, size: float) -> np.ndarray:
+    held = gram.copy()
+    held[np.diag_indices_from(held)] += size
+    return scipy.linalg.cho_solve(scipy.linalg.cho_factor(held, lower=True, overwrite_a=True), wanted)
+
+
+def _least_norm(gram: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(gram)
+    seen = values > SINGULAR * values[-1]
+    along = vectors[:, seen]
+    return along @ ((along.T @ wanted) / values[seen, None])
+
+
+def _is_singular(gram: np.ndarray) -> bool:
+    """Whether a sum in float32 leaves directions open."""
+    try:
+        factor, _ = scipy.linalg.cho_factor(gram, lower=True)
+    except np.linalg.LinAlgError:
+        return True
+    rcond, _ = scipy.linalg.lapack.dpocon(factor, np.abs(gram).sum(0).max(), uplo="L")
+    return bool(rcond < SINGULAR)
