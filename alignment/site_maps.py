@@ -24,13 +24,14 @@ from alignment.terms import refs
 from alignment.trace import walked
 
 Side = Literal["inputs", "outputs"]
+SIDES: tuple[Side, Side] = ("inputs", "outputs")
 Move = Callable[[Array], Array]
 
 
 class Picked(NamedTuple):
-    """A map whose new units are old ones: `new[i] = weight[i] * old[index[i]]`; a weight of None is one everywhere."""
+    """A map whose new units are old ones: `new[i] = weight[i] * old[units[i]]`; a weight of None is one everywhere."""
 
-    index: Int[Array | np.ndarray, " new"]
+    units: Int[Array | np.ndarray, " new"]
     weight: Float[Array | np.ndarray, " new"] | None
 
 
@@ -87,9 +88,10 @@ def moved(graph: Graph, maps: FeatureMaps, site: Site, side: Side, resized: Grap
         spread = old.spread(jnp.moveaxis(x.astype(jnp.float32), -2, 0))
         act = functools.partial(_act, graph, maps)
         found = each_block([Fixed(len(spread)), *old.labels], spread, act)
-        if found.size != len(found) * math.prod(new.shape):  # other labels may open other axes, in the same order
+        got, expected = math.prod(found.shape[1:]), math.prod(new.shape)
+        if got != expected:  # the axes may differ: other labels may open others, in the same order
             raise ValueError(
-                f"the {side} of site {site.name!r} have shape {found.shape[1:]} once moved, expected {new.shape}: "
+                f"the {side} of site {site.name!r} have {got} features once moved, expected {expected}: "
                 "maps that change widths need resized=, the graph of the resized network"
             )
         return jnp.moveaxis(new.gathered(found), 0, -2)
@@ -106,21 +108,32 @@ def picked(maps: Mapping[str, NodeMap]) -> dict[str, NodeMap | PickedMap]:
     return found
 
 
-def nodes_among_samples(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> dict[str, tuple[str, ...]]:
-    """The sites whose samples run over the units of nodes (one dense layer for every head), with the names of those.
+class Entangled(NamedTuple):
+    """What stands against moving or solving for a site by itself.
 
-    Maps of such a node reorder the samples of the site, which `inputs_moved` leaves as they are.
+    Attributes:
+        nodes: whose units its samples run over (one dense layer for every head): maps of them reorder its samples, which
+            `inputs_moved` leaves as they are.
+        elsewhere: whether its weight is read elsewhere too, at another site or otherwise (a tied embedding).
     """
+
+    nodes: tuple[str, ...]
+    elsewhere: bool
+
+
+def entangled(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> dict[str, Entangled]:
+    """The sites of a network that something stands against; the others are absent. The arguments are those of `trace`."""
     walk = walked(apply, variables, inputs)
     graph, several = walk.graph()
-    atoms = {atom: name for name, those in several.items() for atom in those}
+    nodes = {atom: name for name, atoms in several.items() for atom in atoms}
     found = {}
     for site in graph.sites:
         (value,) = walk.results[site.location]
-        terms = [value.axes[d] for d in site.samples(len(value.shape))]
-        met = {atoms[ref.atom] for t in terms if t is not None for ref in refs(walk.terms.resolve(t)) if ref.atom in atoms}
-        if met:
-            found[site.name] = tuple(sorted(met))
+        terms = [walk.terms.resolve(t) for d in site.samples(len(value.shape)) if (t := value.axes[d]) is not None]
+        among = {nodes[ref.atom] for t in terms for ref in refs(t) if ref.atom in nodes}
+        mine = Entangled(tuple(sorted(among)), walk.readers[site.path] != {site.location})
+        if any(mine):
+            found[site.name] = mine
     return found
 
 
@@ -228,7 +241,7 @@ def _act(graph: Graph, maps: FeatureMaps, labels: Sequence[Bare], x: Array) -> A
 
 
 def _pick(which: Picked, x: Array, d: int) -> Array:
-    taken = jnp.take(x, which.index, axis=d)
+    taken = jnp.take(x, which.units, axis=d)
     if which.weight is None:
         return taken
     return taken * which.weight.reshape([-1 if k == d else 1 for k in range(x.ndim)])

@@ -133,6 +133,7 @@ class Walk:
         self.sites: list[Site] = []
         self.contractions: list[Contraction] = []
         self.used: dict[str, None] = {}  # paths of the variables in the order in which the network reads them
+        self.readers: dict[str, set[tuple[int, ...]]] = {}  # the equations that read a leaf, but for those that only reshape it
         self.hidden = 0  # depth of calls whose inside cannot be tapped
         self._unknown: dict[str, list[Term]] = {}
         self._borrowed = 0  # depth of calls to library functions, whose lines say nothing to the user
@@ -204,6 +205,9 @@ class Walk:
         axes = [ins[0].axes] if square else self._apply_rule(seen)
         outs = [Value(shape, _without_units(shape, a), data) for shape, a in zip(shapes, axes, strict=True)]
         outs = [replace(v, source=followed(eqn, ins, k)) for k, v in enumerate(outs)]
+        for value in ins if all(v.source is None for v in outs) else ():
+            if value.source is not None:
+                self.readers.setdefault(value.source.path, set()).add(location)
         if len(outs) == 1:
             square |= bool(ins) and ins[0].square and name in KEEPS_SQUARE - {"reduce_sum"}
             outs = [replace(outs[0], constant=_constant(seen), square=square)]

@@ -1,7 +1,7 @@
 """A merged network and its originals layer by layer: what each linear site should make of what it reads."""
 
 import functools
-from collections import Counter
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from alignment.biases import channel_biases
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, NodeMap, transport
 from alignment.resizing import resize
-from alignment.site_maps import FeatureMaps, arranged, moved, nodes_among_samples, picked
+from alignment.site_maps import SIDES, Entangled, FeatureMaps, arranged, entangled, moved, picked
 from alignment.sites import Site
 from alignment.taps import SiteFeatures, capture
 from alignment.trace import trace
@@ -155,9 +155,9 @@ def prepared(
     layers = Layers(applies, graphs, run, new, channel_biases(run, new, average, inputs), own_inputs)
     shifts = {name: bias for name in layers.biases if (bias := layers.layer(name, average).bias) is not None}
     originals = Originals(tuple(models), tuple(picked(m) for m in maps), shifts)
-    among = nodes_among_samples(applies[0], models[0], inputs)
+    bound = entangled(applies[0], models[0], inputs)
     mapped = {name for m in maps for name in m}
-    left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, among, mapped))}
+    left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, bound, mapped))}
     return Prepared(layers, originals, start, support, left)
 
 
@@ -183,12 +183,12 @@ def _support(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
     return transport(graph, within, jax.tree.map(lambda x: jnp.ones(np.shape(x), jnp.float32), variables))
 
 
-def _reason(layers: Layers, originals: Originals, name: str, among: Mapping[str, tuple], mapped: set[str]) -> str | None:
+def _reason(layers: Layers, originals: Originals, name: str, bound: Mapping[str, Entangled], mapped: set[str]) -> str | None:
     """Why a site cannot be solved for, or None."""
     site = layers.sites[name]
-    if Counter(s.path for s in layers.graph.sites)[site.path] > 1:
-        return "its weight is used at several sites"
-    if reordered := [node for node in among.get(name, ()) if node in mapped]:
+    if name in bound and bound[name].elsewhere:
+        return "its weight is read elsewhere too"
+    if name in bound and (reordered := [node for node in bound[name].nodes if node in mapped]):
         return f"its samples run over the units of {reordered[0]!r}"
     if layers.own_inputs and site.stacked:
         return "it is inside a loop, where what it reads depends on itself"
@@ -197,11 +197,10 @@ def _reason(layers: Layers, originals: Originals, name: str, among: Mapping[str,
         try:
             if mine is None:
                 raise ValueError("the original network has no such site")
-            for side in ("inputs", "outputs"):
+            for side in SIDES:
                 *copies, features = arranged(graph, name, side).places.shape
-                jax.eval_shape(
-                    moved(graph, maps, mine, side, layers.graph), jax.ShapeDtypeStruct((*copies, 1, features), jnp.float32)
-                )
+                one = jax.ShapeDtypeStruct((*copies, 1, features), jnp.float32)
+                jax.eval_shape(moved(graph, maps, mine, side, layers.graph), one)
         except ValueError as error:
             return str(error)
     return None
@@ -212,5 +211,5 @@ def pieces(batches: Sequence[PyTree], examples: int) -> Iterator[PyTree]:
     for batch in batches:
         count = len(jax.tree.leaves(batch)[0])
         ends = np.linspace(0, count, -(-count // examples) + 1).round().astype(int)
-        for a, b in zip(ends[:-1], ends[1:], strict=True):
+        for a, b in itertools.pairwise(ends):
             yield jax.tree.map(lambda x, a=a, b=b: x[a:b], batch)

@@ -1,7 +1,7 @@
 """Layerwise least squares: the weights of a merged network solved layer by layer, so that it computes what its parents do."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -127,7 +127,7 @@ class LeastSquares:
             now = {name: layers.layer(name, variables) for name in names}
             new = {}
             for name, sums in self._sums(found, now, variables, inputs).items():
-                change = _named(name, lambda s=sums, n=name: solved(s, found.allowed(n), self.ridge))
+                change = _solve(name, sums, found.allowed(name), self.ridge)
                 new[name] = _changed(now[name], change)
                 left_over = max(float(sums.errors.missing) - change.gain, 0.0)
                 before[name] = sums.errors.relative()
@@ -231,8 +231,8 @@ def _changed(layer: Layer, change: Change) -> Layer:
     return Layer(new, jnp.asarray(np.asarray(layer.bias, np.float64) + change.change[..., rows, :], jnp.float32))
 
 
-def _named(name: str, solve: Callable[[], Change]) -> Change:
+def _solve(name: str, sums: Sums, allowed: np.ndarray, ridge: float) -> Change:
     try:
-        return solve()
+        return solved(sums, allowed, ridge)
     except ValueError as error:
         raise ValueError(f"site {name!r}: {error}") from error

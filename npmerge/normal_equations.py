@@ -22,8 +22,8 @@ SINGULAR = 1e-6
 class Errors(NamedTuple):
     """Sums of squares over all samples of a site: of what is missing from the targets, and of the targets."""
 
-    missing: Float[Array, ""]
-    targets: Float[Array, ""]
+    missing: Float[Array, ""] | float
+    targets: Float[Array, ""] | float
 
     def relative(self) -> float:
         """||Z_in W + b - Z_out|| / ||Z_out||, 0 where both are."""
@@ -93,8 +93,8 @@ def no_sums(now: Mapping[str, Layer]) -> dict[str, Sums]:
     for name, layer in now.items():
         *copies, rows, columns = layer.matrix.shape
         rows += layer.bias is not None
-        zeros = [jnp.zeros((*copies, rows, n), jnp.float32) for n in (rows, columns)]
-        found[name] = Sums(jnp.zeros(()), *zeros, Errors(jnp.zeros(()), jnp.zeros(())))
+        gram, cross = (jnp.zeros((*copies, rows, n), jnp.float32) for n in (rows, columns))
+        found[name] = Sums(jnp.zeros(()), gram, cross, Errors(jnp.zeros(()), jnp.zeros(())))
     return found
 
 
