@@ -73,9 +73,18 @@ class Site:
             (contracted, batch), _ = self._dims(1 - self.weight)
             return _arranged(x, batch, _free(x.ndim, contracted, batch), contracted)
         numbers, groups = self.params["dimension_numbers"], self.params["feature_group_count"]
-        patches = jax.lax.conv_general_dilated_patches(
+        return _grouped(self._patches(x, numbers), numbers.out_spec[1], groups)
+
+    def _patches(self, x: Array, numbers: jax.lax.ConvDimensionNumbers) -> Array:
+        """The patches of a convolution as channels, laid out as its results are."""
+        window = [self.shape[d] for d in numbers.rhs_spec[2:]]
+        if math.prod(window) == math.prod(self.params["lhs_dilation"]) == 1 and not np.any(self.params["padding"]):
+            strides = dict(zip(numbers.lhs_spec[2:], self.params["window_strides"], strict=True))
+            pixels = x[tuple(slice(None, None, strides.get(d)) for d in range(x.ndim))]
+            return pixels.transpose([numbers.lhs_spec[numbers.out_spec.index(d)] for d in range(x.ndim)])
+        return jax.lax.conv_general_dilated_patches(
             x,
-            [self.shape[d] for d in numbers.rhs_spec[2:]],
+            window,
             self.params["window_strides"],
             self.params["padding"],
             lhs_dilation=self.params["lhs_dilation"],
@@ -83,7 +92,6 @@ class Site:
             dimension_numbers=_patch_numbers(numbers, x.ndim),
             precision=jax.lax.Precision.HIGHEST,
         )
-        return _grouped(patches, numbers.out_spec[1], groups)
 
     def outputs(self, y: Array) -> Float[Array, "*groups samples columns"]:
         """The result of the equation in the same arrangement."""

@@ -39,14 +39,14 @@ class Originals(NamedTuple):
     shifts: dict[str, Float[Array, "*copies columns"]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Layers:
     """The layers of a merged network and those that they are merged from.
 
     Attributes:
         applies: the function of each original; `graphs` theirs.
         apply: the function of the merged network, `resize`d; `graph` its own.
-        biases: for each site with a bias the path of that.
+        added: the sites with a bias, and its path.
         own_inputs: whether the merged network's sites read what it computes itself, or the originals' inputs, averaged.
     """
 
@@ -54,13 +54,18 @@ class Layers:
     graphs: tuple[Graph, ...]
     apply: Apply
     graph: Graph
-    biases: Mapping[str, str]
+    added: tuple[tuple[str, str], ...]
     own_inputs: bool
 
     @functools.cached_property
     def sites(self) -> dict[str, Site]:
         """The sites of the merged network in its order."""
         return {site.name: site for site in self.graph.sites}
+
+    @functools.cached_property
+    def biases(self) -> dict[str, str]:
+        """For each site with a bias the path of that."""
+        return dict(self.added)
 
     def pairs(self, names: Iterable[str], originals: Originals, merged: PyTree, inputs: PyTree) -> dict[str, SiteFeatures]:
         """What sites of the merged network read and what they should make of it, in float32; pure and traceable.
@@ -152,7 +157,7 @@ def prepared(
     new = graphs[0] if same else trace(other, average, inputs)
     new.check(start)
     run: Apply = applies[0] if same else other
-    layers = Layers(applies, graphs, run, new, channel_biases(run, new, average, inputs), own_inputs)
+    layers = Layers(applies, graphs, run, new, tuple(channel_biases(run, new, average, inputs).items()), own_inputs)
     shifts = {name: bias for name in layers.biases if (bias := layers.layer(name, average).bias) is not None}
     originals = Originals(tuple(models), tuple(picked(m) for m in maps), shifts)
     bound = entangled(applies[0], models[0], inputs)

@@ -151,7 +151,7 @@ def _blocks(allowed: Bool[np.ndarray, "rows columns"], rows: int) -> Iterator[tu
 def _regular(gram: np.ndarray, wanted: np.ndarray, size: float) -> np.ndarray:
     held = gram.copy()
     held[np.diag_indices_from(held)] += size
-    return scipy.linalg.cho_solve(scipy.linalg.cho_factor(held, lower=True, overwrite_a=True), wanted)
+    return scipy.linalg.cho_solve(scipy.linalg.cho_factor(held, lower=True, overwrite_a=True, check_finite=False), wanted)
 
 
 def _least_norm(gram: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -164,7 +164,7 @@ def _least_norm(gram: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _is_singular(gram: np.ndarray) -> bool:
     """Whether a sum in float32 leaves directions open."""
     try:
-        factor, _ = scipy.linalg.cho_factor(gram, lower=True)
+        factor, _ = scipy.linalg.cho_factor(gram, lower=True, check_finite=False)
     except np.linalg.LinAlgError:
         return True
     rcond, _ = scipy.linalg.lapack.dpocon(factor, np.abs(gram).sum(0).max(), uplo="L")

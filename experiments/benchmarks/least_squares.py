@@ -24,46 +24,47 @@ SHAPES = {  # window, channels read and made, side of the image, examples
 
 def rows(*, quick: bool, repeats: int) -> list[Row]:
     """One for each shape; quick ones are of few channels."""
-    return [closed_form(f"{name} ({shape[-1]} images)", *_smaller(shape, quick), repeats) for name, shape in SHAPES.items()]
+    return [closed_form(name, _smaller(shape, quick), repeats) for name, shape in SHAPES.items()]
 
 
 def _smaller(shape: tuple[int, ...], quick: bool) -> tuple[int, ...]:
-    window, read, made, side, examples = shape
+    window, read, made, side, _ = shape
     return (window, read // 32, made // 32, side // 7 + 2, 2) if quick else shape
 
 
-def closed_form(name: str, window: int, read: int, made: int, side: int, examples: int, repeats: int) -> Row:
-    """Two networks of one convolution, permuted, against the products of their mean features and one solve.
+def closed_form(name: str, shape: tuple[int, ...], repeats: int) -> Row:
+    """Two networks with one such convolution, permuted, against the products of its mean features and one solve.
 
-    Ours runs both networks, cuts the patches, brings their features together and solves for the change; the other is handed
-    patches and targets.
+    Ours runs both networks, cuts the patches, brings their features together and solves for the change, also of the stem that
+    makes the channels; the other is handed patches and targets.
     """
-    apply = _convolution(window)
+    window, read, made, side, examples = shape
     rng = np.random.default_rng(0)
-    scale = 1 / np.sqrt(window**2 * read)
-    models = [{"w": jnp.asarray(scale * rng.standard_normal((window, window, read, made), np.float32))} for _ in range(2)]
-    x = np.maximum(rng.standard_normal((examples, side, side, read), np.float32), 0)
-    graph = nm.trace(apply, models[0], x)
-    (node,) = graph.nodes
-    maps = [{node: permutation(rng.permutation(made))} for _ in models]
+    shapes = {"stem": (1, 1, 3, read), "w": (window, window, read, made)}
+    models = [{n: jnp.asarray(_scaled(rng.standard_normal(s, np.float32))) for n, s in shapes.items()} for _ in range(2)]
+    x = rng.standard_normal((examples, side, side, 3), np.float32)
+    graph = nm.trace(_network, models[0], x)
+    maps = [{n: permutation(jnp.asarray(rng.permutation(node.size))) for n, node in graph.nodes.items()} for _ in models]
     method, batches = LeastSquares(), [(x, None)]
-    times = interleaved(
-        lambda: method(apply, graph, models, maps, batches).variables, _plain(apply, graph, models, x), repeats=repeats
-    )
-    return f"least squares, {name}", "two products and a solve", *times
+    plain = _plain(graph, models, x)
+    times = interleaved(lambda: method(_network, graph, models, maps, batches).variables, plain, repeats=repeats)
+    return f"least squares, {name} ({examples} images)", "two products and a solve", *times
 
 
-def _convolution(window: int) -> Callable[[PyTree, Array], Array]:
-    def apply(variables: PyTree, x: Array) -> Array:
-        y = jax.lax.conv_general_dilated(x, variables["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return jax.nn.relu(y).sum(-1)
-
-    return apply
+def _scaled(kernel: np.ndarray) -> np.ndarray:
+    return kernel / np.float32(np.sqrt(kernel.size / kernel.shape[-1]))
 
 
-def _plain(apply: Callable, graph: Graph, models: list[PyTree], x: np.ndarray) -> Callable[[], np.ndarray]:
-    pairs = [nm.capture(apply, graph, model, x, nodes=(), sites=("w",)).sites["w"] for model in models]
-    z, y = pairs[0].inputs, (pairs[0].outputs + pairs[1].outputs) / 2
+def _network(variables: PyTree, x: Array) -> Array:
+    for name in ("stem", "w"):
+        y = jax.lax.conv_general_dilated(x, variables[name], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jax.nn.relu(y)
+    return x.sum(-1)
+
+
+def _plain(graph: Graph, models: list[PyTree], x: np.ndarray) -> Callable[[], np.ndarray]:
+    pairs = [nm.capture(_network, graph, model, x, nodes=(), sites=("w",)).sites["w"] for model in models]
+    z, y = (pairs[0].inputs + pairs[1].inputs) / 2, (pairs[0].outputs + pairs[1].outputs) / 2
 
     @jax.jit
     def products(z: Array, y: Array) -> tuple[Array, Array]:

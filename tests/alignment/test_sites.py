@@ -124,6 +124,24 @@ CASES = {
         (8, 3, 3, 3),
         [(2, 32, 27), (2, 27, 4), (2, 32, 4)],
     ),
+    "one pixel": (
+        lambda x, w: convolve(x, w, (2, 3), "VALID"),
+        (2, 5, 6, 3),
+        (1, 1, 3, 4),
+        [(12, 3), (3, 4), (12, 4)],
+    ),
+    "one pixel, grouped, in another layout": (
+        lambda x, w: convolve(x, w, (2, 1), "VALID", numbers=("NCHW", "OIHW", "HNWC"), feature_group_count=2),
+        (2, 6, 5, 4),
+        (4, 3, 1, 1),
+        [(2, 24, 3), (2, 3, 2), (2, 24, 2)],
+    ),
+    "one pixel, padded": (
+        lambda x, w: convolve(x, w, padding=((1, 0), (0, 2))),
+        (2, 3, 4, 3),
+        (1, 1, 3, 4),
+        [(48, 3), (3, 4), (48, 4)],
+    ),
     "one dimension": (
         lambda x, w: convolve(x, w, (1,), numbers=("NWC", "WIO", "NWC")),
         (2, 5, 3),
