@@ -84,19 +84,32 @@ def moved(graph: Graph, maps: FeatureMaps, site: Site, side: Side, resized: Grap
     if old is new and not any(axis.node in maps for label in old.labels for axis in node_axes(label)):
         return lambda x: x
 
-    def move(x: Array) -> Array:
-        spread = old.spread(jnp.moveaxis(x.astype(jnp.float32), -2, 0))
-        act = functools.partial(_act, graph, maps)
-        found = each_block([Fixed(len(spread)), *old.labels], spread, act)
+    def move(maps: FeatureMaps, x: Array) -> Array:
+        found = each_block([Fixed(len(x)), *old.labels], old.spread(x), functools.partial(_act, graph, maps))
         got, expected = math.prod(found.shape[1:]), math.prod(new.shape)
         if got != expected:  # the axes may differ: other labels may open others, in the same order
             raise ValueError(
                 f"the {side} of site {site.name!r} have {got} features once moved, expected {expected}: "
                 "maps that change widths need resized=, the graph of the resized network"
             )
-        return jnp.moveaxis(new.gathered(found), 0, -2)
+        return new.gathered(found)
 
-    return move
+    here = {axis.node: maps[axis.node] for label in old.labels for axis in node_axes(label) if axis.node in maps}
+    picks = {name: m for name, m in here.items() if isinstance(m, PickedMap)}
+    if len(picks) == len(here):
+        return lambda x: _at_once(move, picks, x.astype(jnp.float32))
+    return lambda x: jnp.moveaxis(move(maps, jnp.moveaxis(x.astype(jnp.float32), -2, 0)), 0, -2)
+
+
+def _at_once(move: Callable[[FeatureMaps, Array], Array], maps: Mapping[str, PickedMap], x: Array) -> Array:
+    """Where every new feature is an old one: the numbers of the features are moved, then all features with one gather."""
+    shape, samples = (*x.shape[:-2], x.shape[-1]), x.shape[-2]
+    bare = {name: PickedMap(*(pick._replace(weight=None) for pick in m)) for name, m in maps.items()}
+    (places,) = move(bare, jnp.arange(math.prod(shape)).reshape(1, *shape))
+    weight = move(maps, jnp.ones((1, *shape), jnp.float32)).reshape(1, -1)
+    flat = jnp.moveaxis(x, -2, 0).reshape(samples, -1)
+    taken = flat.at[:, places.ravel()].get(mode="promise_in_bounds") * weight
+    return jnp.moveaxis(taken.reshape(samples, *places.shape), 0, -2)
 
 
 def picked(maps: Mapping[str, NodeMap]) -> dict[str, NodeMap | PickedMap]:

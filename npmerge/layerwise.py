@@ -16,7 +16,7 @@ from alignment.biases import channel_biases
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, NodeMap, transport
 from alignment.resizing import resize
-from alignment.site_maps import SIDES, Entangled, FeatureMaps, arranged, entangled, moved, picked
+from alignment.site_maps import SIDES, Entangled, FeatureMaps, Side, arranged, entangled, moved, picked
 from alignment.sites import Site
 from alignment.taps import SiteFeatures, capture
 from alignment.trace import trace
@@ -73,22 +73,23 @@ class Layers:
         Targets are Z_out = mean_k push_k (y_k + b_k), the outputs of the originals with their biases. Inputs are Z_in =
         mean_k push_k x_k, or, with `own_inputs`, those of the network `merged`.
         """
-        names, share = tuple(names), 1 / len(originals.models)
-        read: dict[str, Array] = {}
-        made = {name: originals.shifts[name][..., None, :] if name in originals.shifts else jnp.zeros(()) for name in names}
+        names = tuple(names)
+        sums: dict[Side, dict[str, Array]] = {"outputs": {}} if self.own_inputs else {"inputs": {}, "outputs": {}}
         for apply, graph, model, maps in zip(self.applies, self.graphs, originals.models, originals.maps, strict=True):
             found = capture(apply, graph, model, inputs, nodes=(), sites=names).sites
             for site in (s for s in graph.sites if s.name in found):
-                x, y = found[site.name]
-                y = moved(graph, maps, site, "outputs", self.graph)(y).astype(jnp.float32) * share
-                made[site.name] = y + jnp.broadcast_to(made[site.name], y.shape)
-                if not self.own_inputs:
-                    x = moved(graph, maps, site, "inputs", self.graph)(x).astype(jnp.float32) * share
-                    read[site.name] = x + read[site.name] if site.name in read else x
+                for side, total in sums.items():
+                    x = moved(graph, maps, site, side, self.graph)(getattr(found[site.name], side)).astype(jnp.float32)
+                    total[site.name] = total[site.name] + x if site.name in total else x
+        mean = {side: {name: x / len(originals.models) for name, x in total.items()} for side, total in sums.items()}
         if self.own_inputs:
             own = capture(self.apply, self.graph, merged, inputs, nodes=(), sites=names).sites
-            read = {name: own[name].inputs.astype(jnp.float32) for name in names}
-        return {name: SiteFeatures(read[name], made[name]) for name in names}
+            mean["inputs"] = {name: own[name].inputs.astype(jnp.float32) for name in names}
+        for name, shift in originals.shifts.items():
+            if name in names:
+                y = mean["outputs"][name]
+                mean["outputs"][name] = y + jnp.broadcast_to(shift[..., None, :], y.shape)
+        return {name: SiteFeatures(mean["inputs"][name], mean["outputs"][name]) for name in names}
 
     def layer(self, name: str, variables: PyTree) -> Layer:
         """The layer of a site in a merged network."""

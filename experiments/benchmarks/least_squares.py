@@ -35,14 +35,14 @@ def _smaller(shape: tuple[int, ...], quick: bool) -> tuple[int, ...]:
 def closed_form(name: str, shape: tuple[int, ...], repeats: int) -> Row:
     """Two networks with one such convolution, permuted, against the products of its mean features and one solve.
 
-    Ours runs both networks, cuts the patches, brings their features together and solves for the change, also of the stem that
-    makes the channels; the other is handed patches and targets.
+    Ours runs both networks, cuts the patches, brings their features together and solves for the change; the other is handed
+    patches and targets. The channels are made by a table and a scale, which are no site.
     """
     window, read, made, side, examples = shape
     rng = np.random.default_rng(0)
-    shapes = {"stem": (1, 1, 3, read), "w": (window, window, read, made)}
-    models = [{n: jnp.asarray(_scaled(rng.standard_normal(s, np.float32))) for n, s in shapes.items()} for _ in range(2)]
-    x = rng.standard_normal((examples, side, side, 3), np.float32)
+    shapes = {"table": (side, side, read), "scale": (read,), "w": (window, window, read, made)}
+    models = [{n: jnp.asarray(rng.standard_normal(s, np.float32)) for n, s in shapes.items()} for _ in range(2)]
+    x = rng.standard_normal((examples, side, side), np.float32)
     graph = nm.trace(_network, models[0], x)
     maps = [{n: permutation(jnp.asarray(rng.permutation(node.size))) for n, node in graph.nodes.items()} for _ in models]
     method, batches = LeastSquares(), [(x, None)]
@@ -51,15 +51,10 @@ def closed_form(name: str, shape: tuple[int, ...], repeats: int) -> Row:
     return f"least squares, {name} ({examples} images)", "two products and a solve", *times
 
 
-def _scaled(kernel: np.ndarray) -> np.ndarray:
-    return kernel / np.float32(np.sqrt(kernel.size / kernel.shape[-1]))
-
-
 def _network(variables: PyTree, x: Array) -> Array:
-    for name in ("stem", "w"):
-        y = jax.lax.conv_general_dilated(x, variables[name], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        x = jax.nn.relu(y)
-    return x.sum(-1)
+    x = jax.nn.relu(x[..., None] * variables["scale"] + variables["table"])
+    y = jax.lax.conv_general_dilated(x, variables["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.nn.relu(y).sum(-1)
 
 
 def _plain(graph: Graph, models: list[PyTree], x: np.ndarray) -> Callable[[], np.ndarray]:
