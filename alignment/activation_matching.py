@@ -40,10 +40,6 @@ class ActivationMatching(ActivationAlignment, PermutationAlignment):
         """The unit put at each place."""
         return assign_living(self.scores(moments), *living(moments))
 
-    def of_permutation(self, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
-        """The index itself."""
-        return index
-
     def scores(self, moments: Moments) -> Float[np.ndarray, "units units"]:
         """How well each unit of the second model (columns) fits each of the first, by the cost."""
         if self.cost == "correlation":

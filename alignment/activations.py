@@ -20,7 +20,8 @@ class ActivationAlignment(Alignment):
     """An alignment that finds the map of each node from the moments of its features in the reference and in another model.
 
     A node that indexes others (heads) is matched by assignment: its units are whole groups, to be paired, not mixed, by how
-    much alike they can be made. What is inside them is then solved for between paired groups.
+    much alike they can be made. What is inside them is then solved for between paired groups. The reference and nodes that
+    index others have orders of units in theta, which `fit` leaves alone.
     """
 
     needs = (NodeMoments,)
@@ -29,9 +30,9 @@ class ActivationAlignment(Alignment):
     def solve(self, moments: Moments) -> PyTree:
         """The parameters of the map of one copy of a node, from the moments of two models."""
 
-    @abc.abstractmethod
-    def of_permutation(self, index: Int[np.ndarray, " units"]) -> PyTree:
-        """The parameters of a permutation."""
+    def of_permutation(self, index: Int[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
+        """The parameters of a permutation: the index itself, an integer leaf, which no learning mixes."""
+        return np.asarray(index, np.int32)
 
     def check(self, graph: Graph, moments: Mapping[str, Moments]) -> None:
         """Raise ValueError for nodes that the maps do not suit."""

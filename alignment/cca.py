@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float
 
 from alignment.activations import ActivationAlignment
-from alignment.base import check_groups
+from alignment.base import check_finite, check_groups
 from alignment.correlation import Spectrum, spectrum
 from alignment.graph import Graph
-from alignment.maps import Maps, NodeMap
+from alignment.maps import Maps, NodeMap, permutation
 from alignment.moments import Moments
 from alignment.procrustes import polar, rotated
 
@@ -22,13 +23,14 @@ class CCA(ActivationAlignment):
     """Whiten the other model's features, rotate them onto the reference's, colour them as the reference's.
 
     T = Sxx^1/2 . polar(Sxx^-1/2 Sxy Syy^-1/2) . Syy^-1/2 with gamma added to the diagonals of Sxx and Syy (Horoi et al. 2024,
-    "Harmony in Diversity", section 4). The inverse has the same closed form. A node that indexes others (heads) is permuted.
-    Needs `NodeMoments`.
+    "Harmony in Diversity", section 4). A node that indexes others (heads) is permuted. Needs `NodeMoments`.
 
     Where a covariance is singular (dead units, fewer samples than units, a node wider than what feeds it), the formula holds
     on the directions that features take. Between the null spaces T is the isometry that `polar` defines: dead units to dead
     units in ascending order, the identity where both models have the same. So every gamma, zero too, gives an invertible map,
     and none depends on the solver.
+
+    Theta is a start for learning: it holds T alone, and `maps` pulls back by its inverse.
 
     Attributes:
         gamma: the regularisation; large values tend to `Procrustes`, small ones trust directions with little variance. With
@@ -63,28 +65,21 @@ class CCA(ActivationAlignment):
                 stacklevel=4,
             )
 
-    def solve(self, moments: Moments) -> NodeMap:
-        """The map."""
+    def solve(self, moments: Moments) -> Float[np.ndarray, "units units"]:
+        """T."""
         covariance, cross = (np.asarray(m, np.float64) for m in (moments.covariance, moments.cross[1]))
         if min(np.trace(covariance[0]), np.trace(covariance[1])) <= 1e-30:
-            return self.of_permutation(np.arange(len(cross)))  # dead in one of the models
+            return np.eye(len(cross), dtype=np.float32)  # dead in one of the models
         x, y = map(spectrum, covariance)
         null = np.sqrt(x.values[x.alive].mean() * y.values[y.alive].mean())  # common to both: the null block is an isometry
         root_x, root_y = self._roots(x, null), self._roots(y, null)
         seen = x.power(x.alive / root_x) @ cross @ y.power(y.alive / root_y)
-        rotation = polar(seen)
-        push = x.power(root_x) @ rotation @ y.power(1 / root_y)
-        pull = y.power(root_y) @ rotation.T @ x.power(1 / root_x)
-        return NodeMap(push.astype(np.float32), pull.astype(np.float32))
-
-    def of_permutation(self, index: Int[np.ndarray, " units"]) -> NodeMap:
-        """Its matrix and the transpose."""
-        matrix = np.eye(len(index), dtype=np.float32)[index]
-        return NodeMap(matrix, matrix.T)
+        return (x.power(root_x) @ polar(seen) @ y.power(1 / root_y)).astype(np.float32)
 
     def maps(self, theta: list, graph: Graph) -> Sequence[Maps]:
-        """Theta as it is."""
-        return [{node: NodeMap(*m) for node, m in model.items()} for model in theta]
+        """T and its inverse; permutations of nodes that index others. Raises ValueError unless theta is finite (or traced)."""
+        check_finite(theta, "theta")
+        return [{node: _map(jnp.asarray(x)) for node, x in model.items()} for model in theta]
 
     def _is_small(self, m: Moments) -> bool:
         variance = np.diagonal(np.asarray(m.covariance, np.float64), axis1=-2, axis2=-1).mean()
@@ -95,3 +90,7 @@ class CCA(ActivationAlignment):
         mean = np.maximum(s.values, 0).mean()
         added = self.gamma * mean if self.scale == "relative" else self.gamma
         return np.sqrt(np.where(s.alive, s.values + added, null))
+
+
+def _map(x: Array) -> NodeMap:
+    return permutation(x) if jnp.issubdtype(x.dtype, jnp.integer) else NodeMap(x, jnp.linalg.inv(x))

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float
 
 from alignment.activations import ActivationAlignment
-from alignment.base import check_groups
+from alignment.base import check_finite, check_groups
 from alignment.graph import Graph
-from alignment.maps import Maps, orthogonal
+from alignment.maps import Maps, NodeMap, orthogonal, permutation
 from alignment.moments import Moments
+from alignment.orthogonal import nearest_orthogonal
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Procrustes(ActivationAlignment):
     The rotation is the polar factor of the cross-covariance (Schoenemann 1966), which is also the limit of `CCA` for large
     gamma. Where the cross-covariance is singular (dead units, fewer samples than units), `polar` completes it. A node that
     indexes others (heads) is permuted. Needs `NodeMoments`.
+
+    Theta is a start for learning: matrices are projected onto the nearest orthogonal ones.
 
     Attributes:
         approximate: also rotate nodes whose group holds no rotations (units between elementwise nonlinearities). That changes
@@ -37,13 +41,14 @@ class Procrustes(ActivationAlignment):
         """The rotation."""
         return polar(np.asarray(moments.cross[1])).astype(np.float32)
 
-    def of_permutation(self, index: Int[np.ndarray, " units"]) -> Float[np.ndarray, "units units"]:
-        """The permutation matrix."""
-        return np.eye(len(index), dtype=np.float32)[index]
-
     def maps(self, theta: list, graph: Graph) -> Sequence[Maps]:
-        """The rotations as maps."""
-        return [{node: orthogonal(q) for node, q in model.items()} for model in theta]
+        """Rotations, and permutations of nodes that index others. Raises ValueError unless theta is finite (or traced)."""
+        check_finite(theta, "theta")
+        return [{node: _map(jnp.asarray(x)) for node, x in model.items()} for model in theta]
+
+
+def _map(x: Array) -> NodeMap:
+    return permutation(x) if jnp.issubdtype(x.dtype, jnp.integer) else orthogonal(nearest_orthogonal(x))
 
 
 def rotated(graph: Graph, moments: Mapping[str, Moments]) -> list[str]:

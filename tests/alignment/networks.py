@@ -12,9 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 import alignment
+import npmerge
 from alignment import Graph
 from alignment.graph import flatten, path_name
 
@@ -377,6 +379,15 @@ def undone(graph: Graph, index: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return found
 
 
+def learned(net: Network, method: alignment.Alignment, theta: list, x: jax.Array, models: list) -> list[tuple[Any, Any]]:
+    """Maps and model for each, after fifty steps on the line between two models that move every map of the second."""
+    loss = npmerge.along_line(method, net.graph, net.apply, npmerge.CrossEntropy())
+    batch = (x, np.arange(len(x)) % net.apply(models[0], x).shape[-1])
+    found = npmerge.fit(theta, loss, npmerge.stack_models(models), [batch], optax.adam(0.02), steps=50).theta
+    assert all(np.abs(found[1][name] - start).max() > 0.1 for name, start in theta[1].items())
+    return list(zip(method.maps(found, net.graph), models, strict=True))
+
+
 __all__ = [
     "ALL",
     "Network",
@@ -387,6 +398,7 @@ __all__ = [
     "fill",
     "flatten",
     "layer",
+    "learned",
     "network",
     "permutation_map",
     "shuffle",

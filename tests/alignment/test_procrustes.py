@@ -1,11 +1,13 @@
 """Rotations from activations, and the polar factor."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import alignment
+import npmerge
 from alignment import NodeMoments, Procrustes
 from alignment.procrustes import polar
 from tests.alignment import networks
@@ -79,3 +81,26 @@ def test_the_rotation_brings_activations_closer_than_any_permutation():
     for node, m in moments.items():
         agreement = {k: float(jnp.sum(maps[node].push * m.cross[1])) for k, maps in (("q", rotated), ("p", permuted))}
         assert agreement["q"] > agreement["p"]
+
+
+def unit_rms(x):
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-5)
+
+
+def rms_apply(v, x):
+    """A residual stream whose norms have no scale."""
+    x = x @ v["embed"]
+    return unit_rms(x + unit_rms(x) @ v["mix"]) @ v["head"]
+
+
+def test_learning_stays_within_the_group():
+    """Theta leaves the rotations, its maps do not."""
+    variables = {"embed": networks.data(5, 6), "mix": networks.data(6, 6), "head": networks.data(6, 3)}
+    x = networks.data(64, 5)
+    net = networks.Network("stream", rms_apply, variables, x, None)
+    assert [node.group for node in net.graph.nodes.values()] == ["orthogonal"]
+    models = [variables, jax.tree.map(lambda w: w[::-1], variables)]
+    stats = npmerge.collect(rms_apply, net.graph, models, [(x, None)], [NodeMoments])
+    theta = Procrustes().init(net.graph, models, stats=stats)
+    for m, v in networks.learned(net, Procrustes(), theta, x, models):
+        assert alignment.discrepancy(rms_apply, net.graph, m, v, x) < 1e-4
