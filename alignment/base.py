@@ -3,6 +3,7 @@
 import abc
 import functools
 import math
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from alignment.graph import Graph, GroupName, Node, PyTree, flatten
+from alignment.checks import check_key, check_kinds, check_list, kind_of
+from alignment.graph import STATISTICS, Graph, GroupName, Node, PyTree, flatten
+from alignment.labels import node_axes
 from alignment.maps import Maps, permutation, transport
-from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
+from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic, check_moments, laid_out
 
 Stats = Mapping[type, Any]
 
@@ -77,13 +80,19 @@ def align(
         The transformed variables, in the order of `models`.
 
     Raises:
-        ValueError: no models, variables that do not fit the graph, a non-finite leaf (path and model named), or missing
-            statistics.
+        ValueError: no models, variables that do not fit the graph, a non-finite leaf (path and model named), missing
+            statistics, or a call under `jit`.
+
+    Warns:
+        UserWarning: if approximate maps act on running statistics, which are then no longer those of the network.
     """
-    if not isinstance(alignment, Alignment):
-        raise ValueError(f"align takes (alignment, graph, models), got {alignment!r} and {type(graph).__name__}")
+    check_kinds("align takes (alignment, graph, models)", (alignment, Alignment), (graph, Graph | Sequence), (models, object))
+    check_list(models)
+    check_key(key)
     if not models:
         raise ValueError("align needs at least one model, got an empty list")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(models)):
+        raise ValueError("align runs on the host: call it outside jit")
     graphs = graphs_of(graph, models)
     for k, (own, model) in enumerate(zip(graphs, models, strict=True)):
         own.check(model)
@@ -95,23 +104,43 @@ def align(
             return list(models)
     given: Any = graphs[0] if isinstance(graph, Graph) else graphs
     theta = alignment.rounded(alignment.init(given, models, stats=stats, key=key))
+    if getattr(alignment, "approximate", False) and (held := _running_statistics(graphs[0])):
+        warnings.warn(
+            f"approximate maps leave running statistics such as {held[0]!r} wrong, variances even negative: "
+            "re-estimate them by npmerge.reset_statistics",
+            stacklevel=2,
+        )
     moved = _transported(alignment, graphs, theta, tuple(models))
     return moved if alignment.resizes else [models[0], *moved[1:]]
 
 
+def _running_statistics(graph: Graph) -> list[str]:
+    """The paths of those that carry a node."""
+    return [path for path in graph.axes if re.search(STATISTICS, path) and any(any(node_axes(x)) for x in graph.axes[path])]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _transported(alignment: Alignment, graphs: tuple[Graph, ...], theta: PyTree, models: tuple) -> list[PyTree]:
-    maps = alignment.maps(theta, graphs[0])
+    maps = maps_of(alignment, graphs[0], theta, len(models))
     return [transport(graph, m, model) for graph, m, model in zip(graphs, maps, models, strict=True)]
+
+
+def maps_of(alignment: Alignment, graph: Graph, theta: PyTree, count: int) -> Sequence[Maps]:
+    """The maps of so many models. Raises ValueError if theta is of another number."""
+    maps = alignment.maps(theta, graph)
+    if len(maps) != count:
+        raise ValueError(f"theta of {type(alignment).__name__} must be of {count} models: got one of {len(maps)}")
+    return maps
 
 
 def graphs_of(graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> tuple[Graph, ...]:
     """One graph for each model. Raises ValueError for another number of them, or graphs that do not have the same nodes."""
     graphs = (graph,) * len(models) if isinstance(graph, Graph) else tuple(graph)
-    if not all(isinstance(own, Graph) for own in graphs) or len(graphs) != len(models):
-        raise ValueError(
-            f"expected a graph, or one for each of {len(models)} models: got {graph if not graphs else len(graphs)}"
-        )
+    for own in graphs:
+        if not isinstance(own, Graph):
+            raise ValueError(f"expected a graph, or one for each model: got {kind_of(own)}")
+    if len(graphs) != len(models):
+        raise ValueError(f"expected a graph, or one for each of {len(models)} models: got {len(graphs)}")
     for k, own in enumerate(graphs):
         if own.nodes.keys() != graphs[0].nodes.keys():
             odd = sorted(own.nodes.keys() ^ graphs[0].nodes.keys())
@@ -175,13 +204,20 @@ def _count_bad(leaves: dict[str, Array]) -> dict[str, Array]:
 
 
 def node_moments(stats: Stats | None, alignment: Alignment, graph: Graph, models: Sequence[PyTree]) -> Mapping[str, Moments]:
-    """The NodeMoments in `stats`. Raises ValueError if they are missing or were taken of another number of models.
+    """The NodeMoments in `stats`. Raises ValueError if they are missing, not finite, or of other models than these.
 
     Warns:
         UserWarning: if the graph has nodes without a tap (only ever seen inside products): they stay as they are.
     """
-    moments: Mapping[str, Moments] = _activations(stats, alignment, NodeMoments)
-    _check_moments(alignment, moments, {m.mean.shape[0] for m in moments.values()}, len(models))
+    name, moments = type(alignment).__name__, _activations(stats, alignment, NodeMoments)
+    for node in dict.fromkeys([*graph.taps, *moments]):
+        if node not in moments or node not in graph.nodes:
+            raise ValueError(f"{name} got statistics of another graph: only one of them has the node {node!r}")
+        shape, expected = moments[node].mean.shape, laid_out(graph, graph.nodes[node])
+        if shape[0] != len(models):
+            raise ValueError(f"{name} got {len(models)} models, but the statistics are of {shape[0]}")
+        if shape[1:] != expected:
+            raise ValueError(f"{name} got statistics of other networks: {node!r} has {shape[1:]} units, the graph {expected}")
     _warn_of_untapped(alignment, graph, graph.nodes)
     return moments
 
@@ -198,7 +234,8 @@ def joint_moments(stats: Stats | None, alignment: Alignment, graphs: Sequence[Gr
         elif got != sum(units):
             expected = f"{' + '.join(map(str, units))} units at node {name!r}"
             raise ValueError(f"{type(alignment).__name__} got models with {expected}, but the statistics are of {got}")
-    _check_moments(alignment, moments, taken, len(graphs))
+    if wrong := taken - {len(graphs)}:
+        raise ValueError(f"{type(alignment).__name__} got {len(graphs)} models, but the statistics are of {min(wrong):g}")
     _warn_of_untapped(alignment, graphs[0], nodes)
     return moments
 
@@ -210,21 +247,14 @@ def joint_units(graph: Graph, name: str) -> int:
 
 
 def _activations(stats: Stats | None, alignment: Alignment, kind: type[Statistic]) -> Any:
+    """The moments of some kind, all of them finite."""
+    name = type(alignment).__name__
     if stats is None or kind not in stats:
         raise ValueError(
-            f"{type(alignment).__name__} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, "
-            f"[{kind.__name__}()])"
+            f"{name} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [{kind.__name__}()])"
         )
+    check_moments(stats[kind], name)
     return stats[kind]
-
-
-def _check_moments(alignment: Alignment, moments: Mapping[str, Moments | Joint], taken: set, models: int) -> None:
-    name = type(alignment).__name__
-    if wrong := taken - {models}:
-        raise ValueError(f"{name} got {models} models, but the statistics are of {min(wrong):g}")
-    for node, m in moments.items():
-        if not all(np.isfinite(np.asarray(x)).all() for x in m):
-            raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")
 
 
 def _warn_of_untapped(alignment: Alignment, graph: Graph, nodes: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from alignment.activations import ActivationAlignment
 from alignment.base import check_finite, check_groups
+from alignment.checks import check_number
 from alignment.correlation import Spectrum, spectrum
 from alignment.graph import Graph
 from alignment.maps import Maps, NodeMap, permutation
@@ -46,8 +47,7 @@ class CCA(ActivationAlignment):
     approximate: bool = False
 
     def __post_init__(self) -> None:
-        if not self.gamma >= 0:
-            raise ValueError(f"gamma must not be negative, got {self.gamma}")
+        check_number("gamma", self.gamma)
         if self.scale not in ("relative", "absolute"):
             raise ValueError(f"scale must be 'relative' or 'absolute', got {self.scale!r}")
 

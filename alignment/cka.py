@@ -23,7 +23,7 @@ def linear_cka(x: Float[Array, "samples n"], y: Float[Array, "samples m"], *, un
     1 for the same features up to rotation, shift and one common scale, about 0 for independent ones (Kornblith et al. 2019).
     The unbiased HSIC of Song et al. (2012, equation 5) leaves the diagonals out; the biased one, |Y^T X|_F^2 of centred
     features, is far from 0 for independent noise when there are fewer samples than units. Differentiable; 0 where one side is
-    constant.
+    constant, NaN where one is not finite.
 
     It is quadratic in the features, so a few large directions decide it: one translated sample, or one loud unit that the next
     layer does not even read, moves CKA as far as one likes and the function not at all (Davari et al. 2023). Read it beside
@@ -33,7 +33,7 @@ def linear_cka(x: Float[Array, "samples n"], y: Float[Array, "samples m"], *, un
         ValueError: unless both are (samples, units) with the same number of samples, at least four (biased: two).
     """
     _check(x, y, unbiased)
-    a, b = _centred(x), _centred(y)
+    a, b = _unit(_centred(x)), _unit(_centred(y))
     return _ratio(*(_linear_hsic(*pair, unbiased) for pair in ((a, b), (a, a), (b, b))))
 
 
@@ -52,7 +52,7 @@ def rbf_cka(
     if not sigma > 0:
         raise ValueError(f"sigma is a fraction of the median distance and must be positive, got {sigma}")
     _check(x, y, unbiased)
-    k, m = _gaussian(_centred(x), sigma), _gaussian(_centred(y), sigma)
+    k, m = _gaussian(_unit(_centred(x)), sigma), _gaussian(_unit(_centred(y)), sigma)
     return _ratio(*(_hsic(jnp.sum(a * b), jnp.diag(a), jnp.diag(b), unbiased) for a, b in ((k, m), (k, k), (m, m))))
 
 
@@ -120,6 +120,12 @@ def _centred(x: Float[Array, "*steps samples units"]) -> Float[Array, "*steps sa
     return jnp.where(constant, 0.0, x - mean)
 
 
+def _unit(x: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """Over the largest absolute value, so that no fourth power leaves the range of float32. CKA does not see the scale."""
+    largest = jax.lax.stop_gradient(jnp.abs(x).max(initial=0))
+    return x / jnp.where(largest == 0, 1.0, largest)
+
+
 def _gaussian(x: Float[Array, "n units"], sigma: float) -> Float[Array, "n n"]:
     """The kernel matrix, centred along both axes."""
     square = jnp.sum(jnp.square(x), 1)
@@ -152,6 +158,6 @@ def _hsic(overlap: Float[Array, ""], p: Float[Array, " n"], q: Float[Array, " n"
 
 
 def _ratio(cross: Array, x: Array, y: Array) -> Array:
-    """HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), 0 where one side does not vary."""
-    varies = (x > 0) & (y > 0)
+    """HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), 0 where one side does not vary, NaN where one of the three is."""
+    varies = ((x > 0) & (y > 0)) | jnp.isnan(cross + x + y)
     return jnp.where(varies, cross / jnp.sqrt(jnp.where(varies, x, 1.0)) / jnp.sqrt(jnp.where(varies, y, 1.0)), 0.0)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from alignment.assignment import assign
-from alignment.moments import Moments
+from alignment.moments import Moments, check_moments
 
 
 def living(moments: Moments) -> Bool[np.ndarray, "models *copies units"]:
@@ -29,7 +29,16 @@ def matched_correlation(moments: Mapping[str, Moments]) -> dict[str, Float[np.nd
 
     Take the moments of the models that `align` returned. Pearson's, over all copies of a node together; units that are dead
     in one of the two are left out. Zero for a node without any living pair.
+
+    Args:
+        moments: `stats[NodeMoments]` of two or more models.
+
+    Raises:
+        ValueError: for moments that are not finite (the node is named), of one model, or something else.
     """
+    check_moments(moments, "matched_correlation")
+    if any(len(m.mean) < 2 for m in moments.values()):
+        raise ValueError("matched_correlation compares the other models with the first: got moments of one model")
     return {node: _matched(m) for node, m in moments.items()}
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from alignment.assignment import assign_copies
 from alignment.base import PermutationAlignment, Stats
+from alignment.checks import check_count, check_number
 from alignment.graph import Graph, PyTree, path_name
 from alignment.labels import NodeAxis
 from alignment.maps import NodeMap, transport
@@ -47,8 +48,8 @@ class CycleConsistent(PermutationAlignment):
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.max_iterations < 1 or not self.tolerance >= 0:
-            raise ValueError(f"expected max_iterations >= 1 and tolerance >= 0, got {self.max_iterations} and {self.tolerance}")
+        check_count("max_iterations", self.max_iterations)
+        check_number("tolerance", self.tolerance)
 
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> Orders:
         """For each model, node -> index of its unit at each place of the universe (*copies, units): identities for model 0."""

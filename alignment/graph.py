@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alignment.describe import dot, table
@@ -144,6 +145,11 @@ def flatten(tree: PyTree) -> dict[str, Any]:
             raise ValueError(f"two leaves have the path {name!r}: keys must not hold the separator '/'")
         found[name] = leaf
     return found
+
+
+def floating(tree: PyTree) -> dict[str, Any]:
+    """The leaves of `flatten` that are floating-point, numbers of Python among them."""
+    return {path: x for path, x in flatten(tree).items() if jnp.issubdtype(jnp.result_type(x), jnp.floating)}
 
 
 def path_name(path: tuple) -> str:

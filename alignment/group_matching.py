@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.assignment import assign
-from alignment.base import Alignment, Stats
+from alignment.base import Alignment, Stats, check_finite
+from alignment.checks import check_count
 from alignment.graph import Graph, GroupName, Node, PyTree
 from alignment.maps import Maps, NodeMap, permutation
 from alignment.orthogonal import nearest_orthogonal
@@ -44,13 +45,17 @@ class GroupMatching(Alignment):
     max_sweeps: int = 100
     learn_permutations: bool = False
 
+    def __post_init__(self) -> None:
+        check_count("max_sweeps", self.max_sweeps, 0)
+
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
         """For each model node -> its parameter (*copies, units, units), or (*copies, units) for a fixed permutation."""
         problems = [_Pair(graph, models[0], model) for model in models[1:]]
         return [{}, *(self._theta(pair, pair.solved(self.max_sweeps)) for pair in problems)]
 
     def maps(self, theta: list, graph: Graph) -> list[Maps]:
-        """A map of each node's group."""
+        """A map of each node's group. Raises ValueError unless theta is finite (or traced)."""
+        check_finite(theta, "theta")
         return [{name: _map(graph.nodes[name].group, x) for name, x in model.items()} for model in theta]
 
     def _theta(self, pair: "_Pair", found: Matrices) -> dict[str, Array]:

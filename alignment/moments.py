@@ -1,7 +1,8 @@
 """Statistics that accumulate over batches, and the moments of node activations."""
 
 import abc
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from alignment.graph import Graph, PyTree
+from alignment.checks import kind_of
+from alignment.graph import Graph, Node, PyTree
 from alignment.taps import capture
 
 
@@ -69,6 +71,18 @@ class NodeMoments(Statistic):
     def finalise(self, state: dict[str, Moments]) -> dict[str, Moments]:
         """Divide the sums of products by the number of samples."""
         return {n: m._replace(covariance=m.covariance / m.samples, cross=m.cross / m.samples) for n, m in state.items()}
+
+
+def check_moments(moments: Any, name: str) -> None:
+    """Raise ValueError, with the name of who asks, unless these are finite moments by node, as `NodeMoments` gives them."""
+    if not isinstance(moments, Mapping) or NodeMoments in moments:
+        got = "all that was collected" if isinstance(moments, Mapping) else kind_of(moments)
+        raise ValueError(f"{name} takes the moments of every node, got {got}: give it stats[NodeMoments]")
+    for node, m in moments.items():
+        if not isinstance(m, Moments):
+            raise ValueError(f"{name} takes Moments of every node, got {kind_of(m)} of {node!r}")
+        if not all(np.isfinite(np.asarray(x)).all() for x in m):
+            raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")
 
 
 class Joint(NamedTuple):
@@ -130,9 +144,19 @@ def _chan_joint(a: Joint, b: Joint) -> Joint:
     return Joint(count, a.mean + shift * (b.samples / count), covariance)
 
 
+def laid_out(graph: Graph, node: Node) -> tuple[int, ...]:
+    """The shape of a node's mean in one model: copies along fixed axes, then units, copies along other nodes among them."""
+    fixed = _fixed(graph, node)
+    return (*node.copies[:fixed], math.prod(node.copies[fixed:]) * node.size)
+
+
+def _fixed(graph: Graph, node: Node) -> int:
+    return sum(name not in graph.nodes for name in node.index)
+
+
 def _by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*copies samples units"]:
     """Copies along other nodes laid end to end among the units."""
-    fixed = sum(name not in graph.nodes for name in graph.nodes[node].index)
+    fixed = _fixed(graph, graph.nodes[node])
     x = jnp.moveaxis(features, -2, fixed)
     return x.reshape(*x.shape[: fixed + 1], -1)
 

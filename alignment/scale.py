@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.activations import paired_copy
-from alignment.base import Alignment, PermutationAlignment, Stats, admits
+from alignment.base import Alignment, PermutationAlignment, Stats, admits, check_finite
 from alignment.blocks import Bare, axis_of, each_block
-from alignment.graph import STATISTICS, Graph, Node, PyTree, flatten
+from alignment.checks import check_count
+from alignment.graph import STATISTICS, Graph, Node, PyTree, floating
 from alignment.labels import NodeAxis
 from alignment.maps import Maps, NodeMap, permutation
 from alignment.permutations import Weights, blocks, permuted, unmoved
@@ -46,8 +47,7 @@ class Scale(Alignment):
     def __post_init__(self) -> None:
         if not isinstance(self.start, PermutationAlignment):
             raise ValueError(f"Scale starts from an alignment by permutations (PermutationAlignment), got {self.start!r}")
-        if self.max_sweeps < 0:
-            raise ValueError(f"max_sweeps must not be negative, got {self.max_sweeps}")
+        check_count("max_sweeps", self.max_sweeps, 0)
 
     @property
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]
@@ -69,7 +69,8 @@ class Scale(Alignment):
         return theta
 
     def maps(self, theta: list, graph: Graph) -> Sequence[Maps]:
-        """Scaled permutations: push = diag(s) P, pull = P^T diag(1/s)."""
+        """Scaled permutations: push = diag(s) P, pull = P^T diag(1/s). Raises ValueError unless theta is finite (or traced)."""
+        check_finite(theta, "theta")
         return [{name: _scaled_permutation(**leaf) for name, leaf in model.items()} for model in theta]
 
     def _factors(self, graph: Graph, ours: Weights, theirs: Weights) -> Factors:
@@ -100,8 +101,7 @@ def _scaled_permutation(order: Array, log_scale: Array | None = None) -> NodeMap
 
 
 def _permuted_weights(graph: Graph, model: PyTree, orders: Mapping[str, np.ndarray]) -> Weights:
-    leaves = {path: x for path, x in flatten(model).items() if not re.search(STATISTICS, path)}
-    kept = {path: np.asarray(x, np.float64) for path, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+    kept = {path: np.asarray(x, np.float64) for path, x in floating(model).items() if not re.search(STATISTICS, path)}
     return {path: permuted(graph, path, x, orders) for path, x in kept.items()}
 
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from alignment.checks import check_count
+
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -28,8 +30,7 @@ def sinkhorn(logits: Float[Array, "*copies n n"], *, iterations: int = 30) -> Fl
         ValueError: logits that are not square, fewer than one iteration; unless traced, NaN, +inf, or a row or column that is
             forbidden as a whole.
     """
-    if iterations < 1:
-        raise ValueError(f"sinkhorn needs at least one iteration, got {iterations}")
+    check_count("iterations", iterations)
     if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
         raise ValueError(f"sinkhorn needs logits (*copies, n, n), got shape {logits.shape}")
     if not isinstance(logits, jax.core.Tracer):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from alignment.assignment import assign_copies
 from alignment.base import Alignment, Stats, check_finite
+from alignment.checks import check_count, check_number
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, NodeMap
 from alignment.permutations import Order, unmoved
@@ -53,12 +54,14 @@ class SoftPermutation(Alignment):
     def __post_init__(self) -> None:
         if self.start is not None and not isinstance(self.start, Alignment):
             raise ValueError(f"start must be an alignment or None, got {self.start!r}")
-        if self.steps < 0 or not self.learning_rate > 0:
-            raise ValueError(f"expected steps >= 0 and learning_rate > 0, got {self.steps} and {self.learning_rate}")
-        if len(self.temperature) != 2 or not all(t > 0 for t in self.temperature):
-            raise ValueError(f"temperature must be two positive numbers (first, last), got {self.temperature}")
-        if self.iterations < 1:
-            raise ValueError(f"sinkhorn needs at least one iteration, got {self.iterations}")
+        check_count("steps", self.steps, 0)
+        check_number("learning_rate", self.learning_rate, positive=True)
+        if not isinstance(self.temperature, tuple | list) or len(self.temperature) != 2:
+            raise ValueError(f"temperature must be two positive numbers (first, last), got {self.temperature!r}")
+        for temperature in self.temperature:
+            check_number("temperature", temperature, positive=True)
+        object.__setattr__(self, "temperature", tuple(self.temperature))  # a list has no hash
+        check_count("iterations", self.iterations)
 
     @property
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]

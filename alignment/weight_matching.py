@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from alignment.base import PermutationAlignment, Stats
-from alignment.graph import STATISTICS, Graph, PyTree, flatten
+from alignment.checks import check_count, check_pattern
+from alignment.graph import STATISTICS, Graph, PyTree, floating
 from alignment.matching_scores import Descent, objective, stacked
 from alignment.permutations import Order, Weights, after, blocks, inverse, unmoved
 
@@ -42,8 +42,9 @@ class WeightMatching(PermutationAlignment):
     exclude: str = STATISTICS
 
     def __post_init__(self) -> None:
-        if self.max_sweeps < 1 or self.restarts < 1:
-            raise ValueError(f"max_sweeps and restarts must be positive, got {self.max_sweeps} and {self.restarts}")
+        check_count("max_sweeps", self.max_sweeps)
+        check_count("restarts", self.restarts)
+        check_pattern("exclude", self.exclude)
 
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
         """For each model, node -> index of the unit put at each place (*copies, units); the identity for model 0.
@@ -57,8 +58,7 @@ class WeightMatching(PermutationAlignment):
         return best.relative()
 
     def _weights(self, model: PyTree) -> Weights:
-        leaves = flatten(model).items()
-        kept = {path: x for path, x in leaves if not re.search(self.exclude, path) and jnp.issubdtype(x.dtype, jnp.floating)}
+        kept = {path: x for path, x in floating(model).items() if not re.search(self.exclude, path)}
         return {path: np.asarray(x, np.float32) for path, x in kept.items()}
 
     def _run(self, several: "_Several", rng: np.random.Generator | None) -> "_Several":

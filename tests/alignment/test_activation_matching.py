@@ -347,3 +347,18 @@ def test_assignment_refuses_non_finite_scores(bad):
     scores[1, 2] = bad
     with pytest.raises(ValueError, match=r"\(4, 4\).*non-finite"):
         assign(scores)
+
+
+def test_moments_that_say_nothing_have_no_matched_correlation():
+    """NaN is not the zero of dead units."""
+    taken = collect("mlp", [networks.network("mlp").variables] * 2, BATCHES["mlp"])
+    broken = taken["second"]._replace(cross=taken["second"].cross.at[1, 0, 0].set(jnp.nan))
+    for wrong, message in (
+        (taken | {"second": broken}, "got non-finite moments of node 'second'"),
+        ({NodeMoments: taken}, r"got all that was collected: give it stats\[NodeMoments\]"),
+        (taken["first"], "got Moments: give it"),
+        ({node: alignment.Joint(m.samples, m.mean, m.cross) for node, m in taken.items()}, "got Joint of 'first'"),
+        (collect("mlp", [networks.network("mlp").variables], BATCHES["mlp"]), "got moments of one model"),
+    ):
+        with pytest.raises(ValueError, match=f"matched_correlation .*{message}"):
+            matched_correlation(wrong)

@@ -95,6 +95,24 @@ def test_constant_features_have_a_value_and_a_gradient(cka, unbiased):
 
 
 @EVERY
+@BOTH
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_features_that_are_not_finite_have_no_value(cka, unbiased, bad):
+    """Not the zero of constant features, in either place, beside those neither."""
+    broken = jnp.asarray(X).at[3, 2].set(bad)
+    for x, y in ((broken, Y), (Y, broken), (broken, broken), (broken, np.zeros_like(Y))):
+        assert jnp.isnan(cka(x, y, unbiased=unbiased))
+
+
+@EVERY
+@BOTH
+@pytest.mark.parametrize("scale", [1e-12, 1e-30, 1e15])
+def test_scales_whose_fourth_power_is_out_of_range(cka, unbiased, scale):
+    x = (X - X.mean(0)) * np.float32(scale)
+    assert float(cka(x, Y, unbiased=unbiased)) == pytest.approx(float(cka(X, Y, unbiased=unbiased)), abs=1e-4)
+
+
+@EVERY
 def test_features_that_do_not_fit_are_refused(cka):
     for x, y in ((X, Y[:-1]), (X[0], Y[0]), (X[:3], Y[:3])):
         with pytest.raises(ValueError, match=r"CKA takes features \(samples, units\) of the same samples, at least 4: got \("):
@@ -173,6 +191,14 @@ def test_steps_of_a_loop_are_apart_and_heads_together():
     assert {name: value.shape for name, value in found.items()} == {"embed": (3,), "layers/into#2": (3, 3)}
     np.testing.assert_allclose(found["layers/into#2"][:2], 1, atol=1e-5)  # towers and units in another order are the same
     assert (found["layers/into#2"][2] < 0.95).all()
+
+
+def test_a_model_that_is_not_finite_has_no_similarity(mlp):
+    net, x, models = mlp
+    broken = models[1] | {"first": models[1]["first"] | {"bias": models[1]["first"]["bias"].at[0].set(jnp.nan)}}
+    found = collect(net.apply, net.graph, [models[0], broken], [(x, None)], [MinibatchCKA()])[MinibatchCKA]
+    for values in found.values():
+        np.testing.assert_array_equal(jnp.isnan(values), [False, True])
 
 
 def test_a_batch_that_is_too_small_is_named(mlp):

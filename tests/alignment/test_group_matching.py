@@ -176,6 +176,17 @@ def test_maps_stay_in_their_groups_wherever_theta_is_moved():
     assert discrepancy(apply, graph(), method.maps(theta, graph())[1], model(1), TOKENS) < 1e-4
 
 
+def test_a_theta_that_is_not_finite_is_named():
+    method = GroupMatching(learn_permutations=True)
+    theta = method.init(graph(), [model(0), model(1)])
+    name, scores = next((n, x) for n, x in theta[1].items() if graph().nodes[n].group == "permutation")
+    theta[1][name] = scores.at[0, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match=f"theta has 1 non-finite values of .* in '1/{name}'"):
+        method.maps(theta, graph())
+    with pytest.raises(ValueError, match="max_sweeps must be an integer of 0 or more, got -3"):
+        GroupMatching(max_sweeps=-3)
+
+
 def test_every_parameter_of_theta_can_be_learned():
     """A gradient reaches each, and a step along it lowers the distance that it is of."""
     alignment_ = GroupMatching(learn_permutations=True)

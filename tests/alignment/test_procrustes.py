@@ -104,3 +104,17 @@ def test_learning_stays_within_the_group():
     theta = Procrustes().init(net.graph, models, stats=stats)
     for m, v in networks.learned(net, Procrustes(), theta, x, models):
         assert alignment.discrepancy(rms_apply, net.graph, m, v, x) < 1e-4
+
+
+@pytest.mark.parametrize("method", [Procrustes(approximate=True), alignment.CCA(approximate=True)], ids=["procrustes", "cca"])
+def test_running_statistics_under_approximate_maps_are_warned_of(method):
+    """A rotated variance may be negative: the network then returns NaN."""
+    net = networks.network("resnet")
+    models = [net.variables, net.another(1)]
+    stats = {NodeMoments: collect("resnet", models, [networks.data(3, 8, 8, 3)])}
+    with pytest.warns(
+        UserWarning, match=r"running statistics such as .*re-estimate them by npmerge.reset_statistics"
+    ) as caught:
+        alignment.align(method, net.graph, models, stats=stats)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__

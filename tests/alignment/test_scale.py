@@ -201,8 +201,16 @@ def test_factors_are_learned_by_fit_and_orders_stay():
     assert alignment.discrepancy(net.apply, net.graph, maps[1], models[1], net.inputs) < 1e-5
 
 
+def test_a_theta_that_is_not_finite_is_named():
+    net = networks.network("mlp")
+    theta = Scale().init(net.graph, [net.variables, net.another(1)])
+    theta[1]["first"]["log_scale"][2] = np.nan
+    with pytest.raises(ValueError, match="theta has 1 non-finite values of 8 in '1/first/log_scale'"):
+        Scale().maps(theta, net.graph)
+
+
 def test_bad_starts_are_refused():
     with pytest.raises(ValueError, match=r"starts from an alignment by permutations .*, got Procrustes\("):
         Scale(Procrustes())
-    with pytest.raises(ValueError, match="max_sweeps must not be negative, got -1"):
+    with pytest.raises(ValueError, match="max_sweeps must be an integer of 0 or more, got -1"):
         Scale(max_sweeps=-1)

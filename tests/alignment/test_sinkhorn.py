@@ -145,7 +145,7 @@ def test_the_cost_of_the_derivative_does_not_grow_with_the_iterations():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="at least one iteration, got 0"):
+    with pytest.raises(ValueError, match="iterations must be an integer of 1 or more, got 0"):
         sinkhorn(logits(0), iterations=0)
     with pytest.raises(ValueError, match=r"\(\*copies, n, n\), got shape \(3, 4\)"):
         sinkhorn(jnp.zeros((3, 4)))

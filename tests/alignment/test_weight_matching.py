@@ -201,8 +201,14 @@ def test_weights_are_cut_once_and_left_as_they_are(monkeypatch):
 
 @pytest.mark.parametrize("field", ["max_sweeps", "restarts"])
 def test_at_least_one_sweep_and_one_start(field):
-    with pytest.raises(ValueError, match=rf"{field}.* must be positive, got"):
-        WeightMatching(**{field: 0})
+    for bad in (0, 1.5, "3", True):
+        with pytest.raises(ValueError, match=f"{field} must be an integer of 1 or more, got {bad!r}"):
+            WeightMatching(**{field: bad})
+
+
+def test_what_is_excluded_is_a_regular_expression():
+    with pytest.raises(ValueError, match=r"exclude must be a regular expression, got '\(': "):
+        WeightMatching(exclude="(")
 
 
 # ----------------------------------------------------------------------------------------------------- several models

@@ -17,6 +17,7 @@ from alignment import (
     CycleConsistent,
     GroupMatching,
     PartialMatching,
+    NodeMoments,
     Procrustes,
     Scale,
     SoftPermutation,
@@ -223,6 +224,22 @@ def test_missing_statistics_are_named(kind, graph):
 
 
 @alignments
+def test_statistics_of_other_networks_are_named(kind, graph):
+    alignment, models = instance(kind), [model(0), model(1)]
+    if NodeMoments not in alignment.needs:
+        pytest.skip("needs no moments of nodes")
+    moments = dict(stats_for(alignment, graph, models)[NodeMoments])
+    wide = moments | {"layers/0": jax.tree.map(lambda x: jnp.zeros([9 if n == 6 else n for n in x.shape]), moments["layers/0"])}
+    for wrong, message in (
+        ({}, "only one of them has the node 'layers/0'"),
+        (moments | {"other": moments["layers/0"]}, "only one of them has the node 'other'"),
+        (wide, r"'layers/0' has \(9,\) units, the graph \(6,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            align(alignment, graph, models, stats={NodeMoments: wrong})
+
+
+@alignments
 def test_broken_models_are_named(kind, graph):
     bad = model(1)
     bad["layers"][1]["bias"] = bad["layers"][1]["bias"].at[2].set(jnp.nan)
@@ -232,3 +249,19 @@ def test_broken_models_are_named(kind, graph):
     smaller["layers"][0]["bias"] = smaller["layers"][0]["bias"][:-1]
     with pytest.raises(ValueError, match=r"'layers/0/bias'.*got \(5,\), traced with \(6,\)"):
         align(instance(kind), graph, [model(0), smaller])
+
+
+@alignments
+def test_a_number_of_python_is_a_weight(kind):
+    """What `trace` accepts."""
+
+    def scaled(variables: Any, x: jax.Array) -> jax.Array:
+        return variables["temperature"] * apply(variables, x)
+
+    models = [{**model(0), "temperature": 2.0}, {**permuted(model(0), 1), "temperature": 2.0}]
+    graph = trace(scaled, models[0], jnp.zeros((2, WIDTHS[0])))
+    needs = instance(kind).needs
+    stats = collect(scaled, graph, models, [BATCH], needs) if needs else None
+    aligned = align(instance(kind), graph, models, stats=stats)[1]
+    chex.assert_trees_all_close(aligned["layers"], model(0)["layers"], rtol=1e-3, atol=1e-3)
+    assert float(aligned["temperature"]) == 2

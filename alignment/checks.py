@@ -1,0 +1,61 @@
+"""What arguments must be: each check raises a ValueError of one line that says what was got and what was expected."""
+
+import math
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Unless `value` is an integer, `least` or more."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of {least} or more, got {value!r}")
+
+
+def check_number(name: str, value: Any, *, positive: bool = False) -> None:
+    """Unless `value` is a finite number, 0 or more (positive: above 0)."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name} must be a finite number {'above 0' if positive else 'of 0 or more'}, got {value!r}")
+
+
+def check_pattern(name: str, value: Any) -> None:
+    """Unless `value` is a regular expression."""
+    try:
+        re.compile(value)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{name} must be a regular expression, got {value!r}: {error}") from None
+
+
+def check_kinds(call: str, *given: tuple[Any, Any]) -> None:
+    """Unless each value is of its kind. Only the kinds are told: a graph or a network would fill pages.
+
+    Args:
+        call: what the caller takes, such as "align takes (alignment, graph, models)".
+        given: each argument with the kinds it may be of.
+    """
+    if not all(isinstance(value, kind) for value, kind in given):
+        raise ValueError(f"{call}, got ({', '.join(kind_of(value) for value, _ in given)})")
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's class; of a class, that it is one."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_list(values: Any, what: str = "models") -> None:
+    """Unless `values` is a list or tuple: not an iterator, an array, a tree or a named tuple such as a Stack."""
+    if not isinstance(values, Sequence) or isinstance(values, Mapping | str) or hasattr(values, "_fields"):
+        raise ValueError(f"expected a list of {what}, got {kind_of(values)}")
+
+
+def check_key(key: Any) -> None:
+    """Unless `key` is a key of `jax.random`, or None."""
+    dtype = getattr(key, "dtype", None)
+    if key is not None and (dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == np.uint32)):
+        raise ValueError(f"key must be jax.random.key(...) or None, got {key!r}")
