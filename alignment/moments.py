@@ -79,7 +79,7 @@ def check_moments(moments: Any, name: str) -> None:
         got = "all that was collected" if isinstance(moments, Mapping) else kind_of(moments)
         raise ValueError(f"{name} takes the moments of every node, got {got}: give it stats[NodeMoments]")
     for node, m in moments.items():
-        if not isinstance(m, Moments):
+        if not isinstance(m, Moments | Joint):
             raise ValueError(f"{name} takes Moments of every node, got {kind_of(m)} of {node!r}")
         if not all(np.isfinite(np.asarray(x)).all() for x in m):
             raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")

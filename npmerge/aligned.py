@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignment.base import Alignment
+from alignment.base import Alignment, maps_of
+from alignment.checks import check_key, check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
 from npmerge.base import Merge, Stats
-from npmerge.stack import Stack
+from npmerge.stack import Stack, check_stack
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Aligned(Merge):
     graph: Graph
 
     def __post_init__(self) -> None:
-        if not isinstance(self.alignment, Alignment) or not isinstance(self.merge, Merge):
-            raise ValueError(f"Aligned takes (alignment, merge, graph), got {self.alignment!r} and {self.merge!r}")
+        call = "Aligned takes (alignment, merge, graph)"
+        check_kinds(call, (self.alignment, Alignment), (self.merge, Merge), (self.graph, Graph))
         if self.merge.needs:
             names = ", ".join(s.__name__ for s in self.merge.needs)
             raise ValueError(
@@ -46,10 +47,16 @@ class Aligned(Merge):
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> dict[str, PyTree]:
         """Theta of the alignment, and of the merge on the aligned models."""
-        keys = (None, None) if key is None else jax.random.split(key)
-        found = self.alignment.init(self.graph, stack.models(), stats=stats, key=keys[0])
+        keys = _split(key)
+        found = self.alignment.init(self.graph, check_stack(stack).models(), stats=stats, key=keys[0])
         aligned = self._transported(found, stack)
         return {"alignment": found, "merge": self.merge.init(aligned, stats=stats, key=keys[1])}
+
+    def __call__(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """Align as `align` does, what the alignment relaxes made exact, then merge in closed form."""
+        keys = _split(key)
+        found = self.alignment.init(self.graph, check_stack(stack).models(), stats=stats, key=keys[0])
+        return self.merge(self._transported(self.alignment.rounded(found), stack), stats=stats, key=keys[1])
 
     def apply(self, theta: dict[str, PyTree], stack: Stack) -> PyTree:
         """The merge of the transported models."""
@@ -60,6 +67,12 @@ class Aligned(Merge):
         return {"alignment": self.alignment.rounded(theta["alignment"]), "merge": theta["merge"]}
 
     def _transported(self, theta: PyTree, stack: Stack) -> Stack:
-        maps = self.alignment.maps(theta, self.graph)
+        maps = maps_of(self.alignment, self.graph, theta, check_stack(stack).size)
         models = [transport(self.graph, m, model) for m, model in zip(maps, stack.models(), strict=True)]
         return Stack(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models), stack.base)
+
+
+def _split(key: Array | None) -> tuple[Array | None, Array | None]:
+    """One for the alignment, one for the merge."""
+    check_key(key)
+    return (None, None) if key is None else tuple(jax.random.split(key))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import STATISTICS, PyTree, path_name
-from npmerge.stack import Stack
+from npmerge.stack import Stack, check_stack
 
 Stats = Mapping[type, Any]
 
@@ -37,7 +37,8 @@ class Merge(abc.ABC):
         """The merged model."""
 
     def __call__(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """Merge in closed form: `apply` on what `init` gave."""
+        """Merge in closed form: `apply` on what `init` gave. Raises ValueError for models that are not a `Stack`."""
+        check_stack(stack)
         return self.apply(self.init(stack, stats=stats, key=key), stack)
 
 

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
+
+from alignment.checks import check_count
 
 Data = Shaped[Array | np.ndarray, "n ..."]
 
@@ -43,13 +47,31 @@ def measured(batches: Iterable[tuple]) -> Iterator[tuple]:
     """The batches of something that measures: each must be a tuple `(inputs, targets)`, and they must end.
 
     Raises:
-        ValueError: for endless batches, for a bare batch in the place of a list of them, for batches without targets.
+        ValueError: for endless batches, for a bare batch in the place of a list of them, for batches without targets or
+            without examples, for inputs with NaN or infinity: some networks make finite outputs of those.
     """
     if isinstance(batches, Shuffled):
         raise ValueError("measuring needs batches that end: got shuffled(...), use in_order(...) or a list")
     for batch in batches:
         check_pair(batch)
+        check_filled(batch)
+        for x in jax.tree.leaves(batch[0]):
+            if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
+                raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
         yield batch
+
+
+def check_filled(batch: tuple) -> None:
+    """Raise ValueError for a batch without examples."""
+    for x in jax.tree.leaves(batch):
+        if not np.size(x):
+            raise ValueError(f"a batch must hold examples: got an array of shape {np.shape(x)}")
+
+
+def _not_finite(x: Data) -> int:
+    """How many values are not: counted where they are."""
+    finite = jnp.isfinite(x) if isinstance(x, jax.Array) else np.isfinite(x)
+    return int((~finite).sum())
 
 
 def check_pair(batch: object) -> None:
@@ -62,5 +84,4 @@ def check_pair(batch: object) -> None:
 def _check(inputs: Data, targets: Data, size: int) -> None:
     if len(inputs) != len(targets) or len(inputs) == 0:
         raise ValueError(f"inputs and targets must have one equal, positive length: got {len(inputs)} and {len(targets)}")
-    if size < 1:
-        raise ValueError(f"batch size must be positive, got {size}")
+    check_count("the batch size", size)

@@ -1,6 +1,7 @@
 """How good a network is: accuracy, loss, logit ensembles, and the barrier along a path between two networks."""
 
 import functools
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from alignment.checks import check_count, check_list
 from alignment.graph import STATISTICS, PyTree, flatten
 from npmerge.base import between
 from npmerge.batches import measured
@@ -136,9 +138,14 @@ def path_between(
         batches: `(inputs, labels)`.
         points: how many networks to evaluate.
         reset: applied to the variables at every point; `resetting(train_apply, batches)` for networks with BatchNorm.
+
+    Raises:
+        ValueError: for batches that are not a list, fewer than two points, a `reset` that takes other arguments, and what
+            `evaluate` refuses.
     """
-    if points < 2:
-        raise ValueError(f"a path needs at least two points, got {points}")
+    check_count("points", points, 2)
+    check_list(batches, "batches")
+    _check_reset(reset)
     stack_models([_floating(start), _floating(end)])  # checks them
     start, end = (jax.tree.map(jnp.asarray, model) for model in (start, end))
     fractions = np.linspace(0, 1, points)
@@ -181,8 +188,22 @@ def barrier(
     return Barrier(path.barrier, path.accuracy_barrier, path)
 
 
+def _check_reset(reset: Callable[[PyTree], PyTree] | None) -> None:
+    """Raise ValueError unless it is None or can be called with the variables alone."""
+    if reset is None:
+        return
+    try:
+        inspect.signature(reset).bind(None)
+    except TypeError:
+        expected = "a function of the variables alone, such as resetting(train_apply, batches)"
+        raise ValueError(f"reset must be {expected}: got one of other arguments") from None
+    except ValueError:  # some functions do not tell
+        pass
+
+
 def resetting(train_apply: TrainApply, batches: Sequence[tuple]) -> Callable[[PyTree], PyTree]:
-    """`reset_statistics` on these batches, as a function of the variables alone."""
+    """`reset_statistics` on these batches, a list, as a function of the variables alone."""
+    check_list(batches, "batches")
     return functools.partial(reset_statistics, train_apply, batches=batches)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from alignment.checks import check_count, check_key
 from alignment.graph import PyTree
-from npmerge.batches import measured
+from npmerge.batches import check_filled, measured
 from npmerge.stack import Stack
 
 Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at random
@@ -78,10 +79,11 @@ def fit(
     A loss or gradient that is not finite stops the run with status "diverged"; theta is that of the last good step.
     """
     _refuse_nonsense(optimizer, steps, every, patience, held_out)
+    check_key(key)
+    check = _Checker(loss, theta, stack)
     learned, fixed = _partition(theta)
     if not jax.tree.leaves(learned):
         raise ValueError("nothing to learn: theta has no floating-point leaves")
-    check = _Checker(loss, theta, stack)
     held_out = list(measured(held_out))
     state = _State(jax.tree.map(jnp.array, learned), optimizer.init(learned), jnp.array(True))
     for batch in held_out:
@@ -113,8 +115,10 @@ def fit(
 
 
 def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
-    if steps < 0 or every < 1:
-        raise ValueError(f"fit needs steps >= 0 and every >= 1, got steps={steps}, every={every}")
+    check_count("steps", steps, 0)
+    check_count("every", every)
+    if patience is not None:
+        check_count("patience", patience)
     if patience is not None and not held_out:
         raise ValueError("patience needs held-out data to judge by: got none")
     if not isinstance(optimizer, optax.GradientTransformation):
@@ -199,14 +203,20 @@ def _endless(batches: Iterable[tuple], steps: int) -> Iterator[tuple]:
 
 
 class _Checker:
-    """The loss's own check of batches, if it has one; built from the first batch, cheap for the others."""
+    """The loss's own checks: of theta and the stack at once, of batches as they come, if it has any.
+
+    That of batches is built from the first one, cheap for the others.
+    """
 
     def __init__(self, loss: Loss, theta: PyTree, stack: Stack | None):
+        if (check_theta := getattr(loss, "check_theta", None)) is not None:
+            check_theta(theta, stack)
         self.build = getattr(loss, "checker", None)
         self.arguments = theta, stack
         self.check: Callable[[tuple], None] | None = None
 
     def __call__(self, batch: tuple) -> None:
+        check_filled(batch)
         if self.build is not None and self.check is None:
             self.check = self.build(*self.arguments, batch)
         if self.check is not None:

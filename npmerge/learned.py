@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from alignment.checks import check_kinds, kind_of
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Merge, Stats, combine
 from npmerge.constraints import Constraint
@@ -33,11 +34,9 @@ class Learned(Merge):
 
     def __post_init__(self) -> None:
         if not isinstance(self.start, LinearMerge):
-            raise ValueError(f"Learned starts from a linear merge (one with coefficients), got {self.start}")
-        if not isinstance(self.granularity, Granularity) or not isinstance(self.constraint, Constraint):
-            raise ValueError(
-                f"Learned takes (start, granularity, constraint), got {self.granularity!r} and {self.constraint!r}"
-            )
+            raise ValueError(f"Learned starts from a linear merge (one with coefficients), got {kind_of(self.start)}")
+        call = "Learned takes (start, granularity, constraint)"
+        check_kinds(call, (self.start, LinearMerge), (self.granularity, Granularity), (self.constraint, Constraint))
 
     @property
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]

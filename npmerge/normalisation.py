@@ -1,6 +1,7 @@
 """Normalisation layers after a merge: running statistics are re-estimated from data."""
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 
 import jax
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Var
 from jaxtyping import Array
 
-from alignment.graph import PyTree, flatten, path_name
+from alignment.base import check_finite
+from alignment.checks import kind_of
+from alignment.graph import STATISTICS, PyTree, flatten, floating, path_name
 from alignment.trace import nested
 from npmerge.batches import measured
 
@@ -32,7 +35,7 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
         The variables with new statistics, everything else untouched. A network without statistics comes back as it is.
 
     Raises:
-        ValueError: no batches, or statistics that `train_apply` does not move.
+        ValueError: no batches, statistics that `train_apply` does not move, or that come out as NaN or infinity.
     """
     batches = measured(batches)
     first = next(batches, None)
@@ -55,21 +58,23 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
         total = jax.tree.map(jnp.add, total, _run(train_apply, variables, inputs, zeros))
         count += 1
     means = {p: total[p] / (rates[p] * count) for p in paths}
+    check_finite(means, "what training mode makes of the statistics")
     return _replace(variables, means)
 
 
 def _statistics(train_apply: TrainApply, variables: PyTree, inputs: Array) -> tuple[str, ...]:
     """The floating-point leaves that training mode computes anew; it hands the others through."""
+    returned = jax.eval_shape(train_apply, variables, inputs)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ValueError(f"train_apply must return (outputs, variables with new statistics): got {kind_of(returned)}")
     closed = jax.make_jaxpr(lambda v, x: train_apply(v, x)[1])(variables, inputs)
     leaves = flatten(variables)
-    if flatten(jax.eval_shape(train_apply, variables, inputs)[1]).keys() != leaves.keys():
+    if flatten(returned[1]).keys() != leaves.keys():
         raise ValueError("train_apply must return (outputs, variables) with variables of the structure it was given")
-    handed = _handed_through(closed.jaxpr)
-    return tuple(
-        path
-        for (path, leaf), source in zip(leaves.items(), handed, strict=True)
-        if source is None and jnp.issubdtype(leaf.dtype, jnp.floating)
-    )
+    handed = {path for path, k in zip(leaves, _handed_through(closed.jaxpr), strict=True) if k is not None}
+    if still := [path for path in floating(variables) if path in handed and re.search(STATISTICS, path)]:
+        raise ValueError(f"train_apply hands the statistics at {still[0]!r} through unchanged: is it in training mode?")
+    return tuple(path for path in floating(variables) if path not in handed)
 
 
 def _handed_through(jaxpr: Jaxpr) -> list[int | None]:

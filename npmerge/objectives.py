@@ -6,7 +6,7 @@ turns one into the `loss(theta, stack, batch)` that `fit` descends on.
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -15,13 +15,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from alignment.base import Alignment
+from alignment.base import Alignment, maps_of
+from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
 from alignment.weight_distance import weight_distance
 from npmerge.base import Merge, between
 from npmerge.batches import check_pair
-from npmerge.stack import Stack
+from npmerge.stack import Stack, check_stack
 
 Apply = Callable[[PyTree, Array], Array]
 
@@ -109,12 +110,12 @@ class WeightSpaceLoss:
 
     def __call__(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The objective of `merge.apply(theta, stack)`."""
-        return self.objective(self.apply, self.merge.apply(theta, _given(stack)), stack, batch)
+        return self.objective(self.apply, self.merge.apply(theta, check_stack(stack)), stack, batch)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
         check_pair(batch)
-        merged = jax.eval_shape(self.merge.apply, theta, _given(stack))
+        merged = jax.eval_shape(self.merge.apply, theta, check_stack(stack))
         return functools.partial(self.objective.check, outputs=jax.eval_shape(self.apply, merged, batch[0]))
 
 
@@ -150,10 +151,11 @@ class LineLoss:
 
     def __call__(self, theta: PyTree, stack: Stack | None, batch: tuple, *, key: Array | None = None) -> Float[Array, ""]:
         """The mean over the other models of the objective at one point of their lines."""
-        models = _given(stack).models()
+        models = self._models(stack)
         low, high = self.interval
         t = jnp.float32((low + high) / 2) if key is None else jax.random.uniform(key, (), jnp.float32, low, high)
-        moved = [transport(self.graph, m, v) for m, v in zip(self.alignment.maps(theta, self.graph), models, strict=True)]
+        maps = maps_of(self.alignment, self.graph, theta, len(models))
+        moved = [transport(self.graph, m, v) for m, v in zip(maps, models, strict=True)]
         points = [between(models[0], other, t) for other in moved[1:]]
         losses = [self.objective(self.apply, point, stack, batch) for point in points]
         return sum(losses[1:], losses[0]) / len(losses)
@@ -161,10 +163,18 @@ class LineLoss:
     def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
         check_pair(batch)
-        models = _given(stack).models()
+        outputs = jax.eval_shape(self.apply, self._models(stack)[0], batch[0])
+        return functools.partial(self.objective.check, outputs=outputs)
+
+    def check_theta(self, theta: PyTree, stack: Stack | None) -> None:
+        """Raise ValueError unless there is a line, and theta is of these models."""
+        maps_of(self.alignment, self.graph, theta, len(self._models(stack)))
+
+    def _models(self, stack: Stack | None) -> list[PyTree]:
+        models = check_stack(stack).models()
         if len(models) < 2:
             raise ValueError("a line needs two models at least: got a stack of 1")
-        return functools.partial(self.objective.check, outputs=jax.eval_shape(self.apply, models[0], batch[0]))
+        return models
 
 
 @dataclass(frozen=True)
@@ -174,15 +184,12 @@ class WeightDistance:
     alignment: Alignment
     graph: Graph
 
+    def __post_init__(self) -> None:
+        check_kinds("WeightDistance takes (alignment, graph)", (self.alignment, Alignment), (self.graph, Graph))
+
     def __call__(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """Mean squared distance of the weights."""
-        return weight_distance(self.alignment, self.graph, theta, _given(stack).models())
-
-
-def _given(stack: Stack | None) -> Stack:
-    if stack is None:
-        raise ValueError("a merge needs the stack of models it merges: got None")
-    return stack
+        return weight_distance(self.alignment, self.graph, theta, check_stack(stack).models())
 
 
 def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpaceLoss:
@@ -191,8 +198,8 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
     To learn with batch statistics give the outputs of training mode: `lambda v, x: train_apply(v, x)[0]`. Raises ValueError
     if the arguments are of other kinds.
     """
-    if not isinstance(merge, Merge) or not isinstance(objective, Objective):
-        raise ValueError(f"weight_space takes (merge, apply, objective), got {merge!r}, ..., {objective!r}")
+    call = "weight_space takes (merge, apply, objective)"
+    check_kinds(call, (merge, Merge), (apply, Callable), (objective, Objective))
     return WeightSpaceLoss(merge, apply, objective)
 
 
@@ -206,13 +213,17 @@ def along_line(
     of `Aligned(alignment, Learned(...), graph)` instead.
 
     Raises:
-        ValueError: an interval outside [0, 1].
+        ValueError: arguments of other kinds, an interval outside [0, 1].
     """
-    if not 0 <= interval[0] <= interval[1] <= 1:
-        raise ValueError(f"interval must be ordered and within [0, 1], got {interval}")
-    return LineLoss(alignment, graph, apply, objective, interval)
+    call = "along_line takes (alignment, graph, apply, objective)"
+    check_kinds(call, (alignment, Alignment), (graph, Graph), (apply, Callable), (objective, Objective))
+    ends = tuple(interval) if isinstance(interval, Sequence) else ()
+    if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
+        raise ValueError(f"interval must be two numbers, ordered and within [0, 1], got {interval}")
+    return LineLoss(alignment, graph, apply, objective, ends)
 
 
 def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
-    """The loss of a network's own parameters, for training and for controls."""
+    """The loss of a network's own parameters, for training and for controls. Raises ValueError for other kinds."""
+    check_kinds("fine_tuning takes (apply, objective)", (apply, Callable), (objective, Objective))
     return FineTuningLoss(apply, objective)

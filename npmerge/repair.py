@@ -8,9 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from alignment.base import check_finite
 from alignment.biases import channel_biases, made_nodes
+from alignment.checks import check_list
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.sites import Site
 from alignment.taps import capture
@@ -27,7 +29,7 @@ class Repaired(NamedTuple):
         variables: the repaired network.
         corrected: sites whose outputs now have the means and deviations asked for.
         scaled: sites without a bias: the deviations are those asked for, the means could not be corrected.
-        left: sites that stayed as they were, with the reason.
+        left: sites that stayed as they were, with the reason: also those whose channels are all dead.
     """
 
     variables: PyTree
@@ -73,10 +75,12 @@ def repair(
         weights: the share of each parent, 1 / len(models) by default.
 
     Raises:
-        ValueError: no batches, no models, variables of another structure, or another number of weights.
+        ValueError: no batches, no models, variables of another structure, another number of weights, NaN or infinity.
     """
-    for variables in (merged, *models):
+    check_list(models)
+    for name, variables in (("the merged network", merged), *((f"model {k}", model) for k, model in enumerate(models))):
         graph.check(variables)
+        check_finite(variables, name)
     shares = _shares(weights, len(models))
     inputs = [x for x, *_ in measured(batches)]
     if not inputs:
@@ -87,10 +91,13 @@ def repair(
     moments = functools.partial(_moments, apply, graph, tuple(sites), inputs)
     parents = [(moments(model), flatten(model)) for model in models]
     for name, site in sites.items():
-        target = _target(name, added.get(name), parents, shares)
-        merged = _corrected(site, added.get(name), merged, moments(merged)[name], target)
-    scaled = tuple(name for name in sites if name not in added)
-    return Repaired(merged, tuple(name for name in sites if name in added), scaled, left)
+        now, target = moments(merged)[name], _target(name, added.get(name), parents, shares)
+        if reason := _unmeasured(now, target):
+            left[name] = reason
+        else:
+            merged = _corrected(site, added.get(name), merged, now, target)
+    done = [name for name in sites if name not in left]
+    return Repaired(merged, tuple(n for n in done if n in added), tuple(n for n in done if n not in added), left)
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> np.ndarray:
@@ -154,10 +161,22 @@ def _target(name: str, bias: str | None, parents: Sequence[tuple], shares: np.nd
     return np.tensordot(shares, means, 1), np.tensordot(shares, deviations, 1)
 
 
+def _unmeasured(now: _Moments, target: tuple[np.ndarray, np.ndarray]) -> str | None:
+    """Why a site cannot be corrected, if it cannot."""
+    before = _deviation(now)
+    if not all(np.isfinite(x).all() for x in (now.mean, before, *target)):
+        return "its outputs are not finite"
+    return None if _alive(before).any() else "none of its channels varies"
+
+
+def _alive(deviation: Float[np.ndarray, "*copies columns"]) -> Bool[np.ndarray, "*copies columns"]:
+    return deviation > DEAD * np.median(deviation)
+
+
 def _corrected(site: Site, bias: str | None, variables: PyTree, now: _Moments, target: tuple[np.ndarray, np.ndarray]) -> PyTree:
     mean, deviation = target
     before = _deviation(now)
-    alive = before > DEAD * np.median(before)
+    alive = _alive(before)
     ratio = np.where(alive, deviation / np.where(alive, before, 1.0), 1.0)
     leaves = flatten(variables)
     new = {site.path: _scaled(site, leaves[site.path], jnp.asarray(ratio, jnp.float32))}

@@ -1,13 +1,14 @@
 """Several models side by side, as one tree."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alignment.base import check_finite
+from alignment.checks import check_list, kind_of
 from alignment.graph import PyTree, flatten
 
 
@@ -27,6 +28,13 @@ class Stack(NamedTuple):
         return [jax.tree.map(lambda x, k=k: x[k], self.params) for k in range(self.size)]
 
 
+def check_stack(stack: Any) -> Stack:
+    """The stack itself. Raises ValueError for anything else."""
+    if not isinstance(stack, Stack):
+        raise ValueError(f"a merge needs the stack of models it merges: got {kind_of(stack)}, use stack_models(models)")
+    return stack
+
+
 def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
     """Put models of one structure side by side.
 
@@ -37,8 +45,7 @@ def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
     Raises:
         ValueError: no models, trees that differ (the path and both shapes), an integer leaf, a NaN or infinity (named).
     """
-    if isinstance(models, Mapping | Stack) or not isinstance(models, Sequence):
-        raise ValueError(f"expected a list of models, got {type(models).__name__}")
+    check_list(models)
     if not models:
         raise ValueError("nothing to merge: got an empty list of models")
     named = [(f"model {k}", model) for k, model in enumerate(models)] + ([("the base", base)] if base is not None else [])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignment.base import graphs_of
+from alignment.checks import check_count, check_kinds, check_list, kind_of
 from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from npmerge.batches import measured
@@ -32,8 +33,7 @@ class DiagonalFisher(Statistic):
     microbatch: int = 8
 
     def __post_init__(self) -> None:
-        if self.microbatch < 1:
-            raise ValueError(f"DiagonalFisher needs a positive microbatch, got {self.microbatch}")
+        check_count("microbatch", self.microbatch)
 
     def measure(
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
@@ -97,15 +97,12 @@ def collect(
     Raises:
         ValueError: no models, no statistics asked twice by different values, or no batches.
     """
-    if isinstance(statistics, Statistic | type) or not isinstance(graph, Graph | Sequence):
-        raise ValueError(
-            "collect takes (apply, graph, models, batches, [statistics]): got something else for graph or statistics"
-        )
-    wanted = tuple(dict.fromkeys(s() if isinstance(s, type) else s for s in statistics))
+    call = "collect takes (apply, graph, models, batches, [statistics])"
+    check_kinds(call, (apply, Callable | Sequence), (graph, Graph | Sequence), (models, object), (batches, Iterable))
+    wanted = _wanted(statistics)
     if len({type(s) for s in wanted}) < len(wanted):
         raise ValueError(f"one statistic of each type, got {wanted}")
-    if not isinstance(models, Sequence):
-        raise ValueError(f"collect takes a list of models, got {type(models).__name__}")
+    check_list(models)
     if not models:
         raise ValueError("collect needs at least one model, got an empty list")
     graphs = graphs_of(graph, models)
@@ -122,6 +119,16 @@ def collect(
     if states is None:
         raise ValueError("collect needs data: got no batches")
     return {type(s): value for s, value in zip(wanted, _finalised(wanted, states), strict=True)}
+
+
+def _wanted(statistics: Iterable[Statistic | type[Statistic]]) -> tuple[Statistic, ...]:
+    """Each once; classes stand for their defaults."""
+    if not isinstance(statistics, Iterable) or isinstance(statistics, str):
+        raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(statistics)}")
+    values = [s() if isinstance(s, type) and issubclass(s, Statistic) else s for s in statistics]
+    if odd := [s for s in values if not isinstance(s, Statistic)]:
+        raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(odd[0])} in it")
+    return tuple(dict.fromkeys(values))
 
 
 def _each(apply: Callable | Sequence[Callable], models: Sequence[PyTree]) -> tuple[Callable, ...]:

@@ -44,6 +44,16 @@ def test_a_planted_permutation_is_undone(graph):
     chex.assert_trees_all_close(Aligned(WeightMatching(), Average(), graph)(stack), A, rtol=1e-6)
 
 
+def test_called_it_rounds_as_align_does(graph):
+    stack = stack_models([A, variables(1)])
+    soft = SoftPermutation(steps=0)
+    expected = Average()(stack_models(align(soft, graph, stack.models())))
+    merge = Aligned(soft, Average(), graph)
+    chex.assert_trees_all_close(merge(stack), expected, rtol=1e-6, atol=1e-6)
+    relaxed = merge.apply(merge.init(stack), stack)
+    assert float(jnp.abs(relaxed["first"]["kernel"] - expected["first"]["kernel"]).max()) > 0.01
+
+
 def test_the_merge_is_initialised_on_the_aligned_models(graph):
     """Slerp's coefficients depend on the angle between the models, and alignment changes it."""
     models = [A, permuted(variables(1), ORDER)]

@@ -41,5 +41,5 @@ def test_errors(make):
         make(X, Y[:9], 4)
     with pytest.raises(ValueError, match="got 0 and 0"):
         make(X[:0], Y[:0], 4)
-    with pytest.raises(ValueError, match="batch size must be positive, got 0"):
+    with pytest.raises(ValueError, match="the batch size must be an integer of 1 or more, got 0"):
         make(X, Y, 0)

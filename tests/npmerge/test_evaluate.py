@@ -86,8 +86,21 @@ def test_integer_leaves_come_from_the_first_network():
         path_between(counted, first, second | {"steps": np.array([7])}, [(X, LABELS)])
 
 
+def test_a_path_takes_a_list_of_batches_and_a_function_of_the_variables():
+    model, data = variables(0), [batch(0)]
+    for wrong in (iter(data), (pair for pair in data)):
+        for call in (lambda w=wrong: barrier(apply, model, model, w), lambda w=wrong: resetting(scale_net_train, w)):
+            with pytest.raises(ValueError, match="expected a list of batches, got"):
+                call()
+    for wrong in (scale_net_train, scale_net):
+        with pytest.raises(ValueError, match=r"reset must be a function of the variables alone, such as resetting\("):
+            barrier(apply, model, model, data, reset=wrong)
+    with pytest.raises(ValueError, match=r"points must be an integer of 2 or more, got 3\.0"):
+        barrier(apply, model, model, data, points=3.0)
+
+
 def test_a_path_needs_two_ends():
-    with pytest.raises(ValueError, match="a path needs at least two points, got 1"):
+    with pytest.raises(ValueError, match="points must be an integer of 2 or more, got 1"):
         path_between(apply, A, B, [(X, LABELS)], points=1)
 
 

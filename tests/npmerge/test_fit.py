@@ -250,8 +250,8 @@ def test_progress_is_reported():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": -1}, "steps >= 0 and every >= 1, got steps=-1"),
-        ({"every": 0}, "steps >= 0 and every >= 1.*every=0"),
+        ({"steps": -1}, "steps must be an integer of 0 or more, got -1"),
+        ({"every": 0}, "every must be an integer of 1 or more, got 0"),
         ({"patience": 2}, "patience needs held-out data"),
     ],
 )

@@ -140,3 +140,34 @@ def test_errors():
         reset_statistics(train_apply, start, [])
     with pytest.raises(ValueError, match="train_apply must return"):
         reset_statistics(lambda v, x: (x, {"batch_stats": v["batch_stats"]}), start, as_batches(DATA))
+    with pytest.raises(ValueError, match=r"train_apply must return \(outputs, .*: got ShapeDtypeStruct"):
+        reset_statistics(lambda v, x: x, start, as_batches(DATA))
+
+
+def test_statistics_that_training_mode_leaves_are_named():
+    train_apply, start = network(0.9, 0.5)
+    first = "batch_stats/BatchNorm_0/mean"
+    with pytest.raises(ValueError, match=f"hands the statistics at '{first}' through unchanged: is it in training mode"):
+        reset_statistics(lambda v, x: (x, v), start, as_batches(DATA))
+
+    def frozen(v, x):
+        outputs, new = train_apply(v, x)
+        return outputs, new | {"batch_stats": new["batch_stats"] | {"BatchNorm_0": v["batch_stats"]["BatchNorm_0"]}}
+
+    with pytest.raises(ValueError, match=f"'{first}' through unchanged"):
+        reset_statistics(frozen, start, as_batches(DATA))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (np.zeros((0, 4), np.float32), r"a batch must hold examples: got an array of shape \(0, 4\)"),
+        (np.full((16, 4), np.nan, np.float32), "the inputs of a batch have 64 non-finite values of 64"),
+        (np.full((16, 4), 3e38, np.float32), "what training mode makes of the statistics has .* non-finite values"),
+    ],
+    ids=["empty", "nan", "overflow"],
+)
+def test_a_later_batch_that_spoils_them_is_refused(batch, message):
+    train_apply, start = network(0.9, 0.5)
+    with pytest.raises(ValueError, match=message):
+        reset_statistics(train_apply, start, [*as_batches(DATA), (batch, None)])

@@ -150,8 +150,14 @@ def test_the_line_loss_is_the_objective_at_one_point_of_each_line():
 
 @pytest.mark.parametrize("interval", [(-0.1, 1.0), (0.6, 0.4), (0.5, 1.1)])
 def test_a_line_ends_at_the_models(interval):
-    with pytest.raises(ValueError, match=r"interval must be ordered and within \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"interval must be two numbers, ordered and within \[0, 1\]"):
         along_line(Halved(), GRAPH, apply, CrossEntropy(), interval=interval)
+
+
+def test_an_interval_in_a_list_is_one_in_a_tuple():
+    """Or `fit`, which compiles for each loss, would find no hash."""
+    losses = [along_line(Halved(), GRAPH, apply, CrossEntropy(), interval=kind((0.4, 0.6))) for kind in (list, tuple)]
+    assert hash(losses[0]) == hash(losses[1])
 
 
 def test_a_line_needs_two_models():

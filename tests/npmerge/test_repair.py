@@ -96,6 +96,18 @@ def test_dead_channels_are_left_alone():
         chex.assert_trees_all_equal(*(jax.tree.map(lambda x, k=k: x[..., k], v["first"]) for v in (found, merged)))
 
 
+def test_a_site_without_a_living_channel_is_left_and_named():
+    merged = average(MODELS)
+    merged["first"] = jax.tree.map(jnp.zeros_like, merged["first"])
+    found = repair(NET.apply, NET.graph, merged, MODELS, BATCHES)
+    assert found.left["first/kernel"] == found.left["second/kernel"] == "none of its channels varies"
+    assert not found.corrected
+    chex.assert_trees_all_equal(found.variables, merged)
+    huge = average(MODELS) | {"first": jax.tree.map(lambda x: x * 1e38, MODELS[0]["first"])}
+    found = repair(NET.apply, NET.graph, huge, MODELS, BATCHES)
+    assert found.left["first/kernel"] == "its outputs are not finite"
+
+
 def shared(variables: Any, x: jax.Array) -> jax.Array:
     h = jnp.tanh(x @ variables["w"] + jnp.broadcast_to(variables["b"], x.shape))
     h = jnp.tanh(h @ variables["w"])
@@ -163,6 +175,15 @@ def test_a_table_of_positions_is_no_bias():
 
 def test_errors():
     merged = average(MODELS)
+    broken = merged | {"out": merged["out"] | {"bias": merged["out"]["bias"].at[0].set(jnp.nan)}}
+    with pytest.raises(ValueError, match="the merged network has 1 non-finite values of 3 in 'out/bias'"):
+        repair(NET.apply, NET.graph, broken, MODELS, BATCHES)
+    with pytest.raises(ValueError, match="model 1 has 1 non-finite values of 3 in 'out/bias'"):
+        repair(NET.apply, NET.graph, merged, [MODELS[0], broken], BATCHES)
+    with pytest.raises(ValueError, match="the inputs of a batch have 5 non-finite values of 320"):
+        repair(NET.apply, NET.graph, merged, MODELS, [(np.where(np.arange(64)[:, None] == 3, np.inf, X), None)])
+    with pytest.raises(ValueError, match="expected a list of models, got generator"):
+        repair(NET.apply, NET.graph, merged, (m for m in MODELS), BATCHES)
     with pytest.raises(ValueError, match="repair needs data: got no batches"):
         repair(NET.apply, NET.graph, merged, MODELS, [])
     with pytest.raises(ValueError, match="repair needs the models that were merged, got none"):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import npmerge as nm
-from alignment import NodeMap, WeightMatching, general, permutation
+from alignment import NodeMap, SoftPermutation, WeightMatching, general, permutation
 from tests.npmerge.toys import apply, batch, normal, variables
 
 A, B = variables(0), variables(1)
@@ -15,6 +15,11 @@ PAIR = batch(0, 8)
 STACK = nm.stack_models([A, B])
 NP = nm.Learned(nm.Average(), nm.PerParameter(), nm.Simplex())
 LOSS = nm.weight_space(NP, apply, nm.CrossEntropy())
+SOFT = SoftPermutation(steps=0)
+
+
+def line(graph):
+    return nm.along_line(SOFT, graph, apply, nm.CrossEntropy())
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,34 @@ def test_batches_are_pairs(graph):
                 measure()
 
 
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (np.zeros((0, 4), np.float32), r"a batch must hold examples: got an array of shape \(0, 4\)"),
+        (PAIR[0].at[2, 1].set(jnp.nan), "the inputs of a batch have 1 non-finite values of 32"),
+        (np.full((8, 4), np.inf), "the inputs of a batch have 32 non-finite values of 32"),
+    ],
+    ids=["empty", "nan", "inf"],
+)
+def test_measuring_refuses_batches_that_say_nothing(graph, inputs, message):
+    batches = [PAIR, (inputs, PAIR[1][: len(inputs)])]
+    for measure in (
+        lambda: nm.evaluate(apply, A, batches),
+        lambda: nm.barrier(apply, A, B, batches),
+        lambda: nm.collect(apply, graph, [A, B], batches, [nm.NodeMoments()]),
+        lambda: nm.repair(apply, graph, A, [A, B], batches),
+        lambda: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, held_out=batches),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure()
+
+
+def test_learning_refuses_batches_without_examples():
+    empty = (PAIR[0][:0], PAIR[1][:0])
+    with pytest.raises(ValueError, match="a batch must hold examples"):
+        nm.fit(NP.init(STACK), LOSS, STACK, [PAIR, empty], optax.sgd(0.1), steps=2)
+
+
 def test_held_out_may_be_an_iterator():
     result = nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=2, held_out=iter([PAIR]), every=1)
     assert len(result.history.held_out_loss) == 3
@@ -67,10 +100,35 @@ def test_held_out_may_be_an_iterator():
         (lambda g: nm.align(WeightMatching(), g, [A, B], key=0), r"key must be jax.random.key\(...\) or None, got 0"),
         (lambda g: nm.align(WeightMatching(), [g, A], [A, B]), "a graph, or one for each model: got dict"),
         (lambda g: jax.jit(lambda *m: nm.align(WeightMatching(), g, m))(A, B), "runs on the host: call it outside jit"),
-        (lambda g: nm.collect(apply, g, [A, B], [PAIR], nm.NodeMoments()), "collect takes"),
+        (lambda g: nm.collect(apply, g, [A, B], [PAIR], nm.NodeMoments()), "a list of statistics .*, got NodeMoments"),
+        (lambda g: nm.collect(apply, g, [A, B], [PAIR], "moments"), "a list of statistics .*, got str"),
+        (lambda g: nm.collect(apply, g, [A, B], [PAIR], ["moments"]), "a list of statistics .*, got str in it"),
+        (lambda g: nm.collect(apply, g, [A, B], [PAIR], [WeightMatching]), "got the class WeightMatching in it"),
+        (lambda g: nm.collect(g, apply, [A, B], [PAIR], [nm.NodeMoments]), r"collect takes .*, got \(Graph, function"),
         (lambda g: nm.collect(apply, g, A, [PAIR], [nm.NodeMoments()]), "a list of models, got dict"),
         (lambda g: nm.Aligned(nm.Average(), WeightMatching(), g), "Aligned takes"),
+        (lambda g: nm.Aligned(WeightMatching(), nm.Average(), apply), r"Aligned takes .*Average, function\)"),
+        (lambda g: nm.Learned(nm.Aligned(SOFT, nm.Average(), g), NP.granularity, NP.constraint), "got Aligned$"),
         (lambda g: nm.weight_space(apply, NP, nm.CrossEntropy()), "weight_space takes"),
+        (lambda g: nm.along_line(g, SOFT, apply, nm.CrossEntropy()), r"along_line takes .*, got \(Graph, SoftPermutation"),
+        (lambda g: nm.WeightDistance(g, SOFT), "WeightDistance takes"),
+        (lambda g: nm.fine_tuning(nm.CrossEntropy(), apply), "fine_tuning takes"),
+        (lambda g: nm.Average()([A, B]), r"the stack of models it merges: got list, use stack_models\(models\)"),
+        (lambda g: nm.Aligned(SOFT, nm.Average(), g)([A, B]), "the stack of models it merges: got list"),
+        (lambda g: LOSS(NP.init(STACK), [A, B], PAIR), "the stack of models it merges: got list"),
+        (lambda g: nm.WeightDistance(SOFT, g)(SOFT.init(g, [A, B]), [A, B], ()), "the stack of models it merges: got list"),
+        (lambda g: nm.WeightDistance(SOFT, g)(SOFT.init(g, [A] * 3), STACK, ()), "must be of 2 models: got one of 3"),
+        (lambda g: line(g)(SOFT.init(g, [A] * 3), STACK, PAIR), "theta of SoftPermutation must be of 2 models: got one of 3"),
+        (
+            lambda g: (m := nm.Aligned(SOFT, nm.Average(), g)).apply(m.init(nm.stack_models([A] * 3)), STACK),
+            "theta of SoftPermutation must be of 2 models: got one of 3",
+        ),
+        (
+            lambda g: nm.fit(SOFT.init(g, [A]), line(g), nm.stack_models([A]), [PAIR], optax.sgd(0.1), steps=1),
+            "a line needs two models at least",
+        ),
+        (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, key=3), "key must be jax.random.key"),
+        (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1.5), "steps must be an integer"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], 0.1, steps=1), "Optax transformation .* got float"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.adam, steps=1), "Optax transformation"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, None, [PAIR], optax.sgd(0.1), steps=1), "needs the stack of models"),
