@@ -1,6 +1,7 @@
 """Reports: tables and figures of what was measured, and a folder that is written whole or not at all."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -10,7 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignment.graph import flatten
 from npmerge.evaluate import Path
+
+REPORT = ("report.md", "summary.json")
+"""What every report writes, beside its figures."""
 
 
 class Curve(NamedTuple):
@@ -66,12 +71,18 @@ def draw_curves(axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, floa
 class OutputFolder:
     """A folder that is filled in one go: everything is written beside it first, nothing is half-written.
 
+    Args:
+        path: the folder.
+        force: whether it may have files in it. Those of the same names are replaced.
+        own: names of files that belong to whoever writes. Where an earlier run left them and this one does not write them,
+            they are removed, or they would be taken for its own.
+
     Raises:
         ValueError: if the folder exists with files in it (unless `force`), is a file, or cannot be written.
     """
 
-    def __init__(self, path: FilePath, *, force: bool):
-        self.path, self.force = path, force
+    def __init__(self, path: FilePath, *, force: bool, own: Sequence[str] = ()):
+        self.path, self.force, self.own = path, force, own
         self.check()
         parent = next(p for p in (path, *path.parents) if p.exists())
         if not parent.is_dir():
@@ -96,18 +107,32 @@ class OutputFolder:
         try:
             if kind is None:
                 self.check()  # again: another run may have written here meanwhile
-                self.path.mkdir(parents=True, exist_ok=True)
-                for file in self.staging.iterdir():
-                    os.replace(file, self.path / file.name)  # noqa: PTH105
+                self._fill(sorted(self.staging.iterdir()))
         except OSError as error:
             raise ValueError(f"cannot write to {self.path}: {error.strerror or error}") from None
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
 
+    def _fill(self, files: Sequence[FilePath]) -> None:
+        written = [file.name for file in files]
+        if taken := [name for name in written if (self.path / name).is_dir()]:
+            raise ValueError(f"cannot write to {self.path}: {taken[0]} is a folder there")
+        self.path.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            os.replace(file, self.path / file.name)  # noqa: PTH105
+        for name in self.own:
+            if name not in written and (self.path / name).is_file():
+                (self.path / name).unlink()
+
 
 def write_report(folder: FilePath, *, page: str, summary: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    """Write `report.md`, `summary.json` and each figure as `NAME.png`."""
+    """Write `report.md`, `summary.json` and each figure as `NAME.png`. Raises ValueError for NaN, which JSON has not."""
+    try:
+        text = json.dumps(summary, indent=1, allow_nan=False)
+    except ValueError:
+        bad = [path for path, x in flatten(summary).items() if isinstance(x, float) and not math.isfinite(x)]
+        raise ValueError(f"what was measured is not finite at {bad[0]!r}: no report can be made of it") from None
     (folder / "report.md").write_text(page, encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
     for name, drawing in figures.items():
         drawing.savefig(folder / f"{name}.png", dpi=150)

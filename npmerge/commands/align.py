@@ -69,8 +69,10 @@ class Request:
             raise ValueError(
                 f"{self.method} needs activations: give examples of the task with --data FILE.npz (inputs, labels)"
             )
-        if self.seed < 0 or self.points < 2:
-            raise ValueError(f"--seed must be 0 or more and --points 2 or more, got {self.seed} and {self.points}")
+        if not 0 <= self.seed < 2**32 or self.points < 2:
+            raise ValueError(f"--seed must be from 0 to {2**32 - 1} and --points 2 or more, got {self.seed} and {self.points}")
+        if taken := [path for path in self.files if path.name in page.FILES]:
+            raise ValueError(f"{taken[0]} would be overwritten by the report of that name: rename the checkpoint")
         if clash := [path for path in self.files if (self.out / path.name).resolve() == path.resolve()]:
             raise ValueError(f"{clash[0]} would be overwritten by its aligned copy: choose another folder with --out")
 
@@ -90,7 +92,8 @@ def run_align(request: Request) -> dict[str, Any]:
         ValueError: for anything in the request or the files that cannot be used; then nothing is written.
     """
     began = time.perf_counter()
-    with OutputFolder(request.out, force=request.force) as folder, _warnings() as warned, _progress() as advance:
+    output = OutputFolder(request.out, force=request.force, own=page.FILES)
+    with output as folder, _warnings() as warned, _progress() as advance:
         advance("reading")
         config, sources = read_networks(request.files)
         data = read_data(request.data, config) if request.data else None
@@ -128,7 +131,9 @@ class _Run:
             stats = collect(self.network.apply, self.graph, self.models, self.data.batches(), wanted)
         self.advance(f"aligning by {self.request.method}")
         try:
-            found = align(self.alignment, self.graph, self.models, stats=stats, key=self.key)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "approximate maps leave running statistics")  # re-estimated below
+                found = align(self.alignment, self.graph, self.models, stats=stats, key=self.key)
         except ValueError as error:
             raise ValueError(str(error).replace("approximate=True", "--approximate")) from None
         if not self.request.approximate or self.data is None or not has_statistics(found[0]):
@@ -152,7 +157,7 @@ class _Run:
         )
 
     def _correlations(self, aligned: Sequence[PyTree]) -> Change[dict[str, np.ndarray]] | None:
-        if self.data is None or not self.graph.taps:
+        if self.data is None or len(self.data.inputs) < 2 or not self.graph.taps:
             return None
         self.advance("matched correlation")
         return Change(*(correlations(self.network, self.graph, models, self.data) for models in (self.models, aligned)))

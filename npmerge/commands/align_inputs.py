@@ -161,6 +161,8 @@ def _checked_inputs(path: Path, inputs: np.ndarray, config: Config) -> np.ndarra
         raise ValueError(f"{path}: inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}")
     if tokens and not 0 <= inputs.min() <= inputs.max() < (size := config.vocabulary):  # type: ignore[attr-defined]
         raise ValueError(f"{path}: tokens must be from 0 to {size - 1}, got {inputs.min()} to {inputs.max()}")
-    if not np.isfinite(inputs).all():
-        raise ValueError(f"{path}: inputs hold {np.count_nonzero(~np.isfinite(inputs))} values that are not finite")
-    return inputs.astype(config.input_dtype)
+    with np.errstate(over="ignore"):
+        inputs = inputs.astype(config.input_dtype)
+    if bad := np.count_nonzero(~np.isfinite(inputs)):
+        raise ValueError(f"{path}: inputs hold {bad} values that are not finite as {inputs.dtype}")
+    return inputs

@@ -11,12 +11,15 @@ from npmerge.commands.align_inputs import Data, Source
 from npmerge.commands.align_measures import Change, Measured, has_statistics
 from npmerge.evaluate import Path
 from npmerge.models import Config
-from npmerge.report import markdown_table
+from npmerge.report import REPORT, markdown_table
 from npmerge.version import __version__
 
 if TYPE_CHECKING:
     from npmerge.commands.align import Request
 
+FIGURES = ("correlation.png", "barrier.png")
+FILES = (*REPORT, *FIGURES)
+"""What the report may write, beside the checkpoints."""
 HEADER = ("network", "squared distance", "matched correlation", "barrier (nats)", "outputs moved by")
 
 
@@ -103,9 +106,8 @@ def _data(data: Data | None) -> dict[str, Any] | None:
 
 
 def _written(sources: Sequence[Source], measured: Measured) -> list[str]:
-    figures = {"correlation.png": measured.correlations, "barrier.png": measured.paths}
-    drawn = [name for name, found in figures.items() if found]
-    return [*(source.path.name for source in sources), "report.md", "summary.json", *drawn]
+    drawn = [name for name, found in zip(FIGURES, (measured.correlations, measured.paths), strict=True) if found]
+    return [*(source.path.name for source in sources), *REPORT, *drawn]
 
 
 def _row(network: Mapping[str, Any]) -> tuple[str, ...]:
@@ -176,7 +178,9 @@ def _missing(content: Mapping[str, Any]) -> list[str]:
     if content["data"] is None:
         return ["No data: no matched correlation, no barrier (--data FILE.npz with inputs and labels)."]
     notes = []
-    if content["networks"][0]["matched_correlation"] is None:
+    if content["data"]["examples"] < 2:
+        notes.append(f"One example in {content['data']['file']}: correlation cannot be measured.")
+    elif content["networks"][0]["matched_correlation"] is None:
         notes.append("No node has features in a forward pass: no matched correlation.")
     if not content["data"]["labels"]:
         notes.append(f"No labels in {content['data']['file']}: no barrier.")

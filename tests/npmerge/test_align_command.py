@@ -238,6 +238,20 @@ def test_warnings_are_told_once_and_go_into_the_report(folder, tmp_path, monkeyp
         assert told.count("look at the UserWarning") == 1
 
 
+def test_statistics_that_are_estimated_anew_are_not_warned_of(normalised, tmp_path):
+    data = ["--data", str(normalised.files[0].parent / "data.npz")]
+    ran = align(normalised.files, tmp_path / "out", "--method", "procrustes", "--approximate", *data)
+    assert "in the aligned checkpoints" in ran.report
+    assert ran.summary["warnings"] == []
+
+
+def test_one_example_has_no_correlation(folder, tmp_path):
+    np.savez(tmp_path / "one.npz", inputs=np.ones((1, 6)))
+    ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--data", str(tmp_path / "one.npz"))
+    assert ran.summary["networks"][0]["matched_correlation"] is None
+    assert "One example in one.npz: correlation cannot be measured." in ran.stdout
+
+
 def test_names_in_brackets_are_told_as_they_are(folder, tmp_path):
     path = tmp_path / "x[red].safetensors"
     path.write_bytes((folder / NAMES[1]).read_bytes())
@@ -246,10 +260,13 @@ def test_names_in_brackets_are_told_as_they_are(folder, tmp_path):
 
 def test_force_replaces_files_and_keeps_others(folder, tmp_path):
     (tmp_path / "mine.txt").write_text("old")
-    (tmp_path / "report.md").write_text("old")
+    for name in ("report.md", "barrier.png", "correlation.png", "mine.png"):
+        (tmp_path / name).write_text("old")
     ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path, "--force")
     assert "old" not in ran.report
     assert (tmp_path / "mine.txt").read_text() == "old"
+    kept = {"mine.txt", "mine.png"}  # but not the figures of an earlier run, which are not of this one
+    assert {path.name for path in tmp_path.iterdir()} == kept | set(ran.summary["written"])
 
 
 @pytest.fixture
@@ -343,6 +360,7 @@ def test_other_dtypes(refused, tmp_path):
         ({"inputs": np.zeros((0, 6))}, "inputs must have the shape (examples, 6), got (0, 6)"),
         ({"inputs": np.zeros((4, 6), np.uint8)}, "inputs must be floating-point, got uint8"),
         ({"inputs": np.full((4, 6), np.nan)}, "inputs hold 24 values that are not finite"),
+        ({"inputs": np.full((4, 6), 1e300)}, "inputs hold 24 values that are not finite as float32"),
         ({"inputs": np.zeros((4, 6)), "labels": np.zeros(3, int)}, "has 4 inputs and 3 labels"),
         ({"inputs": np.zeros((4, 6)), "labels": np.zeros(4)}, "labels must be integers, got dtype float64"),
         ({"inputs": np.zeros((4, 6)), "labels": np.full(4, 3)}, "labels out of range: got 3 to 3, expected 0 to 2"),
@@ -381,6 +399,11 @@ def test_folders_that_cannot_be_written(refused, folder, tmp_path):
     line = refused(*NAMES, "--force", out=folder)
     assert line == "a.safetensors would be overwritten by its aligned copy: choose another folder with --out"
     assert "--points 2 or more, got 0 and 1" in refused(*NAMES, "--points", "1")
+    for seed in (-1, 2**32, 2**63):
+        assert f"--seed must be from 0 to 4294967295 and --points 2 or more, got {seed}" in refused(*NAMES, "--seed", str(seed))
+    for name in ("report.md", "summary.json", "correlation.png", "barrier.png"):
+        line = refused(NAMES[0], f"elsewhere/{name}")
+        assert line == f"elsewhere/{name} would be overwritten by the report of that name: rename the checkpoint"
 
 
 def test_nothing_is_left_of_a_run_that_fails_late(refused, monkeypatch):

@@ -67,6 +67,23 @@ def test_force_replaces_its_files_and_keeps_the_others(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "new"
 
 
+def test_force_removes_its_own_files_of_an_earlier_run(tmp_path):
+    for name in ("mine.png", "old.png", "a.txt"):
+        (tmp_path / name).write_text("old")
+    with OutputFolder(tmp_path, force=True, own=("old.png", "a.txt", "never.png")) as folder:
+        (folder / "a.txt").write_text("new")
+    assert names(tmp_path) == {"mine.png", "a.txt"}
+
+
+def test_nothing_is_written_where_a_folder_has_the_name_of_a_file(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(ValueError, match=r"cannot write to .*: b.txt is a folder there"):
+        fill(tmp_path, force=True)
+    assert names(tmp_path) == {"a.txt", "b.txt"}
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
 def test_force_keeps_everything_when_the_body_raises(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(RuntimeError), OutputFolder(tmp_path, force=True) as folder:
@@ -128,3 +145,9 @@ def test_a_report_with_a_figure(tmp_path):
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == "# Title\n± é\n"
     assert json.loads((tmp_path / "summary.json").read_text()) == {"rows": [1.5]}
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_report_holds_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="what was measured is not finite at 'rows/1/loss'"):
+        write_report(tmp_path, page="", summary={"rows": [{"loss": 1.0}, {"loss": float("nan")}]}, figures={})
+    assert not names(tmp_path)
