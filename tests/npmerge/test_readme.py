@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import json
 import re
 import shlex
 import textwrap
@@ -59,6 +60,8 @@ def test_checkpoints_are_saved_and_the_command_aligns_them(tmp_path, monkeypatch
     result = CliRunner().invoke(app, shlex.split(block[1])[1:], catch_exceptions=False)
     assert result.exit_code == 0
     assert {path.name for path in (tmp_path / "aligned").iterdir()} >= {"a.safetensors", "b.safetensors", "barrier.png"}
+    (network,) = json.loads((tmp_path / "aligned" / "summary.json").read_text())["networks"]
+    assert network["barrier"]["before"] > network["barrier"]["after"] + 0.1  # of networks that have learned something
 
 
 def test_the_commands_are_the_ones_that_ci_runs():
