@@ -205,20 +205,25 @@ class Walk:
         axes = [ins[0].axes] if square else self._apply_rule(seen)
         outs = [Value(shape, _without_units(shape, a), data) for shape, a in zip(shapes, axes, strict=True)]
         outs = [replace(v, source=followed(eqn, ins, k)) for k, v in enumerate(outs)]
-        for value in ins if all(v.source is None for v in outs) else ():
-            if value.source is not None:
-                self.readers.setdefault(value.source.path, set()).add(location)
         if len(outs) == 1:
             square |= bool(ins) and ins[0].square and name in KEEPS_SQUARE - {"reduce_sum"}
             outs = [replace(outs[0], constant=_constant(seen), square=square)]
         for value in outs:
             self.terms.together(value.axes)
         self._see(eqn, outs, location)
-        if name in ("dot_general", "conv_general_dilated"):
-            self.contractions.append(Contraction(eqn, ins, outs[0], self.terms.loops))
-        if data and not self.hidden and (site := site_of(eqn, ins, location, self.terms.loops)) is not None:
-            self.sites.append(site)
+        self._note(eqn, ins, outs, location)
         return outs
+
+    def _note(self, eqn: JaxprEqn, ins: list[Value], outs: list[Value], location: tuple[int, ...]) -> None:
+        """Note who reads leaves, other than to show them in another shape, and what is contracted with what."""
+        if all(v.source is None for v in outs):
+            for source in (v.source for v in ins if v.source is not None):
+                self.readers.setdefault(source.path, set()).add(location)
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+            self.contractions.append(Contraction(eqn, ins, outs[0], self.terms.loops))
+        site = site_of(eqn, ins, location, self.terms.loops)
+        if site is not None and outs[0].data and not self.hidden:
+            self.sites.append(site)
 
     def _see(self, eqn: JaxprEqn, outs: Sequence[Value], location: tuple[int, ...]) -> None:
         """Note the results that depend on the inputs as places to tap."""

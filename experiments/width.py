@@ -19,13 +19,11 @@ import optax
 import typer
 
 import npmerge as nm
-from alignment import ActivationMatching, PartialMatching, ZipIt, resize
-from alignment.allocation import allocate
+from alignment import ActivationMatching, ZipIt, resize
 from alignment.costs import costs
-from alignment.gains import disagreement
 from alignment.graph import PyTree
-from experiments.data import Images, find_cifar, load_images
-from experiments.run import Preset, Rows, machine, mean_and_deviation
+from experiments.data import Examples, Images, find_cifar, load_images
+from experiments.run import Preset, Rows, check_settings, machine, mean_and_deviation
 from npmerge import checkpoint
 from npmerge.models import ResNetCifar, build, example
 from npmerge.report import markdown_table, new_figure
@@ -58,6 +56,11 @@ PRESETS = {
 
 
 Job = Callable[[float], dict[str, Any]]
+
+
+def made_with(settings: Settings, images: Images) -> dict[str, Any]:
+    """What decides every number of a run but its seed."""
+    return dataclasses.asdict(settings) | {"data": images.name}
 
 
 class Experiment:
@@ -108,20 +111,22 @@ class Experiment:
     def parent(self, k: int) -> PyTree:
         """Train one network on its half, or read the one that was trained before."""
         path, s = self.out / "parents" / f"{self.seed}-{k}.safetensors", self.settings
+        made = made_with(s, self.images)
         if path.exists():
+            check_settings(checkpoint.load_record(path).get("settings", {}), made, path)
             return checkpoint.load_network(path)[1]
         began, start = time.perf_counter(), build(self.config, seed=2 * self.seed + k).variables
         schedule = optax.cosine_decay_schedule(s.training_rate, s.training_steps)
         trained = self.fitted(start, self.halves[k], optax.adamw(schedule, weight_decay=1e-3), s.training_steps).theta
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"seed": self.seed, "half": k, "seconds": round(time.perf_counter() - began, 1)}
+        record = {"seed": self.seed, "half": k, "seconds": round(time.perf_counter() - began, 1), "settings": made}
         checkpoint.save_network(path, self.config, trained, record)
         return trained
 
-    def fitted(self, start: PyTree, data: Any, optimizer: optax.GradientTransformation, steps: int) -> nm.FitResult:
+    def fitted(self, start: PyTree, data: Examples, optimizer: optax.GradientTransformation, steps: int) -> nm.FitResult:
         """Learn all weights with the statistics of each batch; the best on validation data."""
         loss = nm.fine_tuning(lambda v, x: self.network.train_apply(v, x)[0], self.objective)
-        batches = nm.shuffled(*data, self.settings.batch, seed=self.seed)
+        batches = nm.shuffled(data.inputs, data.labels, self.settings.batch, seed=self.seed)
         said = lambda step, value: typer.echo(f"seed {self.seed}: step {step}, loss {value:.3f}", err=True)  # noqa: E731
         every = max(steps // 6, 1)
         return nm.fit(start, loss, None, batches, optimizer, steps=steps, held_out=self.validation, every=every, progress=said)
@@ -145,28 +150,16 @@ class Experiment:
 
     def partial(self, fit: nm.LeastSquares | None, budget: float) -> dict[str, Any]:
         """Partial matching at a budget of operations, weights as they are or by least squares."""
-        matching = ActivationMatching()
-        weights = disagreement(matching, self.graph, self.models, stats=self.stats)
-        chosen = allocate(self.costs, self.graph, weights, budget)
-        alignment = PartialMatching(matching, chosen.ratios)
-        maps = alignment.maps(alignment.init(self.graph, self.models, stats=self.stats), self.graph)
-        if fit is None:
-            moved = [nm.transport(self.graph, m, v) for m, v in zip(maps, self.models, strict=True)]
-            merged = nm.Average()(nm.stack_models(moved))
-        else:
-            merged = fit(self.network.apply, self.graph, self.models, maps, self.measuring).variables
-        widths = alignment.widths(self.graph, 2)
-        apply, train = (resize(f, self.graph, merged, widths) for f in (self.network.apply, self.network.train_apply))
-        found = nm.evaluate(apply, self.renewed(train, merged), self.test)
-        ratios = dict(chosen.ratios)
-        return {
-            "accuracy": found.accuracy,
-            "loss": found.loss,
-            "flops": self.costs.multiple(ratios),
-            "parameters": self.costs.multiple(ratios, by="parameters"),
-            "dense": self.costs.flops(widths) / self.costs.flops(),
-            "rate": "",
-        }
+        one = example(self.config, 1)
+        found = nm.Pleas(ActivationMatching(), fit)(
+            self.network.apply, self.graph, self.models, budget, inputs=one, stats=self.stats, batches=self.measuring
+        )
+        functions = self.network.apply, self.network.train_apply
+        apply, train = (resize(f, self.graph, found.variables, found.widths) for f in functions)
+        metrics = nm.evaluate(apply, self.renewed(train, found.variables), self.test)
+        size = self.costs.multiple(dict(found.allocation.ratios), by="parameters")
+        sizes = {"flops": found.allocation.cost, "parameters": size, "dense": found.dense}
+        return {"accuracy": metrics.accuracy, "loss": metrics.loss, **sizes, "rate": ""}
 
     def zipped(self, stages: float) -> dict[str, Any]:
         """ZipIt for so many stages of the network, two copies of the others; the mean of the logits of both heads."""
@@ -174,6 +167,7 @@ class Experiment:
         alignment = ZipIt(alpha=1.0, beta=0.0, stop=stop)
         maps = alignment.maps(alignment.init(self.graph, self.models, stats=self.stats), self.graph)
         headed = nm.multi_head(self.network.apply, self.graph, self.models, maps, train_apply=self.network.train_apply)
+        assert headed.train_apply is not None
         variables = self.renewed(headed.train_apply, headed.variables)
         found = nm.evaluate(MeanOfHeads(headed.apply), variables, self.test)
         one = example(self.config, 1)
@@ -325,10 +319,11 @@ def main(
     """Train the parents, merge them at every size, write the rows, the figure and the page."""
     images = load_images(None if data == "digits" else Path(data) if data else find_cifar())
     settings = PRESETS[preset]
-    rows = Rows(out / "rows.csv", ("seed", "method", "budget"))
+    rows = Rows(out / "rows.csv", ("seed", "method", "budget"), made_with(settings, images))
     for k in range(seed, seed + seeds):
         Experiment(images, settings, k, out, rows).run()
-    command = f"python -m experiments.width --preset {preset} --seed {seed} --seeds {seeds} --out {out}"
+    command = f"python -m experiments.width --preset {preset} --out {out} --seed {seed} --seeds {seeds}"
+    command += f" --data {data}" if data else ""
     trained = sorted((out / "parents").glob("*.safetensors"))
     seconds = sum(checkpoint.load_record(p)["seconds"] for p in trained), sum(row["seconds"] for row in rows.all)
     (out / "README.md").write_text(page(rows, command, seconds, settings, images.name), encoding="utf-8")

@@ -22,10 +22,12 @@ from npmerge.figures import barrier_figure, correlation_figure, graph_figure
 from npmerge.fit import FitResult, History, fit
 from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
+from npmerge.least_squares import LeastSquares, Solved
 from npmerge.methods import METHODS, Average, Fisher, Slerp, TaskArithmetic
 from npmerge.multi_head import Headed, MultiHead, multi_head
 from npmerge.normalisation import reset_statistics
 from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
+from npmerge.pleas import Pleas, Sized
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
 from npmerge.statistics import DiagonalFisher, JointMoments, NodeMoments, Statistic, collect
@@ -47,6 +49,7 @@ __all__ = [
     "History",
     "JointMoments",
     "Learned",
+    "LeastSquares",
     "LinearMerge",
     "LogitEnsemble",
     "Merge",
@@ -60,9 +63,12 @@ __all__ = [
     "PerModel",
     "PerParameter",
     "PerTensor",
+    "Pleas",
     "Repaired",
     "Simplex",
+    "Sized",
     "Slerp",
+    "Solved",
     "Stack",
     "Statistic",
     "TaskArithmetic",

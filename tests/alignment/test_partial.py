@@ -204,9 +204,7 @@ def test_mistakes_are_named():
         align(PartialMatching(ratio={"layer": 0.5}), graph, [trained("mlp", 0)] * 2)
     wide = build(Mlp(inputs=5, hidden=(9, 6), classes=3))
     graphs = [graph, trace(wide.apply, wide.variables, example(CONFIGS["mlp"]))]
-    with pytest.raises(
-        ValueError, match=r"needs models of one width: .* has 7 units in model 0 and 9 in model 1"
-    ):
+    with pytest.raises(ValueError, match=r"needs models of one width: .* has 7 units in model 0 and 9 in model 1"):
         align(PartialMatching(), graphs, [trained("mlp", 0), wide.variables])
 
 

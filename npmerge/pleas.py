@@ -1,0 +1,101 @@
+"""PLeaS: partial matching within a budget, then least squares; networks of any size between one and all."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array
+
+from alignment.allocation import Allocation, allocate, check_budget
+from alignment.base import Alignment, Stats
+from alignment.costs import By, Costs, costs
+from alignment.gains import disagreement
+from alignment.graph import Graph, PyTree
+from alignment.maps import transport
+from alignment.partial import PartialMatching
+from alignment.weight_matching import WeightMatching
+from npmerge.least_squares import LeastSquares, Solved
+from npmerge.methods.average import Average
+from npmerge.stack import stack_models
+
+
+class Sized(NamedTuple):
+    """What `Pleas` returns.
+
+    Attributes:
+        variables: of the merged network, for `resize(apply, graph, variables, widths)` to run.
+        widths: the new width of every node.
+        allocation: the ratios kept separate, what they cost and which nodes cannot change their width.
+        dense: operations of the network as it runs, with the blocks that are zero, as a multiple of one network's.
+        solved: what the least squares found, None without them.
+    """
+
+    variables: PyTree
+    widths: dict[str, int]
+    allocation: Allocation
+    dense: float
+    solved: Solved | None
+
+
+@dataclass(frozen=True)
+class Pleas:
+    """Keep apart the units that agree least as far as a budget reaches, merge the others, and solve the layers anew.
+
+    Nasery et al. 2024, "PLeaS: Merging Models with Permutations and Least Squares" (arXiv 2407.02447), for N models: at budget
+    1 all units are merged (the average of the permuted networks, where there are no least squares), at budget N none (the
+    mean of the networks' outputs). Re-estimate BatchNorm statistics afterwards.
+
+    Attributes:
+        matching: an alignment by permutations; `WeightMatching` needs no data.
+        least_squares: how the layers are solved, None to leave them as the matching makes them.
+        by: whether the budget is of operations or of parameters.
+    """
+
+    matching: Alignment = field(default_factory=WeightMatching)
+    least_squares: LeastSquares | None = None
+    by: By = "flops"
+
+    def __call__(
+        self,
+        apply: Callable[..., PyTree],
+        graph: Graph,
+        models: Sequence[PyTree],
+        budget: float,
+        *,
+        inputs: Array | jax.ShapeDtypeStruct,
+        weights: Mapping[str, float] | None = None,
+        stats: Stats | None = None,
+        batches: Iterable[tuple] = (),
+        key: Array | None = None,
+    ) -> Sized:
+        """Merge at a budget.
+
+        Args:
+            apply: the network in evaluation mode.
+            graph: its graph.
+            models: the variables of N networks.
+            budget: the size of the merged network between 1 and N, in operations or parameters of one.
+            inputs: an example, or its shape: operations are counted for it.
+            weights: what it is worth to keep each node apart; by default how much its units disagree (`disagreement`).
+            stats: what the matching needs.
+            batches: `(inputs, targets)` for the least squares; targets are not read.
+            key: randomness of the matching.
+
+        Raises:
+            ValueError: a budget below 1 or above N, and as the matching, `allocate` and the least squares do.
+        """
+        check_budget(budget, len(models))
+        worth = disagreement(self.matching, graph, models, stats=stats, key=key) if weights is None else weights
+        cost: Costs = costs(apply, graph, models[0], inputs)
+        chosen = allocate(cost, graph, worth, budget, models=len(models), by=self.by)
+        alignment = PartialMatching(self.matching, chosen.ratios)
+        maps = alignment.maps(alignment.init(graph, models, stats=stats, key=key), graph)
+        widths = alignment.widths(graph, len(models))
+        solved = None
+        if self.least_squares is None:
+            merged = Average()(stack_models([transport(graph, m, model) for m, model in zip(maps, models, strict=True)]))
+        else:
+            solved = self.least_squares(apply, graph, models, maps, batches)
+            merged = solved.variables
+        return Sized(merged, widths, chosen, cost.flops(widths) / cost.flops(), solved)
