@@ -250,12 +250,15 @@ def test_the_mean_of_the_others_is_no_worse_than_the_reference_alone(name):
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet"])
-def test_all_are_matched_to_the_reference_first(name):
-    """So the turns of strangers end where they end for models that were matched to it beforehand."""
+def test_each_is_matched_to_those_before_it_first(name):
+    """So the turns of strangers end where they end for models that were matched in this way beforehand."""
     net = networks.network(name)
     models = [net.another(k + 1) for k in range(4)]
-    first = [unmoved(net.graph), *(WeightMatching().init(net.graph, [models[0], v])[1] for v in models[1:])]
-    matched = [moved_by(net.graph, orders, v) for orders, v in zip(first, models, strict=True)]
+    first, matched = [unmoved(net.graph)], models[:1]
+    for model in models[1:]:
+        before = jax.tree.map(lambda *same: sum(same), *matched)
+        first.append(WeightMatching().init(net.graph, [before, model])[1])
+        matched.append(moved_by(net.graph, first[-1], model))
     then = WeightMatching().init(net.graph, matched)
     theta = WeightMatching().init(net.graph, models)
     chex.assert_trees_all_equal(theta, [after(net.graph, a, b) for a, b in zip(first, then, strict=True)])
