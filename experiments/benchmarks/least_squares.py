@@ -12,7 +12,6 @@ import npmerge as nm
 from alignment import permutation
 from alignment.graph import Graph, PyTree
 from experiments.benchmarks.timing import Row, interleaved
-from npmerge.least_squares import LeastSquares
 
 HIGHEST = jax.lax.Precision.HIGHEST
 SHAPES = {  # window, channels read and made, side of the image, examples
@@ -45,7 +44,7 @@ def closed_form(name: str, shape: tuple[int, ...], repeats: int) -> Row:
     x = rng.standard_normal((examples, side, side), np.float32)
     graph = nm.trace(_network, models[0], x)
     maps = [{n: permutation(jnp.asarray(rng.permutation(node.size))) for n, node in graph.nodes.items()} for _ in models]
-    method, batches = LeastSquares(), [(x, None)]
+    method, batches = nm.LeastSquares(), [(x, None)]
     plain = _plain(graph, models, x)
     times = interleaved(lambda: method(_network, graph, models, maps, batches).variables, plain, repeats=repeats)
     return f"least squares, {name} ({examples} images)", "two products and a solve", *times

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alignment import Graph, NodeMap, permutation, rectangular, resize, trace, transport
-from npmerge.least_squares import LeastSquares, Solved
+from npmerge import LeastSquares, Solved
 from tests.alignment import networks, zoo_plain
 from tests.alignment.networks import data, dense
 from tests.alignment.test_site_maps import shuffled
