@@ -40,6 +40,7 @@ class Settings:
     training_steps: int = 700
     measured: int = 2000  # training images, without their labels, for statistics, least squares and BatchNorm
     budgets: tuple[float, ...] = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+    stages: tuple[int, ...] = (1, 2, 3)  # that ZipIt's heads share
     control_steps: int = 150
     control_rates: tuple[float, ...] = (1e-4, 1e-3)
     limit: int | None = None  # test images
@@ -47,7 +48,7 @@ class Settings:
 
 PRESETS = {
     Preset.test: Settings(
-        width=2, batch=16, training_steps=4, measured=64, budgets=(1.0, 1.5, 2.0), control_steps=2, control_rates=(1e-3,),
+        width=2, batch=16, training_steps=4, measured=64, budgets=(1.0, 1.5), stages=(1,), control_steps=2, control_rates=(1e-3,),
         limit=64,
     ),
     Preset.cpu: Settings(),
@@ -105,7 +106,7 @@ class Experiment:
         }
         found: list[tuple[str, float, Job]] = [("parents", 1.0, self.parents), (ENSEMBLE, 2.0, self.ensemble)]
         found += [(name, b, functools.partial(self.partial, fit)) for b in self.settings.budgets for name, fit in fits.items()]
-        found += [(ZIPPED, float(stage), self.zipped) for stage in (1, 2, 3)]
+        found += [(ZIPPED, float(stage), self.zipped) for stage in self.settings.stages]
         return [*found, (CONTROL, 1.0, self.control)]
 
     def parent(self, k: int) -> PyTree:
