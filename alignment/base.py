@@ -253,7 +253,7 @@ def _activations(stats: Stats | None, alignment: Alignment, kind: type[Statistic
         raise ValueError(
             f"{name} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [{kind.__name__}()])"
         )
-    check_moments(stats[kind], name)
+    check_moments(stats[kind], name, Joint if kind is JointMoments else Moments)
     return stats[kind]
 
 

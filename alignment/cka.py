@@ -14,6 +14,8 @@ from alignment.moments import Statistic
 from alignment.taps import capture
 
 HIGHEST = jax.lax.Precision.HIGHEST
+FEW = 2048
+"""Up to so many samples the unbiased HSIC is taken of their kernel matrices, where one far sample does not drown the others."""
 
 
 @functools.partial(jax.jit, static_argnames="unbiased")
@@ -27,7 +29,7 @@ def linear_cka(x: Float[Array, "samples n"], y: Float[Array, "samples m"], *, un
 
     It is quadratic in the features, so a few large directions decide it: one translated sample, or one loud unit that the next
     layer does not even read, moves CKA as far as one likes and the function not at all (Davari et al. 2023). Read it beside
-    a measure of the function.
+    a measure of the function. With more than 2048 samples a sample some 1e3 times as far out as the others is lost in rounding.
 
     Raises:
         ValueError: unless both are (samples, units) with the same number of samples, at least four (biased: two).
@@ -53,7 +55,7 @@ def rbf_cka(
         raise ValueError(f"sigma is a fraction of the median distance and must be positive, got {sigma}")
     _check(x, y, unbiased)
     k, m = _gaussian(_unit(_centred(x)), sigma), _gaussian(_unit(_centred(y)), sigma)
-    return _ratio(*(_hsic(jnp.sum(a * b), jnp.diag(a), jnp.diag(b), unbiased) for a, b in ((k, m), (k, k), (m, m))))
+    return _ratio(*(_hsic(a, b, unbiased=unbiased) for a, b in ((k, m), (k, k), (m, m))))
 
 
 class HSICs(NamedTuple):
@@ -70,7 +72,7 @@ class MinibatchCKA(Statistic):
     The unbiased HSICs of every batch are averaged separately, weighted by samples, and only then divided: the average of ratios
     would depend on the batch size. One batch gives `linear_cka` of all its samples. Finalised to node -> (models,), the first
     of which is 1; the steps of a loop are further axes (models, *steps), heads are laid end to end. Every position of an image
-    or a sequence counts as a sample. Nothing of size samples x samples is built where there are fewer units than samples.
+    or a sequence counts as a sample. Kernel matrices of all samples are built for batches of up to 2048 of them only.
     """
 
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, HSICs]:
@@ -127,34 +129,48 @@ def _unit(x: Float[Array, "n k"]) -> Float[Array, "n k"]:
 
 
 def _gaussian(x: Float[Array, "n units"], sigma: float) -> Float[Array, "n n"]:
-    """The kernel matrix, centred along both axes."""
+    """The kernel matrix."""
     square = jnp.sum(jnp.square(x), 1)
     distance = square[:, None] + square[None, :] - 2 * jnp.matmul(x, x.T, precision=HIGHEST)
     distance = jnp.where(jnp.eye(len(x), dtype=bool), 0.0, jnp.maximum(distance, 0))
     median = jnp.median(distance[jnp.triu_indices(len(x), 1)])
-    k = jnp.exp(-distance / (2 * sigma**2 * jnp.where(median > 0, median, 1.0)))
-    return k - k.mean(0, keepdims=True) - k.mean(1, keepdims=True) + k.mean()
+    return jnp.exp(-distance / (2 * sigma**2 * jnp.where(median > 0, median, 1.0)))
 
 
 def _linear_hsic(x: Float[Array, "n k"], y: Float[Array, "n m"], unbiased: bool) -> Float[Array, ""]:
-    """Of centred features; |X^T Y|_F^2 from the smaller of feature and sample products."""
-    if len(x) ** 2 < x.shape[1] * y.shape[1]:
+    """Of centred features, from the smaller of feature and sample products."""
+    n = len(x)
+    if unbiased and n <= FEW:
+        return _hsic(*(jnp.matmul(f, f.T, precision=HIGHEST) for f in map(_about_median, (x, y))), unbiased=True)
+    if n**2 < x.shape[1] * y.shape[1]:
         overlap = jnp.sum(jnp.matmul(x, x.T, precision=HIGHEST) * jnp.matmul(y, y.T, precision=HIGHEST))
     else:
         overlap = jnp.sum(jnp.square(jnp.matmul(x.T, y, precision=HIGHEST)))
-    return _hsic(overlap, jnp.sum(jnp.square(x), 1), jnp.sum(jnp.square(y), 1), unbiased)
-
-
-def _hsic(overlap: Float[Array, ""], p: Float[Array, " n"], q: Float[Array, " n"], unbiased: bool) -> Float[Array, ""]:
-    """From tr(K L) and the diagonals p and q of two centred kernel matrices.
-
-    The unbiased estimate does not see what centring changes, and rows that sum to zero leave of its three terms
-    [tr(K L) - n/(n-2) p.q + sum(p) sum(q) / ((n-1)(n-2))] / (n(n-3)).
-    """
-    n = len(p)
     if not unbiased:
         return overlap / (n - 1) ** 2
+    # the rows of centred kernels sum to zero, which leaves this of the three terms of `_hsic`
+    p, q = jnp.sum(jnp.square(x), 1), jnp.sum(jnp.square(y), 1)
     return (overlap - n / (n - 2) * jnp.sum(p * q) + p.sum() * q.sum() / ((n - 1) * (n - 2))) / (n * (n - 3))
+
+
+def _about_median(x: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """Centred so that one far sample leaves the others where they are: the unbiased HSIC does not see what is subtracted."""
+    return x - jax.lax.stop_gradient(jnp.median(x, axis=0, keepdims=True))
+
+
+def _hsic(k: Float[Array, "n n"], m: Float[Array, "n n"], *, unbiased: bool) -> Float[Array, ""]:
+    """Of two kernel matrices: tr(K H M H) / (n-1)^2, or without diagonals (Song et al. 2012, equation 5)
+
+    [tr(K M) + sum(K) sum(M) / ((n-1)(n-2)) - 2/(n-2) 1^T K M 1] / (n(n-3)).
+    """
+    n = len(k)
+    if not unbiased:
+        centred = k - k.mean(0, keepdims=True) - k.mean(1, keepdims=True) + k.mean()
+        return jnp.sum(centred * m) / (n - 1) ** 2
+    k, m = (jnp.where(jnp.eye(n, dtype=bool), 0.0, kernel) for kernel in (k, m))
+    rows = jnp.sum(k, 1), jnp.sum(m, 1)
+    total = jnp.sum(k * m) - 2 / (n - 2) * jnp.sum(rows[0] * rows[1])
+    return (total + rows[0].sum() * rows[1].sum() / ((n - 1) * (n - 2))) / (n * (n - 3))
 
 
 def _ratio(cross: Array, x: Array, y: Array) -> Array:

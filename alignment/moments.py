@@ -73,14 +73,15 @@ class NodeMoments(Statistic):
         return {n: m._replace(covariance=m.covariance / m.samples, cross=m.cross / m.samples) for n, m in state.items()}
 
 
-def check_moments(moments: Any, name: str) -> None:
-    """Raise ValueError, with the name of who asks, unless these are finite moments by node, as `NodeMoments` gives them."""
+def check_moments(moments: Any, name: str, kind: "type[Moments | Joint] | None" = None) -> None:
+    """Raise ValueError, with the name of who asks, unless these are finite moments by node, `Moments` if no other `kind`."""
+    kind = kind or Moments
     if not isinstance(moments, Mapping) or NodeMoments in moments:
         got = "all that was collected" if isinstance(moments, Mapping) else kind_of(moments)
         raise ValueError(f"{name} takes the moments of every node, got {got}: give it stats[NodeMoments]")
     for node, m in moments.items():
-        if not isinstance(m, Moments | Joint):
-            raise ValueError(f"{name} takes Moments of every node, got {kind_of(m)} of {node!r}")
+        if not isinstance(m, kind):
+            raise ValueError(f"{name} takes {kind.__name__} of every node, got {kind_of(m)} of {node!r}")
         if not all(np.isfinite(np.asarray(x)).all() for x in m):
             raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")
 

@@ -48,8 +48,8 @@ class Settings:
 
 PRESETS = {
     Preset.test: Settings(
-        width=2, batch=16, training_steps=4, measured=64, budgets=(1.0, 1.5), stages=(1,), control_steps=2, control_rates=(1e-3,),
-        limit=64,
+        width=2, batch=16, training_steps=4, measured=64, budgets=(1.0, 1.5), stages=(1,), control_steps=2,
+        control_rates=(1e-3,), limit=64,
     ),
     Preset.cpu: Settings(),
     Preset.paper: Settings(blocks=3, width=64, training_steps=12_000, measured=18_000, control_steps=2_000),

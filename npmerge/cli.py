@@ -3,12 +3,14 @@
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from npmerge.commands.methods import METHODS
+from npmerge.commands.methods import METHODS, PLEAS
 from npmerge.version import __version__
 
 app = typer.Typer(
@@ -63,11 +65,8 @@ def demo(
 
     flags = (" --quick" if quick else "") + (" --force" if force else "")
     command = f"npmerge demo --split {split} --seed {seed} --seeds {seeds} --out {shlex.quote(str(out))}{flags}"
-    try:
+    with _interruptible():
         run_demo(split, range(seed, seed + seeds), out=out, quick=quick, force=force, command=command)
-    except KeyboardInterrupt:
-        typer.echo("npmerge: interrupted, nothing was written", err=True)
-        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -75,12 +74,19 @@ def align(
     files: Annotated[
         list[Path], typer.Argument(help="Two or more checkpoints of one architecture; the first is the reference.")
     ],
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "weight-matching",
+    method: Annotated[
+        str, typer.Option(help=f"One of {', '.join(METHODS)}; {PLEAS} merges them into one network of the size of --budget.")
+    ] = "weight-matching",
+    budget: Annotated[
+        float | None, typer.Option(help=f"For {PLEAS}: operations of the merged network, from 1 times those of one to all.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="An .npz file with `inputs`, for methods on activations, and `labels`, for barriers.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The seed of what is random in the method and the checks.")] = 0,
-    points: Annotated[int, typer.Option(help="Networks on the path between two, ends included.")] = 11,
+    points: Annotated[
+        int | None, typer.Option(help=f"Networks on the path between two, ends included (11); sizes that {PLEAS} tries (5).")
+    ] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Let maps change the function (procrustes and cca, outside their groups).")
     ] = False,
@@ -90,25 +96,31 @@ def align(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
 ) -> None:
     """Bring checkpoints saved by npmerge into the units of the first, and report what that is worth."""
-    from npmerge.commands.align import Request, run_align  # not needed for --help
+    name, where = shlex.join(map(str, files)), f"--out {shlex.quote(str(out))}{' --force' if force else ''}"
+    options = f"--method {method}{f' --data {shlex.quote(str(data))}' if data else ''} --seed {seed}"
+    with _interruptible():
+        if method == PLEAS:
+            from npmerge.commands import pleas  # not needed for --help
 
-    options = f"--method {method}{f' --data {shlex.quote(str(data))}' if data else ''} --seed {seed} --points {points}"
-    flags = (" --approximate" if approximate else "") + (" --force" if force else "")
-    command = f"npmerge align {shlex.join(map(str, files))} {options} --out {shlex.quote(str(out))}{flags}"
+            if budget is None or approximate:
+                raise ValueError(f"{PLEAS} needs --budget, from 1 to the number of networks, and has no --approximate form")
+            sizes = 5 if points is None else points
+            command = f"npmerge align {name} {options} --budget {budget:g} --points {sizes} {where}"
+            pleas.run_pleas(pleas.Request(tuple(files), budget, sizes, data, seed, out, force, command))
+            return
+        from npmerge.commands.align import Request, run_align  # not needed for --help
+
+        if budget is not None:
+            raise ValueError(f"--budget is for --method {PLEAS}, got --method {method}")
+        between = 11 if points is None else points
+        command = f"npmerge align {name} {options} --points {between}{' --approximate' if approximate else ''} {where}"
+        run_align(Request(tuple(files), method, approximate, data, seed, between, out, force, command))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
     try:
-        run_align(
-            Request(
-                files=tuple(files),
-                method=method,
-                approximate=approximate,
-                data=data,
-                seed=seed,
-                points=points,
-                out=out,
-                force=force,
-                command=command,
-            )
-        )
+        yield
     except KeyboardInterrupt:
         typer.echo("npmerge: interrupted, nothing was written", err=True)
         raise typer.Exit(130) from None

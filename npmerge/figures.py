@@ -9,6 +9,7 @@ import numpy as np
 from alignment import Graph
 from alignment.describe import INPUTS, OUTPUTS, edges
 from npmerge.evaluate import Path
+from npmerge.report import new_figure
 
 COLOURS = {"permutation": "tab:blue", "scale": "tab:orange", "orthogonal": "tab:green", "linear": "tab:red"}
 
@@ -98,3 +99,23 @@ def _single(width: float) -> tuple[Any, Any]:
 
     drawing = Figure(figsize=(width, 4.6), layout="constrained")
     return drawing, drawing.subplots()
+
+
+def size_figure(points: Sequence[Mapping[str, float]], levels: Mapping[str, Mapping[str, float]], chosen: float) -> Any:
+    """Accuracy and loss of merged networks against their size, with levels for comparison as dotted lines.
+
+    Args:
+        points: for each size its `budget`, `cost` (operations, as a multiple of one network), `accuracy` and `loss`.
+        levels: accuracy and loss of what the merged networks are compared with, by name.
+        chosen: the budget of the network that was kept.
+    """
+    drawing, both = new_figure(2)
+    for axes, name in zip(both, ("accuracy", "loss"), strict=True):
+        axes.plot([p["cost"] for p in points], [p[name] for p in points], marker="o", label="merged")
+        kept = [p for p in points if p["budget"] == chosen]
+        axes.plot([p["cost"] for p in kept], [p[name] for p in kept], "*", markersize=14, color="tab:red", label="kept")
+        for k, (label, level) in enumerate(levels.items()):
+            axes.axhline(level[name], color="grey", linestyle=(":", "--", "-.")[k % 3], label=label)
+        axes.set(xlabel="operations, as a multiple of one network", ylabel=name)
+    both[0].legend(frameon=False, fontsize="small")
+    return drawing

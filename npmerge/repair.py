@@ -19,7 +19,7 @@ from alignment.taps import capture
 from npmerge.batches import measured
 
 DEAD = 1e-5
-"""A channel is dead if its deviation is below this share of the median of its site."""
+"""A channel is dead if its deviation is below this share of the largest that its site has in the parents."""
 
 
 class Repaired(NamedTuple):
@@ -166,17 +166,19 @@ def _unmeasured(now: _Moments, target: tuple[np.ndarray, np.ndarray]) -> str | N
     before = _deviation(now)
     if not all(np.isfinite(x).all() for x in (now.mean, before, *target)):
         return "its outputs are not finite"
-    return None if _alive(before).any() else "none of its channels varies"
+    return None if _alive(before, target[1]).any() else "none of its channels varies"
 
 
-def _alive(deviation: Float[np.ndarray, "*copies columns"]) -> Bool[np.ndarray, "*copies columns"]:
-    return deviation > DEAD * np.median(deviation)
+def _alive(
+    now: Float[np.ndarray, "*copies columns"], wanted: Float[np.ndarray, "*copies columns"]
+) -> Bool[np.ndarray, "*copies columns"]:
+    return now > DEAD * wanted.max(initial=0)
 
 
 def _corrected(site: Site, bias: str | None, variables: PyTree, now: _Moments, target: tuple[np.ndarray, np.ndarray]) -> PyTree:
     mean, deviation = target
     before = _deviation(now)
-    alive = _alive(before)
+    alive = _alive(before, deviation)
     ratio = np.where(alive, deviation / np.where(alive, before, 1.0), 1.0)
     leaves = flatten(variables)
     new = {site.path: _scaled(site, leaves[site.path], jnp.asarray(ratio, jnp.float32))}

@@ -93,7 +93,7 @@ def run_align(request: Request) -> dict[str, Any]:
     """
     began = time.perf_counter()
     output = OutputFolder(request.out, force=request.force, own=page.FILES)
-    with output as folder, _warnings() as warned, _progress() as advance:
+    with output as folder, gathered_warnings() as warned, progress() as advance:
         advance("reading")
         config, sources = read_networks(request.files)
         data = read_data(request.data, config) if request.data else None
@@ -194,7 +194,7 @@ def _write(folder: Path, run: _Run, aligned: Sequence[PyTree], content: dict[str
 
 
 @contextmanager
-def _warnings() -> Iterator[Callable[[], list[str]]]:
+def gathered_warnings() -> Iterator[Callable[[], list[str]]]:
     """Warnings of the library, kept for the report instead of printed with a line of its code."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -202,7 +202,7 @@ def _warnings() -> Iterator[Callable[[], list[str]]]:
 
 
 @contextmanager
-def _progress() -> Iterator[Advance]:
+def progress() -> Iterator[Advance]:
     """What is being done, on stderr: a line that moves on a terminal, else a line for each step."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), TimeElapsedColumn()

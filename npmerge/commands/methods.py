@@ -11,6 +11,9 @@ METHODS: dict[str, type[Alignment]] = {
 }
 """Class by name: `WeightMatching` is weight-matching, `CCA` is cca. Only those that leave the reference as it is."""
 
+PLEAS = "pleas"
+"""The method of `npmerge align` that makes one network of a size that is asked for."""
+
 
 def alignment_of(name: str, *, approximate: bool) -> Alignment:
     """An alignment with its default hyper-parameters.

@@ -112,6 +112,22 @@ def test_scales_whose_fourth_power_is_out_of_range(cka, unbiased, scale):
     assert float(cka(x, Y, unbiased=unbiased)) == pytest.approx(float(cka(X, Y, unbiased=unbiased)), abs=1e-4)
 
 
+@pytest.mark.parametrize("far", [1e3, 1e5])
+def test_one_far_sample_does_not_drown_the_others(far):
+    """Against the definition in float64."""
+    x, y = (np.array(f, np.float64) for f in (X, Y))
+    x[0], y[0] = x[0] + far, y[0] + far
+
+    def hsic(a, b):
+        n, (k, m) = len(a), (f @ f.T for f in (a, b))
+        k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+        total = np.sum(k * m) + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ m).sum()
+        return total / (n * (n - 3))
+
+    expected = hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y))
+    assert float(linear_cka(x.astype(np.float32), y.astype(np.float32))) == pytest.approx(expected, abs=1e-3)
+
+
 @EVERY
 def test_features_that_do_not_fit_are_refused(cka):
     for x, y in ((X, Y[:-1]), (X[0], Y[0]), (X[:3], Y[:3])):

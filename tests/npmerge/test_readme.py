@@ -51,6 +51,14 @@ def test_a_primitive_can_be_taught(monkeypatch):
     assert "my_primitive" in registry.RULES
 
 
+def test_networks_of_other_sizes():
+    (example,) = [e for e in EXAMPLES if "Pleas" in e]
+    found = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in run(example).splitlines())}
+    assert list(found) == ["one and a half", "a half", "second head", "fused"]
+    assert found["one and a half"] > 0.9
+    assert min(found.values()) > 0.6
+
+
 def test_checkpoints_are_saved_and_the_command_aligns_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (example,) = [e for e in EXAMPLES if "save_network" in e]

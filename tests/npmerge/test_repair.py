@@ -87,9 +87,10 @@ def test_without_a_bias_only_the_deviation_is_corrected_and_that_is_said():
     assert np.abs(now["first"].mean(0) - np.mean([p["first"].mean(0) for p in parents], 0)).max() > 1e-3
 
 
-def test_dead_channels_are_left_alone():
+@pytest.mark.parametrize("also", [(), (0, 1, 4, 5)])  # most of them, too
+def test_dead_channels_are_left_alone(also):
     merged = average(MODELS)
-    merged["first"]["kernel"] = merged["first"]["kernel"].at[:, 2].multiply(1e-8).at[:, 3].set(0)
+    merged["first"]["kernel"] = merged["first"]["kernel"].at[:, 2].multiply(1e-8).at[:, [3, *also]].set(0)
     found = repair(NET.apply, NET.graph, merged, MODELS, BATCHES).variables
     chex.assert_tree_all_finite(found)
     for k in (2, 3):

@@ -1,0 +1,54 @@
+"""PLeaS in one call: the two ends of the budget are the permuted average and the mean of the outputs."""
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import npmerge as nm
+from alignment import WeightMatching
+from npmerge import Average, LeastSquares, LogitEnsemble, Pleas, align, resize, stack_models
+from tests.alignment import networks
+
+NET = networks.network("mlp")
+MODELS, GRAPH = [NET.another(seed) for seed in range(3)], NET.graph
+X = networks.data(40, NET.inputs.shape[1])
+
+
+def merged(budget, models, pleas=None, **rest):
+    made = (pleas or Pleas())(NET.apply, GRAPH, models, budget, inputs=X[:1], **rest)
+    return made, resize(NET.apply, GRAPH, made.variables, made.widths)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_ends_of_the_budget(count):
+    models = MODELS[:count]
+    small, _ = merged(1, models)
+    chex.assert_trees_all_close(small.variables, Average()(stack_models(align(WeightMatching(), GRAPH, models))), rtol=1e-5)
+    large, apply = merged(count, models)
+    np.testing.assert_allclose(apply(large.variables, X), LogitEnsemble(NET.apply)(models, X), rtol=1e-4, atol=1e-5)
+    assert [small.allocation.cost, small.dense, large.allocation.cost] == pytest.approx([1, 1, count])
+    assert large.widths == {name: count * node.size for name, node in GRAPH.nodes.items()}
+
+
+def test_least_squares_come_closer_to_the_mean_of_the_outputs():
+    models, batches = MODELS[:2], [(X, np.zeros(len(X), int))]
+    target = LogitEnsemble(NET.apply)(models, X)
+    errors = []
+    for fit in (None, LeastSquares(), LeastSquares(sequential=True)):
+        made, apply = merged(1.5, models, Pleas(least_squares=fit), batches=batches)
+        assert 1 < made.allocation.cost <= 1.5
+        assert (made.solved is None) == (fit is None)
+        errors.append(float(jnp.square(apply(made.variables, X) - target).mean()))
+    assert errors[2] < errors[0]
+
+
+def test_parameters_for_a_budget_and_weights_of_ones_own():
+    first, second = GRAPH.nodes
+    made, _ = merged(1.3, MODELS[:2], Pleas(by="parameters"), weights={first: 1.0})
+    assert dict(made.allocation.ratios).get(first, 0) > 0 == dict(made.allocation.ratios).get(second, 0)
+    small, large = nm.parameters(MODELS[0]), nm.parameters(made.variables)
+    assert small < large
+    assert made.allocation.cost <= 1.3
+    with pytest.raises(ValueError, match=r"a budget is between 1 and the number of models, 2.*got 3"):
+        merged(3, MODELS[:2])
