@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.graph import Graph, PyTree
-from alignment.moments import Statistic
+from alignment.moments import Statistic, by_fixed_copy
 from alignment.taps import capture
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -78,7 +78,7 @@ class MinibatchCKA(Statistic):
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, HSICs]:
         """The three HSICs of one batch, times its samples."""
         found = [capture(apply, graph, model, batch[0]).nodes for model in models]
-        return {node: _node_hsics(node, [_end_to_end(graph, node, f[node]) for f in found]) for node in graph.taps}
+        return {node: _node_hsics(node, [by_fixed_copy(graph, node, f[node]) for f in found]) for node in graph.taps}
 
     def combine(self, a: dict[str, HSICs], b: dict[str, HSICs]) -> dict[str, HSICs]:
         """Add."""
@@ -97,13 +97,6 @@ def _node_hsics(node: str, features: Sequence[Float[Array, "*steps samples units
     centred = [_centred(f) for f in features]
     pairs = [(hsic(centred[0], x), hsic(x, x)) for x in centred]
     return HSICs(*(samples * jnp.stack(values) for values in zip(*pairs, strict=True)))
-
-
-def _end_to_end(graph: Graph, node: str, features: Array) -> Float[Array, "*steps samples units"]:
-    """Copies along other nodes (heads) laid end to end among the units: in another model they may be in another order."""
-    steps = sum(name not in graph.nodes for name in graph.nodes[node].index)
-    x = jnp.moveaxis(features, -2, steps)
-    return x.reshape(*x.shape[: steps + 1], -1)
 
 
 def _check(x: Array, y: Array, unbiased: bool) -> None:
@@ -159,7 +152,7 @@ def _about_median(x: Float[Array, "n k"]) -> Float[Array, "n k"]:
 
 
 def _hsic(k: Float[Array, "n n"], m: Float[Array, "n n"], *, unbiased: bool) -> Float[Array, ""]:
-    """Of two kernel matrices: tr(K H M H) / (n-1)^2, or without diagonals (Song et al. 2012, equation 5)
+    """HSIC of two kernel matrices: tr(K H M H) / (n-1)^2, or without their diagonals (Song et al. 2012, equation 5).
 
     [tr(K M) + sum(K) sum(M) / ((n-1)(n-2)) - 2/(n-2) 1^T K M 1] / (n(n-3)).
     """

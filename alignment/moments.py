@@ -62,7 +62,7 @@ class NodeMoments(Statistic):
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, Moments]:
         """Moments of one batch; the covariances are still sums of products."""
         features = [capture(apply, graph, model, batch[0]).nodes for model in models]
-        return {node: _sums([_by_fixed_copy(graph, node, f[node]) for f in features]) for node in graph.taps}
+        return {node: _sums([by_fixed_copy(graph, node, f[node]) for f in features]) for node in graph.taps}
 
     def combine(self, a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
         """Chan's pairwise update."""
@@ -110,7 +110,7 @@ class JointMoments(Statistic):
         functions = (apply,) * len(models) if callable(apply) else apply
         features = [capture(f, g, m, batch[0]).nodes for f, g, m in zip(functions, graphs, models, strict=True)]
         return {
-            node: _joint([_by_fixed_copy(g, node, f[node]) for g, f in zip(graphs, features, strict=True)])
+            node: _joint([by_fixed_copy(g, node, f[node]) for g, f in zip(graphs, features, strict=True)])
             for node in graphs[0].taps
         }
 
@@ -155,7 +155,7 @@ def _fixed(graph: Graph, node: Node) -> int:
     return sum(name not in graph.nodes for name in node.index)
 
 
-def _by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*copies samples units"]:
+def by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*copies samples units"]:
     """Copies along other nodes laid end to end among the units."""
     fixed = _fixed(graph, graph.nodes[node])
     x = jnp.moveaxis(features, -2, fixed)

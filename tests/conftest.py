@@ -1,12 +1,25 @@
 """Every test runs with strict dtype and rank promotion, warnings as errors and eight host devices."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # tests compile far more than they compute
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 30_000  # Linux allows a process 65,530, every compiled function takes some, and XLA crashes without
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_compiled_functions() -> Iterator[None]:
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
