@@ -149,7 +149,7 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 
 def floating(tree: PyTree) -> dict[str, Any]:
     """The leaves of `flatten` that are floating-point, numbers of Python among them."""
-    return {path: x for path, x in flatten(tree).items() if jnp.issubdtype(jnp.result_type(x), jnp.floating)}
+    return {path: x for path, x in flatten(tree).items() if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.floating)}
 
 
 def path_name(path: tuple) -> str:

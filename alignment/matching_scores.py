@@ -61,6 +61,7 @@ class Descent:
         self._graph = graph
         self._blocks = [Block(names, a, b.copy()) for names, a, b in zip(labels, ours, theirs, strict=True)]
         self._carrying = {n.name: [b for b in self._blocks if {*n.index, n.name} <= {*b.carried}] for n in graph.nodes.values()}
+        self._holding = {name: [b for b in self._blocks if name in b.nodes] for name in graph.nodes}
         self._inside = {
             n.name: [m for m in graph.nodes.values() if m.index == (*n.index, n.name)] for n in graph.nodes.values()
         }
@@ -120,7 +121,7 @@ class Descent:
     def _gain(self, move: Orders) -> float:
         if (name := self._alone(move)) is not None:
             scores, order = self._scores[name].reshape(-1, *self._scores[name].shape[-2:]), move[name]
-            copies, places = np.ogrid[: len(scores), : order.shape[-1]]
+            copies, places = np.arange(len(scores))[:, None], np.arange(order.shape[-1])
             return float((scores[copies, places, order.reshape(len(scores), -1)] - scores[copies, places, places]).sum())
         # a tensor that carries the node twice moves on both axes at once: the scores only approximate its share
         return float(
@@ -133,6 +134,8 @@ class Descent:
         return None if others or name in self._twice else name
 
     def _touched(self, move: Orders) -> list[Block]:
+        if len(move) == 1:
+            return self._holding[next(iter(move))]
         return [b for b in self._blocks if not b.nodes.isdisjoint(move)]
 
     def scores(self, node: Node) -> Scores:

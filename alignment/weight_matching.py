@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Array
 
 from alignment.base import PermutationAlignment, Stats
+from alignment.blocks import Bare, each_block
 from alignment.checks import check_count, check_pattern
 from alignment.graph import STATISTICS, Graph, PyTree, floating
+from alignment.labels import Fixed
 from alignment.matching_scores import Descent, objective, stacked
-from alignment.permutations import Order, Weights, after, blocks, inverse, unmoved
+from alignment.permutations import Order, Weights, after, inverse, unmoved
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class WeightMatching(PermutationAlignment):
         start = _Several(graph, *_cut(graph, [self._weights(m) for m in models]))
         seed = jax.random.key_data(jax.random.key(0) if key is None else key)
         rngs = [None, *(np.random.default_rng([*np.ravel(seed).tolist(), k]) for k in range(1, self.restarts))]
-        best = max((self._run(start.again(), rng) for rng in rngs), key=_Several.objective)  # holds no more than two runs
+        runs = (self._run(start.again(), rng) for rng in rngs)  # of which no more than two are held
+        best = next(runs) if self.restarts == 1 else max(runs, key=_Several.objective)
         return best.relative()
 
     def _weights(self, model: PyTree) -> Weights:
@@ -78,9 +81,16 @@ class WeightMatching(PermutationAlignment):
 
 
 def _cut(graph: Graph, weights: Sequence[Weights]) -> tuple[list, list[list[np.ndarray]]]:
-    """The labels of all blocks, and the blocks of each model."""
-    cut = [[block for path in w for block in blocks(graph, path, w[path])] for w in weights]
-    return stacked([labels for labels, _ in cut[0]], [[x for _, x in model] for model in cut])
+    """The labels of all blocks, and the blocks of each model; all models are cut at once."""
+    found: list[tuple[Sequence[Bare], np.ndarray]] = []
+
+    def keep(labels: Sequence[Bare], block: np.ndarray) -> np.ndarray:
+        found.append((labels[1:], block))
+        return block
+
+    for path in weights[0]:
+        each_block([Fixed(len(weights)), *graph.axes[path]], np.stack([w[path] for w in weights]), keep)
+    return stacked([labels for labels, _ in found], [[block[k] for _, block in found] for k in range(len(weights))])
 
 
 class _Several:

@@ -21,7 +21,7 @@ Orders = dict[str, np.ndarray]
 
 
 def tensors(graph: Graph, weights: Weights) -> Tensors:
-    """The weights cut into blocks once, which is left out of the time."""
+    """The weights cut into blocks, once."""
     return [(_nodes(labels), np.array(x)) for path, w in weights.items() for labels, x in blocks(graph, path, w)]
 
 

