@@ -72,7 +72,8 @@ class MinibatchCKA(Statistic):
     The unbiased HSICs of every batch are averaged separately, weighted by samples, and only then divided: the average of ratios
     would depend on the batch size. One batch gives `linear_cka` of all its samples. Finalised to node -> (models,), the first
     of which is 1; the steps of a loop are further axes (models, *steps), heads are laid end to end. Every position of an image
-    or a sequence counts as a sample. Kernel matrices of all samples are built for batches of up to 2048 of them only.
+    or a sequence counts as a sample. Kernel matrices of all samples are built for batches of up to 2048 of them only. HSICs are
+    fourth powers of features: features beyond 1e9 leave the range of float32 (NaN).
     """
 
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, HSICs]:

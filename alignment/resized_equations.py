@@ -99,7 +99,7 @@ def _pad(e: Equation) -> list[Any]:
     config = []
     for d, (low, high, interior) in enumerate(e.eqn.params["padding_config"]):
         end = e.outs[0].shape[d]
-        if min(low, high) > 0 or low > 0 or high > 0:
+        if low > 0 or high > 0:
             starts = [_offset(e, e.outs[0], d, k) for k in (low, end - high, end)]
             low, high = starts[0], starts[2] - starts[1]
         config.append((low, high, interior))

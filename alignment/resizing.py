@@ -20,7 +20,7 @@ Signature = tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]  # the structure
 
 @dataclass(frozen=True)
 class Resized:
-    """`apply` for variables of other widths. Called as `apply` is; a new batch size or type of inputs is traced anew.
+    """`apply` for variables of other widths. Called as `apply` is; every call traces that anew, so put it under `jax.jit`.
 
     It can be traced, learned, resized again and compared like any other function.
 
@@ -49,7 +49,8 @@ def resize(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, widths
 
     What a layer's code says of sizes (reshapes, broadcasts, zero padding, slices of fused projections, the number of units
     that a mean divides by) is rewritten along the axes of the nodes; nothing else changes. So it serves networks whose code
-    has its widths written into it. `transport` with rectangular maps makes the variables.
+    has its widths written into it. A width that is used otherwise (the root of it, or one less) is not recognised and stays
+    the old one. `transport` with rectangular maps makes the variables.
 
     Args:
         apply: the network, in evaluation or training mode: `(variables, *inputs) -> outputs`, or `-> (outputs, variables

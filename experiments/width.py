@@ -48,7 +48,7 @@ class Settings:
 
 PRESETS = {
     Preset.test: Settings(
-        width=2, batch=16, training_steps=4, measured=64, budgets=(1.0, 1.5), stages=(1,), control_steps=2,
+        width=2, batch=16, training_steps=4, measured=64, budgets=(1.5,), stages=(1,), control_steps=2,
         control_rates=(1e-3,), limit=64,
     ),
     Preset.cpu: Settings(),
@@ -157,7 +157,9 @@ class Experiment:
         )
         functions = self.network.apply, self.network.train_apply
         apply, train = (resize(f, self.graph, found.variables, found.widths) for f in functions)
-        metrics = nm.evaluate(apply, self.renewed(train, found.variables), self.test)
+        fitted_to_its_own = fit is not None and fit.sequential  # with the statistics that it has: other ones would undo that
+        variables = found.variables if fitted_to_its_own else self.renewed(train, found.variables)
+        metrics = nm.evaluate(apply, variables, self.test)
         size = self.costs.multiple(dict(found.allocation.ratios), by="parameters")
         sizes = {"flops": found.allocation.cost, "parameters": size, "dense": found.dense}
         return {"accuracy": metrics.accuracy, "loss": metrics.loss, **sizes, "rate": ""}
@@ -244,7 +246,8 @@ def _protocol(s: Settings, data: str, rows: Rows) -> list[str]:
         f"Data: {data}; a tenth of the training images is for validation, the rest is cut into halves, anew for each seed.",
         f"Parents: ResNet-{6 * s.blocks + 2} of width {s.width} with projection shortcuts, AdamW at {s.training_rate:g}, "
         f"cosine, {s.training_steps} steps of {s.batch}; the best on validation data.",
-        f"Statistics, least squares and BatchNorm: {s.measured} training images without labels, the same for every row.",
+        f"Statistics, least squares and BatchNorm: {s.measured} training images without labels, the same for every row. "
+        "Running statistics are re-estimated, but not behind sequential least squares, which are fitted to the averages.",
         "Partial matching: by correlation of activations; ratios by `allocate` from 1 - mean correlation of each node, which "
         "needs no labels, within the budget of operations.",
         "ZipIt: alpha 1, beta 0, to the end of the first, second and third stage; the logits of both heads are averaged.",

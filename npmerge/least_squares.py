@@ -50,7 +50,8 @@ class LeastSquares:
     with Z_out = mean_k push_k (y_k + b_k), the parents' outputs in the units of the merged network, and Z_in = mean_k push_k
     x_k, their inputs: a unit of one model alone carries that model's feature, a merged one the mean. W_0 is the average of the
     transported models. Only blocks move in which some model has units on both sides, so that what is kept apart stays apart.
-    Norms, embeddings and what is not a linear site stay at the average; re-estimate running statistics afterwards.
+    Norms, embeddings and what is not a linear site stay at the average. Re-estimate running statistics afterwards, but not
+    where `sequential`: there later layers were fitted to what the network computes with the statistics that it has.
 
     Example:
         theta = alignment.init(graph, models, stats=stats)

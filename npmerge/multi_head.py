@@ -19,7 +19,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class MultiHead:
-    """`multi_head(variables, inputs) -> [outputs of every head]`, the shared part computed once.
+    """`multi_head(variables, inputs) -> [outputs of every head]`, under `jax.jit` the shared part computed once.
 
     The variables are `{"shared": tree, "heads": [tree, ...]}`, where what a tree does not hold is None. XLA sees that all heads
     begin with the same computation and does it once.

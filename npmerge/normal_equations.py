@@ -130,7 +130,7 @@ def solved(sums: Sums, allowed: Bool[np.ndarray, "*copies rows columns"], ridge:
             block = np.ix_(rows, columns)
             inside, wanted = g if len(rows) == len(g) else g[np.ix_(rows, rows)], cross[copy][block].astype(np.float64)
             vague = float(sums.samples) < len(rows) or _is_singular(inside)
-            found = _least_norm(inside, wanted) if vague and not size else _regular(inside, wanted, size)
+            found = _by_eigenvalues(inside, wanted, size) if vague else _regular(inside, wanted, size)
             better = 2 * np.vdot(found, wanted) - np.vdot(found, inside @ found)
             singular |= vague
             if better > 0:  # below nothing there is only rounding
@@ -154,11 +154,12 @@ def _regular(gram: np.ndarray, wanted: np.ndarray, size: float) -> np.ndarray:
     return scipy.linalg.cho_solve(scipy.linalg.cho_factor(held, lower=True, overwrite_a=True, check_finite=False), wanted)
 
 
-def _least_norm(gram: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _by_eigenvalues(gram: np.ndarray, wanted: np.ndarray, size: float) -> np.ndarray:
+    """Along the directions that hold more than rounding; without a ridge that is the solution of the least norm."""
     values, vectors = np.linalg.eigh(gram)
     seen = values > SINGULAR * values[-1]
     along = vectors[:, seen]
-    return along @ ((along.T @ wanted) / values[seen, None])
+    return along @ ((along.T @ wanted) / (values[seen, None] + size))
 
 
 def _is_singular(gram: np.ndarray) -> bool:

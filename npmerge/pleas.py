@@ -40,15 +40,16 @@ class Sized(NamedTuple):
 
 @dataclass(frozen=True)
 class Pleas:
-    """Keep apart the units that agree least as far as a budget reaches, merge the others, and solve the layers anew.
+    """Keep apart the units that agree least as far as a budget reaches, merge the others, and solve the layers anew if wanted.
 
     Nasery et al. 2024, "PLeaS: Merging Models with Permutations and Least Squares" (arXiv 2407.02447), for N models: at budget
-    1 all units are merged (the average of the permuted networks, where there are no least squares), at budget N none (the
-    mean of the networks' outputs). Re-estimate BatchNorm statistics afterwards.
+    1 all units are merged (the average of the permuted networks, where there are no least squares), at budget N every node is
+    separate that can be: without nodes that are held (`allocation.held`) that is the mean of the networks' outputs. Re-estimate
+    BatchNorm statistics afterwards, but not behind sequential least squares, which are fitted to those that are there.
 
     Attributes:
         matching: an alignment by permutations; `WeightMatching` needs no data.
-        least_squares: how the layers are solved, None to leave them as the matching makes them.
+        least_squares: how the layers are solved, from `batches`; None, without data, leaves them as the matching makes them.
         by: whether the budget is of operations or of parameters.
     """
 

@@ -17,12 +17,10 @@ from npmerge.checkpoint import save_network
 from npmerge.commands import pleas_page as page
 from npmerge.commands.align import gathered_warnings, progress
 from npmerge.commands.align_inputs import Data, Source, read_data, read_networks
-from npmerge.commands.align_measures import has_statistics
 from npmerge.evaluate import LogitEnsemble, Metrics, evaluate
 from npmerge.figures import size_figure
 from npmerge.least_squares import LeastSquares
 from npmerge.models import Config, WithWidths, abstract, example
-from npmerge.normalisation import reset_statistics
 from npmerge.pleas import Pleas, Sized
 from npmerge.report import OutputFolder, write_report
 from npmerge.statistics import collect
@@ -118,10 +116,10 @@ class _Run:
             self.pleas = Pleas(ActivationMatching(), LeastSquares(sequential=True))
 
     def merged(self, budget: float) -> Sized:
-        """The network of one size, statistics of BatchNorm re-estimated where there are data."""
+        """The network of one size. Its statistics stay those that the sequential least squares have seen."""
         self.advance(f"merging at {budget:g} times the size of one")
         batches = () if self.data is None else self.data.batches()
-        made = self.pleas(
+        return self.pleas(
             self.network.apply,
             self.graph,
             self.models,
@@ -131,10 +129,6 @@ class _Run:
             batches=batches,
             key=self.key,
         )
-        if self.data is None or not has_statistics(made.variables):
-            return made
-        train = resize(self.network.train_apply, self.graph, made.variables, made.widths)
-        return made._replace(variables=reset_statistics(train, made.variables, self.data.whole_batches()))
 
     def sizes(self, made: Sized) -> dict[str, Any]:
         """Accuracy and loss at every size, and of the networks and their ensemble; empty without labels."""

@@ -84,8 +84,11 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
             notes.append("Running statistics are averages: re-estimate them from data before use.")
     else:
         solved = "Units matched by their activations, layers solved by sequential least squares"
-        again = "; running statistics estimated anew" if content["batch_statistics"] else ""
-        notes.append(f"{solved} on {content['data']['examples']} examples of {content['data']['file']}{again}.")
+        notes.append(f"{solved} on {content['data']['examples']} examples of {content['data']['file']}.")
+        if content["batch_statistics"]:
+            notes.append("Running statistics are averages, to which the layers were fitted: do not re-estimate them.")
+        if content["sizes"]["points"]:
+            notes.append("Accuracy and loss are on the examples that the layers were solved on: keep others for a test.")
         if not content["data"]["labels"]:
             notes.append("No labels in the data: accuracy and loss cannot be measured.")
     if held := [row for row in content["nodes"] if row["held"]]:

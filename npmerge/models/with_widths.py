@@ -1,6 +1,7 @@
 """An architecture whose nodes have other widths than its own configuration can say."""
 
 import functools
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -72,12 +73,11 @@ class WithWidths(Config):
         """Variables drawn leaf by leaf from those that `config` starts with: the same distribution, whatever the fan-in."""
         old = self.config.initial(key)
 
-        def leaf(number: int, old: Array, new: jax.ShapeDtypeStruct) -> Array:
-            return old if old.shape == new.shape else jax.random.choice(jax.random.fold_in(key, number), old.ravel(), new.shape)
+        def leaf(path: tuple, old: Array, new: jax.ShapeDtypeStruct) -> Array:
+            own = jax.random.fold_in(key, zlib.crc32(path_name(path).encode()))
+            return old if old.shape == new.shape else jax.random.choice(own, old.ravel(), new.shape)
 
-        leaves, structure = jax.tree.flatten(old)
-        shapes = jax.tree.leaves(self.shapes())
-        return jax.tree.unflatten(structure, [leaf(k, *pair) for k, pair in enumerate(zip(leaves, shapes, strict=True))])
+        return jax.tree_util.tree_map_with_path(leaf, old, self.shapes())
 
     def shapes(self) -> PyTree:
         """The variables as `jax.ShapeDtypeStruct`."""

@@ -353,4 +353,3 @@ def test_moments_with_nan_are_refused():
     broken = {**stats[JointMoments], "second": broken._replace(mean=broken.mean.at[0].set(jnp.nan))}
     with pytest.raises(ValueError, match="ZipIt got non-finite moments of node 'second'"):
         align(ZipIt(), net.graph, [net.variables] * 2, stats={JointMoments: broken})
-    ZipIt(stop="first").init(net.graph, [net.variables] * 2, stats={JointMoments: broken})

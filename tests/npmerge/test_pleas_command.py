@@ -3,7 +3,6 @@
 import json
 from typing import NamedTuple
 
-import chex
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -84,18 +83,15 @@ def test_without_data_units_are_matched_by_weights_and_that_is_said(folder):
     assert again.summary["cost"] == ran.summary["cost"] == 1
 
 
-def test_statistics_of_batch_norm_are_estimated_anew(tmp_path):
+def test_statistics_of_batch_norm_stay_those_that_the_layers_were_fitted_to(tmp_path):
     config = Vgg(stages=((3,),), dense=(4,), classes=2, side=2, channels=1, norm="batch")
     for seed, name in enumerate("ab"):
         save_network(tmp_path / f"{name}.safetensors", config, build(config, seed=seed).variables)
     np.savez(tmp_path / "data.npz", inputs=RNG.standard_normal((64, 2, 2, 1)).astype(np.float32))
     ran = pleas(tmp_path, "--budget", "1.5", "--data", str(tmp_path / "data.npz"))
     made, variables = load_network(tmp_path / "out" / "merged.safetensors")
-    batches = [(np.load(tmp_path / "data.npz")["inputs"], np.zeros(64, int))]
-    again = nm.reset_statistics(build(made).train_apply, variables, batches)
-    chex.assert_trees_all_close(again, variables, rtol=1e-4, atol=1e-5)
     assert np.isfinite(build(made).apply(variables, np.zeros((2, 2, 2, 1), np.float32))).all()
-    assert "running statistics estimated anew" in ran.report
+    assert "Running statistics are averages, to which the layers were fitted" in ran.report
     assert "No labels in the data" in ran.stdout
     assert ran.summary["sizes"]["points"] == []
 
