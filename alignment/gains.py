@@ -65,10 +65,15 @@ def measured_gains(
     check_separable(graph, dict.fromkeys(names, 1.0))
     separate, merge = (models - budget) / (models - 1), (budget - 1) / (models - 1)
 
+    def evaluated(ratios: Mapping[str, float]) -> float:
+        if not np.isfinite(value := evaluate(ratios)):
+            raise ValueError(f"an evaluation must be a finite number, got {value} for the ratios {dict(ratios)}")
+        return float(value)
+
     def differences(base: float, other: float) -> dict[str, float]:
         rest = dict.fromkeys(separable(graph), base)
-        before = evaluate(rest)
-        return {name: evaluate({**rest, name: other}) - before for name in names}
+        before = evaluated(rest)
+        return {name: evaluated({**rest, name: other}) - before for name in names}
 
     zero = dict.fromkeys(names, 0.0)
     gained = differences(0.0, 1.0) if separate else zero

@@ -58,7 +58,7 @@ def fitted(known: Known, shape: Shape) -> Any:
     if not known.value.shape or x.shape == shape:
         return x
     for d, (n, term) in enumerate(zip(shape, known.value.axes, strict=True)):
-        if x.shape[d] != n and term is None:
+        if 1 < x.shape[d] != n and term is None:
             x = jax.lax.slice_in_dim(x, 0, 1, axis=d)
     return jnp.broadcast_to(x, shape)
 

@@ -8,7 +8,8 @@ import jax
 from jaxtyping import Array
 
 from alignment.allocation import Allocation, allocate, check_budget
-from alignment.base import Alignment, Stats
+from alignment.base import Alignment, PermutationAlignment, Stats, check_finite
+from alignment.checks import check_list, kind_of
 from alignment.costs import By, Costs, costs
 from alignment.gains import disagreement
 from alignment.graph import Graph, PyTree
@@ -57,6 +58,14 @@ class Pleas:
     least_squares: LeastSquares | None = None
     by: By = "flops"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.matching, PermutationAlignment):
+            raise ValueError(f"Pleas takes an alignment by permutations, got {kind_of(self.matching)}")
+        if not isinstance(self.least_squares, LeastSquares | None):
+            raise ValueError(f"least_squares must be LeastSquares(...) or None, got {kind_of(self.least_squares)}")
+        if self.by not in ("flops", "parameters"):
+            raise ValueError(f"a budget is by 'flops' or 'parameters', got {self.by!r}")
+
     def __call__(
         self,
         apply: Callable[..., PyTree],
@@ -86,7 +95,11 @@ class Pleas:
         Raises:
             ValueError: a budget below 1 or above N, and as the matching, `allocate` and the least squares do.
         """
+        check_list(models, "models")
         check_budget(budget, len(models))
+        for k, model in enumerate(models):
+            graph.check(model)
+            check_finite(model, f"model {k}")
         worth = disagreement(self.matching, graph, models, stats=stats, key=key) if weights is None else weights
         cost: Costs = costs(apply, graph, models[0], inputs)
         chosen = allocate(cost, graph, worth, budget, models=len(models), by=self.by)

@@ -232,3 +232,9 @@ def test_polynomials_are_collected_and_derived():
     np.testing.assert_allclose(compiled.gradient(np.array([5.0, 2.0])), [2 * 2 + 6, 3 + 4 * 2 + 2 * 5])
     np.testing.assert_allclose(compiled.gradient(np.zeros(2)), [6, 3])
     assert dict(p.at({"y": 5}).terms) == {("x",): 13.0, ("x", "x"): 2.0, (): 30.0}
+
+
+def test_an_evaluation_that_is_no_number_is_named(perceptron):
+    graph, _ = perceptron
+    with pytest.raises(ValueError, match="an evaluation must be a finite number, got nan for the ratios"):
+        measured_gains(lambda ratios: float("nan"), graph, 1.5)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from alignment import rectangular, resize, trace, transport, widths_of
+from alignment.biases import channel_biases
 from alignment.graph import Node
 from alignment.maps import NodeMap
 from alignment.sizes import Sizes
@@ -81,6 +82,16 @@ def test_a_function_of_other_widths_is_a_function_like_any_other():
     same(resize(apply, graph, back)(back, net.inputs), net.apply(net.variables, net.inputs))
     assert resize(net.apply, net.graph, variables) == apply
     assert hash(resize(net.apply, net.graph, variables)) == hash(apply)
+
+
+@pytest.mark.parametrize("name", ["mlp", "option_a"])
+def test_biases_are_found_as_in_the_network_itself(name):
+    net = networks.network(name)
+    wide = transport(net.graph, {node.name: doubled(node) for node in net.graph.nodes.values()}, net.variables)
+    apply = resize(net.apply, net.graph, wide)
+    found = channel_biases(apply, trace(apply, wide, net.inputs), wide, net.inputs)
+    assert found == channel_biases(net.apply, net.graph, net.variables, net.inputs)
+    assert found
 
 
 def test_derivatives_of_activations_are_their_own():

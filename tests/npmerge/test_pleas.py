@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import npmerge as nm
-from alignment import WeightMatching
+from alignment import WeightMatching, ZipIt
 from npmerge import Average, LeastSquares, LogitEnsemble, Pleas, align, resize, stack_models
 from tests.alignment import networks
 
@@ -50,5 +50,15 @@ def test_parameters_for_a_budget_and_weights_of_ones_own():
     small, large = nm.parameters(MODELS[0]), nm.parameters(made.variables)
     assert small < large
     assert made.allocation.cost <= 1.3
+    broken = {**MODELS[1], "first": {**MODELS[1]["first"], "bias": MODELS[1]["first"]["bias"].at[0].set(jnp.nan)}}
+    with pytest.raises(ValueError, match="model 1 has 1 non-finite values of 8 in 'first/bias'"):
+        merged(1.5, [MODELS[0], broken])
+    for wrong, message in (
+        ({"matching": ZipIt()}, "takes an alignment by permutations, got ZipIt"),
+        ({"least_squares": True}, r"must be LeastSquares\(\.\.\.\) or None, got bool"),
+        ({"by": "time"}, "by 'flops' or 'parameters', got 'time'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Pleas(**wrong)
     with pytest.raises(ValueError, match=r"a budget is between 1 and the number of models, 2.*got 3"):
         merged(3, MODELS[:2])
