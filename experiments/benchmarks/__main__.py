@@ -4,6 +4,7 @@ Every pair is timed interleaved in one run, so that a busy machine slows both al
 """
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -131,7 +132,10 @@ def main(
     seconds = time.perf_counter() - began
     header = ("what", "against", "seconds", "seconds of the other", "ratio")
     table = [(what, peer, f"{a:.4f}", f"{b:.4f}", f"{a / b:.2f}") for what, peer, a, b in rows]
-    machine = f"{platform.machine()}, {jax.devices()[0].device_kind}, Python {platform.python_version()}"
+    threads = os.environ.get("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
+    machine = (
+        f"{platform.machine()}, {jax.devices()[0].device_kind}, BLAS threads: {threads}, Python {platform.python_version()}"
+    )
     lines = ["# Benchmarks", "", *markdown_table(header, table), "", f"Medians of {repeats} interleaved calls."]
     lines += ["", f"`python -m experiments.benchmarks{' --quick' if quick else ''}`, {seconds:.0f} s, npmerge {__version__}, "]
     lines[-1] += f"jax {jax.__version__}, {machine}."
