@@ -210,6 +210,7 @@ def node_moments(stats: Stats | None, alignment: Alignment, graph: Graph, models
         UserWarning: if the graph has nodes without a tap (only ever seen inside products): they stay as they are.
     """
     name, moments = type(alignment).__name__, _activations(stats, alignment, NodeMoments)
+    check_moments(moments, name)
     for node in dict.fromkeys([*graph.taps, *moments]):
         if node not in moments or node not in graph.nodes:
             raise ValueError(f"{name} got statistics of another graph: only one of them has the node {node!r}")
@@ -226,6 +227,7 @@ def joint_moments(stats: Stats | None, alignment: Alignment, graphs: Sequence[Gr
     """The JointMoments in `stats` of some nodes, one graph for each model. Raises and warns as `node_moments` does."""
     every: Mapping[str, Joint] = _activations(stats, alignment, JointMoments)
     moments = {name: every[name] for name in nodes if name in every}
+    check_moments(moments, type(alignment).__name__, Joint)
     taken = set()
     for name, m in moments.items():
         units, got = [joint_units(graph, name) for graph in graphs], m.mean.shape[-1]
@@ -247,13 +249,12 @@ def joint_units(graph: Graph, name: str) -> int:
 
 
 def _activations(stats: Stats | None, alignment: Alignment, kind: type[Statistic]) -> Any:
-    """The moments of some kind, all of them finite."""
+    """The moments of some kind."""
     name = type(alignment).__name__
     if stats is None or kind not in stats:
         raise ValueError(
             f"{name} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [{kind.__name__}()])"
         )
-    check_moments(stats[kind], name, Joint if kind is JointMoments else Moments)
     return stats[kind]
 
 

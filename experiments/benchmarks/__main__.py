@@ -134,7 +134,7 @@ def main(
     table = [(what, peer, f"{a:.4f}", f"{b:.4f}", f"{a / b:.2f}") for what, peer, a, b in rows]
     threads = os.environ.get("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
     machine = (
-        f"{platform.machine()}, {jax.devices()[0].device_kind}, BLAS threads: {threads}, Python {platform.python_version()}"
+        f"{platform.machine()}, {jax.devices()[0].device_kind}, BLAS of {threads} threads, Python {platform.python_version()}"
     )
     lines = ["# Benchmarks", "", *markdown_table(header, table), "", f"Medians of {repeats} interleaved calls."]
     lines += ["", f"`python -m experiments.benchmarks{' --quick' if quick else ''}`, {seconds:.0f} s, npmerge {__version__}, "]

@@ -27,8 +27,8 @@ from tests.alignment import networks
 ALPHAS, BETAS = (0.0, 1e-4, 0.3, 1.0), (0.0, 0.125, 1.0)
 STATISTIC = JointMoments()
 INPUTS = {name: networks.data(4, 6, 5) for name in ("attention", "fused_attention", "grouped_queries")}
-INPUTS |= {name: networks.data(6, 8, 8, 3) for name in ("option_a", "vgg")}
-NETWORKS = ("mlp", "option_a", "vgg", "concatenation", "towers", "attention", "fused_attention", "grouped_queries")
+INPUTS |= {name: networks.data(6, 8, 8, 3) for name in ("resnet", "option_a", "vgg")}
+NETWORKS = ("mlp", "resnet", "option_a", "vgg", "concatenation", "towers", "attention", "fused_attention", "grouped_queries")
 
 
 def inputs(name):
@@ -106,7 +106,7 @@ def widened(name):
     return net, apply, wide, trace(apply, wide, inputs(name))
 
 
-@pytest.mark.parametrize("name", ["mlp", "tanh_mlp", "option_a", "vgg", "concatenation"])
+@pytest.mark.parametrize("name", ["mlp", "tanh_mlp", "resnet", "option_a", "vgg", "concatenation"])
 def test_doubled_units_are_zipped_to_half_the_width_exactly(name):
     net, apply, wide, graph = widened(name)
     models, x = [wide, networks.shuffle(graph, wide, 3)[0]], inputs(name)
@@ -353,3 +353,4 @@ def test_moments_with_nan_are_refused():
     broken = {**stats[JointMoments], "second": broken._replace(mean=broken.mean.at[0].set(jnp.nan))}
     with pytest.raises(ValueError, match="ZipIt got non-finite moments of node 'second'"):
         align(ZipIt(), net.graph, [net.variables] * 2, stats={JointMoments: broken})
+    ZipIt(stop="first").init(net.graph, [net.variables] * 2, stats={JointMoments: broken})

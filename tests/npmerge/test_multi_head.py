@@ -30,7 +30,7 @@ def maps_of(models, nodes):
     return [{name: m[name] for name in nodes} for m in found]
 
 
-@pytest.mark.parametrize("count", [2, len(NODES)])  # the first stage, all of them
+@pytest.mark.parametrize("count", [2, 4, len(NODES)])  # stage by stage
 def test_copies_of_a_network_keep_their_function_wherever_it_is_cut(count):
     models = [MODEL, shuffled(1), shuffled(2)]
     headed = multi_head(NET.apply, GRAPH, models, maps_of(models, NODES[:count]))
