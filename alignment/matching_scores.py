@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,7 @@ class Block:
     ours: np.ndarray
     theirs: np.ndarray
     moved: bool = False
+    _axes: dict[tuple[str, ...], list[tuple[int, ...]]] = field(default_factory=dict)
 
     @functools.cached_property
     def carried(self) -> list[str]:
@@ -35,6 +36,13 @@ class Block:
     def nodes(self) -> frozenset[str]:
         """The nodes that stand on an axis."""
         return frozenset(label.node for label in self.labels if isinstance(label, NodeAxis))
+
+    def axes(self, names: tuple[str, ...]) -> list[tuple[int, ...]]:
+        """The axes of these names, once for each axis that carries the last; those before are found on one axis each."""
+        if names not in self._axes:
+            front = [axis_of(self.labels, name) for name in names[:-1]]
+            self._axes[names] = [(*front, d) for d, name in enumerate(self.carried) if name == names[-1]]
+        return self._axes[names]
 
 
 class Descent:
@@ -66,12 +74,19 @@ class Descent:
             n.name: [m for m in graph.nodes.values() if m.index == (*n.index, n.name)] for n in graph.nodes.values()
         }
         self._twice = {name for name, found in self._carrying.items() if any(b.carried.count(name) > 1 for b in found)}
+        self._path = {n.name: (*n.index, n.name) for n in graph.nodes.values()}
+        self._dear = _dear(graph)
         self._scores: dict[str, Scores] = {}
         self._stale = set(graph.nodes)
 
     def sweep(self, names: Iterable[str]) -> bool:
-        """Give each of these nodes its best orders in turn. Whether the objective rose, beyond rounding."""
-        return sum(self._turn(name) for name in names if name in self._stale) > 0
+        """Give each of these nodes its best orders in turn. Whether the objective rose, beyond rounding.
+
+        If one costs more than all the others, those take a second turn: so it waits until they have settled a little.
+        """
+        names = list(names)
+        turns = [*names, *(name for name in names if self._dear and name != self._dear)]
+        return sum(self._turn(name) for name in turns if name in self._stale) > 0
 
     @property
     def ours(self) -> list[np.ndarray]:
@@ -90,7 +105,7 @@ class Descent:
         self._stale |= block.nodes
         for name in block.nodes:
             if name in self._scores and block in self._carrying[name]:
-                self._scores[name] += _products(block, change, block.theirs, [*self._graph.nodes[name].index, name])
+                self._scores[name] += _products(block, change, block.theirs, self._path[name])
 
     def moved_blocks(self) -> set[int]:
         """The numbers of the blocks of the second model that have moved since the last call."""
@@ -110,6 +125,8 @@ class Descent:
         """The best orders of a node and what it indexes, or None if they do not raise the objective by more than rounding."""
         scores = self.scores(node)
         move = {node.name: assign_copies(scores)}
+        if not self._inside[node.name] and (move[node.name] == np.arange(node.size)).all():
+            return None
         rounding = 1e-7 * max(scores.max(initial=0), -scores.min(initial=0)) * node.size
         candidates = [(self._gain(move), 0, move)]
         if inner := self._inside[node.name]:
@@ -143,7 +160,7 @@ class Descent:
         if node.name not in self._scores:
             self._scores[node.name] = np.zeros((*node.copies, node.size, node.size))
             for block in self._carrying[node.name]:
-                self._scores[node.name] += _products(block, block.ours, block.theirs, [*node.index, node.name])
+                self._scores[node.name] += _products(block, block.ours, block.theirs, self._path[node.name])
         return self._scores[node.name]
 
     def _apply(self, move: Orders) -> None:
@@ -189,7 +206,7 @@ class Descent:
             ours, where = block.ours, (..., slices[-1])
         else:
             ours, where = block.ours[slices], tuple(slices[-1] if moved == i else slice(None) for i in node.index)
-        self._scores[name][where] += _products(block, ours, change, [*node.index, name])
+        self._scores[name][where] += _products(block, ours, change, self._path[name])
 
     def _two_level(self, node: Node, inner: Sequence[Node]) -> dict[str, np.ndarray]:
         """Orders of a node and of the nodes inside each of its units."""
@@ -197,7 +214,7 @@ class Descent:
         direct = np.zeros((*node.copies, node.size, node.size))
         for block in carrying:
             if not {*names} & {*block.carried}:
-                direct += _products(block, block.ours, block.theirs, [*node.index, node.name])
+                direct += _products(block, block.ours, block.theirs, self._path[node.name])
         within = [self._within(node, child) for child in inner]
         orders = {n.name: np.empty((*n.copies, n.size), int) for n in (node, *inner)}
         for copy in np.ndindex(*node.copies):
@@ -210,7 +227,7 @@ class Descent:
         """Scores of the units in each group at each place."""
         total = np.zeros((*node.copies, node.size, child.size, node.size, child.size))
         for block in self._carrying[child.name]:
-            total += _products(block, block.ours, block.theirs, [*node.index, node.name, child.name], 2).reshape(total.shape)
+            total += _products(block, block.ours, block.theirs, self._path[child.name], 2).reshape(total.shape)
         return np.swapaxes(total, -3, -2)
 
 
@@ -231,9 +248,17 @@ def stacked(labels: Sequence[Sequence[Bare]], models: Sequence[Sequence[np.ndarr
 
     def joined(model: Sequence[np.ndarray], nodes: tuple[Bare, ...], same: list[tuple[int, list[int]]]) -> np.ndarray:
         first, *others = (x.size for x in nodes)
-        return np.concatenate([model[k].transpose(axes).reshape(first, -1, *others) for k, axes in same], axis=1)
+        parts = [model[k].transpose(axes).reshape(first, -1, *others) for k, axes in same]
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
     return together, [[joined(model, *group) for group in groups.items()] for model in models]
+
+
+def _dear(graph: Graph) -> str | None:
+    """The node whose assignments, cubic in its units, cost more than those of all others together, if there is one."""
+    cost = {n.name: math.prod(n.copies) * n.size**3 for n in graph.nodes.values()}
+    dearest = max(cost, key=cost.__getitem__, default=None)
+    return dearest if dearest is not None and 2 * cost[dearest] > sum(cost.values()) > cost[dearest] else None
 
 
 def _name(label: Bare) -> str:
@@ -254,22 +279,20 @@ def _columns(scores: Scores, order: Order) -> Scores:
     return scores.take(order, -1) if order.ndim == 1 else np.take_along_axis(scores, order[..., None, :], -1)
 
 
-def _products(block: Block, ours: np.ndarray, theirs: np.ndarray, names: Sequence[str], units: int = 1) -> np.ndarray:
+def _products(block: Block, ours: np.ndarray, theirs: np.ndarray, names: tuple[str, ...], units: int = 1) -> np.ndarray:
     """Products of all units (the last `units` of the named axes as one) of ours with theirs, over the axes that are not named.
 
-    Summed over the axes that carry the last name; the names before are found on one axis each.
+    Summed over the axes that carry the last name.
     """
-    front = [axis_of(block.labels, n) for n in names[:-1]]
-    ends = [d for d, name in enumerate(block.carried) if name == names[-1]]
-    (first, *more) = [_in_front(ours, [*front, end], units) @ _in_front(theirs, [*front, end], units).mT for end in ends]
+    (first, *more) = [_in_front(ours, axes, units) @ _in_front(theirs, axes, units).mT for axes in block.axes(names)]
     return sum(more, first)
 
 
-def _in_front(block: np.ndarray, axes: Sequence[int], units: int) -> np.ndarray:
+def _in_front(block: np.ndarray, axes: tuple[int, ...], units: int) -> np.ndarray:
     """These axes in front, the last `units` of them as one, and all others as one."""
-    if list(axes) == [block.ndim - 1]:  # these two without a copy
+    if axes == (block.ndim - 1,):  # these two without a copy
         return block.reshape(-1, block.shape[-1]).T
-    if list(axes) == [0]:
+    if axes == (0,):
         return block.reshape(len(block), -1)
     front = block.transpose([*axes, *(d for d in range(block.ndim) if d not in axes)])
     kept = front.shape[: len(axes) - units]

@@ -38,8 +38,8 @@ def permuted(graph: Graph, path: str, weight: np.ndarray, orders: Orders) -> np.
 
 def after(graph: Graph, orders: Orders, move: Orders) -> dict[str, Order]:
     """The orders that bring units where `orders` and then `move` bring them."""
-    touched = {name for name in orders if not move.keys().isdisjoint((name, *graph.nodes[name].index))}
-    return {name: _composed(graph, name, orders, move) if name in touched else order for name, order in orders.items()}
+    indexed = (name for name in orders if not move.keys().isdisjoint(graph.nodes[name].index))
+    return {**orders, **{name: _composed(graph, name, orders, move) for name in {*move, *indexed}}}
 
 
 def inverse(graph: Graph, orders: Orders) -> dict[str, Order]:

@@ -12,8 +12,8 @@ from jaxtyping import Array
 from alignment.base import PermutationAlignment, Stats
 from alignment.blocks import Bare, each_block
 from alignment.checks import check_count, check_pattern
-from alignment.graph import STATISTICS, Graph, PyTree, floating
-from alignment.labels import Fixed
+from alignment.graph import STATISTICS, Graph, PyTree, flatten, floating
+from alignment.labels import Fixed, NodeAxis
 from alignment.matching_scores import Descent, objective, stacked
 from alignment.permutations import Order, Weights, after, inverse, unmoved
 
@@ -27,7 +27,8 @@ class WeightMatching(PermutationAlignment):
     Re-Basin", algorithm 1). Where a tensor carries a node on two axes, each axis is scored with the other as it is, and the
     permutation is only taken if the objective itself rises. A node that indexes others (heads) is matched together with what
     is inside it, on two levels. So the objective never falls; the result is a local optimum and depends on the order of the
-    nodes: the network's own at first, a random one in each sweep of a restart.
+    nodes: the network's own at first, a random one in each sweep of a restart. A node whose assignments cost more than those of
+    all others together (a wide residual stream) has its turn once where the others have two.
 
     More than two models are first matched each to the sum of those before it, then in turns each to the sum of all others until
     none of them gains (MergeMany, algorithm 2, whose mean asks for the same permutation), which raises the sum of the inner
@@ -53,16 +54,18 @@ class WeightMatching(PermutationAlignment):
 
         The key is for the orders of the restarts; without one they are those of a fixed key.
         """
-        start = _Several(graph, *_cut(graph, [self._weights(m) for m in models]))
+        start = _Several(graph, *_cut(graph, self._weights(models)))
         seed = jax.random.key_data(jax.random.key(0) if key is None else key)
         rngs = [None, *(np.random.default_rng([*np.ravel(seed).tolist(), k]) for k in range(1, self.restarts))]
         runs = (self._run(start.again(), rng) for rng in rngs)  # of which no more than two are held
         best = next(runs) if self.restarts == 1 else max(runs, key=_Several.objective)
         return best.relative()
 
-    def _weights(self, model: PyTree) -> Weights:
-        kept = {path: x for path, x in floating(model).items() if not re.search(self.exclude, path)}
-        return {path: np.asarray(x, np.float32) for path, x in kept.items()}
+    def _weights(self, models: Sequence[PyTree]) -> list[Weights]:
+        paths = list(flatten(models[0]))  # once: to write them takes longer than to look at the leaves
+        kept = {path for path in floating(models[0]) if not re.search(self.exclude, path)}
+        leaves = [zip(paths, jax.tree.leaves(model), strict=True) for model in models]
+        return [{path: np.asarray(x, np.float32) for path, x in each if path in kept} for each in leaves]
 
     def _run(self, several: "_Several", rng: np.random.Generator | None) -> "_Several":
         several.match_one_by_one(lambda: self._sweeps(several.graph, rng))
@@ -81,15 +84,20 @@ class WeightMatching(PermutationAlignment):
 
 
 def _cut(graph: Graph, weights: Sequence[Weights]) -> tuple[list, list[list[np.ndarray]]]:
-    """The labels of all blocks, and the blocks of each model; all models are cut at once."""
-    found: list[tuple[Sequence[Bare], np.ndarray]] = []
+    """The labels of all blocks, and the blocks of each model, which are cut at once."""
+    found: list[tuple[Sequence[Bare], Sequence[np.ndarray]]] = []
 
     def keep(labels: Sequence[Bare], block: np.ndarray) -> np.ndarray:
-        found.append((labels[1:], block))
+        found.append((labels[1:], list(block)))
         return block
 
-    for path in weights[0]:
-        each_block([Fixed(len(weights)), *graph.axes[path]], np.stack([w[path] for w in weights]), keep)
+    for path, labels in ((path, graph.axes[path]) for path in weights[0]):
+        same = [w[path] for w in weights]
+        bare = [label for label in labels if isinstance(label, NodeAxis | Fixed)]
+        if len(bare) == len(labels):
+            found.append((bare, same))  # nothing to cut, so nothing to copy
+        else:
+            each_block([Fixed(len(weights)), *labels], np.stack(same), keep)
     return stacked([labels for labels, _ in found], [[block[k] for _, block in found] for k in range(len(weights))])
 
 

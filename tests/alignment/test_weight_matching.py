@@ -390,3 +390,18 @@ def test_align_of_nothing_and_of_one():
         alignment.align(WeightMatching(), net.graph, [])
     (same,) = alignment.align(WeightMatching(), net.graph, [net.variables])
     chex.assert_trees_all_equal(same, net.variables)
+
+
+@pytest.mark.parametrize(("wide", "turns"), [(9, "wide narrow other narrow other"), (5, "wide narrow other")])
+def test_a_node_dearer_than_all_others_waits_for_them(wide, turns, monkeypatch):
+    """An assignment is cubic in the units: 9^3 > 2 * 6^3 > 5^3."""
+    shapes = {"a": (3, wide), "b": (wide, 6), "c": (6, 6), "d": (6, 2)}
+    ours, theirs = ({k: networks.data(*s, seed=ord(k) + n) for k, s in shapes.items()} for n in (0, 10))
+    apply = lambda v, x: jnp.tanh(jnp.tanh(jnp.tanh(x @ v["a"]) @ v["b"]) @ v["c"]) @ v["d"]  # noqa: E731
+    graph = alignment.trace(apply, ours, networks.data(4, 3))
+    names = dict(zip(graph.nodes, ("wide", "narrow", "other"), strict=True))
+    (labels, a), (_, b) = (flat_blocks(graph, v) for v in (ours, theirs))
+    descent, taken = Descent(graph, labels, a, b), []
+    monkeypatch.setattr(descent, "_turn", lambda name: bool(taken.append(name)))
+    descent.sweep(graph.nodes)
+    assert " ".join(names[name] for name in taken) == turns
