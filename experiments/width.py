@@ -151,15 +151,10 @@ class Experiment:
 
     def partial(self, fit: nm.LeastSquares | None, budget: float) -> dict[str, Any]:
         """Partial matching at a budget of operations, weights as they are or by least squares."""
-        one = example(self.config, 1)
-        found = nm.Pleas(ActivationMatching(), fit)(
-            self.network.apply, self.graph, self.models, budget, inputs=one, stats=self.stats, batches=self.measuring
-        )
-        functions = self.network.apply, self.network.train_apply
-        apply, train = (resize(f, self.graph, found.variables, found.widths) for f in functions)
-        fitted_to_its_own = fit is not None and fit.sequential  # with the statistics that it has: other ones would undo that
-        variables = found.variables if fitted_to_its_own else self.renewed(train, found.variables)
-        metrics = nm.evaluate(apply, variables, self.test)
+        apply, train_apply = self.network.apply, self.network.train_apply
+        merge = functools.partial(nm.Pleas(ActivationMatching(), fit), inputs=example(self.config, 1), stats=self.stats)
+        found = merge(apply, self.graph, self.models, budget, batches=self.measuring, train_apply=train_apply)
+        metrics = nm.evaluate(resize(apply, self.graph, found.variables, found.widths), found.variables, self.test)
         size = self.costs.multiple(dict(found.allocation.ratios), by="parameters")
         sizes = {"flops": found.allocation.cost, "parameters": size, "dense": found.dense}
         return {"accuracy": metrics.accuracy, "loss": metrics.loss, **sizes, "rate": ""}
@@ -247,7 +242,7 @@ def _protocol(s: Settings, data: str, rows: Rows) -> list[str]:
         f"Parents: ResNet-{6 * s.blocks + 2} of width {s.width} with projection shortcuts, AdamW at {s.training_rate:g}, "
         f"cosine, {s.training_steps} steps of {s.batch}; the best on validation data.",
         f"Statistics, least squares and BatchNorm: {s.measured} training images without labels, the same for every row. "
-        "Running statistics are re-estimated, but not behind sequential least squares, which are fitted to the averages.",
+        "Running statistics are re-estimated, by sequential least squares also before each layer.",
         "Partial matching: by correlation of activations; ratios by `allocate` from 1 - mean correlation of each node, which "
         "needs no labels, within the budget of operations.",
         "ZipIt: alpha 1, beta 0, to the end of the first, second and third stage; the logits of both heads are averaged.",

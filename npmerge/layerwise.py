@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from alignment.site_maps import SIDES, Entangled, FeatureMaps, Side, arranged, e
 from alignment.sites import Site
 from alignment.taps import SiteFeatures, capture
 from alignment.trace import trace
+from npmerge.normalisation import TrainApply, reset_statistics
 
 Apply = Callable[..., PyTree]
 
@@ -114,13 +115,17 @@ class Layers:
 
 
 class Prepared(NamedTuple):
-    """Layers with their originals, the merged network to start from, and where each of its leaves may be other than zero."""
+    """Layers with their originals, the merged network to start from, and where each of its leaves may be other than zero.
+
+    `train_apply` is the merged network in training mode, None where its statistics are not re-estimated.
+    """
 
     layers: Layers
     originals: Originals
     start: PyTree
     support: PyTree
     left: dict[str, str]
+    train_apply: TrainApply | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,6 +137,10 @@ class Prepared(NamedTuple):
         site = self.layers.sites[name]
         return np.asarray(site.matrix(flatten(self.support)[site.path]) > 0)
 
+    def renewed(self, variables: PyTree, batches: Iterable[tuple]) -> PyTree:
+        """A merged network with statistics that belong to its weights, where they are re-estimated."""
+        return variables if self.train_apply is None else reset_statistics(self.train_apply, variables, batches)
+
 
 def prepared(
     apply: Apply | Sequence[Apply],
@@ -142,6 +151,7 @@ def prepared(
     *,
     merged: PyTree | None = None,
     own_inputs: bool = False,
+    train_apply: TrainApply | None = None,
 ) -> Prepared:
     """Everything that is known before the data are looked at. Raises ValueError for what does not belong together."""
     if not models:
@@ -158,13 +168,14 @@ def prepared(
     new = graphs[0] if same else trace(other, average, inputs)
     new.check(start)
     run: Apply = applies[0] if same else other
+    training = train_apply if same or train_apply is None else replace(other, apply=train_apply)
     layers = Layers(applies, graphs, run, new, tuple(channel_biases(run, new, average, inputs).items()), own_inputs)
     shifts = {name: bias for name in layers.biases if (bias := layers.layer(name, average).bias) is not None}
     originals = Originals(tuple(models), tuple(picked(m) for m in maps), shifts)
     bound = entangled(applies[0], models[0], inputs)
     mapped = {name for m in maps for name in m}
     left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, bound, mapped))}
-    return Prepared(layers, originals, start, support, left)
+    return Prepared(layers, originals, start, support, left, training)
 
 
 def _average(models: Sequence[PyTree]) -> PyTree:

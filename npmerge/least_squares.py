@@ -17,6 +17,7 @@ from npmerge.batches import measured
 from npmerge.fit import fit
 from npmerge.layerwise import Apply, Layer, Layers, Originals, Prepared, pieces, prepared
 from npmerge.normal_equations import Change, Errors, Sums, add_sums, bytes_of, errors_of, no_sums, solved
+from npmerge.normalisation import TrainApply
 
 
 class Solved(NamedTuple):
@@ -50,8 +51,7 @@ class LeastSquares:
     with Z_out = mean_k push_k (y_k + b_k), the parents' outputs in the units of the merged network, and Z_in = mean_k push_k
     x_k, their inputs: a unit of one model alone carries that model's feature, a merged one the mean. W_0 is the average of the
     transported models. Only blocks move in which some model has units on both sides, so that what is kept apart stays apart.
-    Norms, embeddings and what is not a linear site stay at the average. Re-estimate running statistics afterwards, but not
-    where `sequential`: there later layers were fitted to what the network computes with the statistics that it has.
+    Norms, embeddings and what is not a linear site stay at the average, and so do running statistics without `train_apply`.
 
     Example:
         theta = alignment.init(graph, models, stats=stats)
@@ -95,6 +95,7 @@ class LeastSquares:
         batches: Iterable[tuple],
         *,
         merged: PyTree | None = None,
+        train_apply: TrainApply | None = None,
     ) -> Solved:
         """Solve for the layers of the merged network.
 
@@ -106,28 +107,37 @@ class LeastSquares:
             maps: for each model a map for each node, as an `Alignment` returns them; all models must get the same widths.
             batches: `(inputs, targets)`; targets are not read. They are gone through several times.
             merged: the network to start from, the average of the transported models by default.
+            train_apply: the (first) network in training mode, if it has running statistics. They are re-estimated from the
+                batches, which should then be of one size, as by `reset_statistics`: at the end, and where `sequential` also
+                before each site, so that it reads what the network computes with the statistics that it ends with. Without,
+                re-estimate them yourself, but not where `sequential`: later layers are fitted to those that are there.
 
         Raises:
             ValueError: no models, no batches, another number of maps, maps that do not fit the graph or lead to different
-                widths, variables of another structure, features that are not finite, a descent that diverged, or a site whose
-                normal equations need more than `memory_limit` bytes.
+                widths, variables of another structure, features that are not finite, a descent that diverged, a site whose
+                normal equations need more than `memory_limit` bytes, or what `reset_statistics` raises.
         """
         every = list(measured(batches))
         if not every:
             raise ValueError("least squares needs data: got no batches")
         inputs = [x for x, *_ in every]
-        found = prepared(apply, graph, models, maps, inputs[0], merged=merged, own_inputs=self.sequential)
-        return self._solved(found, inputs) if self.method == "closed" else self._descended(found, every)
+        found = prepared(
+            apply, graph, models, maps, inputs[0], merged=merged, own_inputs=self.sequential, train_apply=train_apply
+        )
+        result = self._solved(found, every) if self.method == "closed" else self._descended(found, every)
+        return result._replace(variables=found.renewed(result.variables, every))
 
-    def _solved(self, found: Prepared, inputs: list[PyTree]) -> Solved:
+    def _solved(self, found: Prepared, batches: list[tuple]) -> Solved:
         layers, variables = found.layers, found.start
         before: dict[str, float] = {}
         after: dict[str, float] = {}
         singular: list[str] = []
         for names in self._rounds(found):
+            if self.sequential:
+                variables = found.renewed(variables, batches)
             now = {name: layers.layer(name, variables) for name in names}
             new = {}
-            for name, sums in self._sums(found, now, variables, inputs).items():
+            for name, sums in self._sums(found, now, variables, [x for x, *_ in batches]).items():
                 change = _solve(name, sums, found.allowed(name), self.ridge)
                 new[name] = _changed(now[name], change)
                 left_over = max(float(sums.errors.missing) - change.gain, 0.0)

@@ -15,9 +15,11 @@ from alignment.gains import disagreement
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
 from alignment.partial import PartialMatching
+from alignment.resizing import resize
 from alignment.weight_matching import WeightMatching
 from npmerge.least_squares import LeastSquares, Solved
 from npmerge.methods.average import Average
+from npmerge.normalisation import TrainApply, reset_statistics
 from npmerge.stack import stack_models
 
 
@@ -45,8 +47,7 @@ class Pleas:
 
     Nasery et al. 2024, "PLeaS: Merging Models with Permutations and Least Squares" (arXiv 2407.02447), for N models: at budget
     1 all units are merged (the average of the permuted networks, where there are no least squares), at budget N every node is
-    separate that can be: without nodes that are held (`allocation.held`) that is the mean of the networks' outputs. Re-estimate
-    BatchNorm statistics afterwards, but not behind sequential least squares, which are fitted to those that are there.
+    separate that can be: without nodes that are held (`allocation.held`) that is the mean of the networks' outputs.
 
     Attributes:
         matching: an alignment by permutations; `WeightMatching` needs no data.
@@ -77,6 +78,7 @@ class Pleas:
         weights: Mapping[str, float] | None = None,
         stats: Stats | None = None,
         batches: Iterable[tuple] = (),
+        train_apply: TrainApply | None = None,
         key: Array | None = None,
     ) -> Sized:
         """Merge at a budget.
@@ -89,11 +91,14 @@ class Pleas:
             inputs: an example, or its shape: operations are counted for it.
             weights: what it is worth to keep each node apart; by default how much its units disagree (`disagreement`).
             stats: what the matching needs.
-            batches: `(inputs, targets)` for the least squares; targets are not read.
+            batches: `(inputs, targets)` for the least squares and the statistics; targets are not read.
+            train_apply: the network in training mode, if it has running statistics: they are re-estimated from the batches,
+                with `sequential` least squares also in between. Without, they are averages.
             key: randomness of the matching.
 
         Raises:
-            ValueError: a budget below 1 or above N, and as the matching, `allocate` and the least squares do.
+            ValueError: a budget below 1 or above N, and as the matching, `allocate`, the least squares and
+                `reset_statistics` do.
         """
         check_list(models, "models")
         check_budget(budget, len(models))
@@ -109,7 +114,9 @@ class Pleas:
         solved = None
         if self.least_squares is None:
             merged = Average()(stack_models([transport(graph, m, model) for m, model in zip(maps, models, strict=True)]))
+            if train_apply is not None:
+                merged = reset_statistics(resize(train_apply, graph, merged, widths), merged, batches)
         else:
-            solved = self.least_squares(apply, graph, models, maps, batches)
+            solved = self.least_squares(apply, graph, models, maps, batches, train_apply=train_apply)
             merged = solved.variables
         return Sized(merged, widths, chosen, cost.flops(widths) / cost.flops(), solved)

@@ -17,6 +17,7 @@ from npmerge.checkpoint import save_network
 from npmerge.commands import pleas_page as page
 from npmerge.commands.align import gathered_warnings, progress
 from npmerge.commands.align_inputs import Data, Source, read_data, read_networks
+from npmerge.commands.align_measures import has_statistics
 from npmerge.evaluate import LogitEnsemble, Metrics, evaluate
 from npmerge.figures import size_figure
 from npmerge.least_squares import LeastSquares
@@ -109,16 +110,16 @@ class _Run:
         advance("tracing")
         self.graph = trace(self.network.apply, self.models[0], example(config) if data is None else data.inputs[:2])
         self.key, self.stats = jax.random.key(request.seed), None
-        self.pleas = Pleas(WeightMatching())
+        self.pleas, self.batches = Pleas(WeightMatching()), list[tuple]()
         if data is not None:
+            self.batches = data.whole_batches() if has_statistics(self.models[0]) else data.batches()
             advance("activations")
             self.stats = collect(self.network.apply, self.graph, self.models, data.batches(), [NodeMoments])
             self.pleas = Pleas(ActivationMatching(), LeastSquares(sequential=True))
 
     def merged(self, budget: float) -> Sized:
-        """The network of one size. Its statistics stay those that the sequential least squares have seen."""
+        """The network of one size, with data its statistics re-estimated."""
         self.advance(f"merging at {budget:g} times the size of one")
-        batches = () if self.data is None else self.data.batches()
         return self.pleas(
             self.network.apply,
             self.graph,
@@ -126,7 +127,8 @@ class _Run:
             budget,
             inputs=self.one,
             stats=self.stats,
-            batches=batches,
+            batches=self.batches,
+            train_apply=self.network.train_apply if self.batches else None,
             key=self.key,
         )
 
@@ -157,7 +159,9 @@ class _Run:
             nodes.append(row | {"held": held.get(name)})
         left = {} if made.solved is None else made.solved.left
         singular = [] if made.solved is None else list(made.solved.singular)
-        return {"nodes": nodes, "cost": made.allocation.cost, "dense": made.dense, "left": left, "singular": singular}
+        sizes = {"cost": made.allocation.cost, "dense": made.dense}
+        solved = {"left": left, "singular": singular, "solved_on": sum(len(x) for x, _ in self.batches)}
+        return {"nodes": nodes, **sizes, **solved}
 
 
 def _plain(metrics: Metrics) -> dict[str, float]:

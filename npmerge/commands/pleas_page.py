@@ -84,9 +84,9 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
             notes.append("Running statistics are averages: re-estimate them from data before use.")
     else:
         solved = "Units matched by their activations, layers solved by sequential least squares"
-        notes.append(f"{solved} on {content['data']['examples']} examples of {content['data']['file']}.")
+        notes.append(f"{solved} on {content['solved_on']} examples of {content['data']['file']}.")
         if content["batch_statistics"]:
-            notes.append("Running statistics are averages, to which the layers were fitted: do not re-estimate them.")
+            notes.append("Running statistics were re-estimated from them, before each layer was solved and at the end.")
         if content["sizes"]["points"]:
             notes.append("Accuracy and loss are on the examples that the layers were solved on: keep others for a test.")
         if not content["data"]["labels"]:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from alignment import Graph, NodeMap, permutation, rectangular, resize, trace, transport
-from npmerge import LeastSquares, Solved
+from npmerge import LeastSquares, Solved, reset_statistics
 from tests.alignment import networks, zoo_plain
 from tests.alignment.networks import data, dense
 from tests.alignment.test_site_maps import shuffled
+from tests.npmerge import test_normalisation as normalised
 from tests.npmerge.toys import normal
 
 X = normal(3, 96, 5).astype(np.float32)
@@ -173,6 +174,52 @@ def test_nor_where_units_are_kept_apart(name):
 def test_nor_one_after_the_other(name):
     graph = networks.network(name).graph
     assert no_worse(name, [shuffled(graph, 1), shuffled(graph, 2)], sequential=True).left == {}
+
+
+def passed(variables: Any, statistics: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and outputs of every dense layer of `normalised.Net` in evaluation mode, float64."""
+    h, found = normalised.DATA.astype(np.float64), []
+    for k in range(3):
+        y = h @ np.float64(variables["params"][f"Dense_{k}"]["kernel"])
+        found.append((h.reshape(-1, h.shape[-1]), y.reshape(-1, y.shape[-1])))
+        if k < 2:
+            stats = statistics[f"BatchNorm_{k}"]
+            h = np.tanh((y - np.float64(stats["mean"])) / np.sqrt(np.float64(stats["var"]) + 1e-5))
+    return found
+
+
+@pytest.fixture(scope="module")
+def with_statistics() -> Any:
+    """Two networks with BatchNorm: evaluation and training mode, graph, models, batches."""
+    train_apply, variables = normalised.network(0.9, 0.5)
+    batches = normalised.as_batches(normalised.DATA)
+
+    def apply(v, x):
+        with jax.numpy_rank_promotion("allow"):
+            return normalised.Net((0.9, 0.5)).apply(v, x)
+
+    def trained(seed: int) -> Any:
+        params = {name: networks.fill(x, seed) if "Dense" in name else x for name, x in variables["params"].items()}
+        return reset_statistics(train_apply, {**variables, "params": params}, batches)
+
+    return apply, train_apply, trace(apply, variables, batches[0][0]), [trained(1), trained(2)], batches
+
+
+def test_statistics_are_estimated_anew_before_each_layer(with_statistics):
+    """Layer by layer in float64: each reads what the layers before it make with statistics of their own."""
+    apply, train_apply, graph, models, batches = with_statistics
+    found = LeastSquares(0.0, sequential=True)(apply, graph, models, unchanged(), batches, train_apply=train_apply)
+    parents = [passed(m, m["batch_stats"]) for m in models]
+    expected = jax.tree.map(np.float64, models[0])
+    for k in range(3):
+        inputs = passed(expected, normalised.oracle(expected, normalised.DATA))[k][0]
+        targets = (parents[0][k][1] + parents[1][k][1]) / 2
+        expected["params"][f"Dense_{k}"]["kernel"] = np.linalg.lstsq(inputs, targets, rcond=None)[0]
+    expected["batch_stats"] = normalised.oracle(expected, normalised.DATA)
+    missing = passed(expected, expected["batch_stats"])[2][1] - targets
+    error = np.linalg.norm(missing) / np.linalg.norm(targets)
+    assert found.after["params/Dense_2/kernel"] == pytest.approx(error, rel=1e-3)
+    chex.assert_trees_all_close(jax.tree.map(np.float64, found.variables), expected, rtol=1e-2, atol=1e-3)
 
 
 def test_a_convolution_is_a_dense_layer_of_its_patches():

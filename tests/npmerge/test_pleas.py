@@ -7,7 +7,9 @@ import pytest
 
 import npmerge as nm
 from alignment import WeightMatching, ZipIt
+from alignment.graph import flatten
 from npmerge import Average, LeastSquares, LogitEnsemble, Pleas, align, resize, stack_models
+from npmerge.models import Vgg, build
 from tests.alignment import networks
 
 NET = networks.network("mlp")
@@ -41,6 +43,18 @@ def test_least_squares_come_closer_to_the_mean_of_the_outputs():
         assert (made.solved is None) == (fit is None)
         errors.append(float(jnp.square(apply(made.variables, X) - target).mean()))
     assert errors[2] < errors[0]
+
+
+def test_statistics_are_estimated_anew():
+    config = Vgg(stages=((3,),), dense=(4,), classes=2, side=2, channels=1, norm="batch")
+    network, x = build(config), networks.data(32, 2, 2, 1)
+    models, batches = [build(config, seed=k).variables for k in range(2)], [(x, None)]
+    graph = nm.trace(network.apply, models[0], x)
+    made = Pleas()(network.apply, graph, models, 1.5, inputs=x[:1], batches=batches, train_apply=network.train_apply)
+    train_apply = resize(network.train_apply, graph, made.variables, made.widths)
+    assert train_apply.widths
+    chex.assert_trees_all_close(made.variables, nm.reset_statistics(train_apply, made.variables, batches), rtol=1e-5)
+    assert np.all(flatten(made.variables)["batch_stats/stages/0/0/norm/mean"] != 0)
 
 
 def test_parameters_for_a_budget_and_weights_of_ones_own():
