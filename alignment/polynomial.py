@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.special
 from jaxtyping import Float, Int
 
 Monomial = tuple[str, ...]  # the names of its factors, sorted; twice if squared
@@ -45,29 +46,55 @@ class Polynomial:
     def compiled(self, names: Sequence[str]) -> "Compiled":
         """The polynomial as arrays, for values in the order of these names."""
         place = {name: k for k, name in enumerate(names)}
-        degree = max((len(monomial) for monomial, _ in self.terms), default=0)
-        factors = [[place[n] for n in monomial] + [len(names)] * (degree - len(monomial)) for monomial, _ in self.terms]
-        shape = len(self.terms), degree
-        return Compiled(np.array([x for _, x in self.terms], np.float64), np.array(factors, int).reshape(shape))
+        powers = [collections.Counter(place[name] for name in monomial) for monomial, _ in self.terms]
+        longest = max(map(len, powers), default=0)
+        factors = [[*p.items(), *[(len(names), 0)] * (longest - len(p))] for p in powers]
+        variables, exponents = np.moveaxis(np.array(factors, int).reshape(len(powers), longest, 2), -1, 0)
+        return Compiled(np.array([x for _, x in self.terms], np.float64), variables, exponents, len(names))
 
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A polynomial as arrays: coefficients, and for each monomial its factors, filled up with the number of variables."""
+    """A polynomial as arrays, for many points at once: for each monomial its coefficient and its factors.
+
+    Attributes:
+        coefficients: of the monomials.
+        variables: of each factor; `count` where a monomial has fewer factors than others.
+        exponents: of each factor, 0 there.
+        count: how many variables there are.
+    """
 
     coefficients: Float[np.ndarray, " monomials"]
-    factors: Int[np.ndarray, "monomials degree"]
+    variables: Int[np.ndarray, "monomials factors"]
+    exponents: Int[np.ndarray, "monomials factors"]
+    count: int
 
-    def __call__(self, x: Float[np.ndarray, " variables"]) -> float:
-        """The value."""
-        return float(self.coefficients @ np.append(x, 1.0)[self.factors].prod(-1))
+    def __call__(self, x: Float[np.ndarray, "*batch variables"]) -> Float[np.ndarray, "*batch"]:
+        """The values."""
+        return np.tensordot(self.coefficients, self._powers(x)[self.exponents, self.variables].prod(1), 1)
 
-    def gradient(self, x: Float[np.ndarray, " variables"]) -> Float[np.ndarray, " variables"]:
-        """The derivative by each variable; at zero too."""
-        values, found = np.append(x, 1.0)[self.factors], np.zeros(len(x) + 1)
-        for k in range(self.factors.shape[1]):
-            np.add.at(found, self.factors[:, k], self.coefficients * np.delete(values, k, 1).prod(-1))
-        return found[:-1]
+    def along(self, x: Float[np.ndarray, "*batch variables"]) -> Float[np.ndarray, "powers *batch variables"]:
+        """What the polynomial is when one variable moves from x and all others stay: its coefficients by powers of the step.
+
+        The first are the values at x, the second the gradient; those of higher powers are there up to the highest exponent.
+        """
+        table = self._powers(x)
+        factors = table[self.exponents, self.variables]
+        found = np.zeros(table.shape)
+        found[0] = np.tensordot(self.coefficients, factors.prod(1), 1)
+        for f, (variables, exponents) in enumerate(zip(self.variables.T, self.exponents.T, strict=True)):
+            where = np.equal.outer(np.arange(self.count + 1), variables) * self.coefficients
+            rest = np.delete(factors, f, 1).prod(1)
+            for power in range(1, len(table)):
+                part = table[np.maximum(exponents - power, 0), variables] * rest
+                found[power] += np.tensordot(where * scipy.special.comb(exponents, power), part, 1)
+        return np.moveaxis(found[:, :-1], 1, -1)
+
+    def _powers(self, x: Float[np.ndarray, "*batch variables"]) -> Float[np.ndarray, "powers variables_and_one *batch"]:
+        """All powers that occur, and those of 1 at the end."""
+        table = np.ones((self.exponents.max(initial=1) + 1, self.count + 1, *x.shape[:-1]))
+        table[1:, :-1] = np.moveaxis(x, -1, 0)
+        return table.cumprod(0)
 
 
 def total(polynomials: Iterable[Polynomial]) -> Polynomial:

@@ -229,8 +229,14 @@ def test_polynomials_are_collected_and_derived():
     assert p({"x": 2, "y": 5}) == 6 + 8 + 20 + 30
     compiled = p.compiled(["y", "x"])
     assert compiled(np.array([5.0, 2.0])) == 64
-    np.testing.assert_allclose(compiled.gradient(np.array([5.0, 2.0])), [2 * 2 + 6, 3 + 4 * 2 + 2 * 5])
-    np.testing.assert_allclose(compiled.gradient(np.zeros(2)), [6, 3])
+    points = np.array([[5.0, 2.0], [0.0, 0.0]])
+    np.testing.assert_allclose(compiled(points), [64, 0])
+    values, gradient, squares = compiled.along(points)
+    np.testing.assert_allclose(values, [[64, 64], [0, 0]])
+    np.testing.assert_allclose(gradient, [[2 * 2 + 6, 3 + 4 * 2 + 2 * 5], [6, 3]])
+    np.testing.assert_allclose(squares, [[0, 2], [0, 2]])
+    moved = compiled(points[0] + np.diag([0.5, -3.0]))
+    np.testing.assert_allclose(moved, (values + gradient * [0.5, -3.0] + squares * [0.25, 9.0])[0])
     assert dict(p.at({"y": 5}).terms) == {("x",): 13.0, ("x", "x"): 2.0, (): 30.0}
 
 
