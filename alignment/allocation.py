@@ -1,10 +1,13 @@
 """Which nodes to keep separate when the merged network may cost so many times one network."""
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from alignment.checks import check_count, kind_of
 from alignment.costs import By, Costs
 from alignment.graph import Graph
 from alignment.knapsack import Knapsack
@@ -54,18 +57,16 @@ def allocate(
         by: "flops" or "parameters".
 
     Raises:
-        ValueError: a budget below 1 or above N, no weights, a negative or non-finite one, a node that cannot change its width.
+        ValueError: a budget below 1 or above N, no weights, a negative or non-finite one, a node that cannot change its width
+            or that the graph does not have.
     """
     check_budget(budget, models)
-    check_separable(graph, weights)
+    check_weights(graph, weights)
     fixed = held(graph)
-    names = [name for name in graph.nodes if name in weights and name not in fixed]
-    values = np.array([weights[name] for name in names], np.float64)
-    if not names or not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError(f"weights must be finite and not negative, for at least one node that can change: got {dict(weights)}")
-    worth = np.maximum(values, SMALLEST * values.max() or 1)
-    chosen = _ratios(costs, dict(zip(names, worth.tolist(), strict=True)), budget, models, by)
-    gain = float(sum(weights[name] * ratio for name, ratio in chosen.items()))
+    values = {name: float(weights[name]) for name in graph.nodes if name in weights and name not in fixed}
+    least = SMALLEST * max(values.values()) or 1
+    chosen = _ratios(costs, {name: max(value, least) for name, value in values.items()}, budget, models, by)
+    gain = float(sum(values[name] * ratio for name, ratio in chosen.items()))
     return Allocation(tuple(chosen.items()), costs.multiple(chosen, models=models, by=by), gain, tuple(fixed.items()))
 
 
@@ -79,7 +80,26 @@ def _ratios(costs: Costs, worth: Mapping[str, float], budget: float, models: int
     return dict(zip(worth, (units / sizes).tolist(), strict=True))
 
 
-def check_budget(budget: float, models: int) -> None:
-    """Raise ValueError for a budget that is not between 1 and the number of models."""
-    if models < 2 or not 1 <= budget <= models:
-        raise ValueError(f"a budget is between 1 and the number of models, {models}, which is at least 2: got {budget}")
+def check_budget(budget: Any, models: Any) -> None:
+    """Raise ValueError for a budget that is not a number between 1 and the number of models."""
+    check_count("models", models, 2)
+    if not _is_number(budget) or not 1 <= budget <= models:
+        got = budget if _is_number(budget) else f"{budget!r} ({kind_of(budget)})"
+        raise ValueError(f"a budget is a number between 1 and the number of models, {models}: got {got}")
+
+
+def check_weights(graph: Graph, weights: Any) -> None:
+    """Raise ValueError for weights that are not numbers of 0 or more by node, for one or more nodes that can be separated."""
+    expected = "weights must be finite and not negative, for at least one node that can change"
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{expected}, as a mapping from their names: got {kind_of(weights)}")
+    for name, value in weights.items():
+        if not _is_number(value) or not 0 <= value < np.inf:
+            raise ValueError(f"{expected}: got {value!r} for {name!r}")
+    check_separable(graph, weights)
+    if not weights.keys() - held(graph).keys():
+        raise ValueError(f"{expected}: got {dict(weights)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -1,9 +1,10 @@
 """What arguments must be: each check raises a ValueError of one line that says what was got and what was expected."""
 
+import difflib
 import math
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,13 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not real or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be a finite number {'above 0' if positive else 'of 0 or more'}, got {value!r}")
+
+
+def check_ratio(ratio: Any, node: str = "every node") -> None:
+    """Unless the fraction of a node's units that is kept separate is a number from 0 to 1."""
+    real = isinstance(ratio, numbers.Real) and not isinstance(ratio, bool)
+    if not real or not 0 <= ratio <= 1:
+        raise ValueError(f"a ratio must be between 0 and 1, got {ratio!r} for {node}")
 
 
 def check_pattern(name: str, value: Any) -> None:
@@ -59,3 +67,9 @@ def check_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
     if key is not None and (dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == np.uint32)):
         raise ValueError(f"key must be jax.random.key(...) or None, got {key!r}")
+
+
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """What a message says behind a name that is none of these: which of them it resembles most; nothing if there are none."""
+    found = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)
+    return f", the nearest is {found[0]!r}" if found else ""

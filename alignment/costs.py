@@ -1,15 +1,14 @@
 """What a network costs as a function of the widths of its nodes, read off its jaxpr."""
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 
-from alignment.graph import STATISTICS, Graph, PyTree, flatten
+from alignment.checks import check_count, check_ratio, nearest
+from alignment.graph import Graph, PyTree, weights_of
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Product, Segments
 from alignment.polynomial import Polynomial, product, total
 from alignment.primitives import Value
@@ -37,11 +36,14 @@ class Costs:
     sizes: tuple[tuple[str, int], ...]
 
     def flops(self, widths: Mapping[str, int] | None = None) -> float:
-        """Operations of the dense network of these widths; nodes that are not named keep theirs."""
+        """Operations of the dense network of these widths; nodes that are not named keep theirs.
+
+        Raises ValueError for a node that the network does not have, or a width that is no positive integer.
+        """
         return self.operations(self._complete(widths))
 
     def parameters(self, widths: Mapping[str, int] | None = None) -> float:
-        """Parameters of the dense network of these widths; nodes that are not named keep theirs."""
+        """Parameters of the dense network of these widths, as `flops` takes them."""
         return self.weights(self._complete(widths))
 
     def polynomial(self, by: By) -> Polynomial:
@@ -60,18 +62,26 @@ class Costs:
             ratios: the fraction of units kept separate, by node; 0 for those that are not named.
             models: how many networks are merged.
             by: "flops" or "parameters".
+
+        Raises:
+            ValueError: a node that the network does not have, a ratio outside 0 to 1, fewer than one model.
         """
+        check_count("models", models)
+        for name, ratio in ratios.items():
+            check_ratio(ratio, name)
         cost, sizes = self.polynomial(by), dict(self.sizes)
         merged = {name: (1 - ratio) * sizes[name] for name, ratio in self._known(ratios).items()}
         return models - (models - 1) * cost(sizes | merged) / cost(sizes)
 
     def _complete(self, widths: Mapping[str, int] | None) -> dict[str, float]:
+        for name, width in (widths or {}).items():
+            check_count(f"the width of {name!r}", width)
         return {**dict(self.sizes), **self._known(widths or {})}
 
     def _known(self, values: Mapping[str, float]) -> Mapping[str, float]:
         sizes = dict(self.sizes)
-        if foreign := values.keys() - sizes.keys():
-            raise ValueError(f"no node named {min(foreign)!r}; the network has {', '.join(sizes)}")
+        if foreign := sorted(values.keys() - sizes.keys()):
+            raise ValueError(f"no node named {foreign[0]!r}{nearest(foreign[0], sizes)}; the network has {', '.join(sizes)}")
         return values
 
 
@@ -82,7 +92,12 @@ def multiplier(*ratios: float, models: int = 2) -> float:
     units that it meets are all of one model. So N models have N prod n - (N - 1) prod m, the merged blocks being counted N
     times. With two axes that is m_o m_i + N m_o s_i + N s_o m_i + N s_o s_i, for two models (1 + r_i)(1 + r_o) - 2 r_i r_o of
     the original (Nasery et al. 2024); with one, m + N s.
+
+    Raises ValueError for a ratio outside 0 to 1, or fewer than one model.
     """
+    check_count("models", models)
+    for ratio in ratios:
+        check_ratio(ratio)
     return models - (models - 1) * math.prod(1 - r for r in ratios)
 
 
@@ -105,11 +120,9 @@ def costs(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs
         odd = min(atoms.keys() ^ graph.nodes.keys())
         raise ValueError(f"the graph is of another function: only one of them has the node {odd!r}")
     sizes = _Widths(walk.terms, atoms)
-    floating = {path for path, leaf in flatten(variables).items() if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)}
-    weights = [labels for path, labels in graph.axes.items() if path in floating and not re.search(STATISTICS, path)]
     return Costs(
         total(_operations(sizes, contraction) for contraction in walk.contractions),
-        total(product(map(_length, labels)) for labels in weights),
+        total(product(map(_length, graph.axes[path])) for path in weights_of(variables)),
         tuple((name, node.size) for name, node in graph.nodes.items()),
     )
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Array
 
-from alignment.allocation import check_budget
+from alignment.allocation import SMALLEST, check_budget
 from alignment.base import Alignment, Stats
 from alignment.graph import Graph, PyTree
-from alignment.partial import matched
+from alignment.partial import Matched, matched
 from alignment.separability import check_separable, separable
 
 
@@ -27,8 +27,12 @@ def disagreement(
         stats: what `matching.needs`.
         key: randomness of the matching.
     """
-    _, agreement = matched(matching, graph, models, stats=stats, key=key)
-    return {name: max(0.0, 1 - float(np.mean(agreement[name]))) for name in separable(graph)}
+    return disagreement_of(matched(matching, graph, models, stats=stats, key=key), graph)
+
+
+def disagreement_of(found: Matched, graph: Graph) -> dict[str, float]:
+    """`disagreement` of models that are matched already."""
+    return {name: max(0.0, 1 - float(np.mean(found.agreement[name]))) for name in separable(graph)}
 
 
 def measured_gains(
@@ -78,4 +82,4 @@ def measured_gains(
     zero = dict.fromkeys(names, 0.0)
     gained = differences(0.0, 1.0) if separate else zero
     lost = differences(1.0, 0.0) if merge else zero
-    return {name: max(1e-5, gained[name] * separate - lost[name] * merge) for name in names}
+    return {name: max(SMALLEST, gained[name] * separate - lost[name] * merge) for name in names}

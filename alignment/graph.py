@@ -5,6 +5,7 @@ layer; a residual stream). An **axis label** says how one axis of one tensor is 
 `alignment.trace` builds the graph; everything that aligns, taps, transports or solves reads it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -150,6 +151,11 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 def floating(tree: PyTree) -> dict[str, Any]:
     """The leaves of `flatten` that are floating-point, numbers of Python among them."""
     return {path: x for path, x in flatten(tree).items() if jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.floating)}
+
+
+def weights_of(tree: PyTree) -> dict[str, Any]:
+    """The leaves of `floating` that are weights: running statistics are none."""
+    return {path: x for path, x in floating(tree).items() if not re.search(STATISTICS, path)}
 
 
 def path_name(path: tuple) -> str:

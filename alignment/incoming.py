@@ -1,14 +1,13 @@
 """The weights that make each unit, in the units of the nodes before it that are aligned: features without data."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from alignment.blocks import Bare, axis_of
-from alignment.graph import STATISTICS, Graph, PyTree, flatten
+from alignment.graph import Graph, PyTree, weights_of
 from alignment.labels import Fixed, NodeAxis
 from alignment.maps import Maps
 from alignment.moments import Joint
@@ -25,10 +24,7 @@ class IncomingWeights:
 
     def __init__(self, graphs: Sequence[Graph], models: Sequence[PyTree]):
         self._graphs = graphs
-        self._weights = [
-            {path: np.asarray(leaf, np.float64) for path, leaf in flatten(model).items() if not re.search(STATISTICS, path)}
-            for model in models
-        ]
+        self._weights = [{path: np.asarray(leaf, np.float64) for path, leaf in weights_of(m).items()} for m in models]
 
     def joint(self, name: str, maps: Sequence[Maps]) -> Joint | None:
         """Second moments of the incoming weights of a node, in all models, as centred moments of one sample.

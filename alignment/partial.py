@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignment.base import Alignment, PermutationAlignment, Stats, of_one_width
+from alignment.checks import check_ratio
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, NodeMap, identity
 from alignment.moments import NodeMoments
@@ -59,14 +61,7 @@ class PartialMatching(Alignment):
     def __post_init__(self) -> None:
         if not isinstance(self.matching, PermutationAlignment):
             raise ValueError(f"PartialMatching starts from an alignment by permutations, got {self.matching!r}")
-        if isinstance(self.ratio, Mapping | tuple):
-            object.__setattr__(self, "ratio", tuple(sorted((name, float(r)) for name, r in dict(self.ratio).items())))
-            given = self._by_name()
-        else:
-            given = {"every node": self.ratio}
-        for name, ratio in given.items():
-            if not 0 <= ratio <= 1:
-                raise ValueError(f"ratio must be between 0 and 1, got {ratio} for {name}")
+        object.__setattr__(self, "ratio", _checked(self.ratio))
 
     @property
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]
@@ -75,9 +70,9 @@ class PartialMatching(Alignment):
 
     def ratios(self, graph: Graph) -> dict[str, float]:
         """The ratio of every node of a graph. Raises ValueError for a named node that cannot change its width, or is none."""
-        check_separable(graph, self._by_name())
-        every = {} if isinstance(self.ratio, Mapping | tuple) else dict.fromkeys(separable(graph), float(self.ratio))
-        return dict.fromkeys(graph.nodes, 0.0) | every | self._by_name()
+        named = dict.fromkeys(separable(graph), self.ratio) if isinstance(self.ratio, float) else dict(self.ratio)
+        check_separable(graph, named)
+        return dict.fromkeys(graph.nodes, 0.0) | named
 
     def merged(self, graph: Graph) -> dict[str, int]:
         """The number of merged units of every node, which stand in front."""
@@ -106,16 +101,11 @@ class PartialMatching(Alignment):
         merged = self.merged(own)
         if count == 1:
             return [{n.name: NodeMap(*map(jnp.asarray, identity(n.size, n.copies))) for n in own.nodes.values()}]
-        orders, agreement = matched(self.matching, own, models, stats=stats, key=key)
-        places = {name: _ranked(agreement[name], k) for name, k in merged.items()}
-        return [{n: _map(orders[j][n], places[n], k, j, count) for n, k in merged.items()} for j in range(count)]
+        return matched(self.matching, own, models, stats=stats, key=key).maps(merged)
 
     def maps(self, theta: list[dict[str, NodeMap]], graph: Graph) -> Sequence[Maps]:
         """Theta as it is."""
         return [{node: NodeMap(*m) for node, m in model.items()} for model in theta]
-
-    def _by_name(self) -> dict[str, float]:
-        return dict(self.ratio) if isinstance(self.ratio, Mapping | tuple) else {}
 
 
 def merged_units(size: int, ratio: float) -> int:
@@ -123,23 +113,52 @@ def merged_units(size: int, ratio: float) -> int:
     return round((1 - ratio) * size)
 
 
+class Matched(NamedTuple):
+    """Several models matched to the first.
+
+    Attributes:
+        orders: for each model, node -> the unit put at each place (*copies, units).
+        agreement: node -> how well the unit at each place agrees with its partners (*copies, units): by activations where the
+            matching goes by them and they are known, else by weights.
+    """
+
+    orders: Sequence[Mapping[str, Order]]
+    agreement: Agreement
+
+    def maps(self, merged: Mapping[str, int]) -> list[dict[str, NodeMap]]:
+        """The maps of each model that merge so many units of every node, those that agree best: see `PartialMatching.init`."""
+        places, count = {name: _ranked(self.agreement[name], k) for name, k in merged.items()}, len(self.orders)
+        return [{n: _map(order[n], places[n], k, j, count) for n, k in merged.items()} for j, order in enumerate(self.orders)]
+
+
 def matched(
     matching: Alignment, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None
-) -> tuple[list[dict[str, Order]], Agreement]:
-    """The permutations that an alignment finds, and how well each unit then agrees with its partners.
-
-    Returns:
-        For each model, node -> the unit put at each place (*copies, units), and node -> the agreement at each place
-        (*copies, units): of activations where the matching goes by them and they are known, else of weights.
-    """
+) -> Matched:
+    """The permutations that an alignment finds, and how well each unit then agrees with its partners."""
     found = matching.rounded(matching.init(graph, models, stats=stats, key=key))
     orders = [unmoved(graph) | {name: np.asarray(order) for name, order in model.items()} for model in found]
     by_activations: Agreement = {}
     if stats is not None and NodeMoments in matching.needs:
         by_activations = activation_agreement(graph, stats[NodeMoments], orders)
     if by_activations.keys() >= graph.nodes.keys():
-        return orders, by_activations
-    return orders, {**weight_agreement(graph, models, orders), **by_activations}
+        return Matched(orders, by_activations)
+    return Matched(orders, {**weight_agreement(graph, models, orders), **by_activations})
+
+
+def _checked(ratio: Any) -> float | Ratios:
+    """One ratio for all nodes, or pairs by name in their order."""
+    if not isinstance(ratio, Mapping | tuple):
+        check_ratio(ratio)
+        return float(ratio)
+    pairs = tuple(ratio.items() if isinstance(ratio, Mapping) else ratio)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        raise ValueError(f"ratio must be a number, or one by node as a mapping or as pairs (node, ratio): got {ratio!r}")
+    for name, each in pairs:
+        check_ratio(each, name)
+    names = [name for name, _ in pairs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"ratio names {twice[0]!r} more than once: give each node one ratio, got {ratio!r}")
+    return tuple(sorted((name, float(each)) for name, each in pairs))
 
 
 def _ranked(agreement: Float[np.ndarray, "*copies units"], merged: int) -> Int[np.ndarray, "*copies units"]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import NamedTuple
 
+from alignment.checks import nearest
 from alignment.graph import Graph, Node
 from alignment.labels import node_axes
 from alignment.sites import Site
@@ -36,12 +37,13 @@ def separable(graph: Graph) -> tuple[str, ...]:
 
 
 def check_separable(graph: Graph, ratios: Mapping[str, float]) -> None:
-    """Raise ValueError for a node that cannot be separated to a ratio above 0, or is none; those that can are listed."""
+    """Raise ValueError for a node that cannot be separated to a ratio above 0, or is none: the nearest and all that can be."""
     fixed = held(graph)
     for name, ratio in ratios.items():
         can = f"those that can change width are {', '.join(separable(graph)) or 'none'}"
         if name not in graph.nodes:
-            raise ValueError(f"no node named {name!r} (inputs, outputs and what is tied to them are none): {can}")
+            near = nearest(name, graph.nodes)
+            raise ValueError(f"no node named {name!r}{near} (inputs, outputs and what is tied to them are none): {can}")
         if name in fixed and ratio > 0:
             raise ValueError(f"node {name!r} must stay merged, got ratio {ratio}: {fixed[name]}; {can}")
 

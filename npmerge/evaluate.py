@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alignment.checks import check_count, check_list
-from alignment.graph import STATISTICS, PyTree, flatten
+from alignment.graph import STATISTICS, PyTree, flatten, weights_of
 from npmerge.base import between
 from npmerge.batches import measured
 from npmerge.normalisation import TrainApply, reset_statistics
@@ -83,8 +83,7 @@ def flops(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> f
 
 def parameters(variables: PyTree) -> int:
     """The number of parameters: elements of floating-point leaves, without running statistics."""
-    weights = {path: x for path, x in flatten(variables).items() if not re.search(STATISTICS, path)}
-    return sum(int(np.size(x)) for x in weights.values() if jnp.issubdtype(jnp.result_type(x), jnp.floating))
+    return sum(int(np.size(x)) for x in weights_of(variables).values())
 
 
 class Path(NamedTuple):

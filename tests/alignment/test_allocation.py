@@ -1,8 +1,10 @@
 """Ratios for a budget: kept exactly, used up, against brute force, and what nodes are worth."""
 
 import itertools
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -149,9 +151,29 @@ def test_mistakes_are_named(perceptron):
             allocate(found, graph, {first: 1.0}, budget, models=models)
         with pytest.raises(ValueError, match=rf"between 1 and the number of models, {models}.*got {budget}"):
             measured_gains(lambda ratios: 0.0, graph, budget, models=models)
+    for budget in ("1.5", True, None, np.array([1.5]), jnp.float32(1.5)):
+        for wrong in (
+            lambda b: allocate(found, graph, {first: 1.0}, b),
+            lambda b: measured_gains(lambda ratios: 0.0, graph, b),
+        ):
+            with pytest.raises(ValueError, match=rf"a budget is a number .*got {re.escape(repr(budget))} \(\w+\)"):
+                wrong(budget)
+    with pytest.raises(ValueError, match="between 1 and the number of models, 2: got nan"):
+        allocate(found, graph, {first: 1.0}, float("nan"))
+    for models in (0, 1, 2.0, True):
+        with pytest.raises(ValueError, match=f"models must be an integer of 2 or more, got {models}"):
+            allocate(found, graph, {first: 1.0}, 1, models=models)
     for weights in ({}, {first: -1.0}, {first: float("nan")}):
         with pytest.raises(ValueError, match="weights must be finite and not negative"):
             allocate(found, graph, weights, 1.5)
+    for value in ("1", True, None, float("inf"), np.ones(2)):
+        with pytest.raises(ValueError, match=rf"finite and not negative.*got {re.escape(repr(value))} for '{first}'"):
+            allocate(found, graph, {first: value}, 1.5)
+    for weights in (None, 1.0, [(first, 1.0)]):
+        with pytest.raises(ValueError, match=f"as a mapping from their names: got {type(weights).__name__}"):
+            allocate(found, graph, weights, 1.5)
+    with pytest.raises(ValueError, match="no node named 'params/layer/0', the nearest is 'params/layers/0'"):
+        allocate(found, graph, {"params/layer/0": 1.0}, 1.5)
     with pytest.raises(ValueError, match=r"no node named 'layer'.*those that can change width are params/layers/0"):
         allocate(found, graph, {"layer": 1.0}, 1.5)
 

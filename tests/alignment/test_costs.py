@@ -180,8 +180,22 @@ def test_structural_zeros_are_what_does_not_count():
 
 def test_mistakes_are_named():
     _, graph, found = measured("mlp")
-    with pytest.raises(ValueError, match="no node named 'layer'; the network has params/layers/0"):
-        found.flops({"layer": 3})
+    with pytest.raises(ValueError, match="no node named 'params/layer/0', the nearest is 'params/layers/0'; the network has"):
+        found.flops({"params/layer/0": 3})
+    first, *_ = graph.nodes
+    for count in (found.flops, found.parameters):
+        for width in (-3, 0, 2.5, True):
+            with pytest.raises(ValueError, match=f"the width of '{first}' must be an integer of 1 or more, got {width}"):
+                count({first: width})
+    for ratio in (-0.1, 1.5, float("nan"), "half", None):
+        with pytest.raises(ValueError, match=f"a ratio must be between 0 and 1, got {ratio!r} for {first}"):
+            found.multiple({first: ratio})
+        with pytest.raises(ValueError, match=f"a ratio must be between 0 and 1, got {ratio!r}"):
+            multiplier(0.5, ratio)
+    for models in (0, 1.5, True):
+        for count in (lambda n: found.multiple({}, models=n), lambda n: multiplier(0.5, models=n)):
+            with pytest.raises(ValueError, match=f"models must be an integer of 1 or more, got {models}"):
+                count(models)
     with pytest.raises(ValueError, match="costs are by 'flops' or 'parameters', got 'time'"):
         found.polynomial("time")
     other = measured("resnet A")

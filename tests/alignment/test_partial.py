@@ -198,6 +198,13 @@ def test_mistakes_are_named():
     for ratio in (-0.1, 1.5, {"layer": 2.0}):
         with pytest.raises(ValueError, match="ratio must be between 0 and 1, got"):
             PartialMatching(ratio=ratio)
+    for ratio in (True, None, "half", float("nan"), {"layer": None}, (("layer", "half"),)):
+        with pytest.raises(ValueError, match="ratio must be between 0 and 1, got"):
+            PartialMatching(ratio=ratio)
+    with pytest.raises(ValueError, match="ratio names 'a' more than once"):
+        PartialMatching(ratio=(("a", 0.5), ("b", 0.5), ("a", 1.0)))
+    with pytest.raises(ValueError, match="or one by node as a mapping or as pairs"):
+        PartialMatching(ratio=("a", 0.5))
     with pytest.raises(ValueError, match="starts from an alignment by permutations, got Procrustes"):
         PartialMatching(Procrustes())
     with pytest.raises(ValueError, match=r"no node named 'layer'.*can change width are params/layers/0"):
