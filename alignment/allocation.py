@@ -85,7 +85,7 @@ def check_budget(budget: Any, models: Any) -> None:
     check_count("models", models, 2)
     if not _is_number(budget) or not 1 <= budget <= models:
         got = budget if _is_number(budget) else f"{budget!r} ({kind_of(budget)})"
-        raise ValueError(f"a budget is a number between 1 and the number of models, {models}: got {got}")
+        raise ValueError(f"a budget is between 1 and the number of models, {models}: got {got}")
 
 
 def check_weights(graph: Graph, weights: Any) -> None:

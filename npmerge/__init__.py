@@ -27,7 +27,7 @@ from npmerge.methods import METHODS, Average, Fisher, Slerp, TaskArithmetic
 from npmerge.multi_head import Headed, MultiHead, multi_head
 from npmerge.normalisation import reset_statistics
 from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
-from npmerge.pleas import Pleas, Sized
+from npmerge.pleas import Pleas, PreparedPleas, Sized
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
 from npmerge.statistics import DiagonalFisher, JointMoments, NodeMoments, Statistic, collect
@@ -64,6 +64,7 @@ __all__ = [
     "PerParameter",
     "PerTensor",
     "Pleas",
+    "PreparedPleas",
     "Repaired",
     "Simplex",
     "Sized",

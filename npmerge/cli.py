@@ -57,8 +57,10 @@ def demo(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
 ) -> None:
     """Train two networks on scikit-learn's digits, trace, align, merge, learn, and report what each step is worth."""
-    if seed < 0 or seeds < 1:
-        raise ValueError(f"--seed must be 0 or more and --seeds 1 or more, got --seed {seed} --seeds {seeds}")
+    if seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {seed}")
+    if seeds < 1:
+        raise ValueError(f"--seeds must be 1 or more, got {seeds}")
     if quick:  # half of a quick run would be spent in the compiler's optimiser; JAX reads this when it first computes
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     from npmerge.demo.command import run_demo  # not needed for --help
@@ -102,8 +104,10 @@ def align(
         if method == PLEAS:
             from npmerge.commands import pleas  # not needed for --help
 
-            if budget is None or approximate:
-                raise ValueError(f"{PLEAS} needs --budget, from 1 to the number of networks, and has no --approximate form")
+            if budget is None:
+                raise ValueError(f"{PLEAS} needs --budget, from 1 to the number of networks: got none")
+            if approximate:
+                raise ValueError(f"{PLEAS} has no approximate form: leave out --approximate")
             sizes = 5 if points is None else points
             command = f"npmerge align {name} {options} --budget {budget:g} --points {sizes} {where}"
             pleas.run_pleas(pleas.Request(tuple(files), budget, sizes, data, seed, out, force, command))

@@ -5,18 +5,20 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignment.allocation import Allocation, allocate, check_budget
+from alignment.allocation import Allocation, allocate, check_budget, check_weights
 from alignment.base import Alignment, PermutationAlignment, Stats, check_finite
-from alignment.checks import check_list, kind_of
+from alignment.checks import check_count, check_list, kind_of
 from alignment.costs import By, Costs, costs
-from alignment.gains import disagreement
+from alignment.gains import disagreement_of
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
-from alignment.partial import PartialMatching
+from alignment.partial import Matched, PartialMatching, matched
 from alignment.resizing import resize
 from alignment.weight_matching import WeightMatching
+from npmerge.batches import measured
 from npmerge.least_squares import LeastSquares, Solved
 from npmerge.methods.average import Average
 from npmerge.normalisation import TrainApply, reset_statistics
@@ -39,6 +41,54 @@ class Sized(NamedTuple):
     allocation: Allocation
     dense: float
     solved: Solved | None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPleas:
+    """What `Pleas.prepare` returns: all that does not depend on the budget, for as many budgets as are wanted.
+
+    Attributes:
+        pleas: how it was asked for.
+        apply: the network in evaluation mode.
+        graph: its graph.
+        models: the variables of N networks.
+        matched: their units, each with its partners.
+        costs: what one network costs by its widths.
+        weights: what it is worth to keep each node apart.
+        batches: for the least squares and the statistics.
+        train_apply: the network in training mode, None where statistics are not re-estimated.
+    """
+
+    pleas: "Pleas"
+    apply: Callable[..., PyTree]
+    graph: Graph
+    models: Sequence[PyTree]
+    matched: Matched
+    costs: Costs
+    weights: Mapping[str, float]
+    batches: Sequence[tuple]
+    train_apply: TrainApply | None
+
+    def at(self, budget: float) -> Sized:
+        """The merged network of a size between 1 and N.
+
+        Raises:
+            ValueError: another size, and as the least squares and `reset_statistics` do.
+        """
+        chosen = allocate(self.costs, self.graph, self.weights, budget, models=len(self.models), by=self.pleas.by)
+        partial = PartialMatching(self.pleas.matching, chosen.ratios)
+        maps, widths = self.matched.maps(partial.merged(self.graph)), partial.widths(self.graph, len(self.models))
+        solved = None
+        if self.pleas.least_squares is None:
+            merged = _average([transport(self.graph, m, model) for m, model in zip(maps, self.models, strict=True)])
+            if self.train_apply is not None:
+                train_apply = resize(self.train_apply, self.graph, merged, widths)
+                merged = reset_statistics(train_apply, merged, self.batches)
+        else:
+            fit, data = self.pleas.least_squares, self.batches
+            solved = fit(self.apply, self.graph, self.models, maps, data, train_apply=self.train_apply)
+            merged = solved.variables
+        return Sized(merged, widths, chosen, self.costs.flops(widths) / self.costs.flops(), solved)
 
 
 @dataclass(frozen=True)
@@ -81,13 +131,33 @@ class Pleas:
         train_apply: TrainApply | None = None,
         key: Array | None = None,
     ) -> Sized:
-        """Merge at a budget.
+        """Merge at a budget: `prepare(...).at(budget)`, which takes the same arguments. Raises ValueError as they do."""
+        check_list(models, "models")
+        check_budget(budget, len(models))  # before the matching, which takes its time
+        ready = self.prepare(
+            apply, graph, models, inputs=inputs, weights=weights, stats=stats, batches=batches, train_apply=train_apply, key=key
+        )
+        return ready.at(budget)
+
+    def prepare(
+        self,
+        apply: Callable[..., PyTree],
+        graph: Graph,
+        models: Sequence[PyTree],
+        *,
+        inputs: Array | jax.ShapeDtypeStruct,
+        weights: Mapping[str, float] | None = None,
+        stats: Stats | None = None,
+        batches: Iterable[tuple] = (),
+        train_apply: TrainApply | None = None,
+        key: Array | None = None,
+    ) -> PreparedPleas:
+        """Match the networks and count what they cost, once for any number of budgets: `prepare(...).at(budget)`.
 
         Args:
             apply: the network in evaluation mode.
             graph: its graph.
-            models: the variables of N networks.
-            budget: the size of the merged network between 1 and N, in operations or parameters of one.
+            models: the variables of N networks. Leaves that are not floating-point are taken from the first.
             inputs: an example, or its shape: operations are counted for it.
             weights: what it is worth to keep each node apart; by default how much its units disagree (`disagreement`).
             stats: what the matching needs.
@@ -97,26 +167,27 @@ class Pleas:
             key: randomness of the matching.
 
         Raises:
-            ValueError: a budget below 1 or above N, and as the matching, `allocate`, the least squares and
-                `reset_statistics` do.
+            ValueError: fewer than two networks, variables that do not fit the graph or are not finite, weights that `allocate`
+                would refuse, and as the matching does.
         """
         check_list(models, "models")
-        check_budget(budget, len(models))
+        check_count("the number of models", len(models), 2)
         for k, model in enumerate(models):
             graph.check(model)
             check_finite(model, f"model {k}")
-        worth = disagreement(self.matching, graph, models, stats=stats, key=key) if weights is None else weights
-        cost: Costs = costs(apply, graph, models[0], inputs)
-        chosen = allocate(cost, graph, worth, budget, models=len(models), by=self.by)
-        alignment = PartialMatching(self.matching, chosen.ratios)
-        maps = alignment.maps(alignment.init(graph, models, stats=stats, key=key), graph)
-        widths = alignment.widths(graph, len(models))
-        solved = None
-        if self.least_squares is None:
-            merged = Average()(stack_models([transport(graph, m, model) for m, model in zip(maps, models, strict=True)]))
-            if train_apply is not None:
-                merged = reset_statistics(resize(train_apply, graph, merged, widths), merged, batches)
-        else:
-            solved = self.least_squares(apply, graph, models, maps, batches, train_apply=train_apply)
-            merged = solved.variables
-        return Sized(merged, widths, chosen, cost.flops(widths) / cost.flops(), solved)
+        if weights is not None:
+            check_weights(graph, weights)
+        cost = costs(apply, graph, models[0], inputs)
+        found = matched(self.matching, graph, models, stats=stats, key=key)
+        worth = disagreement_of(found, graph) if weights is None else dict(weights)
+        return PreparedPleas(self, apply, graph, models, found, cost, worth, list(measured(batches)), train_apply)
+
+
+def _average(models: Sequence[PyTree]) -> PyTree:
+    """`Average`; what is not floating-point is that of the first model."""
+
+    def floating(x: Array) -> Array | None:
+        return x if jnp.issubdtype(jnp.result_type(x), jnp.floating) else None
+
+    merged = Average()(stack_models([jax.tree.map(floating, model) for model in models]))
+    return jax.tree.map(lambda new, own: own if new is None else new, merged, models[0], is_leaf=lambda x: x is None)

@@ -17,7 +17,7 @@ from alignment import Alignment, Graph, align, trace, verify
 from alignment.graph import PyTree
 from npmerge.checkpoint import save_network
 from npmerge.commands import align_page as page
-from npmerge.commands.align_inputs import Data, Source, read_data, read_networks
+from npmerge.commands.align_inputs import Data, Source, check_numbers, read_data, read_networks
 from npmerge.commands.align_measures import (
     Change,
     Measured,
@@ -69,8 +69,7 @@ class Request:
             raise ValueError(
                 f"{self.method} needs activations: give examples of the task with --data FILE.npz (inputs, labels)"
             )
-        if not 0 <= self.seed < 2**32 or self.points < 2:
-            raise ValueError(f"--seed must be from 0 to {2**32 - 1} and --points 2 or more, got {self.seed} and {self.points}")
+        check_numbers(self.seed, self.points)
         if taken := [path for path in self.files if path.name in page.FILES]:
             raise ValueError(f"{taken[0]} would be overwritten by the report of that name: rename the checkpoint")
         if clash := [path for path in self.files if (self.out / path.name).resolve() == path.resolve()]:

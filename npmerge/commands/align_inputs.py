@@ -36,6 +36,14 @@ class Source(NamedTuple):
         return {"file": self.path.name, "sha256": self.sha256}
 
 
+def check_numbers(seed: int, points: int) -> None:
+    """Raise ValueError for a seed or a number of points that cannot be used."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {seed}")
+    if points < 2:
+        raise ValueError(f"--points must be 2 or more, both ends are among them: got {points}")
+
+
 def read_networks(paths: Sequence[Path]) -> tuple[Config, list[Source]]:
     """The architecture and the networks.
 

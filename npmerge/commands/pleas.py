@@ -16,13 +16,13 @@ from alignment.partial import merged_units
 from npmerge.checkpoint import save_network
 from npmerge.commands import pleas_page as page
 from npmerge.commands.align import gathered_warnings, progress
-from npmerge.commands.align_inputs import Data, Source, read_data, read_networks
+from npmerge.commands.align_inputs import Data, Source, check_numbers, read_data, read_networks
 from npmerge.commands.align_measures import has_statistics
 from npmerge.evaluate import LogitEnsemble, Metrics, evaluate
 from npmerge.figures import size_figure
 from npmerge.least_squares import LeastSquares
 from npmerge.models import Config, WithWidths, abstract, example
-from npmerge.pleas import Pleas, Sized
+from npmerge.pleas import Pleas, PreparedPleas, Sized
 from npmerge.report import OutputFolder, write_report
 from npmerge.statistics import collect
 
@@ -58,6 +58,7 @@ class Request:
         if len(self.files) < 2:
             raise ValueError(f"merging needs two checkpoints or more, got {len(self.files)}")
         check_budget(self.budget, len(self.files))
+        check_numbers(self.seed, self.points)
         if clash := [path for path in self.files if (self.out / MERGED).resolve() == path.resolve()]:
             raise ValueError(f"{clash[0]} would be overwritten by the merged network: choose another folder with --out")
 
@@ -106,31 +107,28 @@ class _Run:
     ):
         self.request, self.config, self.data, self.advance = request, config, data, advance
         self.models = [source.variables for source in sources]
-        self.network, self.one = abstract(config), example(config, 1)
+        self.network = abstract(config)
         advance("tracing")
         self.graph = trace(self.network.apply, self.models[0], example(config) if data is None else data.inputs[:2])
-        self.key, self.stats = jax.random.key(request.seed), None
-        self.pleas, self.batches = Pleas(WeightMatching()), list[tuple]()
-        if data is not None:
-            self.batches = data.whole_batches() if has_statistics(self.models[0]) else data.batches()
-            advance("activations")
-            self.stats = collect(self.network.apply, self.graph, self.models, data.batches(), [NodeMoments])
-            self.pleas = Pleas(ActivationMatching(), LeastSquares(sequential=True))
+        self.prepared = self._prepared()
+
+    def _prepared(self) -> PreparedPleas:
+        """The networks matched, for any number of sizes."""
+        apply, key = self.network.apply, jax.random.key(self.request.seed)
+        prepare, given = Pleas(WeightMatching()).prepare, dict[str, Any]()
+        if self.data is not None:
+            self.advance("activations")
+            stats = collect(apply, self.graph, self.models, self.data.batches(), [NodeMoments])
+            batches = self.data.whole_batches() if has_statistics(self.models[0]) else self.data.batches()
+            prepare = Pleas(ActivationMatching(), LeastSquares(sequential=True)).prepare
+            given = {"stats": stats, "batches": batches, "train_apply": self.network.train_apply}
+        self.advance("matching")
+        return prepare(apply, self.graph, self.models, inputs=example(self.config, 1), key=key, **given)
 
     def merged(self, budget: float) -> Sized:
         """The network of one size, with data its statistics re-estimated."""
         self.advance(f"merging at {budget:g} times the size of one")
-        return self.pleas(
-            self.network.apply,
-            self.graph,
-            self.models,
-            budget,
-            inputs=self.one,
-            stats=self.stats,
-            batches=self.batches,
-            train_apply=self.network.train_apply if self.batches else None,
-            key=self.key,
-        )
+        return self.prepared.at(budget)
 
     def sizes(self, made: Sized) -> dict[str, Any]:
         """Accuracy and loss at every size, and of the networks and their ensemble; empty without labels."""
@@ -160,7 +158,7 @@ class _Run:
         left = {} if made.solved is None else made.solved.left
         singular = [] if made.solved is None else list(made.solved.singular)
         sizes = {"cost": made.allocation.cost, "dense": made.dense}
-        solved = {"left": left, "singular": singular, "solved_on": sum(len(x) for x, _ in self.batches)}
+        solved = {"left": left, "singular": singular, "solved_on": sum(len(x) for x, _ in self.prepared.batches)}
         return {"nodes": nodes, **sizes, **solved}
 
 

@@ -156,7 +156,7 @@ def test_mistakes_are_named(perceptron):
             lambda b: allocate(found, graph, {first: 1.0}, b),
             lambda b: measured_gains(lambda ratios: 0.0, graph, b),
         ):
-            with pytest.raises(ValueError, match=rf"a budget is a number .*got {re.escape(repr(budget))} \(\w+\)"):
+            with pytest.raises(ValueError, match=rf"a budget is between 1 and .*got {re.escape(repr(budget))} \(\w+\)"):
                 wrong(budget)
     with pytest.raises(ValueError, match="between 1 and the number of models, 2: got nan"):
         allocate(found, graph, {first: 1.0}, float("nan"))

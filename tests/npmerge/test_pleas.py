@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import npmerge as nm
-from alignment import WeightMatching, ZipIt
+from alignment import PartialMatching, WeightMatching, ZipIt, trace
 from alignment.graph import flatten
 from npmerge import Average, LeastSquares, LogitEnsemble, Pleas, align, resize, stack_models
 from npmerge.models import Vgg, build
@@ -57,6 +57,35 @@ def test_statistics_are_estimated_anew():
     assert np.all(flatten(made.variables)["batch_stats/stages/0/0/norm/mean"] != 0)
 
 
+def test_any_number_of_budgets_are_matched_once(monkeypatch):
+    calls, models = [], MODELS[:2]
+    init = WeightMatching.init
+    monkeypatch.setattr(WeightMatching, "init", lambda *args, **rest: calls.append(1) or init(*args, **rest))
+    ready = Pleas().prepare(NET.apply, GRAPH, models, inputs=X[:1])
+    made = [ready.at(budget) for budget in (1.3, 1.7, 1.3)]
+    assert len(calls) == 1
+    chex.assert_trees_all_equal(made[0].variables, made[2].variables)
+    for budget, found in zip((1.3, 1.7), made, strict=False):
+        alone, _ = merged(budget, models)
+        assert (alone.allocation, alone.widths, alone.dense) == (found.allocation, found.widths, found.dense)
+        partial = PartialMatching(ratio=found.allocation.ratios)  # the alignment by itself leads to the same network
+        chex.assert_trees_all_equal(found.variables, Average()(stack_models(align(partial, GRAPH, models))))
+    assert len(calls) == 1 + 2 * 2
+
+
+def test_integers_are_those_of_the_first_model():
+    def apply(variables, x):
+        return NET.apply(variables["params"], x) + 0.0 * variables["step"].astype(jnp.float32)
+
+    models = [{"params": model, "step": jnp.int32(10 + k)} for k, model in enumerate(MODELS[:2])]
+    graph = trace(apply, models[0], X[:2])
+    for fit, rest in ((None, {}), (LeastSquares(), {"batches": [(X, np.zeros(len(X), int))]})):
+        found = Pleas(least_squares=fit)(apply, graph, models, 1.5, inputs=X[:1], **rest)
+        assert found.variables["step"] == 10 and found.variables["step"].dtype == jnp.int32
+        alone, _ = merged(1.5, MODELS[:2], Pleas(least_squares=fit), **rest)
+        chex.assert_trees_all_close(found.variables["params"], alone.variables, rtol=1e-5, atol=1e-6)
+
+
 def test_parameters_for_a_budget_and_weights_of_ones_own():
     first, second = GRAPH.nodes
     made, _ = merged(1.3, MODELS[:2], Pleas(by="parameters"), weights={first: 1.0})
@@ -74,5 +103,11 @@ def test_parameters_for_a_budget_and_weights_of_ones_own():
     ):
         with pytest.raises(ValueError, match=message):
             Pleas(**wrong)
-    with pytest.raises(ValueError, match=r"a budget is between 1 and the number of models, 2.*got 3"):
-        merged(3, MODELS[:2])
+    for budget in (3, 0.5, "2", None, True, float("nan")):
+        with pytest.raises(ValueError, match=rf"between 1 and the number of models, 2.*got {budget!r}"):
+            merged(budget, MODELS[:2])
+    for weights in ({first: "1"}, {first: None}, {"layer": 1.0}, 1.0):
+        with pytest.raises(ValueError, match=r"finite and not negative|no node named 'layer', the nearest is"):
+            merged(1.5, MODELS[:2], weights=weights)
+    with pytest.raises(ValueError, match="models must be an integer of 2 or more, got 1"):
+        Pleas().prepare(NET.apply, GRAPH, MODELS[:1], inputs=X[:1])

@@ -103,7 +103,11 @@ def test_statistics_of_batch_norm_belong_to_the_merged_network(tmp_path):
     ("options", "message"),
     [
         ((), "pleas needs --budget, from 1 to the number of networks"),
-        (("--budget", "1.5", "--approximate"), "pleas .* has no --approximate form"),
+        (("--budget", "1.5", "--approximate"), "pleas has no approximate form: leave out --approximate"),
+        (("--budget", "1.5", "--points", "0"), "--points must be 2 or more, .*got 0"),
+        (("--budget", "1.5", "--points", "1"), "--points must be 2 or more, .*got 1"),
+        (("--budget", "1.5", "--seed", "-1"), "--seed must be from 0 to .*got -1"),
+        (("--budget", "nan"), "a budget is between 1 and the number of models, 2.*got nan"),
         (("--budget", "0.5"), "a budget is between 1 and the number of models, 2.*got 0.5"),
         (("--budget", "2.5"), "a budget is between 1 and the number of models, 2.*got 2.5"),
     ],
