@@ -32,6 +32,7 @@ from alignment.maps import (
     verify_each,
 )
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
+from alignment.optimal_transport import OptimalTransport
 from alignment.partial import PartialMatching
 from alignment.procrustes import Procrustes
 from alignment.resizing import Resized, resize, widths_of
@@ -42,7 +43,6 @@ from alignment.soft_permutation import SoftPermutation, annealed
 from alignment.straight_through import StraightThrough
 from alignment.taps import Captured, SiteFeatures, capture
 from alignment.trace import trace
-from alignment.transport_plan import Transport
 from alignment.weight_distance import weight_distance
 from alignment.weight_matching import WeightMatching
 from alignment.zipit import ZipIt
@@ -59,7 +59,7 @@ ALIGNMENTS: tuple[type[Alignment], ...] = (
     CycleConsistent,
     ZipIt,
     PartialMatching,
-    Transport,
+    OptimalTransport,
 )
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     "NodeAxis",
     "NodeMap",
     "NodeMoments",
+    "OptimalTransport",
     "Part",
     "PartialMatching",
     "Pinned",
@@ -100,7 +101,6 @@ __all__ = [
     "Statistic",
     "StraightThrough",
     "Tap",
-    "Transport",
     "WeightMatching",
     "ZipIt",
     "align",

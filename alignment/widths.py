@@ -4,25 +4,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from alignment.graph import Graph
+from alignment.heads import grouped
 from alignment.labels import new_size
 
 Width = int | tuple[tuple[str, int], ...] | None
-
-
-def grouped(graph: Graph) -> list[str]:
-    """Nodes that index others (heads) and those inside them: permuted only, so their widths cannot change."""
-    nodes = graph.nodes.values()
-    indexing = {i for node in nodes for i in node.index}
-    return [n.name for n in nodes if n.name in indexing or any(i in graph.nodes for i in n.index)]
-
-
-def families(graph: Graph) -> list[list[str]]:
-    """The nodes that have to be aligned together: heads with what is inside them, every other node alone. In graph order."""
-    found: dict[str, list[str]] = {}
-    for node in graph.nodes.values():
-        outer = next((i for i in node.index if i in graph.nodes), node.name)
-        found.setdefault(outer, []).append(node.name)
-    return list(found.values())
 
 
 def check_width(width: Width) -> None:

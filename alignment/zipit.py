@@ -1,7 +1,7 @@
 """ZipIt: the units of all models, within and across them, into the slots of one network."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +14,10 @@ from alignment import matchers
 from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, Stats, joint_moments, of_one_width
 from alignment.graph import Graph, Node, PyTree
-from alignment.maps import Maps, NodeMap, identity, permutation
+from alignment.heads import families, grouped, permuted
+from alignment.maps import Maps, NodeMap, identity
 from alignment.matchers import Slots
-from alignment.moments import Joint, JointMoments, Moments, against_reference
+from alignment.moments import Joint, JointMoments
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,17 @@ class ZipIt(Alignment):
                 reached.
         """
         own, count = of_one_width(self, graph, models), len(models)
-        nodes, kept = self.nodes(own), _families(own).keys()
+        nodes, kept = self.nodes(own), grouped(own)
         widths = {name: self._remaining(own.nodes[name], count) for name in nodes if name not in kept}
         if self.matcher == "identity" or (count == 1 and all(own.nodes[n].size == width for n, width in widths.items())):
             same = {name: identity(own.nodes[name].size, own.nodes[name].copies) for name in nodes}
             return [jax.tree.map(jnp.asarray, same) for _ in models]
         moments = joint_moments(stats, self, (own,) * count, nodes)
-        pairs = {name: against_reference(m, count) for name, m in moments.items() if name in kept}
-        theta = _permuted(own, [name for name in nodes if name in kept], pairs, count)
+        theta = permuted(own, [name for name in nodes if name in kept], moments, count, ActivationMatching())
         for name in [name for name in widths if name in moments]:
             for found, m in zip(theta, self._zipped(own.nodes[name], moments[name], count, widths[name]), strict=True):
                 found[name] = m
-        return theta
+        return jax.tree.map(jnp.asarray, theta)
 
     def maps(self, theta: list[dict[str, NodeMap]], graph: Graph) -> Sequence[Maps]:
         """Theta as it is."""
@@ -115,9 +115,9 @@ class ZipIt(Alignment):
         last = _place(names, self.stop, "stop") if self.stop is not None else len(names) - 1
         if first > last and names:
             raise ValueError(f"no nodes from start {self.start!r} to stop {self.stop!r}: the order is {', '.join(names)}")
-        chosen, families = set(names[first : last + 1]), _families(graph)
-        split = {families[name] for name in families if name not in chosen}
-        return [name for name in names if name in chosen and families.get(name) not in split]
+        chosen = set(names[first : last + 1])
+        whole = {name for family in families(graph) if chosen.issuperset(family) for name in family}
+        return [name for name in names if name in whole]
 
     def _remaining(self, node: Node, models: int) -> int:
         """The number of slots of a node. Raises ValueError if the matcher cannot come down, or up, to it."""
@@ -143,7 +143,7 @@ class ZipIt(Alignment):
         every = [Joint(moments.samples, mean[c], covariance[c]) for c in np.ndindex(*node.copies)]
         push, pull = zip(*[_matrices(self._slots(joint, models, width), models) for joint in every], strict=True)
         push, pull = (np.stack(x, 1).reshape(models, *node.copies, *x[0].shape[1:]) for x in (push, pull))
-        return [NodeMap(jnp.asarray(push[k]), jnp.asarray(pull[k])) for k in range(models)]
+        return [NodeMap(push[k], pull[k]) for k in range(models)]
 
     def _slots(self, moments: Joint, models: int, width: int) -> Slots:
         scores = matchers.similarity(moments, models)
@@ -159,24 +159,6 @@ def _matrices(slots: Slots, models: int) -> tuple[np.ndarray, np.ndarray]:
     members = np.eye(slots.max() + 1, dtype=np.float32)[slots]
     push, pull = (x.reshape(models, -1, x.shape[-1]) for x in (models / members.sum(0) * members, members))
     return np.swapaxes(push, 1, 2), pull
-
-
-def _permuted(graph: Graph, nodes: Sequence[str], moments: Mapping[str, Moments], models: int) -> list[dict[str, NodeMap]]:
-    """For each model the maps of heads and of what is inside them onto those of model 0."""
-    found = ActivationMatching().of_moments(graph, moments, models)
-    moved = [name for name in nodes if name in found[-1]]
-    still = {name: identity(graph.nodes[name].size, graph.nodes[name].copies) for name in moved}
-    first = {name: jax.tree.map(jnp.asarray, m) for name, m in still.items()}
-    return [first, *({name: permutation(jnp.asarray(index[name])) for name in moved} for index in found[1:])]
-
-
-def _families(graph: Graph) -> dict[str, str]:
-    """The nodes that index others and those inside them, each with the outermost of those it belongs to."""
-    found: dict[str, str] = {}
-    for name, node in graph.nodes.items():
-        if inside := [i for i in node.index if i in graph.nodes]:
-            found |= dict.fromkeys((name, *inside), inside[0])
-    return found
 
 
 def _place(names: Sequence[str], name: str, field: str) -> int:

@@ -17,12 +17,12 @@ from alignment import (
     CycleConsistent,
     GroupMatching,
     NodeMoments,
+    OptimalTransport,
     PartialMatching,
     Procrustes,
     Scale,
     SoftPermutation,
     StraightThrough,
-    Transport,
     WeightMatching,
     ZipIt,
     align,
@@ -43,7 +43,7 @@ INSTANCES: dict[type[Alignment], Alignment] = {
     CycleConsistent: CycleConsistent(),
     ZipIt: ZipIt(),
     PartialMatching: PartialMatching(ratio=0.0),  # other ratios change widths: tests/alignment/test_partial.py
-    Transport: Transport(),
+    OptimalTransport: OptimalTransport(),
 }
 TOGETHER = (
     CycleConsistent,

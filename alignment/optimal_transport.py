@@ -14,10 +14,11 @@ from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, Stats, graphs_of, joint_moments
 from alignment.couplings import coupling, masses_of, support
 from alignment.graph import Graph, PyTree
+from alignment.heads import families, permuted
 from alignment.incoming import IncomingWeights
-from alignment.maps import Maps, NodeMap, identity, permutation
-from alignment.moments import Joint, JointMoments, against_reference
-from alignment.widths import Width, check_width, families, new_widths
+from alignment.maps import Maps, NodeMap, identity
+from alignment.moments import Joint, JointMoments
+from alignment.widths import Width, check_width, new_widths
 
 Theta = list[dict[str, NodeMap]]
 Plan = Float[np.ndarray, "*copies new old"]
@@ -26,7 +27,7 @@ Source = Callable[[str, Theta], Joint | None]
 
 
 @dataclass(frozen=True)
-class Transport(Alignment):
+class OptimalTransport(Alignment):
     """Couple the units of every model with those of one network by optimal transport, softly or not, whatever their numbers.
 
     "Model Fusion via Optimal Transport" (Singh and Jaggi 2020). At each node, T_k minimises <T, C> over the couplings of the
@@ -111,7 +112,9 @@ class Transport(Alignment):
             left = [family for family, names in zip(left, found, strict=True) if not names]
             seen.update(*found)
         if (missing := _unseen(seen, graphs, widths)) and self.cost == "weights":  # by activations, this has been told
-            warnings.warn(f"Transport leaves nodes without weights to compare as they are: {', '.join(missing)}", stacklevel=3)
+            warnings.warn(
+                f"OptimalTransport leaves nodes without weights to compare as they are: {', '.join(missing)}", stacklevel=3
+            )
         return theta
 
     def maps(self, theta: Theta, graph: Graph) -> Sequence[Maps]:
@@ -133,7 +136,9 @@ class Transport(Alignment):
         if not seen:
             return []
         if len(family) > 1:
-            maps = _permuted(graphs[0], family, seen, len(graphs))
+            still = {name: identity(graphs[0].nodes[name].size, graphs[0].nodes[name].copies) for name in family}
+            matching = ActivationMatching("euclidean")
+            maps = [still | moved for moved in permuted(graphs[0], family, seen, len(graphs), matching)]
         else:
             (name,) = family
             plans = self._plans(seen[name], [graph.nodes[name].size for graph in graphs], widths[name])
@@ -178,14 +183,6 @@ def _distances(
 ) -> Float[np.ndarray, "n m"]:
     """sqrt(E[(a - b)^2]) from second moments."""
     return np.sqrt(np.maximum(np.add.outer(np.diagonal(ours), np.diagonal(theirs)) - 2 * cross, 0))
-
-
-def _permuted(graph: Graph, family: Sequence[str], moments: Mapping[str, Joint], models: int) -> list[dict[str, NodeMap]]:
-    """The permutations of heads and of what is inside them that bring every model to model 0."""
-    pairs = {name: against_reference(m, models) for name, m in moments.items()}
-    _, *others = ActivationMatching("euclidean").of_moments(graph, pairs, models)
-    still = {name: identity(graph.nodes[name].size, graph.nodes[name].copies) for name in family}
-    return [still, *(still | {n: permutation(index) for n, index in other.items() if n in family} for other in others)]
 
 
 def _unseen(seen: Collection[str], graphs: Sequence[Graph], widths: Mapping[str, int]) -> list[str]:

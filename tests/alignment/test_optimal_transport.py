@@ -11,7 +11,7 @@ import optax
 import pytest
 from scipy.optimize import linprog
 
-from alignment import JointMoments, NodeMap, Transport, align, couplings, resize, trace, transport
+from alignment import JointMoments, NodeMap, OptimalTransport, align, couplings, resize, trace, transport
 from alignment.couplings import coupling, masses_of, support
 from npmerge import Aligned, Average, CrossEntropy, collect, fit, stack_models, weight_space
 from npmerge.models import ResNetCifar, build, example
@@ -169,7 +169,7 @@ def order(n, times, seed):
 def test_permuted_copies_are_recovered_exactly(cost):
     first = model((8, 7), 0)
     models = [first, copied(first, order(8, 1, 1), order(7, 1, 2)), copied(first, order(8, 1, 3), order(7, 1, 4))]
-    method = Transport(cost)
+    method = OptimalTransport(cost)
     stats = stats_for(method, apply, graph(8, 7), models)
     for got in align(method, graph(8, 7), models, stats=stats):
         chex.assert_trees_all_equal(got, first)
@@ -182,7 +182,7 @@ def test_networks_of_32_and_64_units_with_one_function_merge_to_it_at_either_wid
     narrow = model((32, 32), 0)
     models = [narrow, copied(narrow, order(32, 2, 1), order(32, 2, 2))]
     models = models[::-1] if turned else models
-    merged = fused(Transport(cost, width=width), models)
+    merged = fused(OptimalTransport(cost, width=width), models)
     assert widths(merged) == (width or len(models[0]["first"]["bias"]),) * 2
     same_function(merged, narrow)
 
@@ -192,20 +192,20 @@ def test_networks_of_32_and_64_units_with_one_function_merge_to_it_at_either_wid
 def test_copies_of_a_network_are_widened_exactly_to_any_width(cost, width):
     """Also where not every unit is split as often."""
     first = model((8, 7), 0)
-    merged = fused(Transport(cost, width=width), [first, copied(first, order(8, 1, 1), order(7, 1, 2))])
+    merged = fused(OptimalTransport(cost, width=width), [first, copied(first, order(8, 1, 1), order(7, 1, 2))])
     assert widths(merged) == (width, width)
     same_function(merged, first)
-    same_function(fused(Transport(cost, width=width), [first]), first)
+    same_function(fused(OptimalTransport(cost, width=width), [first]), first)
 
 
 @COSTS
 def test_equal_units_are_joined_exactly_however_many_there_are_of_each(cost):
     first = model((4, 3), 0)
     wide = copied(first, [0, 1, 2, 3, 3, 3, 0, 1, 3], [2, 0, 1, 0, 0])
-    merged = fused(Transport(cost, width=(("first", 4), ("second", 3))), [wide, wide])
+    merged = fused(OptimalTransport(cost, width=(("first", 4), ("second", 3))), [wide, wide])
     assert widths(merged) == (4, 3)
     same_function(merged, first)
-    same_function(fused(Transport(cost, width=(("second", 3),)), [wide]), first)
+    same_function(fused(OptimalTransport(cost, width=(("second", 3),)), [wide]), first)
 
 
 @COSTS
@@ -213,14 +213,14 @@ def test_three_models_of_three_widths(cost):
     first = model((6, 5), 0)
     models = [copied(first, order(6, 2, 1), order(5, 3, 1)), first, copied(first, order(6, 3, 2), order(5, 1, 2))]
     for width in (None, (("first", 6), ("second", 5)), (("first", 18),), 30):
-        same_function(fused(Transport(cost, width=width), models), first)
+        same_function(fused(OptimalTransport(cost, width=width), models), first)
 
 
 @COSTS
 def test_couplings_have_uniform_masses_and_the_model_with_the_width_stays(cost):
     models = [model((6, 4), 0), model((9, 6), 1), model((4, 9), 2)]
     graphs = [graph(*widths(m)) for m in models]
-    method = Transport(cost, width=9)
+    method = OptimalTransport(cost, width=9)
     stats = stats_for(method, apply, graphs, models)
     maps = method.maps(method.init(graphs, models, stats=stats), graphs[0])
     np.testing.assert_array_equal(maps[1]["first"].push, np.eye(9))
@@ -237,10 +237,10 @@ def test_couplings_have_uniform_masses_and_the_model_with_the_width_stays(cost):
 def test_soft_transport_tends_to_the_exact_one():
     models, graphs = [model((8, 7), 0), model((6, 5), 1)], [graph(8, 7), graph(6, 5)]
     stats = collect(apply, graphs, models, [(X, None)], [JointMoments()])
-    exact = Transport().init(graphs, models, stats=stats)
+    exact = OptimalTransport().init(graphs, models, stats=stats)
     gaps = []
     for regularisation in (1.0, 0.1, 1e-4):
-        soft = Transport(regularisation=regularisation).init(graphs, models, stats=stats)
+        soft = OptimalTransport(regularisation=regularisation).init(graphs, models, stats=stats)
         np.testing.assert_allclose(soft[1]["first"].push.sum(1), 1, rtol=1e-5)
         np.testing.assert_allclose(soft[1]["first"].pull.sum(1), 1, rtol=1e-5)
         gaps.append(max(np.abs(soft[1][n].push - exact[1][n].push).max() for n in ("first", "second")))
@@ -252,7 +252,7 @@ def test_weights_are_compared_in_the_new_units_of_the_layer_before():
     """Without that the second layer of a permuted copy is not recovered."""
     first = model((8, 7), 0)
     other = copied(first, order(8, 1, 1), order(7, 1, 2))
-    theta = Transport("weights").init(graph(8, 7), [first, other])
+    theta = OptimalTransport("weights").init(graph(8, 7), [first, other])
     np.testing.assert_array_equal(theta[1]["second"].push.argmax(1), np.argsort(order(7, 1, 2)))
     rows = [np.concatenate([m["second"]["kernel"], m["second"]["bias"][None]]).T for m in (first, other)]
     alone = coupling(np.linalg.norm(rows[0][:, None] - rows[1][None], axis=-1), ones(7), ones(7))
@@ -288,7 +288,7 @@ def test_an_image_network_and_its_double(name, cost):
     models = [nets[0].variables, transport(nets[0].graph, maps, nets[0].variables)]
     expected = nets[0].apply(models[0], networks.IMAGES)
     turn = 1 if name == "padded" else -1  # which is the reference
-    graphs, applies, method = [net.graph for net in nets][::turn], [net.apply for net in nets][::turn], Transport(cost)
+    graphs, applies, method = [net.graph for net in nets][::turn], [net.apply for net in nets][::turn], OptimalTransport(cost)
     aligned = align(method, graphs, models[::turn], stats=stats_for(method, applies, graphs, models[::turn], networks.IMAGES))
     chex.assert_trees_all_equal_shapes(*aligned, models[::turn][0])
     got = applies[0](jax.tree.map(lambda a, b: (a + b) / 2, *aligned), networks.IMAGES)
@@ -301,7 +301,7 @@ def test_residual_networks_of_two_widths_merge_at_a_third(cost):
     nets, x = [build(c) for c in configs], inputs(configs[0])
     models = [generic(net.variables, k) for k, net in enumerate(nets)]
     graphs = [trace(net.apply, m, example(c)) for net, m, c in zip(nets, models, configs, strict=True)]
-    method = Transport(cost, width=tuple((name, node.size + 2) for name, node in graphs[0].nodes.items()))
+    method = OptimalTransport(cost, width=tuple((name, node.size + 2) for name, node in graphs[0].nodes.items()))
     aligned = align(method, graphs, models, stats=stats_for(method, [net.apply for net in nets], graphs, models, x))
     merged = jax.tree.map(lambda a, b: (a + b) / 2, *aligned)
     outputs = jax.jit(resize(nets[0].apply, graphs[0], merged))(merged, x)
@@ -316,7 +316,7 @@ HEADS = [(name, cost) for name in ("fused_attention", "grouped_queries", "towers
 def test_heads_and_layers_of_a_scan_are_permuted(name, cost):
     net = networks.network(name)
     other, _ = networks.shuffle(net.graph, net.variables, 1)
-    method, models = Transport(cost), [net.variables, other]
+    method, models = OptimalTransport(cost), [net.variables, other]
     stats = stats_for(method, net.apply, net.graph, models, net.inputs)
     chex.assert_trees_all_close(align(method, net.graph, models, stats=stats)[1], net.variables, rtol=1e-5, atol=1e-6)
 
@@ -324,20 +324,20 @@ def test_heads_and_layers_of_a_scan_are_permuted(name, cost):
 def test_nodes_without_features_stay_and_are_named():
     """The queries of a group are made by one kernel together with the units inside them."""
     net = networks.network("grouped_queries")
-    with pytest.warns(UserWarning, match="Transport leaves nodes without weights to compare as they are: query#2$"):
-        aligned = align(Transport("weights"), net.graph, [net.variables, net.another(1)])
+    with pytest.warns(UserWarning, match="OptimalTransport leaves nodes without weights to compare as they are: query#2$"):
+        aligned = align(OptimalTransport("weights"), net.graph, [net.variables, net.another(1)])
     chex.assert_trees_all_close(net.apply(aligned[1], net.inputs), net.apply(net.another(1), net.inputs), rtol=1e-4, atol=1e-5)
     moments = collect(apply, graph(8, 7), [model((8, 7), 0)] * 2, [(X, None)], [JointMoments()])[JointMoments]
     stats = {JointMoments: {"first": moments["first"]}}
     with pytest.raises(ValueError, match="node 'second' has no features to compare, so it cannot become 9 units wide"):
-        align(Transport(width=(("second", 9),)), graph(8, 7), [model((8, 7), 0)] * 2, stats=stats)
+        align(OptimalTransport(width=(("second", 9),)), graph(8, 7), [model((8, 7), 0)] * 2, stats=stats)
 
 
 @COSTS
 def test_a_residual_stream_is_widened_around_its_heads(cost):
     net = networks.network("fused_attention")
     models = [net.variables, networks.shuffle(net.graph, net.variables, 1)[0]]
-    method = Transport(cost, width=14)
+    method = OptimalTransport(cost, width=14)
     aligned = align(method, net.graph, models, stats=stats_for(method, net.apply, net.graph, models, net.inputs))
     merged = jax.tree.map(lambda a, b: (a + b) / 2, *aligned)
     assert (merged["embed"].shape, merged["qkv"].shape) == ((5, 14), (14, 20))
@@ -363,7 +363,7 @@ def test_every_layer_of_a_scan_has_its_own_coupling(cost):
     graph = trace(stacked, first, X)
     (units,) = [n.name for n in graph.nodes.values() if n.copies]
     wide = transport(graph, {units: NodeMap(push, push.mT / 2)}, first)
-    graphs, models, method = [graph, trace(stacked, wide, X)], [first, wide], Transport(cost)
+    graphs, models, method = [graph, trace(stacked, wide, X)], [first, wide], OptimalTransport(cost)
     for got in align(method, graphs, models, stats=stats_for(method, stacked, graphs, models)):
         chex.assert_trees_all_close(got, first, rtol=1e-5, atol=1e-6)
 
@@ -373,7 +373,7 @@ def test_it_is_learned_with_the_merge():
     targets = jnp.asarray(np.random.default_rng(0).integers(0, 3, len(X)))
     models = [model((6, 5), 0), model((6, 5), 1)]
     stats = collect(apply, graph(6, 5), models, [(X, None)], [JointMoments()])
-    stack, merge = stack_models(models), Aligned(Transport(width=8), Average(), graph(6, 5))
+    stack, merge = stack_models(models), Aligned(OptimalTransport(width=8), Average(), graph(6, 5))
     theta = merge.init(stack, stats=stats)
     assert widths(merge.apply(theta, stack)) == (8, 8)
     larger = resize(apply, graph(6, 5), merge.apply(theta, stack))
@@ -388,36 +388,38 @@ def test_it_is_learned_with_the_merge():
 def test_bad_fields():
     for bad in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="regularisation must not be negative"):
-            Transport(regularisation=bad)
+            OptimalTransport(regularisation=bad)
     for bad in (0, -3, 2.5, (("first", 0),)):
         with pytest.raises(ValueError, match="width must be at least one unit, got"):
-            Transport(width=bad)
+            OptimalTransport(width=bad)
     for bad in (("first", 3), ("first",)):
         with pytest.raises(ValueError, match=r"width must be a number of units or a tuple of \(node, units\)"):
-            Transport(width=bad)
+            OptimalTransport(width=bad)
     with pytest.raises(ValueError, match="cost must be 'activations' or 'weights', got 'both'"):
-        Transport("both")
-    assert hash(Transport(width=(("first", 3),))) == hash(Transport(width=(("first", 3),)))
+        OptimalTransport("both")
+    assert hash(OptimalTransport(width=(("first", 3),))) == hash(OptimalTransport(width=(("first", 3),)))
 
 
 def test_statistics_and_widths_are_checked():
     models, graphs = [model((8, 7), 0), model((6, 5), 1)], [graph(8, 7), graph(6, 5)]
-    with pytest.raises(ValueError, match=r"Transport needs activations: pass stats=npmerge.collect\(.*\[JointMoments\(\)\]\)"):
-        align(Transport(), graphs, models)
+    with pytest.raises(
+        ValueError, match=r"OptimalTransport needs activations: pass stats=npmerge.collect\(.*\[JointMoments\(\)\]\)"
+    ):
+        align(OptimalTransport(), graphs, models)
     stats = collect(apply, graphs, models, [(X, None)], [JointMoments()])
     with pytest.raises(ValueError, match=r"got models with 6 \+ 8 units at node 'second', but the statistics are of 12"):
-        align(Transport(), [graph(8, 6), graph(6, 8)], [model((8, 6), 0), model((6, 8), 0)], stats=stats)
+        align(OptimalTransport(), [graph(8, 6), graph(6, 8)], [model((8, 6), 0), model((6, 8), 0)], stats=stats)
     with pytest.raises(ValueError, match=r"width names 'frist', which is no node of the graph: the nearest is 'first'"):
-        align(Transport(width=(("frist", 3),)), graphs, models, stats=stats)
+        align(OptimalTransport(width=(("frist", 3),)), graphs, models, stats=stats)
     broken = {JointMoments: {n: m._replace(mean=m.mean * jnp.nan) for n, m in stats[JointMoments].items()}}
     with pytest.raises(ValueError, match="non-finite moments of node 'first'"):
-        align(Transport(), graphs, models, stats=broken)
+        align(OptimalTransport(), graphs, models, stats=broken)
 
 
 def test_other_architectures_are_refused():
     other = networks.network("nnx_state")
     with pytest.raises(ValueError, match="model 1 is of another architecture than model 0: only one of them has the node"):
-        align(Transport("weights"), [graph(8, 7), other.graph], [model((8, 7), 0), other.variables])
+        align(OptimalTransport("weights"), [graph(8, 7), other.graph], [model((8, 7), 0), other.variables])
 
 
 def gated(v, x):
@@ -435,9 +437,9 @@ def test_heads_keep_their_number():
     rule = "indexes others or is inside them, so it is permuted only: expected the"
     for k, node, got in ((1, "up#2", "4 units of model 0, got 6"), (2, "up#1", "2 units of model 0, got 3")):
         with pytest.raises(ValueError, match=f"'{node}' {rule} {got} in model 1"):
-            align(Transport("weights"), [graphs[0], graphs[k]], [models[0], models[k]])
+            align(OptimalTransport("weights"), [graphs[0], graphs[k]], [models[0], models[k]])
     with pytest.raises(ValueError, match=f"'up#1' {rule} 2 units of model 0, got 5 in the width asked for"):
-        align(Transport("weights", width=(("up#1", 5),)), graphs[0], models[:1])
+        align(OptimalTransport("weights", width=(("up#1", 5),)), graphs[0], models[:1])
 
 
 def test_pinned_axes_of_other_lengths_are_refused():
@@ -449,9 +451,9 @@ def test_pinned_axes_of_other_lengths_are_refused():
     models = [filled({"first": (5, 4), "sorted": (4, n), "out": (n, 3)}, 0) for n in (6, 8)]
     graphs = [trace(apply, m, X) for m in models]
     with pytest.raises(ValueError, match=r"'out' would have shape \(6, 3\) in model 0 and \(8, 3\) in model 1"):
-        align(Transport("weights"), graphs, models)
+        align(OptimalTransport("weights"), graphs, models)
 
 
 def test_a_single_model_at_its_own_width_needs_no_statistics():
-    (alone,) = align(Transport(width=(("first", 8),)), graph(8, 7), [model((8, 7), 0)])
+    (alone,) = align(OptimalTransport(width=(("first", 8),)), graph(8, 7), [model((8, 7), 0)])
     chex.assert_trees_all_equal(alone, model((8, 7), 0))

@@ -1,0 +1,41 @@
+"""Heads and what is inside them: nodes that are aligned together, and by permutations only."""
+
+from collections.abc import Collection, Mapping
+
+from alignment.activation_matching import ActivationMatching
+from alignment.graph import Graph
+from alignment.maps import NodeMap, identity, permutation
+from alignment.moments import Joint, against_reference
+
+
+def families(graph: Graph) -> list[list[str]]:
+    """The nodes that have to be aligned together: heads with what is inside them, every other node alone. In graph order."""
+    found: dict[str, list[str]] = {}
+    for node in graph.nodes.values():
+        outer = next((i for i in node.index if i in graph.nodes), node.name)
+        found.setdefault(outer, []).append(node.name)
+    return list(found.values())
+
+
+def grouped(graph: Graph) -> dict[str, list[str]]:
+    """The nodes that index others (heads) and those inside them, each with its family: their widths cannot change."""
+    return {name: family for family in families(graph) if len(family) > 1 for name in family}
+
+
+def permuted(
+    graph: Graph, names: Collection[str], moments: Mapping[str, Joint], models: int, matching: ActivationMatching
+) -> list[dict[str, NodeMap]]:
+    """For each model the permutations of heads and of what is inside them that bring it to model 0.
+
+    Args:
+        graph: that of all models.
+        names: the nodes, whole families. Those without moments that have no node with moments inside get no map.
+        moments: of those that have features, in all models.
+        models: how many there are.
+        matching: what finds the permutations.
+    """
+    pairs = {name: against_reference(moments[name], models) for name in names if name in moments}
+    found = matching.of_moments(graph, pairs, models)
+    moved = [name for name in names if name in found[-1]]
+    still = {name: identity(graph.nodes[name].size, graph.nodes[name].copies) for name in moved}
+    return [still, *({name: permutation(index[name]) for name in moved} for index in found[1:])]
