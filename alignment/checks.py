@@ -32,6 +32,13 @@ def check_ratio(ratio: Any, node: str = "every node") -> None:
         raise ValueError(f"a ratio must be between 0 and 1, got {ratio!r} for {node}")
 
 
+def check_fraction(name: str, value: Any) -> None:
+    """Unless `value` is a number from 0 to 1."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+
+
 def check_pattern(name: str, value: Any) -> None:
     """Unless `value` is a regular expression."""
     try:

@@ -9,6 +9,8 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.special import logsumexp
 
+from alignment.checks import check_number
+
 LARGEST_ASSIGNMENT = 4096  # copies of units: up to here assignment beats linear programming, however many share a mass
 ITERATIONS = 2_000
 TOLERANCE = 1e-9
@@ -46,8 +48,7 @@ def coupling(cost: Cost, rows: Masses, columns: Masses, *, regularisation: float
             raise ValueError(f"masses must be positive whole numbers, got {masses.tolist()}")
     if not np.isfinite(cost).all():
         raise ValueError(f"transport costs of shape {cost.shape} hold non-finite values")
-    if not 0 <= regularisation < math.inf:
-        raise ValueError(f"regularisation must not be negative, got {regularisation}")
+    check_number("regularisation", regularisation)
     if regularisation > 1e-10 * np.abs(cost).max(initial=0):  # below, it is lost in the rounding of cost / regularisation
         return _entropic(cost, np.log(rows / rows.sum()), np.log(columns / columns.sum()), regularisation)
     total = math.lcm(int(rows.sum()), int(columns.sum()))

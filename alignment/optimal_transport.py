@@ -1,6 +1,5 @@
 """Model fusion by optimal transport: networks of any widths, merged at the width that is asked for."""
 
-import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float
 
 from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, Stats, graphs_of, joint_moments
+from alignment.checks import check_number
 from alignment.couplings import coupling, masses_of, support
 from alignment.graph import Graph, PyTree
 from alignment.heads import families, permuted
@@ -67,8 +67,7 @@ class OptimalTransport(Alignment):
     def __post_init__(self) -> None:
         if self.cost not in ("activations", "weights"):
             raise ValueError(f"cost must be 'activations' or 'weights', got {self.cost!r}")
-        if not 0 <= self.regularisation < math.inf:
-            raise ValueError(f"regularisation must not be negative, got {self.regularisation}")
+        check_number("regularisation", self.regularisation)
         check_width(self.width)
 
     @property

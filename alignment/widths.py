@@ -2,7 +2,9 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from alignment.checks import check_count
 from alignment.graph import Graph
 from alignment.heads import grouped
 from alignment.labels import new_size
@@ -12,11 +14,25 @@ Width = int | tuple[tuple[str, int], ...] | None
 
 def check_width(width: Width) -> None:
     """Raise ValueError for what is not a positive number of units, or (node, units) for some nodes."""
-    each = width if isinstance(width, tuple) else [] if width is None else [("", width)]
-    if any(not isinstance(pair, tuple) or len(pair) != 2 for pair in each):
-        raise ValueError(f"width must be a number of units or a tuple of (node, units), got {width!r}")
-    if any(not isinstance(units, int) or units < 1 for _, units in each):
-        raise ValueError(f"width must be at least one unit, got {width!r}")
+    if isinstance(width, tuple | list | Mapping):
+        check_widths("width", width)
+    elif width is not None:
+        check_count("width", width)
+
+
+def check_widths(field: str, widths: Any) -> None:
+    """Raise ValueError for what is not a tuple of (node, units), each node once and with at least one unit."""
+    if not isinstance(widths, tuple) or not all(_is_pair(pair) for pair in widths):
+        raise ValueError(f"{field} must be a tuple of (node, units), got {widths!r}")
+    for name, units in widths:
+        check_count(f"{field} of {name!r}", units)
+    names = [name for name, _ in widths]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"{field} names {twice[0]!r} twice: {widths!r}")
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
 
 
 def new_widths(graphs: Sequence[Graph], width: Width) -> dict[str, int]:

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from alignment import matchers
 from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, Stats, joint_moments, of_one_width
+from alignment.checks import check_fraction, check_number
 from alignment.graph import Graph, Node, PyTree
 from alignment.heads import families, grouped, permuted
 from alignment.maps import Maps, NodeMap, identity
@@ -66,12 +67,16 @@ class ZipIt(Alignment):
     resizes = True
 
     def __post_init__(self) -> None:
-        if self.width is not None and not 0 < self.width <= 1:
-            raise ValueError(f"width is the fraction of all units that remain, in (0, 1], got {self.width}")
-        if not 0 <= self.alpha <= 1 or not 0 <= self.beta <= 1:
-            raise ValueError(f"alpha and beta must lie in [0, 1], got {self.alpha} and {self.beta}")
+        if self.width is not None:
+            check_fraction("width, the share of all units that remains,", self.width)
+            check_number("width", self.width, positive=True)
+        check_fraction("alpha", self.alpha)
+        check_fraction("beta", self.beta)
         if self.matcher not in ("greedy", "exact", "k-means", "identity"):
             raise ValueError(f"matcher must be 'greedy', 'exact', 'k-means' or 'identity', got {self.matcher!r}")
+        for field, name in (("start", self.start), ("stop", self.stop)):
+            if not isinstance(name, str | None):
+                raise ValueError(f"{field} must be the name of a node or None, got {name!r}")
 
     def init(
         self,

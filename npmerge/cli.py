@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from npmerge.commands.methods import METHODS, PLEAS
+from npmerge.commands.methods import FUSIONS, METHODS, PLEAS
 from npmerge.version import __version__
 
 app = typer.Typer(
@@ -77,10 +77,18 @@ def align(
         list[Path], typer.Argument(help="Two or more checkpoints of one architecture; the first is the reference.")
     ],
     method: Annotated[
-        str, typer.Option(help=f"One of {', '.join(METHODS)}; {PLEAS} merges them into one network of the size of --budget.")
+        str,
+        typer.Option(
+            help=f"One of {', '.join(METHODS)}; {PLEAS} merges them into one network of the size of --budget, "
+            f"{' and '.join(FUSIONS)} into one of --width."
+        ),
     ] = "weight-matching",
     budget: Annotated[
         float | None, typer.Option(help=f"For {PLEAS}: operations of the merged network, from 1 times those of one to all.")
+    ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(help=f"For {' and '.join(FUSIONS)}: units of every node, as a multiple of the first network's (1)."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="An .npz file with `inputs`, for methods on activations, and `labels`, for barriers.")
@@ -100,6 +108,11 @@ def align(
     """Bring checkpoints saved by npmerge into the units of the first, and report what that is worth."""
     name, where = shlex.join(map(str, files)), f"--out {shlex.quote(str(out))}{' --force' if force else ''}"
     options = f"--method {method}{f' --data {shlex.quote(str(data))}' if data else ''} --seed {seed}"
+    given: dict[str, Any] = {"files": tuple(files), "data": data, "seed": seed, "out": out, "force": force}
+    if budget is not None and method != PLEAS:
+        raise ValueError(f"--budget is for --method {PLEAS}, got --method {method}")
+    if width is not None and method not in FUSIONS:
+        raise ValueError(f"--width is for --method {' and '.join(FUSIONS)}, got --method {method}")
     with _interruptible():
         if method == PLEAS:
             from npmerge.commands import pleas  # not needed for --help
@@ -110,12 +123,19 @@ def align(
                 raise ValueError(f"{PLEAS} has no approximate form: leave out --approximate")
             sizes = 5 if points is None else points
             command = f"npmerge align {name} {options} --budget {budget:g} --points {sizes} {where}"
-            pleas.run_pleas(pleas.Request(tuple(files), budget, sizes, data, seed, out, force, command))
+            pleas.run_pleas(pleas.Request(**given, budget=budget, points=sizes, command=command))
+            return
+        if method in FUSIONS:
+            from npmerge.commands import fusion  # not needed for --help
+
+            if points is not None or approximate:
+                raise ValueError(f"{method} makes one network: it has no --points and no --approximate form")
+            times = 1 if width is None else width
+            command = f"npmerge align {name} {options} --width {times:g} {where}"
+            fusion.run_fusion(fusion.Request(**given, method=method, width=times, command=command))
             return
         from npmerge.commands.align import Request, run_align  # not needed for --help
 
-        if budget is not None:
-            raise ValueError(f"--budget is for --method {PLEAS}, got --method {method}")
         between = 11 if points is None else points
         command = f"npmerge align {name} {options} --points {between}{' --approximate' if approximate else ''} {where}"
         run_align(Request(tuple(files), method, approximate, data, seed, between, out, force, command))

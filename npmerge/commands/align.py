@@ -17,7 +17,7 @@ from alignment import Alignment, Graph, align, trace, verify
 from alignment.graph import PyTree
 from npmerge.checkpoint import save_network
 from npmerge.commands import align_page as page
-from npmerge.commands.align_inputs import Data, Source, check_numbers, read_data, read_networks
+from npmerge.commands.align_inputs import Data, Source, check_points, check_seed, read_data, read_networks, sample_of
 from npmerge.commands.align_measures import (
     Change,
     Measured,
@@ -35,7 +35,6 @@ from npmerge.report import OutputFolder, write_report
 from npmerge.statistics import collect
 
 Advance = Callable[[str], None]
-SAMPLE = 16  # examples for the checks of function preservation
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,8 @@ class Request:
             raise ValueError(
                 f"{self.method} needs activations: give examples of the task with --data FILE.npz (inputs, labels)"
             )
-        check_numbers(self.seed, self.points)
+        check_seed(self.seed)
+        check_points(self.points)
         if taken := [path for path in self.files if path.name in page.FILES]:
             raise ValueError(f"{taken[0]} would be overwritten by the report of that name: rename the checkpoint")
         if clash := [path for path in self.files if (self.out / path.name).resolve() == path.resolve()]:
@@ -102,9 +102,7 @@ def run_align(request: Request) -> dict[str, Any]:
         advance("writing")
         content = page.summary(request, config, sources, data, measured) | {"warnings": warned()}
         _write(folder, run, aligned, content, measured)
-    console, took = Console(), time.perf_counter() - began
-    for line in [*page.told(content), f"{took:.0f} s. Written to {request.out}: {', '.join(content['written'])}"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)  # a file may be called "a[b]"
+    tell(page.told(content), request.out, content["written"], began)
     return content
 
 
@@ -145,7 +143,7 @@ class _Run:
         """Everything that the data allow."""
         self.advance("checking that the function is preserved")
         network, (reference, *others), ours = self.network, self.models, aligned[1:]
-        sample = self._sample()
+        sample = sample_of(self.config, self.data, self.request.seed)
         pairs = list(zip(others, ours, strict=True))
         return Measured(
             verify(network.apply, self.graph, reference, sample, key=self.key),
@@ -170,15 +168,6 @@ class _Run:
             paths.append([path_to(self.network, reference, m, self.data, self.request.points) for m in models])
         return Change(*paths)
 
-    def _sample(self) -> np.ndarray:
-        if self.data is not None:
-            return self.data.inputs[:SAMPLE]
-        shape = (SAMPLE, *self.config.input_shape)
-        rng = np.random.default_rng(self.request.seed)
-        if self.config.input_dtype.startswith("int"):
-            return rng.integers(self.config.vocabulary, size=shape).astype(np.int32)  # type: ignore[attr-defined]
-        return rng.standard_normal(shape, np.float32)
-
 
 def _write(folder: Path, run: _Run, aligned: Sequence[PyTree], content: dict[str, Any], measured: Measured) -> None:
     for source, variables in zip(run.sources, aligned, strict=True):
@@ -190,6 +179,13 @@ def _write(folder: Path, run: _Run, aligned: Sequence[PyTree], content: dict[str
     if measured.paths:
         figures["barrier"] = barrier_figure(*measured.paths, names)
     write_report(folder, page=page.markdown(content), summary=content, figures=figures)
+
+
+def tell(lines: Sequence[str], out: Path, written: Sequence[str], began: float) -> None:
+    """Print what was done, how long it took since `began` and the files that were written."""
+    console, took = Console(), time.perf_counter() - began
+    for line in [*lines, f"{took:.0f} s. Written to {out}: {', '.join(written)}"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)  # a file may be called "a[b]"
 
 
 @contextmanager

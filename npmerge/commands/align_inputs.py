@@ -20,6 +20,7 @@ from npmerge.models import Config, abstract
 from npmerge.objectives import check_labels
 
 BATCH = 128
+SAMPLE = 16  # examples for the checks of function preservation
 
 
 class Source(NamedTuple):
@@ -28,6 +29,7 @@ class Source(NamedTuple):
     path: Path
     sha256: str
     record: dict[str, Any]
+    config: Config
     variables: PyTree
 
     @property
@@ -36,16 +38,20 @@ class Source(NamedTuple):
         return {"file": self.path.name, "sha256": self.sha256}
 
 
-def check_numbers(seed: int, points: int) -> None:
-    """Raise ValueError for a seed or a number of points that cannot be used."""
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that cannot be used."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def check_points(points: int) -> None:
+    """Raise ValueError for a number of points that cannot be used."""
     if points < 2:
         raise ValueError(f"--points must be 2 or more, both ends are among them: got {points}")
 
 
-def read_networks(paths: Sequence[Path]) -> tuple[Config, list[Source]]:
-    """The architecture and the networks.
+def read_networks(paths: Sequence[Path], *, widths: bool = False) -> tuple[Config, list[Source]]:
+    """The architecture of the first, and the networks: of that architecture, unless they may have other widths.
 
     Raises:
         ValueError: fewer than two files, two of one name, one that cannot be read, another architecture or dtype (which file,
@@ -57,12 +63,12 @@ def read_networks(paths: Sequence[Path]) -> tuple[Config, list[Source]]:
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise ValueError(f"aligned checkpoints keep their names, but more than one is called {twice[0]}")
     networks = [load_network(path) for path in paths]
-    _check_architectures(paths, [config for config, _ in networks])
+    (_check_tasks if widths else _check_architectures)(paths, [config for config, _ in networks])
     _check_dtypes(paths, [variables for _, variables in networks])
     for path, (_, variables) in zip(paths, networks, strict=True):
         check_finite(variables, str(path))
     pairs = zip(paths, networks, strict=True)
-    return networks[0][0], [Source(path, sha256(path), load_record(path), variables) for path, (_, variables) in pairs]
+    return networks[0][0], [Source(path, sha256(path), load_record(path), *network) for path, network in pairs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +123,16 @@ def read_data(path: Path, config: Config) -> Data:
     return Data(path, sha256(path), inputs, labels.astype(np.int32))
 
 
+def sample_of(config: Config, data: Data | None, seed: int) -> np.ndarray:
+    """A few inputs: the first of the data, or drawn at random."""
+    if data is not None:
+        return data.inputs[:SAMPLE]
+    shape, rng = (SAMPLE, *config.input_shape), np.random.default_rng(seed)
+    if config.input_dtype.startswith("int"):
+        return rng.integers(config.vocabulary, size=shape).astype(np.int32)  # type: ignore[attr-defined]
+    return rng.standard_normal(shape, np.float32)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -133,6 +149,16 @@ def _check_architectures(paths: Sequence[Path], configs: Sequence[Config]) -> No
             differing.append(f"{path} ({'; '.join(kind)})")
     if differing:
         raise ValueError(f"all networks must have the architecture of {paths[0]}: {', '.join(differing)}")
+
+
+def _check_tasks(paths: Sequence[Path], configs: Sequence[Config]) -> None:
+    """Of networks that may have other widths: the same inputs and the same leaves."""
+    first, *others = [(c.input_dtype, c.input_shape, flatten(abstract(c).variables).keys()) for c in configs]
+    for path, (dtype, shape, leaves) in zip(paths[1:], others, strict=True):
+        if (dtype, shape) != first[:2]:
+            raise ValueError(f"{path} takes {dtype} inputs of shape {shape}, {paths[0]} {first[0]} ones of {first[1]}")
+        if odd := sorted(leaves ^ first[2]):
+            raise ValueError(f"{path} is of another architecture than {paths[0]}: only one of them has {odd[0]!r}")
 
 
 def _described(config: Config) -> dict[str, Any]:

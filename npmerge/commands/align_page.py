@@ -38,7 +38,7 @@ def summary(
         "architecture": architecture(config),
         "batch_statistics": has_statistics(sources[0].variables),
         "sources": [source.named for source in sources],
-        "data": _data(data),
+        "data": described(data),
         "verify": measured.verified,
         "networks": [_network(k, source, measured) for k, source in enumerate(sources[1:])],
         "written": _written(sources, measured),
@@ -99,7 +99,8 @@ def _points(path: Path) -> dict[str, list[float]]:
     return {key: values.tolist() for key, values in path._asdict().items()}
 
 
-def _data(data: Data | None) -> dict[str, Any] | None:
+def described(data: Data | None) -> dict[str, Any] | None:
+    """What a summary says of the examples."""
     if data is None:
         return None
     return {"file": data.path.name, "sha256": data.sha256, "examples": len(data.inputs), "labels": data.labels is not None}

@@ -3,7 +3,8 @@
 import dataclasses
 import re
 
-from alignment import ALIGNMENTS, Alignment
+from alignment import ALIGNMENTS, Alignment, Graph, OptimalTransport, ZipIt
+from alignment.heads import grouped
 from npmerge.checkpoint.network import unknown
 
 METHODS: dict[str, type[Alignment]] = {
@@ -13,6 +14,9 @@ METHODS: dict[str, type[Alignment]] = {
 
 PLEAS = "pleas"
 """The method of `npmerge align` that makes one network of a size that is asked for."""
+
+ZIPIT, TRANSPORT = FUSIONS = ("zipit", "transport")
+"""Those that make one network of a width that is asked for."""
 
 
 def alignment_of(name: str, *, approximate: bool) -> Alignment:
@@ -26,13 +30,30 @@ def alignment_of(name: str, *, approximate: bool) -> Alignment:
         ValueError: for an unknown name (the nearest is told), or an alignment that has no approximate form.
     """
     if name not in METHODS:
-        raise ValueError(unknown("method", name, METHODS))
+        raise ValueError(unknown("method", name, [*METHODS, PLEAS, *FUSIONS]))
     if not approximate:
         return METHODS[name]()
     able = [key for key, kind in METHODS.items() if _has_approximate(kind)]
     if name not in able:
         raise ValueError(f"--approximate is for {', '.join(able)}: {name} has no approximate form")
     return METHODS[name](approximate=True)  # type: ignore[call-arg]
+
+
+def fusion_of(name: str, width: float, models: int, graph: Graph, *, activations: bool) -> Alignment:
+    """The alignment whose average of the models is their merge.
+
+    Args:
+        name: one of FUSIONS.
+        width: the units of every node that can change, as a multiple of those of the first network.
+        models: how many are merged.
+        graph: that of the first.
+        activations: whether there are data; transport compares weights without.
+    """
+    if name == ZIPIT:  # a network narrower than one of them is not reached by matches between models alone
+        return ZipIt(width / models, beta=ZipIt.beta if width >= 1 else 1.0)
+    fixed = grouped(graph)
+    widths = tuple((n.name, max(1, int(width * n.size + 1e-4))) for n in graph.nodes.values() if n.name not in fixed)
+    return OptimalTransport("activations" if activations else "weights", width=widths)
 
 
 def _has_approximate(kind: type[Alignment]) -> bool:

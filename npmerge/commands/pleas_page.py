@@ -1,45 +1,20 @@
 """What `npmerge align --method pleas` says: its summary, its page and its words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-
-from npmerge.checkpoint.network import architecture
-from npmerge.commands.align_inputs import Data, Source
-from npmerge.commands.align_measures import has_statistics
-from npmerge.models import Config
+from npmerge.commands import merging_page
+from npmerge.commands.merging import Parents
 from npmerge.report import markdown_table
-from npmerge.version import __version__
 
 if TYPE_CHECKING:
     from npmerge.commands.pleas import Request
 
 
-def summary(request: "Request", config: Config, sources: Sequence[Source], data: Data | None) -> dict[str, Any]:
+def summary(request: "Request", parents: Parents) -> dict[str, Any]:
     """What `summary.json` says of the request; `written` lists the files."""
-    given = data and {
-        "file": data.path.name,
-        "sha256": data.sha256,
-        "examples": len(data.inputs),
-        "labels": data.labels is not None,
-    }
-    drawn = ["size.png"] if data is not None and data.labels is not None else []
-    return {
-        "npmerge": __version__,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "command": request.command,
-        "method": "pleas",
-        "budget": request.budget,
-        "seed": request.seed,
-        "architecture": architecture(config),
-        "batch_statistics": has_statistics(sources[0].variables),
-        "sources": [source.named for source in sources],
-        "data": given,
-        "written": ["merged.safetensors", "report.md", "summary.json", *drawn],
-    }
+    drawn = ["size.png"] if parents.data is not None and parents.data.labels is not None else []
+    return merging_page.summary(request, "pleas", parents, drawn) | {"budget": request.budget}
 
 
 def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,10 +31,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     if content["sizes"]["points"]:
         lines += ["## What each size is worth", "", *_by_size(content), ""]
     lines += ["## Units of every node", "", *_by_node(content), ""]
-    hashes = [(file, f"`{source['sha256']}`") for file, source in zip(files, content["sources"], strict=True)]
-    lines += ["## Made from", "", *markdown_table(("file", "SHA-256"), hashes), ""]
-    versions = f"npmerge {content['npmerge']}, jax {content['jax']}, numpy {content['numpy']}"
-    return "\n".join([*lines, f"Command: `{content['command']}`; {versions}.", ""])
+    return "\n".join([*lines, *merging_page.made_from(content)])
 
 
 def told(content: Mapping[str, Any]) -> list[str]:
@@ -67,10 +39,9 @@ def told(content: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{len(content['sources'])} x {content['architecture']['class']}, pleas at {content['budget']:g} times the size of one"
     ]
-    measured = [("merged", p) for p in content["sizes"]["points"] if p["budget"] == content["budget"]]
-    measured += content["sizes"]["levels"].items()
-    lines += [f"{name}: accuracy {m['accuracy']:.3f}, loss {m['loss']:.3f}" for name, m in measured]
-    return [*lines, *(f"- {line}" for line in _notes(content))]
+    points = {p["budget"]: p for p in content["sizes"]["points"]}
+    merged = {"merged": points[content["budget"]]} if points else {}
+    return [*lines, *merging_page.measured(merged | content["sizes"]["levels"]), *(f"- {line}" for line in _notes(content))]
 
 
 def _notes(content: Mapping[str, Any]) -> list[str]:

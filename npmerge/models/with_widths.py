@@ -9,10 +9,12 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
+from alignment.checks import check_kinds
 from alignment.graph import Graph, path_name
 from alignment.labels import new_size
 from alignment.resizing import resize
 from alignment.trace import trace
+from alignment.widths import check_widths
 from npmerge.models.build import Config, PyTree, abstract, example
 
 
@@ -32,14 +34,14 @@ class WithWidths(Config):
     widths: tuple[tuple[str, int], ...]
 
     def __post_init__(self) -> None:
+        check_kinds("WithWidths takes (config, widths)", (self.config, Config), (self.widths, object))
+        check_widths("widths", self.widths)
         if isinstance(self.config, WithWidths):
             raise ValueError("the widths of a network that has other widths already: give them all at once")
         own = _graph(self.config).nodes
-        for name, width in self.widths:
+        for name, _ in self.widths:
             if name not in own:
                 raise ValueError(f"no node named {name!r} in {self.config}: it has {', '.join(own)}")
-            if width < 1:
-                raise ValueError(f"the width of {name!r} must be positive, got {width}")
 
     @classmethod
     def of(cls, config: Config, widths: Mapping[str, int]) -> Config:
@@ -58,6 +60,11 @@ class WithWidths(Config):
     def input_shape(self) -> tuple[int, ...]:
         """That of `config`."""
         return self.config.input_shape
+
+    @property
+    def vocabulary(self) -> int:
+        """That of `config`, where its inputs are tokens."""
+        return self.config.vocabulary  # type: ignore[attr-defined]
 
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         """The module of `config`, with the widths that it has."""

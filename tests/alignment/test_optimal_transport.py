@@ -92,7 +92,7 @@ def test_couplings_of_bad_arguments():
     with pytest.raises(ValueError, match="non-finite"):
         coupling(cost + np.nan, ones(2), ones(3))
     for bad in (-1.0, np.nan, np.inf):
-        with pytest.raises(ValueError, match="regularisation must not be negative"):
+        with pytest.raises(ValueError, match="regularisation must be a finite number of 0 or more, got"):
             coupling(cost, ones(2), ones(3), regularisation=bad)
 
 
@@ -386,15 +386,20 @@ def test_it_is_learned_with_the_merge():
 
 
 def test_bad_fields():
-    for bad in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="regularisation must not be negative"):
+    for bad in (-0.1, float("nan"), float("inf"), "much", None):
+        with pytest.raises(ValueError, match="regularisation must be a finite number of 0 or more, got"):
             OptimalTransport(regularisation=bad)
-    for bad in (0, -3, 2.5, (("first", 0),)):
-        with pytest.raises(ValueError, match="width must be at least one unit, got"):
+    for bad in (0, -3, 2.5, True, "wide"):
+        with pytest.raises(ValueError, match=f"width must be an integer of 1 or more, got {bad!r}"):
             OptimalTransport(width=bad)
-    for bad in (("first", 3), ("first",)):
-        with pytest.raises(ValueError, match=r"width must be a number of units or a tuple of \(node, units\)"):
+    for bad in (0, 2.5, "wide"):
+        with pytest.raises(ValueError, match=f"width of 'first' must be an integer of 1 or more, got {bad!r}"):
+            OptimalTransport(width=(("first", bad),))
+    for bad in (("first", 3), ("first",), [("first", 3)], {"first": 3}, ((3, "first"),)):
+        with pytest.raises(ValueError, match=r"width must be a tuple of \(node, units\), got"):
             OptimalTransport(width=bad)
+    with pytest.raises(ValueError, match=r"width names 'first' twice: \(\('first', 3\), \('first', 4\)\)"):
+        OptimalTransport(width=(("first", 3), ("first", 4)))
     with pytest.raises(ValueError, match="cost must be 'activations' or 'weights', got 'both'"):
         OptimalTransport("both")
     assert hash(OptimalTransport(width=(("first", 3),))) == hash(OptimalTransport(width=(("first", 3),)))

@@ -302,12 +302,17 @@ def test_one_model_has_identities():
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"width": 0.0}, r"width is the fraction of all units that remain, in \(0, 1\], got 0.0"),
-        ({"width": 1.5}, "got 1.5"),
-        ({"width": float("nan")}, "got nan"),
-        ({"alpha": -0.1}, r"alpha and beta must lie in \[0, 1\], got -0.1 and 0.125"),
-        ({"beta": 2.0}, "got 0.3 and 2.0"),
-        ({"beta": float("nan")}, "got 0.3 and nan"),
+        ({"width": 0.0}, "width must be a finite number above 0, got 0.0"),
+        ({"width": 1.5}, "width, the share of all units that remains, must be a number from 0 to 1, got 1.5"),
+        ({"width": float("nan")}, "must be a number from 0 to 1, got nan"),
+        ({"width": "half"}, "must be a number from 0 to 1, got 'half'"),
+        ({"alpha": -0.1}, "alpha must be a number from 0 to 1, got -0.1"),
+        ({"alpha": None}, "alpha must be a number from 0 to 1, got None"),
+        ({"beta": 2.0}, "beta must be a number from 0 to 1, got 2.0"),
+        ({"beta": float("nan")}, "beta must be a number from 0 to 1, got nan"),
+        ({"beta": True}, "beta must be a number from 0 to 1, got True"),
+        ({"start": 3}, "start must be the name of a node or None, got 3"),
+        ({"stop": ("first",)}, r"stop must be the name of a node or None, got \('first',\)"),
         ({"matcher": "gready"}, "matcher must be 'greedy', 'exact', 'k-means' or 'identity', got 'gready'"),
     ],
 )

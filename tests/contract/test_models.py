@@ -243,7 +243,11 @@ def test_as_many_parameters_as_published(config, parameters):
             lambda: WithWidths(RESNET, (("params/head", 3),)),
             "no node named 'params/head' in ResNet.*: it has params/conv",
         ),
-        (lambda: WithWidths(RESNET, (("params/conv", 0),)), "the width of 'params/conv' must be positive, got 0"),
+        (lambda: WithWidths(RESNET, (("params/conv", 0),)), "widths of 'params/conv' must be an integer of 1 or more, got 0"),
+        (lambda: WithWidths(RESNET, (("params/conv", 2.5),)), "widths of 'params/conv' must be an integer.*got 2.5"),
+        (lambda: WithWidths(RESNET, (("params/conv", 3), ("params/conv", 5))), "widths names 'params/conv' twice"),
+        (lambda: WithWidths(RESNET, {"params/conv": 3}), r"widths must be a tuple of \(node, units\), got {'params/conv': 3}"),
+        (lambda: WithWidths("resnet", ()), r"WithWidths takes \(config, widths\), got \(str, tuple\)"),
         (lambda: WithWidths(CONFIGS[WithWidths][0], ()), "give them all at once"),
     ],
 )

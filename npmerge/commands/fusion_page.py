@@ -1,0 +1,63 @@
+"""What `npmerge align --method zipit` and `transport` say: their summary, their page and their words."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from npmerge.commands import merging_page
+from npmerge.commands.merging import Parents
+from npmerge.report import markdown_table
+
+if TYPE_CHECKING:
+    from npmerge.commands.fusion import Request
+
+
+def summary(request: "Request", parents: Parents) -> dict[str, Any]:
+    """What `summary.json` says of the request; `written` lists the files."""
+    return merging_page.summary(request, request.method, parents) | {"width": request.width}
+
+
+def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of the merged checkpoint keeps."""
+    return {key: content[key] for key in ("npmerge", "jax", "numpy", "method", "width", "seed", "sources", "data")}
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The page `report.md`."""
+    files = [source["file"] for source in content["sources"]]
+    lines = [f"# npmerge align: {', '.join(files)} in one network by {content['method']}", ""]
+    lines += [*(f"- {line}" for line in _notes(content)), ""]
+    if content["networks"]:
+        rows = [(name, f"{row['accuracy']:.4f}", f"{row['loss']:.4f}") for name, row in content["networks"].items()]
+        lines += ["## What it is worth", "", *markdown_table(("network", "accuracy", "loss"), rows), ""]
+    rows = [(row["node"], *map(str, row["old"]), str(row["new"])) for row in content["nodes"]]
+    lines += ["## Units of every node", "", *markdown_table(("node", *files, "merged"), rows), ""]
+    return "\n".join([*lines, *merging_page.made_from(content)])
+
+
+def told(content: Mapping[str, Any]) -> list[str]:
+    """What the terminal shows."""
+    kind, width = content["architecture"]["class"], content["width"]
+    lines = [f"{len(content['sources'])} x {kind}, {content['method']} at {width:g} times the width of the first"]
+    return [*lines, *merging_page.measured(content["networks"]), *(f"- {line}" for line in _notes(content))]
+
+
+def _notes(content: Mapping[str, Any]) -> list[str]:
+    first, data = content["sources"][0]["file"], content["data"]
+    notes = [
+        f"{content['operations']:.3f} times the operations and {content['parameters']:.3f} times the parameters of {first}.",
+        f"A random element of every node's group moves the outputs of {first} by {content['verify']:.1e} of the largest: below "
+        "1e-5 the traced graph is right. The merge itself changes what the networks compute.",
+    ]
+    by = f"their activations on {data['examples']} examples of {data['file']}" if data else "their incoming weights"
+    notes.append(f"Units compared by {by}.")
+    if content["batch_statistics"]:
+        notes.append(
+            f"Statistics of BatchNorm were re-estimated on {data['file']}."
+            if data
+            else "Running statistics are averages: re-estimate them from data before use."
+        )
+    if content["networks"]:
+        notes.append("Accuracy and loss are on the examples that the units were compared on: keep others for a test.")
+    elif data:
+        notes.append("No labels in the data: accuracy and loss cannot be measured.")
+    return [*notes, *content["warnings"]]
