@@ -5,7 +5,7 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -146,6 +146,16 @@ def graphs_of(graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> tuple
             odd = sorted(own.nodes.keys() ^ graphs[0].nodes.keys())
             raise ValueError(f"model {k} is of another architecture than model 0: only one of them has the node {odd[0]!r}")
     return graphs
+
+
+def functions_of(apply: Callable | Sequence[Callable], models: Sequence[PyTree]) -> tuple[Callable, ...]:
+    """One function for each model. Raises ValueError for another number of them, or what is no function."""
+    functions = tuple(apply) if isinstance(apply, Sequence) else (apply,) * len(models)
+    if odd := [f for f in functions if not callable(f)]:
+        raise ValueError(f"expected a function, or one for each model: got {kind_of(odd[0])}")
+    if len(functions) != len(models):
+        raise ValueError(f"expected a function, or one for each of {len(models)} models: got {len(functions)}")
+    return functions
 
 
 def of_one_width(alignment: Alignment, graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> Graph:

@@ -10,13 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from alignment.base import check_finite
+from alignment.base import check_finite, functions_of, graphs_of
 from alignment.biases import channel_biases, made_nodes
 from alignment.checks import check_list
 from alignment.graph import Graph, PyTree, flatten, path_name
+from alignment.maps import Maps, check_maps
+from alignment.resizing import resize
+from alignment.site_maps import outputs_moved
 from alignment.sites import Site
 from alignment.taps import capture
+from alignment.trace import trace
 from npmerge.batches import measured
+
+Apply = Callable[..., PyTree]
 
 DEAD = 1e-5
 """A channel is dead if its deviation is below this share of the largest that its site has in the parents."""
@@ -38,6 +44,14 @@ class Repaired(NamedTuple):
     left: dict[str, str]
 
 
+class _Parent(NamedTuple):
+    """What is known of a parent's sites, and how their outputs come into the units of the merged network."""
+
+    moments: "dict[str, _Moments]"
+    leaves: dict[str, Array]
+    pushed: Callable[[str, np.ndarray], np.ndarray]
+
+
 class _Moments(NamedTuple):
     """Of the outputs of a site: samples, mean and sum of squared deviations of each channel (*copies, columns)."""
 
@@ -47,13 +61,14 @@ class _Moments(NamedTuple):
 
 
 def repair(
-    apply: Callable[..., PyTree],
-    graph: Graph,
+    apply: Apply | Sequence[Apply],
+    graph: Graph | Sequence[Graph],
     merged: PyTree,
     models: Sequence[PyTree],
     batches: Iterable[tuple],
     *,
     weights: Sequence[float] | None = None,
+    maps: Sequence[Maps] | None = None,
 ) -> Repaired:
     """Rescale each channel of a merged network as its parents have it (Jordan et al. 2023, "REPAIR").
 
@@ -64,34 +79,60 @@ def repair(
     over the batches for each site and one for each parent. Channels that do not vary are left alone, and so is what only
     makes the network's outputs.
 
+    A merged network of other widths is given with the maps that made it, and `models` are its parents as they were before:
+    the targets are then mean_k push_k mean_k and mean_k push_k std_k. So a merged unit gets the mean of the units that came
+    into it, and one that was kept separate what it has in its own network.
+
     Networks with BatchNorm hold their statistics themselves: there `reset_statistics` does this better, alone or afterwards.
 
     Args:
-        apply: the network in evaluation mode, which the graph was traced from.
+        apply: the network in evaluation mode, which the graph was traced from. For parents of different widths one for each,
+            as for graph.
         graph: its graph.
         merged: the variables of the merged network.
-        models: its parents, aligned.
+        models: its parents, aligned; with `maps`, as they were before.
         batches: `(inputs, targets)`; targets are not read. They are gone through several times.
         weights: the share of each parent, 1 / len(models) by default.
+        maps: for each model those that brought it into the units of the merged network, as an `Alignment` returns them, where
+            that has other widths. Its shares are in the maps, so there are no weights.
 
     Raises:
-        ValueError: no batches, no models, variables of another structure, another number of weights, NaN or infinity.
+        ValueError: no batches, no models, variables of another structure, another number of weights or maps, weights and maps,
+            maps with negative entries (a deviation does not follow those), NaN or infinity.
     """
     check_list(models)
-    for name, variables in (("the merged network", merged), *((f"model {k}", model) for k, model in enumerate(models))):
-        graph.check(variables)
-        check_finite(variables, name)
     shares = _shares(weights, len(models))
+    graphs, applies = graphs_of(graph, models), functions_of(apply, models)
+    for name, variables in (("the merged network", merged), *((f"model {k}", model) for k, model in enumerate(models))):
+        check_finite(variables, name)
+    for own, model in zip(graphs, models, strict=True):
+        own.check(model)
     inputs = [x for x, *_ in measured(batches)]
     if not inputs:
         raise ValueError("repair needs data: got no batches")
+    run, graph = applies[0], graphs[0]
+    if maps is not None:
+        run = resize(applies[0], graphs[0], merged, _widths(graphs, maps, weights))
+        graph = trace(run, merged, inputs[0])
+    graph.check(merged)
     left = _left_alone(graph)
     sites = {site.name: site for site in graph.sites if site.name not in left}
-    added = {name: path for name, path in channel_biases(apply, graph, merged, inputs[0]).items() if name in sites}
-    moments = functools.partial(_moments, apply, graph, tuple(sites), inputs)
-    parents = [(moments(model), flatten(model)) for model in models]
+    added = {name: path for name, path in channel_biases(run, graph, merged, inputs[0]).items() if name in sites}
+    parents = [
+        _Parent(
+            _moments(applies[k], graphs[k], tuple(sites), inputs, model),
+            flatten(model),
+            (lambda name, x: x) if maps is None else functools.partial(_pushed, graphs[k], maps[k], graph),
+        )
+        for k, model in enumerate(models)
+    ]
     for name, site in sites.items():
-        now, target = moments(merged)[name], _target(name, added.get(name), parents, shares)
+        try:
+            target = _target(name, added.get(name), parents, shares)
+        except ValueError as error:  # maps do not reach what this site makes
+            left[name] = str(error)
+            continue
+        now = _moments(run, graph, tuple(sites), inputs, merged)[name]
         if reason := _unmeasured(now, target):
             left[name] = reason
         else:
@@ -107,6 +148,29 @@ def _shares(weights: Sequence[float] | None, count: int) -> np.ndarray:
     if shares.shape != (count,) or not np.isfinite(shares).all():
         raise ValueError(f"expected {count} finite weights, one for each model, got {weights}")
     return shares
+
+
+def _widths(graphs: Sequence[Graph], maps: Sequence[Maps], weights: Sequence[float] | None) -> dict[str, int]:
+    """The widths that maps lead to. Raises ValueError for maps that do not fit."""
+    check_list(maps, "maps")
+    if weights is not None:
+        raise ValueError("repair takes weights or maps, not both: the shares of the parents are in the maps")
+    if len(maps) != len(graphs):
+        raise ValueError(f"expected maps for each of {len(graphs)} models, got {len(maps)}")
+    for k, (graph, own) in enumerate(zip(graphs, maps, strict=True)):
+        check_maps(graph, own)
+        if negative := [name for name, m in own.items() if (np.asarray(m.push) < 0).any()]:
+            raise ValueError(
+                f"the map of {negative[0]!r} in model {k} has negative entries: the deviations of what it mixes are unknown. "
+                "Transport the models and repair without maps"
+            )
+    return {name: m.push.shape[-2] for name, m in maps[0].items()}
+
+
+def _pushed(graph: Graph, maps: Maps, new: Graph, name: str, x: np.ndarray) -> np.ndarray:
+    """Rows (*copies, rows, columns) of a site's outputs in a parent, in the units of the merged network."""
+    site = next(site for site in graph.sites if site.name == name)
+    return np.asarray(outputs_moved(graph, maps, site, jnp.asarray(x, jnp.float32), resized=new), np.float64)
 
 
 def _left_alone(graph: Graph) -> dict[str, str]:
@@ -151,14 +215,16 @@ def _deviation(m: _Moments) -> Float[np.ndarray, "*copies columns"]:
     return np.sqrt(np.asarray(m.squares, np.float64) / float(m.samples))
 
 
-def _target(name: str, bias: str | None, parents: Sequence[tuple], shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _target(name: str, bias: str | None, parents: Sequence[_Parent], shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean, with the bias, and deviation of each channel (*copies, columns) over the parents."""
-    means, deviations = [], []
-    for moments, leaves in parents:
-        mean = np.asarray(moments[name].mean, np.float64)
-        means.append(mean if bias is None else mean + np.asarray(leaves[bias], np.float64).reshape(mean.shape))
-        deviations.append(_deviation(moments[name]))
-    return np.tensordot(shares, means, 1), np.tensordot(shares, deviations, 1)
+    found = []
+    for parent in parents:
+        mean = np.asarray(parent.moments[name].mean, np.float64)
+        if bias is not None:
+            mean = mean + np.asarray(parent.leaves[bias], np.float64).reshape(mean.shape)
+        found.append(parent.pushed(name, np.stack([mean, _deviation(parent.moments[name])], -2)))
+    both = np.tensordot(shares, found, 1)
+    return both[..., 0, :], both[..., 1, :]
 
 
 def _unmeasured(now: _Moments, target: tuple[np.ndarray, np.ndarray]) -> str | None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignment.base import graphs_of
+from alignment.base import functions_of, graphs_of
 from alignment.checks import check_count, check_kinds, check_list, kind_of
 from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
@@ -109,7 +109,7 @@ def collect(
     for own, model in zip(graphs, models, strict=True):
         own.check(model)
     if not isinstance(graph, Graph) or isinstance(apply, Sequence):
-        apply, graph = _each(apply, models), graphs
+        apply, graph = functions_of(apply, models), graphs
         if odd := [type(s).__name__ for s in wanted if not isinstance(s, JointMoments)]:
             raise ValueError(f"{odd[0]} needs one function and one graph for all models: got one for each")
     states: tuple | None = None
@@ -129,13 +129,6 @@ def _wanted(statistics: Iterable[Statistic | type[Statistic]]) -> tuple[Statisti
     if odd := [s for s in values if not isinstance(s, Statistic)]:
         raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(odd[0])} in it")
     return tuple(dict.fromkeys(values))
-
-
-def _each(apply: Callable | Sequence[Callable], models: Sequence[PyTree]) -> tuple[Callable, ...]:
-    functions = (apply,) * len(models) if callable(apply) else tuple(apply)
-    if len(functions) != len(models):
-        raise ValueError(f"expected a function, or one for each of {len(models)} models: got {len(functions)}")
-    return functions
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

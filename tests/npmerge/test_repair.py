@@ -8,9 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignment import trace
+from alignment import (
+    NodeMap,
+    OptimalTransport,
+    PartialMatching,
+    WeightMatching,
+    ZipIt,
+    identity,
+    orthogonal,
+    resize,
+    trace,
+    transport,
+)
 from alignment.biases import biases
-from npmerge import repair
+from npmerge import collect, repair
 from tests.alignment import networks
 from tests.npmerge.toys import normal
 
@@ -67,6 +78,74 @@ def test_the_collapse_of_the_variance_is_undone():
     collapsed, repaired, *theirs = (preactivations(v)["second"].std(0).mean() for v in (merged, found, *many))
     assert collapsed < 0.5 * np.mean(theirs)
     assert repaired == pytest.approx(np.mean(theirs), rel=1e-4)
+
+
+def compared(maps, statistic, parents, name):
+    """What the units of the merged network should have, unit by unit: the mean over the parents' units behind each of them."""
+    behind = [np.asarray(m[name].push, np.float64) for m in maps]
+    return sum(push @ statistic(p[name], axis=0) for push, p in zip(behind, parents, strict=True)) / len(maps)
+
+
+@pytest.mark.parametrize(
+    "method", [PartialMatching(WeightMatching(), 0.5), ZipIt(0.75), ZipIt(0.25, beta=1.0), OptimalTransport("weights", width=9)]
+)
+def test_a_merged_network_of_other_widths_gets_those_of_the_units_behind_each_of_its_own(method):
+    stats = collect(NET.apply, NET.graph, MODELS, BATCHES, method.needs) if method.needs else None
+    maps = method.maps(method.init(NET.graph, MODELS, stats=stats), NET.graph)
+    merged = average([transport(NET.graph, m, v) for m, v in zip(maps, MODELS, strict=True)])
+    found = repair(NET.apply, NET.graph, merged, MODELS, BATCHES, maps=maps)
+    assert found.corrected == ("first/kernel", "second/kernel")
+    now, *parents = map(preactivations, (found.variables, *MODELS))
+    for name in ("first", "second"):
+        assert now[name].shape[1] == maps[0][name].push.shape[0]
+        for statistic in (np.mean, np.std):
+            wanted = compared(maps, statistic, parents, name)
+            np.testing.assert_allclose(statistic(now[name], axis=0), wanted, rtol=1e-3, atol=1e-4)
+    assert np.abs(preactivations(merged)["second"].std(0) - compared(maps, np.std, parents, "second")).max() > 0.05
+    chex.assert_trees_all_equal(found.variables["out"], merged["out"])
+
+
+def test_what_was_kept_separate_has_nothing_to_correct():
+    """The ensemble as one network, and a network widened by copies of its units."""
+    for models, ratio in ((MODELS, 1.0), ([MODELS[0]] * 2, 0.5)):
+        method = PartialMatching(WeightMatching(), ratio)
+        maps = method.maps(method.init(NET.graph, models), NET.graph)
+        merged = average([transport(NET.graph, m, v) for m, v in zip(maps, models, strict=True)])
+        found = repair(NET.apply, NET.graph, merged, models, BATCHES, maps=maps)
+        chex.assert_trees_all_close(found.variables, merged, rtol=1e-4, atol=1e-5)
+
+
+def test_parents_of_different_widths():
+    """Copies of a network with other numbers of units, which merge to its function: nothing is left to correct."""
+    net = networks.network("vgg")
+    wide = {
+        n.name: NodeMap(push := np.tile(np.eye(n.size, dtype=np.float32), (2, 1)), push.T / 2) for n in net.graph.nodes.values()
+    }
+    models = [net.variables, transport(net.graph, wide, net.variables)]
+    apply = resize(net.apply, net.graph, models[1])
+    graphs = [net.graph, trace(apply, models[1], net.inputs)]
+    method = OptimalTransport("weights")
+    maps = method.maps(method.init(graphs, models), graphs[0])
+    merged = average([transport(g, m, v) for g, m, v in zip(graphs, maps, models, strict=True)])
+    damaged = jax.tree.map(lambda x: x * 0.9, merged)
+    found = repair([net.apply, apply], graphs, damaged, models, [(net.inputs, None)], maps=maps)
+    for name in ("conv1", "conv2", "hidden"):
+        chex.assert_trees_all_close(found.variables["params"][name], merged["params"][name], rtol=1e-3, atol=1e-4)
+
+
+def test_maps_that_repair_cannot_use():
+    identities = {n.name: identity(n.size) for n in NET.graph.nodes.values()}
+    turned = identities | {"first": orthogonal(-np.eye(8, dtype=np.float32))}
+    for maps, options, told in (
+        ([identities], {}, "expected maps for each of 2 models, got 1"),
+        ([identities, turned], {}, "the map of 'first' in model 1 has negative entries"),
+        ([identities] * 2, {"weights": (0.5, 0.5)}, "repair takes weights or maps, not both"),
+        ([identities, {"frist": identities["first"]}], {}, "no node named 'frist'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            repair(NET.apply, NET.graph, MODELS[0], MODELS, BATCHES, maps=maps, **options)
+    with pytest.raises(ValueError, match="expected a function, or one for each of 2 models: got 1"):
+        repair([NET.apply], NET.graph, MODELS[0], MODELS, BATCHES)
 
 
 def without_bias(variables: Any, x: jax.Array) -> jax.Array:
