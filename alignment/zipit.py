@@ -53,7 +53,8 @@ class ZipIt(Alignment):
             correlation matrix; "identity", unit i with unit i, the plain average, without data. The last three know no alpha
             and beta.
         start: the first node to zip, in the order of `graph.nodes`; None for the first of all.
-        stop: the last. Nodes outside have no map: the models keep their own units there, for one head each.
+        stop: the last. Nodes outside have no map: the models keep their own units there, `npmerge.multi_head` runs them with a
+            stem and a head each.
     """
 
     width: float | None = None

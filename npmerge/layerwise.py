@@ -21,6 +21,7 @@ from alignment.sites import Site
 from alignment.taps import SiteFeatures, capture
 from alignment.trace import trace
 from npmerge.normalisation import TrainApply, reset_statistics
+from npmerge.stack import mean_of
 
 Apply = Callable[..., PyTree]
 
@@ -160,9 +161,9 @@ def prepared(
     applies = (apply,) * len(models) if callable(apply) else tuple(apply)
     if len(maps) != len(models) or len(applies) != len(models):
         raise ValueError(f"expected maps and a function for each of {len(models)} models: got {len(maps)} and {len(applies)}")
-    average = _average([transport(g, m, v) for g, m, v in zip(graphs, maps, models, strict=True)])
+    average = mean_of([transport(g, m, v) for g, m, v in zip(graphs, maps, models, strict=True)])
     start = average if merged is None else merged
-    support = _average([_support(g, dict(m), v) for g, m, v in zip(graphs, maps, models, strict=True)])
+    support = mean_of([_support(g, dict(m), v) for g, m, v in zip(graphs, maps, models, strict=True)])
     other = resize(applies[0], graphs[0], average, {name: m.push.shape[-2] for name, m in maps[0].items()})
     same = not other.widths
     new = graphs[0] if same else trace(other, average, inputs)
@@ -176,21 +177,6 @@ def prepared(
     mapped = {name for m in maps for name in m}
     left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, bound, mapped))}
     return Prepared(layers, originals, start, support, left, training)
-
-
-def _average(models: Sequence[PyTree]) -> PyTree:
-    """The plain mean; leaves that are not floating-point are those of the first model."""
-
-    def mean(path: tuple, *leaves: Array) -> Array:
-        if len({np.shape(x) for x in leaves}) > 1:
-            shapes = ", ".join(str(np.shape(x)) for x in leaves)
-            raise ValueError(f"the maps bring the models to different widths: {path_name(path)!r} has shapes {shapes}")
-        if not jnp.issubdtype(jnp.result_type(leaves[0]), jnp.floating):
-            return leaves[0]
-        total = functools.reduce(jnp.add, (jnp.asarray(x).astype(jnp.float32) for x in leaves))
-        return (total / len(leaves)).astype(jnp.result_type(leaves[0]))
-
-    return jax.tree_util.tree_map_with_path(mean, *models)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,18 +1,20 @@
-"""Networks that share their first part and keep heads of their own: a merge of functions, not of one parameter tree."""
+"""Networks that share a part and keep heads or stems of their own: a merge of functions, not of one parameter tree."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignment.base import graphs_of
+from alignment.base import check_finite, functions_of, graphs_of
+from alignment.checks import check_count, check_kinds, check_list, kind_of
 from alignment.graph import Graph, PyTree, path_name
 from alignment.labels import node_axes
-from alignment.maps import Maps, transport
+from alignment.maps import Maps, NodeMap, transport
 from alignment.resizing import resize
+from npmerge.side_by_side import side_by_side
+from npmerge.stack import mean_of
 
 Function = Callable[..., Any]
 
@@ -22,33 +24,44 @@ class MultiHead:
     """`multi_head(variables, inputs) -> [outputs of every head]`, under `jax.jit` the shared part computed once.
 
     The variables are `{"shared": tree, "heads": [tree, ...]}`, where what a tree does not hold is None. XLA sees that all heads
-    begin with the same computation and does it once.
+    do the same computation and does it once.
 
     Attributes:
         functions: for each head the function of one network, with the widths of the merged one.
+        entries: where stems end: the weights, by path, whose outputs are averaged over the networks.
     """
 
     functions: tuple[Function, ...]
+    entries: tuple[str, ...] = ()
 
     def __call__(self, variables: dict[str, Any], inputs: Array) -> list[Any]:
         """What the functions return."""
-        return [self.head(k)(variables, inputs) for k in range(len(self.functions))]
+        return side_by_side(self.functions, self.entries, _networks(variables, len(self.functions)), inputs)
 
     def head(self, number: int) -> "OneHead":
-        """The network of one task: `(variables, inputs) -> outputs`, for `evaluate` and losses."""
-        return OneHead(self.functions[number], number)
+        """The network of one task: `(variables, inputs) -> outputs`, for `evaluate` and losses. Raises ValueError for none."""
+        check_count("the number of a head", number, 0)
+        if number >= len(self.functions):
+            raise ValueError(f"no head {number}: there are {len(self.functions)}, counted from 0")
+        return OneHead(self, number)
+
+    def mean(self, variables: dict[str, Any], inputs: Array) -> Any:
+        """The mean of what all heads return, where they are of one task."""
+        return mean_of(self(variables, inputs))
 
 
 @dataclass(frozen=True)
 class OneHead:
-    """The shared part and one of the heads, as a function of the variables of all."""
+    """What leads to one of the heads, as a function of the variables of all."""
 
-    function: Function
+    whole: MultiHead
     number: int
 
     def __call__(self, variables: dict[str, Any], inputs: Array) -> Any:
         """What the function returns."""
-        return self.function(_joined(variables["shared"], variables["heads"][self.number]), inputs)
+        if self.whole.entries:  # every stem leads to it
+            return self.whole(variables, inputs)[self.number]
+        return self.whole.functions[self.number](_networks(variables, len(self.whole.functions))[self.number], inputs)
 
 
 @dataclass(frozen=True)
@@ -56,14 +69,18 @@ class MultiHeadTraining:
     """A `MultiHead` in training mode: `(variables, inputs) -> (outputs, variables with new statistics)`.
 
     Attributes:
-        functions: for each head the training mode of one network, with the widths of the merged one.
+        whole: the training modes of all networks, as a `MultiHead`.
     """
 
-    functions: tuple[Function, ...]
+    whole: MultiHead
 
     def __call__(self, variables: dict[str, Any], inputs: Array) -> tuple[list[Any], dict[str, Any]]:
         """Outputs of every head; the shared statistics are those that all heads saw."""
-        made = [OneHead(f, k)(variables, inputs) for k, f in enumerate(self.functions)]
+        made = self.whole(variables, inputs)
+        if odd := [x for x in made if not isinstance(x, tuple) or len(x) != 2]:
+            raise ValueError(
+                f"train_apply must return (outputs, variables with new statistics), got {kind_of(odd[0])}: is it training mode?"
+            )
         shared = _only(made[0][1], variables["shared"])
         heads = [_only(new, head) for (_, new), head in zip(made, variables["heads"], strict=True)]
         return [outputs for outputs, _ in made], {"shared": shared, "heads": heads}
@@ -92,12 +109,18 @@ def multi_head(
     maps: Sequence[Maps],
     *,
     train_apply: Function | Sequence[Function] | None = None,
+    stems: bool = False,
 ) -> Headed:
-    """Merge networks up to where their maps end, and keep what comes behind once for each: partial zip (Stoica et al. 2024).
+    """Merge networks where they have maps, and keep what comes behind once for each: partial zip (Stoica et al. 2024).
 
     What makes the units of a mapped node is averaged over the models. Everything else stays as it is in each, reading from the
     merged units: W_k U_k. So tasks with different labels keep their classifiers. The maps are those of `ZipIt(stop=...)` or of
     any other alignment, of which only the nodes up to a place are taken.
+
+    With `stems` layers in front of the first node with a map stay separate, too, as by `ZipIt(start=...)`: a weight that makes
+    merged units from those of one model stays that model's, M_k W_k, and what all of them make is averaged where it is
+    computed, before the bias and the nonlinearity. Networks that are zipped nowhere (all units kept apart, or no maps) keep
+    their functions.
 
     Args:
         apply: the network in evaluation mode; one for each model where they have different numbers of outputs.
@@ -106,48 +129,78 @@ def multi_head(
         maps: one map per node to merge, for each model.
         train_apply: the network in training mode, likewise, if it has statistics to re-estimate: then call
             `reset_statistics(headed.train_apply, headed.variables, batches)`.
+        stems: whether layers in front of mapped nodes may stay separate.
 
     Raises:
-        ValueError: another number of maps than of models, maps of different nodes, or no maps at all; a cut through a residual
-            stream: a tensor that makes merged units from units that are not (both nodes are named).
+        ValueError: another number of maps or functions than of models, maps of different nodes or to different widths, NaN or
+            infinity in a model, and without `stems` no maps at all, or a cut through a residual stream: a tensor that makes
+            merged units from units that are not (both nodes are named).
     """
-    graphs, merged = graphs_of(graph, models), {name for m in maps for name in m}
-    if len(maps) != len(models) or not merged or any(m.keys() != merged for m in maps):
+    check_list(models)
+    check_list(maps, "maps")
+    graphs = graphs_of(graph, models)
+    merged = _merged(maps, len(models))
+    if not merged and not stems:
         raise ValueError(
-            f"multi_head needs maps of the same nodes for each of {len(models)} models: got {[sorted(m) for m in maps]}"
+            f"multi_head needs maps of some nodes for each of {len(models)} models: got {[sorted(m) for m in maps]}"
         )
+    for k, model in enumerate(models):
+        check_finite(model, f"model {k}")
     moved = [transport(g, m, model) for g, m, model in zip(graphs, maps, models, strict=True)]
-    shared = _made(graphs[0], merged)
-    average = jax.tree.map(lambda *leaves: _mean(leaves), *(_part(model, shared, keep=True) for model in moved))
+    shared, entries = _made(graphs[0], merged)
+    if entries and not stems:
+        path, (made, read) = next(iter(entries.items()))
+        raise ValueError(
+            f"{path!r} makes units of {made!r}, which is merged, from {read!r}, which is not: cut elsewhere, "
+            "or let layers in front stay separate with stems=True"
+        )
+    average = mean_of([_part(model, shared, keep=True) for model in moved])
     variables = {"shared": average, "heads": [_part(model, shared, keep=False) for model in moved]}
-    widths = {name: m.push.shape[-2] for name, m in maps[0].items()}
 
-    def resized(function: Function | Sequence[Function]) -> tuple[Function, ...]:
-        each = (function,) * len(models) if callable(function) else function
-        return tuple(resize(f, g, v, widths) for f, g, v in zip(each, graphs, moved, strict=True))
+    def whole(function: Function | Sequence[Function]) -> MultiHead:
+        each = zip(functions_of(function, models), graphs, moved, strict=True)
+        return MultiHead(tuple(resize(f, g, v, merged) for f, g, v in each), tuple(entries))
 
-    training = None if train_apply is None else MultiHeadTraining(resized(train_apply))
-    return Headed(MultiHead(resized(apply)), variables, training, shared)
+    return Headed(whole(apply), variables, None if train_apply is None else MultiHeadTraining(whole(train_apply)), shared)
 
 
-def _made(graph: Graph, merged: set[str]) -> tuple[str, ...]:
-    """The tensors that make units of merged nodes and nothing else."""
-    found = []
+def _merged(maps: Sequence[Maps], count: int) -> dict[str, int]:
+    """The nodes that have maps, with their new widths. Raises ValueError where models differ."""
+    for k, m in enumerate(maps):
+        check_kinds(f"the maps of model {k} must be node -> NodeMap", (m, Mapping))
+    if len(maps) != count or any(m.keys() != maps[0].keys() for m in maps):
+        raise ValueError(f"multi_head needs maps of the same nodes for each of {count} models: got {[sorted(m) for m in maps]}")
+    for name in maps[0] if maps else ():
+        for k, m in enumerate(maps):
+            check_kinds(f"the map of {name!r} in model {k} must be a NodeMap", (m[name], NodeMap))
+        widths = [m[name].push.shape[-2] for m in maps]
+        if len(set(widths)) > 1:
+            raise ValueError(f"the maps bring node {name!r} to different widths: {widths}, one for each model")
+    return {name: m.push.shape[-2] for name, m in maps[0].items()} if maps else {}
+
+
+def _made(graph: Graph, merged: Collection[str]) -> tuple[tuple[str, ...], dict[str, tuple[str, str]]]:
+    """The tensors that make units of merged nodes and nothing else: from such units, and from others (a node of each)."""
+    found, entries = [], {}
     for path, labels in graph.axes.items():
         axes = [axis for label in labels for axis in node_axes(label)]
         made, read = ({axis.node for axis in axes if axis.role == role} for role in ("out", "in"))
-        if made and made <= merged:
-            if own := sorted(read - merged):
-                raise ValueError(
-                    f"{path!r} makes units of {min(made)!r}, which is merged, from {own[0]!r}, which is not: cut elsewhere"
-                )
-            found.append(path)
-    return tuple(sorted(found))
+        if made and made.issubset(merged):
+            if own := sorted(read.difference(merged)):
+                entries[path] = (min(made), own[0])
+            else:
+                found.append(path)
+    return tuple(sorted(found)), entries
 
 
-def _mean(leaves: Sequence[Array]) -> Array:
-    total = sum((x.astype(jnp.float32) for x in leaves[1:]), leaves[0].astype(jnp.float32))
-    return (total / len(leaves)).astype(leaves[0].dtype)
+def _networks(variables: dict[str, Any], count: int) -> list[PyTree]:
+    """The variables of each network, shared ones and its own."""
+    if not isinstance(variables, Mapping) or variables.keys() != {"shared", "heads"} or len(variables["heads"]) != count:
+        raise ValueError(
+            f"expected the variables that multi_head made, {{'shared': tree, 'heads': [tree, ...]}} with {count} heads: "
+            f"got {kind_of(variables)}"
+        )
+    return [_joined(variables["shared"], head) for head in variables["heads"]]
 
 
 def _part(tree: PyTree, paths: Sequence[str], *, keep: bool) -> PyTree:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import npmerge as nm
-from alignment import NodeMap, WeightMatching, ZipIt, align, permutation, trace, transport
+from alignment import NodeMap, WeightMatching, ZipIt, align, identity, permutation, trace, transport
 from npmerge import multi_head, reset_statistics
 from npmerge.models import Mlp, ResNetCifar, build, example
+from npmerge.side_by_side import side_by_side
 from tests.contract.test_models import generic, inputs
 
 CONFIG = ResNetCifar(blocks=1, width=4, shortcut="B", classes=3, side=8, channels=2)
@@ -78,6 +79,93 @@ def test_other_widths():
         chex.assert_trees_all_close(headed.apply.head(k)(renewed, X), alone, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("nodes", [NODES[2:], NODES[1:3], NODES[:0]], ids=["stage", "middle", "nothing"])
+def test_networks_that_are_zipped_nowhere_keep_their_outputs_behind_stems(nodes):
+    """Units kept apart from a node on, whatever stands in front; or no maps at all."""
+    models = [MODEL, generic(NET.variables, 1)]
+    maps = [{name: apart(GRAPH.nodes[name].size, k) for name in nodes} for k in range(2)]
+    headed = multi_head(NET.apply, GRAPH, models, maps, train_apply=NET.train_apply, stems=True)
+    expected = [NET.apply(model, X) for model in models]
+    chex.assert_trees_all_close(jax.jit(headed.apply)(headed.variables, X), expected, rtol=1e-4, atol=1e-4)
+    mean = nm.LogitEnsemble(NET.apply)(models, X)
+    chex.assert_trees_all_close(headed.apply.mean(headed.variables, X), mean, rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(headed.apply.head(1)(headed.variables, X), expected[1], rtol=1e-4, atol=1e-4)
+    batches = [(X, np.zeros(len(X), int))]
+    renewed = reset_statistics(headed.train_apply, headed.variables, batches)
+    alone = [NET.apply(reset_statistics(NET.train_apply, model, batches), X) for model in models]
+    chex.assert_trees_all_close(headed.apply(renewed, X), alone, rtol=1e-3, atol=1e-3)
+
+
+def test_what_separate_stems_make_is_averaged_where_it_is_computed():
+    """A perceptron by hand: two first layers, one second layer behind their mean, two classifiers of other labels."""
+    configs = [Mlp(inputs=4, hidden=(6, 5, 3), classes=c) for c in (3, 7)]
+    nets = [build(c) for c in configs]
+    models = [generic(net.variables, k) for k, net in enumerate(nets)]
+    graphs = [trace(net.apply, v, example(c)) for net, v, c in zip(nets, models, configs, strict=True)]
+    applies, x = [net.apply for net in nets], np.asarray(jax.random.normal(jax.random.key(0), (64, 4)))
+    stats = nm.collect(applies, graphs, models, [(x, None)], [nm.JointMoments()])
+    method = ZipIt(0.75, start="params/layers/1")
+    maps = method.maps(method.init(graphs, models, stats=stats), graphs[0])
+    headed = multi_head(applies, graphs, models, maps, stems=True)
+
+    def layer(v, k):
+        return [np.asarray(v["params"]["layers"][k][name], np.float64) for name in ("kernel", "bias")]
+
+    kernels = [transport(g, m, v) for g, m, v in zip(graphs, maps, models, strict=True)]
+    made, bias = [], np.zeros(7)
+    for v, moved in zip(models, kernels, strict=True):
+        first, second = layer(v, 0), layer(moved, 1)
+        made.append(np.maximum(x @ first[0] + first[1], 0) @ second[0])
+        bias = bias + second[1] / 2
+    h = np.maximum(np.mean(made, 0) + bias, 0)
+    third = [np.mean(both, 0) for both in zip(*(layer(v, 2) for v in kernels), strict=True)]
+    h = np.maximum(h @ third[0] + third[1], 0)
+    for k, (outputs, v) in enumerate(zip(headed.apply(headed.variables, x), kernels, strict=True)):
+        kernel, bias = layer(v, 3)
+        np.testing.assert_allclose(outputs, h @ kernel + bias, rtol=1e-4, atol=1e-4)
+        chex.assert_trees_all_equal(headed.variables["heads"][k]["params"]["layers"][0], v["params"]["layers"][0])
+    assert set(headed.shared) == {f"params/layers/{k}/{n}" for k, n in ((1, "bias"), (2, "kernel"), (2, "bias"))}
+
+
+def test_stems_cost_what_is_in_them():
+    """Two of everything but the middle layers, in parameters and in operations."""
+    config = Mlp(inputs=4, hidden=(6, 40, 40), classes=3)
+    net = build(config)
+    models, graph, x = [net.variables] * 2, trace(net.apply, net.variables, example(config)), jnp.ones((8, 4))
+    maps = [{name: identity(40) for name in ("params/layers/1", "params/layers/2")}] * 2
+    headed = multi_head(net.apply, graph, models, maps, stems=True)
+    middle = 40 * 40 + 40
+    assert nm.parameters(headed.variables) == 2 * (nm.parameters(net.variables) - middle - 40) + middle + 40
+    one = [nm.flops(lambda a, b: a @ b, jnp.ones((8, n)), jnp.ones((n, m))) for n, m in ((4, 6), (6, 40), (40, 40), (40, 3))]
+    optimised = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        whole = nm.flops(headed.apply, headed.variables, x)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", optimised)
+    products = 2 * sum(one) - one[2]
+    assert products < whole < products + one[2] / 2  # what is elementwise comes on top
+
+
+def test_stems_must_end_in_layers():
+    def looped(v, x):
+        h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x @ v["in"], v["loop"])
+        return h @ v["out"]
+
+    def scaled(v, x):
+        return jnp.tanh(jnp.tanh(x @ v["in"])[:, :, None] * v["scale"]).sum(1) @ v["out"]
+
+    for function, shapes in (
+        (looped, {"in": (4, 3), "loop": (2, 3, 3), "out": (3, 2)}),
+        (scaled, {"in": (4, 3), "scale": (1, 3, 5), "out": (5, 2)}),
+    ):
+        v = {name: jnp.ones(shape) for name, shape in shapes.items()}
+        side_by_side([function] * 2, (), [v, v], jnp.ones((2, 4)))
+        path = min(set(shapes) - {"in", "out"})
+        with pytest.raises(ValueError, match=f"'{path}' is .* cannot be averaged: cut elsewhere"):
+            side_by_side([function] * 2, (path,), [v, v], jnp.ones((2, 4)))
+
+
 def test_tasks_with_different_numbers_of_labels_keep_their_classifiers():
     configs = [Mlp(inputs=4, hidden=(6, 5), classes=c) for c in (3, 7)]
     nets = [build(c) for c in configs]
@@ -118,6 +206,36 @@ def test_maps_must_be_of_the_same_nodes():
         multi_head(NET.apply, GRAPH, [MODEL, MODEL], [maps_of([MODEL, MODEL], NODES[:1])[0], {}])
     with pytest.raises(ValueError, match=r"for each of 2 models: got \[\[\], \[\]\]"):
         multi_head(NET.apply, GRAPH, [MODEL, MODEL], [{}, {}])
+
+
+def test_what_is_no_merge_of_networks_is_told():
+    models, maps = [MODEL, MODEL], maps_of([MODEL, MODEL], NODES[:2])
+    nan = jax.tree.map(lambda x: x * jnp.nan, MODEL)
+    wide = [maps[0], {name: apart(GRAPH.nodes[name].size, 0) for name in NODES[:2]}]
+    for arguments, told in (
+        ((NET.apply, GRAPH, [MODEL, nan], maps), "model 1 has .* non-finite values"),
+        ((NET.apply, GRAPH, models, wide), r"the maps bring node 'params/conv' to different widths: \[4, 8\], one for each"),
+        (([NET.apply], GRAPH, models, maps), "expected a function, or one for each of 2 models: got 1"),
+        (([NET.apply, MODEL], GRAPH, models, maps), "expected a function, or one for each model: got dict"),
+        ((NET.apply, GRAPH, MODEL, maps), "expected a list of models, got dict"),
+        ((NET.apply, GRAPH, models, [NODES, NODES]), "the maps of model 0 must be node -> NodeMap, got"),
+        ((NET.apply, GRAPH, models, [{NODES[0]: np.eye(4)}] * 2), "the map of 'params/conv' in model 0 must be a NodeMap, got"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            multi_head(*arguments)
+    with pytest.raises(ValueError, match="expected a function, or one for each of 2 models: got 3"):
+        multi_head(NET.apply, GRAPH, models, maps, train_apply=[NET.train_apply] * 3)
+    headed = multi_head(NET.apply, GRAPH, models, maps, train_apply=NET.apply)
+    with pytest.raises(ValueError, match=r"train_apply must return \(outputs, variables.*: is it training mode\?"):
+        reset_statistics(headed.train_apply, headed.variables, [(X, None)])
+    for number, told in (
+        (2, "no head 2: there are 2, counted from 0"),
+        (-1, "the number of a head must be an integer of 0 or"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            headed.apply.head(number)
+    with pytest.raises(ValueError, match=r"expected the variables that multi_head made, .* with 2 heads: got dict"):
+        headed.apply(MODEL, X)
 
 
 def test_zipped_up_to_a_node():
