@@ -64,8 +64,8 @@ def allocate(
     check_weights(graph, weights)
     fixed = held(graph)
     values = {name: float(weights[name]) for name in graph.nodes if name in weights and name not in fixed}
-    least = SMALLEST * max(values.values()) or 1
-    chosen = _ratios(costs, {name: max(value, least) for name, value in values.items()}, budget, models, by)
+    largest = max(values.values()) or 1.0
+    chosen = _ratios(costs, {name: max(value / largest, SMALLEST) for name, value in values.items()}, budget, models, by)
     gain = float(sum(values[name] * ratio for name, ratio in chosen.items()))
     return Allocation(tuple(chosen.items()), costs.multiple(chosen, models=models, by=by), gain, tuple(fixed.items()))
 

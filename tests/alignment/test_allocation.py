@@ -68,6 +68,17 @@ def test_the_solver_is_as_good_as_brute_force(perceptron):
     assert sum(s < 1e-9 for s in shortfalls) > len(shortfalls) * 0.9
 
 
+def test_no_choice_of_whole_nodes_is_worth_more(resnet):
+    graph, found = resnet
+    rng = np.random.default_rng(3)
+    for _ in range(4):
+        weights, budget = {name: float(rng.uniform(0, 1) ** 2) for name in graph.nodes}, float(rng.uniform(1.1, 1.9))
+        got = allocate(found, graph, weights, budget)
+        choices = [dict(zip(graph.nodes, chosen, strict=True)) for chosen in itertools.product((0, 1), repeat=len(graph.nodes))]
+        fitting = [ratios for ratios in choices if found.multiple(ratios) <= budget]
+        assert got.gain >= max(sum(weights[name] * r for name, r in ratios.items()) for ratios in fitting)
+
+
 @pytest.mark.parametrize("models", [2, 3])
 @pytest.mark.parametrize("by", ["flops", "parameters"])
 def test_the_budget_is_kept_exactly_and_used_up(resnet, models, by):
