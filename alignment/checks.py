@@ -25,13 +25,6 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
         raise ValueError(f"{name} must be a finite number {'above 0' if positive else 'of 0 or more'}, got {value!r}")
 
 
-def check_ratio(ratio: Any, node: str = "every node") -> None:
-    """Unless the fraction of a node's units that is kept separate is a number from 0 to 1."""
-    real = isinstance(ratio, numbers.Real) and not isinstance(ratio, bool)
-    if not real or not 0 <= ratio <= 1:
-        raise ValueError(f"a ratio must be between 0 and 1, got {ratio!r} for {node}")
-
-
 def check_fraction(name: str, value: Any) -> None:
     """Unless `value` is a number from 0 to 1."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from alignment.checks import check_count, check_ratio, nearest
+from alignment.checks import check_count, check_fraction, nearest
 from alignment.graph import Graph, PyTree, weights_of
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Product, Segments
 from alignment.polynomial import Polynomial, product, total
@@ -68,7 +68,7 @@ class Costs:
         """
         check_count("models", models)
         for name, ratio in ratios.items():
-            check_ratio(ratio, name)
+            check_fraction(f"the ratio of {name!r}", ratio)
         cost, sizes = self.polynomial(by), dict(self.sizes)
         merged = {name: (1 - ratio) * sizes[name] for name, ratio in self._known(ratios).items()}
         return models - (models - 1) * cost(sizes | merged) / cost(sizes)
@@ -97,7 +97,7 @@ def multiplier(*ratios: float, models: int = 2) -> float:
     """
     check_count("models", models)
     for ratio in ratios:
-        check_ratio(ratio)
+        check_fraction("a ratio", ratio)
     return models - (models - 1) * math.prod(1 - r for r in ratios)
 
 

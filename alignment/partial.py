@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignment.base import Alignment, PermutationAlignment, Stats, of_one_width
-from alignment.checks import check_ratio
+from alignment.checks import check_fraction
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, NodeMap, identity
 from alignment.moments import NodeMoments
@@ -148,13 +148,13 @@ def matched(
 def _checked(ratio: Any) -> float | Ratios:
     """One ratio for all nodes, or pairs by name in their order."""
     if not isinstance(ratio, Mapping | tuple):
-        check_ratio(ratio)
+        check_fraction("the ratio", ratio)
         return float(ratio)
     pairs = tuple(ratio.items() if isinstance(ratio, Mapping) else ratio)
     if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
         raise ValueError(f"ratio must be a number, or one by node as a mapping or as pairs (node, ratio): got {ratio!r}")
     for name, each in pairs:
-        check_ratio(each, name)
+        check_fraction(f"the ratio of {name!r}", each)
     names = [name for name, _ in pairs]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise ValueError(f"ratio names {twice[0]!r} more than once: give each node one ratio, got {ratio!r}")

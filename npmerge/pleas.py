@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignment.allocation import Allocation, allocate, check_budget, check_weights
@@ -20,9 +19,8 @@ from alignment.resizing import resize
 from alignment.weight_matching import WeightMatching
 from npmerge.batches import measured
 from npmerge.least_squares import LeastSquares, Solved
-from npmerge.methods.average import Average
 from npmerge.normalisation import TrainApply, reset_statistics
-from npmerge.stack import stack_models
+from npmerge.stack import mean_of
 
 
 class Sized(NamedTuple):
@@ -80,7 +78,7 @@ class PreparedPleas:
         maps, widths = self.matched.maps(partial.merged(self.graph)), partial.widths(self.graph, len(self.models))
         solved = None
         if self.pleas.least_squares is None:
-            merged = _average([transport(self.graph, m, model) for m, model in zip(maps, self.models, strict=True)])
+            merged = mean_of([transport(self.graph, m, model) for m, model in zip(maps, self.models, strict=True)])
             if self.train_apply is not None:
                 train_apply = resize(self.train_apply, self.graph, merged, widths)
                 merged = reset_statistics(train_apply, merged, self.batches)
@@ -181,13 +179,3 @@ class Pleas:
         found = matched(self.matching, graph, models, stats=stats, key=key)
         worth = disagreement_of(found, graph) if weights is None else dict(weights)
         return PreparedPleas(self, apply, graph, models, found, cost, worth, list(measured(batches)), train_apply)
-
-
-def _average(models: Sequence[PyTree]) -> PyTree:
-    """`Average`; what is not floating-point is that of the first model."""
-
-    def floating(x: Array) -> Array | None:
-        return x if jnp.issubdtype(jnp.result_type(x), jnp.floating) else None
-
-    merged = Average()(stack_models([jax.tree.map(floating, model) for model in models]))
-    return jax.tree.map(lambda new, own: own if new is None else new, merged, models[0], is_leaf=lambda x: x is None)

@@ -11,11 +11,10 @@ from npmerge.commands.align_measures import has_statistics
 from npmerge.commands.merging import MERGED, Made, Parents, plain
 from npmerge.commands.methods import ZIPIT, fusion_of
 from npmerge.evaluate import evaluate
-from npmerge.methods import Average
 from npmerge.models import example
 from npmerge.normalisation import reset_statistics
 from npmerge.report import REPORT
-from npmerge.stack import stack_models
+from npmerge.stack import mean_of
 from npmerge.statistics import collect
 
 
@@ -82,7 +81,7 @@ def _merged(request: Request, parents: Parents) -> tuple[PyTree, dict[str, int]]
         stats = collect([n.apply for n in parents.networks], parents.graphs, parents.models, data.batches(), method.needs)
     parents.advance(f"merging by {request.method}")
     aligned = align(method, parents.graphs, parents.models, stats=stats, key=parents.key)
-    merged = Average()(stack_models(aligned))
+    merged = mean_of(aligned)
     widths = widths_of(graph, merged)
     if data is None or not has_statistics(merged):
         return merged, widths

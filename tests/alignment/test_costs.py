@@ -188,9 +188,9 @@ def test_mistakes_are_named():
             with pytest.raises(ValueError, match=f"the width of '{first}' must be an integer of 1 or more, got {width}"):
                 count({first: width})
     for ratio in (-0.1, 1.5, float("nan"), "half", None):
-        with pytest.raises(ValueError, match=f"a ratio must be between 0 and 1, got {ratio!r} for {first}"):
+        with pytest.raises(ValueError, match=f"the ratio of {first!r} must be a number from 0 to 1, got {ratio!r}"):
             found.multiple({first: ratio})
-        with pytest.raises(ValueError, match=f"a ratio must be between 0 and 1, got {ratio!r}"):
+        with pytest.raises(ValueError, match=f"a ratio must be a number from 0 to 1, got {ratio!r}"):
             multiplier(0.5, ratio)
     for models in (0, 1.5, True):
         for count in (lambda n: found.multiple({}, models=n), lambda n: multiplier(0.5, models=n)):

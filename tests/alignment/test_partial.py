@@ -196,10 +196,10 @@ def test_values_hash_whatever_the_ratio_is_given_as():
 def test_mistakes_are_named():
     _, graph = traced("mlp")
     for ratio in (-0.1, 1.5, {"layer": 2.0}):
-        with pytest.raises(ValueError, match="ratio must be between 0 and 1, got"):
+        with pytest.raises(ValueError, match="must be a number from 0 to 1, got"):
             PartialMatching(ratio=ratio)
     for ratio in (True, None, "half", float("nan"), {"layer": None}, (("layer", "half"),)):
-        with pytest.raises(ValueError, match="ratio must be between 0 and 1, got"):
+        with pytest.raises(ValueError, match="must be a number from 0 to 1, got"):
             PartialMatching(ratio=ratio)
     with pytest.raises(ValueError, match="ratio names 'a' more than once"):
         PartialMatching(ratio=(("a", 0.5), ("b", 0.5), ("a", 1.0)))
