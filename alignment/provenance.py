@@ -8,12 +8,23 @@ from typing import Any
 from jax.extend.core import Jaxpr
 
 LIBRARY = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep, os.sep + "lib" + os.sep + "python3")
+ACTIVATIONS = f"{os.sep}jax{os.sep}_src{os.sep}nn{os.sep}"
 HERE = Path(__file__).resolve().parent
 
 
 def in_library(jaxpr: Jaxpr) -> bool:
     """Whether a nested jaxpr is the body of an installed function: its lines are of whoever happened to call it first."""
     return any(part in (jaxpr.debug_info.func_src_info or "") for part in LIBRARY)
+
+
+def in_activation(info: Any) -> bool:
+    """Whether an equation is one of an activation of JAX's own, inlined where the user calls it."""
+    for frame in _frames(info):
+        if ACTIVATIONS in frame.file_name:
+            return True
+        if not any(part in frame.file_name for part in LIBRARY):
+            return False
+    return False
 
 
 def source_line(info: Any) -> str:

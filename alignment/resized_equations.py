@@ -4,63 +4,12 @@ What a walk knows of every value gives its new shape: an axis with a term has th
 is uniform keeps its old size until it meets an axis that has changed, and is then broadcast to it.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import jax
-import jax.numpy as jnp
-from jax.extend.core import Jaxpr, JaxprEqn
 
 from alignment.primitives import Value
 from alignment.primitives.layout import matching_runs
-from alignment.sizes import Sizes
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Known:
-    """An array at its new shape, what the walk knows of it, and the old and new number of units that it is a sum over."""
-
-    array: Any
-    value: Value
-    count: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Equation:
-    """An equation with changed operands: `shapes` are the new ones of its results."""
-
-    eqn: JaxprEqn
-    whole: Jaxpr
-    ins: Sequence[Known]
-    outs: Sequence[Value]
-    shapes: Sequence[Shape]
-    sizes: Sizes
-
-    @property
-    def arrays(self) -> list[Any]:
-        """The operands as they are."""
-        return [known.array for known in self.ins]
-
-    def bind(self, *arrays: Any, **changed: Any) -> list[Any]:
-        """Run the primitive on these operands with some parameters changed."""
-        primitive = self.eqn.primitive
-        made = primitive.bind(*arrays, **{**self.eqn.params, **changed})
-        return list(made) if primitive.multiple_results else [made]
-
-
-def fitted(known: Known, shape: Shape) -> Any:
-    """An operand with the axes along which it is uniform as long as they now have to be."""
-    x = known.array
-    if not known.value.shape or x.shape == shape:
-        return x
-    for d, (n, term) in enumerate(zip(shape, known.value.axes, strict=True)):
-        if 1 < x.shape[d] != n and term is None:
-            x = jax.lax.slice_in_dim(x, 0, 1, axis=d)
-    return jnp.broadcast_to(x, shape)
+from alignment.resized_values import Equation, fitted
 
 
 def _broadcast(e: Equation) -> list[Any]:
@@ -148,24 +97,6 @@ def _overwrite(e: Equation) -> list[Any]:
     return e.bind(fitted(e.ins[0], e.shapes[0]), *e.arrays[1:])
 
 
-def _quotient(e: Equation) -> list[Any]:
-    """A mean divides by the number of units."""
-    above, below = e.ins
-    if above.count is not None and below.value.constant == above.count[0]:
-        return e.bind(fitted(above, e.shapes[0]), fitted(_scaled(below, above.count[1] / above.count[0]), e.shapes[0]))
-    return e.bind(*(fitted(known, e.shapes[0]) for known in e.ins))
-
-
-def _product(e: Equation) -> list[Any]:
-    """A mean may also multiply by one over it."""
-    factors = list(e.ins)
-    for k, other in ((0, 1), (1, 0)):
-        count, constant = factors[other].count, factors[k].value.constant
-        if count is not None and constant is not None and math.isclose(constant * count[0], 1, rel_tol=1e-6):
-            factors[k] = _scaled(factors[k], count[0] / count[1])
-    return e.bind(*(fitted(known, e.shapes[0]) for known in factors))
-
-
 CHANGED: Mapping[str, Callable[[Equation], list[Any]]] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
@@ -180,16 +111,9 @@ CHANGED: Mapping[str, Callable[[Equation], list[Any]]] = {
     **dict.fromkeys(("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"), _overwrite),
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,
-    "div": _quotient,
-    "mul": _product,
 }
 
 
 def _offset(e: Equation, value: Value, d: int, place: int) -> int:
     term = value.axes[d]
     return place if term is None else e.sizes.offset(term, place)
-
-
-def _scaled(known: Known, factor: float) -> Known:
-    x = jnp.asarray(known.array)
-    return Known(x * jnp.asarray(factor, x.dtype), known.value)

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,13 +11,16 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array
 
+from alignment.counts import trail
 from alignment.primitives import RULES, Value
 from alignment.program import CUSTOM, evaluated
-from alignment.resized_equations import CHANGED, Equation, Known, Shape, fitted
+from alignment.provenance import in_library
+from alignment.resized_equations import CHANGED
+from alignment.resized_values import Equation, Known, Shape, Trail, fitted
 from alignment.sizes import Sizes
 from alignment.trace import Walk, nested
+from alignment.width_numbers import Numbers
 
-KEEPS_COUNT = {"convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy", "stop_gradient"}
 REMAT = {"checkpoint", "remat", "remat2"}
 
 
@@ -27,15 +31,16 @@ def evaluate(walk: Walk, sizes: Sizes, arrays: Sequence[Any]) -> list[Any]:
         ValueError: where a primitive cannot be run at the new sizes (it is named).
     """
     values = [*walk.params.values(), *walk.data]
-    return [
-        known.array
-        for known in _Run(walk, sizes).call(walk.closed, [Known(*pair) for pair in zip(arrays, values, strict=True)], ())
-    ]
+    run = _Run(walk, sizes)
+    outs = run.call(walk.closed, [Known(*pair) for pair in zip(arrays, values, strict=True)], ())
+    run.numbers.warn()
+    return [known.array for known in outs]
 
 
 class _Run:
     def __init__(self, walk: Walk, sizes: Sizes):
-        self.walk, self.sizes = walk, sizes
+        self.walk, self.sizes, self.numbers = walk, sizes, Numbers(sizes)
+        self.trails: dict[tuple[int, ...], list[Trail]] = {}  # of the results of nested jaxprs, by location
 
     def call(self, closed: ClosedJaxpr, args: Sequence[Known], prefix: tuple[int, ...]) -> list[Known]:
         """The results of a jaxpr."""
@@ -46,10 +51,17 @@ class _Run:
         def read(v: Var | Literal) -> Known:
             return self.constant(v.val) if isinstance(v, Literal) else env[v]
 
+        outside, borrowed = self.numbers.hidden, bool(prefix) and in_library(jaxpr)
+        self.numbers.hidden |= borrowed
         for index, eqn in enumerate(jaxpr.eqns):
+            if not self.numbers.hidden:
+                self.numbers.where = eqn.source_info
             outs = self.equation(eqn, jaxpr, [read(v) for v in eqn.invars], (*prefix, index))
             env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
+        self.numbers.hidden = outside
+        results = [read(v) for v in jaxpr.outvars]
+        self.trails[prefix] = [known.trail for known in results]
+        return results
 
     def constant(self, x: Any) -> Known:
         """What the function brings along."""
@@ -64,15 +76,19 @@ class _Run:
         outs = self.walk.results[location]
         shapes = [self.shape(value) for value in outs]
         before = [known.value.shape for known in ins] + [value.shape for value in outs]
-        if before == [jnp.shape(known.array) for known in ins] + shapes and all(known.count is None for known in ins):
-            made = evaluated(eqn, whole, *(k.array for k in ins))
+        same = before == [jnp.shape(known.array) for known in ins] + shapes
+        e = Equation(eqn, whole, ins, outs, shapes, self.sizes)
+        if same and not any(known.trail.changed for known in ins):
+            made = evaluated(eqn, whole, *e.arrays)
         else:
-            made = self.changed(Equation(eqn, whole, ins, outs, shapes, self.sizes), location)
+            e = replace(e, ins=self.numbers.followed(e))
+            made = self.changed(e, location)
+        trails = self.trails.get(location) or [trail(e)] * len(outs)
+        made = self.numbers.settled(e, made, trails[0]) if trails else made
         for array, shape in zip(made, shapes, strict=True):
             if jnp.shape(array) != shape:
                 raise ValueError(f"cannot run {eqn.primitive.name!r} at other widths: got {jnp.shape(array)}, expected {shape}")
-        count = _count(eqn, ins)
-        return [Known(array, value, count) for array, value in zip(made, outs, strict=True)]
+        return [Known(*known) for known in zip(made, outs, trails, strict=True)]
 
     def changed(self, e: Equation, location: tuple[int, ...]) -> list[Any]:
         """The results of an equation whose operands or results have changed."""
@@ -97,7 +113,7 @@ class _Run:
 
     def inside(self, closed: ClosedJaxpr, e: Equation, location: tuple[int, ...], *arrays: Any) -> list[Any]:
         """The results of a nested call."""
-        args = [Known(a, known.value, known.count) for a, known in zip(arrays, e.ins, strict=True)]
+        args = [replace(known, array=a) for a, known in zip(arrays, e.ins, strict=True)]
         return [known.array for known in self.call(closed, args, location)]
 
     def scan(self, e: Equation, location: tuple[int, ...]) -> list[Any]:
@@ -107,7 +123,7 @@ class _Run:
         carried = self.carried(e, e.ins[first:last])
 
         def body(carry: list, x: list) -> tuple[list, list]:
-            steps = [Known(a, _of_a_step(known.value)) for a, known in zip(x, e.ins[last:], strict=True)]
+            steps = [Known(a, _of_a_step(known.value), known.trail) for a, known in zip(x, e.ins[last:], strict=True)]
             args = [*e.ins[:first], *(Known(a, known.value) for a, known in zip(carry, carried, strict=True)), *steps]
             outs = [known.array for known in self.call(p["jaxpr"], args, location)]
             return outs[: len(carry)], outs[len(carry) :]
@@ -136,7 +152,7 @@ class _Run:
         """One of several branches; all of them make results of the same new shapes."""
 
         def branch(number: int, closed: ClosedJaxpr, *arrays: Any) -> list[Any]:
-            args = [Known(a, known.value) for a, known in zip(arrays, e.ins[1:], strict=True)]
+            args = [replace(known, array=a) for a, known in zip(arrays, e.ins[1:], strict=True)]
             outs = self.call(closed, args, (*location, number))
             return [fitted(known, shape) for known, shape in zip(outs, e.shapes, strict=True)]
 
@@ -151,15 +167,6 @@ class _Run:
 
 def _of_a_step(value: Value) -> Value:
     return Value(value.shape[1:], value.axes[1:])
-
-
-def _count(eqn: JaxprEqn, ins: Sequence[Known]) -> tuple[int, int] | None:
-    """The old and the new number of units that a result is a sum over, if it is one and they differ."""
-    if eqn.primitive.name == "reduce_sum":
-        axes = eqn.params["axes"]
-        old, new = (math.prod(shape[d] for d in axes) for shape in (ins[0].value.shape, ins[0].array.shape))
-        return (old, new) if old != new else None
-    return ins[0].count if eqn.primitive.name in KEEPS_COUNT else None
 
 
 def _is_elementwise(jaxpr: Jaxpr) -> bool:

@@ -2,10 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from alignment.labels import shared
-from alignment.terms import Case, Prod, Ref, Seq, Term, product
+from alignment.terms import Case, Prod, Ref, Seq, Term, product, refs
 from alignment.unification import Terms
+
+
+class Extent(NamedTuple):
+    """How long an axis was and is, and the nodes on it that have changed."""
+
+    old: int
+    new: int
+    nodes: tuple[str, ...] = ()
 
 
 class Sizes:
@@ -22,6 +31,7 @@ class Sizes:
     def __init__(self, terms: Terms, atoms: Mapping[str, tuple[int, ...]], widths: Mapping[str, int]):
         self._terms = terms
         self._new: dict[int, int] = {}
+        self._names = {a: name for name in widths for a in atoms[name]}
         for name, width in widths.items():
             old = [terms.size(Ref(a)) for a in atoms[name]]
             self._new |= dict(zip(atoms[name], shared(old, width), strict=True))
@@ -42,6 +52,19 @@ class Sizes:
         """The new sizes of the factors of some axes taken as one, by the old ones; None where they are no factors of it."""
         pieces = self._terms.factor(product([self._terms.resolve(t) for t in terms]), old)
         return None if pieces is None else [self.size(piece) for piece in pieces]
+
+    def extent(self, term: Term | None, old: int) -> Extent:
+        """Both sizes of an axis."""
+        if term is None:
+            return Extent(old, old)
+        names = {self._names[ref.atom]: None for ref in refs(self._terms.resolve(term)) if ref.atom in self._names}
+        return Extent(old, self.size(term), tuple(names))
+
+    def extents(self, term: Term | None, old: int) -> list[Extent]:
+        """Both sizes of an axis and of its factors."""
+        known = None if term is None else self._terms.resolve(term)
+        factors = known.factors if isinstance(known, Prod) else ()
+        return [self.extent(known, old), *(self.extent(factor, self._terms.size(factor)) for factor in factors)]
 
     def _size(self, term: Term) -> int:
         match term:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from alignment.constants import folded, is_real, is_square
 from alignment.control_flow import CONTROL_FLOW, tied
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.labelling import Seen, build_graph
@@ -20,7 +21,6 @@ from alignment.terms import Group, Ref, Term, refs
 from alignment.unification import Terms
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
-KEEPS_CONSTANT = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose", "copy", "slice", "pad", "neg"}
 KEEPS_SQUARE = {"convert_element_type", "copy", "stop_gradient", "reduce_sum"}
 
 
@@ -175,14 +175,14 @@ class Walk:
         """An array that the function brings along: held fixed, except along axes where all its elements are equal."""
         shape = np.shape(x)
         if not shape:
-            return Value((), (), constant=float(x) if _is_real(jnp.result_type(x)) else None)
+            return Value((), (), constant=float(x) if is_real(jnp.result_type(x)) else None)
         if jnp.issubdtype(x.dtype, jax.dtypes.extended) or not x.size:
             return Value(shape, fixed(self.terms, shape, "constant inside the function"))
         array = np.asarray(x)
         varies = [n > 1 and bool((array != array.take([0], d)).any()) for d, n in enumerate(shape)]
         reason = "constant inside the function"
         axes = tuple(self.terms.fresh(n, pin=reason) if v else None for n, v in zip(shape, varies, strict=True))
-        uniform = not any(varies) and _is_real(array.dtype)
+        uniform = not any(varies) and is_real(array.dtype)
         return Value(shape, axes, constant=float(array.flat[0]) if uniform else None)
 
     def equation(self, eqn: JaxprEqn, ins: list[Value], location: tuple[int, ...]) -> list[Value]:
@@ -201,13 +201,13 @@ class Walk:
         self.used.update((v.source.path, None) for v in ins if v.source is not None)
         shapes = [_shape(v) for v in eqn.outvars]
         seen = Equation(name, eqn.params, ins, shapes)
-        data, square = any(v.data for v in ins), _is_square(eqn)
+        data, square = any(v.data for v in ins), is_square(eqn)
         axes = [ins[0].axes] if square else self._apply_rule(seen)
         outs = [Value(shape, _without_units(shape, a), data) for shape, a in zip(shapes, axes, strict=True)]
         outs = [replace(v, source=followed(eqn, ins, k)) for k, v in enumerate(outs)]
         if len(outs) == 1:
             square |= bool(ins) and ins[0].square and name in KEEPS_SQUARE - {"reduce_sum"}
-            outs = [replace(outs[0], constant=_constant(seen), square=square)]
+            outs = [replace(outs[0], constant=folded(eqn, ins), square=square)]
         for value in outs:
             self.terms.together(value.axes)
         self._see(eqn, outs, location)
@@ -275,32 +275,6 @@ def nested(eqn: JaxprEqn) -> ClosedJaxpr | None:
 def _is_floating(v: Var) -> bool:
     dtype = getattr(v.aval, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-
-
-def _is_real(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.complexfloating)
-
-
-def _is_square(eqn: JaxprEqn) -> bool:
-    match eqn.primitive.name:
-        case "square":
-            return True
-        case "integer_pow":
-            return eqn.params["y"] == 2
-        case "mul":
-            return eqn.invars[0] is eqn.invars[1]
-    return False
-
-
-def _constant(eqn: Equation) -> float | None:
-    if eqn.name == "sub":  # the units that a variance divides by, less none
-        a, b = (v.constant for v in eqn.ins)
-        return None if a is None or b is None else a - b
-    values = {v.constant for v in eqn.ins}
-    if eqn.name not in KEEPS_CONSTANT or len(values) != 1:
-        return None
-    (value,) = values
-    return -value if eqn.name == "neg" and value is not None else value
 
 
 def _shape(v: Var) -> tuple[int, ...]:
