@@ -1,7 +1,7 @@
 """A network with other widths, by its graph alone: the same function over tensors whose nodes have grown or shrunk."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignment.checks import check_count, kind_of
 from alignment.graph import Graph, PyTree, flatten
 from alignment.labels import AxisLabel, new_size, node_axes
 from alignment.resized_program import evaluate
+from alignment.resized_values import Shape
 from alignment.sizes import Sizes
 from alignment.trace import walked
 
@@ -20,7 +22,7 @@ Signature = tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]  # the structure
 
 @dataclass(frozen=True)
 class Resized:
-    """`apply` for variables of other widths. Called as `apply` is; every call traces that anew, so put it under `jax.jit`.
+    """`apply` for variables of other widths. Called as `apply` is, and compiled for each shape of the inputs.
 
     It can be traced, learned, resized again and compared like any other function.
 
@@ -36,7 +38,11 @@ class Resized:
 
     def __call__(self, variables: PyTree, *inputs: PyTree) -> PyTree:
         """What `apply` returns, computed from variables of the new shapes."""
-        return _run(self, variables, inputs)
+        return self._compiled(variables, inputs)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[PyTree, tuple], PyTree]:
+        return jax.jit(functools.partial(_run, self))
 
     @functools.cached_property
     def _variables(self) -> PyTree:
@@ -47,10 +53,15 @@ class Resized:
 def resize(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, widths: Mapping[str, int] | None = None) -> Resized:
     """The function that a network is for variables whose nodes have other widths.
 
-    What a layer's code says of sizes (reshapes, broadcasts, zero padding, slices of fused projections, the number of units
-    that a mean divides by) is rewritten along the axes of the nodes; nothing else changes. So it serves networks whose code
-    has its widths written into it. A width that is used otherwise (the root of it, or one less) is not recognised and stays
-    the old one. `transport` with rectangular maps makes the variables.
+    What a layer's code says of sizes (reshapes, broadcasts, zero padding, slices of fused projections) is rewritten along the
+    axes of the nodes. So it serves networks whose code has its widths written into it. `transport` with rectangular maps makes
+    the variables.
+
+    Numbers that stand for a width n follow where they undo a sum over n units: n in a mean, n - 1 in an unbiased variance, the
+    root of n in an RMSNorm, log(n) of an entropy, a constant vector with entries 1 / n. Others that equal n, its root, its
+    logarithm or one over these, and meet features of that width or what was contracted over it, stay as they are with a
+    warning that names them and their line; the scale of attention stays without one. See `alignment.width_numbers`. What is
+    not recognised, and stays silently, are other functions of a width, such as the root of 2 / n.
 
     Args:
         apply: the network, in evaluation or training mode: `(variables, *inputs) -> outputs`, or `-> (outputs, variables
@@ -60,7 +71,11 @@ def resize(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, widths
         widths: the new units of each node that has changed; by default what `widths_of` reads off the variables.
 
     Raises:
-        ValueError: variables of another structure, or whose shapes are not those of the graph with other widths.
+        ValueError: variables of another structure, or whose shapes are not those of the graph with other widths; widths that
+            are no positive integers by the names of nodes.
+
+    Warns:
+        UserWarning: when it is called, once for each number that stays and may stand for a width that has changed.
     """
     found = widths_of(graph, variables, widths)
     changed = {name: width for name, width in found.items() if width != graph.nodes[name].size}
@@ -79,12 +94,10 @@ def widths_of(graph: Graph, variables: PyTree, known: Mapping[str, int] | None =
             others are indexed by are otherwise taken to keep theirs.
 
     Raises:
-        ValueError: if no widths of the nodes make these shapes (the path and both shapes are named), a node that the graph
-            does not have.
+        ValueError: if no widths of the nodes make these shapes (the path and both shapes are named), or several do (the nodes
+            and the axis are named); a node that the graph does not have, a width that is no positive integer.
     """
-    found = dict(known or {})
-    if foreign := found.keys() - graph.nodes.keys():
-        raise ValueError(f"no node named {min(foreign)!r}; the graph has {', '.join(graph.nodes)}")
+    found = _checked(graph, {} if known is None else known)
     shapes = {path: np.shape(x) for path, x in flatten(variables).items()}
     if odd := sorted(shapes.keys() ^ graph.shapes.keys()):
         raise ValueError(f"variables do not fit the graph: {odd[0]!r} is a leaf of only one of them")
@@ -98,12 +111,38 @@ def widths_of(graph: Graph, variables: PyTree, known: Mapping[str, int] | None =
     indexing = {name for node in graph.nodes.values() for name in node.index if name in graph.nodes}
     found |= {name: graph.nodes[name].size for name in indexing - found.keys()}
     solve()
+    unknown = graph.nodes.keys() - found.keys()
     found = {name: found.get(name, node.size) for name, node in graph.nodes.items()}
     for path, labels in graph.axes.items():
         expected = tuple(new_size(label, found) for label in labels)
         if shapes[path] != expected:
-            raise ValueError(f"no widths of the nodes give {path!r} the shape {shapes[path]}: the nearest is {expected}")
+            _refuse(path, labels, shapes[path], expected, unknown)
     return found
+
+
+def _checked(graph: Graph, known: Mapping[str, int]) -> dict[str, int]:
+    """The widths that are given. Raises ValueError as `widths_of` does."""
+    if not isinstance(known, Mapping):
+        raise ValueError(f"widths must be a mapping from nodes to numbers of units, got {kind_of(known)}")
+    if foreign := [name for name in known if name not in graph.nodes]:
+        raise ValueError(f"no node named {foreign[0]!r}; the graph has {', '.join(graph.nodes)}")
+    for name, width in known.items():
+        check_count(f"the width of {name!r}", width)
+    return {name: int(width) for name, width in known.items()}
+
+
+def _refuse(path: str, labels: Sequence[AxisLabel], got: Shape, expected: Shape, unknown: Set[str]) -> None:
+    """Say why the shape of a leaf is not the one of the widths that were found."""
+    for d, label in enumerate(labels[: len(got)]):
+        several = sorted({axis.node for axis in node_axes(label)} & unknown)
+        if got[d] != expected[d] and len(several) > 1:
+            names = " and ".join(map(repr, several))
+            raise ValueError(
+                f"the widths of {names} cannot be told apart: together they fill axis {d} of {path!r}, which has {got[d]} units "
+                f"instead of {label.size}. Give the widths of all but one of them, as numbers of "
+                "units by name: the rows of their maps, `maps[name].push.shape[-2]`, if `transport` made the variables"
+            )
+    raise ValueError(f"no widths of the nodes give {path!r} the shape {got}: the nearest is {expected}")
 
 
 def _solved(label: AxisLabel, size: int, known: Mapping[str, int]) -> list[tuple[str, int]]:

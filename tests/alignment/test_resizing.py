@@ -182,6 +182,54 @@ def test_shapes_that_no_widths_make_are_refused():
         widths_of(net.graph, net.variables, {"third": 4})
 
 
+def test_nodes_that_share_every_axis_are_named():
+    def apply(v, x):
+        left, right = jnp.split(x @ v["fused"], [2], axis=1)
+        return jnp.concatenate([jnp.tanh(left), jax.nn.relu(right)], axis=1) @ v["down"]
+
+    small, wide = ({"fused": jnp.ones((4, n)), "down": jnp.ones((n, 2))} for n in (5, 9))
+    graph = trace(apply, small, jnp.ones((1, 4)))
+    a, b = graph.nodes
+    with pytest.raises(ValueError, match=rf"widths of '{a}' and '{b}' cannot be told apart: .* axis 0 of 'down', .* 9 units"):
+        widths_of(graph, wide)
+    assert widths_of(graph, wide, {a: np.int64(3)}) == {a: 3, b: 6}
+
+
+@pytest.mark.parametrize(
+    ("widths", "says"),
+    [
+        ([("first", 4)], "widths must be a mapping from nodes to numbers of units, got list"),
+        ({"first": 4.0}, "the width of 'first' must be an integer of 1 or more, got 4.0"),
+        ({"first": 0}, "the width of 'first' must be an integer of 1 or more, got 0"),
+        ({3: 4}, "no node named 3"),
+    ],
+)
+def test_widths_of_a_wrong_kind_are_refused(widths, says):
+    net = networks.network("mlp")
+    with pytest.raises(ValueError, match=says):
+        resize(net.apply, net.graph, net.variables, widths)
+
+
+def test_a_second_call_traces_nothing():
+    net, calls = networks.network("mlp"), []
+    wide = transport(net.graph, {"first": doubled(net.graph.nodes["first"])}, net.variables)
+
+    def apply(v, x):
+        calls.append(x.shape)
+        return net.apply(v, x)
+
+    larger = resize(apply, net.graph, wide)
+    first = larger(wide, net.inputs)
+    np.testing.assert_array_equal(larger(wide, net.inputs), first)
+    same(
+        larger(jax.tree.map(jnp.zeros_like, wide), net.inputs),
+        net.apply(jax.tree.map(jnp.zeros_like, net.variables), net.inputs),
+    )
+    assert len(calls) == 1
+    larger(wide, net.inputs[:2])
+    assert len(calls) == 2
+
+
 def test_variables_of_other_widths_than_the_function_are_refused():
     net = networks.network("mlp")
     wide = transport(net.graph, {"first": doubled(net.graph.nodes["first"])}, net.variables)

@@ -1,11 +1,17 @@
 """Numbers that code derives from widths: they follow, or a warning names them; the oracle is the same code at the new width."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alignment import resize, trace
+from alignment.graph import path_name
+from npmerge.models import MODELS, Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, WithWidths, build, example
+from tests.contract.test_models import CONFIGS, generic, inputs
 
 IN, OUT = 3, 2
 RNG = np.random.default_rng(0)
@@ -110,3 +116,51 @@ def test_numbers_that_may_mean_anything_stay_and_are_named(name, old):
     ):
         got, native = compared(lambda n: network(form, n), old, 11)
     assert not np.allclose(got, native, rtol=1e-2)  # else there was nothing to warn of
+
+
+WIDER: dict[type[Config], dict[str, Any]] = {  # other widths that the configurations themselves can say
+    Mlp: {"hidden": (9, 7)},
+    Vgg: {"stages": ((5,), (7, 3)), "dense": (11,)},
+    ResNetCifar: {"width": 6},
+    ResNet: {"width": 5},
+    Vit: {"width": 12, "heads": 3, "hidden": 9},
+    Bert: {"width": 12, "heads": 3, "hidden": 9},
+    Gpt2: {"width": 12, "heads": 3, "hidden": 9},
+    Llama: {"width": 12, "heads": 3, "hidden": 9},
+    WithWidths: {},
+}
+
+
+def plain(config):
+    return config.config if isinstance(config, WithWidths) else config
+
+
+def resized(config, other, train=False):
+    """A model for variables of another configuration, and that configuration's own."""
+    net, native = build(config), build(other)
+    graph = trace(net.apply, net.variables, example(config))
+    indexing = {i for node in graph.nodes.values() for i in node.index if i in graph.nodes}
+    heads = {name: other.heads for name in indexing if graph.nodes[name].size == plain(config).heads}
+    functions = (net.train_apply, native.train_apply) if train else (net.apply, native.apply)
+    return resize(functions[0], graph, native.variables, heads), functions[1], generic(native.variables)
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("config", [CONFIGS[m][-1] for m in MODELS], ids=lambda c: type(c).__name__)
+def test_models_at_other_widths_are_those_built_at_them(config, train):
+    other = dataclasses.replace(plain(config), **WIDER[type(plain(config))])
+    ours, native, v = resized(config, other, train)
+    got, expected = jax.jit(ours)(v, inputs(config)), jax.jit(native)(v, inputs(config))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), got, expected)
+
+
+def test_the_scale_of_attention_stays():
+    """Six features in a head instead of four: as of the model built so, with queries times the root of 6 / 4."""
+    config = CONFIGS[Vit][0]
+    ours, native, v = resized(config, dataclasses.replace(config, width=12))
+    path = ("params", "blocks", "0", "attention", "query")
+    scaled_query = jax.tree_util.tree_map_with_path(
+        lambda p, x: x * jnp.float32(1.5**0.5) if path_name(p).startswith("/".join(path)) else x, v
+    )
+    np.testing.assert_allclose(ours(v, inputs(config)), native(scaled_query, inputs(config)), rtol=1e-3, atol=1e-4)
+    assert not np.allclose(ours(v, inputs(config)), native(v, inputs(config)), rtol=1e-2)
