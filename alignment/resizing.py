@@ -138,9 +138,9 @@ def _refuse(path: str, labels: Sequence[AxisLabel], got: Shape, expected: Shape,
         if got[d] != expected[d] and len(several) > 1:
             names = " and ".join(map(repr, several))
             raise ValueError(
-                f"the widths of {names} cannot be told apart: together they fill axis {d} of {path!r}, which has {got[d]} units "
-                f"instead of {label.size}. Give the widths of all but one of them, as numbers of "
-                "units by name: the rows of their maps, `maps[name].push.shape[-2]`, if `transport` made the variables"
+                f"the widths of {names} cannot be told apart: together they fill axis {d} of {path!r}, which has "
+                f"{got[d]} units instead of {label.size}. Give the widths of all but one of them, as numbers "
+                "of units by name: the rows of their maps, `maps[name].push.shape[-2]`, if `transport` made the variables"
             )
     raise ValueError(f"no widths of the nodes give {path!r} the shape {got}: the nearest is {expected}")
 
