@@ -12,6 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def unknown(kind: str, name: Any, valid: Iterable[str]) -> str:
+    """The message for a misspelt name: what was got, the nearest valid one, and all of them."""
+    nearest = {v.lower(): v for v in valid}
+    best = difflib.get_close_matches(str(name).lower(), nearest, n=1, cutoff=0.0)
+    if not best:
+        return f"unknown {kind} {name!r}: there are none"
+    return f"unknown {kind} {name!r}: the nearest is {nearest[best[0]]!r}, expected one of {', '.join(nearest.values())}"
+
+
 def check_count(name: str, value: Any, least: int = 1) -> None:
     """Unless `value` is an integer, `least` or more."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
@@ -67,9 +76,3 @@ def check_key(key: Any) -> None:
     dtype = getattr(key, "dtype", None)
     if key is not None and (dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == np.uint32)):
         raise ValueError(f"key must be jax.random.key(...) or None, got {key!r}")
-
-
-def nearest(name: Any, names: Iterable[str]) -> str:
-    """What a message says behind a name that is none of these: which of them it resembles most; nothing if there are none."""
-    found = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)
-    return f", the nearest is {found[0]!r}" if found else ""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from alignment.checks import check_count, check_fraction, nearest
+from alignment.checks import check_count, check_fraction, unknown
 from alignment.graph import Graph, PyTree, weights_of
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Product, Segments
 from alignment.polynomial import Polynomial, product, total
@@ -80,8 +80,8 @@ class Costs:
 
     def _known(self, values: Mapping[str, float]) -> Mapping[str, float]:
         sizes = dict(self.sizes)
-        if foreign := sorted(values.keys() - sizes.keys()):
-            raise ValueError(f"no node named {foreign[0]!r}{nearest(foreign[0], sizes)}; the network has {', '.join(sizes)}")
+        if foreign := values.keys() - sizes.keys():
+            raise ValueError(unknown("node", min(foreign), sizes))
         return values
 
 

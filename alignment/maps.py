@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignment.blocks import Bare, axis_of, each_block
+from alignment.checks import unknown
 from alignment.graph import Graph, Node, PyTree, path_name
 from alignment.labels import NodeAxis, mentions
 
@@ -108,7 +109,7 @@ def check_maps(graph: Graph, maps: Maps) -> None:
     """Raise ValueError for a node that the graph does not have or a map that does not fit its node."""
     for name, m in maps.items():
         if name not in graph.nodes:
-            raise ValueError(f"no node named {name!r}; the graph has {', '.join(graph.nodes)}")
+            raise ValueError(unknown("node", name, graph.nodes))
         if not isinstance(m, NodeMap):
             raise ValueError(f"the map of {name!r} must be a NodeMap, got {type(m).__name__}")
         size, copies = graph.nodes[name].size, graph.nodes[name].copies

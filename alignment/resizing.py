@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import check_count, kind_of
+from alignment.checks import check_count, kind_of, unknown
 from alignment.graph import Graph, PyTree, flatten
 from alignment.labels import AxisLabel, new_size, node_axes
 from alignment.resized_program import evaluate
@@ -111,12 +111,12 @@ def widths_of(graph: Graph, variables: PyTree, known: Mapping[str, int] | None =
     indexing = {name for node in graph.nodes.values() for name in node.index if name in graph.nodes}
     found |= {name: graph.nodes[name].size for name in indexing - found.keys()}
     solve()
-    unknown = graph.nodes.keys() - found.keys()
+    unsolved = graph.nodes.keys() - found.keys()
     found = {name: found.get(name, node.size) for name, node in graph.nodes.items()}
     for path, labels in graph.axes.items():
         expected = tuple(new_size(label, found) for label in labels)
         if shapes[path] != expected:
-            _refuse(path, labels, shapes[path], expected, unknown)
+            _refuse(path, labels, shapes[path], expected, unsolved)
     return found
 
 
@@ -125,16 +125,16 @@ def _checked(graph: Graph, known: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(known, Mapping):
         raise ValueError(f"widths must be a mapping from nodes to numbers of units, got {kind_of(known)}")
     if foreign := [name for name in known if name not in graph.nodes]:
-        raise ValueError(f"no node named {foreign[0]!r}; the graph has {', '.join(graph.nodes)}")
+        raise ValueError(unknown("node", foreign[0], graph.nodes))
     for name, width in known.items():
         check_count(f"the width of {name!r}", width)
     return {name: int(width) for name, width in known.items()}
 
 
-def _refuse(path: str, labels: Sequence[AxisLabel], got: Shape, expected: Shape, unknown: Set[str]) -> None:
+def _refuse(path: str, labels: Sequence[AxisLabel], got: Shape, expected: Shape, unsolved: Set[str]) -> None:
     """Say why the shape of a leaf is not the one of the widths that were found."""
     for d, label in enumerate(labels[: len(got)]):
-        several = sorted({axis.node for axis in node_axes(label)} & unknown)
+        several = sorted({axis.node for axis in node_axes(label)} & unsolved)
         if got[d] != expected[d] and len(several) > 1:
             names = " and ".join(map(repr, several))
             raise ValueError(
@@ -147,10 +147,10 @@ def _refuse(path: str, labels: Sequence[AxisLabel], got: Shape, expected: Shape,
 
 def _solved(label: AxisLabel, size: int, known: Mapping[str, int]) -> list[tuple[str, int]]:
     """The width of the only node of an axis that is not known yet, from the size of the axis."""
-    unknown = {axis.node for axis in node_axes(label)} - known.keys()
-    if len(unknown) != 1:
+    unsolved = {axis.node for axis in node_axes(label)} - known.keys()
+    if len(unsolved) != 1:
         return []
-    (name,) = unknown
+    (name,) = unsolved
     fits = [n for n in range(1, size + 1) if new_size(label, {**known, name: n}) == size]
     return [(name, fits[0])] if len(fits) == 1 else []
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import NamedTuple
 
-from alignment.checks import nearest
+from alignment.checks import unknown
 from alignment.graph import Graph, Node
 from alignment.labels import node_axes
 from alignment.sites import Site
@@ -42,8 +42,7 @@ def check_separable(graph: Graph, ratios: Mapping[str, float]) -> None:
     for name, ratio in ratios.items():
         can = f"those that can change width are {', '.join(separable(graph)) or 'none'}"
         if name not in graph.nodes:
-            near = nearest(name, graph.nodes)
-            raise ValueError(f"no node named {name!r}{near} (inputs, outputs and what is tied to them are none): {can}")
+            raise ValueError(f"{unknown('node', name, graph.nodes)} (inputs, outputs and what is tied to them are none); {can}")
         if name in fixed and ratio > 0:
             raise ValueError(f"node {name!r} must stay merged, got ratio {ratio}: {fixed[name]}; {can}")
 

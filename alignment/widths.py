@@ -1,10 +1,9 @@
 """The widths that networks of different widths come to, and which nodes cannot change theirs."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.checks import check_count
+from alignment.checks import check_count, unknown
 from alignment.graph import Graph
 from alignment.heads import grouped
 from alignment.labels import new_size
@@ -49,8 +48,7 @@ def new_widths(graphs: Sequence[Graph], width: Width) -> dict[str, int]:
     first, fixed = graphs[0].nodes, grouped(graphs[0])
     wanted = dict(width) if isinstance(width, tuple) else {n: width for n in first if width and n not in fixed}
     if foreign := sorted(wanted.keys() - first.keys()):
-        near = difflib.get_close_matches(foreign[0], first, n=1, cutoff=0)
-        raise ValueError(f"width names {foreign[0]!r}, which is no node of the graph: the nearest is {', '.join(near)!r}")
+        raise ValueError(unknown("node in width", foreign[0], first))
     found = {name: wanted.get(name, node.size) for name, node in first.items()}
     for name in fixed:
         _check_fixed(name, first[name].size, found[name], "the width asked for")

@@ -1,6 +1,5 @@
 """ZipIt: the units of all models, within and across them, into the slots of one network."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +12,7 @@ from jaxtyping import Array
 from alignment import matchers
 from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, Stats, joint_moments, of_one_width
-from alignment.checks import check_fraction, check_number
+from alignment.checks import check_fraction, check_number, unknown
 from alignment.graph import Graph, Node, PyTree
 from alignment.heads import families, grouped, permuted
 from alignment.maps import Maps, NodeMap, identity
@@ -169,6 +168,5 @@ def _matrices(slots: Slots, models: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _place(names: Sequence[str], name: str, field: str) -> int:
     if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-        raise ValueError(f"{field} {name!r} is no node of the graph: the nearest is {(nearest or ['none'])[0]!r}")
+        raise ValueError(unknown(f"node in {field}", name, names))
     return names.index(name)

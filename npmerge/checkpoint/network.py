@@ -1,8 +1,6 @@
 """Networks of `npmerge.models` as files: the configuration that builds them goes into the record."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignment.checks import unknown
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.safetensors import Record, load, load_record, save
 
@@ -68,13 +67,6 @@ def fitted(config: "Config", variables: PyTree, name: str) -> PyTree:
     if wrong:
         raise ValueError(f"{name} does not fit {config}: {'; '.join(wrong)}")
     return jax.tree.unflatten(jax.tree.structure(own), [got[path] for path in expected])
-
-
-def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
-    """The message for a misspelt name: what was got, the nearest valid one, and all of them."""
-    nearest = {v.lower(): v for v in valid}
-    best = difflib.get_close_matches(str(name).lower(), nearest, n=1, cutoff=0.0)
-    return f"unknown {kind} {name!r}: the nearest is {nearest[best[0]]!r}, expected one of {', '.join(nearest.values())}"
 
 
 def _shape(leaves: dict[str, Any], path: str) -> str:

@@ -4,8 +4,8 @@ import dataclasses
 import re
 
 from alignment import ALIGNMENTS, Alignment, Graph, OptimalTransport, ZipIt
+from alignment.checks import unknown
 from alignment.heads import grouped
-from npmerge.checkpoint.network import unknown
 
 METHODS: dict[str, type[Alignment]] = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "-", a.__name__).lower(): a for a in ALIGNMENTS if not a.resizes

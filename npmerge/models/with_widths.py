@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
-from alignment.checks import check_kinds
+from alignment.checks import check_kinds, unknown
 from alignment.graph import Graph, path_name
 from alignment.labels import new_size
 from alignment.resizing import resize
@@ -41,7 +41,7 @@ class WithWidths(Config):
         own = _graph(self.config).nodes
         for name, _ in self.widths:
             if name not in own:
-                raise ValueError(f"no node named {name!r} in {self.config}: it has {', '.join(own)}")
+                raise ValueError(unknown("node", name, own))
 
     @classmethod
     def of(cls, config: Config, widths: Mapping[str, int]) -> Config:

@@ -183,9 +183,9 @@ def test_mistakes_are_named(perceptron):
     for weights in (None, 1.0, [(first, 1.0)]):
         with pytest.raises(ValueError, match=f"as a mapping from their names: got {type(weights).__name__}"):
             allocate(found, graph, weights, 1.5)
-    with pytest.raises(ValueError, match="no node named 'params/layer/0', the nearest is 'params/layers/0'"):
+    with pytest.raises(ValueError, match="unknown node 'params/layer/0': the nearest is 'params/layers/0'"):
         allocate(found, graph, {"params/layer/0": 1.0}, 1.5)
-    with pytest.raises(ValueError, match=r"no node named 'layer'.*those that can change width are params/layers/0"):
+    with pytest.raises(ValueError, match=r"unknown node 'layer': .*those that can change width are params/layers/0"):
         allocate(found, graph, {"layer": 1.0}, 1.5)
 
 

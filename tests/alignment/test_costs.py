@@ -180,7 +180,7 @@ def test_structural_zeros_are_what_does_not_count():
 
 def test_mistakes_are_named():
     _, graph, found = measured("mlp")
-    with pytest.raises(ValueError, match="no node named 'params/layer/0', the nearest is 'params/layers/0'; the network has"):
+    with pytest.raises(ValueError, match="unknown node 'params/layer/0': the nearest is 'params/layers/0', expected one of"):
         found.flops({"params/layer/0": 3})
     first, *_ = graph.nodes
     for count in (found.flops, found.parameters):

@@ -270,7 +270,7 @@ def test_integer_leaves_are_untouched():
 
 def test_errors_name_what_was_got_and_what_was_expected():
     net = networks.network("mlp")
-    with pytest.raises(ValueError, match="no node named 'frist'; the graph has first, second"):
+    with pytest.raises(ValueError, match="unknown node 'frist': the nearest is 'first', expected one of first, second"):
         transport(net.graph, {"frist": identity(8)}, net.variables)
     with pytest.raises(ValueError, match="'first' takes 7 units, the node has 8"):
         transport(net.graph, {"first": identity(7)}, net.variables)

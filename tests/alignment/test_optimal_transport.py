@@ -414,7 +414,7 @@ def test_statistics_and_widths_are_checked():
     stats = collect(apply, graphs, models, [(X, None)], [JointMoments()])
     with pytest.raises(ValueError, match=r"got models with 6 \+ 8 units at node 'second', but the statistics are of 12"):
         align(OptimalTransport(), [graph(8, 6), graph(6, 8)], [model((8, 6), 0), model((6, 8), 0)], stats=stats)
-    with pytest.raises(ValueError, match=r"width names 'frist', which is no node of the graph: the nearest is 'first'"):
+    with pytest.raises(ValueError, match="unknown node in width 'frist': the nearest is 'first'"):
         align(OptimalTransport(width=(("frist", 3),)), graphs, models, stats=stats)
     broken = {JointMoments: {n: m._replace(mean=m.mean * jnp.nan) for n, m in stats[JointMoments].items()}}
     with pytest.raises(ValueError, match="non-finite moments of node 'first'"):

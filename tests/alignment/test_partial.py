@@ -207,7 +207,7 @@ def test_mistakes_are_named():
         PartialMatching(ratio=("a", 0.5))
     with pytest.raises(ValueError, match="starts from an alignment by permutations, got Procrustes"):
         PartialMatching(Procrustes())
-    with pytest.raises(ValueError, match=r"no node named 'layer'.*can change width are params/layers/0"):
+    with pytest.raises(ValueError, match=r"unknown node 'layer': the nearest is .*can change width are params/layers/0"):
         align(PartialMatching(ratio={"layer": 0.5}), graph, [trained("mlp", 0)] * 2)
     wide = build(Mlp(inputs=5, hidden=(9, 6), classes=3))
     graphs = [graph, trace(wide.apply, wide.variables, example(CONFIGS["mlp"]))]

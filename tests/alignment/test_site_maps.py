@@ -122,5 +122,5 @@ def test_errors():
     site = net.graph.sites[0]
     with pytest.raises(ValueError, match=r"'first/kernel' have 16 features once moved, expected 8.*resized="):
         outputs_moved(net.graph, {"first": doubled(net.graph.nodes["first"])}, site, data(6, 8))
-    with pytest.raises(ValueError, match="no node named 'third'"):
+    with pytest.raises(ValueError, match="unknown node 'third'"):
         inputs_moved(net.graph, {"third": permutation(np.arange(8))}, site, data(6, 5))

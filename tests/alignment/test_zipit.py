@@ -253,7 +253,7 @@ def test_start_and_stop():
         chex.assert_trees_all_equal(found["out"], own["out"])
         chex.assert_trees_all_equal(found["second"]["bias"], own["second"]["bias"])
     for field in ("start", "stop"):
-        with pytest.raises(ValueError, match=f"{field} 'secnod' is no node of the graph: the nearest is 'second'"):
+        with pytest.raises(ValueError, match=f"unknown node in {field} 'secnod': the nearest is 'second', expected"):
             nodes(**{field: "secnod"})
     with pytest.raises(ValueError, match="no nodes from start 'second' to stop 'first': the order is first, second"):
         nodes(start="second", stop="first")

@@ -140,7 +140,7 @@ def test_maps_that_repair_cannot_use():
         ([identities], {}, "expected maps for each of 2 models, got 1"),
         ([identities, turned], {}, "the map of 'first' in model 1 has negative entries"),
         ([identities] * 2, {"weights": (0.5, 0.5)}, "repair takes weights or maps, not both"),
-        ([identities, {"frist": identities["first"]}], {}, "no node named 'frist'"),
+        ([identities, {"frist": identities["first"]}], {}, "unknown node 'frist'"),
     ):
         with pytest.raises(ValueError, match=told):
             repair(NET.apply, NET.graph, MODELS[0], MODELS, BATCHES, maps=maps, **options)
