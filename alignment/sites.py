@@ -72,26 +72,28 @@ class Site:
         if self.primitive == "dot_general":
             (contracted, batch), _ = self._dims(1 - self.weight)
             return _arranged(x, batch, _free(x.ndim, contracted, batch), contracted)
-        numbers, groups = self.params["dimension_numbers"], self.params["feature_group_count"]
-        return _grouped(self._patches(x, numbers), numbers.out_spec[1], groups)
+        patches, groups = self._patches(x), self.params["feature_group_count"]
+        grouped = patches.reshape(-1, patches.shape[-2], groups, patches.shape[-1] // groups)
+        rows = jnp.moveaxis(grouped, 2, 0).reshape(groups, len(grouped), -1)
+        return rows if groups > 1 else rows[0]
 
-    def _patches(self, x: Array, numbers: jax.lax.ConvDimensionNumbers) -> Array:
-        """The patches of a convolution as channels, laid out as its results are."""
+    def _patches(self, x: Array) -> Array:
+        """What the window of a convolution sees at each place of its result: (*places, window, channels)."""
+        p, numbers = self.params, self.params["dimension_numbers"]
+        x = x.transpose(*(numbers.lhs_spec[numbers.out_spec.index(d)] for d in self.samples(x.ndim)), numbers.lhs_spec[1])
+        axes = [self.samples(x.ndim).index(d) for d in numbers.out_spec[2:]]
+        config = [(0, 0, 0)] * x.ndim
+        for d, (low, high), dilation in zip(axes, p["padding"], p["lhs_dilation"], strict=True):
+            config[d] = (low, high, dilation - 1)
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), config)
         window = [self.shape[d] for d in numbers.rhs_spec[2:]]
-        if math.prod(window) == math.prod(self.params["lhs_dilation"]) == 1 and not np.any(self.params["padding"]):
-            strides = dict(zip(numbers.lhs_spec[2:], self.params["window_strides"], strict=True))
-            pixels = x[tuple(slice(None, None, strides.get(d)) for d in range(x.ndim))]
-            return pixels.transpose([numbers.lhs_spec[numbers.out_spec.index(d)] for d in range(x.ndim)])
-        return jax.lax.conv_general_dilated_patches(
-            x,
-            window,
-            self.params["window_strides"],
-            self.params["padding"],
-            lhs_dilation=self.params["lhs_dilation"],
-            rhs_dilation=self.params["rhs_dilation"],
-            dimension_numbers=_patch_numbers(numbers, x.ndim),
-            precision=jax.lax.Precision.HIGHEST,
-        )
+        seen = []
+        for place in np.ndindex(*window):
+            cut = [slice(None)] * x.ndim
+            for d, k, size, stride, step in zip(axes, place, window, p["window_strides"], p["rhs_dilation"], strict=True):
+                cut[d] = slice(k * step, x.shape[d] - (size - 1 - k) * step, stride)
+            seen.append(x[tuple(cut)])
+        return jnp.stack(seen, -2)
 
     def outputs(self, y: Array) -> Float[Array, "*groups samples columns"]:
         """The result of the equation in the same arrangement."""
@@ -125,7 +127,7 @@ class Site:
         numbers, groups = self.params["dimension_numbers"], self.params["feature_group_count"]
         made, inner, *window = numbers.rhs_spec
         by_group = jnp.moveaxis(weight, made, 0).reshape(groups, -1, *(n for d, n in enumerate(weight.shape) if d != made))
-        places = [2 + d - (d > made) for d in (inner, *window)]
+        places = [2 + d - (d > made) for d in (*window, inner)]
         matrix = _arranged(by_group, [0], places, [1])
         return matrix if groups > 1 else matrix[0]
 
@@ -173,8 +175,3 @@ def _grouped(x: Array, channel: int, groups: int) -> Array:
     if groups == 1:
         return x.reshape(-1, x.shape[-1])
     return jnp.moveaxis(x.reshape(-1, groups, x.shape[-1] // groups), 1, 0)
-
-
-def _patch_numbers(numbers: jax.lax.ConvDimensionNumbers, ndim: int) -> jax.lax.ConvDimensionNumbers:
-    """The same layout of images; the kernel of the patches is made by JAX, always as (out, in, window)."""
-    return jax.lax.ConvDimensionNumbers(numbers.lhs_spec, tuple(range(ndim)), numbers.out_spec)

@@ -108,8 +108,8 @@ def bytes_of(layer: Layer) -> int:
 def solved(sums: Sums, allowed: Bool[np.ndarray, "*copies rows columns"], ridge: float) -> Change:
     """The change D of the allowed entries that minimises ||Z_in (W + D) - Z_out||^2 + r ||D||^2, r = ridge tr(G) / rows.
 
-    Columns with the same allowed rows S are solved together: (G_SS + r I) D_S = C_S. Where that is singular, without a ridge,
-    D has the least norm: directions that were never seen keep what the layer does.
+    Columns with the same allowed rows S are solved together: (G_SS + r I) D_S = C_S. Where that is singular and no ridge holds
+    it above rounding, D has the least norm: directions that were never seen keep what the layer does.
 
     Args:
         sums: the normal equations.
@@ -130,11 +130,10 @@ def solved(sums: Sums, allowed: Bool[np.ndarray, "*copies rows columns"], ridge:
             block = np.ix_(rows, columns)
             inside, wanted = g if len(rows) == len(g) else g[np.ix_(rows, rows)], cross[copy][block].astype(np.float64)
             vague = float(sums.samples) < len(rows) or _is_singular(inside)
-            found = _by_eigenvalues(inside, wanted, size) if vague else _regular(inside, wanted, size)
-            better = 2 * np.vdot(found, wanted) - np.vdot(found, inside @ found)
-            singular |= vague
-            if better > 0:  # below nothing there is only rounding
-                change[copy][block], gain = found, gain + better
+            held = _cholesky(inside, size) if not vague or size > _rounding(inside) else None
+            found = _by_eigenvalues(inside, wanted, size) if held is None else scipy.linalg.cho_solve((held, True), wanted)
+            change[copy][block], singular = found, singular or vague
+            gain += np.vdot(found, wanted) + size * np.vdot(found, found)  # 2 D.C - D.GD, as (G + r I) D = C
     return Change(change, gain, singular)
 
 
@@ -148,10 +147,19 @@ def _blocks(allowed: Bool[np.ndarray, "rows columns"], rows: int) -> Iterator[tu
             yield inside, columns
 
 
-def _regular(gram: np.ndarray, wanted: np.ndarray, size: float) -> np.ndarray:
-    held = gram.copy()
+def _cholesky(gram: np.ndarray, size: float = 0.0) -> np.ndarray | None:
+    """The lower factor with so much added to the diagonal; None where there is none."""
+    held = np.array(gram.T, order="F")  # as LAPACK wants it, copied straight
     held[np.diag_indices_from(held)] += size
-    return scipy.linalg.cho_solve(scipy.linalg.cho_factor(held, lower=True, overwrite_a=True, check_finite=False), wanted)
+    try:
+        return scipy.linalg.cholesky(held, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return None
+
+
+def _rounding(gram: np.ndarray) -> float:
+    """How far the eigenvalues of sums in float32 may be off: errors of the entries add up like those of a random matrix."""
+    return float(SINGULAR * np.trace(gram) / np.sqrt(len(gram)))
 
 
 def _by_eigenvalues(gram: np.ndarray, wanted: np.ndarray, size: float) -> np.ndarray:
@@ -164,9 +172,8 @@ def _by_eigenvalues(gram: np.ndarray, wanted: np.ndarray, size: float) -> np.nda
 
 def _is_singular(gram: np.ndarray) -> bool:
     """Whether a sum in float32 leaves directions open."""
-    try:
-        factor, _ = scipy.linalg.cho_factor(gram, lower=True, check_finite=False)
-    except np.linalg.LinAlgError:
+    factor = _cholesky(gram)
+    if factor is None:
         return True
     rcond, _ = scipy.linalg.lapack.dpocon(factor, np.abs(gram).sum(0).max(), uplo="L")
     return bool(rcond < SINGULAR)
