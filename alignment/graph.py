@@ -19,6 +19,7 @@ from alignment.labels import AxisLabel, Interval, mentions
 from alignment.sites import Site
 
 PyTree = Any
+Signature = tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]  # the structure of a tree, and shape and dtype of its leaves
 STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)|^(?!params/)(.*/)?(mean|var)(/value)?$"
 """Paths of running statistics, which are estimated from data and never matched or merged as weights are.
 
@@ -135,6 +136,18 @@ class Graph:
 
     def __str__(self) -> str:
         return table(self)
+
+
+def signature(tree: PyTree) -> Signature:
+    """What a function that is traced with a tree depends on, to remember results by."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((np.shape(x), jnp.result_type(x)) for x in leaves)
+
+
+def as_shapes(signature: Signature) -> PyTree:
+    """A tree of shapes with this signature."""
+    structure, leaves = signature
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

@@ -3,21 +3,18 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alignment.checks import check_count, kind_of, unknown
-from alignment.graph import Graph, PyTree, flatten
+from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten
 from alignment.labels import AxisLabel, new_size, node_axes
 from alignment.resized_program import evaluate
 from alignment.resized_values import Shape
 from alignment.sizes import Sizes
 from alignment.trace import walked
-
-Signature = tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]  # the structure of a tree, and shape and dtype of its leaves
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,7 @@ class Resized:
 
     def __call__(self, variables: PyTree, *inputs: PyTree) -> PyTree:
         """What `apply` returns, computed from variables of the new shapes."""
-        return self._compiled(variables, inputs)
-
-    @functools.cached_property
-    def _compiled(self) -> Callable[[PyTree, tuple], PyTree]:
-        return jax.jit(functools.partial(_run, self))
-
-    @functools.cached_property
-    def _variables(self) -> PyTree:
-        structure, leaves = self.signature
-        return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+        return _run(self, variables, inputs)
 
 
 def resize(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, widths: Mapping[str, int] | None = None) -> Resized:
@@ -80,7 +68,7 @@ def resize(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, widths
     found = widths_of(graph, variables, widths)
     changed = {name: width for name, width in found.items() if width != graph.nodes[name].size}
     structure = jax.tree.structure(variables)
-    leaves = tuple((graph.shapes[path], str(jnp.result_type(x))) for path, x in flatten(variables).items())
+    leaves = tuple((graph.shapes[path], jnp.result_type(x)) for path, x in flatten(variables).items())
     return Resized(apply, (structure, leaves), tuple(sorted(changed.items())))
 
 
@@ -155,8 +143,9 @@ def _solved(label: AxisLabel, size: int, known: Mapping[str, int]) -> list[tuple
     return [(name, fits[0])] if len(fits) == 1 else []
 
 
+@functools.partial(jax.jit, static_argnums=0)  # equal values share what is compiled
 def _run(resized: Resized, variables: PyTree, inputs: tuple) -> PyTree:
-    old = resized._variables
+    old = as_shapes(resized.signature)
     walk = walked(resized.apply, old, inputs)
     _, atoms = walk.graph()
     if missing := [name for name, _ in resized.widths if name not in atoms]:

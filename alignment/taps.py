@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from alignment.graph import Graph, Place, PyTree, Tap
 from alignment.program import evaluated
+from alignment.sites import Site
 from alignment.trace import nested
 
 
@@ -75,8 +76,8 @@ def _captured(
     wanted = {site.name: site for site in graph.sites if site.name in sites}
     probes = [_Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
     for name, s in wanted.items():
-        probes.append(_Probe((name, "inputs"), s.location, False, 1 - s.weight, s.inputs))
-        probes.append(_Probe((name, "outputs"), s.location, True, 0, s.outputs))
+        probes.append(_Probe((name, "inputs"), s.location, False, 1 - s.weight, s.inputs, s))
+        probes.append(_Probe((name, "outputs"), s.location, True, 0, s.outputs, s))
     found = _run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
     features = {}
     for name, tap in taps.items():
@@ -108,6 +109,12 @@ class _Probe:
     result: bool
     number: int
     arrange: Callable[[Array], Array]
+    site: Site | None = None
+
+    def fits(self, eqn: JaxprEqn, ins: Sequence[Any]) -> bool:
+        """Whether an equation can be that of the site."""
+        site = self.site
+        return site is None or (eqn.primitive.name == site.primitive and jnp.shape(ins[site.weight]) == site.shape)
 
 
 def _run_with(probes: Sequence[_Probe], closed: ClosedJaxpr, args: list) -> dict[tuple[str, ...], Array]:
@@ -144,7 +151,7 @@ def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], prob
         env.update(zip(eqn.outvars, outs, strict=True))
         for probe in probes.get(here, ()):
             values = outs if probe.result else ins
-            if probe.number >= len(values):
+            if probe.number >= len(values) or not probe.fits(eqn, ins):
                 raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
             try:
                 found[probe.key] = probe.arrange(values[probe.number])

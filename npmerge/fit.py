@@ -43,7 +43,7 @@ class FitResult(NamedTuple):
 def fit(
     theta: PyTree,
     loss: Loss,
-    stack: Stack | None,
+    stack: PyTree,
     batches: Iterable[tuple],
     optimizer: optax.GradientTransformation,
     *,
@@ -61,7 +61,7 @@ def fit(
     Args:
         theta: where to start; integer leaves (the permutations of an alignment) stay as they are.
         loss: for example `weight_space(merge, apply, objective)`; any function of (theta, stack, batch).
-        stack: the models, passed on to the loss; None if it needs none.
+        stack: the models, or what else the loss takes besides; passed on as it is, None if it needs none.
         batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps.
         optimizer: an Optax transformation.
         steps: number of updates; 0 returns theta as it is.

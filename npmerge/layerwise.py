@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.base import graphs_of
 from alignment.biases import channel_biases
-from alignment.graph import Graph, PyTree, flatten, path_name
+from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, path_name, signature
 from alignment.maps import Maps, NodeMap, transport
 from alignment.resizing import resize
 from alignment.site_maps import SIDES, Entangled, FeatureMaps, Side, arranged, entangled, moved, picked
@@ -161,22 +161,53 @@ def prepared(
     applies = (apply,) * len(models) if callable(apply) else tuple(apply)
     if len(maps) != len(models) or len(applies) != len(models):
         raise ValueError(f"expected maps and a function for each of {len(models)} models: got {len(maps)} and {len(applies)}")
-    average = mean_of([transport(g, m, v) for g, m, v in zip(graphs, maps, models, strict=True)])
+    moved_models = [transport(g, m, v) for g, m, v in zip(graphs, maps, models, strict=True)]
+    widths = _widths(graphs, maps)
+    average = mean_of(moved_models)
     start = average if merged is None else merged
     support = mean_of([_support(g, dict(m), v) for g, m, v in zip(graphs, maps, models, strict=True)])
-    other = resize(applies[0], graphs[0], average, {name: m.push.shape[-2] for name, m in maps[0].items()})
+    other = resize(applies[0], graphs[0], average, widths)
     same = not other.widths
-    new = graphs[0] if same else trace(other, average, inputs)
-    new.check(start)
     run: Apply = applies[0] if same else other
+    new, biases = _traced(run, graphs[0] if same else None, signature(average), signature(inputs))
+    new.check(start)
     training = train_apply if same or train_apply is None else replace(other, apply=train_apply)
-    layers = Layers(applies, graphs, run, new, tuple(channel_biases(run, new, average, inputs).items()), own_inputs)
+    layers = Layers(applies, graphs, run, new, biases, own_inputs)
     shifts = {name: bias for name in layers.biases if (bias := layers.layer(name, average).bias) is not None}
     originals = Originals(tuple(models), tuple(picked(m) for m in maps), shifts)
-    bound = entangled(applies[0], models[0], inputs)
+    bound = _entangled(applies[0], signature(models[0]), signature(inputs))
     mapped = {name for m in maps for name in m}
     left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, bound, mapped))}
     return Prepared(layers, originals, start, support, left, training)
+
+
+def _widths(graphs: Sequence[Graph], maps: Sequence[Maps]) -> dict[str, int]:
+    """The units of each node of the merged network."""
+    each = [
+        {name: m[name].push.shape[-2] if name in m else node.size for name, node in graph.nodes.items()}
+        for graph, m in zip(graphs, maps, strict=True)
+    ]
+    for name, width in each[0].items():
+        if odd := [found for found in each if found.get(name) != width]:
+            raise ValueError(
+                f"the maps bring the models to different widths: {name!r} has {width} and {odd[0].get(name)} units"
+            )
+    return each[0]
+
+
+@functools.lru_cache(maxsize=32)
+def _traced(
+    run: Apply, graph: Graph | None, variables: Signature, inputs: Signature
+) -> tuple[Graph, tuple[tuple[str, str], ...]]:
+    """The graph of the merged network and its sites with a bias, remembered: with the same graph nothing is compiled anew."""
+    shapes, x = as_shapes(variables), as_shapes(inputs)
+    found = trace(run, shapes, x) if graph is None else graph
+    return found, tuple(channel_biases(run, found, shapes, x).items())
+
+
+@functools.lru_cache(maxsize=32)
+def _entangled(apply: Apply, variables: Signature, inputs: Signature) -> dict[str, Entangled]:
+    return entangled(apply, as_shapes(variables), as_shapes(inputs))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from alignment.checks import check_count, check_number
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps
 from npmerge.batches import measured
@@ -81,8 +82,10 @@ class LeastSquares:
     def __post_init__(self) -> None:
         if self.method not in ("closed", "gradient"):
             raise ValueError(f"method must be 'closed' or 'gradient', got {self.method!r}")
-        if not (0 <= self.ridge < np.inf) or self.steps < 1 or self.learning_rate <= 0 or self.memory_limit <= 0:
-            raise ValueError(f"need ridge >= 0 and positive steps, learning_rate and memory_limit, got {self}")
+        check_number("ridge", self.ridge)
+        check_count("steps", self.steps)
+        check_number("learning_rate", self.learning_rate, positive=True)
+        check_number("memory_limit", self.memory_limit, positive=True)
         if self.sequential and self.method == "gradient":
             raise ValueError("sequential needs method='closed': the descent moves all sites at once")
 
@@ -187,8 +190,7 @@ class LeastSquares:
         if not names:
             return Solved(found.start, {}, {}, found.left, ())
         optimizer = optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.steps))
-        loss, fixed = _JointError(layers), cast(Any, given)  # `fit` hands on what it is given as the models
-        result = fit(start, loss, fixed, batches, optimizer, steps=self.steps)
+        result = fit(start, _JointError(layers), given, batches, optimizer, steps=self.steps)
         if result.status == "diverged":
             raise ValueError(f"the descent diverged: lower learning_rate={self.learning_rate}")
         ends = {name: given.masked(name, result.theta[name]) for name in names}

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from alignment.base import check_finite
 from alignment.checks import kind_of
-from alignment.graph import STATISTICS, PyTree, flatten, floating, path_name
+from alignment.graph import STATISTICS, PyTree, Signature, as_shapes, flatten, floating, path_name, signature
 from alignment.trace import nested
 from npmerge.batches import measured
 
@@ -41,7 +41,7 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     first = next(batches, None)
     if first is None:
         raise ValueError("reset_statistics needs data: got no batches")
-    paths = _statistics(train_apply, variables, first[0])
+    paths = _statistics(train_apply, signature(variables), signature(first[0]))
     if not paths:
         return variables
     zeros = {p: jnp.zeros_like(x) for p, x in flatten(variables).items() if p in paths}
@@ -62,8 +62,10 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     return _replace(variables, means)
 
 
-def _statistics(train_apply: TrainApply, variables: PyTree, inputs: Array) -> tuple[str, ...]:
+@functools.lru_cache(maxsize=32)
+def _statistics(train_apply: TrainApply, model: Signature, batch: Signature) -> tuple[str, ...]:
     """The floating-point leaves that training mode computes anew; it hands the others through."""
+    variables, inputs = as_shapes(model), as_shapes(batch)
     returned = jax.eval_shape(train_apply, variables, inputs)
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ValueError(f"train_apply must return (outputs, variables with new statistics): got {kind_of(returned)}")

@@ -367,6 +367,21 @@ def test_networks_of_different_widths():
     np.testing.assert_allclose(apply(found.variables, X), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("sequential", [False, True])
+def test_equal_widths_are_not_traced_again(sequential):
+    traced = []
+
+    def apply(v, x):
+        traced.append(x.shape)
+        return NET.apply(v, x)
+
+    method, graph = LeastSquares(sequential=sequential), trace(apply, MODELS[0], X)
+    first = method(apply, graph, MODELS, partial_maps(), BATCHES)
+    count = len(traced)
+    assert method(apply, graph, MODELS[::-1], partial_maps(), BATCHES).before != first.before
+    assert len(traced) == count > 0
+
+
 def test_stored_dtypes_are_kept():
     halves = [jax.tree.map(lambda x: x.astype(jnp.bfloat16), m) for m in MODELS]
 
@@ -381,6 +396,15 @@ def test_stored_dtypes_are_kept():
     )
 
 
+def test_models_of_another_dtype_than_was_traced_are_refused():
+    def apply(v, x):
+        return NET.apply(v, x.astype(v["first"]["bias"].dtype))
+
+    halves = [jax.tree.map(lambda x: x.astype(jnp.float16), m) for m in MODELS]
+    with pytest.raises(ValueError, match=r"is not where it was traced.* with variables and inputs of the same types"):
+        LeastSquares()(apply, trace(apply, MODELS[0], X), halves, unchanged(), BATCHES)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -390,7 +414,7 @@ def test_stored_dtypes_are_kept():
         ({"maps": unchanged(3)}, "expected maps and a function for each of 2 models: got 3 and 2"),
         ({"maps": [{"third": permutation(np.arange(8))}, {}]}, "unknown node 'third': .* expected one of first, second"),
         ({"maps": [{"first": permutation(np.arange(7))}, {}]}, "the map of 'first' takes 7 units, the node has 8"),
-        ({"maps": [partial_maps()[0], {}]}, r"different widths: 'first/bias' has shapes \(11,\), \(8,\)"),
+        ({"maps": [partial_maps()[0], {}]}, "to different widths: 'first' has 11 and 8 units"),
         ({"models": [MODELS[0], {"first": MODELS[1]["first"]}]}, "variables do not fit the graph at 'out/bias'"),
         ({"merged": {"first": MODELS[1]["first"]}}, "variables do not fit the graph at 'out/bias'"),
         ({"batches": [(np.where(X > 2, np.nan, X), None)]}, "the inputs of a batch have [0-9]+ non-finite values"),
@@ -407,8 +431,10 @@ def test_errors(arguments, message):
     ("options", "message"),
     [
         ({"method": "newton"}, "method must be 'closed' or 'gradient', got 'newton'"),
-        ({"ridge": -1.0}, "need ridge >= 0"),
-        ({"steps": 0}, "positive steps"),
+        ({"ridge": -1.0}, "ridge must be a finite number of 0 or more, got -1.0"),
+        ({"steps": 1.5}, "steps must be an integer of 1 or more, got 1.5"),
+        ({"learning_rate": np.nan}, "learning_rate must be a finite number above 0, got nan"),
+        ({"memory_limit": np.inf}, "memory_limit must be a finite number above 0, got inf"),
         ({"sequential": True, "method": "gradient"}, "sequential needs method='closed'"),
     ],
 )
