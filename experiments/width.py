@@ -103,9 +103,12 @@ class Experiment:
             PARTIAL: None,
             TEACHER: nm.LeastSquares(),
             SEQUENTIAL: nm.LeastSquares(sequential=True),
+            AVERAGED: nm.LeastSquares(sequential=True),
         }
         found: list[tuple[str, float, Job]] = [("parents", 1.0, self.parents), (ENSEMBLE, 2.0, self.ensemble)]
-        found += [(name, b, functools.partial(self.partial, fit)) for b in self.settings.budgets for name, fit in fits.items()]
+        found += [
+            (name, b, functools.partial(self.partial, name, fit)) for b in self.settings.budgets for name, fit in fits.items()
+        ]
         found += [(ZIPPED, float(stage), self.zipped) for stage in self.settings.stages]
         return [*found, (CONTROL, 1.0, self.control)]
 
@@ -149,9 +152,9 @@ class Experiment:
         found = nm.evaluate(nm.LogitEnsemble(self.network.apply), self.models, self.test)
         return {"accuracy": found.accuracy, "loss": found.loss, "flops": 2.0, "parameters": 2.0, "dense": 2.0, "rate": ""}
 
-    def partial(self, fit: nm.LeastSquares | None, budget: float) -> dict[str, Any]:
+    def partial(self, name: str, fit: nm.LeastSquares | None, budget: float) -> dict[str, Any]:
         """Partial matching at a budget of operations, weights as they are or by least squares."""
-        apply, train_apply = self.network.apply, self.network.train_apply
+        apply, train_apply = self.network.apply, None if name == AVERAGED else self.network.train_apply
         merge = functools.partial(nm.Pleas(ActivationMatching(), fit), inputs=example(self.config, 1), stats=self.stats)
         found = merge(apply, self.graph, self.models, budget, batches=self.measuring, train_apply=train_apply)
         metrics = nm.evaluate(resize(apply, self.graph, found.variables, found.widths), found.variables, self.test)
@@ -201,8 +204,9 @@ class MeanOfHeads:
 
 
 PARTIAL, TEACHER, SEQUENTIAL = "partial matching", "least squares, teacher-forced", "least squares, sequential"
+AVERAGED = "least squares, sequential, averaged statistics"
 ENSEMBLE, ZIPPED, CONTROL = "ensemble of logits", "ZipIt, two heads", "control: average fine-tuned with labels"
-METHODS = ("parents", PARTIAL, TEACHER, SEQUENTIAL, ZIPPED, ENSEMBLE, CONTROL)
+METHODS = ("parents", PARTIAL, TEACHER, SEQUENTIAL, AVERAGED, ZIPPED, ENSEMBLE, CONTROL)
 
 
 # --------------------------------------------------------------------------------------------------------------- the page
@@ -242,7 +246,7 @@ def _protocol(s: Settings, data: str, rows: Rows) -> list[str]:
         f"Parents: ResNet-{6 * s.blocks + 2} of width {s.width} with projection shortcuts, AdamW at {s.training_rate:g}, "
         f"cosine, {s.training_steps} steps of {s.batch}; the best on validation data.",
         f"Statistics, least squares and BatchNorm: {s.measured} training images without labels, the same for every row. "
-        "Running statistics are re-estimated, by sequential least squares also before each layer.",
+        "Running statistics are re-estimated, by sequential least squares also before each layer, and in one row stay averages.",
         "Partial matching: by correlation of activations; ratios by `allocate` from 1 - mean correlation of each node, which "
         "needs no labels, within the budget of operations.",
         "ZipIt: alpha 1, beta 0, to the end of the first, second and third stage; the logits of both heads are averaged.",
@@ -261,17 +265,19 @@ def _findings(rows: Rows) -> list[str]:
     curves = {name: [mean(name, b) for b in budgets] for name in (PARTIAL, TEACHER, SEQUENTIAL)}
     steps = {name: sum(b > a for a, b in itertools.pairwise(c)) for name, c in curves.items()}
     between = budgets[1:-1] or budgets
-    gains = {name: float(np.mean([mean(name, b) - mean(PARTIAL, b) for b in between])) for name in (TEACHER, SEQUENTIAL)}
+    solved = (TEACHER, SEQUENTIAL, AVERAGED)
+    gains = {name: float(np.mean([mean(name, b) - mean(PARTIAL, b) for b in between])) for name in solved}
     zipped = [[float(np.mean([r[column] for r in group])) for column in ("flops", "accuracy")] for group in _stages(rows)]
-    better = [mean(name, low) - mean(PARTIAL, low) for name in (TEACHER, SEQUENTIAL)]
+    better = [mean(name, low) - mean(PARTIAL, low) for name in solved]
     return [
         f"Expected: accuracy rises with size from the permuted average to the ensemble. Found: partial matching goes from "
         f"{mean(PARTIAL, low):.3f} at {low:g} to {mean(PARTIAL, high):.3f} at {high:g} (ensemble {mean(ENSEMBLE):.3f}, parents "
         f"{mean('parents'):.3f}); of {len(budgets) - 1} steps in size {steps[PARTIAL]} raise it, {steps[TEACHER]} with "
         f"teacher-forced and {steps[SEQUENTIAL]} with sequential least squares.",
         "Least squares at sizes in between, beside the weights of partial matching: "
-        f"{100 * gains[TEACHER]:+.1f} points teacher-forced, {100 * gains[SEQUENTIAL]:+.1f} points sequential; at size {low:g} "
-        f"{100 * better[0]:+.1f} and {100 * better[1]:+.1f}.",
+        f"{100 * gains[TEACHER]:+.1f} points teacher-forced, {100 * gains[SEQUENTIAL]:+.1f} points sequential, "
+        f"{100 * gains[AVERAGED]:+.1f} points sequential with averages of the running statistics; at size {low:g} "
+        f"{100 * better[0]:+.1f}, {100 * better[1]:+.1f} and {100 * better[2]:+.1f}.",
         "ZipIt with two heads, beside the sequential least squares at equal operations (interpolated): "
         + ", ".join(f"{a:.3f} and {np.interp(f, budgets, curves[SEQUENTIAL]):.3f} at {f:.2f}" for f, a in zipped) + ".",
         f"The control, which alone sees labels, has {mean(CONTROL):.3f} at the size of one network, where sequential least "
