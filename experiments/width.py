@@ -246,7 +246,7 @@ def _protocol(s: Settings, data: str, rows: Rows) -> list[str]:
         f"Parents: ResNet-{6 * s.blocks + 2} of width {s.width} with projection shortcuts, AdamW at {s.training_rate:g}, "
         f"cosine, {s.training_steps} steps of {s.batch}; the best on validation data.",
         f"Statistics, least squares and BatchNorm: {s.measured} training images without labels, the same for every row. "
-        "Running statistics are re-estimated, by sequential least squares also before each layer, and in one row stay averages.",
+        "Running statistics are re-estimated, by sequential least squares also before each layer, but for one row of averages.",
         "Partial matching: by correlation of activations; ratios by `allocate` from 1 - mean correlation of each node, which "
         "needs no labels, within the budget of operations.",
         "ZipIt: alpha 1, beta 0, to the end of the first, second and third stage; the logits of both heads are averaged.",
