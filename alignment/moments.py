@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from alignment.checks import kind_of
 from alignment.graph import Graph, Node, PyTree
+from alignment.products import gram
 from alignment.taps import capture
 
 
@@ -136,7 +137,7 @@ def _joint(features: Sequence[Array]) -> Joint:
     x = jnp.concatenate([f.astype(jnp.float32) for f in features], axis=-1)
     mean = x.mean(-2)
     centred = x - mean[..., None, :]
-    return Joint(jnp.float32(x.shape[-2]), mean, _product(centred, centred))
+    return Joint(jnp.float32(x.shape[-2]), mean, gram(centred))
 
 
 def _chan_joint(a: Joint, b: Joint) -> Joint:
@@ -165,7 +166,7 @@ def by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*co
 def _sums(features: Sequence[Array]) -> Moments:
     means = [f.astype(jnp.float32).mean(-2) for f in features]
     centred = [f.astype(jnp.float32) - m[..., None, :] for f, m in zip(features, means, strict=True)]
-    auto = [_product(x, x) for x in centred]
+    auto = [gram(x) for x in centred]
     cross = [auto[0], *(_product(centred[0], x) for x in centred[1:])]
     return Moments(jnp.float32(features[0].shape[-2]), jnp.stack(means), jnp.stack(auto), jnp.stack(cross))
 

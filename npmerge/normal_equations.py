@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.graph import PyTree
 from alignment.maps import HIGHEST
+from alignment.products import gram
 from alignment.taps import SiteFeatures
 from npmerge.layerwise import Layer, Layers, Originals
 
@@ -58,14 +59,14 @@ class Change(NamedTuple):
 def sums_of(pair: SiteFeatures, layer: Layer) -> Sums:
     """The sums over the samples of one batch. Pure and traceable; products of highest precision."""
     x, missing = pair.inputs, _missing(pair, layer)
-    gram, cross = (jnp.matmul(x.mT, z, precision=HIGHEST) for z in (x, missing))
+    products, cross = gram(x), jnp.matmul(x.mT, missing, precision=HIGHEST)
     count = jnp.float32(x.shape[-2])
     if layer.bias is not None:
         mean = x.sum(-2, keepdims=True)
         corner = jnp.broadcast_to(count, (*mean.shape[:-1], 1))
-        gram = jnp.concatenate([jnp.concatenate([gram, mean.mT], -1), jnp.concatenate([mean, corner], -1)], -2)
+        products = jnp.concatenate([jnp.concatenate([products, mean.mT], -1), jnp.concatenate([mean, corner], -1)], -2)
         cross = jnp.concatenate([cross, missing.sum(-2, keepdims=True)], -2)
-    return Sums(count, gram, cross, Errors(jnp.square(missing).sum(), jnp.square(pair.outputs).sum()))
+    return Sums(count, products, cross, Errors(jnp.square(missing).sum(), jnp.square(pair.outputs).sum()))
 
 
 def errors_of(pair: SiteFeatures, layer: Layer) -> Errors:
