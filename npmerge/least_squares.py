@@ -68,8 +68,8 @@ class LeastSquares:
             jointly with Adam, its rate falling to zero along a cosine, and keeps the start where that was better.
         steps: of the descent, one batch each.
         learning_rate: of the descent.
-        memory_limit: bytes for the normal equations held at once, and again for the features of the examples gone through at
-            once; the descent takes whole batches.
+        memory_limit: bytes for the normal equations held at once and for solving one of them, and again for the features of the
+            examples gone through at once; the descent takes whole batches.
     """
 
     ridge: float = 1e-4
@@ -153,19 +153,19 @@ class LeastSquares:
     def _rounds(self, found: Prepared) -> Iterator[tuple[str, ...]]:
         """The sites in groups that are solved at once: one after the other, or as many as the memory holds."""
         group: list[str] = []
-        used = 0
+        used, most = 0, 0
         for name in found.names:
-            size = bytes_of(jax.eval_shape(functools.partial(found.layers.layer, name), found.start))
-            if size > self.memory_limit:
+            size, solving = bytes_of(jax.eval_shape(functools.partial(found.layers.layer, name), found.start))
+            if size + solving > self.memory_limit:
                 raise ValueError(
-                    f"the normal equations of site {name!r} need {size} bytes, more than memory_limit={self.memory_limit:g}: "
-                    "raise memory_limit, or use method='gradient', which needs none"
+                    f"the normal equations of site {name!r} need {size} bytes and {solving} to be solved, more than "
+                    f"memory_limit={self.memory_limit:g}: raise memory_limit, or use method='gradient', which needs none"
                 )
-            if group and (self.sequential or used + size > self.memory_limit):
+            if group and (self.sequential or used + size + max(most, solving) > self.memory_limit):
                 yield tuple(group)
-                group, used = [], 0
+                group, used, most = [], 0, 0
             group.append(name)
-            used += size
+            used, most = used + size, max(most, solving)
         if group:
             yield tuple(group)
 

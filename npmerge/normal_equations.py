@@ -19,6 +19,9 @@ from npmerge.layerwise import Layer, Layers, Originals
 SINGULAR = 1e-6
 """Sums in float32 with a reciprocal condition number below this do not tell a singular system from a regular one."""
 
+SOLVING = 8
+"""Solving takes at most so many times the memory of the sums of one copy: float64, factors or eigenvectors, work space."""
+
 
 class Errors(NamedTuple):
     """Sums of squares over all samples of a site: of what is missing from the targets, and of the targets."""
@@ -99,11 +102,12 @@ def no_sums(now: Mapping[str, Layer]) -> dict[str, Sums]:
     return found
 
 
-def bytes_of(layer: Layer) -> int:
-    """The memory of the sums of a site."""
+def bytes_of(layer: Layer) -> tuple[int, int]:
+    """The memory of the sums of a site, and what solving them takes besides."""
     *copies, rows, columns = layer.matrix.shape
     rows += layer.bias is not None
-    return int(4 * np.prod(copies, dtype=int) * rows * (rows + columns))
+    one = 4 * rows * (rows + columns)
+    return int(np.prod(copies, dtype=int)) * one, SOLVING * one
 
 
 def solved(sums: Sums, allowed: Bool[np.ndarray, "*copies rows columns"], ridge: float) -> Change:
