@@ -87,7 +87,7 @@ class _Run:
         if self.data is None or self.data.labels is None:
             return {"points": [], "levels": {}}
         batches, models = self.data.batches(), self.parents.models
-        grid = sorted({*np.linspace(1, len(models), self.request.points).tolist(), self.request.budget})
+        grid = sorted({*np.linspace(1, len(models), self.request.points).round(9).tolist(), self.request.budget})
         points = []
         for budget in grid:
             found = made if budget == self.request.budget else self.merged(budget)
