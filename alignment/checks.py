@@ -27,18 +27,32 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be an integer of {least} or more, got {value!r}")
 
 
+def check_finite_number(name: str, value: Any) -> None:
+    """Unless `value` is a finite number, of either sign."""
+    if not _is_number(value) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+
 def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     """Unless `value` is a finite number, 0 or more (positive: above 0)."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not real or value < 0 or (positive and value == 0):
+    if not _is_number(value) or not math.isfinite(value) or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be a finite number {'above 0' if positive else 'of 0 or more'}, got {value!r}")
 
 
-def check_fraction(name: str, value: Any) -> None:
-    """Unless `value` is a number from 0 to 1."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+def check_fraction(name: str, value: Any, *, positive: bool = False) -> None:
+    """Unless `value` is a number from 0 to 1 (positive: above 0)."""
+    if not _is_number(value) or not 0 <= value <= 1 or (positive and value == 0):
+        raise ValueError(f"{name} must be a number {'above 0 and at most 1' if positive else 'from 0 to 1'}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Unless `value` is among the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_pattern(name: str, value: Any) -> None:

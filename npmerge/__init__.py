@@ -23,7 +23,33 @@ from npmerge.fit import FitResult, History, fit
 from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
 from npmerge.least_squares import LeastSquares, Solved
-from npmerge.methods import METHODS, Average, Fisher, Slerp, TaskArithmetic
+from npmerge.methods import (
+    METHODS,
+    ArceeFusion,
+    Average,
+    Breadcrumbs,
+    ConsensusTA,
+    Dare,
+    Della,
+    Fisher,
+    IsoC,
+    IsoCTS,
+    KarcherMean,
+    Mlerp,
+    ModelStock,
+    MultiSlerp,
+    NearSwap,
+    NuSlerp,
+    Passthrough,
+    Pcb,
+    Sce,
+    Slerp,
+    TaskArithmetic,
+    Ties,
+    TsvM,
+    WeightedAverage,
+    Wudi,
+)
 from npmerge.multi_head import Headed, MultiHead, multi_head
 from npmerge.normalisation import reset_statistics
 from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
@@ -31,15 +57,22 @@ from npmerge.pleas import Pleas, PreparedPleas, Sized
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
 from npmerge.statistics import DiagonalFisher, JointMoments, NodeMoments, Statistic, collect
+from npmerge.transforms import Composed
 from npmerge.version import __version__
 
 __all__ = [
     "METHODS",
     "Aligned",
+    "ArceeFusion",
     "Average",
     "Barrier",
     "Box",
+    "Breadcrumbs",
+    "Composed",
+    "ConsensusTA",
     "CrossEntropy",
+    "Dare",
+    "Della",
     "DiagonalFisher",
     "Distillation",
     "Fisher",
@@ -47,17 +80,27 @@ __all__ = [
     "Free",
     "Headed",
     "History",
+    "IsoC",
+    "IsoCTS",
     "JointMoments",
+    "KarcherMean",
     "Learned",
     "LeastSquares",
     "LinearMerge",
     "LogitEnsemble",
     "Merge",
     "Metrics",
+    "Mlerp",
+    "ModelStock",
     "MultiHead",
+    "MultiSlerp",
+    "NearSwap",
     "NodeMoments",
+    "NuSlerp",
     "Objective",
+    "Passthrough",
     "Path",
+    "Pcb",
     "PerChannel",
     "PerLayer",
     "PerModel",
@@ -66,6 +109,7 @@ __all__ = [
     "Pleas",
     "PreparedPleas",
     "Repaired",
+    "Sce",
     "Simplex",
     "Sized",
     "Slerp",
@@ -73,7 +117,11 @@ __all__ = [
     "Stack",
     "Statistic",
     "TaskArithmetic",
+    "Ties",
+    "TsvM",
     "WeightDistance",
+    "WeightedAverage",
+    "Wudi",
     "__version__",
     "align",
     "along_line",

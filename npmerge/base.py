@@ -41,6 +41,16 @@ class Merge(abc.ABC):
         check_stack(stack)
         return self.apply(self.init(stack, stats=stats, key=key), stack)
 
+    def require_base(self, stack: Stack) -> None:
+        """Raise ValueError if the stack has no base."""
+        if stack.base is None:
+            raise ValueError(f"{type(self).__name__} needs a base: got none, use stack_models(models, base=...)")
+
+    def require_two(self, stack: Stack) -> None:
+        """Raise ValueError unless the stack is of two models."""
+        if stack.size != 2:
+            raise ValueError(f"{type(self).__name__} merges exactly two models, got {stack.size}")
+
 
 class LinearMerge(Merge):
     """A merge that is a choice of coefficients: theta holds one array per leaf that broadcasts against (models, ...)."""
@@ -51,11 +61,6 @@ class LinearMerge(Merge):
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """`combine`, with the base only where the method is defined by it."""
         return combine(theta, stack if self.needs_base else Stack(stack.params))
-
-    def require_base(self, stack: Stack) -> None:
-        """Raise ValueError if the method needs a base and the stack has none."""
-        if self.needs_base and stack.base is None:
-            raise ValueError(f"{type(self).__name__} needs a base: got none, use stack_models(models, base=...)")
 
 
 def combine(coefficients: PyTree, stack: Stack) -> PyTree:
@@ -70,14 +75,13 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
     """
 
     def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
-        wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-        models = [x[k].astype(wide) for k in range(len(x))]
+        models = [wide(x[k]) for k in range(len(x))]
         if is_statistic(path_name(path)):
             return (_sum(models) / len(models)).astype(x.dtype)
         if base is None:
-            return _sum([c[k].astype(wide) * w for k, w in enumerate(models)]).astype(x.dtype)
-        origin = base.astype(wide)
-        return (origin + _sum([c[k].astype(wide) * (w - origin) for k, w in enumerate(models)])).astype(x.dtype)
+            return _sum([c[k].astype(w.dtype) * w for k, w in enumerate(models)]).astype(x.dtype)
+        origin = wide(base)
+        return (origin + _sum([c[k].astype(w.dtype) * (w - origin) for k, w in enumerate(models)])).astype(x.dtype)
 
     bases = () if stack.base is None else (stack.base,)
     return jax.tree_util.tree_map_with_path(leaf, coefficients, stack.params, *bases)
@@ -102,11 +106,17 @@ def _sum(terms: list[Array]) -> Array:
     return functools.reduce(jnp.add, terms)
 
 
+def wide(x: Array) -> Array:
+    """In float32, or float64 if it is: what merges compute in, to round once."""
+    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+
+
 def is_statistic(path: str) -> bool:
     """Whether a leaf holds running statistics of a normalisation layer rather than weights."""
     return re.search(STATISTICS, path) is not None
 
 
-def constant(stack: Stack, value: float) -> PyTree:
-    """One coefficient per model and tensor, all equal to `value`."""
-    return jax.tree.map(lambda x: jnp.asarray(np.full((len(x),) + (1,) * (x.ndim - 1), value, np.float32)), stack.params)
+def constant(stack: Stack, value: float | Float[np.ndarray, " models"]) -> PyTree:
+    """One coefficient per model and tensor: the same for all tensors, and for all models if it is one number."""
+    c = np.broadcast_to(np.asarray(value, np.float32), stack.size)
+    return jax.tree.map(lambda x: jnp.asarray(c.reshape(-1, *(1,) * (x.ndim - 1))), stack.params)

@@ -20,7 +20,7 @@ import typer
 import npmerge as nm
 from alignment import capture
 from alignment.graph import PyTree
-from experiments.benchmarks import least_squares, matching
+from experiments.benchmarks import least_squares, matching, selection
 from experiments.benchmarks.timing import Thunk, interleaved
 from npmerge.models import Config, Llama, ResNetCifar, abstract, build, example
 from npmerge.report import markdown_table
@@ -128,6 +128,7 @@ def main(
     rows += [moments(resnet, batch, models, repeats) for models in (1, 2)]
     rows += [moments(small, batch // 8, 1, repeats), step(width, repeats)]
     rows += matching.rows(quick=quick, repeats=repeats)
+    rows += selection.rows(quick=quick, repeats=repeats)
     rows += least_squares.rows(quick=quick, repeats=min(repeats, 5))
     seconds = time.perf_counter() - began
     header = ("what", "against", "seconds", "seconds of the other", "ratio")

@@ -1,10 +1,10 @@
 """Task arithmetic."""
 
-import math
 from dataclasses import dataclass
 
 from jaxtyping import Array
 
+from alignment.checks import check_finite_number
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats, constant
 from npmerge.stack import Stack
@@ -23,8 +23,7 @@ class TaskArithmetic(LinearMerge):
     needs_base = True
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise ValueError(f"TaskArithmetic needs a finite scale, got {self.scale}")
+        check_finite_number("scale", self.scale)
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """Lambda everywhere."""

@@ -13,6 +13,7 @@ import jax
 from typer.testing import CliRunner
 
 from alignment.primitives import registry
+from npmerge import METHODS
 from npmerge.cli import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -85,3 +86,8 @@ def test_every_folder_and_file_it_names_exists():
     root = Path(__file__).parents[2]
     for name in re.findall(r"`([a-z_]+/(?:[a-z_/]+(?:\.py)?)?)`", README):
         assert (root / name).exists(), name
+
+
+def test_the_table_of_merges_has_every_method():
+    section = re.search(r"## Merges\n(.*?)\n## ", README, re.S)[1]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.M) == [method.__name__ for method in METHODS]

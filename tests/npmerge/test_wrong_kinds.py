@@ -136,7 +136,7 @@ def test_held_out_may_be_an_iterator():
         (lambda g: nm.transport(g, {next(iter(g.nodes)): NodeMap(jnp.eye(6), jnp.eye(5))}, A), "expected the transpose"),
         (lambda g: permutation(np.array([0, 0, 1])), "not a permutation of 3 units"),
         (lambda g: general(np.ones((3, 3))), "invertible"),
-        (lambda g: nm.TaskArithmetic(float("nan")), "finite scale"),
+        (lambda g: nm.TaskArithmetic(float("nan")), "scale must be a finite number, got nan"),
     ],
 )
 def test_one_line_each(graph, call, message):

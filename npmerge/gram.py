@@ -1,0 +1,141 @@
+"""Coefficients from inner products: a merge in the span of the models follows from the Gram matrix of each tensor.
+
+Spherical means and Model Stock are nonlinear in the models but linear combinations of them, and the coefficients depend on
+norms and angles only. These are N x N numbers per tensor: `init` finds them on the host in float64, whatever the size of
+the tensor, and the merge is a choice of coefficients that `Learned` can start from.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from alignment.graph import PyTree, path_name
+from npmerge.base import Merge, is_statistic
+from npmerge.stack import Stack
+
+
+class Angles(NamedTuple):
+    """Lengths and angles of the models' vectors, a group of N vectors for each that the tensor is made of.
+
+    Attributes:
+        path: of the tensor, for messages.
+        norms: the lengths, not all zero.
+        cosines: of the angles between each two; 0 with a vector of length zero.
+    """
+
+    path: str
+    norms: Float[np.ndarray, "groups models"]
+    cosines: Float[np.ndarray, "groups models models"]
+
+
+Coefficients = Callable[[Angles], Float[np.ndarray, "groups models"]]
+
+
+def from_angles(
+    coefficients: Coefficients,
+    stack: Stack,
+    weights: Float[np.ndarray, " models"],
+    *,
+    needs_base: bool = False,
+    per_channel: bool = False,
+) -> PyTree:
+    """The coefficients of a linear merge, tensor by tensor.
+
+    Args:
+        coefficients: of the models by their angles.
+        stack: the models, and the base.
+        weights: the coefficients where there are no angles: of single numbers, of running statistics, and where all models
+            that have a weight are zero.
+        needs_base: whether the vectors are the differences from the base.
+        per_channel: whether each output channel (the last axis) is a vector of its own rather than the whole tensor; a
+            tensor of one axis is one vector all the same.
+    """
+
+    def leaf(path: tuple, x: Array, base: Array | None = None) -> Array:
+        name = path_name(path)
+        vectors = _vectors(x, base, split=per_channel and x.ndim > 2)
+        c = np.broadcast_to(weights, vectors.shape[:2])
+        if not is_statistic(name) and vectors.shape[2] > 1:
+            c = _of_groups(name, vectors @ vectors.swapaxes(1, 2), c, coefficients)
+        shape = (len(x),) + (1,) * (x.ndim - 2) + (-1,) * (x.ndim > 1)
+        return jnp.asarray(c.T.reshape(shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, stack.params, *([stack.base] if needs_base else []))
+
+
+def _vectors(x: Array, base: Array | None, *, split: bool) -> Float[np.ndarray, "groups models size"]:
+    flat = np.asarray(x, np.float64) - (0 if base is None else np.asarray(base, np.float64))
+    return np.moveaxis(flat.reshape(len(flat), -1, flat.shape[-1] if split else 1), 2, 0)
+
+
+def _of_groups(
+    path: str,
+    gram: Float[np.ndarray, "groups models models"],
+    weights: Float[np.ndarray, "groups models"],
+    coefficients: Coefficients,
+) -> Float[np.ndarray, "groups models"]:
+    """The coefficients of the groups that are not zero, the weights of the others."""
+    norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
+    product = norms[:, :, None] * norms[:, None, :]
+    cosines = np.clip(np.divide(gram, product, out=np.zeros_like(gram), where=product > 0), -1, 1)
+    some = (norms * weights).any(1)
+    c = np.array(weights)
+    if some.any():
+        c[some] = coefficients(Angles(path, norms[some], cosines[some]))
+    return c
+
+
+def arc(merge: Merge, angles: Angles, t: float, *, linear_from: float) -> Float[np.ndarray, "groups 2"]:
+    """sin((1-t) omega) / sin(omega) and sin(t omega) / sin(omega) for two models, omega the angle between them.
+
+    Linear, 1 - t and t, from |cos omega| = `linear_from` on, and with a vector of length zero.
+
+    Raises:
+        ValueError: opposite vectors, which no one arc joins.
+    """
+    cosine = angles.cosines[:, 0, 1]
+    if (cosine < -1 + 1e-6).any():
+        raise ValueError(f"{type(merge).__name__} is undefined for opposite tensors, as those at {angles.path!r} are")
+    linear = ((np.abs(cosine) >= linear_from) | ~angles.norms.all(1))[:, None]
+    omega = np.arccos(np.where(linear, 0.0, cosine[:, None]))
+    ends = np.array([1 - t, t])
+    return np.where(linear, ends, np.sin(ends * omega) / np.where(linear, 1.0, np.sin(omega)))
+
+
+def on_sphere(
+    merge: Merge,
+    angles: Angles,
+    shares: Float[np.ndarray, " models"],
+    combination: Float[np.ndarray, "groups models"],
+) -> Float[np.ndarray, "groups models"]:
+    """The coefficients that bring a combination of the models' directions to the weighted mean of the models' lengths.
+
+    Args:
+        merge: named in the message.
+        angles: of the models.
+        shares: the weights of the mean, in which a model of length zero counts.
+        combination: one number for each direction, 0 for a model of length zero.
+
+    Raises:
+        ValueError: the directions cancel out.
+    """
+    scale = (angles.norms @ shares)[:, None] / np.where(angles.norms > 0, angles.norms, np.inf)
+    return scale * unit(merge, angles, combination)
+
+
+def unit(merge: Merge, angles: Angles, combination: Float[np.ndarray, "groups models"]) -> Float[np.ndarray, "groups models"]:
+    """A combination of directions divided by its length. Raises ValueError if the directions cancel out."""
+    length = length_of(combination, angles)
+    if (length <= 1e-6 * np.abs(combination).sum(1, keepdims=True)).any():
+        raise ValueError(f"{type(merge).__name__} is undefined for opposite tensors, as those at {angles.path!r} are")
+    return combination / length
+
+
+def length_of(combination: Float[np.ndarray, "groups models"], angles: Angles) -> Float[np.ndarray, "groups 1"]:
+    """The length of a combination of the models' directions."""
+    square = np.einsum("gi,gij,gj->g", combination, angles.cosines, combination)
+    return np.sqrt(np.maximum(square, 0))[:, None]

@@ -1,0 +1,45 @@
+"""The entries of a second model that matter most."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.special import log_softmax
+
+from alignment.graph import PyTree
+from npmerge.base import LinearMerge, Stats
+from npmerge.stack import Stack
+
+
+@dataclass(frozen=True)
+class ArceeFusion(LinearMerge):
+    """The second model where I >= median(I) + 1.5 (Q_3(I) - Q_1(I)), the first (mergekit's base) elsewhere, for each tensor.
+
+    I = |params_1 - params_0| KL(softmax(params_1) || softmax(params_0)), the softmax over the inputs of an output channel
+    (all axes but the last; a tensor of one axis is one vector), Q_1 and Q_3 the quartiles. `arcee_fusion` in mergekit, which
+    takes the last axis of PyTorch: the same for matrices, the width of the kernel for convolutions, and features rather than
+    tokens for embeddings. It adds 1e-8 to probabilities and takes quartiles of a random sample of larger tensors; here they
+    are exact. As there a quartile is an entry, the lower one between two.
+    """
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """Coefficients 0 and 1, two per parameter. Raises ValueError unless there are two models."""
+        self.require_two(stack)
+        return jax.tree.map(_chosen, stack.params)
+
+
+def _chosen(x: Float[Array, "2 ..."]) -> Float[Array, "2 ..."]:
+    first, second = np.asarray(x, np.float64)
+    importance = np.abs(second - first) * _divergence(second, first)
+    low, middle, high = np.quantile(importance, [0.25, 0.5, 0.75], method="lower")
+    mask = importance >= middle + 1.5 * (high - low)
+    return jnp.asarray(np.stack([~mask, mask]), jnp.float32)
+
+
+def _divergence(p: Float[np.ndarray, "..."], q: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """KL(softmax(p) || softmax(q)) of each output channel."""
+    axes = tuple(range(p.ndim - 1)) if p.ndim > 1 else None
+    log_p, log_q = log_softmax(p, axes), log_softmax(q, axes)
+    return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(axes, keepdims=True), 0)

@@ -1,0 +1,30 @@
+"""Model Breadcrumbs."""
+
+from dataclasses import dataclass
+
+from npmerge.transforms import Composed, Transform, Trim
+
+
+@dataclass(frozen=True)
+class Breadcrumbs(Composed):
+    """base + scale * sum_m of the task vectors without their largest and smallest entries (Davari and Belilovsky 2024).
+
+    Masks are of each tensor. With gamma 0 and density 1 this is task arithmetic. Needs a base.
+
+    Where implementations disagree: the paper states the fractions that are cut on either side, here as in merge toolkits the
+    upper one and what is kept. Tensors with fewer than 1 / (2 gamma) entries have no outliers; some drop these tensors whole.
+
+    Attributes:
+        density: the fraction of entries that is kept.
+        gamma: the fraction of largest entries that is dropped first; `density` has priority where both exceed one.
+        scale: lambda, as in task arithmetic.
+    """
+
+    density: float = 0.9
+    gamma: float = 0.01
+    scale: float = 0.3
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """The band of magnitudes in the middle."""
+        return (Trim(self.density, outliers=self.gamma),)

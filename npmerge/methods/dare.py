@@ -1,0 +1,34 @@
+"""DARE: drop and rescale."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from npmerge.transforms import Composed, Drop, Elect, Transform
+
+
+@dataclass(frozen=True)
+class Dare(Composed):
+    """base + scale * sum_m mask_m * (params_m - base) / density, each entry kept with that probability (Yu et al. 2024).
+
+    In expectation over keys this is task arithmetic; with density 1 it is. Needs a base and a key.
+
+    Where implementations disagree: some rescale so that each tensor keeps its sum of magnitudes (`rescale="l1"`), which is
+    close for large tensors; of those that elect signs some take the mean of the entries that agree, here their sum is taken.
+
+    Attributes:
+        density: 1 - p, p the published drop rate; 0.5 in merge toolkits, as low as 0.1 for language models.
+        scale: lambda, as in task arithmetic.
+        elect: also drop the entries whose sign is not that of the sum, as TIES does.
+        rescale: how what is kept makes up for what is dropped, see `transforms.Drop`.
+    """
+
+    density: float = 0.5
+    scale: float = 0.3
+    elect: bool = False
+    rescale: Literal["density", "l1"] | None = "density"
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """Drop, and elect by the sum if asked to."""
+        drop = Drop(self.density, self.rescale)
+        return (drop, Elect("sum")) if self.elect else (drop,)

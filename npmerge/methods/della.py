@@ -1,0 +1,71 @@
+"""DELLA: drop by magnitude, elect signs, fuse."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from alignment.checks import check_fraction
+from npmerge.transforms import Composed, DisjointMean, Elect, Tensors, Transform, current, draw, where
+
+
+@dataclass(frozen=True)
+class Della(Composed):
+    """As TIES, but the entries of a row are kept at random, large ones more likely (Deep et al. 2024).
+
+    An entry of rank r among the magnitudes of its row, 0 to 1, is kept with probability p = density - epsilon + 2 epsilon r
+    and divided by p. A row is what enters one output unit: all axes but the last; a vector is one row. Needs a base and a key.
+
+    Where implementations disagree: the width of the range of p is 2 epsilon in merge toolkits and here, epsilon in the paper;
+    some rescale each tensor to its sum of magnitudes rather than each entry by 1 / p; rows of one entry, 0 / 0 there, have
+    p = density. Equal magnitudes rank by index.
+
+    Attributes:
+        density: the mean probability; with 1 nothing is dropped whatever epsilon: TIES without its trimming.
+        epsilon: how far the probabilities reach from it to either side.
+        scale: lambda.
+    """
+
+    density: float = 0.5
+    epsilon: float = 0.15
+    scale: float = 1.0
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """Drop, elect by the sum, and the mean."""
+        return (DropByRank(self.density, self.epsilon), Elect("sum"), DisjointMean())
+
+
+@dataclass(frozen=True)
+class DropByRank(Transform):
+    """Keep each entry with a probability that grows with the rank of its magnitude, and divide by it. Fields as in `Della`."""
+
+    density: float
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        check_fraction("density", self.density, positive=True)
+        check_fraction("epsilon", self.epsilon)
+        if self.random and not self.epsilon < self.density <= 1 - self.epsilon:
+            raise ValueError(
+                f"Della needs epsilon < density <= 1 - epsilon: got epsilon {self.epsilon} and density {self.density}, "
+                "the probabilities would leave (0, 1]"
+            )
+
+    @property
+    def random(self) -> bool:
+        """Unless everything is kept."""
+        return self.density < 1
+
+    def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
+        """Zero where dropped, larger elsewhere."""
+        if not self.random:
+            return coefficients
+        p = {path: self._probability(x) for path, x in current(coefficients, vectors).items()}
+        return {path: c / p[path] for path, c in where(draw(key, p, vectors), coefficients).items()}
+
+    def _probability(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        rows = jnp.abs(x).reshape((len(x), -1, x.shape[-1] if x.ndim > 2 else 1))
+        ranks = jnp.argsort(jnp.argsort(rows, 1), 1).astype(jnp.float32)
+        last = rows.shape[1] - 1
+        return (self.density + self.epsilon * (2 * ranks / last - 1 if last else 0 * ranks)).reshape(x.shape)

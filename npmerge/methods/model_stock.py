@@ -1,0 +1,45 @@
+"""How far to go from the base, told by the angle between the models."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from alignment.graph import PyTree
+from npmerge.base import LinearMerge, Stats
+from npmerge.gram import Angles, from_angles
+from npmerge.stack import Stack
+
+
+@dataclass(frozen=True)
+class ModelStock(LinearMerge):
+    """base + t (mean of params - base), t = N cos / (1 + (N - 1) cos), for each tensor (Jang et al. 2024, for N models).
+
+    cos is the cosine of the angle between task vectors, which the paper takes as one number: for more than two models it is
+    the mean over pairs, as in mergekit and FusionBench. It is 1 for equal models, which are the result, and 0 for orthogonal
+    task vectors, whose result is the base. Below 0 it is taken as 0, so t stays in [0, 1] (mergekit goes beyond the base,
+    and with two opposite models divides by zero). A task vector of zero is orthogonal to all. Single numbers are averaged.
+    Needs a base.
+
+    Attributes:
+        per_channel: one t per output channel (the last axis; `filter_wise` in mergekit) rather than per tensor. A tensor of
+            one axis is one vector.
+    """
+
+    per_channel: bool = False
+    needs_base = True
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """T / N, one number per tensor or channel. Raises ValueError without a base, or with fewer than two models."""
+        self.require_base(stack)
+        if stack.size < 2:
+            raise ValueError(f"ModelStock needs the angle between two models or more, got {stack.size}")
+        uniform = np.full(stack.size, 1 / stack.size)
+        return from_angles(_coefficients, stack, uniform, needs_base=True, per_channel=self.per_channel)
+
+
+def _coefficients(angles: Angles) -> Float[np.ndarray, "groups models"]:
+    n = angles.norms.shape[1]
+    pairs = angles.cosines[:, *np.triu_indices(n, 1)]
+    cosine = np.maximum(pairs.mean(1, keepdims=True), 0)
+    return np.broadcast_to(cosine / (1 + (n - 1) * cosine), angles.norms.shape)

@@ -1,0 +1,55 @@
+"""Spherical interpolation of two models or of two task vectors, by tensor or by channel."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Array
+
+from alignment.graph import PyTree
+from npmerge.base import LinearMerge, Stats
+from npmerge.gram import arc, from_angles
+from npmerge.stack import Stack
+from npmerge.weights import Weights, check_weights, shares_of
+
+
+@dataclass(frozen=True)
+class NuSlerp(LinearMerge):
+    """`Slerp` with t = w_1 / (w_0 + w_1), `nuslerp` in mergekit, whose differences from `slerp` it has.
+
+    It is linear for parallel tensors only, not from |cos omega| = 0.9995 on, and t may lie outside of [0, 1]. Weights that sum
+    to zero and opposite tensors are errors (in mergekit t = 1/2, and the linear interpolation).
+
+    Attributes:
+        weights: of the two models; equal by default.
+        task_vectors: merge the differences from the base, which is then needed.
+        per_channel: one angle per output channel (the last axis; `nuslerp_flatten: false`) rather than per tensor.
+    """
+
+    weights: Weights = None
+    task_vectors: bool = False
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", check_weights(self, self.weights))
+
+    @property
+    def needs_base(self) -> bool:  # type: ignore[override]
+        """Whether task vectors are merged."""
+        return self.task_vectors
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """Two coefficients per tensor or channel.
+
+        Raises:
+            ValueError: other than two models, opposite tensors, weights that do not fit, no base for task vectors.
+        """
+        if self.needs_base:
+            self.require_base(stack)
+        self.require_two(stack)
+        shares = shares_of(self, self.weights, stack)
+        return from_angles(
+            lambda angles: arc(self, angles, float(shares[1]), linear_from=1.0),
+            stack,
+            shares,
+            needs_base=self.needs_base,
+            per_channel=self.per_channel,
+        )

@@ -1,0 +1,32 @@
+"""One model as it is."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Array
+
+from alignment.checks import check_finite_number
+from alignment.graph import PyTree
+from npmerge.base import LinearMerge, Stats, constant
+from npmerge.stack import Stack
+
+
+@dataclass(frozen=True)
+class Passthrough(LinearMerge):
+    """scale * params of the one model of the stack (`passthrough` in mergekit, there for stacking layers).
+
+    Running statistics are not scaled: they are no weights.
+
+    Attributes:
+        scale: a factor, 1 by default.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_finite_number("scale", self.scale)
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """The scale everywhere. Raises ValueError unless there is one model."""
+        if stack.size != 1:
+            raise ValueError(f"Passthrough takes exactly one model, got {stack.size}: choose one, or merge them")
+        return constant(stack, self.scale)

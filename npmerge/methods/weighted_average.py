@@ -1,0 +1,34 @@
+"""The weighted average."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Array
+
+from alignment.graph import PyTree
+from npmerge.base import LinearMerge, Stats, constant
+from npmerge.stack import Stack
+from npmerge.weights import check_weights, shares_of, weights_of
+
+
+@dataclass(frozen=True)
+class WeightedAverage(LinearMerge):
+    """sum_m w_m params_m / sum_m w_m: a soup with weights of one's choice (Wortsman et al. 2022; `linear` in mergekit).
+
+    Negative weights are allowed. Running statistics are averaged with equal weights, as every merge does.
+
+    Attributes:
+        weights: one number per model.
+        normalise: divide by the sum of the weights; without, the weights are the coefficients.
+    """
+
+    weights: Sequence[float]
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", check_weights(self, () if self.weights is None else self.weights))
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """The weights everywhere. Raises ValueError unless there is one per model, and for a sum of zero to divide by."""
+        weights = tuple(self.weights)
+        return constant(stack, (shares_of if self.normalise else weights_of)(self, weights, stack))
