@@ -39,7 +39,7 @@ class Settings:
     training_rate: float = 5e-3
     training_steps: int = 700
     measured: int = 2000  # training images, without their labels, for statistics, least squares and BatchNorm
-    budgets: tuple[float, ...] = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+    budgets: tuple[float, ...] = (1.0, 1.3, 1.6, 2.0)
     stages: tuple[int, ...] = (1, 2, 3)  # that ZipIt's heads share
     control_steps: int = 150
     control_rates: tuple[float, ...] = (1e-4, 1e-3)
@@ -62,6 +62,12 @@ Job = Callable[[float], dict[str, Any]]
 def made_with(settings: Settings, images: Images) -> dict[str, Any]:
     """What decides every number of a run but its seed."""
     return dataclasses.asdict(settings) | {"data": images.name}
+
+
+def trained_with(settings: Settings, images: Images) -> dict[str, Any]:
+    """What decides the parents but their seed."""
+    names = ("blocks", "width", "batch", "training_rate", "training_steps", "limit")
+    return {name: getattr(settings, name) for name in names} | {"data": images.name}
 
 
 class Experiment:
@@ -114,7 +120,7 @@ class Experiment:
     def parent(self, k: int) -> PyTree:
         """Train one network on its half, or read the one that was trained before."""
         path, s = self.out / "parents" / f"{self.seed}-{k}.safetensors", self.settings
-        made = made_with(s, self.images)
+        made = trained_with(s, self.images)
         if path.exists():
             check_settings(checkpoint.load_record(path).get("settings", {}), made, path)
             return checkpoint.load_network(path)[1]
