@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from alignment.base import graphs_of
+from alignment.base import check_finite, graphs_of
 from alignment.biases import channel_biases
 from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, path_name, signature
 from alignment.maps import Maps, NodeMap, transport
@@ -157,6 +157,8 @@ def prepared(
     """Everything that is known before the data are looked at. Raises ValueError for what does not belong together."""
     if not models:
         raise ValueError("least squares needs the models that are merged, got none")
+    for k, model in enumerate(models):
+        check_finite(model, f"model {k}")
     graphs = graphs_of(graph, models)
     applies = (apply,) * len(models) if callable(apply) else tuple(apply)
     if len(maps) != len(models) or len(applies) != len(models):

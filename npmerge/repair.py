@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.base import check_finite, functions_of, graphs_of
 from alignment.biases import channel_biases, made_nodes
-from alignment.checks import check_list
+from alignment.checks import check_kinds, check_list
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, check_maps
-from alignment.resizing import resize
+from alignment.resizing import resize, widths_of
 from alignment.site_maps import outputs_moved
 from alignment.sites import Site
 from alignment.taps import capture
@@ -26,6 +26,8 @@ Apply = Callable[..., PyTree]
 
 DEAD = 1e-5
 """A channel is dead if its deviation is below this share of the largest that its site has in the parents."""
+ROUNDING = 1e-6
+"""And if it is below this share of the largest mean: so much a constant seems to vary in float32."""
 
 
 class Repaired(NamedTuple):
@@ -112,7 +114,7 @@ def repair(
         raise ValueError("repair needs data: got no batches")
     run, graph = applies[0], graphs[0]
     if maps is not None:
-        run = resize(applies[0], graphs[0], merged, _widths(graphs, maps, weights))
+        run = resize(applies[0], graphs[0], merged, _widths(graphs, maps, merged, weights))
         graph = trace(run, merged, inputs[0])
     graph.check(merged)
     left = _left_alone(graph)
@@ -150,7 +152,7 @@ def _shares(weights: Sequence[float] | None, count: int) -> np.ndarray:
     return shares
 
 
-def _widths(graphs: Sequence[Graph], maps: Sequence[Maps], weights: Sequence[float] | None) -> dict[str, int]:
+def _widths(graphs: Sequence[Graph], maps: Sequence[Maps], merged: PyTree, weights: Sequence[float] | None) -> dict[str, int]:
     """The widths that maps lead to. Raises ValueError for maps that do not fit."""
     check_list(maps, "maps")
     if weights is not None:
@@ -158,13 +160,19 @@ def _widths(graphs: Sequence[Graph], maps: Sequence[Maps], weights: Sequence[flo
     if len(maps) != len(graphs):
         raise ValueError(f"expected maps for each of {len(graphs)} models, got {len(maps)}")
     for k, (graph, own) in enumerate(zip(graphs, maps, strict=True)):
+        check_kinds(f"the maps of model {k} must be node -> NodeMap", (own, Mapping))
+        check_finite({name: (m.push, m.pull) for name, m in own.items()}, f"the maps of model {k}")
         check_maps(graph, own)
         if negative := [name for name, m in own.items() if (np.asarray(m.push) < 0).any()]:
             raise ValueError(
                 f"the map of {negative[0]!r} in model {k} has negative entries: the deviations of what it mixes are unknown. "
                 "Transport the models and repair without maps"
             )
-    return {name: m.push.shape[-2] for name, m in maps[0].items()}
+    widths = {name: m.push.shape[-2] for name, m in maps[0].items()}
+    for name, width in widths_of(graphs[0], merged, widths).items():
+        if width != widths.get(name, graphs[0].nodes[name].size):
+            raise ValueError(f"the merged network has {width} units of {name!r}, the maps lead to {widths.get(name)}")
+    return widths
 
 
 def _pushed(graph: Graph, maps: Maps, new: Graph, name: str, x: np.ndarray) -> np.ndarray:
@@ -232,19 +240,18 @@ def _unmeasured(now: _Moments, target: tuple[np.ndarray, np.ndarray]) -> str | N
     before = _deviation(now)
     if not all(np.isfinite(x).all() for x in (now.mean, before, *target)):
         return "its outputs are not finite"
-    return None if _alive(before, target[1]).any() else "none of its channels varies"
+    return None if _alive(now, target[1]).any() else "none of its channels varies"
 
 
-def _alive(
-    now: Float[np.ndarray, "*copies columns"], wanted: Float[np.ndarray, "*copies columns"]
-) -> Bool[np.ndarray, "*copies columns"]:
-    return now > DEAD * wanted.max(initial=0)
+def _alive(now: _Moments, wanted: Float[np.ndarray, "*copies columns"]) -> Bool[np.ndarray, "*copies columns"]:
+    least = max(DEAD * wanted.max(initial=0), ROUNDING * np.abs(now.mean).max(initial=0))
+    return _deviation(now) > least
 
 
 def _corrected(site: Site, bias: str | None, variables: PyTree, now: _Moments, target: tuple[np.ndarray, np.ndarray]) -> PyTree:
     mean, deviation = target
     before = _deviation(now)
-    alive = _alive(before, deviation)
+    alive = _alive(now, deviation)
     ratio = np.where(alive, deviation / np.where(alive, before, 1.0), 1.0)
     leaves = flatten(variables)
     new = {site.path: _scaled(site, leaves[site.path], jnp.asarray(ratio, jnp.float32))}

@@ -17,7 +17,16 @@ from alignment import Alignment, Graph, align, trace, verify
 from alignment.graph import PyTree
 from npmerge.checkpoint import save_network
 from npmerge.commands import align_page as page
-from npmerge.commands.align_inputs import Data, Source, check_points, check_seed, read_data, read_networks, sample_of
+from npmerge.commands.align_inputs import (
+    Data,
+    Source,
+    check_names,
+    check_points,
+    check_seed,
+    read_data,
+    read_networks,
+    sample_of,
+)
 from npmerge.commands.align_measures import (
     Change,
     Measured,
@@ -70,6 +79,7 @@ class Request:
             )
         check_seed(self.seed)
         check_points(self.points)
+        check_names(self.files)
         if taken := [path for path in self.files if path.name in page.FILES]:
             raise ValueError(f"{taken[0]} would be overwritten by the report of that name: rename the checkpoint")
         if clash := [path for path in self.files if (self.out / path.name).resolve() == path.resolve()]:

@@ -50,18 +50,22 @@ def check_points(points: int) -> None:
         raise ValueError(f"--points must be 2 or more, both ends are among them: got {points}")
 
 
+def check_names(paths: Sequence[Path]) -> None:
+    """Raise ValueError for two checkpoints of one name: those that are written keep it."""
+    names = [path.name for path in paths]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"aligned checkpoints keep their names, but more than one is called {twice[0]}")
+
+
 def read_networks(paths: Sequence[Path], *, widths: bool = False) -> tuple[Config, list[Source]]:
     """The architecture of the first, and the networks: of that architecture, unless they may have other widths.
 
     Raises:
-        ValueError: fewer than two files, two of one name, one that cannot be read, another architecture or dtype (which file,
-            and both), a NaN or infinity.
+        ValueError: fewer than two files, one that cannot be read, another architecture or dtype (which file, and both), a NaN
+            or infinity.
     """
     if len(paths) < 2:
         raise ValueError(f"align needs at least two checkpoints, the first is the reference: got {len(paths)}")
-    names = [path.name for path in paths]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"aligned checkpoints keep their names, but more than one is called {twice[0]}")
     networks = [load_network(path) for path in paths]
     (_check_tasks if widths else _check_architectures)(paths, [config for config, _ in networks])
     _check_dtypes(paths, [variables for _, variables in networks])

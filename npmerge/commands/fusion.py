@@ -65,7 +65,9 @@ def _made(request: Request, parents: Parents) -> Made:
         "networks": {},
     }
     if parents.data is not None and parents.data.labels is not None:
-        alone = dict(zip((source.path.name for source in parents.sources), parents.alone(), strict=True))
+        paths = [source.path for source in parents.sources]
+        names = [p.name if sum(q.name == p.name for q in paths) == 1 else str(p) for p in paths]
+        alone = dict(zip(names, parents.alone(), strict=True))
         metrics = evaluate(resize(network.apply, graph, merged, widths), merged, parents.data.batches())
         content["networks"] = alone | {"merged": plain(metrics)}
     return Made(merged, widths, content, {})

@@ -16,6 +16,7 @@ from alignment import (
     ZipIt,
     identity,
     orthogonal,
+    rectangular,
     resize,
     trace,
     transport,
@@ -135,17 +136,28 @@ def test_parents_of_different_widths():
 
 def test_maps_that_repair_cannot_use():
     identities = {n.name: identity(n.size) for n in NET.graph.nodes.values()}
+    wider = rectangular(np.eye(9, 8, dtype=np.float32), np.eye(8, 9, dtype=np.float32))
     turned = identities | {"first": orthogonal(-np.eye(8, dtype=np.float32))}
     for maps, options, told in (
         ([identities], {}, "expected maps for each of 2 models, got 1"),
         ([identities, turned], {}, "the map of 'first' in model 1 has negative entries"),
         ([identities] * 2, {"weights": (0.5, 0.5)}, "repair takes weights or maps, not both"),
         ([identities, {"frist": identities["first"]}], {}, "unknown node 'frist'"),
+        ([1, 2], {}, "the maps of model 0 must be node -> NodeMap"),
+        ([identities, jax.tree.map(lambda x: x * np.nan, identities)], {}, "the maps of model 1"),
+        ([identities | {"first": wider}] * 2, {}, "no widths of the nodes give"),
     ):
         with pytest.raises(ValueError, match=told):
             repair(NET.apply, NET.graph, MODELS[0], MODELS, BATCHES, maps=maps, **options)
     with pytest.raises(ValueError, match="expected a function, or one for each of 2 models: got 1"):
         repair([NET.apply], NET.graph, MODELS[0], MODELS, BATCHES)
+
+
+def test_what_does_not_vary_is_left():
+    """Though its values are off by rounding from example to example."""
+    found = repair(NET.apply, NET.graph, average(MODELS), MODELS, [(np.ones_like(X), None)])
+    assert not found.corrected
+    chex.assert_trees_all_equal(found.variables, average(MODELS))
 
 
 def without_bias(variables: Any, x: jax.Array) -> jax.Array:
