@@ -158,14 +158,14 @@ def functions_of(apply: Callable | Sequence[Callable], models: Sequence[PyTree])
     return functions
 
 
-def of_one_width(alignment: Alignment, graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> Graph:
-    """The graph of all models. Raises ValueError for graphs whose nodes have different widths."""
+def of_one_width(asking: Any, graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> Graph:
+    """The graph of all models. Raises ValueError, with the kind of who asks, for graphs whose nodes have different widths."""
     first, *others = graphs_of(graph, models)
     for k, other in enumerate(others, 1):
         for name, node in first.nodes.items():
             if other.nodes[name].size != node.size:
                 raise ValueError(
-                    f"{type(alignment).__name__} needs models of one width: node {name!r} has {node.size} units in model 0 and "
+                    f"{type(asking).__name__} needs models of one width: node {name!r} has {node.size} units in model 0 and "
                     f"{other.nodes[name].size} in model {k}"
                 )
     return first

@@ -1,7 +1,7 @@
 """What a network costs as a function of the widths of its nodes, read off its jaxpr."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,28 +29,34 @@ class Costs:
             XLA's own analysis. A loop whose length is not known counts once, of a conditional every branch.
         weights: the elements of floating-point leaves; running statistics are none.
         sizes: the width that each node has in the network itself.
+        heads: the operations and the weights of the heads that several networks have on this one (`headed_costs`).
     """
 
     operations: Polynomial
     weights: Polynomial
     sizes: tuple[tuple[str, int], ...]
+    heads: tuple[Polynomial, Polynomial] = (Polynomial(), Polynomial())
 
     def flops(self, widths: Mapping[str, int] | None = None) -> float:
         """Operations of the dense network of these widths; nodes that are not named keep theirs.
 
         Raises ValueError for a node that the network does not have, or a width that is no positive integer.
         """
-        return self.operations(self._complete(widths))
+        return (self.operations + self.heads[0])(self._complete(widths))
 
     def parameters(self, widths: Mapping[str, int] | None = None) -> float:
         """Parameters of the dense network of these widths, as `flops` takes them."""
-        return self.weights(self._complete(widths))
+        return (self.weights + self.heads[1])(self._complete(widths))
 
     def polynomial(self, by: By) -> Polynomial:
-        """Operations ("flops") or weights ("parameters"). Raises ValueError for anything else."""
+        """Operations ("flops") or weights ("parameters"), heads as they are. Raises ValueError for anything else.
+
+        However many units are kept separate, a head reads those of its own network: it costs what it costs there.
+        """
         if by not in ("flops", "parameters"):
             raise ValueError(f"costs are by 'flops' or 'parameters', got {by!r}")
-        return self.operations if by == "flops" else self.weights
+        body, heads = [*zip((self.operations, self.weights), self.heads, strict=True)][by == "parameters"]
+        return body + Polynomial.constant(heads(dict(self.sizes)))
 
     def multiple(self, ratios: Mapping[str, float], *, models: int = 2, by: By = "flops") -> float:
         """The cost of a partially merged network (`PartialMatching`) as a multiple of that of one network.
@@ -113,6 +119,30 @@ def costs(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs
     Raises:
         ValueError: variables that do not fit the graph, a graph of another function.
     """
+    return headed_costs([apply], [graph], [variables], (), *inputs)
+
+
+def headed_costs(
+    functions: Sequence[Callable[..., PyTree]],
+    graphs: Sequence[Graph],
+    models: Sequence[PyTree],
+    own: Collection[str],
+    *inputs: PyTree,
+) -> Costs:
+    """What networks cost that share all but the leaves `own`: one of them, and the heads of all.
+
+    To a head belong the contractions that read such a leaf. Otherwise as `costs`, of a function and a graph for each model.
+    """
+    every = [_parted(*each, own, inputs) for each in zip(functions, graphs, models, strict=True)]
+    sizes = tuple((name, node.size) for name, node in graphs[0].nodes.items())
+    (body, _), heads = every[0], [head for _, head in every]
+    return Costs(*body, sizes, (total(o for o, _ in heads), total(w for _, w in heads)))
+
+
+def _parted(
+    apply: Callable[..., PyTree], graph: Graph, variables: PyTree, own: Collection[str], inputs: tuple
+) -> tuple[tuple[Polynomial, Polynomial], tuple[Polynomial, Polynomial]]:
+    """Operations and weights of one network: of what it shares, and of what is its own."""
     graph.check(variables)
     walk = walked(apply, variables, inputs)
     _, atoms = walk.graph()
@@ -120,11 +150,13 @@ def costs(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs
         odd = min(atoms.keys() ^ graph.nodes.keys())
         raise ValueError(f"the graph is of another function: only one of them has the node {odd!r}")
     sizes = _Widths(walk.terms, atoms)
-    return Costs(
-        total(_operations(sizes, contraction) for contraction in walk.contractions),
-        total(product(map(_length, graph.axes[path])) for path in weights_of(variables)),
-        tuple((name, node.size) for name, node in graph.nodes.items()),
-    )
+
+    def part(head: bool) -> tuple[Polynomial, Polynomial]:
+        contractions = (c for c in walk.contractions if any(v.source and v.source.path in own for v in c.ins) == head)
+        paths = (path for path in weights_of(variables) if (path in own) == head)
+        return total(_operations(sizes, c) for c in contractions), total(product(map(_length, graph.axes[p])) for p in paths)
+
+    return part(False), part(True)
 
 
 class _Widths:

@@ -60,10 +60,9 @@ class NodeMoments(Statistic):
     means do not cancel. Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
     """
 
-    def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, Moments]:
-        """Moments of one batch; the covariances are still sums of products."""
-        features = [capture(apply, graph, model, batch[0]).nodes for model in models]
-        return {node: _sums([by_fixed_copy(graph, node, f[node]) for f in features]) for node in graph.taps}
+    def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Moments]:
+        """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""
+        return {node: _sums(features) for node, features in _features(apply, graph, models, batch).items()}
 
     def combine(self, a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
         """Chan's pairwise update."""
@@ -107,13 +106,7 @@ class JointMoments(Statistic):
 
     def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Joint]:
         """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""
-        graphs = (graph,) * len(models) if isinstance(graph, Graph) else graph
-        functions = (apply,) * len(models) if callable(apply) else apply
-        features = [capture(f, g, m, batch[0]).nodes for f, g, m in zip(functions, graphs, models, strict=True)]
-        return {
-            node: _joint([by_fixed_copy(g, node, f[node]) for g, f in zip(graphs, features, strict=True)])
-            for node in graphs[0].taps
-        }
+        return {node: _joint(features) for node, features in _features(apply, graph, models, batch).items()}
 
     def combine(self, a: dict[str, Joint], b: dict[str, Joint]) -> dict[str, Joint]:
         """Chan's pairwise update."""
@@ -131,6 +124,14 @@ def against_reference(joint: Joint, models: int) -> Moments:
     blocks = np.asarray(joint.covariance).reshape(*copies, *(models, units // models) * 2)
     blocks = np.moveaxis(blocks, (-4, -2), (0, 1))  # (models, models, *copies, units, units)
     return Moments(joint.samples, np.moveaxis(mean, -2, 0), np.stack([blocks[k, k] for k in range(models)]), blocks[0])
+
+
+def _features(apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, list[Array]]:
+    """Of every node those of each model."""
+    graphs = (graph,) * len(models) if isinstance(graph, Graph) else graph
+    functions = (apply,) * len(models) if callable(apply) else apply
+    found = [capture(f, g, m, batch[0]).nodes for f, g, m in zip(functions, graphs, models, strict=True)]
+    return {node: [by_fixed_copy(g, node, f[node]) for g, f in zip(graphs, found, strict=True)] for node in graphs[0].taps}
 
 
 def _joint(features: Sequence[Array]) -> Joint:

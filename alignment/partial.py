@@ -13,6 +13,7 @@ from alignment.checks import check_fraction
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, NodeMap, identity
 from alignment.moments import NodeMoments
+from alignment.own_leaves import own_leaves, without
 from alignment.permutations import Order, unmoved
 from alignment.separability import check_separable, separable
 from alignment.unit_agreement import Agreement, activation_agreement, weight_agreement
@@ -43,6 +44,8 @@ class PartialMatching(Alignment):
     0 gives the average of the permuted networks, and the ratio 1 everywhere their ensemble: the mean of their outputs, exactly
     if units meet only in products with weights (ReLU, BatchNorm in evaluation mode, GroupNorm whose groups are separated
     whole). A LayerNorm or a softmax over separated units normalises those of all models at once, which is approximate.
+
+    Networks with different numbers of outputs, one graph for each, keep their heads: run them by `npmerge.multi_head`.
 
     Nodes listed by `separability.held` always have ratio 0: what is inside heads, streams between RMSNorms, tied embeddings.
     Heads, which others are inside of, are kept separate whole. Nodes that are stacked along one axis need one ratio.
@@ -134,7 +137,11 @@ class Matched(NamedTuple):
 def matched(
     matching: Alignment, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None
 ) -> Matched:
-    """The permutations that an alignment finds, and how well each unit then agrees with its partners."""
+    """The permutations that an alignment finds, and how well each unit then agrees with its partners.
+
+    Networks with different numbers of outputs are matched by what they have in common: heads take no part.
+    """
+    models = without(models, own_leaves(graph, models))
     found = matching.rounded(matching.init(graph, models, stats=stats, key=key))
     orders = [unmoved(graph) | {name: np.asarray(order) for name, order in model.items()} for model in found]
     by_activations: Agreement = {}

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,15 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from alignment.base import check_finite, graphs_of
+from alignment.base import check_finite, functions_of, graphs_of
 from alignment.biases import channel_biases
 from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, path_name, signature
-from alignment.maps import Maps, NodeMap, transport
+from alignment.maps import Maps, NodeMap, identity, transport
+from alignment.own_leaves import own_leaves, without
 from alignment.resizing import resize
 from alignment.site_maps import SIDES, Entangled, FeatureMaps, Side, arranged, entangled, moved, picked
 from alignment.sites import Site
 from alignment.taps import SiteFeatures, capture
 from alignment.trace import trace
+from npmerge.multi_head import Headed, multi_head
 from npmerge.normalisation import TrainApply, reset_statistics
 from npmerge.stack import mean_of
 
@@ -118,7 +120,8 @@ class Layers:
 class Prepared(NamedTuple):
     """Layers with their originals, the merged network to start from, and where each of its leaves may be other than zero.
 
-    `train_apply` is the merged network in training mode, None where its statistics are not re-estimated.
+    `train_apply` is the merged network in training mode, None where its statistics are not re-estimated. `headed` is the merged
+    network with the heads of all originals, where they have their own: all else is then the network that has the first head.
     """
 
     layers: Layers
@@ -127,6 +130,7 @@ class Prepared(NamedTuple):
     support: PyTree
     left: dict[str, str]
     train_apply: TrainApply | None
+    headed: Headed | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,7 +156,8 @@ def prepared(
     *,
     merged: PyTree | None = None,
     own_inputs: bool = False,
-    train_apply: TrainApply | None = None,
+    train_apply: TrainApply | Sequence[TrainApply] | None = None,
+    heads: bool = False,
 ) -> Prepared:
     """Everything that is known before the data are looked at. Raises ValueError for what does not belong together."""
     if not models:
@@ -165,22 +170,41 @@ def prepared(
         raise ValueError(f"expected maps and a function for each of {len(models)} models: got {len(maps)} and {len(applies)}")
     moved_models = [transport(g, m, v) for g, m, v in zip(graphs, maps, models, strict=True)]
     widths = _widths(graphs, maps)
-    average = mean_of(moved_models)
+    own = own_leaves(graphs[0], moved_models, heads=heads)
+    headed = _headed(applies, graphs, models, maps, train_apply) if own else None
+    average = mean_of(moved_models) if headed is None else headed.apply.networks(headed.variables)[0]
     start = average if merged is None else merged
-    support = mean_of([_support(g, dict(m), v) for g, m, v in zip(graphs, maps, models, strict=True)])
+    if headed is not None and merged is not None:
+        start, headed = headed.apply.networks(merged)[0], headed._replace(variables=merged)
+    support = mean_of(without([_support(g, dict(m), v) for g, m, v in zip(graphs, maps, models, strict=True)], own))
     other = resize(applies[0], graphs[0], average, widths)
     same = not other.widths
     run: Apply = applies[0] if same else other
     new, biases = _traced(run, graphs[0] if same else None, signature(average), signature(inputs))
     new.check(start)
-    training = train_apply if same or train_apply is None else replace(other, apply=train_apply)
+    training = None if train_apply is None else functions_of(train_apply, models)[0]
+    if training is not None and not same:
+        training = replace(other, apply=training)
     layers = Layers(applies, graphs, run, new, biases, own_inputs)
     shifts = {name: bias for name in layers.biases if (bias := layers.layer(name, average).bias) is not None}
     originals = Originals(tuple(models), tuple(picked(m) for m in maps), shifts)
     bound = _entangled(applies[0], signature(models[0]), signature(inputs))
     mapped = {name for m in maps for name in m}
-    left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, bound, mapped))}
-    return Prepared(layers, originals, start, support, left, training)
+    left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, bound, mapped, own))}
+    return Prepared(layers, originals, start, support, left, training, headed)
+
+
+def _headed(
+    applies: Sequence[Apply],
+    graphs: Sequence[Graph],
+    models: Sequence[PyTree],
+    maps: Sequence[Maps],
+    train_apply: TrainApply | Sequence[TrainApply] | None,
+) -> Headed:
+    """The average with the heads of all models; what has no map stays in its place."""
+    still = [{n.name: identity(n.size, n.copies) for n in graph.nodes.values()} for graph in graphs]
+    whole = [{**every, **m} for every, m in zip(still, maps, strict=True)]
+    return multi_head(applies, graphs, models, whole, train_apply=train_apply)
 
 
 def _widths(graphs: Sequence[Graph], maps: Sequence[Maps]) -> dict[str, int]:
@@ -219,9 +243,13 @@ def _support(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
     return transport(graph, within, jax.tree.map(lambda x: jnp.ones(np.shape(x), jnp.float32), variables))
 
 
-def _reason(layers: Layers, originals: Originals, name: str, bound: Mapping[str, Entangled], mapped: set[str]) -> str | None:
+def _reason(
+    layers: Layers, originals: Originals, name: str, bound: Mapping[str, Entangled], mapped: set[str], own: Collection[str]
+) -> str | None:
     """Why a site cannot be solved for, or None."""
     site = layers.sites[name]
+    if site.path in own:
+        return "the networks have outputs of their own"
     if name in bound and bound[name].elsewhere:
         return "its weight is read elsewhere too"
     if name in bound and (reordered := [node for node in bound[name].nodes if node in mapped]):

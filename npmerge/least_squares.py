@@ -17,6 +17,7 @@ from alignment.maps import Maps
 from npmerge.batches import measured
 from npmerge.fit import fit
 from npmerge.layerwise import Apply, Layer, Layers, Originals, Prepared, pieces, prepared
+from npmerge.multi_head import Headed
 from npmerge.normal_equations import Change, Errors, Sums, add_sums, bytes_of, errors_of, no_sums, solved
 from npmerge.normalisation import TrainApply
 
@@ -25,12 +26,13 @@ class Solved(NamedTuple):
     """What `LeastSquares` returns, sites by name.
 
     Attributes:
-        variables: the merged network, for `resize(apply, graph, variables)` to run.
+        variables: the merged network, for `resize(apply, graph, variables)` to run, or `headed.apply`.
         before: ||Z_in W + b - Z_out|| / ||Z_out|| at the start, over all batches.
         after: the same with what was found, before it is rounded to the stored dtypes. Of the closed form it is known to about
             1e-3 of `before`.
         left: sites that stayed as they were, with the reason.
         singular: sites whose inputs, in the data, do not determine their weights: what was not seen stays as at the start.
+        headed: the merged network with a head for each model, where they keep their own; else None.
     """
 
     variables: PyTree
@@ -38,6 +40,7 @@ class Solved(NamedTuple):
     after: dict[str, float]
     left: dict[str, str]
     singular: tuple[str, ...]
+    headed: Headed | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class LeastSquares:
     x_k, their inputs: a unit of one model alone carries that model's feature, a merged one the mean. W_0 is the average of the
     transported models. Only blocks move in which some model has units on both sides, so that what is kept apart stays apart.
     Norms, embeddings and what is not a linear site stay at the average, and so do running statistics without `train_apply`.
+    Networks with different numbers of outputs keep their heads, each as its own map makes it (`multi_head`).
 
     Example:
         theta = alignment.init(graph, models, stats=stats)
@@ -98,22 +102,25 @@ class LeastSquares:
         batches: Iterable[tuple],
         *,
         merged: PyTree | None = None,
-        train_apply: TrainApply | None = None,
+        train_apply: TrainApply | Sequence[TrainApply] | None = None,
+        heads: bool = False,
     ) -> Solved:
         """Solve for the layers of the merged network.
 
         Args:
             apply: the network in evaluation mode, which the graph was traced from; every example must be looked at alone. For
-                networks of different widths one for each model, as for graph.
+                networks of different widths or numbers of outputs one for each model, as for graph.
             graph: its graph.
             models: the original networks, as they were before any alignment.
             maps: for each model a map for each node, as an `Alignment` returns them; all models must get the same widths.
             batches: `(inputs, targets)`; targets are not read. They are gone through several times.
             merged: the network to start from, the average of the transported models by default.
-            train_apply: the (first) network in training mode, if it has running statistics. They are re-estimated from the
-                batches, which should then be of one size, as by `reset_statistics`: at the end, and where `sequential` also
-                before each site, so that it reads what the network computes with the statistics that it ends with. Without,
-                re-estimate them yourself, but not where `sequential`: later layers are fitted to those that are there.
+            train_apply: the (first) network in training mode, or one for each, if it has running statistics. They are
+                re-estimated from the batches, which should then be of one size, as by `reset_statistics`: at the end, and where
+                `sequential` also before each site, so that it reads what the network computes with the statistics that it ends
+                with. Without, re-estimate them yourself, but not where `sequential`: later layers are fitted to those that are
+                there.
+            heads: whether models with equal outputs keep their heads, too: for tasks of their own.
 
         Raises:
             ValueError: no models, no batches, another number of maps, maps that do not fit the graph or lead to different
@@ -124,10 +131,12 @@ class LeastSquares:
         if not every:
             raise ValueError("least squares needs data: got no batches")
         inputs = [x for x, *_ in every]
-        found = prepared(
-            apply, graph, models, maps, inputs[0], merged=merged, own_inputs=self.sequential, train_apply=train_apply
-        )
+        given: dict[str, Any] = {"merged": merged, "train_apply": train_apply, "heads": heads}
+        found = prepared(apply, graph, models, maps, inputs[0], own_inputs=self.sequential, **given)
         result = self._solved(found, every) if self.method == "closed" else self._descended(found, every)
+        if found.headed is not None:
+            headed = found.headed.sharing(result.variables).renewed(every)
+            return result._replace(variables=headed.variables, headed=headed)
         return result._replace(variables=found.renewed(result.variables, every))
 
     def _solved(self, found: Prepared, batches: list[tuple]) -> Solved:

@@ -1,6 +1,6 @@
 """Networks that share a part and keep heads or stems of their own: a merge of functions, not of one parameter tree."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from alignment.graph import Graph, PyTree, path_name
 from alignment.labels import node_axes
 from alignment.maps import Maps, NodeMap, transport
 from alignment.resizing import resize
+from npmerge.normalisation import reset_statistics
 from npmerge.side_by_side import side_by_side
 from npmerge.stack import mean_of
 
@@ -36,7 +37,11 @@ class MultiHead:
 
     def __call__(self, variables: dict[str, Any], inputs: Array) -> list[Any]:
         """What the functions return."""
-        return side_by_side(self.functions, self.entries, _networks(variables, len(self.functions)), inputs)
+        return side_by_side(self.functions, self.entries, self.networks(variables), inputs)
+
+    def networks(self, variables: dict[str, Any]) -> list[PyTree]:
+        """The variables of each task's network: shared ones and its own. Raises ValueError for variables of another kind."""
+        return _networks(variables, len(self.functions))
 
     def head(self, number: int) -> "OneHead":
         """The network of one task: `(variables, inputs) -> outputs`, for `evaluate` and losses. Raises ValueError for none."""
@@ -61,7 +66,7 @@ class OneHead:
         """What the function returns."""
         if self.whole.entries:  # every stem leads to it
             return self.whole(variables, inputs)[self.number]
-        return self.whole.functions[self.number](_networks(variables, len(self.whole.functions))[self.number], inputs)
+        return self.whole.functions[self.number](self.whole.networks(variables)[self.number], inputs)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,16 @@ class Headed(NamedTuple):
     variables: dict[str, Any]
     train_apply: MultiHeadTraining | None
     shared: tuple[str, ...]
+
+    def sharing(self, network: PyTree) -> "Headed":
+        """The same heads behind the shared part of another network."""
+        return self._replace(variables={**self.variables, "shared": _only(network, self.variables["shared"])})
+
+    def renewed(self, batches: Iterable[tuple]) -> "Headed":
+        """With statistics re-estimated from data, by `reset_statistics`, where there is a training mode."""
+        if self.train_apply is None:
+            return self
+        return self._replace(variables=reset_statistics(self.train_apply, self.variables, batches))
 
 
 def multi_head(

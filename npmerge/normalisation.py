@@ -15,7 +15,7 @@ from alignment.graph import STATISTICS, PyTree, Signature, as_shapes, flatten, f
 from alignment.trace import nested
 from npmerge.batches import measured
 
-TrainApply = Callable[[PyTree, Array], tuple[Array, PyTree]]
+TrainApply = Callable[[PyTree, Array], tuple[PyTree, PyTree]]
 
 
 def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterable[tuple]) -> PyTree:

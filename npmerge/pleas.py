@@ -8,17 +8,19 @@ import jax
 from jaxtyping import Array
 
 from alignment.allocation import Allocation, allocate, check_budget, check_weights
-from alignment.base import Alignment, PermutationAlignment, Stats, check_finite
+from alignment.base import Alignment, PermutationAlignment, Stats, check_finite, functions_of, graphs_of, of_one_width
 from alignment.checks import check_count, check_list, kind_of
-from alignment.costs import By, Costs, costs
+from alignment.costs import By, Costs, headed_costs
 from alignment.gains import disagreement_of
 from alignment.graph import Graph, PyTree
-from alignment.maps import transport
+from alignment.maps import Maps, transport
+from alignment.own_leaves import own_leaves, without
 from alignment.partial import Matched, PartialMatching, matched
 from alignment.resizing import resize
 from alignment.weight_matching import WeightMatching
 from npmerge.batches import measured
 from npmerge.least_squares import LeastSquares, Solved
+from npmerge.multi_head import Headed, multi_head
 from npmerge.normalisation import TrainApply, reset_statistics
 from npmerge.stack import mean_of
 
@@ -27,11 +29,12 @@ class Sized(NamedTuple):
     """What `Pleas` returns.
 
     Attributes:
-        variables: of the merged network, for `resize(apply, graph, variables, widths)` to run.
+        variables: of the merged network, for `resize(apply, graph, variables, widths)` to run, or `headed.apply`.
         widths: the new width of every node.
         allocation: the ratios kept separate, what they cost and which nodes cannot change their width.
         dense: operations of the network as it runs, with the blocks that are zero, as a multiple of one network's.
         solved: what the least squares found, None without them.
+        headed: the merged network with a head for each model, where they keep their own; else None.
     """
 
     variables: PyTree
@@ -39,6 +42,7 @@ class Sized(NamedTuple):
     allocation: Allocation
     dense: float
     solved: Solved | None
+    headed: Headed | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,25 +51,27 @@ class PreparedPleas:
 
     Attributes:
         pleas: how it was asked for.
-        apply: the network in evaluation mode.
-        graph: its graph.
+        functions: of each network in evaluation mode.
+        graphs: of each.
         models: the variables of N networks.
+        own: the leaves that each keeps to itself, by path: their heads, none where they are merged.
         matched: their units, each with its partners.
-        costs: what one network costs by its widths.
+        costs: what one network costs by its widths, with the heads of all.
         weights: what it is worth to keep each node apart.
         batches: for the least squares and the statistics.
-        train_apply: the network in training mode, None where statistics are not re-estimated.
+        train_applies: of each network in training mode, None where statistics are not re-estimated.
     """
 
     pleas: "Pleas"
-    apply: Callable[..., PyTree]
-    graph: Graph
+    functions: tuple[Callable[..., PyTree], ...]
+    graphs: tuple[Graph, ...]
     models: Sequence[PyTree]
+    own: tuple[str, ...]
     matched: Matched
     costs: Costs
     weights: Mapping[str, float]
     batches: Sequence[tuple]
-    train_apply: TrainApply | None
+    train_applies: tuple[TrainApply, ...] | None
 
     def at(self, budget: float) -> Sized:
         """The merged network of a size between 1 and N.
@@ -73,20 +79,28 @@ class PreparedPleas:
         Raises:
             ValueError: another size, and as the least squares and `reset_statistics` do.
         """
-        chosen = allocate(self.costs, self.graph, self.weights, budget, models=len(self.models), by=self.pleas.by)
+        graph, networks = self.graphs[0], (self.functions, self.graphs, self.models)
+        chosen = allocate(self.costs, graph, self.weights, budget, models=len(self.models), by=self.pleas.by)
         partial = PartialMatching(self.pleas.matching, chosen.ratios)
-        maps, widths = self.matched.maps(partial.merged(self.graph)), partial.widths(self.graph, len(self.models))
-        solved = None
-        if self.pleas.least_squares is None:
-            merged = mean_of([transport(self.graph, m, model) for m, model in zip(maps, self.models, strict=True)])
-            if self.train_apply is not None:
-                train_apply = resize(self.train_apply, self.graph, merged, widths)
-                merged = reset_statistics(train_apply, merged, self.batches)
+        maps, widths = self.matched.maps(partial.merged(graph)), partial.widths(graph, len(self.models))
+        solved = headed = None
+        if (fit := self.pleas.least_squares) is not None:
+            solved = fit(*networks, maps, self.batches, train_apply=self.train_applies, heads=self.pleas.heads)
+            merged, headed = solved.variables, solved.headed
+        elif self.own:
+            headed = multi_head(*networks, maps, train_apply=self.train_applies).renewed(self.batches)
+            merged = headed.variables
         else:
-            fit, data = self.pleas.least_squares, self.batches
-            solved = fit(self.apply, self.graph, self.models, maps, data, train_apply=self.train_apply)
-            merged = solved.variables
-        return Sized(merged, widths, chosen, self.costs.flops(widths) / self.costs.flops(), solved)
+            merged = self._average(maps, widths)
+        return Sized(merged, widths, chosen, self.costs.flops(widths) / self.costs.flops(), solved, headed)
+
+    def _average(self, maps: Sequence[Maps], widths: Mapping[str, int]) -> PyTree:
+        """The plain average of the transported networks, with statistics of its own."""
+        moved = [transport(g, m, model) for g, m, model in zip(self.graphs, maps, self.models, strict=True)]
+        merged = mean_of(moved)
+        if self.train_applies is None:
+            return merged
+        return reset_statistics(resize(self.train_applies[0], self.graphs[0], merged, widths), merged, self.batches)
 
 
 @dataclass(frozen=True)
@@ -97,15 +111,20 @@ class Pleas:
     1 all units are merged (the average of the permuted networks, where there are no least squares), at budget N every node is
     separate that can be: without nodes that are held (`allocation.held`) that is the mean of the networks' outputs.
 
+    Networks with different numbers of outputs are matched by what they have in common and keep their heads (`multi_head`): at
+    budget N each gives its own outputs. The budget then counts in multiples of one network with the heads of all.
+
     Attributes:
         matching: an alignment by permutations; `WeightMatching` needs no data.
         least_squares: how the layers are solved, from `batches`; None, without data, leaves them as the matching makes them.
         by: whether the budget is of operations or of parameters.
+        heads: whether networks with equal outputs keep their heads, too: for tasks of their own.
     """
 
     matching: Alignment = field(default_factory=WeightMatching)
     least_squares: LeastSquares | None = None
     by: By = "flops"
+    heads: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.matching, PermutationAlignment):
@@ -114,11 +133,13 @@ class Pleas:
             raise ValueError(f"least_squares must be LeastSquares(...) or None, got {kind_of(self.least_squares)}")
         if self.by not in ("flops", "parameters"):
             raise ValueError(f"a budget is by 'flops' or 'parameters', got {self.by!r}")
+        if not isinstance(self.heads, bool):
+            raise ValueError(f"heads must be True or False, got {self.heads!r}")
 
     def __call__(
         self,
-        apply: Callable[..., PyTree],
-        graph: Graph,
+        apply: Callable[..., PyTree] | Sequence[Callable[..., PyTree]],
+        graph: Graph | Sequence[Graph],
         models: Sequence[PyTree],
         budget: float,
         *,
@@ -126,7 +147,7 @@ class Pleas:
         weights: Mapping[str, float] | None = None,
         stats: Stats | None = None,
         batches: Iterable[tuple] = (),
-        train_apply: TrainApply | None = None,
+        train_apply: TrainApply | Sequence[TrainApply] | None = None,
         key: Array | None = None,
     ) -> Sized:
         """Merge at a budget: `prepare(...).at(budget)`, which takes the same arguments. Raises ValueError as they do."""
@@ -139,43 +160,50 @@ class Pleas:
 
     def prepare(
         self,
-        apply: Callable[..., PyTree],
-        graph: Graph,
+        apply: Callable[..., PyTree] | Sequence[Callable[..., PyTree]],
+        graph: Graph | Sequence[Graph],
         models: Sequence[PyTree],
         *,
         inputs: Array | jax.ShapeDtypeStruct,
         weights: Mapping[str, float] | None = None,
         stats: Stats | None = None,
         batches: Iterable[tuple] = (),
-        train_apply: TrainApply | None = None,
+        train_apply: TrainApply | Sequence[TrainApply] | None = None,
         key: Array | None = None,
     ) -> PreparedPleas:
         """Match the networks and count what they cost, once for any number of budgets: `prepare(...).at(budget)`.
 
         Args:
-            apply: the network in evaluation mode.
-            graph: its graph.
+            apply: the network in evaluation mode; one for each model where they have different numbers of outputs.
+            graph: its graph, likewise.
             models: the variables of N networks. Leaves that are not floating-point are taken from the first.
             inputs: an example, or its shape: operations are counted for it.
             weights: what it is worth to keep each node apart; by default how much its units disagree (`disagreement`).
             stats: what the matching needs.
             batches: `(inputs, targets)` for the least squares and the statistics; targets are not read.
-            train_apply: the network in training mode, if it has running statistics: they are re-estimated from the batches,
-                with `sequential` least squares also in between. Without, they are averages.
+            train_apply: the network in training mode, likewise, if it has running statistics: they are re-estimated from the
+                batches, with `sequential` least squares also in between. Without, they are averages.
             key: randomness of the matching.
 
         Raises:
-            ValueError: fewer than two networks, variables that do not fit the graph or are not finite, weights that `allocate`
-                would refuse, and as the matching does.
+            ValueError: fewer than two networks, another number of functions or graphs, networks that differ in more than their
+                outputs, variables that do not fit the graph or are not finite, weights that `allocate` would refuse, and as the
+                matching does.
         """
         check_list(models, "models")
         check_count("the number of models", len(models), 2)
-        for k, model in enumerate(models):
-            graph.check(model)
+        functions, graphs = functions_of(apply, models), graphs_of(graph, models)
+        train_applies = None if train_apply is None else functions_of(train_apply, models)
+        for k, (each, model) in enumerate(zip(graphs, models, strict=True)):
+            each.check(model)
             check_finite(model, f"model {k}")
+        first = of_one_width(self, graphs, models)
         if weights is not None:
-            check_weights(graph, weights)
-        cost = costs(apply, graph, models[0], inputs)
-        found = matched(self.matching, graph, models, stats=stats, key=key)
-        worth = disagreement_of(found, graph) if weights is None else dict(weights)
-        return PreparedPleas(self, apply, graph, models, found, cost, worth, list(measured(batches)), train_apply)
+            check_weights(first, weights)
+        own = own_leaves(first, models, heads=self.heads)
+        counted = len(models) if own else 1
+        cost = headed_costs(functions[:counted], graphs[:counted], models[:counted], own, inputs)
+        found = matched(self.matching, first, without(models, own), stats=stats, key=key)
+        worth = disagreement_of(found, first) if weights is None else dict(weights)
+        data = list(measured(batches))
+        return PreparedPleas(self, functions, graphs, models, own, found, cost, worth, data, train_applies)

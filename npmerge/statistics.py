@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignment.base import functions_of, graphs_of
+from alignment.base import functions_of, graphs_of, of_one_width
 from alignment.checks import check_count, check_kinds, check_list, kind_of
 from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
@@ -84,8 +84,9 @@ def collect(
     """Gather statistics of all models in one pass over the data, one jitted step per batch.
 
     Args:
-        apply: the network in evaluation mode, `apply(variables, inputs) -> outputs`. For networks whose nodes have different
-            widths one for each, as for graph; only `JointMoments` measures those.
+        apply: the network in evaluation mode, `apply(variables, inputs) -> outputs`. For networks with different
+            numbers of outputs one for each, as for graph: `NodeMoments` and `JointMoments` measure those, of nodes with
+            different widths only `JointMoments`.
         graph: its traced graph.
         models: their variables.
         batches: `(inputs, targets)` tuples; every model sees every batch. Targets are only read by statistics that need them.
@@ -110,8 +111,10 @@ def collect(
         own.check(model)
     if not isinstance(graph, Graph) or isinstance(apply, Sequence):
         apply, graph = functions_of(apply, models), graphs
-        if odd := [type(s).__name__ for s in wanted if not isinstance(s, JointMoments)]:
+        if odd := [type(s).__name__ for s in wanted if not isinstance(s, JointMoments | NodeMoments)]:
             raise ValueError(f"{odd[0]} needs one function and one graph for all models: got one for each")
+        for statistic in (s for s in wanted if isinstance(s, NodeMoments)):
+            of_one_width(statistic, graph, models)
     states: tuple | None = None
     for batch in measured(batches):
         new = _measure(apply, graph, wanted, tuple(models), batch)
