@@ -55,7 +55,7 @@ class Costs:
         """
         if by not in ("flops", "parameters"):
             raise ValueError(f"costs are by 'flops' or 'parameters', got {by!r}")
-        body, heads = [*zip((self.operations, self.weights), self.heads, strict=True)][by == "parameters"]
+        body, heads = (self.operations, self.heads[0]) if by == "flops" else (self.weights, self.heads[1])
         return body + Polynomial.constant(heads(dict(self.sizes)))
 
     def multiple(self, ratios: Mapping[str, float], *, models: int = 2, by: By = "flops") -> float:
