@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignment.base import check_finite, functions_of, graphs_of
 from alignment.checks import check_count, check_kinds, check_list, kind_of
-from alignment.graph import Graph, PyTree, path_name
-from alignment.labels import node_axes
+from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, NodeMap, transport
 from alignment.resizing import resize
+from npmerge.cut import Cut, cut_of
 from npmerge.normalisation import reset_statistics
 from npmerge.side_by_side import side_by_side
 from npmerge.stack import mean_of
@@ -129,7 +130,10 @@ def multi_head(
     """Merge networks where they have maps, and keep what comes behind once for each: partial zip (Stoica et al. 2024).
 
     What makes the units of a mapped node is averaged over the models. Everything else stays as it is in each, reading from the
-    merged units: W_k U_k. So tasks with different labels keep their classifiers. The maps are those of `ZipIt(stop=...)` or of
+    merged units: W_k U_k. So tasks with different labels keep their classifiers. Of a weight that makes units of mapped and of
+    other nodes (a split, a norm over a concatenation) only the part of the mapped ones is averaged. Where it makes them from a
+    model's own units (a residual stream that a zero-padded shortcut carries on behind the cut) it stays that model's wholly,
+    U_k^+ W_k, so that U_k reads what was written. The maps are those of `ZipIt(stop=...)` or of
     any other alignment, of which only the nodes up to a place are taken.
 
     With `stems` layers in front of the first node with a map stay separate, too, as by `ZipIt(start=...)`: a weight that makes
@@ -148,8 +152,8 @@ def multi_head(
 
     Raises:
         ValueError: another number of maps or functions than of models, maps of different nodes or to different widths, NaN or
-            infinity in a model, and without `stems` no maps at all, or a cut through a residual stream: a tensor that makes
-            merged units from units that are not (both nodes are named).
+            infinity in a model, without `stems` no maps at all, and what `cut_of` raises: mostly for a cut through a residual
+            stream, a tensor that makes merged units from units that are not (both nodes are named).
     """
     check_list(models)
     check_list(maps, "maps")
@@ -162,21 +166,16 @@ def multi_head(
     for k, model in enumerate(models):
         check_finite(model, f"model {k}")
     moved = [transport(g, m, model) for g, m, model in zip(graphs, maps, models, strict=True)]
-    shared, entries = _made(graphs[0], merged)
-    if entries and not stems:
-        path, (made, read) = next(iter(entries.items()))
-        raise ValueError(
-            f"{path!r} makes units of {made!r}, which is merged, from {read!r}, which is not: cut elsewhere, "
-            "or let layers in front stay separate with stems=True"
-        )
-    average = mean_of([_part(model, shared, keep=True) for model in moved])
-    variables = {"shared": average, "heads": [_part(model, shared, keep=False) for model in moved]}
+    cut = cut_of(graphs[0], merged, stems=stems)
+    average = mean_of([_part(model, {*cut.shared, *cut.parted}, keep=True) for model in moved])
+    heads = [_own(*each, cut, average) for each in zip(graphs, maps, models, moved, strict=True)]
+    variables = {"shared": _part(average, cut.shared, keep=True), "heads": heads}
 
     def whole(function: Function | Sequence[Function]) -> MultiHead:
         each = zip(functions_of(function, models), graphs, moved, strict=True)
-        return MultiHead(tuple(resize(f, g, v, merged) for f, g, v in each), tuple(entries))
+        return MultiHead(tuple(resize(f, g, v, merged) for f, g, v in each), cut.entries)
 
-    return Headed(whole(apply), variables, None if train_apply is None else MultiHeadTraining(whole(train_apply)), shared)
+    return Headed(whole(apply), variables, None if train_apply is None else MultiHeadTraining(whole(train_apply)), cut.shared)
 
 
 def _merged(maps: Sequence[Maps], count: int) -> dict[str, int]:
@@ -194,18 +193,21 @@ def _merged(maps: Sequence[Maps], count: int) -> dict[str, int]:
     return {name: m.push.shape[-2] for name, m in maps[0].items()} if maps else {}
 
 
-def _made(graph: Graph, merged: Collection[str]) -> tuple[tuple[str, ...], dict[str, tuple[str, str]]]:
-    """The tensors that make units of merged nodes and nothing else: from such units, and from others (a node of each)."""
-    found, entries = [], {}
-    for path, labels in graph.axes.items():
-        axes = [axis for label in labels for axis in node_axes(label)]
-        made, read = ({axis.node for axis in axes if axis.role == role} for role in ("out", "in"))
-        if made and made.issubset(merged):
-            if own := sorted(read.difference(merged)):
-                entries[path] = (min(made), own[0])
-            else:
-                found.append(path)
-    return tuple(sorted(found)), entries
+def _own(graph: Graph, maps: Maps, model: PyTree, moved: PyTree, cut: Cut, average: PyTree) -> PyTree:
+    """What one model keeps: all but the shared weights, and with the averaged part of those that are averaged in part.
+
+    Merged units that the model goes on writing itself are written so that `pull` reads back what was written.
+    """
+    back = {name: m._replace(push=jnp.linalg.pinv(jnp.asarray(m.pull))) for name, m in maps.items()} if cut.continued else {}
+    written, means = flatten(transport(graph, back, model)), flatten(average)
+
+    def own(path: tuple, x: Array) -> Array | None:
+        name = path_name(path)
+        if name in cut.continued:
+            return written[name]
+        return jnp.where(cut.parted[name], means[name], x) if name in cut.parted else x
+
+    return jax.tree_util.tree_map_with_path(own, _part(moved, cut.shared, keep=False))
 
 
 def _networks(variables: dict[str, Any], count: int) -> list[PyTree]:
@@ -218,7 +220,7 @@ def _networks(variables: dict[str, Any], count: int) -> list[PyTree]:
     return [_joined(variables["shared"], head) for head in variables["heads"]]
 
 
-def _part(tree: PyTree, paths: Sequence[str], *, keep: bool) -> PyTree:
+def _part(tree: PyTree, paths: Collection[str], *, keep: bool) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, x: x if (path_name(path) in paths) == keep else None, tree)
 
 

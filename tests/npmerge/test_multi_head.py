@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import npmerge as nm
-from alignment import NodeMap, WeightMatching, ZipIt, align, identity, permutation, trace, transport
+from alignment import NodeMap, WeightMatching, ZipIt, align, identity, permutation, resize, trace, transport
 from npmerge import multi_head, reset_statistics
 from npmerge.models import Mlp, ResNetCifar, build, example
 from npmerge.side_by_side import side_by_side
@@ -125,6 +125,100 @@ def test_what_separate_stems_make_is_averaged_where_it_is_computed():
         np.testing.assert_allclose(outputs, h @ kernel + bias, rtol=1e-4, atol=1e-4)
         chex.assert_trees_all_equal(headed.variables["heads"][k]["params"]["layers"][0], v["params"]["layers"][0])
     assert set(headed.shared) == {f"params/layers/{k}/{n}" for k, n in ((1, "bias"), (2, "kernel"), (2, "bias"))}
+
+
+PADDED = build(ResNetCifar(blocks=1, width=4, shortcut="A", classes=3, side=8, channels=2))
+
+
+@pytest.fixture(scope="module")
+def padded():
+    """Zero-padded shortcuts: the stream of a stage goes on in the wider one of the next, whose other units are not merged."""
+    model = generic(PADDED.variables)
+    return model, trace(PADDED.apply, model, example(CONFIG))
+
+
+def test_a_zero_padded_shortcut_carries_merged_units_into_every_head(padded):
+    """Behind the cut a model goes on writing the units that are kept apart in front of it."""
+    model, graph = padded
+    models = [model, generic(PADDED.variables, 1)]
+    maps = [{name: apart(graph.nodes[name].size, k) for name in list(graph.nodes)[:2]} for k in range(2)]
+    headed = multi_head(PADDED.apply, graph, models, maps)
+    expected = [PADDED.apply(v, X) for v in models]
+    chex.assert_trees_all_close(headed.apply(headed.variables, X), expected, rtol=1e-4, atol=1e-4)
+    assert not any(path.startswith("params/blocks/1") for path in headed.shared)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_slots_with_more_units_of_one_model_than_of_the_other(padded, count):
+    """One function, in each model another unit doubled: N M_k is 2/3 where a slot has three units, and 1 elsewhere."""
+    model, graph = padded
+    own = [{n.name: np.eye(n.size, dtype=np.float32)[[*range(n.size), k]] for n in graph.nodes.values()} for k in range(2)]
+    models = [transport(graph, {name: NodeMap(x, (x / x.sum(0)).T) for name, x in each.items()}, model) for each in own]
+    wide = resize(PADDED.apply, graph, models[0])
+    doubled, nodes = trace(wide, models[0], example(CONFIG)), list(graph.nodes)[:count]
+    units = {name: own[0][name].sum(0) + own[1][name].sum(0) for name in nodes}
+    maps = [{name: NodeMap(2 * each[name].T / units[name][:, None], each[name]) for name in nodes} for each in own]
+    headed = multi_head(wide, doubled, models, maps)
+    for outputs in headed.apply(headed.variables, X):
+        chex.assert_trees_all_close(outputs, PADDED.apply(model, X), rtol=1e-4, atol=1e-4)
+
+
+def split(v, x):
+    h = x @ v["in"] + v["bias"]
+    return jax.nn.relu(jax.nn.relu(h[:, :3]) @ v["a"]) @ v["out"] + jnp.tanh(h[:, 3:]) @ v["rest"]
+
+
+def dense(v, x):
+    a = jax.nn.relu(x @ v["in"])
+    both = jnp.concatenate([a, jax.nn.relu(a @ v["more"])], -1)
+    return jax.nn.relu(both * v["scale"]) @ v["out"]
+
+
+def answering(v, x):
+    h = x @ v["in"]
+    return jax.nn.relu(h[:, :3]) @ v["out"] + h[:, 3:]
+
+
+def drawn(shapes, seed):
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("function", "path", "shapes"),
+    [
+        (split, "in", {"in": (5, 7), "bias": (1, 7), "a": (3, 6), "out": (6, 2), "rest": (4, 2)}),
+        (dense, "scale", {"in": (5, 3), "more": (3, 4), "scale": (1, 7), "out": (7, 2)}),
+        (answering, "in", {"in": (5, 5), "out": (3, 2)}),
+    ],
+    ids=["split", "dense", "output"],
+)
+def test_of_a_weight_that_makes_other_units_too_only_the_merged_part_is_averaged(function, path, shapes):
+    models, x = [drawn(shapes, k) for k in range(2)], drawn({"x": (8, 5)}, 2)["x"]
+    graph = trace(function, models[0], x)
+    name = next(n.name for n in graph.nodes.values() if n.size == 3)
+    headed = multi_head(function, graph, models, [{name: apart(3, k)} for k in range(2)])
+    expected = [function(v, x) for v in models]
+    chex.assert_trees_all_close(headed.apply(headed.variables, x), expected, rtol=1e-4, atol=1e-4)
+    merged = multi_head(function, graph, models, [{name: identity(3)}] * 2)
+    mean = (models[0][path] + models[1][path]) / 2
+    for head, model in zip(merged.variables["heads"], models, strict=True):
+        chex.assert_trees_all_close(head[path], jnp.concatenate([mean[..., :3], model[path][..., 3:]], -1), rtol=1e-6)
+
+
+def test_a_weight_that_can_be_neither_averaged_nor_kept_is_named():
+    """What enters the merged units of a split from units in front of them."""
+
+    def late(v, x):
+        return split({**v, "in": v["late"]}, jnp.tanh(x @ v["in"]))
+
+    models = [drawn({"in": (5, 2), "late": (2, 7), "bias": (1, 7), "a": (3, 6), "out": (6, 2), "rest": (4, 2)}, 0)] * 2
+    graph = trace(late, models[0], jnp.ones((1, 5)))
+    maps = [{name: identity(graph.nodes[name].size) for name in ("late#1", "a")}] * 2
+    told = "'late' makes units of 'late#1', which is merged, from 'in', which is not: cut elsewhere .*'late#2', which is not"
+    for stems in (False, True):
+        with pytest.raises(ValueError, match=told):
+            multi_head(late, graph, models, maps, stems=stems)
 
 
 def test_stems_cost_what_is_in_them():
