@@ -1,4 +1,4 @@
-"""Heads and what is inside them: nodes that are aligned together, and by permutations only."""
+"""Nodes that are aligned together (heads and what is inside them), and the alignment of those that are only permuted."""
 
 from collections.abc import Collection, Mapping
 
@@ -15,11 +15,6 @@ def families(graph: Graph) -> list[list[str]]:
         outer = next((i for i in node.index if i in graph.nodes), node.name)
         found.setdefault(outer, []).append(node.name)
     return list(found.values())
-
-
-def grouped(graph: Graph) -> dict[str, list[str]]:
-    """The nodes that index others (heads) and those inside them, each with its family: their widths cannot change."""
-    return {name: family for family in families(graph) if len(family) > 1 for name in family}
 
 
 def permuted(

@@ -18,6 +18,7 @@ from alignment.heads import families, permuted
 from alignment.incoming import IncomingWeights
 from alignment.maps import Maps, NodeMap, identity
 from alignment.moments import Joint, JointMoments
+from alignment.separability import rigid
 from alignment.widths import Width, check_width, new_widths
 
 Theta = list[dict[str, NodeMap]]
@@ -45,7 +46,8 @@ class OptimalTransport(Alignment):
     one falls most, and the others join the nearest. A new unit then has the mass of what it is made of, for then copies of
     model 0 are transported as model 0 is; when every unit is split or joined as often, that is the uniform one again.
 
-    A node that indexes others (heads), and what is inside those, is only permuted, as by `ActivationMatching("euclidean")`.
+    Nodes whose units are read just as they are written (`separability.rigid`) keep their width and are only permuted, as by
+    `ActivationMatching("euclidean")`: heads, with what is inside them, and an embedding that is the output layer too.
     Theta is, for each model, node -> `NodeMap`; learned, its matrices are free. Running statistics are averaged as units are:
     re-estimate them afterwards. Networks of other widths than their code has run through `resize`.
 
@@ -134,7 +136,7 @@ class OptimalTransport(Alignment):
         seen = {name: m for name, m in found.items() if m is not None}
         if not seen:
             return []
-        if len(family) > 1:
+        if len(family) > 1 or family[0] in rigid(graphs[0]):
             still = {name: identity(graphs[0].nodes[name].size, graphs[0].nodes[name].copies) for name in family}
             matching = ActivationMatching("euclidean")
             maps = [still | moved for moved in permuted(graphs[0], family, seen, len(graphs), matching)]

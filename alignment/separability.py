@@ -1,4 +1,4 @@
-"""Which nodes can keep units of several networks side by side, and why the others cannot."""
+"""Which nodes can keep units of several networks side by side, which can be joined and split, and why the others cannot."""
 
 from collections.abc import Mapping, Set
 from typing import NamedTuple
@@ -27,6 +27,18 @@ def held(graph: Graph) -> dict[str, str]:
     """
     use = _use(graph)
     reasons = {name: _reason(graph, node, use) for name, node in graph.nodes.items()}
+    return {name: why for name, why in reasons.items() if why}
+
+
+def rigid(graph: Graph) -> dict[str, str]:
+    """The nodes whose units are only permuted, wherever units are zipped, joined or split by others: name -> why.
+
+    Heads and what is inside them, which are matched whole, and those that `held` lists for what reads them: a tensor that both
+    writes and reads them, products of features, no weight at all. What reads a unit there reads it as it is written, so its
+    copies would add up. Rotations are no reason here: units can be joined where they could be turned.
+    """
+    use = _use(graph)
+    reasons = {name: _family(graph, node, use) or _met(node, use) for name, node in graph.nodes.items()}
     return {name: why for name, why in reasons.items() if why}
 
 
@@ -75,12 +87,26 @@ def _use(graph: Graph) -> _Use:
 
 
 def _reason(graph: Graph, node: Node, use: _Use) -> str:
-    if inside := [name for name in node.index if name in graph.nodes]:
-        return f"it is inside {inside[-1]!r}"
+    if inside := _inside(graph, node):
+        return inside
+    if node.name not in use.doubled and (node.group == "orthogonal" or (node.group == "linear" and node.name in use.unread)):
+        return f"its group is {node.group}"
+    return _met(node, use)
+
+
+def _family(graph: Graph, node: Node, use: _Use) -> str:
+    return _inside(graph, node) or ("others are inside it" if node.name in use.indexing else "")
+
+
+def _inside(graph: Graph, node: Node) -> str:
+    inside = [name for name in node.index if name in graph.nodes]
+    return f"it is inside {inside[-1]!r}" if inside else ""
+
+
+def _met(node: Node, use: _Use) -> str:
+    """Why what reads a node reads it as it is written."""
     if node.name in use.doubled:
         return f"{use.doubled[node.name]!r} both writes and reads it"
-    if node.group == "orthogonal" or (node.group == "linear" and node.name in use.unread):
-        return f"its group is {node.group}"
     if node.name in use.indexing:
         return ""
     if node.name not in use.taken:

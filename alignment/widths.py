@@ -5,8 +5,11 @@ from typing import Any
 
 from alignment.checks import check_count, unknown
 from alignment.graph import Graph
-from alignment.heads import grouped
 from alignment.labels import new_size
+from alignment.separability import rigid
+
+KEPT_APART = "networks with other inputs or outputs are merged by npmerge.multi_head, with maps of the nodes between"
+"""The remedy where axes differ that no map reaches."""
 
 Width = int | tuple[tuple[str, int], ...] | None
 
@@ -42,31 +45,31 @@ def new_widths(graphs: Sequence[Graph], width: Width) -> dict[str, int]:
         width: the units of every node that may change, or of those that are named; others keep those of model 0.
 
     Raises:
-        ValueError: a node that the graph does not have; nodes with other copies; other heads, or other units inside them, in
-            another model or wanted; an axis that no map touches and that is not equally long in all models.
+        ValueError: a node that the graph does not have; nodes with other copies; other widths of a node that is only permuted
+            (`separability.rigid`), in another model or wanted; an axis that no map touches and that is not equally long in all
+            models.
     """
-    first, fixed = graphs[0].nodes, grouped(graphs[0])
+    first, fixed = graphs[0].nodes, rigid(graphs[0])
     wanted = dict(width) if isinstance(width, tuple) else {n: width for n in first if width and n not in fixed}
     if foreign := sorted(wanted.keys() - first.keys()):
         raise ValueError(unknown("node in width", foreign[0], first))
     found = {name: wanted.get(name, node.size) for name, node in first.items()}
     for name in fixed:
-        _check_fixed(name, first[name].size, found[name], "the width asked for")
+        _check_fixed(name, fixed[name], first[name].size, found[name], "the width asked for")
     for k, graph in enumerate(graphs):
         for name, node in graph.nodes.items():
             if (node.index, node.copies) != (first[name].index, first[name].copies):
                 raise ValueError(f"node {name!r} has copies {node.copies} in model {k}, but {first[name].copies} in model 0")
             if name in fixed:
-                _check_fixed(name, first[name].size, node.size, f"model {k}")
+                _check_fixed(name, fixed[name], first[name].size, node.size, f"model {k}")
         _check_shapes(graphs[0], graph, found, k)
     return found
 
 
-def _check_fixed(name: str, expected: int, got: int, where: str) -> None:
+def _check_fixed(name: str, why: str, expected: int, got: int, where: str) -> None:
     if got != expected:
         raise ValueError(
-            f"node {name!r} indexes others or is inside them, so it is permuted only: "
-            f"expected the {expected} units of model 0, got {got} in {where}"
+            f"node {name!r} keeps its width ({why}): expected the {expected} units of model 0, got {got} in {where}"
         )
 
 
@@ -74,4 +77,4 @@ def _check_shapes(first: Graph, graph: Graph, widths: Mapping[str, int], k: int)
     for path, labels in first.axes.items():
         ours, theirs = (tuple(new_size(a, widths) for a in axes) for axes in (labels, graph.axes.get(path, ())))
         if ours != theirs:
-            raise ValueError(f"{path!r} would have shape {ours} in model 0 and {theirs} in model {k}: see graph.pinned")
+            raise ValueError(f"{path!r} would have shape {ours} in model 0 and {theirs} in model {k}: {KEPT_APART}")

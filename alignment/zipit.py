@@ -14,10 +14,11 @@ from alignment.activation_matching import ActivationMatching
 from alignment.base import Alignment, Stats, joint_moments, of_one_width
 from alignment.checks import check_fraction, check_number, unknown
 from alignment.graph import Graph, Node, PyTree
-from alignment.heads import families, grouped, permuted
+from alignment.heads import families, permuted
 from alignment.maps import Maps, NodeMap, identity
 from alignment.matchers import Slots
 from alignment.moments import Joint, JointMoments
+from alignment.separability import rigid
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class ZipIt(Alignment):
     and its units go each to the slot without their model's which they are most alike. Units that do not vary are paired with
     those of the other models in ascending order.
 
-    Heads and whatever else indexes nodes are permuted to model 0 together with what is inside, as by `ActivationMatching`,
-    and keep their number.
+    Nodes whose units are read just as they are written (`separability.rigid`) keep their width and are permuted to model 0, as
+    by `ActivationMatching`: heads and whatever else indexes nodes, together with what is inside, and an embedding that is the
+    output layer too.
 
     Attributes:
         width: what remains of the units of all models together, in (0, 1]; None for 1 / N, the width of one model.
@@ -93,7 +95,7 @@ class ZipIt(Alignment):
                 reached.
         """
         own, count = of_one_width(self, graph, models), len(models)
-        nodes, kept = self.nodes(own), grouped(own)
+        nodes, kept = self.nodes(own), rigid(own)
         widths = {name: self._remaining(own.nodes[name], count) for name in nodes if name not in kept}
         if self.matcher == "identity" or (count == 1 and all(own.nodes[n].size == width for n, width in widths.items())):
             same = {name: identity(own.nodes[name].size, own.nodes[name].copies) for name in nodes}

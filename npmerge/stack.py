@@ -12,6 +12,7 @@ from jaxtyping import Array
 from alignment.base import check_finite
 from alignment.checks import check_list, kind_of
 from alignment.graph import PyTree, flatten, path_name
+from alignment.widths import KEPT_APART
 
 
 class Stack(NamedTuple):
@@ -73,7 +74,10 @@ def mean_of(models: Sequence[PyTree]) -> PyTree:
     def mean(path: tuple, *leaves: Array) -> Array:
         if len({np.shape(x) for x in leaves}) > 1:
             shapes = ", ".join(str(np.shape(x)) for x in leaves)
-            raise ValueError(f"the maps bring the models to different widths: {path_name(path)!r} has shapes {shapes}")
+            raise ValueError(
+                f"{path_name(path)!r} has shapes {shapes} in the models, so they have no mean: map every node to one width; "
+                f"{KEPT_APART}"
+            )
         if not jnp.issubdtype(jnp.result_type(leaves[0]), jnp.floating):
             return leaves[0]
         total = functools.reduce(jnp.add, (jnp.asarray(x).astype(jnp.float32) for x in leaves))

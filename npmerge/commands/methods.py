@@ -5,7 +5,7 @@ import re
 
 from alignment import ALIGNMENTS, Alignment, Graph, OptimalTransport, ZipIt
 from alignment.checks import unknown
-from alignment.heads import grouped
+from alignment.separability import rigid
 
 METHODS: dict[str, type[Alignment]] = {
     re.sub(r"(?<=[a-z])(?=[A-Z])", "-", a.__name__).lower(): a for a in ALIGNMENTS if not a.resizes
@@ -51,7 +51,7 @@ def fusion_of(name: str, width: float, models: int, graph: Graph, *, activations
     """
     if name == ZIPIT:  # a network narrower than one of them is not reached by matches between models alone
         return ZipIt(width / models, beta=ZipIt.beta if width >= 1 else 1.0)
-    fixed = grouped(graph)
+    fixed = rigid(graph)
     widths = tuple((n.name, max(1, int(width * n.size + 1e-4))) for n in graph.nodes.values() if n.name not in fixed)
     return OptimalTransport("activations" if activations else "weights", width=widths)
 

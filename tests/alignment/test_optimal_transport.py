@@ -13,9 +13,11 @@ from scipy.optimize import linprog
 
 from alignment import JointMoments, NodeMap, OptimalTransport, align, couplings, resize, trace, transport
 from alignment.couplings import coupling, masses_of, support
+from alignment.labels import NodeAxis
 from npmerge import Aligned, Average, CrossEntropy, collect, fit, stack_models, weight_space
 from npmerge.models import ResNetCifar, build, example
 from tests.alignment import networks
+from tests.alignment.test_zoo import network
 from tests.contract.test_models import generic, inputs
 
 RNG = np.random.default_rng(0)
@@ -439,12 +441,28 @@ def test_heads_keep_their_number():
 
     models = [heads(2, 4), heads(2, 6), heads(3, 4)]
     graphs = [trace(gated, m, X) for m in models]
-    rule = "indexes others or is inside them, so it is permuted only: expected the"
+    rule = r"keeps its width \((it is inside .*|others are inside it)\): expected the"
     for k, node, got in ((1, "up#2", "4 units of model 0, got 6"), (2, "up#1", "2 units of model 0, got 3")):
         with pytest.raises(ValueError, match=f"'{node}' {rule} {got} in model 1"):
             align(OptimalTransport("weights"), [graphs[0], graphs[k]], [models[0], models[k]])
     with pytest.raises(ValueError, match=f"'up#1' {rule} 2 units of model 0, got 5 in the width asked for"):
         align(OptimalTransport("weights", width=(("up#1", 5),)), graphs[0], models[:1])
+
+
+@COSTS
+def test_an_embedding_that_is_the_output_layer_keeps_its_width(cost):
+    net = network("tied_embedding")
+    models = [net.variables, networks.shuffle(net.graph, net.variables, 1)[0]]
+    name, size = next((axis.node, axis.size) for axis in net.graph.axes["table"] if isinstance(axis, NodeAxis))
+    stats = stats_for(OptimalTransport(cost), net.apply, net.graph, models, net.inputs)
+    method = OptimalTransport(cost, width=9)
+    merged = jax.tree.map(lambda a, b: (a + b) / 2, *align(method, net.graph, models, stats=stats))
+    assert merged["table"].shape == net.variables["table"].shape
+    got = resize(net.apply, net.graph, merged)(merged, net.inputs)
+    np.testing.assert_allclose(got, net.apply(net.variables, net.inputs), rtol=1e-3, atol=1e-4)
+    told = rf"'{name}' keeps its width \('table' both writes and reads it\): expected the {size} units of model 0, got 9 in"
+    with pytest.raises(ValueError, match=told):
+        align(OptimalTransport(cost, width=((name, 9),)), net.graph, models, stats=stats)
 
 
 def test_pinned_axes_of_other_lengths_are_refused():
@@ -455,7 +473,7 @@ def test_pinned_axes_of_other_lengths_are_refused():
 
     models = [filled({"first": (5, 4), "sorted": (4, n), "out": (n, 3)}, 0) for n in (6, 8)]
     graphs = [trace(apply, m, X) for m in models]
-    with pytest.raises(ValueError, match=r"'out' would have shape \(6, 3\) in model 0 and \(8, 3\) in model 1"):
+    with pytest.raises(ValueError, match=r"'out' would have shape \(6, 3\) in model 0 and \(8, 3\) in model 1: .*multi_head"):
         align(OptimalTransport("weights"), graphs, models)
 
 

@@ -13,7 +13,7 @@ from alignment.graph import Graph
 from alignment.maps import permutation
 from alignment.moments import NodeMoments
 from alignment.partial import merged_units
-from alignment.separability import held, separable
+from alignment.separability import held, rigid, separable
 from npmerge import collect
 from npmerge.models.build import Network, build, example
 from npmerge.models.mlp import Mlp
@@ -285,6 +285,9 @@ def test_what_has_to_stay_merged_says_why():
     assert list(held(rms).values()) == ["its group is orthogonal"]
     shared = held(network("normalised_queries_with_scale").graph)
     assert "products of features sum over it" in shared.values()
+    product = next(name for name, why in shared.items() if why.startswith("products"))
+    assert rigid(network("normalised_queries_with_scale").graph)[product] == shared[product]
+    assert rigid(tied) == held(tied) and rigid(rms) == {}
     assert held(linear) == {} and "linear" in {n.group for n in linear.nodes.values()}
     assert set(PartialMatching(ratio=1.0).ratios(tied).values()) == {0.0, 1.0}
 

@@ -22,7 +22,12 @@ from alignment import (
     trace,
     transport,
 )
+from alignment.graph import flatten
+from alignment.separability import held, rigid
+from npmerge.models import Gpt2, build, example
 from tests.alignment import networks
+from tests.contract.test_models import generic
+from tests.contract.test_models import inputs as data_of
 
 ALPHAS, BETAS = (0.0, 1e-4, 0.3, 1.0), (0.0, 0.125, 1.0)
 STATISTIC = JointMoments()
@@ -278,6 +283,32 @@ def test_heads_and_what_is_inside_keep_their_number(name):
         )
     found = mean(align(method, net.graph, models, stats=stats_of(name, models)))
     chex.assert_tree_all_finite(resize(net.apply, net.graph, found)(found, inputs(name)))
+
+
+@pytest.fixture(scope="module")
+def tied():
+    """A transformer whose embedding is its output layer, and a shuffled copy: apply, graph, models, tokens, their moments."""
+    config = Gpt2(vocabulary=11, width=8, layers=1, heads=2, hidden=6, length=5)
+    net = build(config)
+    model, tokens = generic(net.variables), data_of(config, n=40)
+    graph = trace(net.apply, model, example(config))
+    models = [model, networks.shuffle(graph, model, 3)[0]]
+    return net.apply, graph, models, tokens, measured(net.apply, graph, models, tokens)
+
+
+@pytest.mark.parametrize("width", [None, 0.75, 1.0])
+def test_an_embedding_that_is_the_output_layer_keeps_its_width(tied, width):
+    """Its units are read as they are written: side by side, they would add up to twice the logits."""
+    apply, graph, models, tokens, stats = tied
+    merged = mean(align(ZipIt(width, beta=0.0), graph, models, stats=stats))
+    got = resize(apply, graph, merged)(merged, tokens)
+    np.testing.assert_allclose(got, apply(models[0], tokens), rtol=1e-4, atol=1e-4)
+    table = "params/tokens/embedding"
+    assert flatten(merged)[table].shape == (11, 8) and rigid(graph)[graph.axes[table][1].node].endswith(
+        "both writes and reads it"
+    )
+    (hidden,) = (n.name for n in graph.nodes.values() if n.size == 6)
+    assert hidden not in rigid(graph) and rigid(graph).keys() >= held(graph).keys()
 
 
 def test_heads_are_left_alone_if_what_is_inside_is_outside():

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import npmerge as nm
-from alignment import NodeMap, WeightMatching, ZipIt, align, identity, permutation, resize, trace, transport
+from alignment import NodeMap, OptimalTransport, WeightMatching, ZipIt, align, identity, permutation, resize, trace, transport
 from npmerge import multi_head, reset_statistics
 from npmerge.models import Mlp, ResNetCifar, build, example
 from npmerge.side_by_side import side_by_side
+from npmerge.stack import mean_of
 from tests.contract.test_models import generic, inputs
 
 CONFIG = ResNetCifar(blocks=1, width=4, shortcut="B", classes=3, side=8, channels=2)
@@ -269,6 +270,23 @@ def test_tasks_with_different_numbers_of_labels_keep_their_classifiers():
     headed = multi_head([net.apply for net in nets], graphs, [net.variables for net in nets], maps)
     assert [y.shape for y in headed.apply(headed.variables, x)] == [(2, 3), (2, 7)]
     assert nm.evaluate(headed.apply.head(1), headed.variables, [(x, np.array([6, 0]))]).examples == 2
+
+
+def test_classifiers_of_different_labels_are_not_averaged_by_mistake():
+    """Whatever tries to names the classifier, its shapes and what keeps one for each model."""
+    configs = [Mlp(inputs=4, hidden=(6,), classes=c) for c in (3, 7)]
+    nets = [build(c) for c in configs]
+    models, applies = [net.variables for net in nets], [net.apply for net in nets]
+    graphs = [trace(net.apply, net.variables, example(c)) for net, c in zip(nets, configs, strict=True)]
+    maps, batches = [{n.name: identity(n.size) for n in graphs[0].nodes.values()}] * 2, [(jnp.ones((2, 4)), None)]
+    told = r"'params/layers/1/bias' .*shapes? \(3,\).*\(7,\).*merged by npmerge.multi_head, with maps of the nodes"
+    for attempt in (
+        lambda: mean_of(align(ZipIt(matcher="identity"), graphs, models)),
+        lambda: nm.LeastSquares()(applies, graphs, models, maps, batches),
+        lambda: align(OptimalTransport("weights"), graphs, models),
+    ):
+        with pytest.raises(ValueError, match=told):
+            attempt()
 
 
 def test_a_stream_is_cut_at_the_end_of_a_stage():
