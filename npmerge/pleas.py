@@ -109,7 +109,8 @@ class Pleas:
 
     Nasery et al. 2024, "PLeaS: Merging Models with Permutations and Least Squares" (arXiv 2407.02447), for N models: at budget
     1 all units are merged (the average of the permuted networks, where there are no least squares), at budget N every node is
-    separate that can be: without nodes that are held (`allocation.held`) that is the mean of the networks' outputs.
+    separate that can be: without nodes that are held (`allocation.held`) that is the mean of the networks' outputs. A layer of
+    one unit is no node, and is merged at any budget.
 
     Networks with different numbers of outputs are matched by what they have in common and keep their heads (`multi_head`): at
     budget N each gives its own outputs. The budget then counts in multiples of one network with the heads of all.

@@ -142,6 +142,8 @@ def test_the_merged_network_comes_nearer_to_its_parents():
     far = np.abs(outputs(solve(partial_maps(), ridge=1e6)) - expected).mean()
     for sequential, share in ((False, 0.9), (True, 0.6)):
         assert np.abs(outputs(solve(partial_maps(), sequential=sequential)) - expected).mean() < share * far
+    noise = [(np.random.default_rng(8).uniform(-2, 2, (96, 5)).astype(np.float32), None)]  # data of no task do as well
+    assert np.abs(outputs(solve(partial_maps(), batches=noise, sequential=True)) - expected).mean() < 0.7 * far
 
 
 def apart(graph: Graph) -> list[dict[str, NodeMap]]:
