@@ -50,6 +50,8 @@ def _hungarian(scores: Float[Array, "places units"]) -> Int[Array, " places"]:
 def assign_copies(scores: Float[np.ndarray, "*copies places units"]) -> Int[np.ndarray, "*copies places"]:
     """`assign` for each copy."""
     scores = np.asarray(scores)
+    if scores.ndim == 2:
+        return assign(scores).astype(np.int32)
     solved = [assign(s) for s in scores.reshape(-1, *scores.shape[-2:])]
     return np.asarray(solved, np.int32).reshape(scores.shape[:-1])
 

@@ -1,48 +1,19 @@
 """Coordinate descent on the inner product of two sets of weights, at a cost in proportion to what moves."""
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
 from alignment.assignment import assign_copies, assign_two_level
-from alignment.blocks import Bare, axis_of
+from alignment.blocks import Bare
 from alignment.graph import Graph, Node
 from alignment.labels import Fixed, NodeAxis
+from alignment.matching_blocks import Block, Layout, name_of
 from alignment.permutations import Order, Orders, after, reordered, unmoved
 
 Scores = Float[np.ndarray, "*copies places units"]
-
-
-@dataclass(eq=False)
-class Block:
-    """A block of a tensor in both models, each axis of which is one node or fixed; `theirs` is permuted in place."""
-
-    labels: Sequence[Bare]
-    ours: np.ndarray
-    theirs: np.ndarray
-    moved: bool = False
-    _axes: dict[tuple[str, ...], list[tuple[int, ...]]] = field(default_factory=dict)
-
-    @functools.cached_property
-    def carried(self) -> list[str]:
-        """The node or the name of the fixed axis on each axis."""
-        return [_name(label) for label in self.labels]
-
-    @functools.cached_property
-    def nodes(self) -> frozenset[str]:
-        """The nodes that stand on an axis."""
-        return frozenset(label.node for label in self.labels if isinstance(label, NodeAxis))
-
-    def axes(self, names: tuple[str, ...]) -> list[tuple[int, ...]]:
-        """The axes of these names, once for each axis that carries the last; those before are found on one axis each."""
-        if names not in self._axes:
-            front = [axis_of(self.labels, name) for name in names[:-1]]
-            self._axes[names] = [(*front, d) for d, name in enumerate(self.carried) if name == names[-1]]
-        return self._axes[names]
 
 
 class Descent:
@@ -54,7 +25,7 @@ class Descent:
 
     Args:
         graph: whose nodes are matched.
-        labels: of each block of the tensors, as `alignment.permutations.blocks` cuts them.
+        labels: of each block of the tensors, as `alignment.permutations.blocks` cuts them, or what is known of them already.
         ours: the blocks of the first model.
         theirs: the blocks of the second, which stay as they are.
 
@@ -63,11 +34,16 @@ class Descent:
     """
 
     def __init__(
-        self, graph: Graph, labels: Iterable[Sequence[Bare]], ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]
+        self,
+        graph: Graph,
+        labels: Iterable[Layout | Sequence[Bare]],
+        ours: Iterable[np.ndarray],
+        theirs: Iterable[np.ndarray],
     ) -> None:
         self.orders = unmoved(graph)
         self._graph = graph
-        self._blocks = [Block(names, a, b.copy()) for names, a, b in zip(labels, ours, theirs, strict=True)]
+        layouts = (x if isinstance(x, Layout) else Layout(x) for x in labels)
+        self._blocks = [Block(x, a, b.copy()) for x, a, b in zip(layouts, ours, theirs, strict=True)]
         self._carrying = {n.name: [b for b in self._blocks if {*n.index, n.name} <= {*b.carried}] for n in graph.nodes.values()}
         self._holding = {name: [b for b in self._blocks if name in b.nodes] for name in graph.nodes}
         self._inside = {
@@ -240,7 +216,7 @@ def stacked(labels: Sequence[Sequence[Bare]], models: Sequence[Sequence[np.ndarr
     """
     groups: dict[tuple[Bare, ...], list[tuple[int, list[int]]]] = {}
     for k, block in enumerate(labels):
-        named = sorted((d for d, x in enumerate(block) if _name(x)), key=lambda d: _name(block[d]))
+        named = sorted((d for d, x in enumerate(block) if name_of(x)), key=lambda d: name_of(block[d]))
         if any(isinstance(x, NodeAxis) for x in block):
             axes = [*named[:1], *(d for d in range(len(block)) if d not in named), *named[1:]]
             groups.setdefault(tuple(_bare(block[d]) for d in named), []).append((k, axes))
@@ -259,10 +235,6 @@ def _dear(graph: Graph) -> str | None:
     cost = {n.name: math.prod(n.copies) * n.size**3 for n in graph.nodes.values()}
     dearest = max(cost, key=cost.__getitem__, default=None)
     return dearest if dearest is not None and 2 * cost[dearest] > sum(cost.values()) > cost[dearest] else None
-
-
-def _name(label: Bare) -> str:
-    return label.node if isinstance(label, NodeAxis) else label.name
 
 
 def _bare(label: Bare) -> Bare:
@@ -284,7 +256,7 @@ def _products(block: Block, ours: np.ndarray, theirs: np.ndarray, names: tuple[s
 
     Summed over the axes that carry the last name.
     """
-    (first, *more) = [_in_front(ours, axes, units) @ _in_front(theirs, axes, units).mT for axes in block.axes(names)]
+    (first, *more) = [_in_front(ours, axes, units) @ _in_front(theirs, axes, units).mT for axes in block.layout.axes(names)]
     return sum(more, first)
 
 

@@ -14,6 +14,7 @@ from alignment.blocks import Bare, each_block
 from alignment.checks import check_count, check_pattern
 from alignment.graph import STATISTICS, Graph, PyTree, flatten, floating
 from alignment.labels import Fixed, NodeAxis
+from alignment.matching_blocks import Layout
 from alignment.matching_scores import Descent, objective, stacked
 from alignment.permutations import Order, Weights, after, inverse, unmoved
 
@@ -54,7 +55,8 @@ class WeightMatching(PermutationAlignment):
 
         The key is for the orders of the restarts; without one they are those of a fixed key.
         """
-        start = _Several(graph, *_cut(graph, self._weights(models)))
+        labels, tensors = _cut(graph, self._weights(models))
+        start = _Several(graph, [Layout(x) for x in labels], tensors)
         seed = jax.random.key_data(jax.random.key(0) if key is None else key)
         rngs = [None, *(np.random.default_rng([*np.ravel(seed).tolist(), k]) for k in range(1, self.restarts))]
         runs = (self._run(start.again(), rng) for rng in rngs)  # of which no more than two are held
@@ -104,7 +106,7 @@ def _cut(graph: Graph, weights: Sequence[Weights]) -> tuple[list, list[list[np.n
 class _Several:
     """The weights of several models cut into blocks, and the orders that brought them there."""
 
-    def __init__(self, graph: Graph, labels: list, tensors: Sequence[list[np.ndarray]]) -> None:
+    def __init__(self, graph: Graph, labels: Sequence[Layout], tensors: Sequence[list[np.ndarray]]) -> None:
         self.graph, self.labels, self.tensors = graph, labels, list(tensors)
         self.count = len(self.tensors)
         self.orders = [unmoved(graph) for _ in self.tensors]
@@ -153,15 +155,18 @@ class _Mutual:
     def turn(self, k: int, sweeps: Iterator[Sequence[str]]) -> bool:
         """Match one model to the sum of the others. Whether it moved."""
         descent = self.descents[k]
+        theirs = descent.theirs
         for number in self.outdated[k]:
-            descent.retarget(number, self.total[number] - descent.theirs[number])
+            descent.retarget(number, self.total[number] - theirs[number])
         self.outdated[k].clear()
         moved = _exhausted(descent, sweeps)
-        for number in descent.moved_blocks():
-            self.total[number] = descent.ours[number] + descent.theirs[number]
+        if changed := descent.moved_blocks():
+            ours, theirs = descent.ours, descent.theirs
+            self.total = [
+                a + b if n in changed else t for n, (t, a, b) in enumerate(zip(self.total, ours, theirs, strict=True))
+            ]
             for j in self.models:
-                if j != k:
-                    self.outdated[j].add(number)
+                self.outdated[j] |= changed if j != k else set()
         return moved
 
     def finish(self) -> None:

@@ -276,13 +276,11 @@ def test_classifiers_of_different_labels_are_not_averaged_by_mistake():
     """Whatever tries to names the classifier, its shapes and what keeps one for each model."""
     configs = [Mlp(inputs=4, hidden=(6,), classes=c) for c in (3, 7)]
     nets = [build(c) for c in configs]
-    models, applies = [net.variables for net in nets], [net.apply for net in nets]
+    models = [net.variables for net in nets]
     graphs = [trace(net.apply, net.variables, example(c)) for net, c in zip(nets, configs, strict=True)]
-    maps, batches = [{n.name: identity(n.size) for n in graphs[0].nodes.values()}] * 2, [(jnp.ones((2, 4)), None)]
     told = r"'params/layers/1/bias' .*shapes? \(3,\).*\(7,\).*merged by npmerge.multi_head, with maps of the nodes"
     for attempt in (
         lambda: mean_of(align(ZipIt(matcher="identity"), graphs, models)),
-        lambda: nm.LeastSquares()(applies, graphs, models, maps, batches),
         lambda: align(OptimalTransport("weights"), graphs, models),
     ):
         with pytest.raises(ValueError, match=told):
