@@ -4,6 +4,7 @@ import difflib
 import math
 import numbers
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,12 @@ def unknown(kind: str, name: Any, valid: Iterable[str]) -> str:
     if not best:
         return f"unknown {kind} {name!r}: there are none"
     return f"unknown {kind} {name!r}: the nearest is {nearest[best[0]]!r}, expected one of {', '.join(nearest.values())}"
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that stands there more than once, if one does."""
+    counts = Counter(names)
+    return next((name for name, count in counts.items() if count > 1), None)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:

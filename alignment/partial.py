@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignment.base import Alignment, PermutationAlignment, Stats, of_one_width
-from alignment.checks import check_fraction
+from alignment.checks import check_fraction, repeated
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, NodeMap, identity
 from alignment.moments import NodeMoments
@@ -162,9 +162,8 @@ def _checked(ratio: Any) -> float | Ratios:
         raise ValueError(f"ratio must be a number, or one by node as a mapping or as pairs (node, ratio): got {ratio!r}")
     for name, each in pairs:
         check_fraction(f"the ratio of {name!r}", each)
-    names = [name for name, _ in pairs]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"ratio names {twice[0]!r} more than once: give each node one ratio, got {ratio!r}")
+    if twice := repeated(name for name, _ in pairs):
+        raise ValueError(f"ratio names {twice!r} more than once: give each node one ratio, got {ratio!r}")
     return tuple(sorted((name, float(each)) for name, each in pairs))
 
 

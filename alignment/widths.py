@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.checks import check_count, unknown
+from alignment.checks import check_count, repeated, unknown
 from alignment.graph import Graph
 from alignment.labels import new_size
 from alignment.separability import rigid
@@ -28,9 +28,8 @@ def check_widths(field: str, widths: Any) -> None:
         raise ValueError(f"{field} must be a tuple of (node, units), got {widths!r}")
     for name, units in widths:
         check_count(f"{field} of {name!r}", units)
-    names = [name for name, _ in widths]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"{field} names {twice[0]!r} twice: {widths!r}")
+    if twice := repeated(name for name, _ in widths):
+        raise ValueError(f"{field} names {twice!r} twice: {widths!r}")
 
 
 def _is_pair(pair: Any) -> bool:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignment.base import check_finite
+from alignment.checks import repeated
 from alignment.graph import PyTree, flatten
 from npmerge.batches import in_order
 from npmerge.checkpoint import load_network, load_record
@@ -52,9 +53,8 @@ def check_points(points: int) -> None:
 
 def check_names(paths: Sequence[Path]) -> None:
     """Raise ValueError for two checkpoints of one name: those that are written keep it."""
-    names = [path.name for path in paths]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"aligned checkpoints keep their names, but more than one is called {twice[0]}")
+    if twice := repeated(path.name for path in paths):
+        raise ValueError(f"aligned checkpoints keep their names, but more than one is called {twice}")
 
 
 def read_networks(paths: Sequence[Path], *, widths: bool = False) -> tuple[Config, list[Source]]:
