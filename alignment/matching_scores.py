@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,13 +16,24 @@ from alignment.permutations import Order, Orders, after, reordered, unmoved
 
 Scores = Float[np.ndarray, "*copies places units"]
 
+LARGE = 2**17
+"""Arrays of so many numbers get no fresh memory in the middle of the descent: it costs as much as to fill them."""
+
+
+class Change(NamedTuple):
+    """By how much these slices of a block changed; places on the last axis that they name, all of those before it."""
+
+    slices: tuple
+    values: np.ndarray
+
 
 class Descent:
     """Two sets of weights, and the orders of the second that have been found so far.
 
     Scores of a node are computed at its first turn and kept: entry (p, u) is what their unit that is at place u now would add
     to the objective at place p, with all else as it is. When another node moves, only the slices that moved are multiplied
-    again. A node whose tensors have not changed since its last turn has nothing to gain and is passed over.
+    again, and not before the scores are asked for: most of what happens between two turns of a node happens to the same
+    slices. A node whose tensors have not changed since its last turn has nothing to gain and is passed over.
 
     Args:
         graph: whose nodes are matched.
@@ -53,6 +65,8 @@ class Descent:
         self._path = {n.name: (*n.index, n.name) for n in graph.nodes.values()}
         self._dear = _dear(graph)
         self._scores: dict[str, Scores] = {}
+        self._room = np.empty(0, np.float32)  # for large products
+        self._missing: dict[str, dict[Block, list[Change]]] = {name: {} for name in graph.nodes}
         self._stale = set(graph.nodes)
 
     def sweep(self, names: Iterable[str]) -> bool:
@@ -81,7 +95,8 @@ class Descent:
         self._stale |= block.nodes
         for name in block.nodes:
             if name in self._scores and block in self._carrying[name]:
-                self._scores[name] += _products(block, change, block.theirs, self._path[name])
+                self._catch_up(name, block)
+                self._add(self._scores[name], block, change, block.theirs, self._path[name])
 
     def moved_blocks(self) -> set[int]:
         """The numbers of the blocks of the second model that have moved since the last call."""
@@ -136,11 +151,13 @@ class Descent:
         if node.name not in self._scores:
             self._scores[node.name] = np.zeros((*node.copies, node.size, node.size))
             for block in self._carrying[node.name]:
-                self._scores[node.name] += _products(block, block.ours, block.theirs, self._path[node.name])
+                self._add(self._scores[node.name], block, block.ours, block.theirs, self._path[node.name])
+        for block in list(self._missing[node.name]):
+            self._catch_up(node.name, block)
         return self._scores[node.name]
 
     def _apply(self, move: Orders) -> None:
-        """Permute theirs, and bring the scores of all nodes beside the moved ones up to date."""
+        """Permute theirs, and note what the scores of all nodes beside the moved ones miss from now on."""
         alone = self._alone(move)
         outermost, places = self._changed(move)
         for block in self._touched(move):
@@ -153,7 +170,7 @@ class Descent:
             beside = block.nodes - {alone}
             self._stale |= beside
             for name in beside:
-                self._update(name, block, slices, change)
+                self._note(name, block, Change(slices, change))
         if alone is not None:
             self._scores[alone] = _columns(self._scores[alone], move[alone])
         self.orders = after(self._graph, self.orders, move)
@@ -173,16 +190,37 @@ class Descent:
             return block.theirs.take(move[block.carried[axis]][places], axis)
         return reordered(self._graph, block.labels, block.theirs, move)[(slice(None),) * axis + (places,)]
 
-    def _update(self, name: str, block: Block, slices: tuple, change: np.ndarray) -> None:
+    def _note(self, name: str, block: Block, change: "Change") -> None:
+        """The scores of a node miss a change of a block. Several that are larger than the block become one of all of it."""
         if name not in self._scores or block not in self._carrying[name]:
             return
-        node, moved = self._graph.nodes[name], block.carried[len(slices) - 1]
-        where: tuple
-        if moved == name:  # what is inside its units moved: theirs at these places are worth something else at every place
-            ours, where = block.ours, (..., slices[-1])
-        else:
-            ours, where = block.ours[slices], tuple(slices[-1] if moved == i else slice(None) for i in node.index)
-        self._scores[name][where] += _products(block, ours, change, self._path[name])
+        changes = self._missing[name].setdefault(block, [])
+        changes.append(change)
+        if len(changes) > 1 and sum(c.values.size for c in changes) > block.theirs.size:
+            changes[:] = [_together(block, changes)]
+
+    def _catch_up(self, name: str, block: Block) -> None:
+        """Bring the scores of a node up to date with the changes of a block."""
+        for slices, values in self._missing[name].pop(block, ()):
+            node, moved = self._graph.nodes[name], block.carried[len(slices) - 1]
+            where: tuple
+            if moved == name:  # what is inside its units moved: theirs at these places are worth something else at every place
+                ours, where = block.ours, (..., slices[-1])
+            else:
+                ours, where = block.ours[slices], tuple(slices[-1] if moved == i else slice(None) for i in node.index)
+            self._add(self._scores[name], block, ours, values, self._path[name], where)
+
+    def _add(self, scores: Scores, block: Block, ours: np.ndarray, theirs: np.ndarray, names: tuple, where: tuple = ()) -> None:
+        """Add the products to these places of the scores."""
+        for axes in block.layout.axes(names):
+            a, b = _in_front(ours, axes), _in_front(theirs, axes).mT
+            scores[where] += a @ b if scores.size < LARGE else np.matmul(a, b, out=self._room_for((*a.shape[:-1], b.shape[-1])))
+
+    def _room_for(self, shape: tuple[int, ...]) -> np.ndarray:
+        size = math.prod(shape)
+        if self._room.size < size:
+            self._room = np.empty(size, np.float32)
+        return self._room[:size].reshape(shape)
 
     def _two_level(self, node: Node, inner: Sequence[Node]) -> dict[str, np.ndarray]:
         """Orders of a node and of the nodes inside each of its units."""
@@ -205,6 +243,13 @@ class Descent:
         for block in self._carrying[child.name]:
             total += _products(block, block.ours, block.theirs, self._path[child.name], 2).reshape(total.shape)
         return np.swapaxes(total, -3, -2)
+
+
+def _together(block: Block, changes: Sequence[Change]) -> Change:
+    total = np.zeros_like(block.theirs)
+    for slices, values in changes:
+        total[slices] += values
+    return Change((slice(None),), total)
 
 
 def stacked(labels: Sequence[Sequence[Bare]], models: Sequence[Sequence[np.ndarray]]) -> tuple[list, list[list[np.ndarray]]]:
@@ -248,7 +293,14 @@ def objective(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> float
 
 
 def _columns(scores: Scores, order: Order) -> Scores:
-    return scores.take(order, -1) if order.ndim == 1 else np.take_along_axis(scores, order[..., None, :], -1)
+    """The scores with their units in this order; where there are many in the same memory, a few rows at a time."""
+    if order.ndim > 1:
+        return np.take_along_axis(scores, order[..., None, :], -1)
+    if scores.size < LARGE:
+        return scores.take(order, -1)
+    for rows in np.array_split(scores, scores.size // LARGE):
+        rows[:] = rows.take(order, -1)
+    return scores
 
 
 def _products(block: Block, ours: np.ndarray, theirs: np.ndarray, names: tuple[str, ...], units: int = 1) -> np.ndarray:
@@ -260,7 +312,7 @@ def _products(block: Block, ours: np.ndarray, theirs: np.ndarray, names: tuple[s
     return sum(more, first)
 
 
-def _in_front(block: np.ndarray, axes: tuple[int, ...], units: int) -> np.ndarray:
+def _in_front(block: np.ndarray, axes: tuple[int, ...], units: int = 1) -> np.ndarray:
     """These axes in front, the last `units` of them as one, and all others as one."""
     if axes == (block.ndim - 1,):  # these two without a copy
         return block.reshape(-1, block.shape[-1]).T

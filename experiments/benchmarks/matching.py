@@ -26,7 +26,7 @@ def rows(*, quick: bool, repeats: int) -> list[Row]:
     """All of them; quick ones are of tiny networks."""
     resnet_50 = ResNet(block="bottleneck", stages=(3, 4, 6, 3))
     large, sizes = (ResNetCifar(width=2), UNITS[:1]) if quick else (resnet_50, UNITS)
-    pair = weight_matching(large, "2 x ResNet-20 of width 2" if quick else "2 x ResNet-50", 2, repeats=1)
+    pair = weight_matching(large, "2 x ResNet-20 of width 2" if quick else "2 x ResNet-50", 2, repeats=min(repeats, 3))
     width, many = (2, 3) if quick else (16, 8)
     joint = weight_matching(ResNetCifar(width=width), f"{many} x ResNet-20 of width {width}", many, repeats=min(repeats, 3))
     assignments = [assignment(n, repeats=min(repeats, 5 if n < 4096 else 1)) for n in sizes]
