@@ -52,6 +52,14 @@ def permutation(index: Int[Array, "*copies units"]) -> NodeMap:
     return NodeMap(push, push.mT)
 
 
+def is_permutation(node_map: NodeMap) -> bool:
+    """Whether a map only puts units in other places. Host code."""
+    push = np.asarray(node_map.push)
+    ones = (push.max(-1, initial=0) == 1).all() and (push.sum(-2) == 1).all()
+    square = push.shape[-1] == push.shape[-2] and np.array_equal(np.asarray(node_map.pull), push.swapaxes(-1, -2))
+    return bool(square and ones and np.count_nonzero(push) == push.size // max(push.shape[-1], 1))
+
+
 def orthogonal(q: Float[Array, "*copies units units"]) -> NodeMap:
     """A rotation or reflection: new = q @ old. The caller answers for q being orthogonal."""
     q = jnp.asarray(q)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from alignment.base import check_finite, functions_of, graphs_of
 from alignment.biases import channel_biases
 from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, path_name, signature
-from alignment.maps import Maps, NodeMap, identity, transport
+from alignment.maps import Maps, NodeMap, identity, is_permutation, transport
 from alignment.own_leaves import own_leaves, without
 from alignment.resizing import resize
 from alignment.site_maps import SIDES, Entangled, FeatureMaps, Side, arranged, entangled, moved, picked
@@ -187,11 +187,20 @@ def prepared(
         training = replace(other, apply=training)
     layers = Layers(applies, graphs, run, new, biases, own_inputs)
     shifts = {name: bias for name in layers.biases if (bias := layers.layer(name, average).bias) is not None}
-    originals = Originals(tuple(models), tuple(picked(m) for m in maps), shifts)
+    placed = [_placed(*each) for each in zip(models, moved_models, maps, strict=True)]
+    originals = Originals(tuple(model for model, _ in placed), tuple(m for _, m in placed), shifts)
     bound = _entangled(applies[0], signature(models[0]), signature(inputs))
     mapped = {name for m in maps for name in m}
     left = {name: reason for name in layers.sites if (reason := _reason(layers, originals, name, bound, mapped, own))}
     return Prepared(layers, originals, start, support, left, training, headed)
+
+
+def _placed(model: PyTree, transported: PyTree, maps: Maps) -> tuple[PyTree, FeatureMaps]:
+    """An original and how its features come into the merged network.
+
+    One whose units are only permuted is moved itself, once: then its features are in their places.
+    """
+    return (transported, {}) if all(map(is_permutation, maps.values())) else (model, picked(maps))
 
 
 def _headed(

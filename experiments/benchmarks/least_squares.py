@@ -34,8 +34,8 @@ def _smaller(shape: tuple[int, ...], quick: bool) -> tuple[int, ...]:
 def closed_form(name: str, shape: tuple[int, ...], repeats: int) -> Row:
     """Two networks with one such convolution, permuted, against the products of its mean features and one solve.
 
-    Ours runs both networks, cuts the patches, brings their features together and solves for the change; the other is handed
-    patches and targets. The channels are made by a table and a scale, which are no site.
+    Ours permutes and runs both networks, cuts the patches and solves for the change; the other is handed patches and
+    targets. The channels are made by a table and a scale, which are no site.
     """
     window, read, made, side, examples = shape
     rng = np.random.default_rng(0)

@@ -41,6 +41,18 @@ def test_general_inverts():
     np.testing.assert_allclose(general(push).pull @ push, np.eye(5), atol=1e-4)
 
 
+def test_permutations_are_told_from_all_other_maps():
+    index = jnp.array([[2, 0, 1], [0, 1, 2]])
+    assert alignment.maps.is_permutation(permutation(index[0])) and alignment.maps.is_permutation(permutation(index))
+    doubled = np.eye(3, dtype=np.float32)[[0, 0, 1]]
+    scaled = np.diag(np.float32([1, 2, 1]))
+    shared = np.float32([[1, 0, 0], [0, 1, 1], [1, 0, 0]])
+    others = [NodeMap(m, m.T) for m in (doubled, doubled.T, scaled, -np.eye(3, dtype=np.float32), shared)]
+    others += [rectangular(jnp.eye(5, 3), jnp.eye(3, 5)), rectangular(jnp.eye(3, 5), jnp.eye(5, 3))]
+    others += [NodeMap(np.eye(3, dtype=np.float32), 2 * np.eye(3, dtype=np.float32))]
+    assert not any(map(alignment.maps.is_permutation, others))
+
+
 def test_rectangular_maps_compose():
     widen = rectangular(jnp.eye(5, 3), jnp.eye(3, 5))
     chex.assert_trees_all_equal(compose(invert(widen), widen), identity(3))
