@@ -2,19 +2,18 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from alignment.base import functions_of, graphs_of, of_one_width
-from alignment.checks import check_count, check_kinds, check_list, check_number, kind_of
+from alignment.checks import check_kinds, check_list, check_number, kind_of
 from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from npmerge.base import Merge
 from npmerge.batches import measured
+from npmerge.fisher_information import DiagonalFisher
 from npmerge.grams import InputGram, SiteGram
 from npmerge.memory import bytes_of, peak_bytes
 
@@ -30,62 +29,6 @@ __all__ = [
     "collect",
     "collect_each",
 ]
-
-
-@dataclass(frozen=True)
-class DiagonalFisher(Statistic):
-    """The diagonal of each model's Fisher information, E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2.
-
-    The true Fisher: the expectation over classes is taken exactly, so no labels are needed (Matena and Raffel 2022, equation
-    3; Kunstner et al. 2019 on why labels would give something else). Gradients are squared per example, then averaged.
-    Finalised to a tree like the variables with leaves (models, ...), float32.
-
-    Attributes:
-        microbatch: examples differentiated at once; memory is microbatch x classes x parameters.
-    """
-
-    microbatch: int = 8
-
-    def __post_init__(self) -> None:
-        check_count("microbatch", self.microbatch)
-
-    def measure(
-        self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
-    ) -> tuple[Array, PyTree]:
-        """Number of examples and sums of squares over one batch."""
-        inputs = batch[0]
-        sums = [self._sum_of_squares(apply, model, inputs) for model in models]
-        return jnp.float32(len(inputs)), jax.tree.map(lambda *leaves: jnp.stack(leaves), *sums)
-
-    def combine(self, a: tuple[Array, PyTree], b: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
-        """Add."""
-        return jax.tree.map(jnp.add, a, b)
-
-    def finalise(self, state: tuple[Array, PyTree]) -> PyTree:
-        """Divide by the number of examples."""
-        return jax.tree.map(lambda s: s / state[0], state[1])
-
-    def _sum_of_squares(self, apply: Callable[..., PyTree], model: PyTree, inputs: Array) -> PyTree:
-        def one(x: Array) -> PyTree:
-            def log_probabilities(v: PyTree) -> Array:
-                return jax.nn.log_softmax(apply(v, x[None])[0].astype(jnp.float32))
-
-            p = jnp.exp(log_probabilities(model))
-            jacobian = jax.jacrev(log_probabilities)(model)
-            return jax.tree.map(lambda j: jnp.tensordot(p, jnp.square(j.astype(jnp.float32)), 1), jacobian)
-
-        # the last microbatch is filled up with copies of the first example, of weight zero
-        fill = -len(inputs) % self.microbatch
-        padded = jnp.concatenate([inputs, jnp.broadcast_to(inputs[:1], (fill, *inputs.shape[1:]))])
-        weights = jnp.concatenate([jnp.ones(len(inputs)), jnp.zeros(fill)]).astype(jnp.float32)
-        chunks = jax.tree.map(lambda x: x.reshape(-1, self.microbatch, *x.shape[1:]), (padded, weights))
-        start = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), model)
-
-        def add(total: PyTree, chunk: tuple[Array, Array]) -> tuple[PyTree, None]:
-            squares = jax.vmap(one)(chunk[0])
-            return jax.tree.map(lambda t, s: t + jnp.tensordot(chunk[1], s, 1), total, squares), None
-
-        return jax.lax.scan(add, start, chunks)[0]
 
 
 def collect(

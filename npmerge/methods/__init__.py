@@ -8,6 +8,7 @@ from npmerge.methods.consensus_ta import ConsensusTA
 from npmerge.methods.dare import Dare
 from npmerge.methods.della import Della
 from npmerge.methods.fisher import Fisher
+from npmerge.methods.greedy_soup import GreedySoup
 from npmerge.methods.iso_c import IsoC
 from npmerge.methods.iso_cts import IsoCTS
 from npmerge.methods.karcher_mean import KarcherMean
@@ -28,7 +29,7 @@ from npmerge.methods.weighted_average import WeightedAverage
 from npmerge.methods.wudi import Wudi
 
 METHODS: tuple[type[Merge], ...] = (  # averages; on spheres; of transformed task vectors; of their spectra; by the entry
-    Average, WeightedAverage, TaskArithmetic, Fisher, ModelStock,
+    Average, WeightedAverage, GreedySoup, TaskArithmetic, Fisher, ModelStock,
     Slerp, NuSlerp, KarcherMean, MultiSlerp, Mlerp,
     Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA,
     IsoC, IsoCTS, TsvM, Wudi,
@@ -45,6 +46,7 @@ __all__ = [
     "Dare",
     "Della",
     "Fisher",
+    "GreedySoup",
     "IsoC",
     "IsoCTS",
     "KarcherMean",

@@ -24,6 +24,7 @@ from npmerge import (
     DiagonalFisher,
     Fisher,
     Free,
+    GreedySoup,
     InputGram,
     IsoC,
     IsoCTS,
@@ -93,11 +94,18 @@ BY_PARAMETER = {"granularities": (PerParameter(),)}
 SPARSE = THREE | BY_PARAMETER | UNBOUND
 W = (0.5, 0.3, 0.2)
 
+
+def score(variables: Any) -> float:
+    """How small the weights are: of three models of this file two are chosen."""
+    return -float(sum(np.square(np.asarray(x, np.float32)).sum() for x in jax.tree.leaves(variables["params"])))
+
+
 CASES: dict[type[Merge], Case] = {
     Average: Case(Average(), lambda n: Average(), Average(), models=(3,)),
     WeightedAverage: Case(
         WeightedAverage(W), lambda n: WeightedAverage((1.0,) * n), WeightedAverage((1.0, 1.0, 1.0)), models=(3,)
     ),
+    GreedySoup: Case(GreedySoup(score), lambda n: GreedySoup(score), GreedySoup(score), models=(3,)),
     TaskArithmetic: Case(TaskArithmetic(0.3), lambda n: TaskArithmetic(1 / n), TaskArithmetic(0.3), base=True, **UNBOUND),
     Fisher: Case(Fisher(), lambda n: Fisher(), Fisher(), **BY_PARAMETER),
     ModelStock: Case(ModelStock(), lambda n: ModelStock(), ModelStock(), **THREE, **BY_TENSOR, **UNBOUND),

@@ -1,0 +1,156 @@
+"""The diagonal of the Fisher information of each model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
+
+from alignment.base import check_finite
+from alignment.checks import check_choice, check_count
+from alignment.graph import Graph, PyTree, flatten
+from alignment.maps import HIGHEST
+from alignment.moments import Statistic
+from npmerge.base import Merge, Stats
+from npmerge.stack import Stack
+
+__all__ = ["DiagonalFisher", "information_of"]
+
+
+@dataclass(frozen=True)
+class DiagonalFisher(Statistic):
+    """The diagonal of each model's Fisher information, E_x E_y (d log p(y|x) / d theta)^2.
+
+    Gradients are squared per example, then averaged (Matena and Raffel 2022, equation 3; squaring the gradient of a batch is a
+    common mistake). `apply` returns logits (examples, ..., classes); an example of several predictions, a sequence of tokens,
+    has the sum of their log-likelihoods. Predictions whose integer label is negative are padding and left out, examples of
+    nothing else do not count. Finalised to a tree like the variables with leaves (models, ...), float32.
+
+    Implementations disagree on y. Matena and Raffel draw it from the model, or take the expectation over few classes; the
+    program of Tam et al. 2023 takes the labels of the data, which is another matrix (Kunstner et al. 2019).
+
+    Attributes:
+        microbatch: examples differentiated at once; memory is microbatch x parameters, times the predictions and their classes
+            of an example if `kind` is "exact".
+        kind: "exact" takes the expectation over y ~ p(y|x), which needs no labels; "sampled" draws one y ~ p(y|x), unbiased and
+            at a cost that does not grow with the classes; "empirical" takes the labels of the data.
+        seed: of the draws. They depend on it and on what the example holds, so on no order or size of batches, and are made
+            with the same random numbers for all models.
+    """
+
+    microbatch: int = 8
+    kind: Literal["exact", "sampled", "empirical"] = "exact"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("microbatch", self.microbatch)
+        check_choice("kind", self.kind, ("exact", "sampled", "empirical"))
+        check_count("seed", self.seed, 0)
+
+    def measure(
+        self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
+    ) -> tuple[Array, PyTree]:
+        """Number of examples and sums of squares over one batch. Raises ValueError for labels that do not fit."""
+        labels = self._labels(jax.eval_shape(apply, models[0], batch[0]), batch[1])
+        counted = (labels.reshape(len(labels), -1) >= 0).any(1).sum(dtype=jnp.float32)
+        chunks = _filled(self.microbatch, batch[0], labels)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+        return counted, jax.lax.map(lambda model: self._sum_of_squares(apply, model, chunks), stacked)
+
+    def combine(self, a: tuple[Array, PyTree], b: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+        """Add."""
+        return jax.tree.map(jnp.add, a, b)
+
+    def finalise(self, state: tuple[Array, PyTree]) -> PyTree:
+        """Divide by the number of examples."""
+        return jax.tree.map(lambda s: s / jnp.maximum(state[0], 1), state[1])
+
+    def _labels(self, outputs: PyTree, targets: PyTree) -> Int[Array, "examples ..."]:
+        """The labels of a batch, one per prediction; zeros where there are none and none are needed."""
+        shape = getattr(outputs, "shape", ())
+        if len(shape) < 2:
+            raise ValueError(f"DiagonalFisher needs logits (examples, ..., classes): the network returns {outputs}")
+        fit = np.shape(targets) == shape[:-1] and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
+        if self.kind == "empirical" and not fit:
+            got = getattr(targets, "shape", targets), getattr(targets, "dtype", type(targets).__name__)
+            raise ValueError(f"the empirical Fisher needs integer labels of shape {shape[:-1]}: got {got[0]} of {got[1]}")
+        return jnp.asarray(targets).astype(jnp.int32) if fit else jnp.zeros(shape[:-1], jnp.int32)
+
+    def _sum_of_squares(self, apply: Callable[..., PyTree], model: PyTree, chunks: tuple[Array, Array]) -> PyTree:
+        def add(total: PyTree, chunk: tuple[Array, Array]) -> tuple[PyTree, None]:
+            squares = jax.vmap(lambda x, label: self._squares(apply, model, x, label))(*chunk)
+            return jax.tree.map(lambda t, s: t + s.sum(0), total, squares), None
+
+        start = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), model)
+        return jax.lax.scan(add, start, chunks)[0]
+
+    def _squares(self, apply: Callable[..., PyTree], model: PyTree, x: Array, label: Int[Array, "..."]) -> PyTree:
+        """Those of one example."""
+
+        def log_p(v: PyTree) -> Float[Array, "... classes"]:
+            return jax.nn.log_softmax(apply(v, x[None])[0].astype(jnp.float32))
+
+        if self.kind == "exact":  # scores of different predictions are uncorrelated: their squares add up
+            p = jnp.where(label[..., None] >= 0, jnp.exp(log_p(model)), 0)
+            jacobian = jax.jacrev(log_p)(model)
+            return jax.tree.map(
+                lambda j: jnp.tensordot(p, jnp.square(j.astype(jnp.float32)), p.ndim, precision=HIGHEST), jacobian
+            )
+        if self.kind == "sampled":
+            label = jnp.where(label >= 0, jax.random.categorical(_key_of(self.seed, x), log_p(model)), label)
+        gradient = jax.grad(lambda v: _log_likelihood(log_p(v), label))(model)
+        return jax.tree.map(lambda g: jnp.square(g.astype(jnp.float32)), gradient)
+
+
+def information_of(merge: Merge, stack: Stack, stats: Stats | None) -> PyTree:
+    """The diagonal Fisher information of the models of a stack, among all that was collected. `merge` is named in the message.
+
+    Raises:
+        ValueError: none, that of other models, or values that are not finite.
+    """
+    name = type(merge).__name__
+    if stats is None or DiagonalFisher not in stats:
+        raise ValueError(f"{name} needs stats: pass npmerge.collect(apply, graph, models, batches, [DiagonalFisher()])")
+    mine, theirs = ({path: x.shape for path, x in flatten(tree).items()} for tree in (stack.params, stats[DiagonalFisher]))
+    for path in [*mine, *theirs]:
+        if mine.get(path) != theirs.get(path):
+            raise ValueError(
+                f"the Fisher statistics are of other models: at {path!r} got {theirs.get(path)}, expected {mine.get(path)}"
+            )
+    check_finite(stats[DiagonalFisher], "the Fisher information (is a label no class of the network?)")
+    return stats[DiagonalFisher]
+
+
+def _filled(size: int, inputs: Array, labels: Int[Array, "examples ..."]) -> tuple[Array, Int[Array, "chunks size ..."]]:
+    """Chunks of `size` examples; the last is filled up with copies of the first one, as padding."""
+    fill = -len(labels) % size
+    more = (jnp.broadcast_to(inputs[:1], (fill, *inputs.shape[1:])), jnp.full((fill, *labels.shape[1:]), -1, labels.dtype))
+    return jax.tree.map(
+        lambda x, extra: jnp.concatenate([x, extra]).reshape(-1, size, *x.shape[1:]), (jnp.asarray(inputs), labels), more
+    )
+
+
+def _log_likelihood(log_p: Float[Array, "... classes"], label: Int[Array, "..."]) -> Float[Array, ""]:
+    """Summed over the predictions whose label is not negative; NaN if one is no class, which indexing would hide."""
+    classes = log_p.shape[-1]
+    unknown = jnp.where(label < classes, 0.0, jnp.nan).astype(jnp.float32)
+    return jnp.sum((jax.nn.one_hot(label, classes, dtype=jnp.float32) + unknown[..., None]) * log_p)
+
+
+def _key_of(seed: int, example: Array) -> PRNGKeyArray:
+    """A key that the example itself tells."""
+    x = example.astype(jnp.uint8) if example.dtype == bool else example
+    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32))
+    bits = bits.ravel().astype(jnp.uint32)
+    places = _mixed(jnp.arange(bits.size, dtype=jnp.uint32))
+    return jax.random.fold_in(jax.random.key(seed), _mixed(bits + places).sum(dtype=jnp.uint32))
+
+
+def _mixed(x: UInt[Array, "..."]) -> UInt[Array, "..."]:
+    """Bits spread over the whole word, one to one: the last steps of MurmurHash3."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return x ^ (x >> jnp.uint32(16))
