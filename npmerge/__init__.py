@@ -44,6 +44,7 @@ from npmerge.methods import (
     NuSlerp,
     Passthrough,
     Pcb,
+    RegMean,
     Sce,
     Slerp,
     TaskArithmetic,
@@ -58,7 +59,7 @@ from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDist
 from npmerge.pleas import Pleas, PreparedPleas, Sized
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
-from npmerge.statistics import DiagonalFisher, JointMoments, NodeMoments, Statistic, collect
+from npmerge.statistics import DiagonalFisher, InputGram, JointMoments, NodeMoments, Statistic, collect, collect_each
 from npmerge.transforms import Composed
 from npmerge.version import __version__
 
@@ -83,6 +84,7 @@ __all__ = [
     "GreedySoup",
     "Headed",
     "History",
+    "InputGram",
     "IsoC",
     "IsoCTS",
     "JointMoments",
@@ -112,6 +114,7 @@ __all__ = [
     "PerTensor",
     "Pleas",
     "PreparedPleas",
+    "RegMean",
     "Repaired",
     "Sce",
     "Simplex",
@@ -134,6 +137,7 @@ __all__ = [
     "capture",
     "checkpoint",
     "collect",
+    "collect_each",
     "combine",
     "correlation_figure",
     "discrepancy",

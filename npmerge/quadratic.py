@@ -10,19 +10,17 @@ differentiable and exact where all models agree. Directions that no C_m has stay
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, path_name
 from alignment.maps import HIGHEST
 from alignment.sites import Site
 from npmerge.base import Merge, is_statistic, mean, wide
-from npmerge.normal_equations import regularised
 from npmerge.stack import Stack
 
 
@@ -129,35 +127,14 @@ class QuadraticMerge(Merge):
         return weigh(theta, stack)
 
 
-def gram_shares(
-    grams: Float[Array | np.ndarray, "models *copies rows rows"], ridge: float
-) -> tuple[Float[np.ndarray, "models *copies rows rows"], bool]:
-    """(sum_k (G_k + r I))^-1 G_m for each model and copy, r = ridge tr(sum_k G_k) / (models rows); float32, solved in float64.
+def on_leaves(params: PyTree, grams: Iterable[tuple[Site, Array]]) -> PyTree:
+    """A tree of operators: `Gram` with the matrices of its sites for each leaf that has any, the identity for the others."""
+    at: dict[str, list[tuple[Site, Array]]] = {}
+    for site, g in grams:
+        at.setdefault(site.path, []).append((site, g))
 
-    As the shares of differences from the mean these are those of G_m + r I: what r adds to them all cancels out. Where the sum
-    is singular and r does not hold it above the rounding of sums in float32, directions that were never seen have no share.
+    def leaf(path: tuple, _: Array) -> Operator:
+        mine = at.get(path_name(path), [])
+        return Gram(tuple(g for _, g in mine), tuple(site for site, _ in mine)) if mine else Identity()
 
-    Returns:
-        The shares, and whether there were such directions in any copy.
-    """
-    g = np.asarray(grams)
-    models, rows = g.shape[0], g.shape[-1]
-    found, singular = np.zeros(g.shape, np.float32), False
-    for copy in np.ndindex(g.shape[1:-2]):
-        each = g[:, *copy].astype(np.float64)
-        total = each.sum(0)
-        seen = np.flatnonzero(np.diagonal(total) > 0)
-        singular |= len(seen) < rows
-        if len(seen):
-            wanted = np.moveaxis(each[:, seen][:, :, seen], 0, 1).reshape(len(seen), -1)
-            solved, vague = regularised(total[np.ix_(seen, seen)], wanted, ridge * np.trace(total) / rows)
-            singular |= vague
-            block = np.moveaxis(solved.reshape(len(seen), models, len(seen)), 1, 0)
-            found[(slice(None), *copy)][np.ix_(range(models), seen, seen)] = block
-    return found, singular
-
-
-def on_leaves(params: PyTree, operators: Sequence[tuple[str, Operator]]) -> PyTree:
-    """A tree with the operators at their paths, the identity elsewhere."""
-    at = dict(operators)
-    return jax.tree_util.tree_map_with_path(lambda path, _: at.get(path_name(path), Identity()), params)
+    return jax.tree_util.tree_map_with_path(leaf, params)

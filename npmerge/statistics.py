@@ -5,15 +5,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from alignment.base import functions_of, graphs_of, of_one_width
-from alignment.checks import check_kinds, check_list, kind_of
+from alignment.checks import check_kinds, check_list, check_number, kind_of
 from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
+from npmerge.base import Merge
 from npmerge.batches import measured
 from npmerge.fisher_information import DiagonalFisher
+from npmerge.grams import InputGram, SiteGram
+from npmerge.memory import bytes_of, peak_bytes
 
-__all__ = ["DiagonalFisher", "Joint", "JointMoments", "Moments", "NodeMoments", "Statistic", "collect"]
+__all__ = [
+    "DiagonalFisher",
+    "InputGram",
+    "Joint",
+    "JointMoments",
+    "Moments",
+    "NodeMoments",
+    "SiteGram",
+    "Statistic",
+    "collect",
+    "collect_each",
+]
 
 
 def collect(
@@ -21,9 +36,13 @@ def collect(
     graph: Graph | Sequence[Graph],
     models: Sequence[PyTree],
     batches: Iterable[tuple],
-    statistics: Iterable[Statistic | type[Statistic]],
+    statistics: Iterable[Statistic | type[Statistic] | Merge],
+    *,
+    memory_limit: float = 16e9,
 ) -> Mapping[type, Any]:
     """Gather statistics of all models in one pass over the data, one jitted step per batch.
+
+    Every model sees every batch; `collect_each` gives each its own.
 
     Args:
         apply: the network in evaluation mode, `apply(variables, inputs) -> outputs`. For networks with different
@@ -31,14 +50,18 @@ def collect(
             different widths only `JointMoments`.
         graph: its traced graph.
         models: their variables.
-        batches: `(inputs, targets)` tuples; every model sees every batch. Targets are only read by statistics that need them.
-        statistics: what to gather: values such as `NodeMoments()`, or classes for their defaults (a merge's `needs`).
+        batches: `(inputs, targets)` or `(inputs, targets, mask)`, as `npmerge.batches.counted` reads them. Targets are only
+            read by statistics that need them.
+        statistics: what to gather: values such as `NodeMoments()`, classes for their defaults, or merges for what they need; a
+            value goes before the default of its class.
+        memory_limit: bytes that the pass may hold, as predicted from shapes before it starts.
 
     Returns:
         For each statistic's type, what its `finalise` returns.
 
     Raises:
-        ValueError: no models, no statistics asked twice by different values, or no batches.
+        ValueError: no models, no statistics asked twice by different values, no batches, or a pass that would hold more than
+            `memory_limit`.
     """
     call = "collect takes (apply, graph, models, batches, [statistics])"
     check_kinds(call, (apply, Callable | Sequence), (graph, Graph | Sequence), (models, object), (batches, Iterable))
@@ -58,7 +81,9 @@ def collect(
         for statistic in (s for s in wanted if isinstance(s, NodeMoments)):
             of_one_width(statistic, graph, models)
     states: tuple | None = None
-    for batch in measured(batches):
+    for batch in measured(batches, masks=True):
+        if states is None:
+            _check_memory(memory_limit, apply, graph, wanted, tuple(models), batch)
         new = _measure(apply, graph, wanted, tuple(models), batch)
         states = new if states is None else _combine(wanted, states, new)
     if states is None:
@@ -66,11 +91,63 @@ def collect(
     return {type(s): value for s, value in zip(wanted, _finalised(wanted, states), strict=True)}
 
 
-def _wanted(statistics: Iterable[Statistic | type[Statistic]]) -> tuple[Statistic, ...]:
-    """Each once; classes stand for their defaults."""
+def collect_each(
+    apply: Callable[..., PyTree],
+    graph: Graph,
+    models: Sequence[PyTree],
+    tasks: Sequence[Iterable[tuple]],
+    statistics: Sequence[Statistic | type[Statistic] | Merge],
+    *,
+    memory_limit: float = 16e9,
+) -> Mapping[type, Any]:
+    """`collect` with data of its own for each model, as Fisher merging and RegMean want it: that which it was trained on.
+
+    Args:
+        apply: as for `collect`, and so graph, statistics and memory_limit.
+        graph: of all models.
+        models: their variables.
+        tasks: for each model its batches.
+        statistics: what to gather; none that relate the models to each other, as `NodeMoments` and `JointMoments` do.
+        memory_limit: for each model.
+
+    Raises:
+        ValueError: as `collect`, another number of tasks than of models, or such statistics.
+    """
+    check_list(models)
+    check_list(tasks, "tasks, the batches of each model")
+    if len(models) != len(tasks):
+        raise ValueError(f"expected the batches of each model: got {len(tasks)} for {len(models)} models")
+    if odd := [type(s).__name__ for s in _wanted(statistics) if isinstance(s, JointMoments | NodeMoments)]:
+        raise ValueError(f"{odd[0]} relates the models to each other, on the same data: use collect")
+    found = [
+        collect(apply, graph, [model], batches, statistics, memory_limit=memory_limit)
+        for model, batches in zip(models, tasks, strict=True)
+    ]
+    return {kind: jax.tree.map(lambda *x: jnp.concatenate(x), *(each[kind] for each in found)) for kind in found[0]}
+
+
+def _check_memory(limit: float, apply: Any, graph: Any, wanted: tuple[Statistic, ...], models: tuple, batch: tuple) -> None:
+    """Raise ValueError if one step, and the states that are added up, would hold more bytes."""
+    check_number("memory_limit", limit, positive=True)
+    traced = _measure.trace(apply, graph, wanted, models, batch)
+    state, step = bytes_of(traced.out_info), peak_bytes(traced.jaxpr.jaxpr)
+    if step + 2 * state > limit:  # what was measured, and both in one
+        names = ", ".join(type(s).__name__ for s in wanted)
+        fix = "smaller batches or a smaller microbatch" if 3 * state <= limit else "fewer models at once (collect_each)"
+        raise ValueError(
+            f"{names} would hold {(step + 2 * state) / 1e9:.3g} GB, {state / 1e9:.3g} GB of statistics among them, more than "
+            f"memory_limit={limit:g} bytes: use {fix}, or raise memory_limit"
+        )
+
+
+def _wanted(statistics: Iterable[Statistic | type[Statistic] | Merge]) -> tuple[Statistic, ...]:
+    """Each once; classes stand for their defaults where there is no value, merges for the classes that they need."""
     if not isinstance(statistics, Iterable) or isinstance(statistics, str):
         raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(statistics)}")
-    values = [s() if isinstance(s, type) and issubclass(s, Statistic) else s for s in statistics]
+    asked: list[Any] = [s for given in statistics for s in (given.needs if isinstance(given, Merge) else (given,))]
+    known = {type(s) for s in asked if isinstance(s, Statistic)}
+    of_class = [s for s in asked if not (isinstance(s, type) and s in known)]
+    values = [s() if isinstance(s, type) and issubclass(s, Statistic) else s for s in of_class]
     if odd := [s for s in values if not isinstance(s, Statistic)]:
         raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(odd[0])} in it")
     return tuple(dict.fromkeys(values))

@@ -20,6 +20,7 @@ from npmerge.methods.near_swap import NearSwap
 from npmerge.methods.nu_slerp import NuSlerp
 from npmerge.methods.passthrough import Passthrough
 from npmerge.methods.pcb import Pcb
+from npmerge.methods.reg_mean import RegMean
 from npmerge.methods.sce import Sce
 from npmerge.methods.slerp import Slerp
 from npmerge.methods.task_arithmetic import TaskArithmetic
@@ -34,6 +35,7 @@ METHODS: tuple[type[Merge], ...] = (  # averages; on spheres; of transformed tas
     Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA,
     IsoC, IsoCTS, TsvM, Wudi,
     NearSwap, ArceeFusion, Passthrough,
+    RegMean,
 )  # fmt: skip
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "NuSlerp",
     "Passthrough",
     "Pcb",
+    "RegMean",
     "Sce",
     "Slerp",
     "TaskArithmetic",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignment.graph import flatten
 from npmerge import (
     METHODS,
     ArceeFusion,
@@ -24,6 +25,7 @@ from npmerge import (
     Fisher,
     Free,
     GreedySoup,
+    InputGram,
     IsoC,
     IsoCTS,
     KarcherMean,
@@ -43,6 +45,7 @@ from npmerge import (
     PerModel,
     PerParameter,
     PerTensor,
+    RegMean,
     Sce,
     Simplex,
     Slerp,
@@ -53,8 +56,11 @@ from npmerge import (
     WeightedAverage,
     Wudi,
     stack_models,
+    trace,
 )
+from npmerge.quadratic import QuadraticMerge
 from npmerge.spectral import Spectral
+from npmerge.statistics import SiteGram
 
 GRANULARITIES = (PerModel(), PerLayer(), PerTensor(), PerChannel(), PerParameter())
 CONSTRAINTS = (Simplex(), Box(), Free())
@@ -138,9 +144,33 @@ CASES: dict[type[Merge], Case] = {
     NearSwap: Case(NearSwap(0.3), lambda n: NearSwap(0.3), None, models=(2,), **BY_PARAMETER),
     ArceeFusion: Case(ArceeFusion(), lambda n: ArceeFusion(), None, models=(2,), **BY_PARAMETER),
     Passthrough: Case(Passthrough(1.5), lambda n: Passthrough(), Passthrough(), models=(1,), constraints=(Free(),)),
+    RegMean: Case(RegMean(0.9), lambda n: RegMean(), RegMean()),
 }
 
+
+@functools.cache
+def graph() -> Any:
+    """Of a layer and a half: what `model` could be used by."""
+    return trace(network, model(0), jnp.zeros((2, 3)))
+
+
+def network(variables: Any, x: Any) -> Any:
+    dense = variables["params"]["dense"]
+    y = x @ dense["kernel"]
+    return jax.nn.relu(y + jnp.broadcast_to(dense["bias"], y.shape)) * variables["params"]["gain"]
+
+
+def grams(stack: Stack, seed: int) -> dict[str, SiteGram]:
+    """Random ones at each site."""
+    rng, found = np.random.default_rng(seed), {}
+    for site in graph().sites:
+        x = rng.standard_normal((stack.size, 8, flatten(model(0))[site.path].shape[0]))
+        found[site.name] = SiteGram(jnp.full(stack.size, 8.0), jnp.asarray(x.swapaxes(1, 2) @ x / 8, jnp.float32), site)
+    return found
+
+
 STATISTICS: Mapping[type, Callable[[Stack, int], Any]] = {
+    InputGram: grams,
     DiagonalFisher: lambda stack, seed: random_like(stack.params, seed, lambda rng, shape: rng.uniform(0.1, 2.0, shape)),
 }
 
@@ -193,6 +223,8 @@ def same_apply(merge: Merge) -> Merge:
         return dataclasses.replace(merge, start=same_apply(merge.start))
     if isinstance(merge, Spectral):
         return dataclasses.replace(merge, scale=1.0)  # which theta holds
+    if type(merge).apply is QuadraticMerge.apply:
+        return RegMean()
     if type(merge).apply is not LinearMerge.apply:
         return merge
     return TaskArithmetic() if merge.needs_base else Average()
