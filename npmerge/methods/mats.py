@@ -11,11 +11,12 @@ from alignment.graph import PyTree
 from npmerge.base import Merge, Stats, wide
 from npmerge.conjugate_gradients import Residuals, Rule, minimised
 from npmerge.fisher_information import DiagonalFisher, information_of
+from npmerge.grams import InputGram, grams_of
 from npmerge.methods.average import Average
-from npmerge.quadratic import Diagonal, Identity
+from npmerge.quadratic import Diagonal, Identity, on_leaves
 from npmerge.stack import Stack
 
-OPERATORS: dict[str, tuple[type, ...]] = {"identity": (), "diagonal": (DiagonalFisher,)}
+OPERATORS: dict[str, tuple[type, ...]] = {"identity": (), "diagonal": (DiagonalFisher,), "gram": (InputGram,)}
 AVERAGE = Average()
 
 
@@ -38,7 +39,7 @@ class MaTS(Merge):
         preconditioned: divide by the diagonal of sum_m C_m, so that directions count alike whatever their scale.
     """
 
-    operator: Literal["identity", "diagonal"] = "diagonal"
+    operator: Literal["identity", "diagonal", "gram"] = "diagonal"
     iterations: int = 10
     start: Merge = AVERAGE
     tolerance: float = 1e-5
@@ -76,4 +77,6 @@ class MaTS(Merge):
     def _operators(self, stack: Stack, stats: Stats | None) -> PyTree:
         if self.operator == "diagonal":
             return jax.tree.map(Diagonal, information_of(self, stack, stats))
+        if self.operator == "gram":
+            return on_leaves(stack.params, ((g.site, g.gram) for g in grams_of(self, stack, stats)))
         return jax.tree.map(lambda _: Identity(), stack.params)
