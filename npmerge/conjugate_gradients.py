@@ -51,7 +51,7 @@ class Factors(NamedTuple):
     def of_diagonals(self) -> "Factors":
         """Without off-diagonal elements."""
         eyes = self._replace(diagonal=None)
-        eyes = jax.tree.map(lambda f: f * jnp.eye(f.shape[-1], dtype=f.dtype), eyes)
+        eyes = jax.tree.map(lambda f: f * jnp.eye(f.shape[-1], dtype=f.dtype)[None, None], eyes)
         return eyes._replace(diagonal=self.diagonal)
 
 
