@@ -32,9 +32,11 @@ from npmerge.methods import (
     Dare,
     Della,
     Fisher,
+    GreedySoup,
     IsoC,
     IsoCTS,
     KarcherMean,
+    MaTS,
     Mlerp,
     ModelStock,
     MultiSlerp,
@@ -42,6 +44,7 @@ from npmerge.methods import (
     NuSlerp,
     Passthrough,
     Pcb,
+    RegMean,
     Sce,
     Slerp,
     TaskArithmetic,
@@ -56,7 +59,7 @@ from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDist
 from npmerge.pleas import Pleas, PreparedPleas, Sized
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
-from npmerge.statistics import DiagonalFisher, JointMoments, NodeMoments, Statistic, collect
+from npmerge.statistics import DiagonalFisher, InputGram, JointMoments, NodeMoments, Statistic, collect, collect_each
 from npmerge.transforms import Composed
 from npmerge.version import __version__
 
@@ -78,8 +81,10 @@ __all__ = [
     "Fisher",
     "FitResult",
     "Free",
+    "GreedySoup",
     "Headed",
     "History",
+    "InputGram",
     "IsoC",
     "IsoCTS",
     "JointMoments",
@@ -88,6 +93,7 @@ __all__ = [
     "LeastSquares",
     "LinearMerge",
     "LogitEnsemble",
+    "MaTS",
     "Merge",
     "Metrics",
     "Mlerp",
@@ -108,6 +114,7 @@ __all__ = [
     "PerTensor",
     "Pleas",
     "PreparedPleas",
+    "RegMean",
     "Repaired",
     "Sce",
     "Simplex",
@@ -130,6 +137,7 @@ __all__ = [
     "capture",
     "checkpoint",
     "collect",
+    "collect_each",
     "combine",
     "correlation_figure",
     "discrepancy",

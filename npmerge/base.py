@@ -3,7 +3,7 @@
 import abc
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -77,7 +77,7 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
     def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
         models = [wide(x[k]) for k in range(len(x))]
         if is_statistic(path_name(path)):
-            return (_sum(models) / len(models)).astype(x.dtype)
+            return mean(models).astype(x.dtype)
         if base is None:
             return _sum([c[k].astype(w.dtype) * w for k, w in enumerate(models)]).astype(x.dtype)
         origin = wide(base)
@@ -104,6 +104,11 @@ def between(start: PyTree, end: PyTree, t: Float[Array, ""]) -> PyTree:
 def _sum(terms: list[Array]) -> Array:
     """The sum written out: XLA fuses it into one loop, where on CPUs a reduction over the leading axis is far slower."""
     return functools.reduce(jnp.add, terms)
+
+
+def mean(models: Sequence[Array] | Array) -> Array:
+    """The plain mean over the models, written out as `combine` does."""
+    return _sum(list(models)) / len(models)
 
 
 def wide(x: Array) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Bool, Shaped
 
 from alignment.checks import check_count
 
@@ -43,8 +43,12 @@ class Shuffled(Iterator[tuple]):
         return self.inputs[chosen], self.targets[chosen]
 
 
-def measured(batches: Iterable[tuple]) -> Iterator[tuple]:
+def measured(batches: Iterable[tuple], *, masks: bool = False) -> Iterator[tuple]:
     """The batches of something that measures: each must be a tuple `(inputs, targets)`, and they must end.
+
+    Args:
+        batches: of examples.
+        masks: whether a batch may also be `(inputs, targets, mask)`.
 
     Raises:
         ValueError: for endless batches, for a bare batch in the place of a list of them, for batches without targets or
@@ -53,12 +57,42 @@ def measured(batches: Iterable[tuple]) -> Iterator[tuple]:
     if isinstance(batches, Shuffled):
         raise ValueError("measuring needs batches that end: got shuffled(...), use in_order(...) or a list")
     for batch in batches:
-        check_pair(batch)
+        if masks and isinstance(batch, tuple | list) and len(batch) == 3:
+            _check_mask(batch)
+        else:
+            check_pair(batch)
         check_filled(batch)
         for x in jax.tree.leaves(batch[0]):
             if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
                 raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
         yield batch
+
+
+def counted(batch: tuple) -> Bool[Array, "examples ..."]:
+    """Which examples of a batch, or positions of each, are no padding. Traceable.
+
+    That is the mask of `(inputs, targets, mask)`, (examples,) or (examples, positions). Without one, integer targets of such a
+    shape mark padding by negative numbers, as labels to be ignored are usually written; else everything counts.
+    """
+    examples = len(jax.tree.leaves(batch[0])[0])
+    if len(batch) == 3:
+        return jnp.asarray(batch[2])
+    labels = batch[1]
+    if (
+        getattr(labels, "ndim", 0) in (1, 2)
+        and len(labels) == examples
+        and jnp.issubdtype(jnp.result_type(labels), jnp.integer)
+    ):
+        return jnp.asarray(labels) >= 0
+    return jnp.ones(examples, bool)
+
+
+def _check_mask(batch: tuple) -> None:
+    """Raise ValueError unless the third of a batch is true or false for each example, or each position of each."""
+    mask, examples = batch[2], len(jax.tree.leaves(batch[0])[0])
+    if np.ndim(mask) not in (1, 2) or len(mask) != examples or not jnp.issubdtype(jnp.result_type(mask), bool):
+        got = f"{np.shape(mask)} of {getattr(mask, 'dtype', type(mask).__name__)}"
+        raise ValueError(f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}")
 
 
 def check_filled(batch: tuple) -> None:

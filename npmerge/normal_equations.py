@@ -134,12 +134,29 @@ def solved(sums: Sums, allowed: Bool[np.ndarray, "*copies rows columns"], ridge:
         for rows, columns in _blocks(allowed[copy], len(g)):
             block = np.ix_(rows, columns)
             inside, wanted = g if len(rows) == len(g) else g[np.ix_(rows, rows)], cross[copy][block].astype(np.float64)
-            vague = float(sums.samples) < len(rows) or _is_singular(inside)
-            held = _cholesky(inside, size) if not vague or size > _rounding(inside) else None
-            found = _by_eigenvalues(inside, wanted, size) if held is None else scipy.linalg.cho_solve((held, True), wanted)
+            found, vague = regularised(inside, wanted, size, few=float(sums.samples) < len(rows))
             change[copy][block], singular = found, singular or vague
             gain += np.vdot(found, wanted) + size * np.vdot(found, found)  # 2 D.C - D.GD, as (G + r I) D = C
     return Change(change, gain, singular)
+
+
+def regularised(
+    gram: Float[np.ndarray, "rows rows"], wanted: Float[np.ndarray, "rows columns"], size: float, *, few: bool = False
+) -> tuple[Float[np.ndarray, "rows columns"], bool]:
+    """(G + size I)^-1 C in float64, of the least norm where G is singular and `size` does not hold it above rounding.
+
+    Args:
+        gram: G, summed in float32.
+        wanted: C, in the span of G up to rounding.
+        size: of the ridge.
+        few: whether G is known to be singular.
+
+    Returns:
+        The solution, and whether G is singular up to rounding.
+    """
+    singular = few or _is_singular(gram)
+    held = _cholesky(gram, size) if not singular or size > _rounding(gram) else None
+    return (_by_eigenvalues(gram, wanted, size) if held is None else scipy.linalg.cho_solve((held, True), wanted)), singular
 
 
 def _blocks(allowed: Bool[np.ndarray, "rows columns"], rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

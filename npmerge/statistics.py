@@ -2,76 +2,33 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from alignment.base import functions_of, graphs_of, of_one_width
-from alignment.checks import check_count, check_kinds, check_list, kind_of
+from alignment.checks import check_kinds, check_list, check_number, kind_of
 from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
+from npmerge.base import Merge
 from npmerge.batches import measured
+from npmerge.fisher_information import DiagonalFisher
+from npmerge.grams import InputGram, SiteGram
+from npmerge.memory import bytes_of, peak_bytes
 
-__all__ = ["DiagonalFisher", "Joint", "JointMoments", "Moments", "NodeMoments", "Statistic", "collect"]
-
-
-@dataclass(frozen=True)
-class DiagonalFisher(Statistic):
-    """The diagonal of each model's Fisher information, E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2.
-
-    The true Fisher: the expectation over classes is taken exactly, so no labels are needed (Matena and Raffel 2022, equation
-    3; Kunstner et al. 2019 on why labels would give something else). Gradients are squared per example, then averaged.
-    Finalised to a tree like the variables with leaves (models, ...), float32.
-
-    Attributes:
-        microbatch: examples differentiated at once; memory is microbatch x classes x parameters.
-    """
-
-    microbatch: int = 8
-
-    def __post_init__(self) -> None:
-        check_count("microbatch", self.microbatch)
-
-    def measure(
-        self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
-    ) -> tuple[Array, PyTree]:
-        """Number of examples and sums of squares over one batch."""
-        inputs = batch[0]
-        sums = [self._sum_of_squares(apply, model, inputs) for model in models]
-        return jnp.float32(len(inputs)), jax.tree.map(lambda *leaves: jnp.stack(leaves), *sums)
-
-    def combine(self, a: tuple[Array, PyTree], b: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
-        """Add."""
-        return jax.tree.map(jnp.add, a, b)
-
-    def finalise(self, state: tuple[Array, PyTree]) -> PyTree:
-        """Divide by the number of examples."""
-        return jax.tree.map(lambda s: s / state[0], state[1])
-
-    def _sum_of_squares(self, apply: Callable[..., PyTree], model: PyTree, inputs: Array) -> PyTree:
-        def one(x: Array) -> PyTree:
-            def log_probabilities(v: PyTree) -> Array:
-                return jax.nn.log_softmax(apply(v, x[None])[0].astype(jnp.float32))
-
-            p = jnp.exp(log_probabilities(model))
-            jacobian = jax.jacrev(log_probabilities)(model)
-            return jax.tree.map(lambda j: jnp.tensordot(p, jnp.square(j.astype(jnp.float32)), 1), jacobian)
-
-        # the last microbatch is filled up with copies of the first example, of weight zero
-        fill = -len(inputs) % self.microbatch
-        padded = jnp.concatenate([inputs, jnp.broadcast_to(inputs[:1], (fill, *inputs.shape[1:]))])
-        weights = jnp.concatenate([jnp.ones(len(inputs)), jnp.zeros(fill)]).astype(jnp.float32)
-        chunks = jax.tree.map(lambda x: x.reshape(-1, self.microbatch, *x.shape[1:]), (padded, weights))
-        start = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), model)
-
-        def add(total: PyTree, chunk: tuple[Array, Array]) -> tuple[PyTree, None]:
-            squares = jax.vmap(one)(chunk[0])
-            return jax.tree.map(lambda t, s: t + jnp.tensordot(chunk[1], s, 1), total, squares), None
-
-        return jax.lax.scan(add, start, chunks)[0]
+__all__ = [
+    "DiagonalFisher",
+    "InputGram",
+    "Joint",
+    "JointMoments",
+    "Moments",
+    "NodeMoments",
+    "SiteGram",
+    "Statistic",
+    "collect",
+    "collect_each",
+]
 
 
 def collect(
@@ -79,9 +36,13 @@ def collect(
     graph: Graph | Sequence[Graph],
     models: Sequence[PyTree],
     batches: Iterable[tuple],
-    statistics: Iterable[Statistic | type[Statistic]],
+    statistics: Iterable[Statistic | type[Statistic] | Merge],
+    *,
+    memory_limit: float = 16e9,
 ) -> Mapping[type, Any]:
     """Gather statistics of all models in one pass over the data, one jitted step per batch.
+
+    Every model sees every batch; `collect_each` gives each its own.
 
     Args:
         apply: the network in evaluation mode, `apply(variables, inputs) -> outputs`. For networks with different
@@ -89,14 +50,18 @@ def collect(
             different widths only `JointMoments`.
         graph: its traced graph.
         models: their variables.
-        batches: `(inputs, targets)` tuples; every model sees every batch. Targets are only read by statistics that need them.
-        statistics: what to gather: values such as `NodeMoments()`, or classes for their defaults (a merge's `needs`).
+        batches: `(inputs, targets)` or `(inputs, targets, mask)`, as `npmerge.batches.counted` reads them. Targets are only
+            read by statistics that need them.
+        statistics: what to gather: values such as `NodeMoments()`, classes for their defaults, or merges for what they need; a
+            value goes before the default of its class.
+        memory_limit: bytes that the pass may hold, as predicted from shapes before it starts.
 
     Returns:
         For each statistic's type, what its `finalise` returns.
 
     Raises:
-        ValueError: no models, no statistics asked twice by different values, or no batches.
+        ValueError: no models, no statistics asked twice by different values, no batches, or a pass that would hold more than
+            `memory_limit`.
     """
     call = "collect takes (apply, graph, models, batches, [statistics])"
     check_kinds(call, (apply, Callable | Sequence), (graph, Graph | Sequence), (models, object), (batches, Iterable))
@@ -116,7 +81,9 @@ def collect(
         for statistic in (s for s in wanted if isinstance(s, NodeMoments)):
             of_one_width(statistic, graph, models)
     states: tuple | None = None
-    for batch in measured(batches):
+    for batch in measured(batches, masks=True):
+        if states is None:
+            _check_memory(memory_limit, apply, graph, wanted, tuple(models), batch)
         new = _measure(apply, graph, wanted, tuple(models), batch)
         states = new if states is None else _combine(wanted, states, new)
     if states is None:
@@ -124,11 +91,63 @@ def collect(
     return {type(s): value for s, value in zip(wanted, _finalised(wanted, states), strict=True)}
 
 
-def _wanted(statistics: Iterable[Statistic | type[Statistic]]) -> tuple[Statistic, ...]:
-    """Each once; classes stand for their defaults."""
+def collect_each(
+    apply: Callable[..., PyTree],
+    graph: Graph,
+    models: Sequence[PyTree],
+    tasks: Sequence[Iterable[tuple]],
+    statistics: Sequence[Statistic | type[Statistic] | Merge],
+    *,
+    memory_limit: float = 16e9,
+) -> Mapping[type, Any]:
+    """`collect` with data of its own for each model, as Fisher merging and RegMean want it: that which it was trained on.
+
+    Args:
+        apply: as for `collect`, and so graph, statistics and memory_limit.
+        graph: of all models.
+        models: their variables.
+        tasks: for each model its batches.
+        statistics: what to gather; none that relate the models to each other, as `NodeMoments` and `JointMoments` do.
+        memory_limit: for each model.
+
+    Raises:
+        ValueError: as `collect`, another number of tasks than of models, or such statistics.
+    """
+    check_list(models)
+    check_list(tasks, "tasks, the batches of each model")
+    if len(models) != len(tasks):
+        raise ValueError(f"expected the batches of each model: got {len(tasks)} for {len(models)} models")
+    if odd := [type(s).__name__ for s in _wanted(statistics) if isinstance(s, JointMoments | NodeMoments)]:
+        raise ValueError(f"{odd[0]} relates the models to each other, on the same data: use collect")
+    found = [
+        collect(apply, graph, [model], batches, statistics, memory_limit=memory_limit)
+        for model, batches in zip(models, tasks, strict=True)
+    ]
+    return {kind: jax.tree.map(lambda *x: jnp.concatenate(x), *(each[kind] for each in found)) for kind in found[0]}
+
+
+def _check_memory(limit: float, apply: Any, graph: Any, wanted: tuple[Statistic, ...], models: tuple, batch: tuple) -> None:
+    """Raise ValueError if one step, and the states that are added up, would hold more bytes."""
+    check_number("memory_limit", limit, positive=True)
+    traced = _measure.trace(apply, graph, wanted, models, batch)
+    state, step = bytes_of(traced.out_info), peak_bytes(traced.jaxpr.jaxpr)
+    if step + 2 * state > limit:  # what was measured, and both in one
+        names = ", ".join(type(s).__name__ for s in wanted)
+        fix = "smaller batches or a smaller microbatch" if 3 * state <= limit else "fewer models at once (collect_each)"
+        raise ValueError(
+            f"{names} would hold {(step + 2 * state) / 1e9:.3g} GB, {state / 1e9:.3g} GB of statistics among them, more than "
+            f"memory_limit={limit:g} bytes: use {fix}, or raise memory_limit"
+        )
+
+
+def _wanted(statistics: Iterable[Statistic | type[Statistic] | Merge]) -> tuple[Statistic, ...]:
+    """Each once; classes stand for their defaults where there is no value, merges for the classes that they need."""
     if not isinstance(statistics, Iterable) or isinstance(statistics, str):
         raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(statistics)}")
-    values = [s() if isinstance(s, type) and issubclass(s, Statistic) else s for s in statistics]
+    asked: list[Any] = [s for given in statistics for s in (given.needs if isinstance(given, Merge) else (given,))]
+    known = {type(s) for s in asked if isinstance(s, Statistic)}
+    of_class = [s for s in asked if not (isinstance(s, type) and s in known)]
+    values = [s() if isinstance(s, type) and issubclass(s, Statistic) else s for s in of_class]
     if odd := [s for s in values if not isinstance(s, Statistic)]:
         raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(odd[0])} in it")
     return tuple(dict.fromkeys(values))

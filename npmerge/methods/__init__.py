@@ -8,9 +8,11 @@ from npmerge.methods.consensus_ta import ConsensusTA
 from npmerge.methods.dare import Dare
 from npmerge.methods.della import Della
 from npmerge.methods.fisher import Fisher
+from npmerge.methods.greedy_soup import GreedySoup
 from npmerge.methods.iso_c import IsoC
 from npmerge.methods.iso_cts import IsoCTS
 from npmerge.methods.karcher_mean import KarcherMean
+from npmerge.methods.mats import MaTS
 from npmerge.methods.mlerp import Mlerp
 from npmerge.methods.model_stock import ModelStock
 from npmerge.methods.multi_slerp import MultiSlerp
@@ -18,6 +20,7 @@ from npmerge.methods.near_swap import NearSwap
 from npmerge.methods.nu_slerp import NuSlerp
 from npmerge.methods.passthrough import Passthrough
 from npmerge.methods.pcb import Pcb
+from npmerge.methods.reg_mean import RegMean
 from npmerge.methods.sce import Sce
 from npmerge.methods.slerp import Slerp
 from npmerge.methods.task_arithmetic import TaskArithmetic
@@ -27,11 +30,12 @@ from npmerge.methods.weighted_average import WeightedAverage
 from npmerge.methods.wudi import Wudi
 
 METHODS: tuple[type[Merge], ...] = (  # averages; on spheres; of transformed task vectors; of their spectra; by the entry
-    Average, WeightedAverage, TaskArithmetic, Fisher, ModelStock,
+    Average, WeightedAverage, GreedySoup, TaskArithmetic, Fisher, MaTS, ModelStock,
     Slerp, NuSlerp, KarcherMean, MultiSlerp, Mlerp,
     Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA,
     IsoC, IsoCTS, TsvM, Wudi,
     NearSwap, ArceeFusion, Passthrough,
+    RegMean,
 )  # fmt: skip
 
 __all__ = [
@@ -43,9 +47,11 @@ __all__ = [
     "Dare",
     "Della",
     "Fisher",
+    "GreedySoup",
     "IsoC",
     "IsoCTS",
     "KarcherMean",
+    "MaTS",
     "Mlerp",
     "ModelStock",
     "MultiSlerp",
@@ -53,6 +59,7 @@ __all__ = [
     "NuSlerp",
     "Passthrough",
     "Pcb",
+    "RegMean",
     "Sce",
     "Slerp",
     "TaskArithmetic",

@@ -1,49 +1,79 @@
 """Fisher-weighted averaging."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignment.graph import PyTree, flatten
+from alignment.graph import PyTree, weights_of
 from npmerge.base import LinearMerge, Stats
+from npmerge.fisher_information import DiagonalFisher, information_of
 from npmerge.stack import Stack
-from npmerge.statistics import DiagonalFisher
+from npmerge.weights import check_weights, shares_of
 
 
 @dataclass(frozen=True)
 class Fisher(LinearMerge):
-    """sum_m F_m params_m / sum_m F_m elementwise, F_m the diagonal Fisher information (Matena and Raffel 2022, equation 4).
+    """sum_m w_m F_m params_m / sum_m w_m F_m elementwise, F_m the diagonal Fisher information.
 
-    Where no model has any information the parameter is averaged (some implementations give zero). No floor is added to the
-    information: it would only matter there. Needs `DiagonalFisher`.
+    Matena and Raffel 2022, equation 4. Where no model has any information that counts the parameter is the mean with these
+    weights; git-theta gives zero there. No floor is added to the information: it would only matter there, and where the loss is
+    small, as its scale is not that of the loss (the program of Tam et al. 2023 raises it to 1e-8 at least, FusionBench adds
+    1e-6). Needs `DiagonalFisher`.
+
+    Attributes:
+        weights: lambda, one number of 0 or more per model, all alike by default. For two models published as (a, 1 - a), a
+            searched in 0, 0.1, ..., 1.
+        normalise: divide the information of each model by its norm over all weights first, so that no model dominates because
+            its loss has the larger gradients (as FusionBench does; the paper does not).
     """
 
+    weights: Sequence[float] | None = None
+    normalise: bool = False
     needs = (DiagonalFisher,)
 
+    def __post_init__(self) -> None:
+        weights = check_weights(self, self.weights)
+        if weights is not None and min(weights) < 0:
+            raise ValueError(f"Fisher needs weights of 0 or more, got {self.weights}")
+        object.__setattr__(self, "weights", weights)
+
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """One coefficient per parameter. Raises ValueError without statistics, or with those of other models."""
-        if stats is None or DiagonalFisher not in stats:
-            raise ValueError("Fisher needs stats: pass npmerge.collect(apply, graph, models, batches, [DiagonalFisher()])")
-        fisher = stats[DiagonalFisher]
-        mine, theirs = ({path: x.shape for path, x in flatten(tree).items()} for tree in (stack.params, fisher))
-        for path in [*mine, *theirs]:
-            if mine.get(path) != theirs.get(path):
-                raise ValueError(
-                    f"the Fisher statistics are of other models: at {path!r} got {theirs.get(path)}, expected {mine.get(path)}"
-                )
-        return _shares(fisher)
+        """One coefficient per parameter.
+
+        Raises:
+            ValueError: no statistics, those of other models, or not finite ones; another number of weights than of models.
+        """
+        weights = None if self.weights is None else tuple(self.weights)
+        return _shares(self.normalise, information_of(self, stack, stats), jnp.float32(shares_of(self, weights, stack)))
 
 
-@jax.jit
-def _shares(fisher: PyTree) -> PyTree:
-    return jax.tree.map(_share, fisher)
+@functools.partial(jax.jit, static_argnums=0)
+def _shares(normalise: bool, information: PyTree, weights: Float[Array, " models"]) -> PyTree:
+    norms = _norms(information) if normalise else jnp.ones_like(weights)
+
+    def share(f: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        norm, weight = (x.reshape(-1, *(1,) * (f.ndim - 1)) for x in (norms, weights))
+        return _share(f / jnp.where(norm > 0, norm, 1), jnp.broadcast_to(weight, f.shape))
+
+    return jax.tree.map(share, information)
 
 
-def _share(f: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+def _norms(information: PyTree) -> Float[Array, " models"]:
+    # scaled by the largest entry first: squares of tiny values must not underflow, of huge ones not overflow
+    weights = [f.reshape(len(f), -1) for f in weights_of(information).values()]
+    largest = jnp.stack([f.max(1) for f in weights]).max(0)
+    scale = jnp.where(largest > 0, largest, 1)[:, None]
+    square = jnp.stack([jnp.square(f / scale).sum(1) for f in weights]).sum(0)
+    return largest * jnp.sqrt(jnp.where(square > 0, square, 1))
+
+
+def _share(f: Float[Array, "models ..."], weights: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
     # scaled by the largest first: a sum of tiny values must not underflow
     largest = f.max(0, keepdims=True)
-    f = f / jnp.where(largest > 0, largest, 1)
+    f = weights * (f / jnp.where(largest > 0, largest, 1))
     total = f.sum(0, keepdims=True)
-    return jnp.where(total > 0, f / jnp.where(total > 0, total, 1), 1 / f.shape[0])
+    return jnp.where(total > 0, f / jnp.where(total > 0, total, 1), weights)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignment.graph import flatten
 from npmerge import (
     METHODS,
     ArceeFusion,
@@ -23,11 +24,14 @@ from npmerge import (
     DiagonalFisher,
     Fisher,
     Free,
+    GreedySoup,
+    InputGram,
     IsoC,
     IsoCTS,
     KarcherMean,
     Learned,
     LinearMerge,
+    MaTS,
     Merge,
     Mlerp,
     ModelStock,
@@ -41,6 +45,7 @@ from npmerge import (
     PerModel,
     PerParameter,
     PerTensor,
+    RegMean,
     Sce,
     Simplex,
     Slerp,
@@ -51,8 +56,11 @@ from npmerge import (
     WeightedAverage,
     Wudi,
     stack_models,
+    trace,
 )
+from npmerge.quadratic import QuadraticMerge
 from npmerge.spectral import Spectral
+from npmerge.statistics import SiteGram
 
 GRANULARITIES = (PerModel(), PerLayer(), PerTensor(), PerChannel(), PerParameter())
 CONSTRAINTS = (Simplex(), Box(), Free())
@@ -87,13 +95,21 @@ BY_PARAMETER = {"granularities": (PerParameter(),)}
 SPARSE = THREE | BY_PARAMETER | UNBOUND
 W = (0.5, 0.3, 0.2)
 
+
+def score(variables: Any) -> float:
+    """How small the weights are: of three models of this file two are chosen."""
+    return -float(sum(np.square(np.asarray(x, np.float32)).sum() for x in jax.tree.leaves(variables["params"])))
+
+
 CASES: dict[type[Merge], Case] = {
     Average: Case(Average(), lambda n: Average(), Average(), models=(3,)),
     WeightedAverage: Case(
         WeightedAverage(W), lambda n: WeightedAverage((1.0,) * n), WeightedAverage((1.0, 1.0, 1.0)), models=(3,)
     ),
+    GreedySoup: Case(GreedySoup(score), lambda n: GreedySoup(score), GreedySoup(score), models=(3,)),
     TaskArithmetic: Case(TaskArithmetic(0.3), lambda n: TaskArithmetic(1 / n), TaskArithmetic(0.3), base=True, **UNBOUND),
     Fisher: Case(Fisher(), lambda n: Fisher(), Fisher(), **BY_PARAMETER),
+    MaTS: Case(MaTS("diagonal", 3), lambda n: MaTS("diagonal"), MaTS("diagonal", 3), models=(3,)),
     ModelStock: Case(ModelStock(), lambda n: ModelStock(), ModelStock(), **THREE, **BY_TENSOR, **UNBOUND),
     Slerp: Case(Slerp(0.3), lambda n: Slerp(0.3), Slerp(0.5), models=(2,), **BY_TENSOR, **UNBOUND),
     NuSlerp: Case(
@@ -128,9 +144,33 @@ CASES: dict[type[Merge], Case] = {
     NearSwap: Case(NearSwap(0.3), lambda n: NearSwap(0.3), None, models=(2,), **BY_PARAMETER),
     ArceeFusion: Case(ArceeFusion(), lambda n: ArceeFusion(), None, models=(2,), **BY_PARAMETER),
     Passthrough: Case(Passthrough(1.5), lambda n: Passthrough(), Passthrough(), models=(1,), constraints=(Free(),)),
+    RegMean: Case(RegMean(0.9), lambda n: RegMean(), RegMean()),
 }
 
+
+@functools.cache
+def graph() -> Any:
+    """Of a layer and a half: what `model` could be used by."""
+    return trace(network, model(0), jnp.zeros((2, 3)))
+
+
+def network(variables: Any, x: Any) -> Any:
+    dense = variables["params"]["dense"]
+    y = x @ dense["kernel"]
+    return jax.nn.relu(y + jnp.broadcast_to(dense["bias"], y.shape)) * variables["params"]["gain"]
+
+
+def grams(stack: Stack, seed: int) -> dict[str, SiteGram]:
+    """Random ones at each site."""
+    rng, found = np.random.default_rng(seed), {}
+    for site in graph().sites:
+        x = rng.standard_normal((stack.size, 8, flatten(model(0))[site.path].shape[0]))
+        found[site.name] = SiteGram(jnp.full(stack.size, 8.0), jnp.asarray(x.swapaxes(1, 2) @ x / 8, jnp.float32), site)
+    return found
+
+
 STATISTICS: Mapping[type, Callable[[Stack, int], Any]] = {
+    InputGram: grams,
     DiagonalFisher: lambda stack, seed: random_like(stack.params, seed, lambda rng, shape: rng.uniform(0.1, 2.0, shape)),
 }
 
@@ -183,6 +223,8 @@ def same_apply(merge: Merge) -> Merge:
         return dataclasses.replace(merge, start=same_apply(merge.start))
     if isinstance(merge, Spectral):
         return dataclasses.replace(merge, scale=1.0)  # which theta holds
+    if type(merge).apply is QuadraticMerge.apply:
+        return RegMean()
     if type(merge).apply is not LinearMerge.apply:
         return merge
     return TaskArithmetic() if merge.needs_base else Average()

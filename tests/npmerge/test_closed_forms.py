@@ -132,6 +132,31 @@ def test_fisher_does_not_depend_on_the_scale_of_the_information(scale):
     close(fisher(jax.tree.map(lambda x: x * jnp.float32(scale), f)), fisher(f))
 
 
+def test_fisher_with_weights():
+    f, weights = information(1, 2, 3), (0.2, 0.3, 0.9)
+    merged = Fisher(weights)(stack_models(MODELS), stats={DiagonalFisher: f})
+    wanted = over(lambda f, *m: sum(w * x * y for w, x, y in zip(weights, f, m, strict=True)) / np.tensordot(weights, f, 1),
+                  f, *MODELS)  # fmt: skip
+    close(merged, wanted)
+    stack, nothing = stack_models(MODELS), jax.tree.map(jnp.zeros_like, f)
+    close(Fisher((0.0, 2.0, 0.0))(stack, stats={DiagonalFisher: f}), MODELS[1])
+    mean = over(lambda a, b, c: (0.2 * a + 0.3 * b + 0.9 * c) / 1.4, *MODELS)
+    close(Fisher(weights)(stack, stats={DiagonalFisher: nothing}), mean)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_fisher_of_normalised_information(scale):
+    """The information of a model counts up to a factor; a model without any does not count."""
+    f = information(1, 2, 3)
+    norms = [np.sqrt(sum(np.square(np.asarray(x[k], np.float64)).sum() for x in f.values())) for k in range(3)]
+    norms[2] = np.inf
+    shares = {name: [np.asarray(x[k], np.float64) / norms[k] for k in range(3)] for name, x in f.items()}
+    wanted = {name: sum(x * m[name] for x, m in zip(s, MODELS, strict=True)) / sum(s) for name, s in shares.items()}
+    factors = jnp.asarray([scale, 3.0, 0.0], jnp.float32)
+    scaled = jax.tree.map(lambda x: x * factors.reshape(3, *(1,) * (x.ndim - 1)), f)
+    close(Fisher(normalise=True)(stack_models(MODELS), stats={DiagonalFisher: scaled}), wanted)
+
+
 def test_fisher_mixes_parameters_with_and_without_information():
     f = {"w": jnp.array([[1.0, 0.0, 0.0], [3.0, 0.0, 5.0]])}
     stack = pair([0.0, 2.0, 7.0], [4.0, 6.0, 9.0])
@@ -156,3 +181,9 @@ def test_fisher_errors():
         Fisher()(stack_models(MODELS))
     with pytest.raises(ValueError, match="the Fisher statistics are of other models"):
         fisher(information(1, 2))
+    with pytest.raises(ValueError, match="Fisher needs weights of 0 or more"):
+        Fisher((1.0, -1.0))
+    with pytest.raises(ValueError, match="got 2 weights for 3 models"):
+        Fisher((1.0, 1.0))(stack_models(MODELS), stats={DiagonalFisher: information(1, 2, 3)})
+    with pytest.raises(ValueError, match=r"non-finite values of 36 in 'kernel'"):
+        fisher({"kernel": information(1, 2, 3)["kernel"].at[0].set(jnp.nan), "bias": information(1, 2, 3)["bias"]})

@@ -1,0 +1,159 @@
+"""The diagonal of the Fisher information of each model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt
+
+from alignment.base import check_finite
+from alignment.checks import check_choice, check_count
+from alignment.graph import Graph, PyTree, flatten
+from alignment.maps import HIGHEST
+from alignment.moments import Statistic
+from npmerge.base import Merge, Stats
+from npmerge.batches import counted
+from npmerge.grams import alone, of_models
+from npmerge.stack import Stack
+
+__all__ = ["DiagonalFisher", "information_of"]
+
+
+@dataclass(frozen=True)
+class DiagonalFisher(Statistic):
+    """The diagonal of each model's Fisher information, E_x E_y (d log p(y|x) / d theta)^2.
+
+    Gradients are squared per example, then averaged (Matena and Raffel 2022, equation 3; squaring the gradient of a batch is a
+    common mistake). `apply` returns logits (examples, ..., classes); an example of several predictions, a sequence of tokens,
+    has the sum of their log-likelihoods. Padding (`npmerge.batches.counted`) is left out, examples of nothing else do not
+    count. Finalised to a tree like the variables with leaves (models, ...), float32.
+
+    Implementations disagree on y. Matena and Raffel draw it from the model, or take the expectation over few classes; the
+    program of Tam et al. 2023 takes the labels of the data, which is another matrix (Kunstner et al. 2019).
+
+    Attributes:
+        microbatch: examples differentiated at once; memory is microbatch x parameters, times the predictions and their classes
+            of an example if `kind` is "exact".
+        kind: "exact" takes the expectation over y ~ p(y|x), which needs no labels; "sampled" draws one y ~ p(y|x), unbiased and
+            at a cost that does not grow with the classes; "empirical" takes the labels of the data.
+        seed: of the draws. They depend on it and on what the example holds, so on no order or size of batches, and are made
+            with the same random numbers for all models.
+    """
+
+    microbatch: int = 8
+    kind: Literal["exact", "sampled", "empirical"] = "exact"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("microbatch", self.microbatch)
+        check_choice("kind", self.kind, ("exact", "sampled", "empirical"))
+        check_count("seed", self.seed, 0)
+
+    def measure(
+        self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
+    ) -> tuple[Array, PyTree]:
+        """Number of examples and sums of squares over one batch. Raises ValueError for labels that do not fit."""
+        labels = self._labels(jax.eval_shape(apply, models[0], batch[0]), batch[1])
+        mask = _predictions(labels, batch)
+
+        def sums(model: PyTree, x: PyTree, labels: Int[Array, "n ..."], mask: Bool[Array, "n ..."]) -> PyTree:
+            squares = jax.vmap(lambda *one: self._squares(apply, model, *one))(x, jnp.where(mask, labels, -1))
+            return jax.tree.map(lambda s: s.sum(0), squares)
+
+        examples = mask.reshape(len(mask), -1).any(1).sum(dtype=jnp.float32)
+        return examples, of_models(sums, self.microbatch, models, batch[0], labels, mask)
+
+    def combine(self, a: tuple[Array, PyTree], b: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+        """Add."""
+        return jax.tree.map(jnp.add, a, b)
+
+    def finalise(self, state: tuple[Array, PyTree]) -> PyTree:
+        """Divide by the number of examples."""
+        return jax.tree.map(lambda s: s / jnp.maximum(state[0], 1), state[1])
+
+    def _labels(self, outputs: PyTree, targets: PyTree) -> Int[Array, "examples ..."]:
+        """The labels of a batch, one per prediction; zeros where there are none and none are needed."""
+        shape = getattr(outputs, "shape", ())
+        if len(shape) < 2:
+            raise ValueError(f"DiagonalFisher needs logits (examples, ..., classes): the network returns {outputs}")
+        fit = np.shape(targets) == shape[:-1] and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
+        if self.kind == "empirical" and not fit:
+            got = getattr(targets, "shape", targets), getattr(targets, "dtype", type(targets).__name__)
+            raise ValueError(f"the empirical Fisher needs integer labels of shape {shape[:-1]}: got {got[0]} of {got[1]}")
+        return jnp.asarray(targets).astype(jnp.int32) if fit else jnp.zeros(shape[:-1], jnp.int32)
+
+    def _squares(self, apply: Callable[..., PyTree], model: PyTree, x: PyTree, label: Int[Array, "..."]) -> PyTree:
+        """Of the scores of one example; a negative label is padding."""
+
+        def log_p(v: PyTree) -> Float[Array, "... classes"]:
+            return jax.nn.log_softmax(apply(v, *alone(x))[0].astype(jnp.float32))
+
+        if self.kind == "exact":  # scores of different predictions are uncorrelated: their squares add up
+            p = jnp.where(label[..., None] >= 0, jnp.exp(log_p(model)), 0)
+            jacobian = jax.jacrev(log_p)(model)
+            return jax.tree.map(
+                lambda j: jnp.tensordot(p, jnp.square(j.astype(jnp.float32)), p.ndim, precision=HIGHEST), jacobian
+            )
+        if self.kind == "sampled":
+            label = jnp.where(label >= 0, jax.random.categorical(_key_of(self.seed, x), log_p(model)), label)
+        gradient = jax.grad(lambda v: _log_likelihood(log_p(v), label))(model)
+        return jax.tree.map(lambda g: jnp.square(g.astype(jnp.float32)), gradient)
+
+
+def information_of(merge: Merge, stack: Stack, stats: Stats | None) -> PyTree:
+    """The diagonal Fisher information of the models of a stack, among all that was collected. `merge` is named in the message.
+
+    Raises:
+        ValueError: none, that of other models, or values that are not finite.
+    """
+    name = type(merge).__name__
+    if stats is None or DiagonalFisher not in stats:
+        raise ValueError(f"{name} needs stats: pass npmerge.collect(apply, graph, models, batches, [DiagonalFisher()])")
+    mine, theirs = ({path: x.shape for path, x in flatten(tree).items()} for tree in (stack.params, stats[DiagonalFisher]))
+    for path in [*mine, *theirs]:
+        if mine.get(path) != theirs.get(path):
+            raise ValueError(
+                f"the Fisher statistics are of other models: at {path!r} got {theirs.get(path)}, expected {mine.get(path)}"
+            )
+    check_finite(stats[DiagonalFisher], "the Fisher information (is a label no class of the network?)")
+    return stats[DiagonalFisher]
+
+
+def _predictions(labels: Int[Array, "examples ..."], batch: tuple) -> Bool[Array, "examples ..."]:
+    """Which of the predictions of a batch are no padding."""
+    mask = counted(batch)
+    if mask.ndim == 1 or labels.ndim == 1:
+        mask = mask.reshape(len(mask), -1).any(1).reshape(-1, *(1,) * (labels.ndim - 1))
+    elif mask.shape != labels.shape:
+        raise ValueError(f"the mask has {mask.shape[1]} positions, but the network makes {labels.shape[1:]} predictions")
+    return jnp.broadcast_to(mask, labels.shape) & (labels >= 0)
+
+
+def _log_likelihood(log_p: Float[Array, "... classes"], label: Int[Array, "..."]) -> Float[Array, ""]:
+    """Summed over the predictions whose label is not negative; NaN if one is no class, which indexing would hide."""
+    classes = log_p.shape[-1]
+    unknown = jnp.where(label < classes, 0.0, jnp.nan).astype(jnp.float32)
+    return jnp.sum((jax.nn.one_hot(label, classes, dtype=jnp.float32) + unknown[..., None]) * log_p)
+
+
+def _key_of(seed: int, example: PyTree) -> PRNGKeyArray:
+    """A key that the example itself tells."""
+    bits = jnp.concatenate([_bits(x) for x in jax.tree.leaves(example)])
+    places = _mixed(jnp.arange(bits.size, dtype=jnp.uint32))
+    return jax.random.fold_in(jax.random.key(seed), _mixed(bits + places).sum(dtype=jnp.uint32))
+
+
+def _bits(x: Array) -> UInt[Array, " words"]:
+    x = x.astype(jnp.uint8) if x.dtype == bool else x
+    kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    return jax.lax.bitcast_convert_type(x, kind).ravel().astype(jnp.uint32)
+
+
+def _mixed(x: UInt[Array, "..."]) -> UInt[Array, "..."]:
+    """Bits spread over the whole word, one to one: the last steps of MurmurHash3."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return x ^ (x >> jnp.uint32(16))

@@ -1,0 +1,140 @@
+"""Merges that minimise a sum of quadratic forms, argmin_p sum_m (p - p_m)^T C_m (p - p_m), tensor by tensor.
+
+C_m is the identity (the average), diagonal (Fisher), the Gram matrix of what a weight reads (RegMean) or a Kronecker product
+with that of the gradients at what it makes (MaTS). The minimum is linear in the models,
+
+    p = mean + sum_m S_m (p_m - mean)   with shares   S_m = (sum_k C_k)^+ C_m,
+
+so where they can be written down, shares are what `init` finds, on the host in float64, and `weigh` is the merge: cheap,
+differentiable and exact where all models agree. Directions that no C_m has stay at the mean.
+"""
+
+import abc
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from alignment.graph import PyTree, path_name
+from alignment.maps import HIGHEST
+from alignment.sites import Site
+from npmerge.base import Merge, is_statistic, mean, wide
+from npmerge.stack import Stack
+
+
+class Operator(abc.ABC):
+    """A linear map of one tensor for each model: `operator(x)` is C_m x_m. A tree of arrays; sites are static."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """One tensor for each model in, one for each out, in the dtype of x."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Identity(Operator):
+    """C_m = I: of tensors without statistics, which are averaged."""
+
+    def __call__(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """X itself."""
+        return x
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Diagonal(Operator):
+    """C_m = diag(values_m)."""
+
+    values: Float[Array, "models ..."]
+
+    def __call__(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """Elementwise."""
+        return self.values.astype(x.dtype) * x
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Gram(Operator):
+    """W -> G_m W at each linear site of a tensor, W (rows, columns) as the site sees it; the identity on what no site reads."""
+
+    grams: tuple[Float[Array, "models *copies rows rows"], ...]
+    sites: tuple[Site, ...] = field(metadata={"static": True})
+
+    def __call__(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """Products of the highest precision."""
+        for site, g in zip(self.sites, self.grams, strict=True):
+            x = _replaced(site, x, jnp.matmul(g.astype(x.dtype), _matrices(site, x), precision=HIGHEST))
+        return x
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Kronecker(Operator):
+    """W -> A_m W B_m at each linear site of a tensor; the product A_m x B_m of Kronecker is never formed."""
+
+    inputs: tuple[Float[Array, "models *copies rows rows"], ...]
+    gradients: tuple[Float[Array, "models *copies columns columns"], ...]
+    sites: tuple[Site, ...] = field(metadata={"static": True})
+
+    def __call__(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """Products of the highest precision."""
+        for site, a, b in zip(self.sites, self.inputs, self.gradients, strict=True):
+            half = jnp.matmul(a.astype(x.dtype), _matrices(site, x), precision=HIGHEST)
+            x = _replaced(site, x, jnp.matmul(half, b.astype(x.dtype), precision=HIGHEST))
+        return x
+
+
+def _matrices(site: Site, x: Float[Array, "models ..."]) -> Float[Array, "models *copies rows columns"]:
+    return jax.vmap(site.matrix)(x).astype(x.dtype)
+
+
+def _replaced(site: Site, x: Array, matrices: Array) -> Array:
+    return jax.vmap(site.replaced)(x, matrices)
+
+
+def is_operator(x: object) -> bool:
+    """Where a tree of operators has its leaves."""
+    return isinstance(x, Operator)
+
+
+def weigh(shares: PyTree, stack: Stack) -> PyTree:
+    """Mean + sum_m S_m (p_m - mean) for each tensor. Pure, traceable, differentiable in the shares and in the stack.
+
+    In float32 (or wider), rounded once to the stored dtype; running statistics are averaged.
+
+    Args:
+        shares: an `Operator` for each leaf of the stack.
+        stack: the models.
+    """
+
+    def leaf(path: tuple, share: Operator, x: Array) -> Array:
+        models = wide(x)
+        start = mean(models)
+        if is_statistic(path_name(path)) or isinstance(share, Identity):
+            return start.astype(x.dtype)
+        return (start + share(models - start[None]).sum(0)).astype(x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shares, stack.params, is_leaf=is_operator)
+
+
+class QuadraticMerge(Merge):
+    """A merge that is a choice of shares: theta holds an `Operator` for each leaf."""
+
+    def apply(self, theta: PyTree, stack: Stack) -> PyTree:
+        """`weigh`."""
+        return weigh(theta, stack)
+
+
+def on_leaves(params: PyTree, grams: Iterable[tuple[Site, Array]]) -> PyTree:
+    """A tree of operators: `Gram` with the matrices of its sites for each leaf that has any, the identity for the others."""
+    at: dict[str, list[tuple[Site, Array]]] = {}
+    for site, g in grams:
+        at.setdefault(site.path, []).append((site, g))
+
+    def leaf(path: tuple, _: Array) -> Operator:
+        mine = at.get(path_name(path), [])
+        return Gram(tuple(g for _, g in mine), tuple(site for site, _ in mine)) if mine else Identity()
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
