@@ -31,6 +31,7 @@ from npmerge.methods import (
     ConsensusTA,
     Dare,
     Della,
+    Emr,
     Fisher,
     IsoC,
     IsoCTS,
@@ -44,6 +45,7 @@ from npmerge.methods import (
     Pcb,
     Sce,
     Slerp,
+    TallMasks,
     TaskArithmetic,
     Ties,
     TsvM,
@@ -62,6 +64,7 @@ from npmerge.objectives import (
     fine_tuning,
     weight_space,
 )
+from npmerge.per_task import PerTask, TaskNetworks
 from npmerge.pleas import Pleas, PreparedPleas, Sized
 from npmerge.published import ada_merging, dam, np_merge
 from npmerge.repair import Repaired, repair
@@ -86,6 +89,7 @@ __all__ = [
     "Della",
     "DiagonalFisher",
     "Distillation",
+    "Emr",
     "Entropy",
     "Fisher",
     "FitResult",
@@ -118,6 +122,7 @@ __all__ = [
     "PerLayer",
     "PerModel",
     "PerParameter",
+    "PerTask",
     "PerTensor",
     "Pleas",
     "PreparedPleas",
@@ -129,7 +134,9 @@ __all__ = [
     "Solved",
     "Stack",
     "Statistic",
+    "TallMasks",
     "TaskArithmetic",
+    "TaskNetworks",
     "Ties",
     "TsvM",
     "WeightDistance",

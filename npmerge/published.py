@@ -36,12 +36,11 @@ def ada_merging(scale: float = 0.3, *, layer_wise: bool = True, plus_plus: bool 
 def dam() -> Learned:
     """Differentiable Adaptive Merging: sum_m W_m diag(c_m), c one number per input channel (Gauthier-Caron et al. 2024).
 
-    They start at 1 / N; W is (out, in) as the paper writes it: columns are input channels. The published objective is a
-    Kullback-Leibler divergence
-    of temperature 2 from each model on its own data, with small penalties of the coefficients' cosines (0.01), magnitudes
-    (1e-6) and norms (1e-5), by AdamW at 1e-2; `Distillation(2.0)` distils from the mean of the models.
+    They start at 1 / N; W is (out, in) as the paper writes it, so columns are input channels. The published objective is a
+    Kullback-Leibler divergence of temperature 2 from each model on its own data, with small penalties of the coefficients'
+    cosines (0.01), magnitudes (1e-6) and norms (1e-5), by AdamW at 1e-2; `Distillation(2.0)` distils from the mean of them.
 
-    Where implementations disagree: the published program can pass coefficients through a tanh, the paper does not, nor do we;
-    it has one coefficient for a whole bias and one for each column of an embedding, here they are one per entry and per row.
+    Where implementations disagree: the published program can pass coefficients through a tanh, here they are free; it has one
+    coefficient for a whole bias and one for each column of an embedding, here they are one per entry and one per row.
     """
     return Learned(Average(), PerInput(), Free())

@@ -144,12 +144,16 @@ class Elect(Transform):
 
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
         """Zero where dropped, zero entries included."""
+        return where(self.masks(current(coefficients, vectors)), coefficients)
+
+    def masks(self, tensors: Tensors) -> Masks:
+        """True where an entry has the elected sign."""
 
         def agree(x: Float[Array, "models ..."]) -> Bool[Array, "models ..."]:
             votes = x if self.by == "sum" else jnp.sign(x)
             return jnp.where(over_models(votes) >= 0, x > 0, x < 0)
 
-        return where(jax.tree.map(agree, current(coefficients, vectors)), coefficients)
+        return jax.tree.map(agree, tensors)
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ class Composed(LinearMerge):
             raise ValueError(f"{type(self).__name__} drops entries at random: pass key=jax.random.key(seed)")
         used = jax.random.key(0) if key is None else key  # by no transform then
         weights = weights_of(self, self.weights, stack).astype(np.float32)
-        found = _transformed(self.transforms, float(self.scale), weights, _task_vectors(stack), used)
+        found = _transformed(self.transforms, float(self.scale), weights, task_vectors(stack), used)
         share = 1 / stack.size  # of running statistics, which are averaged
         return jax.tree_util.tree_map_with_path(
             lambda path, x: found.get(path_name(path), jnp.full((len(x),) + (1,) * (x.ndim - 1), share, jnp.float32)),
@@ -226,8 +230,8 @@ class Composed(LinearMerge):
 
 
 @jax.jit
-def _task_vectors(stack: Stack) -> Tensors:
-    """In float32; a separate step, so that the transforms compile once for models of any precision."""
+def task_vectors(stack: Stack) -> Tensors:
+    """Models less the base, by path, in float32; a separate step: transforms compile once for models of any precision."""
 
     def less(x: Array, base: Array) -> Array:
         return (wide(x) - wide(base)[None]).astype(jnp.float32)
