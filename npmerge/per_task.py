@@ -42,10 +42,11 @@ class TaskNetworks(NamedTuple):
     @property
     def nbytes(self) -> dict[str, int]:
         """The bytes of each part; N whole networks would take N times those of the base."""
-        return {
-            name: sum(int(np.size(x)) * x.dtype.itemsize for x in jax.tree.leaves(part))
-            for name, part in self._asdict().items()
-        }
+
+        def size(part: PyTree) -> int:
+            return sum(int(np.size(x)) * jnp.result_type(x).itemsize for x in jax.tree.leaves(part))
+
+        return {name: size(part) for name, part in self._asdict().items()}
 
 
 class PerTask(Composed):

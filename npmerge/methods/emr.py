@@ -56,4 +56,4 @@ def _largest(x: Float[Array, "models ..."]) -> Bool[Array, "models ..."]:
 
 
 def _sizes(tensors: Tensors) -> Float[Array, " models"]:
-    return sum(jnp.abs(x).reshape(len(x), -1).sum(1) for x in tensors.values())
+    return jnp.stack([jnp.abs(x).reshape(len(x), -1).sum(1) for x in tensors.values()]).sum(0)
