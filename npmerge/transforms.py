@@ -220,7 +220,7 @@ class Composed(LinearMerge):
         if key is None and any(t.random for t in self.transforms):
             raise ValueError(f"{type(self).__name__} drops entries at random: pass key=jax.random.key(seed)")
         used = jax.random.key(0) if key is None else key  # by no transform then
-        weights = weights_of(self, self.weights, stack).astype(np.float32)
+        weights = None if self.weights is None else weights_of(self, self.weights, stack).astype(np.float32)
         found = _transformed(self.transforms, float(self.scale), weights, task_vectors(stack), used)
         share = 1 / stack.size  # of running statistics, which are averaged
         return jax.tree_util.tree_map_with_path(
@@ -241,8 +241,11 @@ def task_vectors(stack: Stack) -> Tensors:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _transformed(transforms: tuple[Transform, ...], scale: Array, weights: Array, vectors: Tensors, key: Array) -> Tensors:
-    coefficients = {path: column(weights, x) for path, x in vectors.items()}
+def _transformed(
+    transforms: tuple[Transform, ...], scale: Array, weights: Array | None, vectors: Tensors, key: Array
+) -> Tensors:
+    # ones are a constant, which costs no pass over the vectors
+    coefficients = {path: column(jnp.ones(len(x)) if weights is None else weights, x) for path, x in vectors.items()}
     for place, transform in enumerate(transforms):
         coefficients = transform(coefficients, vectors, jax.random.fold_in(key, place))
     return {path: scale * c for path, c in coefficients.items()}
