@@ -5,7 +5,7 @@ from npmerge import checkpoint
 from npmerge.aligned import Aligned
 from npmerge.base import LinearMerge, Merge, combine
 from npmerge.batches import in_order, shuffled
-from npmerge.constraints import Box, Free, Simplex
+from npmerge.constraints import Box, Clip, Free, Simplex
 from npmerge.evaluate import (
     Barrier,
     LogitEnsemble,
@@ -20,7 +20,7 @@ from npmerge.evaluate import (
 )
 from npmerge.figures import barrier_figure, correlation_figure, graph_figure
 from npmerge.fit import FitResult, History, fit
-from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
+from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
 from npmerge.least_squares import LeastSquares, Solved
 from npmerge.methods import (
@@ -31,6 +31,7 @@ from npmerge.methods import (
     ConsensusTA,
     Dare,
     Della,
+    Emr,
     Fisher,
     GreedySoup,
     IsoC,
@@ -47,6 +48,7 @@ from npmerge.methods import (
     RegMean,
     Sce,
     Slerp,
+    TallMasks,
     TaskArithmetic,
     Ties,
     TsvM,
@@ -55,8 +57,19 @@ from npmerge.methods import (
 )
 from npmerge.multi_head import Headed, MultiHead, multi_head
 from npmerge.normalisation import reset_statistics
-from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
+from npmerge.objectives import (
+    CrossEntropy,
+    Distillation,
+    Entropy,
+    Objective,
+    WeightDistance,
+    along_line,
+    fine_tuning,
+    weight_space,
+)
+from npmerge.per_task import PerTask, TaskNetworks
 from npmerge.pleas import Pleas, PreparedPleas, Sized
+from npmerge.published import ada_merging, dam, np_merge
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
 from npmerge.statistics import DiagonalFisher, InputGram, JointMoments, NodeMoments, Statistic, collect, collect_each
@@ -71,6 +84,7 @@ __all__ = [
     "Barrier",
     "Box",
     "Breadcrumbs",
+    "Clip",
     "Composed",
     "ConsensusTA",
     "CrossEntropy",
@@ -78,6 +92,8 @@ __all__ = [
     "Della",
     "DiagonalFisher",
     "Distillation",
+    "Emr",
+    "Entropy",
     "Fisher",
     "FitResult",
     "Free",
@@ -108,9 +124,11 @@ __all__ = [
     "Path",
     "Pcb",
     "PerChannel",
+    "PerInput",
     "PerLayer",
     "PerModel",
     "PerParameter",
+    "PerTask",
     "PerTensor",
     "Pleas",
     "PreparedPleas",
@@ -123,13 +141,16 @@ __all__ = [
     "Solved",
     "Stack",
     "Statistic",
+    "TallMasks",
     "TaskArithmetic",
+    "TaskNetworks",
     "Ties",
     "TsvM",
     "WeightDistance",
     "WeightedAverage",
     "Wudi",
     "__version__",
+    "ada_merging",
     "align",
     "along_line",
     "barrier",
@@ -140,6 +161,7 @@ __all__ = [
     "collect_each",
     "combine",
     "correlation_figure",
+    "dam",
     "discrepancy",
     "evaluate",
     "fine_tuning",
@@ -148,6 +170,7 @@ __all__ = [
     "graph_figure",
     "in_order",
     "multi_head",
+    "np_merge",
     "parameters",
     "path_between",
     "repair",

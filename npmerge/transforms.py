@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_choice, check_finite_number, check_fraction, check_key
@@ -21,6 +22,7 @@ from alignment.graph import PyTree, path_name
 from npmerge.base import LinearMerge, Stats, is_statistic, wide
 from npmerge.selection import kept_of, largest
 from npmerge.stack import Stack
+from npmerge.weights import Density, Weights, check_density, check_weights, densities_of, vanishes, weights_of
 
 Tensors = dict[str, Float[Array, "models ..."]]
 """One array per path; running statistics are left out."""
@@ -55,36 +57,40 @@ class Trim(Transform):
     """Keep the entries of largest magnitude of each model; of equal ones the first.
 
     Attributes:
-        density: the fraction to keep: the nearest number of entries, at least one.
+        density: the fraction to keep, of all models or of each: the nearest number of entries, at least one.
         scope: whether in each tensor or in the whole model.
         outliers: the fraction of largest entries dropped before that; `density` has priority where both exceed one.
     """
 
-    density: float
+    density: Density
     scope: Scope = "tensor"
     outliers: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fraction("density", self.density, positive=True)
+        object.__setattr__(self, "density", check_density(self.density))
         check_choice("scope", self.scope, ("tensor", "model"))
         check_fraction("outliers", self.outliers)
 
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
         """Zero where dropped."""
-        if self.density == 1:
+        if np.all(np.asarray(self.density) == 1):
             return coefficients
         return where(self.masks(current(coefficients, vectors)), coefficients)
 
     def masks(self, tensors: Tensors) -> Masks:
         """True where kept."""
-        return by_scope(lambda group: jax.lax.map(self._keep, group), tensors, self.scope)
+        return by_scope(self._keep, tensors, self.scope)
 
-    def _keep(self, model: Model) -> dict[str, Bool[Array, "..."]]:
-        size = sum(x.size for x in model.values())
-        kept = kept_of(self.density, size)
-        above = min(round(self.outliers * size), size - kept)
-        keep = largest(model, above + kept)
-        return jax.tree.map(lambda k, drop: k & ~drop, keep, largest(model, above)) if above else keep
+    def _keep(self, group: Tensors) -> Masks:
+        models, size = len(next(iter(group.values()))), sum(x[0].size for x in group.values())
+        kept = np.array([kept_of(d, size) for d in densities_of(self.density, models)])
+        above = np.minimum(round(self.outliers * size), size - kept)
+
+        def keep(model: Model, first: Array, last: Array) -> dict[str, Bool[Array, "..."]]:
+            found = largest(model, last)
+            return jax.tree.map(lambda k, drop: k & ~drop, found, largest(model, first)) if above.any() else found
+
+        return jax.lax.map(lambda one: keep(*one), (group, np.uint32(above), np.uint32(above + kept)))
 
 
 @dataclass(frozen=True)
@@ -92,30 +98,31 @@ class Drop(Transform):
     """Keep each entry with a probability, independently.
 
     Attributes:
-        density: the probability.
+        density: the probability, of all models or of each.
         rescale: "density" divides what is kept by the density, so that the expectation stays; "l1" keeps the sum of magnitudes
             of each tensor; None leaves it.
     """
 
-    density: float
+    density: Density
     rescale: Literal["density", "l1"] | None = "density"
 
     def __post_init__(self) -> None:
-        check_fraction("density", self.density, positive=True)
+        object.__setattr__(self, "density", check_density(self.density))
         check_choice("rescale", self.rescale, ("density", "l1", None))
 
     @property
     def random(self) -> bool:
         """Unless everything is kept."""
-        return self.density < 1
+        return bool(np.any(np.asarray(self.density) < 1))
 
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
         """Zero where dropped, larger elsewhere."""
         if not self.random:
             return coefficients
-        kept = where(draw(key, dict.fromkeys(vectors, self.density), vectors), coefficients)
+        density = {path: column(densities_of(self.density, len(x)), x) for path, x in vectors.items()}
+        kept = where(draw(key, density, vectors), coefficients)
         if self.rescale == "density":
-            return {path: c / self.density for path, c in kept.items()}
+            return {path: c / density[path] for path, c in kept.items()}
         if self.rescale == "l1":
             before, after = (_sums(jax.tree.map(jnp.abs, current(c, vectors))) for c in (coefficients, kept))
             return {path: c * ratio(before[path], after[path]) for path, c in kept.items()}
@@ -137,12 +144,16 @@ class Elect(Transform):
 
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
         """Zero where dropped, zero entries included."""
+        return where(self.masks(current(coefficients, vectors)), coefficients)
+
+    def masks(self, tensors: Tensors) -> Masks:
+        """True where an entry has the elected sign."""
 
         def agree(x: Float[Array, "models ..."]) -> Bool[Array, "models ..."]:
             votes = x if self.by == "sum" else jnp.sign(x)
             return jnp.where(over_models(votes) >= 0, x > 0, x < 0)
 
-        return where(jax.tree.map(agree, current(coefficients, vectors)), coefficients)
+        return jax.tree.map(agree, tensors)
 
 
 @dataclass(frozen=True)
@@ -151,28 +162,39 @@ class DisjointMean(Transform):
 
     Attributes:
         weighted: divide by the sum of their coefficients instead, which are then weights: of those left the sum is one.
+        weights: or by the sum of their weights, one per model, which the coefficients hold as a factor.
     """
 
     weighted: bool = False
+    weights: Weights = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and vanishes(self.weights):
+            raise ValueError(f"a mean needs weights whose sum is not zero, got {self.weights}")
 
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
-        """Of the same signs; zero where the entries of all models are."""
+        """Of the same signs; zero where the entries of all models are, and where weights cancel."""
 
         def mean(c: Float[Array, "models ..."], x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
-            nonzero = c * x != 0
-            return ratio(c, over_models(jnp.where(nonzero, c if self.weighted else 1.0, 0.0)))
+            each = c if self.weighted else 1.0 if self.weights is None else column(self.weights, x)
+            total = over_models(jnp.where(c * x != 0, each, 0.0))
+            if self.weights is not None:  # of both signs, which may cancel up to rounding
+                total = jnp.where(jnp.abs(total) > 1e-6 * np.abs(self.weights).sum(), total, 0.0)
+            return ratio(c, total)
 
         return {path: mean(c, vectors[path]) for path, c in coefficients.items()}
 
 
 class Composed(LinearMerge):
-    """base + scale * sum_m c_m * (params_m - base), c the ones as a sequence of transforms leaves them. Needs a base.
+    """base + scale * sum_m c_m * (params_m - base), c the weights as a sequence of transforms leaves them. Needs a base.
 
-    Subclasses are frozen dataclasses with a field `scale`.
+    Subclasses are frozen dataclasses with a field `scale`. They may have fields `weights`, one number per model by which task
+    vectors are multiplied before the first transform, ones by default; and `density`, one number or one per model.
     """
 
     needs_base = True
     scale: float
+    weights: Weights = None
 
     @property
     @abc.abstractmethod
@@ -182,16 +204,24 @@ class Composed(LinearMerge):
     def __post_init__(self) -> None:
         """Check the scale, and what the transforms check of their own."""
         check_finite_number("scale", self.scale)
+        object.__setattr__(self, "weights", check_weights(self, self.weights))
+        if hasattr(self, "density"):
+            object.__setattr__(self, "density", check_density(self.density))
         _ = self.transforms
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """One coefficient per parameter. Raises ValueError without a base, or without a key if masks are drawn."""
+        """One coefficient per parameter.
+
+        Raises:
+            ValueError: no base; no key if masks are drawn; another number of weights or densities than of models.
+        """
         self.require_base(stack)
         check_key(key)
         if key is None and any(t.random for t in self.transforms):
             raise ValueError(f"{type(self).__name__} drops entries at random: pass key=jax.random.key(seed)")
         used = jax.random.key(0) if key is None else key  # by no transform then
-        found = _transformed(self.transforms, float(self.scale), _task_vectors(stack), used)
+        weights = None if self.weights is None else weights_of(self, self.weights, stack).astype(np.float32)
+        found = _transformed(self.transforms, float(self.scale), weights, task_vectors(stack), used)
         share = 1 / stack.size  # of running statistics, which are averaged
         return jax.tree_util.tree_map_with_path(
             lambda path, x: found.get(path_name(path), jnp.full((len(x),) + (1,) * (x.ndim - 1), share, jnp.float32)),
@@ -200,8 +230,8 @@ class Composed(LinearMerge):
 
 
 @jax.jit
-def _task_vectors(stack: Stack) -> Tensors:
-    """In float32; a separate step, so that the transforms compile once for models of any precision."""
+def task_vectors(stack: Stack) -> Tensors:
+    """Models less the base, by path, in float32; a separate step: transforms compile once for models of any precision."""
 
     def less(x: Array, base: Array) -> Array:
         return (wide(x) - wide(base)[None]).astype(jnp.float32)
@@ -211,8 +241,11 @@ def _task_vectors(stack: Stack) -> Tensors:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _transformed(transforms: tuple[Transform, ...], scale: Array, vectors: Tensors, key: Array) -> Tensors:
-    coefficients = {path: jnp.ones((len(x),) + (1,) * (x.ndim - 1), jnp.float32) for path, x in vectors.items()}
+def _transformed(
+    transforms: tuple[Transform, ...], scale: Array, weights: Array | None, vectors: Tensors, key: Array
+) -> Tensors:
+    # ones are a constant, which costs no pass over the vectors
+    coefficients = {path: column(jnp.ones(len(x)) if weights is None else weights, x) for path, x in vectors.items()}
     for place, transform in enumerate(transforms):
         coefficients = transform(coefficients, vectors, jax.random.fold_in(key, place))
     return {path: scale * c for path, c in coefficients.items()}
@@ -239,6 +272,11 @@ def draw(key: Array, probabilities: dict[str, Any], like: Tensors) -> Masks:
         return jax.random.uniform(own, shape, jnp.float32) < probabilities[path]
 
     return {path: mask(path, x.shape) for path, x in like.items()}
+
+
+def column(values: Any, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+    """One number per model as an array of as many axes as `x`."""
+    return jnp.asarray(values, jnp.float32).reshape((len(x),) + (1,) * (x.ndim - 1))
 
 
 def by_scope(choose: Callable[[Tensors], dict[str, Array]], tensors: Tensors, scope: Scope) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The weights of the models, as merge methods take them."""
+"""What merge methods take one number per model of: weights and densities."""
 
 import numbers
 from collections.abc import Sequence
@@ -6,11 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from alignment.checks import check_fraction
 from npmerge.base import Merge
 from npmerge.stack import Stack
 
 Weights = tuple[float, ...] | None
 """One number per model; None weighs all alike."""
+
+Density = float | tuple[float, ...]
+"""The fraction of entries that is kept: one number for all models, or one per model."""
 
 
 def check_weights(merge: Merge, weights: Sequence[float] | None) -> Weights:
@@ -47,6 +51,36 @@ def shares_of(merge: Merge, weights: Weights, stack: Stack) -> Float[np.ndarray,
         ValueError: also if they sum to zero.
     """
     values = weights_of(merge, weights, stack)
-    if abs(values.sum()) <= 1e-12 * np.abs(values).sum():
+    if vanishes(values):
         raise ValueError(f"{type(merge).__name__} needs weights whose sum is not zero, got {weights}")
     return values / values.sum()
+
+
+def vanishes(weights: Sequence[float] | Float[np.ndarray, " models"]) -> bool:
+    """Whether weights sum to zero, up to rounding."""
+    return bool(abs(np.sum(weights)) <= 1e-12 * np.abs(weights).sum())
+
+
+def check_density(density: float | Sequence[float]) -> Density:
+    """The density; several as a tuple, which has a hash.
+
+    Raises:
+        ValueError: unless it is a number above 0 and at most 1, or a list of such numbers.
+    """
+    several = isinstance(density, Sequence | np.ndarray) and not isinstance(density, str) and np.ndim(density) == 1
+    values = tuple(density) if several and len(density) else (density,)  # type: ignore[arg-type]
+    for value in values:
+        check_fraction("density", value, positive=True)
+    return tuple(np.asarray(density, float).tolist()) if several else density  # type: ignore[return-value]
+
+
+def densities_of(density: Density, models: int) -> Float[np.ndarray, " models"]:
+    """One density per model.
+
+    Raises:
+        ValueError: another number of densities than of models.
+    """
+    values = np.atleast_1d(np.asarray(density, np.float64))
+    if np.ndim(density) and len(values) != models:
+        raise ValueError(f"density must be one number, or one per model: got {len(values)} densities for {models} models")
+    return np.broadcast_to(values, models)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from npmerge.transforms import Composed, Transform, Trim
+from npmerge.weights import Density, Weights
 
 
 @dataclass(frozen=True)
@@ -15,14 +16,16 @@ class Breadcrumbs(Composed):
     upper one and what is kept. Tensors with fewer than 1 / (2 gamma) entries have no outliers; some drop these tensors whole.
 
     Attributes:
-        density: the fraction of entries that is kept.
+        density: the fraction of entries that is kept, one number or one per model.
         gamma: the fraction of largest entries that is dropped first; `density` has priority where both exceed one.
         scale: lambda, as in task arithmetic.
+        weights: one number per model by which its task vector is multiplied.
     """
 
-    density: float = 0.9
+    density: Density = 0.9
     gamma: float = 0.01
     scale: float = 0.3
+    weights: Weights = None
 
     @property
     def transforms(self) -> tuple[Transform, ...]:

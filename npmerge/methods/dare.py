@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from npmerge.transforms import Composed, Drop, Elect, Transform
+from npmerge.weights import Density, Weights
 
 
 @dataclass(frozen=True)
@@ -16,16 +17,19 @@ class Dare(Composed):
     close for large tensors; of those that elect signs some take the mean of the entries that agree, here their sum is taken.
 
     Attributes:
-        density: 1 - p, p the published drop rate; 0.5 in merge toolkits, as low as 0.1 for language models.
+        density: 1 - p, one number or one per model, p the published drop rate; 0.5 in merge toolkits, as low as 0.1 for
+            language models.
         scale: lambda, as in task arithmetic.
         elect: also drop the entries whose sign is not that of the sum, as TIES does.
         rescale: how what is kept makes up for what is dropped, see `transforms.Drop`.
+        weights: one number per model by which its task vector is multiplied before signs are elected.
     """
 
-    density: float = 0.5
+    density: Density = 0.5
     scale: float = 0.3
     elect: bool = False
     rescale: Literal["density", "l1"] | None = "density"
+    weights: Weights = None
 
     @property
     def transforms(self) -> tuple[Transform, ...]:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
-from npmerge.transforms import Composed, DisjointMean, Elect, Tensors, Transform, current, draw, where
+from npmerge.transforms import Composed, DisjointMean, Elect, Tensors, Transform, column, current, draw, where
+from npmerge.weights import Density, Weights, check_density, densities_of
 
 
 @dataclass(frozen=True)
@@ -21,41 +23,46 @@ class Della(Composed):
     p = density. Equal magnitudes rank by index.
 
     Attributes:
-        density: the mean probability; with 1 nothing is dropped whatever epsilon: TIES without its trimming.
+        density: the mean probability, one number or one per model; with 1 nothing is dropped whatever epsilon: TIES without
+            its trimming.
         epsilon: how far the probabilities reach from it to either side.
         scale: lambda.
+        weights: one number per model by which its task vector is multiplied before signs are elected; the mean
+            then divides by the sum of those of the models that agree.
     """
 
-    density: float = 0.5
+    density: Density = 0.5
     epsilon: float = 0.15
     scale: float = 1.0
+    weights: Weights = None
 
     @property
     def transforms(self) -> tuple[Transform, ...]:
         """Drop, elect by the sum, and the mean."""
-        return (DropByRank(self.density, self.epsilon), Elect("sum"), DisjointMean())
+        return (DropByRank(self.density, self.epsilon), Elect("sum"), DisjointMean(weights=self.weights))
 
 
 @dataclass(frozen=True)
 class DropByRank(Transform):
     """Keep each entry with a probability that grows with the rank of its magnitude, and divide by it. Fields as in `Della`."""
 
-    density: float
+    density: Density
     epsilon: float
 
     def __post_init__(self) -> None:
-        check_fraction("density", self.density, positive=True)
+        object.__setattr__(self, "density", check_density(self.density))
         check_fraction("epsilon", self.epsilon)
-        if self.random and not self.epsilon < self.density <= 1 - self.epsilon:
-            raise ValueError(
-                f"Della needs epsilon < density <= 1 - epsilon: got epsilon {self.epsilon} and density {self.density}, "
-                "the probabilities would leave (0, 1]"
-            )
+        for density in np.atleast_1d(self.density).tolist():
+            if density < 1 and not self.epsilon < density <= 1 - self.epsilon:
+                raise ValueError(
+                    f"Della needs epsilon < density <= 1 - epsilon: got epsilon {self.epsilon} and density {density}, "
+                    "the probabilities would leave (0, 1]"
+                )
 
     @property
     def random(self) -> bool:
         """Unless everything is kept."""
-        return self.density < 1
+        return bool(np.any(np.asarray(self.density) < 1))
 
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
         """Zero where dropped, larger elsewhere."""
@@ -68,4 +75,7 @@ class DropByRank(Transform):
         rows = jnp.abs(x).reshape((len(x), -1, x.shape[-1] if x.ndim > 2 else 1))
         ranks = jnp.argsort(jnp.argsort(rows, 1), 1).astype(jnp.float32)
         last = rows.shape[1] - 1
-        return (self.density + self.epsilon * (2 * ranks / last - 1 if last else 0 * ranks)).reshape(x.shape)
+        density = densities_of(self.density, len(x))
+        reach = np.where(density < 1, self.epsilon, 0)  # a model of density 1 keeps everything
+        spread = 2 * ranks / last - 1 if last else 0 * ranks
+        return (column(density, ranks) + column(reach, ranks) * spread).reshape(x.shape)

@@ -8,24 +8,28 @@ from alignment.checks import check_finite_number
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats, constant
 from npmerge.stack import Stack
+from npmerge.weights import Weights, check_weights, weights_of
 
 
 @dataclass(frozen=True)
 class TaskArithmetic(LinearMerge):
-    """base + scale * sum_m (params_m - base) (Ilharco et al. 2023, section 2). Needs a base.
+    """base + scale * sum_m w_m * (params_m - base) (Ilharco et al. 2023, section 2). Needs a base.
 
     Attributes:
         scale: lambda, published default 0.3 for eight tasks, searched in 0, 0.05, ..., 1; 1/N is the average, a negative
             value forgets a task.
+        weights: w, one number per model, ones in the paper; with scale 1 they are one lambda per task.
     """
 
     scale: float = 0.3
+    weights: Weights = None
     needs_base = True
 
     def __post_init__(self) -> None:
         check_finite_number("scale", self.scale)
+        object.__setattr__(self, "weights", check_weights(self, self.weights))
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """Lambda everywhere."""
+        """Lambda times the weights, everywhere. Raises ValueError without a base, and unless there is one weight per model."""
         self.require_base(stack)
-        return constant(stack, self.scale)
+        return constant(stack, self.scale * weights_of(self, self.weights, stack))

@@ -5,6 +5,7 @@ from typing import Literal
 
 from alignment.checks import check_choice
 from npmerge.transforms import Composed, DisjointMean, Elect, Scope, Transform, Trim
+from npmerge.weights import Density, Weights
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,19 @@ class Ties(Composed):
     whose sum is zero takes the sign of the majority of all parameters there, and plus here.
 
     Attributes:
-        density: the fraction of entries that is kept; published default 0.2.
+        density: the fraction of entries that is kept, one number or one per model; published default 0.2.
         scale: lambda; 1 without validation data, else searched from 0.8 to 1.9.
         scope: what entries compete with, "model" or "tensor".
         merge: "mean" of the entries that agree, or their "sum", for which lambda is about that of task arithmetic.
+        weights: one number per model by which its task vector is multiplied before signs are elected, ones in the
+            paper; the mean then divides by the sum of those of the models that agree.
     """
 
-    density: float = 0.2
+    density: Density = 0.2
     scale: float = 1.0
     scope: Scope = "model"
     merge: Literal["mean", "sum"] = "mean"
+    weights: Weights = None
 
     def __post_init__(self) -> None:
         check_choice("merge", self.merge, ("mean", "sum"))
@@ -38,4 +42,4 @@ class Ties(Composed):
     def transforms(self) -> tuple[Transform, ...]:
         """Trim, elect by the sum, and the mean."""
         elected = (Trim(self.density, self.scope), Elect("sum"))
-        return (*elected, DisjointMean()) if self.merge == "mean" else elected
+        return (*elected, DisjointMean(weights=self.weights)) if self.merge == "mean" else elected

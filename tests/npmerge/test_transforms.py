@@ -152,6 +152,75 @@ def test_masks_depend_on_the_key_and_the_path_alone():
     assert np.any(found["z"] != masks({"b": x, "z": x}, jax.random.key(1))["z"])
 
 
+WEIGHTS, DENSITIES = (0.5, 1.5, -0.25), (0.3, 0.8, 1.0)
+
+
+def weighted64(x: np.ndarray, weights=WEIGHTS) -> np.ndarray:
+    return x * np.array(weights)[:, None]
+
+
+def each64(keep, x: np.ndarray, densities=DENSITIES) -> np.ndarray:
+    return np.concatenate([keep(row[None], density) for row, density in zip(x, densities, strict=True)])
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, (0.2, 0.5, 1.0)])
+def test_weights_and_densities_of_each_model(weights):
+    def mean(x, w):
+        total = (np.array(w)[:, None] * (elect64(x) != 0)).sum(0)
+        return elect64(x).sum(0) / np.where(total != 0, total, 1)
+
+    def trimmed(x):
+        return weighted64(each64(top64, x), weights)
+
+    close(Ties(DENSITIES, 0.7, weights=weights)(STACK), of_flat(lambda x: 0.7 * mean(trimmed(x), weights)))
+    total = Ties(DENSITIES, 0.3, merge="sum", scope="tensor", weights=weights)
+    close(total(STACK), of_each(lambda x: 0.3 * elect64(trimmed(x)).sum(0)))
+    close(Della(1.0, weights=weights)(STACK), of_each(lambda x: mean(weighted64(x, weights), weights)))
+    band = Breadcrumbs(DENSITIES, 0.25, 0.4, weights=weights)
+    kept = of_each(lambda x: 0.4 * weighted64(each64(lambda row, d: band64(row, d, 0.25), x), weights).sum(0))
+    close(band(STACK), kept)
+    close(TaskArithmetic(0.4, weights)(STACK), of_each(lambda x: 0.4 * weighted64(x, weights).sum(0)))
+    close(Dare(1.0, 0.4, weights=weights)(STACK), TaskArithmetic(0.4, weights)(STACK))
+
+
+@pytest.mark.parametrize("kind", [Ties, Dare, Breadcrumbs, Della])
+def test_equal_weights_and_densities_are_one(kind):
+    several = kind([0.5] * 3, weights=np.ones(3))
+    assert hash(several) == hash(kind((0.5,) * 3, weights=(1, 1, 1)))
+    for name, x in kind(0.5)(STACK, key=KEY).items():
+        np.testing.assert_allclose(several(STACK, key=KEY)[name], x, rtol=1e-6)
+    with pytest.raises(ValueError, match="got 2 densities for 3 models"):
+        kind((0.5, 0.6))(STACK, key=KEY)
+    with pytest.raises(ValueError, match=f"{kind.__name__} needs one weight per model: got 2 weights for 3 models"):
+        kind(weights=(1, 2))(STACK, key=KEY)
+    for density in ((0.5, 1.5), (0.0, 0.5), (0.5, "1"), ()):
+        with pytest.raises(ValueError, match="density must be a number above 0 and at most 1"):
+            kind(density)
+
+
+def test_models_are_dropped_with_their_own_density():
+    rows = np.ones((3, 10_000))
+    result = merged(Dare((0.25, 0.5, 1.0), 1.0, weights=(1, 10, 100)), *rows, key=KEY)
+    assert set(np.unique(result)) == {100.0, 104.0, 120.0, 124.0}  # 1 / 0.25 is 4, 10 / 0.5 is 20
+    first, second = result % 20 == 4, result % 100 >= 20
+    np.testing.assert_allclose([first.mean(), second.mean()], [0.25, 0.5], atol=4 * 0.5 / 100)
+    drop = Della((0.5, 1.0), 0.2).transforms[0]
+    found = drop({"w": jnp.ones((2, 1))}, {"w": jnp.ones((2, 64))}, KEY)["w"]
+    np.testing.assert_array_equal(found[1], 1)
+    assert 0 < np.count_nonzero(found[0]) < 64
+
+
+def test_weights_that_cancel():
+    for kind in (Ties, Della):
+        with pytest.raises(ValueError, match="a mean needs weights whose sum is not zero"):
+            kind(weights=(0.1, 0.2, -0.3))
+    # sums 1 + 1 + 2, -1 and 1 + 1 over the weights 1 - 1 + 2, -1 and 1 - 1 of those that agree
+    result = merged(Ties(1.0, weights=(1, -1, 2)), [1, 0, 1], [-1, 1, -1], [1, 0, 0])
+    np.testing.assert_allclose(result, [2, 1, 0])
+    with pytest.raises(ValueError, match="one weight per model: got 2 weights for 3"):
+        TaskArithmetic(weights=(1, 2))(STACK)
+
+
 def test_elections():
     vectors = {"w": jnp.asarray([[3.0, 1, 0, -1], [-1, -1, -2, 0], [-1, 0, 0, -5]])}
     ones = {"w": jnp.ones((3, 1))}
