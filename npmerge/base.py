@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from alignment.base import check_finite
 from alignment.graph import STATISTICS, PyTree, path_name
 from npmerge.stack import Stack, check_stack
 
@@ -37,9 +38,19 @@ class Merge(abc.ABC):
         """The merged model."""
 
     def __call__(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """Merge in closed form: `apply` on what `init` gave. Raises ValueError for models that are not a `Stack`."""
+        """Merge in closed form: `apply` on what `init` gave.
+
+        Raises:
+            ValueError: models that are not a `Stack`, or a NaN or infinity in the models, the base or the result (the method
+                and the tensor are named). Traced values are passed over.
+        """
+        name = type(self).__name__
         check_stack(stack)
-        return self.apply(self.init(stack, stats=stats, key=key), stack)
+        check_finite(stack.params, f"the stack that {name} merges")
+        check_finite(stack.base, f"the base that {name} starts from")
+        merged = self.apply(self.init(stack, stats=stats, key=key), stack)
+        check_finite(merged, f"the result of {name}")
+        return merged
 
     def require_base(self, stack: Stack) -> None:
         """Raise ValueError if the stack has no base."""

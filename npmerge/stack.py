@@ -32,9 +32,18 @@ class Stack(NamedTuple):
 
 
 def check_stack(stack: Any) -> Stack:
-    """The stack itself. Raises ValueError for anything else."""
+    """The stack itself. Raises ValueError for anything else, and for tensors of other numbers of models or not the base's."""
     if not isinstance(stack, Stack):
         raise ValueError(f"a merge needs the stack of models it merges: got {kind_of(stack)}, use stack_models(models)")
+    of_one = stack.params if stack.base is None else stack.base
+    shapes, like = ({path: np.shape(x) for path, x in flatten(tree).items()} for tree in (stack.params, of_one))
+    for path in [*shapes, *like]:
+        got, one = shapes.get(path), like.get(path)
+        if got is None or one is None or got != (stack.size, *(one[1:] if stack.base is None else one)):
+            of = "as all leaves have" if stack.base is None else f"of a base with {one}"
+            raise ValueError(
+                f"the stack has {got} at {path!r}: expected {stack.size} models {of}, use stack_models(models, base)"
+            )
     return stack
 
 

@@ -18,7 +18,7 @@ class ModelStock(LinearMerge):
     cos is the cosine of the angle between task vectors, which the paper takes as one number: for more than two models it is
     the mean over pairs, as in mergekit and FusionBench. It is 1 for equal models, which are the result, and 0 for orthogonal
     task vectors, whose result is the base. Below 0 it is taken as 0, so t stays in [0, 1] (mergekit goes beyond the base,
-    and with two opposite models divides by zero). A task vector of zero is orthogonal to all. Single numbers are averaged.
+    without bound as cos nears -1 / (N - 1)). A task vector of zero is orthogonal to all. Single numbers are averaged.
     Needs a base.
 
     Attributes:

@@ -16,7 +16,7 @@ class NuSlerp(LinearMerge):
     """`Slerp` with t = w_1 / (w_0 + w_1), `nuslerp` in mergekit, whose differences from `slerp` it has.
 
     It is linear for parallel tensors only, not from |cos omega| = 0.9995 on, and t may lie outside of [0, 1]. Weights that sum
-    to zero and opposite tensors are errors (in mergekit t = 1/2, and the linear interpolation).
+    to zero and opposite tensors are errors (in mergekit t = 1/2, and the linear interpolation or, by rounding, anything).
 
     Attributes:
         weights: of the two models; equal by default.

@@ -277,6 +277,30 @@ def test_della_keeps_large_entries_of_a_row_more_often():
         assert np.all((found[name] == 0) | np.isclose(found[name], 1 / p))
 
 
+def rank64(x: np.ndarray) -> np.ndarray:
+    """0 to 1 by the magnitude within what enters an output unit: all axes but the last, or a vector as a whole."""
+    rows = np.abs(x).reshape(-1, x.shape[-1] if x.ndim > 1 else 1)
+    return (rows.argsort(0, kind="stable").argsort(0) / (len(rows) - 1)).reshape(x.shape)
+
+
+def test_dropping_by_chance_on_several_models():
+    """DARE with election and DELLA as a whole: from the entries that the draw kept, the rest in float64."""
+    vectors = {n: jnp.asarray(x, jnp.float32) for n, x in VECTORS.items()}
+    ones = {n: jnp.ones((3,) + (1,) * len(shape)) for n, shape in SHAPES.items()}
+
+    def left(merge, p):
+        first = jax.jit(merge.transforms[0])(ones, vectors, jax.random.fold_in(KEY, 0))
+        kept = {n: np.asarray(c) != 0 for n, c in first.items()}
+        assert all(0 < k.mean() < 1 for k in kept.values())
+        return {n: np.where(kept[n], x / p(x), 0) for n, x in VECTORS.items()}
+
+    dare, della = Dare(0.6, 0.3, elect=True), Della(0.6, 0.2, 0.8)
+    expected = {n: 0.3 * elect64(x).sum(0) for n, x in left(dare, lambda x: 0.6).items()}
+    close(dare(STACK, key=KEY), moved(expected))
+    rows = left(della, lambda x: np.stack([0.4 + 0.4 * rank64(row) for row in x]))
+    close(della(STACK, key=KEY), moved({n: 0.8 * disjoint64(x) for n, x in rows.items()}))
+
+
 def sce64(x: np.ndarray, density: float) -> np.ndarray:
     chosen = top64(x.var(0)[None], density)[0] > 0
     x = np.where(chosen, x, 0)

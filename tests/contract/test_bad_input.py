@@ -1,0 +1,106 @@
+"""What no merge method takes in silence, over METHODS: every message names the method, and the tensor where there is one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from npmerge import Average, Passthrough, Stack, TaskArithmetic, WeightedAverage, stack_models
+from tests.contract.test_methods import KEY, case_of, methods, stack_of, stats_for
+
+PATH = "params/dense/kernel"
+
+
+def with_leaf(tree, change):
+    """A tree like those of the contract with another kernel."""
+    dense = tree["params"]["dense"]
+    return tree | {"params": tree["params"] | {"dense": dense | {"kernel": change(dense["kernel"])}}}
+
+
+def merged(method, stack):
+    merge = case_of(method).merge
+    return merge(stack, stats=stats_for(merge, stack), key=KEY)
+
+
+def good(method) -> Stack:
+    case = case_of(method)
+    return stack_of(case, case.models[0])
+
+
+@methods
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+def test_models_that_are_not_finite(method, value):
+    stack = good(method)
+    bad = stack._replace(params=with_leaf(stack.params, lambda x: x.at[-1, 0, 0].set(value)))
+    with pytest.raises(ValueError, match=f"the stack that {method.__name__} merges has 1 non-finite values of .* in '{PATH}'"):
+        merged(method, bad)
+    if stack.base is not None:
+        bad = stack._replace(base=with_leaf(stack.base, lambda x: x.at[0, 0].set(value)))
+        with pytest.raises(ValueError, match=f"the base that {method.__name__} starts from has 1 non-finite .* in '{PATH}'"):
+            merged(method, bad)
+
+
+@methods
+def test_stacks_whose_leaves_do_not_fit(method):
+    stack = good(method)
+    bad = stack._replace(params=with_leaf(stack.params, lambda x: jnp.concatenate([x, x])))
+    with pytest.raises(
+        ValueError, match=rf"the stack has \({2 * stack.size}, 3, 4\) at '{PATH}': expected {stack.size} models"
+    ):
+        merged(method, bad)
+
+
+@methods
+def test_numbers_of_weights_and_densities(method):
+    """One per model, where a method takes them."""
+    case, stack = case_of(method), good(method)
+    fields = {field.name for field in dataclasses.fields(method)} & {"weights", "density"}
+    many = (0.5,) * (stack.size + 1)
+    for name in fields:
+        try:
+            merge = dataclasses.replace(case.merge, **{name: many})
+        except ValueError as error:
+            assert name == "density" and "density must be a number above 0" in str(error)  # one for all models
+            continue
+        words = {
+            "weights": f"{method.__name__} needs one weight per model",
+            "density": "density must be one number, or one per",
+        }
+        with pytest.raises(ValueError, match=rf"{words[name]}.*got {len(many)} .* for {stack.size} models"):
+            merge.init(stack, stats=stats_for(merge, stack), key=KEY)
+
+
+@methods
+def test_fractions_out_of_range(method):
+    case = case_of(method)
+    for field in {f.name for f in dataclasses.fields(method)} & {"density", "epsilon", "gamma", "common"}:
+        for value in (-0.1, 1.1, float("nan"), "0.5"):
+            with pytest.raises(ValueError, match=r"must be a number (above 0 and at most 1|from 0 to 1), got"):
+                dataclasses.replace(case.merge, **{field: value})
+    if "density" in {f.name for f in dataclasses.fields(method)}:
+        with pytest.raises(ValueError, match="density must be a number above 0 and at most 1, got 0"):
+            dataclasses.replace(case.merge, density=0)
+
+
+def test_a_result_that_the_stored_type_does_not_hold():
+    kernel = jnp.full((2, 2), 6e4, jnp.float16)
+    base = {"w": jnp.zeros((2, 2), jnp.float16)}
+    for merge, n in ((Passthrough(2.0), 1), (WeightedAverage((1, 1), normalise=False), 2), (TaskArithmetic(1.0), 2)):
+        stack = stack_models([{"w": kernel}] * n, base)
+        with pytest.raises(ValueError, match=f"the result of {type(merge).__name__} has 4 non-finite values of 4 in 'w'"):
+            merge(stack)
+    assert np.all(np.asarray(Average()(stack_models([{"w": kernel}] * 2))["w"]) == np.float16(6e4))
+
+
+def test_huge_values_are_finite():
+    """Their squares are not."""
+    stack = stack_models([{"w": jnp.full((2,), 1e30)}] * 2)
+    np.testing.assert_allclose(Average()(stack)["w"], 1e30)
+
+
+def test_traced_values_are_passed_over():
+    stack = stack_models([{"w": jnp.ones(2)}] * 2)
+    np.testing.assert_array_equal(jax.jit(Average())(stack)["w"], 1)
+    assert np.isnan(jax.jit(Average())(Stack({"w": jnp.full((2, 2), jnp.nan)}))["w"]).all()
