@@ -10,6 +10,7 @@ from scipy.special import log_softmax
 
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats
+from npmerge.operations import tell
 from npmerge.stack import Stack
 
 
@@ -32,6 +33,7 @@ class ArceeFusion(LinearMerge):
 
 def _chosen(x: Float[Array, "2 ..."]) -> Float[Array, "2 ..."]:
     first, second = np.asarray(x, np.float64)
+    tell(22 * first.size)  # two softmaxes of 5 each, what is made of them 8, finding quartiles about 4
     importance = np.abs(second - first) * _divergence(second, first)
     low, middle, high = np.quantile(importance, [0.25, 0.5, 0.75], method="lower")
     mask = importance >= middle + 1.5 * (high - low)
