@@ -31,6 +31,7 @@ class DiagonalFisher(Statistic):
     """
 
     microbatch: int = 8
+    reads = frozenset({"gradients"})
 
     def __post_init__(self) -> None:
         check_count("microbatch", self.microbatch)

@@ -184,11 +184,16 @@ class Composed(LinearMerge):
         check_finite_number("scale", self.scale)
         _ = self.transforms
 
+    @property
+    def random(self) -> bool:
+        """Whether one of the transforms is."""
+        return any(t.random for t in self.transforms)
+
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """One coefficient per parameter. Raises ValueError without a base, or without a key if masks are drawn."""
         self.require_base(stack)
         check_key(key)
-        if key is None and any(t.random for t in self.transforms):
+        if key is None and self.random:
             raise ValueError(f"{type(self).__name__} drops entries at random: pass key=jax.random.key(seed)")
         used = jax.random.key(0) if key is None else key  # by no transform then
         found = _transformed(self.transforms, float(self.scale), _task_vectors(stack), used)

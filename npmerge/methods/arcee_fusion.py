@@ -25,9 +25,11 @@ class ArceeFusion(LinearMerge):
     are exact. As there a quartile is an entry, the lower one between two.
     """
 
+    models = (2, 2)
+
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """Coefficients 0 and 1, two per parameter. Raises ValueError unless there are two models."""
-        self.require_two(stack)
+        self.require_models(stack)
         return jax.tree.map(_chosen, stack.params)
 
 

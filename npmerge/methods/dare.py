@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from npmerge.hyper import searched, spaced
 from npmerge.transforms import Composed, Drop, Elect, Transform
 
 
@@ -22,8 +23,8 @@ class Dare(Composed):
         rescale: how what is kept makes up for what is dropped, see `transforms.Drop`.
     """
 
-    density: float = 0.5
-    scale: float = 0.3
+    density: float = searched(0.5, spaced(0.1, 0.9, 0.1))
+    scale: float = searched(0.3, spaced(0.1, 1.0, 0.1))
     elect: bool = False
     rescale: Literal["density", "l1"] | None = "density"
 

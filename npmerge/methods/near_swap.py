@@ -26,13 +26,14 @@ class NearSwap(LinearMerge):
     """
 
     t: float = 1e-4
+    models = (2, 2)
 
     def __post_init__(self) -> None:
         check_number("t", self.t, positive=True)
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """Two coefficients per parameter. Raises ValueError unless there are two models."""
-        self.require_two(stack)
+        self.require_models(stack)
         return jax.tree.map(self._coefficients, stack.params)
 
     def _coefficients(self, x: Float[Array, "2 ..."]) -> Float[Array, "2 ..."]:
