@@ -76,6 +76,8 @@ class MinibatchCKA(Statistic):
     fourth powers of features: features beyond 1e9 leave the range of float32 (NaN).
     """
 
+    reads = frozenset({"activations"})
+
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, HSICs]:
         """The three HSICs of one batch, times its samples."""
         found = [capture(apply, graph, model, batch[0]).nodes for model in models]

@@ -219,10 +219,10 @@ def _convolution(sizes: _Widths, contraction: Contraction) -> Iterator[Polynomia
         read, window = image.shape[numbers.lhs_spec[2 + d]], kernel.shape[numbers.rhs_spec[2 + d]]
         made = contraction.out.shape[numbers.out_spec[2 + d]]
         steps = (p["window_strides"][d], p["rhs_dilation"][d], p["lhs_dilation"][d])
-        yield Polynomial.constant(_products(read, window, made, low, steps))
+        yield Polynomial.constant(places_read(read, window, made, low, steps))
 
 
-def _products(read: int, window: int, made: int, low: int, steps: tuple[int, int, int]) -> int:
+def places_read(read: int, window: int, made: int, low: int, steps: tuple[int, int, int]) -> int:
     """How many pairs of a place made and a place of the window meet an element: neither padding nor the gaps of a dilation."""
     stride, dilation, gap = steps
     places = stride * np.arange(made)[:, None] + dilation * np.arange(window) - low

@@ -4,7 +4,7 @@ import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ class Statistic(abc.ABC):
 
     Subclasses are frozen dataclasses. States are trees of arrays, so they can be summed across batches, devices and files.
     """
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """What it reads beside inputs and outputs: "activations" of nodes or layers, "gradients", "labels" (the targets)."""
 
     @abc.abstractmethod
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> Any:
@@ -59,6 +62,8 @@ class NodeMoments(Statistic):
     float32 with the highest matmul precision; centred, and combined pairwise (Chan, Golub and LeVeque 1979), so that large
     means do not cancel. Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
     """
+
+    reads = frozenset({"activations"})
 
     def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Moments]:
         """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""
@@ -103,6 +108,8 @@ class JointMoments(Statistic):
 
     Finalised to a mapping node -> `Joint`. (models x units)^2 numbers a node, where `NodeMoments` keeps models x units^2.
     """
+
+    reads = frozenset({"activations"})
 
     def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Joint]:
         """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""

@@ -1,7 +1,7 @@
 """Differentiable model merging in JAX: several networks in, one out, every merge a starting point that can be learned."""
 
 from alignment import align, capture, discrepancy, resize, trace, transport, verify, verify_each
-from npmerge import checkpoint
+from npmerge import checkpoint, cost
 from npmerge.aligned import Aligned
 from npmerge.base import LinearMerge, Merge, combine
 from npmerge.batches import in_order, shuffled
@@ -161,6 +161,7 @@ __all__ = [
     "collect_each",
     "combine",
     "correlation_figure",
+    "cost",
     "dam",
     "discrepancy",
     "evaluate",

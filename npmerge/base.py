@@ -29,6 +29,17 @@ class Merge(abc.ABC):
     needs: ClassVar[tuple[type, ...]] = ()
     """The statistics that `init` looks up in `stats`, by type."""
 
+    needs_base: ClassVar[bool] = False
+    """Whether differences from the base are merged rather than the models themselves."""
+
+    models: ClassVar[tuple[int, int | None]] = (1, None)
+    """The fewest and the most models that it merges; None is any number."""
+
+    @property
+    def random(self) -> bool:
+        """Whether `init` draws at random, for which it needs a key."""
+        return False
+
     @abc.abstractmethod
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """The closed form."""
@@ -57,21 +68,27 @@ class Merge(abc.ABC):
         if stack.base is None:
             raise ValueError(f"{type(self).__name__} needs a base: got none, use stack_models(models, base=...)")
 
-    def require_two(self, stack: Stack) -> None:
-        """Raise ValueError unless the stack is of two models."""
-        if stack.size != 2:
-            raise ValueError(f"{type(self).__name__} merges exactly two models, got {stack.size}")
+    def require_models(self, stack: Stack) -> None:
+        """Raise ValueError unless the stack is of as many models as the method merges."""
+        least, most = self.models
+        if stack.size < least or (most is not None and stack.size > most):
+            raise ValueError(f"{type(self).__name__} merges {number_of_models(least, most)}, got {stack.size}")
 
 
 class LinearMerge(Merge):
     """A merge that is a choice of coefficients: theta holds one array per leaf that broadcasts against (models, ...)."""
 
-    needs_base: ClassVar[bool] = False
-    """Whether the coefficients weigh differences from the base rather than the models themselves."""
-
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """`combine`, with the base only where the method is defined by it."""
         return combine(theta, stack if self.needs_base else Stack(stack.params))
+
+
+def number_of_models(least: int, most: int | None) -> str:
+    """In words, such as "exactly two models"."""
+    words = {1: "one model", 2: "two models"}
+    if least == most:
+        return f"exactly {words.get(least, f'{least} models')}"
+    return f"{words.get(least, f'{least} models')} or more" if most is None else f"{least} to {most} models"
 
 
 def combine(coefficients: PyTree, stack: Stack) -> PyTree:

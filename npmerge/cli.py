@@ -141,6 +141,17 @@ def align(
         run_align(Request(tuple(files), method, approximate, data, seed, between, out, force, command))
 
 
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method: what it does, what it asks, its hyper-parameters.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: an object with a key for each method.")] = False,
+) -> None:
+    """Say what each merge method asks (base, data, labels, number of models, ...), its hyper-parameters and published grids."""
+    from npmerge.commands.catalogue_page import methods_page  # not needed for --help
+
+    typer.echo(methods_page(name, as_json=as_json))
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     try:

@@ -46,6 +46,7 @@ class DiagonalFisher(Statistic):
     microbatch: int = 8
     kind: Literal["exact", "sampled", "empirical"] = "exact"
     seed: int = 0
+    reads = frozenset({"gradients"})
 
     def __post_init__(self) -> None:
         check_count("microbatch", self.microbatch)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, path_name
 from npmerge.base import Merge, is_statistic
+from npmerge.operations import tell
 from npmerge.stack import Stack
 
 
@@ -60,7 +61,9 @@ def from_angles(
         vectors = _vectors(x, base, split=per_channel and x.ndim > 2)
         c = np.broadcast_to(weights, vectors.shape[:2])
         if not is_statistic(name) and vectors.shape[2] > 1:
-            c = _of_groups(name, vectors @ vectors.swapaxes(1, 2), c, coefficients)
+            gram = vectors @ vectors.swapaxes(1, 2)
+            tell(2 * gram.size * vectors.shape[2])
+            c = _of_groups(name, gram, c, coefficients)
         shape = (len(x),) + (1,) * (x.ndim - 2) + (-1,) * (x.ndim > 1)
         return jnp.asarray(c.T.reshape(shape), jnp.float32)
 

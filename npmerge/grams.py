@@ -50,6 +50,7 @@ class InputGram(Statistic):
     """
 
     microbatch: int = 8
+    reads = frozenset({"activations"})
 
     def __post_init__(self) -> None:
         check_count("microbatch", self.microbatch)

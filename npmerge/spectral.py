@@ -27,6 +27,7 @@ class Spectral(Merge):
     """
 
     scale: float = 1.0
+    needs_base = True
 
     def __post_init__(self) -> None:
         check_finite_number("scale", self.scale)

@@ -209,6 +209,11 @@ class Composed(LinearMerge):
             object.__setattr__(self, "density", check_density(self.density))
         _ = self.transforms
 
+    @property
+    def random(self) -> bool:
+        """Whether one of the transforms is."""
+        return any(t.random for t in self.transforms)
+
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """One coefficient per parameter.
 
@@ -217,7 +222,7 @@ class Composed(LinearMerge):
         """
         self.require_base(stack)
         check_key(key)
-        if key is None and any(t.random for t in self.transforms):
+        if key is None and self.random:
             raise ValueError(f"{type(self).__name__} drops entries at random: pass key=jax.random.key(seed)")
         used = jax.random.key(0) if key is None else key  # by no transform then
         weights = None if self.weights is None else weights_of(self, self.weights, stack).astype(np.float32)

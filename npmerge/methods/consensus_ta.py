@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_count, check_number
+from npmerge.hyper import searched
 from npmerge.transforms import Composed, Tensors, Transform, current, over_models, where
 
 
@@ -20,12 +21,12 @@ class ConsensusTA(Composed):
     papers choose each task's threshold on validation data, here it is one for all.
 
     Attributes:
-        threshold: published choices 0.2, 0.3, ..., 0.6.
+        threshold: how many times as large as the others' sum an entry must be.
         agreement: tasks that must need a parameter; 0 is task arithmetic, more than there are models gives the base.
         scale: lambda, as in task arithmetic.
     """
 
-    threshold: float = 0.4
+    threshold: float = searched(0.4, (0.2, 0.3, 0.4, 0.5, 0.6))
     agreement: int = 2
     scale: float = 0.3
 

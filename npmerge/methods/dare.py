@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from npmerge.hyper import searched, spaced
 from npmerge.transforms import Composed, Drop, Elect, Transform
 from npmerge.weights import Density, Weights
 
@@ -25,8 +26,8 @@ class Dare(Composed):
         weights: one number per model by which its task vector is multiplied before signs are elected.
     """
 
-    density: Density = 0.5
-    scale: float = 0.3
+    density: Density = searched(0.5, spaced(0.1, 0.9, 0.1))
+    scale: float = searched(0.3, spaced(0.1, 1.0, 0.1))
     elect: bool = False
     rescale: Literal["density", "l1"] | None = "density"
     weights: Weights = None

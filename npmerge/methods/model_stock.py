@@ -28,12 +28,12 @@ class ModelStock(LinearMerge):
 
     per_channel: bool = False
     needs_base = True
+    models = (2, None)
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """T / N, one number per tensor or channel. Raises ValueError without a base, or with fewer than two models."""
         self.require_base(stack)
-        if stack.size < 2:
-            raise ValueError(f"ModelStock needs the angle between two models or more, got {stack.size}")
+        self.require_models(stack)
         uniform = np.full(stack.size, 1 / stack.size)
         return from_angles(_coefficients, stack, uniform, needs_base=True, per_channel=self.per_channel)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from alignment.checks import check_number
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats
+from npmerge.operations import tell
 from npmerge.stack import Stack
 
 
@@ -25,16 +26,18 @@ class NearSwap(LinearMerge):
     """
 
     t: float = 1e-4
+    models = (2, 2)
 
     def __post_init__(self) -> None:
         check_number("t", self.t, positive=True)
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """Two coefficients per parameter. Raises ValueError unless there are two models."""
-        self.require_two(stack)
+        self.require_models(stack)
         return jax.tree.map(self._coefficients, stack.params)
 
     def _coefficients(self, x: Float[Array, "2 ..."]) -> Float[Array, "2 ..."]:
         first, second = np.asarray(x, np.float64)
+        tell(5 * first.size)
         c = self.t / np.maximum(np.abs(second - first), self.t)
         return jnp.asarray(np.stack([1 - c, c]), jnp.float32)

@@ -27,6 +27,7 @@ class NuSlerp(LinearMerge):
     weights: Weights = None
     task_vectors: bool = False
     per_channel: bool = False
+    models = (2, 2)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", check_weights(self, self.weights))
@@ -44,7 +45,7 @@ class NuSlerp(LinearMerge):
         """
         if self.needs_base:
             self.require_base(stack)
-        self.require_two(stack)
+        self.require_models(stack)
         shares = shares_of(self, self.weights, stack)
         return from_angles(
             lambda angles: arc(self, angles, float(shares[1]), linear_from=1.0),

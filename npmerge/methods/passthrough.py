@@ -21,12 +21,12 @@ class Passthrough(LinearMerge):
     """
 
     scale: float = 1.0
+    models = (1, 1)
 
     def __post_init__(self) -> None:
         check_finite_number("scale", self.scale)
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """The scale everywhere. Raises ValueError unless there is one model."""
-        if stack.size != 1:
-            raise ValueError(f"Passthrough takes exactly one model, got {stack.size}: choose one, or merge them")
+        self.require_models(stack)
         return constant(stack, self.scale)

@@ -24,12 +24,13 @@ class Slerp(LinearMerge):
     """
 
     t: float = 0.5
+    models = (2, 2)
 
     def __post_init__(self) -> None:
         check_fraction("t", self.t)
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """Two coefficients per tensor. Raises ValueError unless there are two models, or if a tensor pair is antipodal."""
-        self.require_two(stack)
+        self.require_models(stack)
         weights = np.array([1 - self.t, self.t])
         return from_angles(lambda angles: arc(self, angles, self.t, linear_from=0.9995), stack, weights)

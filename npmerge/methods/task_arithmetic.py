@@ -7,6 +7,7 @@ from jaxtyping import Array
 from alignment.checks import check_finite_number
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats, constant
+from npmerge.hyper import searched, spaced
 from npmerge.stack import Stack
 from npmerge.weights import Weights, check_weights, weights_of
 
@@ -16,12 +17,12 @@ class TaskArithmetic(LinearMerge):
     """base + scale * sum_m w_m * (params_m - base) (Ilharco et al. 2023, section 2). Needs a base.
 
     Attributes:
-        scale: lambda, published default 0.3 for eight tasks, searched in 0, 0.05, ..., 1; 1/N is the average, a negative
+        scale: lambda, published default 0.3 for eight tasks; 1/N is the average, a negative
             value forgets a task.
         weights: w, one number per model, ones in the paper; with scale 1 they are one lambda per task.
     """
 
-    scale: float = 0.3
+    scale: float = searched(0.3, spaced(0.0, 1.0, 0.05))
     weights: Weights = None
     needs_base = True
 

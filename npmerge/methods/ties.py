@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignment.checks import check_choice
+from npmerge.hyper import searched, spaced
 from npmerge.transforms import Composed, DisjointMean, Elect, Scope, Transform, Trim
 from npmerge.weights import Density, Weights
 
@@ -21,7 +22,7 @@ class Ties(Composed):
 
     Attributes:
         density: the fraction of entries that is kept, one number or one per model; published default 0.2.
-        scale: lambda; 1 without validation data, else searched from 0.8 to 1.9.
+        scale: lambda; 1 without validation data, else searched.
         scope: what entries compete with, "model" or "tensor".
         merge: "mean" of the entries that agree, or their "sum", for which lambda is about that of task arithmetic.
         weights: one number per model by which its task vector is multiplied before signs are elected, ones in the
@@ -29,7 +30,7 @@ class Ties(Composed):
     """
 
     density: Density = 0.2
-    scale: float = 1.0
+    scale: float = searched(1.0, spaced(0.8, 1.9, 0.1))
     scope: Scope = "model"
     merge: Literal["mean", "sum"] = "mean"
     weights: Weights = None

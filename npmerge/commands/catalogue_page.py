@@ -1,0 +1,86 @@
+"""`npmerge methods`: what the merge methods ask, as text and as JSON."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from alignment.checks import unknown
+from npmerge.catalogue import Answer, Asks, Hyper, asks
+from npmerge.methods import METHODS
+
+HEADER = ("", "models", "base", "data", "labels", "activations", "gradients", "key", "same initialisation")
+
+
+def methods_page(name: str | None, *, as_json: bool) -> str:
+    """All methods, or the one of that name in whatever case. Raises ValueError for an unknown name; the nearest is told."""
+    found = {method.__name__: asks(method) for method in METHODS}
+    if name is not None:
+        known = {each.lower(): each for each in found}
+        if name.lower() not in known:
+            raise ValueError(unknown("method", name, found))
+        found = {known[name.lower()]: found[known[name.lower()]]}
+    if as_json:
+        return json.dumps({each: _json(a) for each, a in found.items()}, indent=1, default=repr)
+    return "\n".join(_all(list(found.values())) if name is None else _one(*found.values()))
+
+
+def _json(found: Asks) -> dict[str, Any]:
+    """The fields of `Asks` except the name, which is the key."""
+    values = dataclasses.asdict(found)
+    values["models"] = dict(zip(("least", "most"), values["models"], strict=True))
+    del values["name"]
+    return values
+
+
+def _all(methods: Sequence[Asks]) -> list[str]:
+    rows = [(a.name, _count(a), *map(_word, _facts(a))) for a in methods]
+    hyper = [(a.name, *_cells(h)) for a in methods for h in a.hyper]
+    return [
+        *_aligned([HEADER, *rows]),
+        "",
+        *_aligned([("", "hyper-parameter", "default", "published grid, or all values"), *hyper]),
+        "",
+        "npmerge methods NAME says what one does; --json prints all of it for programs.",
+    ]
+
+
+def _one(found: Asks) -> list[str]:
+    facts = [(f"{name}:", _word(value)) for name, value in zip(HEADER[2:], _facts(found), strict=True)]
+    facts.insert(0, ("takes:", found.number))
+    if found.statistics:
+        facts.append(("statistics:", ", ".join(found.statistics)))
+    hyper = [("hyper-parameter", "default", "published grid, or all values"), *map(_cells, found.hyper)]
+    return [found.name, found.summary, "", *_aligned(facts), *(["", *_aligned(hyper)] if found.hyper else [])]
+
+
+def _facts(a: Asks) -> tuple[Answer, ...]:
+    return a.base, a.data, a.labels, a.activations, a.gradients, a.key, a.same_initialisation
+
+
+def _count(a: Asks) -> str:
+    least, most = a.models
+    return "any" if a.models == (1, None) else str(least) if least == most else f"{least} to {most}" if most else f"{least} +"
+
+
+def _word(answer: Answer) -> str:
+    return answer if isinstance(answer, str) else "yes" if answer else "-"
+
+
+def _cells(h: Hyper) -> tuple[str, str, str]:
+    return h.name, "must be given" if h.required else _value(h.default), _values(h.grid or h.choices)
+
+
+def _values(grid: Sequence[Any]) -> str:
+    """All of a few; of many the first two and the last."""
+    words = [_value(v) for v in grid]
+    return ", ".join(words if len(words) < 7 else [*words[:2], "...", words[-1]])
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,183 @@
+"""What a merge costs, and the statistics that it needs: operations, bytes, seconds and memory.
+
+The cost axis of Tam et al. 2024, Realistic Evaluation of Model Merging: the two are told apart, as statistics are collected
+once and merges are made often.
+"""
+
+import dataclasses
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from alignment.graph import PyTree
+from npmerge.base import Merge, Stats
+from npmerge.operations import listening, operations
+from npmerge.report import markdown_table
+from npmerge.stack import Stack, check_stack
+from npmerge.statistics import Statistic, collect
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was spent, apart from compilation.
+
+    Attributes:
+        flops: operations as `npmerge.operations` counts them: on the jaxpr, and what host code tells of itself.
+        bytes: what is kept: the statistics, or theta of the merge.
+        seconds: wall time of a call that compiles nothing.
+        peak_bytes: the most that was held at once: what goes in, what comes out and what is needed meanwhile, as XLA plans it
+            for compiled programs, and for host code as `tracemalloc` sees it. Not the memory of the process.
+        xla_flops: operations that XLA itself counts of the same compiled programs; it enters loops once and does not see into
+            decompositions. None where nothing was compiled as a whole.
+        uncounted: whether there was host code that tells nothing of itself, so that `flops` is too low.
+    """
+
+    flops: float
+    bytes: int
+    seconds: float
+    peak_bytes: int
+    xla_flops: float | None = None
+    uncounted: bool = False
+
+    def then(self, later: "Cost") -> "Cost":
+        """Both, one after the other; what is kept is that of the first."""
+        known = [c.xla_flops for c in (self, later) if c.xla_flops is not None]
+        return dataclasses.replace(
+            self,
+            flops=self.flops + later.flops,
+            seconds=self.seconds + later.seconds,
+            peak_bytes=max(self.peak_bytes, later.peak_bytes),
+            xla_flops=sum(known) if known else None,
+            uncounted=self.uncounted or later.uncounted,
+        )
+
+
+def merged(merge: Merge, stack: Stack, stats: Stats | None = None, key: Array | None = None) -> tuple[PyTree, Cost]:
+    """`merge(stack, stats=stats, key=key)` and what it costs, the statistics not included.
+
+    What JAX can trace is compiled as one program and run once. An `init` that computes on the host runs twice, the first time
+    to compile its parts and to see its memory.
+
+    Raises:
+        ValueError: as the merge does.
+    """
+    check_stack(stack)
+    kinds, values = tuple(stats or ()), tuple((stats or {}).values())
+
+    def init(stack: Stack, values: tuple, key: Array | None) -> PyTree:
+        return merge.init(stack, stats=None if stats is None else dict(zip(kinds, values, strict=True)), key=key)
+
+    theta, start = _spent(init, stack, values, key)
+    variables, end = _spent(merge.apply, theta, stack)
+    return variables, start.then(end)
+
+
+def collected(
+    apply: Any,
+    graph: Any,
+    models: Sequence[PyTree],
+    batches: Iterable[tuple],
+    statistics: Iterable[Statistic | type[Statistic]],
+) -> tuple[Mapping[type, Any], Cost]:
+    """`collect(apply, graph, models, batches, statistics)` and what it costs. Arguments and errors are those of `collect`.
+
+    The batches are held in a list: one of each shape is measured beforehand, to compile. Operations and memory are those of
+    measuring, batch by batch; of several statistics each counts its own forward pass, of which XLA makes one.
+    """
+    batches, wanted = list(batches), [s() if isinstance(s, type) else s for s in statistics]
+    shapes = Counter(_shape(b) for b in batches)
+    first = {_shape(b): b for b in batches}
+    collect(apply, graph, models, [b for b in first.values() for _ in range(2)], wanted)
+    began = time.perf_counter()
+    stats = jax.block_until_ready(collect(apply, graph, models, batches, wanted))
+    seconds = time.perf_counter() - began
+
+    def measure(models: tuple, batch: tuple) -> tuple:
+        return tuple(s.measure(apply, graph, models, batch) for s in wanted)
+
+    traced = {shape: jax.jit(measure).trace(tuple(models), batch) for shape, batch in first.items()}
+    plans = {shape: t.lower().compile() for shape, t in traced.items()}
+    kept = _bytes(stats)
+    return stats, Cost(
+        flops=sum(shapes[shape] * operations(t.jaxpr) for shape, t in traced.items()),
+        bytes=kept,
+        seconds=seconds,
+        peak_bytes=max(map(_planned, plans.values())) + kept,
+        xla_flops=sum(shapes[shape] * _xla_flops(plan) for shape, plan in plans.items()),
+    )
+
+
+def cost_table(costs: Mapping[str, Cost]) -> list[str]:
+    """Lines of a Markdown table, a row for each name; "at least" where host code tells nothing of itself."""
+
+    def row(name: str, c: Cost) -> tuple[str, ...]:
+        least = "at least " if c.uncounted else ""
+        return name, least + _scaled(c.flops), _scaled(c.bytes, "B"), _scaled(c.peak_bytes, "B"), f"{c.seconds:.2g}"
+
+    header = ("", "operations", "kept", "peak memory", "seconds")
+    return markdown_table(header, [row(*named) for named in costs.items()])
+
+
+def _spent(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, Cost]:
+    """The result, and what it took."""
+    try:
+        traced = jax.jit(function).trace(*args)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):  # it wants values: host code
+        return _spent_on_host(function, *args)
+    plan = traced.lower().compile()
+    result, seconds = _timed(plan, *args)
+    return result, Cost(operations(traced.jaxpr), _bytes(result), seconds, _planned(plan), _xla_flops(plan))
+
+
+def _spent_on_host(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, Cost]:
+    was_tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    with listening() as told:
+        jax.block_until_ready(function(*args))
+    peak = tracemalloc.get_traced_memory()[1] - before
+    if not was_tracing:
+        tracemalloc.stop()
+    result, seconds = _timed(function, *args)
+    return result, Cost(sum(told), _bytes(result), seconds, _bytes((args, result)) + peak, None, not told)
+
+
+def _timed(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, float]:
+    began = time.perf_counter()
+    result = jax.block_until_ready(function(*args))
+    return result, time.perf_counter() - began
+
+
+def _planned(plan: Any) -> int:
+    """The most memory a compiled program holds at once."""
+    found = plan.memory_analysis()
+    sizes = found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
+    return sum(sizes) - found.alias_size_in_bytes
+
+
+def _xla_flops(plan: Any) -> float:
+    found = plan.cost_analysis() or {}
+    return max(found.get("flops", 0.0), 0.0) + max(found.get("transcendentals", 0.0), 0.0)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree) if hasattr(x, "nbytes"))
+
+
+def _shape(batch: tuple) -> tuple:
+    return tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(batch))
+
+
+def _scaled(number: float, unit: str = "") -> str:
+    """In the power of a thousand that leaves one to three digits in front of the point."""
+    power = 0
+    while number >= 999.5 and power < 4:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g} {['', 'k', 'M', 'G', 'T'][power]}{unit}".strip()

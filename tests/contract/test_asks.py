@@ -1,0 +1,167 @@
+"""What methods and statistics say they ask is what they ask."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import npmerge as nm
+from npmerge import METHODS, Merge, Stack
+from npmerge.catalogue import Asks, asks
+from npmerge.cli import app
+from tests.contract.test_methods import KEY, case_of, methods, stack_of, stats_for
+
+STATISTICS = sorted(
+    {s for method in METHODS for s in method.needs} | {nm.NodeMoments, nm.JointMoments}, key=lambda s: s.__name__
+)
+
+
+def begins(merge: Merge, stack: Stack, **given) -> None:
+    """`init`, traced only where that is enough."""
+    given = {"stats": stats_for(merge, stack), "key": KEY} | given
+    try:
+        jax.eval_shape(lambda s: merge.init(s, **given), stack)
+    except jax.errors.JAXTypeError:  # it computes on the host
+        merge.init(stack, **given)
+
+
+def refused(merge: Merge, stack: Stack, reason: str, **given) -> bool:
+    try:
+        begins(merge, stack, **given)
+    except ValueError as error:
+        return reason in str(error)
+    return False
+
+
+def sized(merge: Merge, models: int) -> Merge:
+    """For another number of models: weights that fit."""
+    if getattr(merge, "weights", None) is None:
+        return merge
+    return dataclasses.replace(merge, weights=tuple(range(1, models + 1)))
+
+
+@methods
+def test_the_base(method):
+    case = case_of(method)
+    stack, base = stack_of(case, case.models[0]), asks(method).base
+    bare = Stack(stack.params)
+    if isinstance(base, str):
+        (option,) = base.split()[1:]
+        assert not refused(dataclasses.replace(case.merge, **{option: False}), bare, "base")
+        begins(dataclasses.replace(case.merge, **{option: False}), bare)
+        assert refused(dataclasses.replace(case.merge, **{option: True}), bare, "needs a base")
+    elif base:
+        assert refused(case.merge, bare, "needs a base")
+    else:
+        begins(case.merge, bare)
+
+
+@methods
+def test_the_number_of_models(method):
+    case, (least, most) = case_of(method), asks(method).models
+    assert all(least <= n <= (most or n) for n in case.models)
+    begins(sized(case.merge, least), stack_of(case, least))
+    for n in (least - 1, (most or 0) + 1):
+        if n and not least <= n <= (most or n):
+            assert refused(sized(case.merge, n), stack_of(case, n), f"merges {asks(method).number}")
+
+
+@methods
+def test_the_key_and_the_statistics(method):
+    case, told = case_of(method), asks(method)
+    stack = stack_of(case, case.models[0])
+    assert told.key == case.random
+    assert refused(case.merge, stack, "key=", key=None) == told.key
+    assert told.data == bool(told.statistics) == refused(case.merge, stack, "needs stats", stats=None)
+
+
+@methods
+def test_defaults_and_published_grids_are_accepted(method):
+    case = case_of(method)
+    for hyper in asks(method).hyper:
+        for value in (*hyper.grid, *hyper.choices):
+            assert getattr(dataclasses.replace(case.merge, **{hyper.name: value}), hyper.name) == value
+        assert hyper.required or not hyper.choices or hyper.default in hyper.choices
+        assert all(isinstance(v, int | float) for v in hyper.grid)
+    if not any(h.required for h in asks(method).hyper):
+        assert asks(method).hyper == asks(type(method())).hyper
+
+
+@jax.custom_vjp
+def not_differentiable(x):
+    return x
+
+
+def _refuse(*_):
+    raise RuntimeError("differentiated")
+
+
+not_differentiable.defvjp(_refuse, _refuse)
+
+
+def network(variables, x):
+    return jnp.tanh(not_differentiable(x @ variables["a"])) @ variables["b"]
+
+
+@pytest.mark.parametrize("statistic", STATISTICS, ids=lambda s: s.__name__)
+def test_statistics_read_what_they_say(statistic):
+    variables = [{"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}] * 2
+    x, labels = jnp.ones((8, 3)), jnp.zeros(8, jnp.int32)
+    graph = nm.trace(network, variables[0], x)
+    smooth = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"]  # noqa: E731
+
+    def works(apply, graph, targets) -> bool:
+        try:
+            jax.eval_shape(lambda v: statistic().measure(apply, graph, v, (x, targets)), variables)
+        except (RuntimeError, AttributeError, TypeError, ValueError):
+            return False
+        return True
+
+    assert works(smooth, nm.trace(smooth, variables[0], x), labels)
+    assert works(smooth, nm.trace(smooth, variables[0], x), None) == ("labels" not in statistic().reads)
+    assert works(smooth, None, labels) == ("activations" not in statistic().reads)
+    assert works(network, graph, labels) == ("gradients" not in statistic().reads)
+
+
+def printed(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["methods", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_the_command_prints_all_of_it():
+    lines = printed().splitlines()
+    header = lines[0].split("  ")
+    for method in METHODS:
+        told = asks(method)
+        (row,) = [line for line in lines[1 : len(METHODS) + 1] if line.startswith(f"{method.__name__} ")]
+        assert row.split()[1] == {(1, None): "any", (2, None): "2", (2, 2): "2", (1, 1): "1"}[told.models]
+        assert row.endswith(told.same_initialisation)
+        for hyper in told.hyper:
+            assert any(line.split()[:2] == [method.__name__, hyper.name] for line in lines[len(METHODS) + 1 :])
+    assert "gradients" in [cell.strip() for cell in header]
+
+
+def test_the_command_prints_json():
+    found = json.loads(printed("--json"))
+    assert list(found) == [m.__name__ for m in METHODS]
+    fields = {f.name for f in dataclasses.fields(Asks)} - {"name"}
+    assert all(set(told) == fields for told in found.values())
+    assert found["Slerp"]["models"] == {"least": 2, "most": 2}
+    scale, = [h for h in found["TaskArithmetic"]["hyper"] if h["name"] == "scale"]  # fmt: skip
+    np.testing.assert_allclose(scale["grid"], np.arange(21) / 20)
+    assert (scale["default"], scale["required"], scale["choices"]) == (0.3, False, [])
+    assert json.loads(printed("fisher", "--json")) == {"Fisher": found["Fisher"]}
+
+
+def test_the_command_says_what_one_method_is():
+    text = printed("nuslerp")
+    assert text.startswith("NuSlerp\n`Slerp` with t = w_1 / (w_0 + w_1)")
+    assert "exactly two models" in text
+    assert "with task_vectors" in text
+    with pytest.raises(ValueError, match="unknown method 'slurp': the nearest is 'Slerp'"):
+        CliRunner().invoke(app, ["methods", "slurp"], catch_exceptions=False)

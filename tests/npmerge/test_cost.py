@@ -1,0 +1,121 @@
+"""What merges and statistics cost, against counts by hand and XLA's own."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import npmerge as nm
+from alignment import NodeMoments
+from npmerge.cost import Cost, collected, cost_table, merged
+from npmerge.operations import operations
+from npmerge.spectral import svd
+from tests.npmerge.toys import normal
+
+
+def counted(function, *shapes: tuple[int, ...]) -> float:
+    return operations(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)))
+
+
+def test_operations_by_hand():
+    assert counted(jnp.matmul, (3, 4), (4, 5)) == 2 * 3 * 4 * 5
+    assert counted(lambda x: jnp.sin(x) * x.sum(), (3, 4)) == 3 * 12
+    assert counted(lambda x: x.T.reshape(2, 6)[:1].astype(jnp.float16), (3, 4)) == 0
+    assert counted(lambda x: jax.lax.fori_loop(0, 7, lambda _, y: y @ x, x), (3, 3)) == 7 * (54 + 1)  # the counter too
+    assert counted(lambda x: jax.lax.cond(x[0] > 0, lambda y: y + y * y, lambda y: y, x), (5,)) == 1 + 10
+    assert counted(svd, (2, 6, 3)) == counted(svd, (2, 3, 6)) == 2 * (14 * 6 * 9 + 8 * 27)
+    rest = 5 * 36  # made symmetric before, and one triangle chosen after
+    assert counted(jnp.linalg.cholesky, (6, 6)) == 72 + rest
+
+
+def test_operations_of_convolutions_leave_out_the_padding():
+    def convolved(x, w):
+        return jax.lax.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 5, 5, 3), (3, 3, 3, 4))]
+    xla = jax.jit(convolved).lower(*shapes).cost_analysis()["flops"]
+    assert operations(jax.make_jaxpr(convolved)(*shapes)) == xla == 2 * 2 * 4 * 3 * 7 * 7
+
+
+SHAPES = {"dense": {"kernel": (6, 8), "bias": (8,)}}
+
+
+def models(n: int) -> nm.Stack:
+    trees = [
+        jax.tree.map(lambda s, k=k: jnp.asarray(normal(k, *s) + 1, jnp.float32), SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+        for k in range(n + 1)
+    ]
+    return nm.stack_models(trees[1:], trees[0])
+
+
+PLAIN = (nm.Average(), nm.TaskArithmetic(), nm.Dare(1.0, elect=True), nm.Sce(1.0), nm.ConsensusTA(), nm.Della(1.0))
+ONCE = (nm.Dare(), nm.Della(), nm.Ties(), nm.Breadcrumbs(), nm.Pcb(), nm.IsoC(), nm.IsoCTS(), nm.TsvM(), nm.Wudi())
+
+
+@pytest.mark.parametrize("merge", PLAIN + ONCE, ids=repr)
+def test_counts_agree_with_xla(merge):
+    """To a third; where there are loops and decompositions, of which XLA counts one step and nothing, ours is the larger."""
+    stack, key = models(3), jax.random.key(0)
+
+    def closed_form(stack: nm.Stack) -> dict:
+        return merge.apply(merge.init(stack, key=key), stack)
+
+    traced = jax.jit(closed_form).trace(stack)
+    xla = traced.lower().cost_analysis()
+    ours, theirs = operations(traced.jaxpr), xla["flops"] + max(xla.get("transcendentals", 0), 0)
+    assert theirs < 1.34 * ours
+    assert merge in ONCE or ours < 1.34 * theirs
+
+
+def test_a_merge_and_its_cost():
+    stack = models(2)
+    variables, cost = merged(nm.TaskArithmetic(0.3), stack)
+    chex.assert_trees_all_close(variables, nm.TaskArithmetic(0.3)(stack), rtol=1e-6)
+    assert cost.flops == cost.xla_flops == 7 * 56 - 56  # of each model a difference, a product and a sum
+    assert cost.bytes == 2 * 2 * 4  # two coefficients for each tensor
+    assert cost.peak_bytes >= (2 + 1 + 1) * 56 * 4
+    assert cost.seconds > 0
+    assert not cost.uncounted
+    with pytest.raises(ValueError, match="needs a base"):
+        merged(nm.TaskArithmetic(), nm.Stack(stack.params))
+
+
+def test_host_code_tells_what_it_does():
+    stack = models(2)
+    variables, cost = merged(nm.Slerp(0.3), stack)
+    chex.assert_trees_all_close(variables, nm.Slerp(0.3)(stack), rtol=1e-6)
+    assert cost.flops == 2 * 4 * 56 + 3 * 56  # the Gram matrices of two models, and their combination
+    assert not cost.uncounted
+    assert cost.peak_bytes > 2 * 56 * 8  # in float64
+
+    class Silent(nm.Average):
+        def init(self, stack, *, stats=None, key=None):
+            return jax.tree.map(lambda x: jnp.asarray(np.asarray(x) * 0), stack.params)
+
+    _, cost = merged(Silent(), stack)
+    assert cost.uncounted
+    assert "at least" in cost_table({"silent": cost})[2]
+
+
+def test_statistics_and_their_cost():
+    def apply(v, x):
+        return jnp.tanh(x @ v["a"]) @ v["b"]
+
+    networks = [{"a": jnp.asarray(normal(k, 3, 4)), "b": jnp.asarray(normal(k + 9, 4, 2))} for k in range(2)]
+    networks = jax.tree.map(lambda x: x.astype(jnp.float32), networks)
+    x = np.float32(normal(3, 10, 3))
+    graph, batches = nm.trace(apply, networks[0], x[:2]), nm.in_order(x, x, 4)
+    stats, cost = collected(apply, graph, networks, iter(batches), [NodeMoments])
+    chex.assert_trees_all_close(stats, nm.collect(apply, graph, networks, batches, [NodeMoments]), rtol=1e-5)
+    forward = 2 * 2 * 10 * (3 * 4 + 4 * 2)  # of both networks
+    products = 3 * 2 * 10 * 4 * 4  # a covariance each, and one between them
+    assert forward + products < cost.flops < 2 * (forward + products)
+    assert cost.bytes == sum(x.nbytes for x in jax.tree.leaves(stats[NodeMoments]))
+    assert cost.peak_bytes > cost.bytes
+    assert cost.xla_flops == pytest.approx(cost.flops, rel=0.3)
+
+
+def test_a_table_of_costs():
+    lines = cost_table({"a": Cost(999.6, 12, 0.5, 1_500_000), "b": Cost(1.2e10, 0, 1.0, 2)})
+    assert lines[2:] == ["| a | 1 k | 12 B | 1.5 MB | 0.5 |", "| b | 12 G | 0 B | 2 B | 1 |"]
