@@ -5,7 +5,7 @@ from npmerge import checkpoint
 from npmerge.aligned import Aligned
 from npmerge.base import LinearMerge, Merge, combine
 from npmerge.batches import in_order, shuffled
-from npmerge.constraints import Box, Free, Simplex
+from npmerge.constraints import Box, Clip, Free, Simplex
 from npmerge.evaluate import (
     Barrier,
     LogitEnsemble,
@@ -20,7 +20,7 @@ from npmerge.evaluate import (
 )
 from npmerge.figures import barrier_figure, correlation_figure, graph_figure
 from npmerge.fit import FitResult, History, fit
-from npmerge.granularity import PerChannel, PerLayer, PerModel, PerParameter, PerTensor
+from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
 from npmerge.least_squares import LeastSquares, Solved
 from npmerge.methods import (
@@ -31,6 +31,7 @@ from npmerge.methods import (
     ConsensusTA,
     Dare,
     Della,
+    Emr,
     Fisher,
     IsoC,
     IsoCTS,
@@ -44,6 +45,7 @@ from npmerge.methods import (
     Pcb,
     Sce,
     Slerp,
+    TallMasks,
     TaskArithmetic,
     Ties,
     TsvM,
@@ -52,8 +54,19 @@ from npmerge.methods import (
 )
 from npmerge.multi_head import Headed, MultiHead, multi_head
 from npmerge.normalisation import reset_statistics
-from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDistance, along_line, fine_tuning, weight_space
+from npmerge.objectives import (
+    CrossEntropy,
+    Distillation,
+    Entropy,
+    Objective,
+    WeightDistance,
+    along_line,
+    fine_tuning,
+    weight_space,
+)
+from npmerge.per_task import PerTask, TaskNetworks
 from npmerge.pleas import Pleas, PreparedPleas, Sized
+from npmerge.published import ada_merging, dam, np_merge
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
 from npmerge.statistics import DiagonalFisher, JointMoments, NodeMoments, Statistic, collect
@@ -68,6 +81,7 @@ __all__ = [
     "Barrier",
     "Box",
     "Breadcrumbs",
+    "Clip",
     "Composed",
     "ConsensusTA",
     "CrossEntropy",
@@ -75,6 +89,8 @@ __all__ = [
     "Della",
     "DiagonalFisher",
     "Distillation",
+    "Emr",
+    "Entropy",
     "Fisher",
     "FitResult",
     "Free",
@@ -102,9 +118,11 @@ __all__ = [
     "Path",
     "Pcb",
     "PerChannel",
+    "PerInput",
     "PerLayer",
     "PerModel",
     "PerParameter",
+    "PerTask",
     "PerTensor",
     "Pleas",
     "PreparedPleas",
@@ -116,13 +134,16 @@ __all__ = [
     "Solved",
     "Stack",
     "Statistic",
+    "TallMasks",
     "TaskArithmetic",
+    "TaskNetworks",
     "Ties",
     "TsvM",
     "WeightDistance",
     "WeightedAverage",
     "Wudi",
     "__version__",
+    "ada_merging",
     "align",
     "along_line",
     "barrier",
@@ -132,6 +153,7 @@ __all__ = [
     "collect",
     "combine",
     "correlation_figure",
+    "dam",
     "discrepancy",
     "evaluate",
     "fine_tuning",
@@ -140,6 +162,7 @@ __all__ = [
     "graph_figure",
     "in_order",
     "multi_head",
+    "np_merge",
     "parameters",
     "path_between",
     "repair",

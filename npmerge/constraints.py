@@ -67,6 +67,34 @@ class Box(Constraint):
 
 
 @dataclass(frozen=True)
+class Clip(Constraint):
+    """Each coefficient in [low, high]: the latent is the coefficient, cut off at the ends, as AdaMerging does.
+
+    A latent outside has no gradient: a step that overshoots is not undone. `Box` has no such ends.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"Clip needs low < high, got low={self.low}, high={self.high}")
+
+    def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """min(max(latent, low), high)."""
+        return jnp.clip(latent, self.low, self.high)
+
+    def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """The identity."""
+        return coefficients
+
+    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
+        """Each coefficient in the box."""
+        outside = (coefficients < self.low - FLOOR) | (coefficients > self.high + FLOOR)
+        _refuse(coefficients, outside, f"outside the box [{self.low}, {self.high}], such as")
+
+
+@dataclass(frozen=True)
 class Simplex(Constraint):
     """Coefficients that are positive and sum to one over the models: every parameter stays between the models'.
 

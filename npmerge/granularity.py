@@ -124,6 +124,18 @@ class PerChannel(PerTensor):
 
 
 @dataclass(frozen=True)
+class PerInput(PerTensor):
+    """One coefficient per model and input channel: the last axis but one; of vectors one per entry.
+
+    Columns of the weights as papers write them, (out, in). An embedding's inputs are its rows.
+    """
+
+    def shape(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
+        """One along all axes but the last but one."""
+        return leaf if len(leaf) < 2 else (1,) * (len(leaf) - 2) + (leaf[-2], 1)
+
+
+@dataclass(frozen=True)
 class PerParameter(PerTensor):
     """One coefficient per model and parameter (NP Merge)."""
 

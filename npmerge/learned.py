@@ -10,6 +10,7 @@ from jaxtyping import Array
 from alignment.checks import check_kinds, kind_of
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Merge, Stats, combine
+from npmerge.bits import packed, unpacked
 from npmerge.constraints import Constraint
 from npmerge.granularity import Granularity
 from npmerge.stack import Stack
@@ -20,31 +21,40 @@ class Learned(Merge):
     """Coefficients that start at a closed form and are learned from there.
 
     `Learned(Average(), PerParameter(), Simplex())` is NP Merge (Orozco Camacho et al. 2024), `Learned(TaskArithmetic(0.3),
-    PerTensor(), Free())` is layer-wise AdaMerging (Yang et al. 2024). Zero steps of learning reproduce the start.
+    PerTensor(), Clip())` is layer-wise AdaMerging (Yang et al. 2024): `published.py` names them. Zero steps of learning
+    reproduce the start.
 
     Attributes:
         start: the closed form to start from.
         granularity: which parameters share a coefficient.
         constraint: where coefficients may live.
+        masks: entries of task vectors to which this merge gives no coefficient have none, whatever is learned: the task vectors
+            are those as `Ties(merge="sum")` leaves them, say. Only where they are zero matters, not its other coefficients.
     """
 
     start: LinearMerge
     granularity: Granularity
     constraint: Constraint
+    masks: LinearMerge | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.start, LinearMerge):
             raise ValueError(f"Learned starts from a linear merge (one with coefficients), got {kind_of(self.start)}")
         call = "Learned takes (start, granularity, constraint)"
         check_kinds(call, (self.start, LinearMerge), (self.granularity, Granularity), (self.constraint, Constraint))
+        masks = self.masks
+        if masks is not None and not (isinstance(masks, LinearMerge) and masks.needs_base and self.start.needs_base):
+            raise ValueError(f"masks are of task vectors: both they and the start must be merges of those, got {masks!r}")
 
     @property
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]
-        """What the start needs."""
-        return self.start.needs
+        """What the start and the masks need."""
+        return tuple(dict.fromkeys(self.start.needs + (self.masks.needs if self.masks else ())))
 
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> dict[str, Array]:
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """Latents by group, (rows, ...): those whose coefficients are the start's.
+
+        With masks `{"latents": those, "masks": bits}`; learning moves the latents only.
 
         Raises:
             ValueError: if the granularity or the constraint cannot represent the start.
@@ -53,13 +63,21 @@ class Learned(Merge):
         groups = self.granularity.reduce(coefficients, stack.params)
         for c in groups.values():
             self.constraint.check(c)
-        return _latents(self.constraint, tuple(self.granularity.shapes(stack.params).items()), groups)
+        latents = _latents(self.constraint, tuple(self.granularity.shapes(stack.params).items()), groups)
+        if self.masks is None:
+            return latents
+        masks = _masks(self.masks.init(stack, stats=stats, key=key), stack.params)
+        return {"latents": latents, "masks": masks}
 
-    def coefficients(self, theta: dict[str, Array], stack: Stack) -> PyTree:
+    def coefficients(self, theta: PyTree, stack: Stack) -> PyTree:
         """The coefficients that theta stands for, one array per leaf that broadcasts against (models, ...)."""
-        return self.granularity.expand({name: self.constraint.forward(x) for name, x in theta.items()}, stack.params)
+        latents = theta if self.masks is None else theta["latents"]
+        found = self.granularity.expand({name: self.constraint.forward(x) for name, x in latents.items()}, stack.params)
+        if self.masks is None:
+            return found
+        return jax.tree.map(lambda c, m, x: jnp.where(unpacked(m, x.shape[1:]), c, 0), found, theta["masks"], stack.params)
 
-    def apply(self, theta: dict[str, Array], stack: Stack) -> PyTree:
+    def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """`combine` with the coefficients of theta."""
         return combine(self.coefficients(theta, stack), stack if self.start.needs_base else Stack(stack.params))
 
@@ -69,3 +87,8 @@ def _latents(constraint: Constraint, shapes: tuple, groups: dict[str, Array]) ->
     """The inverse on the compact coefficients, then one latent for each of their places."""
     compact = {name: constraint.inverse(c) for name, c in groups.items()}
     return {name: jnp.broadcast_to(compact[name], (compact[name].shape[0], *shape)) for name, shape in shapes}
+
+
+@jax.jit
+def _masks(coefficients: PyTree, params: PyTree) -> PyTree:
+    return jax.tree.map(lambda c, x: packed(jnp.broadcast_to(c != 0, x.shape)), coefficients, params)

@@ -80,6 +80,22 @@ class Distillation(Objective):
         return t**2 * optax.kl_divergence(student, teacher).mean()
 
 
+@dataclass(frozen=True)
+class Entropy(Objective):
+    """Mean entropy of the predictions, -sum_c p_c log p_c with p the softmax of the logits; needs no labels.
+
+    What AdaMerging minimises on inputs of all tasks (Yang et al. 2024, equation 4). It falls to zero for a network that is
+    sure of anything, also of one class for all inputs: batches must mix the tasks, and accuracy be watched. On inputs that
+    are tested on later the result is transductive. Some implementations put a floor of 1e-8 under p, here the logarithm is
+    that of the softmax itself.
+    """
+
+    def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
+        """The mean over the batch, in nats."""
+        logs = jax.nn.log_softmax(apply(params, batch[0]).astype(jnp.float32))
+        return -(jnp.exp(logs) * logs).sum(-1).mean()
+
+
 def check_labels(labels: Int[Array, "examples ..."], outputs: PyTree) -> None:
     """Raise ValueError unless the outputs are logits (examples, ..., classes) and the labels integers in [0, classes).
 

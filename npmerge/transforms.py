@@ -144,12 +144,16 @@ class Elect(Transform):
 
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
         """Zero where dropped, zero entries included."""
+        return where(self.masks(current(coefficients, vectors)), coefficients)
+
+    def masks(self, tensors: Tensors) -> Masks:
+        """True where an entry has the elected sign."""
 
         def agree(x: Float[Array, "models ..."]) -> Bool[Array, "models ..."]:
             votes = x if self.by == "sum" else jnp.sign(x)
             return jnp.where(over_models(votes) >= 0, x > 0, x < 0)
 
-        return where(jax.tree.map(agree, current(coefficients, vectors)), coefficients)
+        return jax.tree.map(agree, tensors)
 
 
 @dataclass(frozen=True)
@@ -216,8 +220,8 @@ class Composed(LinearMerge):
         if key is None and any(t.random for t in self.transforms):
             raise ValueError(f"{type(self).__name__} drops entries at random: pass key=jax.random.key(seed)")
         used = jax.random.key(0) if key is None else key  # by no transform then
-        weights = weights_of(self, self.weights, stack).astype(np.float32)
-        found = _transformed(self.transforms, float(self.scale), weights, _task_vectors(stack), used)
+        weights = None if self.weights is None else weights_of(self, self.weights, stack).astype(np.float32)
+        found = _transformed(self.transforms, float(self.scale), weights, task_vectors(stack), used)
         share = 1 / stack.size  # of running statistics, which are averaged
         return jax.tree_util.tree_map_with_path(
             lambda path, x: found.get(path_name(path), jnp.full((len(x),) + (1,) * (x.ndim - 1), share, jnp.float32)),
@@ -226,8 +230,8 @@ class Composed(LinearMerge):
 
 
 @jax.jit
-def _task_vectors(stack: Stack) -> Tensors:
-    """In float32; a separate step, so that the transforms compile once for models of any precision."""
+def task_vectors(stack: Stack) -> Tensors:
+    """Models less the base, by path, in float32; a separate step: transforms compile once for models of any precision."""
 
     def less(x: Array, base: Array) -> Array:
         return (wide(x) - wide(base)[None]).astype(jnp.float32)
@@ -237,8 +241,11 @@ def _task_vectors(stack: Stack) -> Tensors:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _transformed(transforms: tuple[Transform, ...], scale: Array, weights: Array, vectors: Tensors, key: Array) -> Tensors:
-    coefficients = {path: column(weights, x) for path, x in vectors.items()}
+def _transformed(
+    transforms: tuple[Transform, ...], scale: Array, weights: Array | None, vectors: Tensors, key: Array
+) -> Tensors:
+    # ones are a constant, which costs no pass over the vectors
+    coefficients = {path: column(jnp.ones(len(x)) if weights is None else weights, x) for path, x in vectors.items()}
     for place, transform in enumerate(transforms):
         coefficients = transform(coefficients, vectors, jax.random.fold_in(key, place))
     return {path: scale * c for path, c in coefficients.items()}

@@ -7,6 +7,7 @@ from npmerge.methods.breadcrumbs import Breadcrumbs
 from npmerge.methods.consensus_ta import ConsensusTA
 from npmerge.methods.dare import Dare
 from npmerge.methods.della import Della
+from npmerge.methods.emr import Emr
 from npmerge.methods.fisher import Fisher
 from npmerge.methods.iso_c import IsoC
 from npmerge.methods.iso_cts import IsoCTS
@@ -20,6 +21,7 @@ from npmerge.methods.passthrough import Passthrough
 from npmerge.methods.pcb import Pcb
 from npmerge.methods.sce import Sce
 from npmerge.methods.slerp import Slerp
+from npmerge.methods.tall_masks import TallMasks
 from npmerge.methods.task_arithmetic import TaskArithmetic
 from npmerge.methods.ties import Ties
 from npmerge.methods.tsv_m import TsvM
@@ -29,7 +31,7 @@ from npmerge.methods.wudi import Wudi
 METHODS: tuple[type[Merge], ...] = (  # averages; on spheres; of transformed task vectors; of their spectra; by the entry
     Average, WeightedAverage, TaskArithmetic, Fisher, ModelStock,
     Slerp, NuSlerp, KarcherMean, MultiSlerp, Mlerp,
-    Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA,
+    Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA, TallMasks, Emr,
     IsoC, IsoCTS, TsvM, Wudi,
     NearSwap, ArceeFusion, Passthrough,
 )  # fmt: skip
@@ -42,6 +44,7 @@ __all__ = [
     "ConsensusTA",
     "Dare",
     "Della",
+    "Emr",
     "Fisher",
     "IsoC",
     "IsoCTS",
@@ -55,6 +58,7 @@ __all__ = [
     "Pcb",
     "Sce",
     "Slerp",
+    "TallMasks",
     "TaskArithmetic",
     "Ties",
     "TsvM",

@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from npmerge import (
@@ -18,9 +19,11 @@ from npmerge import (
     Box,
     Breadcrumbs,
     ConsensusTA,
+    CrossEntropy,
     Dare,
     Della,
     DiagonalFisher,
+    Emr,
     Fisher,
     Free,
     IsoC,
@@ -45,12 +48,15 @@ from npmerge import (
     Simplex,
     Slerp,
     Stack,
+    TallMasks,
     TaskArithmetic,
     Ties,
     TsvM,
     WeightedAverage,
     Wudi,
+    fit,
     stack_models,
+    weight_space,
 )
 from npmerge.spectral import Spectral
 
@@ -121,6 +127,8 @@ CASES: dict[type[Merge], Case] = {
     Sce: Case(Sce(0.6), lambda n: Sce(), Sce(0.6), **SPARSE),
     Pcb: Case(Pcb(0.3), lambda n: Pcb(1.0), Pcb(0.3), **SPARSE),
     ConsensusTA: Case(ConsensusTA(0.4), lambda n: ConsensusTA(0, n, 1 / n), ConsensusTA(0.4), **SPARSE),
+    TallMasks: Case(TallMasks(scale=0.3), lambda n: TallMasks(scale=1 / n), TallMasks(), **(THREE | UNBOUND)),
+    Emr: Case(Emr(0.8), lambda n: Emr(), Emr(0.8), **SPARSE),
     IsoC: Case(IsoC(0.8), None, IsoC(0.8), **THREE),
     IsoCTS: Case(IsoCTS(0.8, common=0.4), None, IsoCTS(0.8, common=0.4), models=(2,), base=True),
     TsvM: Case(TsvM(0.8), None, TsvM(0.8), **THREE),
@@ -379,3 +387,45 @@ def test_gradients_are_finite_where_the_formulas_are_0_over_0(method, constraint
         merged, gradients = value_and_gradients(same_apply(learned), theta, models)
         chex.assert_tree_all_finite((theta, merged, gradients))
         chex.assert_trees_all_close(merged, closed_form(merge, models, stats), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not issubclass(m, LinearMerge)], ids=lambda m: m.__name__)
+def test_gradients_of_what_is_no_choice_of_coefficients_reach_the_models(method):
+    case = case_of(method)
+    stack = stack_of(case, case.models[-1])
+    theta = case.merge.init(stack, stats=stats_for(case.merge, stack), key=KEY)
+    _, gradients = value_and_gradients(same_apply(case.merge), theta, stack)
+    chex.assert_tree_all_finite(gradients)
+    assert all(bool(jnp.any(g != 0)) for g in jax.tree.leaves(gradients[1].params["params"])), "a model without influence"
+
+
+def predict(params: Any, x: Any) -> Any:
+    """Logits of four classes, of all the weights of `model`."""
+    p = params["params"]
+    y = x @ p["dense"]["kernel"] * p["blocks"][0]["scale"][None] + p["dense"]["bias"][None]
+    return p["gain"] * y
+
+
+def task(seed: int) -> tuple:
+    """Inputs and labels of one of the tasks that are learned jointly."""
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.standard_normal((8, 3)), jnp.float32), jnp.asarray(rng.integers(0, 4, 8), jnp.int32)
+
+
+TASKS = [task(seed) for seed in (70, 71)]
+SMALL_THEN_LARGE = optax.sgd(lambda step: jnp.where(step < 2, 0.05, 1e3))  # built once: compiled functions know it by identity
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if issubclass(m, LinearMerge)], ids=lambda m: m.__name__)
+def test_a_few_steps_never_end_above_the_start(method):
+    """Of the loss over all training batches, by which the best theta is chosen: small steps lower it, large ones are undone."""
+    case = case_of(method)
+    stack = stack_of(case, case.models[-1])
+    merge = Learned(case.merge, case.granularities[0], Free())
+    theta = merge.init(stack, stats=stats_for(case.merge, stack), key=KEY)
+    loss = weight_space(same_apply(merge), predict, CrossEntropy())
+    result = fit(theta, loss, stack, TASKS, SMALL_THEN_LARGE, steps=4, held_out=TASKS, every=1)
+    start, end = (np.mean([loss(t, stack, batch) for batch in TASKS]) for t in (theta, result.theta))
+    assert end < (1 - 1e-5) * start
+    assert result.history.held_out_loss[0] == pytest.approx(start, rel=1e-5)
+    assert result.history.held_out_loss[-1] > start

@@ -10,17 +10,24 @@ from scipy.optimize import lsq_linear
 
 from npmerge import (
     Average,
+    Clip,
     CrossEntropy,
+    Entropy,
     Free,
     Learned,
     Objective,
     PerChannel,
     PerLayer,
+    PerModel,
     PerParameter,
     PerTensor,
     Simplex,
     TaskArithmetic,
+    Ties,
+    ada_merging,
+    dam,
     fit,
+    np_merge,
     stack_models,
     weight_space,
 )
@@ -174,3 +181,66 @@ def test_one_model_has_no_simplex():
         NP.init(stack_models([A]))
     alone = Learned(Average(), PerParameter(), Free())
     chex.assert_trees_all_equal(alone(stack_models([A])), A)
+
+
+THREE = stack_models([variables(k) for k in range(3)], variables(9))
+PLUS_PLUS = ada_merging(plus_plus=True)
+
+
+def test_published_merges_start_where_they_should():
+    assert np_merge() == NP
+    chex.assert_trees_all_close(dam()(THREE), Average()(THREE), rtol=1e-6, atol=1e-6)
+    for layer_wise in (True, False):
+        chex.assert_trees_all_close(ada_merging(layer_wise=layer_wise)(THREE), TaskArithmetic(0.3)(THREE), rtol=1e-6, atol=1e-6)
+        merge = ada_merging(0.2, layer_wise=layer_wise, plus_plus=True)
+        chex.assert_trees_all_close(merge(THREE), Ties(0.2, 0.2, merge="sum")(THREE), rtol=1e-6, atol=1e-6)
+
+
+def test_task_wise_is_layer_wise_with_tied_lambdas():
+    c = jnp.asarray([0.1, 0.7, 1.4], jnp.float32)  # the last is cut off at one
+    tied = dict.fromkeys(ada_merging().init(THREE), c)
+    one = ada_merging(layer_wise=False).apply({"all": c}, THREE)
+    chex.assert_trees_all_equal(ada_merging().apply(tied, THREE), one)
+    chex.assert_trees_all_close(one, TaskArithmetic(1.0, (0.1, 0.7, 1.0))(THREE), rtol=1e-5, atol=1e-5)
+
+
+def test_columns_are_input_channels():
+    theta = dam().init(THREE)
+    assert {name: x.shape[1:] for name, x in theta.items()} == {
+        "first/bias": (6,),
+        "first/kernel": (4, 1),
+        "out/bias": (3,),
+        "out/kernel": (6, 1),
+    }
+    theta["first/kernel"] = theta["first/kernel"].at[:, 2].set(jnp.asarray([[0.0], [2.0], [0.0]]))
+    expected = Average()(THREE)["first"]["kernel"].at[2].set(2 * THREE.params["first"]["kernel"][1, 2])
+    chex.assert_trees_all_close(dam().apply(theta, THREE)["first"]["kernel"], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_learning_moves_lambdas_and_no_masks():
+    """Entries that were trimmed, or lost the vote, stay at the base whatever lambda; two Adam steps of 1e-3 are 2e-3."""
+    theta, (inputs, _) = PLUS_PLUS.init(THREE), batch(0)
+    result = fit(theta, weight_space(PLUS_PLUS, apply, Entropy()), THREE, [(inputs, None)], optax.adam(1e-3), steps=2)
+    chex.assert_trees_all_equal(result.theta["masks"], theta["masks"])
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), result.theta["latents"], theta["latents"])
+    assert 1e-3 < max(moved.values()) < 2.1e-3
+    kept = Ties(0.2, merge="sum").init(THREE)
+    coefficients = PLUS_PLUS.coefficients(result.theta, THREE)
+    jax.tree.map(lambda c, k: np.testing.assert_array_equal(np.asarray(c) != 0, np.asarray(k) != 0), coefficients, kept)
+
+
+def test_masks_are_of_task_vectors():
+    for start, masks in ((TaskArithmetic(), Average()), (Average(), Ties()), (TaskArithmetic(), NP)):
+        with pytest.raises(ValueError, match="masks are of task vectors"):
+            Learned(start, PerTensor(), Free(), masks)
+
+
+def test_clipping_has_no_gradient_outside():
+    latent = jnp.asarray([[-0.5], [0.25], [1.5]])
+    value, gradient = Clip().forward(latent), jax.grad(lambda x: Clip().forward(x).sum())(latent)
+    np.testing.assert_array_equal(value[:, 0], [0, 0.25, 1])
+    np.testing.assert_array_equal(gradient[:, 0], [0, 1, 0])
+    with pytest.raises(ValueError, match=r"outside the box \[0.0, 1.0\], such as 1.5"):
+        Learned(TaskArithmetic(1.5), PerModel(), Clip()).init(THREE)
+    with pytest.raises(ValueError, match="Clip needs low < high"):
+        Clip(1.0, 0.0)

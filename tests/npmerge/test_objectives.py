@@ -13,6 +13,7 @@ from npmerge import (
     Average,
     CrossEntropy,
     Distillation,
+    Entropy,
     Learned,
     PerTensor,
     Simplex,
@@ -49,6 +50,17 @@ def test_distillation(t):
     assert float(got) == pytest.approx(expected, rel=1e-4)
     assert float(got) > 0.01
     assert float(Distillation(t)(apply, variables(7), STACK, (X, None))) == float(got)  # labels are not read
+
+
+def test_entropy():
+    logs = log_softmax64(logits64(MODELS[0], X))
+    assert float(Entropy()(apply, MODELS[0], None, (X, None))) == pytest.approx(-(np.exp(logs) * logs).sum(-1).mean(), rel=1e-5)
+    flat = jax.tree.map(jnp.zeros_like, MODELS[0])
+    assert float(Entropy()(apply, flat, None, (X, None))) == pytest.approx(np.log(3), rel=1e-6)
+    sure = flat | {"out": flat["out"] | {"bias": jnp.asarray([1e4, 0.0, -1e4])}}  # one class, beyond what exp can hold
+    value, gradient = jax.value_and_grad(lambda p: Entropy()(apply, p, None, (X, None)))(sure)
+    assert float(value) == 0
+    chex.assert_tree_all_finite(gradient)
 
 
 def test_a_student_equal_to_all_its_teachers_has_nothing_to_learn():
