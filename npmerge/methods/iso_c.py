@@ -12,9 +12,9 @@ from npmerge.spectral import Spectral, isotropic, leading
 class IsoC(Spectral):
     """base + scale * mean(sigma) U V^T, U diag(sigma) V^T the sum of the task vectors, for each matrix (Marczak et al. 2025).
 
-    Iso-C: all directions of the sum are made equally strong. Directions in which it is zero up to rounding stay zero and do
-    not count in the mean; the published program gives the mean over all min(out, in) to them too, whatever vectors the
-    decomposition finds there. Tensors that are no matrices are averaged. Needs a base.
+    Iso-C, algorithm 1: all directions of the sum are made equally strong. Directions in which it is zero up to rounding stay
+    zero and do not count in the mean; the published program gives the mean over all min(out, in) to them too, whatever vectors
+    the decomposition finds there. Tensors that are no matrices are averaged. Needs a base.
     """
 
     def matrix(self, tau: Float[Array, "models out in"]) -> Float[Array, "out in"]:

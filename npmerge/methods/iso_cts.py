@@ -11,7 +11,7 @@ from npmerge.spectral import Spectral, Triples, isotropic, leading, polar
 
 @dataclass(frozen=True)
 class IsoCTS(Spectral):
-    """base + scale * mean(sigma) polar(U) polar(V)^T for each matrix (Marczak et al. 2025, Iso-CTS).
+    """base + scale * mean(sigma) polar(U) polar(V)^T for each matrix (Marczak et al. 2025, algorithm 2).
 
     U, sigma and V are the first singular triples of the sum of the task vectors, the common part, and beside them the first
     ones of each task vector less its projection onto the common U. polar(U) is the nearest matrix with orthonormal columns.

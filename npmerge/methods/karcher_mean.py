@@ -22,8 +22,9 @@ TOLERANCE = 1e-7
 class KarcherMean(LinearMerge):
     """The direction u that minimises sum_m w_m angle(u, params_m)^2, times the weighted mean of the norms, for each tensor.
 
-    Found by u <- exp_u(sum_m w_m log_u(u_m)) from the normalised weighted mean of the directions u_m (Karcher 1977; `karcher`
-    in mergekit, which has equal weights, computes in the stored dtype and stops after 10 steps or below 1e-5). Of two models
+    Found by u <- exp_u(sum_m w_m log_u(u_m)) from the normalised weighted mean of the directions u_m (Karcher 1977; for models
+    Wang et al. 2026, `karcher` in mergekit, which has equal weights, takes inner products in the stored dtype and stops after
+    10 steps or below 1e-5). Of two models
     with equal weights and norms it is their `Slerp` at 1/2. A tensor of norm zero has no direction and takes no part in the
     mean of directions, but counts in that of the norms. A single number is averaged.
 

@@ -12,8 +12,8 @@ from npmerge.spectral import Spectral, svd
 class Wudi(Spectral):
     """base + scale * argmin_W sum_m |(W - tau_m) tau_m^T|^2 / |tau_m|^2 for each matrix (Cheng et al. 2025, WUDI-Merging).
 
-    The paper takes 300 steps of Adam at 1e-5 from the sum of the task vectors, which stop early; this is the minimum itself.
-    It is RegMean on task vectors with the Gram matrices G_m = tau_m^T tau_m / |tau_m|^2, the solution of
+    The published program takes 300 to 400 steps of Adam at 1e-5 from the sum of the task vectors, which stop early; this is the
+    minimum itself. It is RegMean on task vectors with the Gram matrices G_m = tau_m^T tau_m / |tau_m|^2, the solution of
     sum_m (W - tau_m) G_m = 0, but solved as the least squares problem that it is, with the pseudo-inverse of the task vectors
     side by side, whose condition is the square root of that of the Gram matrices. No ridge: inputs that no task vector has, up
     to rounding, are those of the mean. Tensors that are no matrices are averaged. Needs a base.

@@ -7,10 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from npmerge import Average, Passthrough, Stack, TaskArithmetic, WeightedAverage, stack_models
+from npmerge import (
+    ArceeFusion,
+    Average,
+    Breadcrumbs,
+    Dare,
+    ModelStock,
+    NearSwap,
+    NuSlerp,
+    Passthrough,
+    Slerp,
+    Stack,
+    TaskArithmetic,
+    WeightedAverage,
+    stack_models,
+)
 from tests.contract.test_methods import KEY, case_of, methods, stack_of, stats_for
 
 PATH = "params/dense/kernel"
+MULTIPLIED = (TaskArithmetic, Dare, Breadcrumbs)
+"""Methods whose weights multiply task vectors and are not divided by their sum."""
 
 
 def with_leaf(tree, change):
@@ -70,6 +86,23 @@ def test_numbers_of_weights_and_densities(method):
         }
         with pytest.raises(ValueError, match=rf"{words[name]}.*got {len(many)} .* for {stack.size} models"):
             merge.init(stack, stats=stats_for(merge, stack), key=KEY)
+
+
+@methods
+def test_weights_without_a_sum(method):
+    """Where they are divided by it: they are in all methods whose weights are shares."""
+    case, stack = case_of(method), good(method)
+    if "weights" not in {field.name for field in dataclasses.fields(method)} or method in MULTIPLIED:
+        pytest.skip("no weights, or none that are divided by their sum")
+    with pytest.raises(ValueError, match="weights whose sum is not zero"):
+        merge = dataclasses.replace(case.merge, weights=(0.0,) * stack.size)
+        merge.init(stack, stats=stats_for(merge, stack), key=KEY)
+
+
+@pytest.mark.parametrize("method", [ModelStock, Slerp, NuSlerp, NearSwap, ArceeFusion], ids=lambda m: m.__name__)
+def test_fewer_than_two_models(method):
+    with pytest.raises(ValueError, match=rf"{method.__name__} .*two models.*, got 1"):
+        merged(method, stack_of(case_of(method), 1))
 
 
 @methods
