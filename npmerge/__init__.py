@@ -59,7 +59,16 @@ from npmerge.objectives import CrossEntropy, Distillation, Objective, WeightDist
 from npmerge.pleas import Pleas, PreparedPleas, Sized
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
-from npmerge.statistics import DiagonalFisher, InputGram, JointMoments, NodeMoments, Statistic, collect, collect_each
+from npmerge.statistics import (
+    DiagonalFisher,
+    InputGram,
+    JointMoments,
+    KroneckerFactors,
+    NodeMoments,
+    Statistic,
+    collect,
+    collect_each,
+)
 from npmerge.transforms import Composed
 from npmerge.version import __version__
 
@@ -89,6 +98,7 @@ __all__ = [
     "IsoCTS",
     "JointMoments",
     "KarcherMean",
+    "KroneckerFactors",
     "Learned",
     "LeastSquares",
     "LinearMerge",
