@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from alignment.base import check_finite
 from alignment.checks import check_choice, check_count
@@ -13,6 +13,7 @@ from alignment.graph import Graph, PyTree, flatten
 from alignment.maps import HIGHEST
 from alignment.moments import Statistic
 from npmerge.base import Merge, Stats
+from npmerge.grams import alone, of_models
 from npmerge.likelihood import KINDS, Kind, drawn, labels_of, log_likelihood
 from npmerge.stack import Stack
 
@@ -25,8 +26,8 @@ class DiagonalFisher(Statistic):
 
     Gradients are squared per example, then averaged (Matena and Raffel 2022, equation 3; squaring the gradient of a batch is a
     common mistake). `apply` returns logits (examples, ..., classes); an example of several predictions, a sequence of tokens,
-    has the sum of their log-likelihoods. Predictions whose integer label is negative are padding and left out, examples of
-    nothing else do not count. Finalised to a tree like the variables with leaves (models, ...), float32.
+    has the sum of their log-likelihoods. Padding (`npmerge.batches.counted`) is left out, examples of nothing else do not
+    count. Finalised to a tree like the variables with leaves (models, ...), float32.
 
     Implementations disagree on y. Matena and Raffel draw it from the model, or take the expectation over few classes; the
     program of Tam et al. 2023 takes the labels of the data, which is another matrix (Kunstner et al. 2019).
@@ -54,10 +55,14 @@ class DiagonalFisher(Statistic):
     ) -> tuple[Array, PyTree]:
         """Number of examples and sums of squares over one batch. Raises ValueError for labels that do not fit."""
         labels = labels_of("DiagonalFisher", self.kind, jax.eval_shape(apply, models[0], batch[0]), batch)
-        counted = (labels.reshape(len(labels), -1) >= 0).any(1).sum(dtype=jnp.float32)
-        chunks = _filled(self.microbatch, batch[0], labels)
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-        return counted, jax.lax.map(lambda model: self._sum_of_squares(apply, model, chunks), stacked)
+        mask = labels >= 0
+
+        def sums(model: PyTree, x: PyTree, labels: Int[Array, "n ..."], mask: Bool[Array, "n ..."]) -> PyTree:
+            squares = jax.vmap(lambda *one: self._squares(apply, model, *one))(x, jnp.where(mask, labels, -1))
+            return jax.tree.map(lambda s: s.sum(0), squares)
+
+        examples = mask.reshape(len(mask), -1).any(1).sum(dtype=jnp.float32)
+        return examples, of_models(sums, self.microbatch, models, batch[0], labels, mask)
 
     def combine(self, a: tuple[Array, PyTree], b: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
         """Add."""
@@ -67,19 +72,11 @@ class DiagonalFisher(Statistic):
         """Divide by the number of examples."""
         return jax.tree.map(lambda s: s / jnp.maximum(state[0], 1), state[1])
 
-    def _sum_of_squares(self, apply: Callable[..., PyTree], model: PyTree, chunks: tuple[Array, Array]) -> PyTree:
-        def add(total: PyTree, chunk: tuple[Array, Array]) -> tuple[PyTree, None]:
-            squares = jax.vmap(lambda x, label: self._squares(apply, model, x, label))(*chunk)
-            return jax.tree.map(lambda t, s: t + s.sum(0), total, squares), None
-
-        start = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), model)
-        return jax.lax.scan(add, start, chunks)[0]
-
-    def _squares(self, apply: Callable[..., PyTree], model: PyTree, x: Array, label: Int[Array, "..."]) -> PyTree:
-        """Those of one example."""
+    def _squares(self, apply: Callable[..., PyTree], model: PyTree, x: PyTree, label: Int[Array, "..."]) -> PyTree:
+        """Of the scores of one example; a negative label is padding."""
 
         def log_p(v: PyTree) -> Float[Array, "... classes"]:
-            return jax.nn.log_softmax(apply(v, x[None])[0].astype(jnp.float32))
+            return jax.nn.log_softmax(apply(v, *alone(x))[0].astype(jnp.float32))
 
         if self.kind == "exact":  # scores of different predictions are uncorrelated: their squares add up
             p = jnp.where(label[..., None] >= 0, jnp.exp(log_p(model)), 0)
@@ -110,12 +107,3 @@ def information_of(merge: Merge, stack: Stack, stats: Stats | None) -> PyTree:
             )
     check_finite(stats[DiagonalFisher], "the Fisher information (is a label no class of the network?)")
     return stats[DiagonalFisher]
-
-
-def _filled(size: int, inputs: Array, labels: Int[Array, "examples ..."]) -> tuple[Array, Int[Array, "chunks size ..."]]:
-    """Chunks of `size` examples; the last is filled up with copies of the first one, as padding."""
-    fill = -len(labels) % size
-    more = (jnp.broadcast_to(inputs[:1], (fill, *inputs.shape[1:])), jnp.full((fill, *labels.shape[1:]), -1, labels.dtype))
-    return jax.tree.map(
-        lambda x, extra: jnp.concatenate([x, extra]).reshape(-1, size, *x.shape[1:]), (jnp.asarray(inputs), labels), more
-    )

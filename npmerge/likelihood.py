@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt
 
 from alignment.graph import PyTree
 from npmerge.batches import counted
@@ -34,31 +34,42 @@ def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array
         got = getattr(targets, "shape", targets), getattr(targets, "dtype", type(targets).__name__)
         raise ValueError(f"the empirical Fisher needs integer labels of shape {shape[:-1]}: got {got[0]} of {got[1]}")
     labels = jnp.asarray(targets).astype(jnp.int32) if fit else jnp.zeros(shape[:-1], jnp.int32)
+    return jnp.where(_predictions(labels, batch), labels, -1)
+
+
+def _predictions(labels: Int[Array, "examples ..."], batch: tuple) -> Bool[Array, "examples ..."]:
+    """Which of the predictions of a batch are no padding."""
     mask = counted(batch)
-    if mask.shape != labels.shape:  # of positions that are no predictions: an example counts if any does
+    if mask.ndim == 1 or labels.ndim == 1:
         mask = mask.reshape(len(mask), -1).any(1).reshape(-1, *(1,) * (labels.ndim - 1))
-    return jnp.where(jnp.broadcast_to(mask, labels.shape), labels, -1)
+    elif mask.shape != labels.shape:
+        raise ValueError(f"the mask has {mask.shape[1]} positions, but the network makes {labels.shape[1:]} predictions")
+    return jnp.broadcast_to(mask, labels.shape) & (labels >= 0)
 
 
 def log_likelihood(log_p: Float[Array, "... classes"], label: Int[Array, "..."]) -> Float[Array, ""]:
     """Summed over the predictions whose label is not negative; NaN if one is no class, which indexing would hide."""
     classes = log_p.shape[-1]
-    known = jnp.where(label < classes, 1.0, jnp.nan)[..., None].astype(jnp.float32)
-    return jnp.sum(jax.nn.one_hot(label, classes, dtype=jnp.float32) * known * log_p)
+    unknown = jnp.where(label < classes, 0.0, jnp.nan).astype(jnp.float32)
+    return jnp.sum((jax.nn.one_hot(label, classes, dtype=jnp.float32) + unknown[..., None]) * log_p)
 
 
-def drawn(seed: int, example: Array, log_p: Float[Array, "... classes"], label: Int[Array, "..."]) -> Int[Array, "..."]:
+def drawn(seed: int, example: PyTree, log_p: Float[Array, "... classes"], label: Int[Array, "..."]) -> Int[Array, "..."]:
     """One outcome y ~ p for each prediction that is no padding, by the seed and by what the example holds."""
     return jnp.where(label >= 0, jax.random.categorical(key_of(seed, example), log_p), label)
 
 
-def key_of(seed: int, example: Array) -> PRNGKeyArray:
+def key_of(seed: int, example: PyTree) -> PRNGKeyArray:
     """A key that the example itself tells."""
-    x = example.astype(jnp.uint8) if example.dtype == bool else example
-    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32))
-    bits = bits.ravel().astype(jnp.uint32)
+    bits = jnp.concatenate([_bits(x) for x in jax.tree.leaves(example)])
     places = _mixed(jnp.arange(bits.size, dtype=jnp.uint32))
     return jax.random.fold_in(jax.random.key(seed), _mixed(bits + places).sum(dtype=jnp.uint32))
+
+
+def _bits(x: Array) -> UInt[Array, " words"]:
+    x = x.astype(jnp.uint8) if x.dtype == bool else x
+    kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    return jax.lax.bitcast_convert_type(x, kind).ravel().astype(jnp.uint32)
 
 
 def _mixed(x: UInt[Array, "..."]) -> UInt[Array, "..."]:

@@ -12,6 +12,7 @@ from npmerge.methods.greedy_soup import GreedySoup
 from npmerge.methods.iso_c import IsoC
 from npmerge.methods.iso_cts import IsoCTS
 from npmerge.methods.karcher_mean import KarcherMean
+from npmerge.methods.mats import MaTS
 from npmerge.methods.mlerp import Mlerp
 from npmerge.methods.model_stock import ModelStock
 from npmerge.methods.multi_slerp import MultiSlerp
@@ -29,7 +30,7 @@ from npmerge.methods.weighted_average import WeightedAverage
 from npmerge.methods.wudi import Wudi
 
 METHODS: tuple[type[Merge], ...] = (  # averages; on spheres; of transformed task vectors; of their spectra; by the entry
-    Average, WeightedAverage, GreedySoup, TaskArithmetic, Fisher, ModelStock,
+    Average, WeightedAverage, GreedySoup, TaskArithmetic, Fisher, MaTS, ModelStock,
     Slerp, NuSlerp, KarcherMean, MultiSlerp, Mlerp,
     Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA,
     IsoC, IsoCTS, TsvM, Wudi,
@@ -50,6 +51,7 @@ __all__ = [
     "IsoC",
     "IsoCTS",
     "KarcherMean",
+    "MaTS",
     "Mlerp",
     "ModelStock",
     "MultiSlerp",

@@ -31,6 +31,7 @@ from npmerge import (
     KarcherMean,
     Learned,
     LinearMerge,
+    MaTS,
     Merge,
     Mlerp,
     ModelStock,
@@ -108,6 +109,7 @@ CASES: dict[type[Merge], Case] = {
     GreedySoup: Case(GreedySoup(score), lambda n: GreedySoup(score), GreedySoup(score), models=(3,)),
     TaskArithmetic: Case(TaskArithmetic(0.3), lambda n: TaskArithmetic(1 / n), TaskArithmetic(0.3), base=True, **UNBOUND),
     Fisher: Case(Fisher(), lambda n: Fisher(), Fisher(), **BY_PARAMETER),
+    MaTS: Case(MaTS("diagonal", 3), lambda n: MaTS("diagonal"), MaTS("diagonal", 3), models=(3,)),
     ModelStock: Case(ModelStock(), lambda n: ModelStock(), ModelStock(), **THREE, **BY_TENSOR, **UNBOUND),
     Slerp: Case(Slerp(0.3), lambda n: Slerp(0.3), Slerp(0.5), models=(2,), **BY_TENSOR, **UNBOUND),
     NuSlerp: Case(

@@ -104,13 +104,16 @@ def test_labels_of_the_predictions_of_an_example_are_one_likelihood():
 
 
 @pytest.mark.parametrize("kind", ["exact", "empirical"])
-def test_negative_labels_are_padding(kind):
-    """The padded sequences count what they hold, the one that is all padding not at all."""
+def test_padding_is_left_out(kind):
+    """By labels below zero or a mask: sequences count what they hold, one that is all padding not at all."""
     x, y = data(7, 3, 5)
-    found = information(DiagonalFisher(2, kind), (x, y.at[:, 3:].set(-1).at[2].set(-1)), graph=SEQUENCES)
-    scores = {"exact": lambda m: jax.tree.map(lambda f: f.sum(1), exact64(m, x[:2, :3])),
-              "empirical": lambda m: jax.tree.map(lambda s: s.sum(1) ** 2, scores64(m, x[:2, :3], y[:2, :3]))}  # fmt: skip
-    chex.assert_trees_all_close(found, each(lambda model: mean(scores[kind](model))), rtol=1e-4, atol=1e-6)
+    if kind == "exact":
+        batch = (x, y.at[:, 3:].set(-1).at[2].set(-1))
+        expected = each(lambda model: mean(jax.tree.map(lambda f: f.sum(1), exact64(model, x[:2, :3]))))
+    else:
+        batch = (x, y, jnp.ones((3, 5), bool).at[:, 3:].set(False).at[2].set(False))
+        expected = each(lambda model: mean(jax.tree.map(lambda s: s.sum(1) ** 2, scores64(model, x[:2, :3], y[:2, :3]))))
+    chex.assert_trees_all_close(information(DiagonalFisher(2, kind), batch, graph=SEQUENCES), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_copies_of_a_model_have_the_same_draws():
@@ -130,6 +133,8 @@ def test_errors():
             information(DiagonalFisher(4, "empirical"), (x, labels))
     with pytest.raises(ValueError, match=r"needs logits \(examples, ..., classes\): the network returns "):
         collect(lambda v, x: x @ v["bias"], GRAPH, MODELS, [(array(0, 6, SIZES[1]), None)], [DiagonalFisher()])
+    with pytest.raises(ValueError, match=r"the mask has 4 positions, but the network makes \(5,\) predictions"):
+        information(DiagonalFisher(2), (*data(7, 3, 5), jnp.ones((3, 4), bool)), graph=SEQUENCES)
     bad = information(DiagonalFisher(4, "empirical"), (x, y + SIZES[1]))
     with pytest.raises(ValueError, match=r"is a label no class of the network\?.* non-finite values"):
         Fisher()(stack_models(MODELS), stats={DiagonalFisher: bad})
