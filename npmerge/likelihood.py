@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt
 
 from alignment.graph import PyTree
 from npmerge.batches import counted
@@ -34,12 +34,17 @@ def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array
         got = getattr(targets, "shape", targets), getattr(targets, "dtype", type(targets).__name__)
         raise ValueError(f"the empirical Fisher needs integer labels of shape {shape[:-1]}: got {got[0]} of {got[1]}")
     labels = jnp.asarray(targets).astype(jnp.int32) if fit else jnp.zeros(shape[:-1], jnp.int32)
+    return jnp.where(_predictions(labels, batch), labels, -1)
+
+
+def _predictions(labels: Int[Array, "examples ..."], batch: tuple) -> Bool[Array, "examples ..."]:
+    """Which of the predictions of a batch are no padding."""
     mask = counted(batch)
-    if mask.ndim == 1 or labels.ndim == 1:  # an example counts if any of its positions does
+    if mask.ndim == 1 or labels.ndim == 1:
         mask = mask.reshape(len(mask), -1).any(1).reshape(-1, *(1,) * (labels.ndim - 1))
     elif mask.shape != labels.shape:
         raise ValueError(f"the mask has {mask.shape[1]} positions, but the network makes {labels.shape[1:]} predictions")
-    return jnp.where(jnp.broadcast_to(mask, labels.shape), labels, -1)
+    return jnp.broadcast_to(mask, labels.shape) & (labels >= 0)
 
 
 def log_likelihood(log_p: Float[Array, "... classes"], label: Int[Array, "..."]) -> Float[Array, ""]:
