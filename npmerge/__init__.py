@@ -69,6 +69,7 @@ from npmerge.statistics import (
     collect,
     collect_each,
 )
+from npmerge.statistics_files import load_statistics, save_statistics
 from npmerge.transforms import Composed
 from npmerge.version import __version__
 
@@ -157,6 +158,7 @@ __all__ = [
     "flops",
     "graph_figure",
     "in_order",
+    "load_statistics",
     "multi_head",
     "parameters",
     "path_between",
@@ -164,6 +166,7 @@ __all__ = [
     "reset_statistics",
     "resetting",
     "resize",
+    "save_statistics",
     "shuffled",
     "stack_models",
     "trace",

@@ -66,7 +66,7 @@ class KroneckerFactors(Statistic):
             return {name: _summed(site, read[name], back[name], mask) for name, site in sites.items()}
 
         totals = of_models(sums, self.microbatch, models, batch[0], labels, counted(batch))
-        return {name: SiteFactors(*factors, site=sites[name]) for name, factors in totals.items()}
+        return {name: SiteFactors(count, a, b, sites[name]) for name, (count, a, b) in totals.items()}
 
     def combine(self, a: dict[str, SiteFactors], b: dict[str, SiteFactors]) -> dict[str, SiteFactors]:
         """Add."""
