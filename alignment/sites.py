@@ -55,7 +55,7 @@ class Site:
 
     def matrix(self, leaf: Array) -> Float[Array, "*copies rows columns"]:
         """The weight as a matrix that the inputs are multiplied with from the left."""
-        return _over(sum(self.stacked), self._as_matrix)(self.source.view(leaf))
+        return over(sum(self.stacked), self._as_matrix)(self.source.view(leaf))
 
     def replaced(self, leaf: Array, matrix: Float[Array, "*copies rows columns"]) -> Array:
         """The leaf with this matrix in place of its own; what the site does not read of it stays."""
@@ -65,7 +65,7 @@ class Site:
     def places(self, shape: tuple[int, ...]) -> Int[Array, "*copies rows columns"]:
         """For each element of the matrix the number of the element that it is of a leaf of this shape, raveled."""
         numbers = np.arange(math.prod(shape)).reshape(shape)
-        return _over(sum(self.stacked), self._as_matrix)(self.source.places(jnp.asarray(numbers)))
+        return over(sum(self.stacked), self._as_matrix)(self.source.places(jnp.asarray(numbers)))
 
     def inputs(self, x: Array) -> Float[Array, "*groups samples rows"]:
         """The features that the matrix meets, from the other operand; patches, in a convolution."""
@@ -154,7 +154,8 @@ def site_of(eqn: JaxprEqn, ins: Sequence[Value], location: tuple[int, ...], loop
     return None
 
 
-def _over(axes: int, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def over(axes: int, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The function for each place along so many leading axes."""
     for _ in range(axes):
         function = jax.vmap(function)
     return function

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from alignment.graph import Graph, Place, PyTree, Tap
 from alignment.program import evaluated
-from alignment.sites import Site
+from alignment.sites import Site, over
 from alignment.trace import nested
 
 
@@ -75,10 +75,8 @@ def _captured(
     taps = {name: graph.taps[name] for name in nodes}
     wanted = {site.name: site for site in graph.sites if site.name in sites}
     probes = [_Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
-    for name, s in wanted.items():
-        probes.append(_Probe((name, "inputs"), s.location, False, 1 - s.weight, s.inputs, s))
-        probes.append(_Probe((name, "outputs"), s.location, True, 0, s.outputs, s))
-    found = _run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
+    probes += [probe for s in wanted.values() for probe in (_inputs(s), _outputs(s, s.outputs))]
+    _, found = _run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
     features = {}
     for name, tap in taps.items():
         order = [k if isinstance(k, int) else tap.loops + sum(isinstance(i, Place) for i in tap.index[:j])
@@ -88,10 +86,50 @@ def _captured(
             raise ValueError(_LOST.format(f"the tap of node {name!r}"))
     pairs = {}
     for name, site in wanted.items():
-        x, y = (found[name, which] for which in ("inputs", "outputs"))
-        kept = [d for d, stacked in enumerate(site.stacked) if stacked] + list(range(len(site.stacked), x.ndim - 2))
-        pairs[name] = SiteFeatures(_gathered(x, kept), _gathered(y, kept))
+        pairs[name] = SiteFeatures(*(_by_copy(site, found[name, which]) for which in ("inputs", "outputs")))
     return Captured(features, pairs)
+
+
+class Gradients(NamedTuple):
+    """A forward pass that can be gone back through to the sites.
+
+    Attributes:
+        outputs: of the network.
+        inputs: what each site reads, by its name.
+        pull: from a cotangent of the outputs to that of what each site makes, by its name.
+    """
+
+    outputs: PyTree
+    inputs: dict[str, Float[Array, "*copies samples rows"]]
+    pull: Callable[[PyTree], dict[str, Float[Array, "*copies samples columns"]]]
+
+
+def gradients(
+    apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs: PyTree, sites: Iterable[str]
+) -> Gradients:
+    """What sites read, and the way back to what they make: zeros are added there, and differentiated. Traceable.
+
+    Arguments and errors are those of `capture`.
+    """
+    names = set(sites)
+    wanted = [site for site in graph.sites if site.name in names]
+    closed, returned = jax.make_jaxpr(apply, return_shape=True)(variables, *inputs)
+    leaves = jax.tree.leaves((variables, *inputs))
+
+    def run(nudges: Mapping[str, Array]) -> tuple[PyTree, dict]:
+        probes = [p for s in wanted for p in (_inputs(s), _outputs(s, lambda y: y, nudges.get(s.name)))]
+        outs, found = _run_with(probes, closed, leaves)
+        return jax.tree.unflatten(jax.tree.structure(returned), outs), found
+
+    shapes = jax.eval_shape(run, {})[1]
+    zeros = {s.name: jnp.zeros(shapes[s.name, "outputs"].shape, shapes[s.name, "outputs"].dtype) for s in wanted}
+    outputs, back, found = jax.vjp(run, zeros, has_aux=True)
+
+    def pull(cotangent: PyTree) -> dict[str, Array]:
+        (nudges,) = back(cotangent)
+        return {s.name: _by_copy(s, over(len(s.stacked), s.outputs)(nudges[s.name])) for s in wanted}
+
+    return Gradients(outputs, {s.name: _by_copy(s, found[s.name, "inputs"]) for s in wanted}, pull)
 
 
 _LOST = (
@@ -102,7 +140,10 @@ _LOST = (
 
 @dataclass(frozen=True)
 class _Probe:
-    """What to read: at an equation, one of its results (or operands), arranged as (*index, samples, units)."""
+    """What to read: at an equation, one of its results (or operands), arranged as (*index, samples, units).
+
+    A nudge is added to the result first, of loops around the equation one for each step.
+    """
 
     key: tuple[str, ...]
     location: tuple[int, ...]
@@ -110,6 +151,7 @@ class _Probe:
     number: int
     arrange: Callable[[Array], Array]
     site: Site | None = None
+    nudge: Array | None = None
 
     def fits(self, eqn: JaxprEqn, ins: Sequence[Any]) -> bool:
         """Whether an equation can be that of the site."""
@@ -117,17 +159,25 @@ class _Probe:
         return site is None or (eqn.primitive.name == site.primitive and jnp.shape(ins[site.weight]) == site.shape)
 
 
-def _run_with(probes: Sequence[_Probe], closed: ClosedJaxpr, args: list) -> dict[tuple[str, ...], Array]:
-    """What the probes found in one evaluation; loops around an equation are leading axes."""
+def _inputs(site: Site) -> _Probe:
+    return _Probe((site.name, "inputs"), site.location, False, 1 - site.weight, site.inputs, site)
+
+
+def _outputs(site: Site, arrange: Callable[[Array], Array], nudge: Array | None = None) -> _Probe:
+    return _Probe((site.name, "outputs"), site.location, True, 0, arrange, site, nudge)
+
+
+def _run_with(probes: Sequence[_Probe], closed: ClosedJaxpr, args: list) -> tuple[list[Any], dict[tuple[str, ...], Array]]:
+    """The results, and what the probes found, in one evaluation; loops around an equation are leading axes."""
     at: dict[tuple[int, ...], list[_Probe]] = {}
     for probe in probes:
         at.setdefault(probe.location, []).append(probe)
     found: dict[tuple[str, ...], Array] = {}
-    _run(closed, args, (), at, found)
+    outs = _run(closed, args, (), at, found)
     for probe in probes:
         if probe.key not in found:
             raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
-    return found
+    return outs, found
 
 
 def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
@@ -148,6 +198,8 @@ def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], prob
             outs = _scanned(eqn, ins, here, probes, found)
         else:
             outs = evaluated(eqn, jaxpr, *ins)
+        if nudges := [probe.nudge for probe in probes.get(here, ()) if probe.nudge is not None]:
+            outs = [outs[0] + nudges[0]]
         env.update(zip(eqn.outvars, outs, strict=True))
         for probe in probes.get(here, ()):
             values = outs if probe.result else ins
@@ -164,14 +216,17 @@ def _scanned(eqn: JaxprEqn, ins: list[Any], here: tuple[int, ...], probes: Mappi
     """A scan that also stacks what the probes in its body find."""
     p = eqn.params
     first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+    inside = {location: several for location, several in probes.items() if location[: len(here)] == here}
+    nudges = {probe.key: probe.nudge for several in inside.values() for probe in several if probe.nudge is not None}
 
-    def body(carry: list, x: list) -> tuple[list, tuple[list, dict]]:
+    def body(carry: list, x: tuple[list, dict]) -> tuple[list, tuple[list, dict]]:
         inner: dict = {}
-        outs = _run(p["jaxpr"], [*ins[:first], *carry, *x], here, probes, inner)
+        here_now = {place: [replace(probe, nudge=x[1].get(probe.key)) for probe in ps] for place, ps in inside.items()}
+        outs = _run(p["jaxpr"], [*ins[:first], *carry, *x[0]], here, here_now, inner)
         return outs[: len(carry)], (outs[len(carry) :], inner)
 
     carry, (stacked, inner) = jax.lax.scan(
-        body, ins[first:last], ins[last:], p["length"], reverse=p["reverse"], unroll=p["unroll"]
+        body, ins[first:last], (ins[last:], nudges), p["length"], reverse=p["reverse"], unroll=p["unroll"]
     )
     found.update(inner)
     return [*carry, *stacked]
@@ -195,6 +250,12 @@ def _features(tap: Tap, x: Array) -> Float[Array, "*places samples units"]:
     rest = [d for d in range(x.ndim) if d not in axes]
     sizes = [x.shape[d] for d in axes]
     return x.transpose(*axes[:-1], *rest, axes[-1]).reshape(*sizes[:-1], -1, sizes[-1])
+
+
+def _by_copy(site: Site, x: Array) -> Float[Array, "*copies samples units"]:
+    """Loops in which the weight is the same are samples, all others copies."""
+    kept = [d for d, stacked in enumerate(site.stacked) if stacked] + list(range(len(site.stacked), x.ndim - 2))
+    return _gathered(x, kept)
 
 
 def _gathered(x: Array, kept: Sequence[int]) -> Array:

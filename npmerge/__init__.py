@@ -72,7 +72,17 @@ from npmerge.pleas import Pleas, PreparedPleas, Sized
 from npmerge.published import ada_merging, dam, np_merge
 from npmerge.repair import Repaired, repair
 from npmerge.stack import Stack, stack_models
-from npmerge.statistics import DiagonalFisher, InputGram, JointMoments, NodeMoments, Statistic, collect, collect_each
+from npmerge.statistics import (
+    DiagonalFisher,
+    InputGram,
+    JointMoments,
+    KroneckerFactors,
+    NodeMoments,
+    Statistic,
+    collect,
+    collect_each,
+)
+from npmerge.statistics_files import load_statistics, save_statistics
 from npmerge.transforms import Composed
 from npmerge.version import __version__
 
@@ -105,6 +115,7 @@ __all__ = [
     "IsoCTS",
     "JointMoments",
     "KarcherMean",
+    "KroneckerFactors",
     "Learned",
     "LeastSquares",
     "LinearMerge",
@@ -170,6 +181,7 @@ __all__ = [
     "flops",
     "graph_figure",
     "in_order",
+    "load_statistics",
     "multi_head",
     "np_merge",
     "parameters",
@@ -178,6 +190,7 @@ __all__ = [
     "reset_statistics",
     "resetting",
     "resize",
+    "save_statistics",
     "shuffled",
     "stack_models",
     "trace",

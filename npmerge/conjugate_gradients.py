@@ -56,7 +56,7 @@ class Factors(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Matrices that an operator sees of a tensor: of its site, if it has any."""
+    """Matrices that an operator sees of a tensor: of its site, if it has any. Models come once for each use of the weight."""
 
     name: str
     site: Site | None
@@ -108,6 +108,7 @@ def _of_site(site: Site, factors: tuple[Array, ...], models: Array, start: Array
         return x.astype(start.dtype).reshape(len(x), -1, *x.shape[-2:])
 
     matrices = flat(jax.vmap(site.matrix)(models))
+    matrices = jnp.concatenate([matrices] * (len(factors[0]) // len(models)))  # a weight of several sites: they all add up
     return Part(site.name, site, Factors(None, *map(flat, factors)), matrices, flat(site.matrix(start)[None])[0])
 
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt
+from jaxtyping import Array, Bool, Float, Int
 
 from alignment.base import check_finite
 from alignment.checks import check_choice, check_count
@@ -15,8 +13,8 @@ from alignment.graph import Graph, PyTree, flatten
 from alignment.maps import HIGHEST
 from alignment.moments import Statistic
 from npmerge.base import Merge, Stats
-from npmerge.batches import counted
 from npmerge.grams import alone, of_models
+from npmerge.likelihood import KINDS, Kind, drawn, labels_of, log_likelihood
 from npmerge.stack import Stack
 
 __all__ = ["DiagonalFisher", "information_of"]
@@ -44,21 +42,21 @@ class DiagonalFisher(Statistic):
     """
 
     microbatch: int = 8
-    kind: Literal["exact", "sampled", "empirical"] = "exact"
+    kind: Kind = "exact"
     seed: int = 0
     reads = frozenset({"gradients"})
 
     def __post_init__(self) -> None:
         check_count("microbatch", self.microbatch)
-        check_choice("kind", self.kind, ("exact", "sampled", "empirical"))
+        check_choice("kind", self.kind, KINDS)
         check_count("seed", self.seed, 0)
 
     def measure(
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
     ) -> tuple[Array, PyTree]:
         """Number of examples and sums of squares over one batch. Raises ValueError for labels that do not fit."""
-        labels = self._labels(jax.eval_shape(apply, models[0], batch[0]), batch[1])
-        mask = _predictions(labels, batch)
+        labels = labels_of("DiagonalFisher", self.kind, jax.eval_shape(apply, models[0], batch[0]), batch)
+        mask = labels >= 0
 
         def sums(model: PyTree, x: PyTree, labels: Int[Array, "n ..."], mask: Bool[Array, "n ..."]) -> PyTree:
             squares = jax.vmap(lambda *one: self._squares(apply, model, *one))(x, jnp.where(mask, labels, -1))
@@ -75,17 +73,6 @@ class DiagonalFisher(Statistic):
         """Divide by the number of examples."""
         return jax.tree.map(lambda s: s / jnp.maximum(state[0], 1), state[1])
 
-    def _labels(self, outputs: PyTree, targets: PyTree) -> Int[Array, "examples ..."]:
-        """The labels of a batch, one per prediction; zeros where there are none and none are needed."""
-        shape = getattr(outputs, "shape", ())
-        if len(shape) < 2:
-            raise ValueError(f"DiagonalFisher needs logits (examples, ..., classes): the network returns {outputs}")
-        fit = np.shape(targets) == shape[:-1] and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
-        if self.kind == "empirical" and not fit:
-            got = getattr(targets, "shape", targets), getattr(targets, "dtype", type(targets).__name__)
-            raise ValueError(f"the empirical Fisher needs integer labels of shape {shape[:-1]}: got {got[0]} of {got[1]}")
-        return jnp.asarray(targets).astype(jnp.int32) if fit else jnp.zeros(shape[:-1], jnp.int32)
-
     def _squares(self, apply: Callable[..., PyTree], model: PyTree, x: PyTree, label: Int[Array, "..."]) -> PyTree:
         """Of the scores of one example; a negative label is padding."""
 
@@ -99,8 +86,8 @@ class DiagonalFisher(Statistic):
                 lambda j: jnp.tensordot(p, jnp.square(j.astype(jnp.float32)), p.ndim, precision=HIGHEST), jacobian
             )
         if self.kind == "sampled":
-            label = jnp.where(label >= 0, jax.random.categorical(_key_of(self.seed, x), log_p(model)), label)
-        gradient = jax.grad(lambda v: _log_likelihood(log_p(v), label))(model)
+            label = drawn(self.seed, x, log_p(model), label)
+        gradient = jax.grad(lambda v: log_likelihood(log_p(v), label))(model)
         return jax.tree.map(lambda g: jnp.square(g.astype(jnp.float32)), gradient)
 
 
@@ -121,40 +108,3 @@ def information_of(merge: Merge, stack: Stack, stats: Stats | None) -> PyTree:
             )
     check_finite(stats[DiagonalFisher], "the Fisher information (is a label no class of the network?)")
     return stats[DiagonalFisher]
-
-
-def _predictions(labels: Int[Array, "examples ..."], batch: tuple) -> Bool[Array, "examples ..."]:
-    """Which of the predictions of a batch are no padding."""
-    mask = counted(batch)
-    if mask.ndim == 1 or labels.ndim == 1:
-        mask = mask.reshape(len(mask), -1).any(1).reshape(-1, *(1,) * (labels.ndim - 1))
-    elif mask.shape != labels.shape:
-        raise ValueError(f"the mask has {mask.shape[1]} positions, but the network makes {labels.shape[1:]} predictions")
-    return jnp.broadcast_to(mask, labels.shape) & (labels >= 0)
-
-
-def _log_likelihood(log_p: Float[Array, "... classes"], label: Int[Array, "..."]) -> Float[Array, ""]:
-    """Summed over the predictions whose label is not negative; NaN if one is no class, which indexing would hide."""
-    classes = log_p.shape[-1]
-    unknown = jnp.where(label < classes, 0.0, jnp.nan).astype(jnp.float32)
-    return jnp.sum((jax.nn.one_hot(label, classes, dtype=jnp.float32) + unknown[..., None]) * log_p)
-
-
-def _key_of(seed: int, example: PyTree) -> PRNGKeyArray:
-    """A key that the example itself tells."""
-    bits = jnp.concatenate([_bits(x) for x in jax.tree.leaves(example)])
-    places = _mixed(jnp.arange(bits.size, dtype=jnp.uint32))
-    return jax.random.fold_in(jax.random.key(seed), _mixed(bits + places).sum(dtype=jnp.uint32))
-
-
-def _bits(x: Array) -> UInt[Array, " words"]:
-    x = x.astype(jnp.uint8) if x.dtype == bool else x
-    kind = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-    return jax.lax.bitcast_convert_type(x, kind).ravel().astype(jnp.uint32)
-
-
-def _mixed(x: UInt[Array, "..."]) -> UInt[Array, "..."]:
-    """Bits spread over the whole word, one to one: the last steps of MurmurHash3."""
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x = (x ^ (x >> jnp.uint32(shift))) * jnp.uint32(factor)
-    return x ^ (x >> jnp.uint32(16))

@@ -63,7 +63,8 @@ class InputGram(Statistic):
 
         def sums(model: PyTree, x: PyTree, mask: Bool[Array, "examples ..."]) -> dict[str, tuple[Array, Array]]:
             found = jax.vmap(lambda one: capture(apply, graph, model, *alone(one), nodes=(), sites=sites).sites)(x)
-            return {name: summed(site, found[name].inputs, mask) for name, site in sites.items()}
+            weights = {name: samples_of(site, mask, found[name].inputs.shape[-2]) for name, site in sites.items()}
+            return {name: (w.sum(dtype=jnp.float32), product(found[name].inputs, w)) for name, w in weights.items()}
 
         totals = of_models(sums, self.microbatch, models, batch[0], counted(batch))
         return {name: SiteGram(count, total, sites[name]) for name, (count, total) in totals.items()}
@@ -121,17 +122,16 @@ def of_models(sums: Callable[..., Any], size: int, models: Sequence[PyTree], *da
     return jax.lax.map(of_model, jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
 
 
-def summed(
-    site: Site, x: Float[Array, "examples *copies samples units"], mask: Bool[Array, "examples ..."]
-) -> tuple[Float[Array, ""], Float[Array, "*copies units units"]]:
-    """How many samples of a site count, and the sum of their products."""
-    weights = _samples(site, mask, x.shape[-2])
+def product(
+    x: Float[Array, "examples *copies samples units"], weights: Bool[Array, "examples samples"]
+) -> Float[Array, "*copies units units"]:
+    """The sum of x^T x over the samples that count, of all examples."""
     x = jnp.where(weights.reshape(len(x), *(1,) * (x.ndim - 3), -1, 1), x.astype(jnp.float32), 0)
     x = jnp.moveaxis(x, 0, -3)
-    return weights.sum(dtype=jnp.float32), gram(x.reshape(*x.shape[:-3], -1, x.shape[-1]))
+    return gram(x.reshape(*x.shape[:-3], -1, x.shape[-1]))
 
 
-def _samples(site: Site, mask: Bool[Array, "examples ..."], samples: int) -> Bool[Array, "examples samples"]:
+def samples_of(site: Site, mask: Bool[Array, "examples ..."], samples: int) -> Bool[Array, "examples samples"]:
     """Which samples of a site count; one that stands for all positions does if any of them does."""
     positions = math.prod(mask.shape[1:])
     if samples == 1 or mask.ndim == 1:

@@ -15,6 +15,7 @@ from npmerge.base import Merge
 from npmerge.batches import measured
 from npmerge.fisher_information import DiagonalFisher
 from npmerge.grams import InputGram, SiteGram
+from npmerge.kronecker import KroneckerFactors, SiteFactors
 from npmerge.memory import bytes_of, peak_bytes
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "InputGram",
     "Joint",
     "JointMoments",
+    "KroneckerFactors",
     "Moments",
     "NodeMoments",
+    "SiteFactors",
     "SiteGram",
     "Statistic",
     "collect",

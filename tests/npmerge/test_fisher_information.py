@@ -8,7 +8,7 @@ import pytest
 
 from alignment import trace
 from npmerge import DiagonalFisher, Fisher, collect, stack_models
-from npmerge.fisher_information import _key_of
+from npmerge.likelihood import key_of
 from tests.npmerge.toys import array, dense, float64, log_softmax64
 
 SIZES = (3, 4)
@@ -84,7 +84,7 @@ def test_draws_depend_on_no_batches_and_no_order():
 def test_every_example_has_a_key_of_its_own(dtype):
     """Binary images, in which the bits that differ are few."""
     x = jnp.asarray(np.random.default_rng(4).integers(0, 2, (3000, 40))).astype(dtype)
-    keys = np.asarray(jax.random.key_data(jax.jit(jax.vmap(lambda e: _key_of(0, e)))(x)))
+    keys = np.asarray(jax.random.key_data(jax.jit(jax.vmap(lambda e: key_of(0, e)))(x)))
     assert len(np.unique(keys, axis=0)) == len(x)
 
 

@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 
 from alignment import trace
-from npmerge import Average, DiagonalFisher, Fisher, InputGram, MaTS, RegMean, TaskArithmetic, stack_models
+from npmerge import (
+    Average,
+    DiagonalFisher,
+    Fisher,
+    InputGram,
+    KroneckerFactors,
+    MaTS,
+    RegMean,
+    TaskArithmetic,
+    collect,
+    stack_models,
+)
 from npmerge.quadratic import Identity, Kronecker
-from npmerge.statistics import SiteGram
+from npmerge.statistics import SiteFactors, SiteGram
 from tests.npmerge.toys import array, dense, normal
 
 SHAPE = (3, 4)
@@ -39,8 +50,11 @@ def kronecker64(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def theta_of(merge: MaTS, a: np.ndarray, b: np.ndarray) -> dict:
-    operators = {"kernel": Kronecker((jnp.asarray(a),), (jnp.asarray(b),), (SITE,)), "bias": Identity()}
-    return {"operators": operators, "start": merge.start.init(STACK)}
+    return merge.init(STACK, stats=factors(a, b))
+
+
+def factors(a: np.ndarray, b: np.ndarray) -> dict:
+    return {KroneckerFactors: {SITE.name: SiteFactors(jnp.ones(len(a)), jnp.asarray(a), jnp.asarray(b), SITE)}}
 
 
 def grams(g: np.ndarray) -> dict:
@@ -71,8 +85,8 @@ def test_the_identity_is_the_average_after_one_step(preconditioned):
 
 
 def test_no_iterations_are_the_start():
-    stats = {DiagonalFisher: information(0), **grams(spread(0, 3))}
-    for operator in ("identity", "diagonal", "gram"):
+    stats = {DiagonalFisher: information(0), **grams(spread(0, 3)), **factors(spread(0, 3), spread(1, 4))}
+    for operator in ("identity", "diagonal", "gram", "kronecker"):
         close(base_start(operator, 0)(STACK, stats=stats), TaskArithmetic(0.4)(STACK))
 
 
@@ -102,14 +116,14 @@ def test_gram_matrices_are_regmean():
 
 def test_kronecker_with_identities_behind_is_the_same():
     a = spread(2, 3)
-    merge = base_start("gram", CONVERGED)
+    merge, other = (base_start(kind, CONVERGED) for kind in ("kronecker", "gram"))
     eyes = np.broadcast_to(np.eye(SHAPE[1], dtype=np.float32), (3, SHAPE[1], SHAPE[1]))
-    close(merged(merge, theta_of(merge, a, eyes)), merge(STACK, stats=grams(a)), rtol=1e-4, atol=1e-4)
+    close(merged(merge, theta_of(merge, a, eyes)), other(STACK, stats=grams(a)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("preconditioned", [True, False])
 def test_kronecker_against_a_dense_solve(preconditioned):
-    merge = base_start("gram", CONVERGED, preconditioned=preconditioned)
+    merge = base_start("kronecker", CONVERGED, preconditioned=preconditioned)
     a, b = spread(3, 3), spread(4, 4)
     theta = theta_of(merge, a, b)
     found = merged(merge, theta)["kernel"]
@@ -127,7 +141,7 @@ def test_kronecker_against_a_dense_solve(preconditioned):
 
 
 def test_equal_factors_are_the_mean_and_one_model_is_itself():
-    merge = base_start("gram", CONVERGED)
+    merge = base_start("kronecker", CONVERGED)
     a, b = (np.broadcast_to(spread(k, n)[:1], (3, n, n)) for k, n in ((5, 3), (6, 4)))
     close(merged(merge, theta_of(merge, a, b)), Average()(STACK), rtol=1e-4, atol=1e-4)
     alone = stack_models(MODELS[:1], STACK.base)
@@ -162,8 +176,37 @@ def test_matrices_of_equal_shape_are_solved_as_alone():
     close(found["b"], merge(stack_models(MODELS[::-1]), stats=grams(a["b/kernel"])), rtol=1e-4, atol=1e-5)
 
 
+def test_a_weight_that_is_used_twice_has_the_sum_of_both_products():
+    """y = W^T relu(W x): each use has factors of its own, which no one product of Kronecker is the sum of."""
+
+    def twice(v, x):
+        return jnp.tanh(x @ v["w"]) @ v["w"]
+
+    models = [{"w": array(60 + k, 3, 3)} for k in range(3)]
+    sites = trace(twice, models[0], jnp.zeros((2, 3))).sites
+    pairs = [(spread(20 + k, 3), spread(30 + k, 3)) for k in range(len(sites))]
+    found = {s.name: SiteFactors(jnp.ones(3), *map(jnp.asarray, ab), s) for s, ab in zip(sites, pairs, strict=True)}
+    merged = MaTS(iterations=CONVERGED)(stack_models(models), stats={KroneckerFactors: found})
+    each = [sum(np.kron(np.float64(a[m]), np.float64(b[m])) for a, b in pairs) for m in range(3)]
+    targets = sum(c @ np.float64(m["w"]).ravel() for c, m in zip(each, models, strict=True))
+    assert len(sites) == 2
+    np.testing.assert_allclose(merged["w"], np.linalg.solve(sum(each), targets).reshape(3, 3), rtol=1e-3, atol=1e-3)
+
+
+def test_from_data():
+    """Factors as they are collected: the merge lies between the mean and where it converges to."""
+    data = [(array(70, 12, SHAPE[0]), None)]
+    graph = trace(dense, MODELS[0], jnp.zeros((2, SHAPE[0])))
+    stats = collect(dense, graph, MODELS, data, [MaTS()])
+    assert set(stats) == {KroneckerFactors}
+    merge = MaTS(iterations=3)
+    left = np.asarray(merge.residuals(merge.init(STACK, stats=stats), STACK)[SITE.name])
+    assert left.shape == (4, 1)
+    assert left[-1] < 0.5 * left[0]
+
+
 def test_gradients_in_the_factors_agree_with_differences():
-    merge, step, turn = MaTS("gram", 2), 1e-2, jnp.asarray(spread(11, 3))
+    merge, step, turn = MaTS(iterations=2), 1e-2, jnp.asarray(spread(11, 3))
     theta = theta_of(merge, spread(9, 3), spread(10, 4))
 
     @jax.jit
@@ -191,3 +234,9 @@ def test_errors():
     assert MaTS("gram", start=Fisher()).needs == (InputGram, DiagonalFisher)
     with pytest.raises(ValueError, match=r"MaTS needs stats.*InputGram"):
         MaTS("gram")(STACK)
+    with pytest.raises(ValueError, match=r"MaTS needs stats.*KroneckerFactors"):
+        MaTS()(STACK)
+    with pytest.raises(ValueError, match=r"the factors of 'kernel' are of other models or another layer: got .*\(2, 3, 3\)"):
+        MaTS()(STACK, stats=factors(spread(0, 3)[:2], spread(1, 4)[:2]))
+    with pytest.raises(ValueError, match="the factors of 'kernel' are not finite"):
+        MaTS()(STACK, stats=factors(np.nan * spread(0, 3), spread(1, 4)))
