@@ -123,8 +123,10 @@ class Experiment:
     def stats(self) -> Mapping[type, Any]:
         """What the methods need, of each model on the images of its own task, in one pass for all methods."""
         needs = list(dict.fromkeys(kind for method in self.methods for kind in self.way(method).needs()))
-        found = [nm.collect(self.network.apply, self.graph, *part, needs) for part in self.measuring] if needs else [{}]
-        return jax.tree.map(lambda *each: jnp.concatenate(each), *found)
+        if not needs:
+            return {}
+        found = [nm.collect(self.network.apply, self.graph, *part, needs) for part in self.measuring]
+        return {kind: jax.tree.map(lambda *x: jnp.concatenate(x), *(each[kind] for each in found)) for kind in needs}
 
     @functools.cached_property
     def graph(self) -> Graph:

@@ -19,6 +19,7 @@ from npmerge.base import Stats, constant
 from npmerge.catalogue import asks
 
 SCALES = tuple(round(0.2 * k, 1) for k in range(1, 11))
+TENTHS = tuple(k / 10 for k in range(11))
 
 OURS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "Breadcrumbs": {"scale": SCALES, "density": (0.7, 0.8, 0.9)},
@@ -26,12 +27,15 @@ OURS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "Della": {"scale": SCALES, "density": (0.3, 0.5, 0.7)},
     "IsoC": {"scale": SCALES},
     "IsoCTS": {"scale": SCALES},
+    "MaTS": {"iterations": tuple(range(10, 101, 10))},
     "Pcb": {"scale": SCALES, "density": (0.05, 0.1, 0.2)},
+    "RegMean": {"scale": TENTHS},
+    "RegMeanPlusPlus": {"scale": TENTHS},
     "Sce": {"scale": SCALES, "density": (0.1, 0.3, 0.5, 1.0)},
     "TallMasks": {"scale": SCALES},
     "TsvM": {"scale": SCALES},
 }
-"""For hyper-parameters that papers search without saying where."""
+"""For hyper-parameters whose fields declare no published grid; of most of these papers do not say where they search."""
 
 
 class Choice(NamedTuple):
