@@ -82,11 +82,11 @@ def _batch(path: Path) -> Examples:
 def _compressed(folder: Path) -> tuple[Examples, Examples]:
     labels = np.load(folder / "labels.npz")
     names = {"train20k": "x_train20k.npy.xz", "test": "x_test.npy.xz"}
-    train, test = (Examples(_differences(folder / file), labels[f"y_{key}"]) for key, file in names.items())
+    train, test = (Examples(stored_images(folder / file), labels[f"y_{key}"]) for key, file in names.items())
     return train, test
 
 
-def _differences(path: Path) -> np.ndarray:
+def stored_images(path: Path) -> Float[np.ndarray, "n height width 3"]:
     """Images stored as differences along rows and columns, green taken off red and blue; arithmetic of uint8 wraps around."""
     stored = np.load(io.BytesIO(lzma.decompress(path.read_bytes())))
     c = np.cumsum(np.cumsum(stored, -2, dtype=np.uint8), -1, dtype=np.uint8)
