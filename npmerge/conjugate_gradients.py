@@ -166,7 +166,7 @@ def conjugate_gradients(
     """The change X with A X = residual, A the sum of the factors, after so many iterations from zero.
 
     A system whose square of the residual is at most `limit` stays as it is. The number of iterations is static, so that the
-    solution has derivatives of any order; when all systems stay, nothing is computed. 0/0 is zero: where A is, X is.
+    solution has derivatives; when all systems stay, nothing is computed. 0/0 is zero: where A is, X is.
 
     Returns:
         X, and the squares of the residuals at the start and after each iteration.
