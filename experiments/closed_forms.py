@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import typer
@@ -130,8 +129,7 @@ class Experiment:
         needs = list(dict.fromkeys(kind for method in self.methods for kind in self.way(method).needs()))
         if not needs:
             return {}
-        found = [nm.collect(self.network.apply, self.graph, *part, needs) for part in self.measuring]
-        return {kind: jax.tree.map(lambda *x: jnp.concatenate(x), *(each[kind] for each in found)) for kind in needs}
+        return nm.collect_each(self.network.apply, self.graph, self.models, [part for _, part in self.measuring], needs)
 
     @functools.cached_property
     def graph(self) -> Graph:
