@@ -9,12 +9,12 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import typer
@@ -34,6 +34,7 @@ from experiments.closed_forms_settings import (
     PRESETS,
     REFERENCES,
     TUNED,
+    UNMERGED,
     Settings,
     made_with,
 )
@@ -92,10 +93,13 @@ class Experiment:
         if self.rows.has(seed=self.seed, method=method, stage=stage):
             return
         began = time.perf_counter()
-        try:
-            found = job()
-        except ValueError as error:
-            found = dict.fromkeys(self.measures(), "") | {"error": str(error)}
+        with warnings.catch_warnings(record=True) as said:
+            warnings.filterwarnings("always", category=UserWarning)
+            try:
+                found = job()
+            except ValueError as error:
+                found = dict.fromkeys(self.measures(), "") | {"error": str(error)}
+        found["said"] = sorted({str(warning.message) for warning in said})
         seconds = round(time.perf_counter() - began, 2)
         self.rows.add({"seed": self.seed, "method": method, "stage": stage, **EMPTY, **found, "seconds": seconds})
         typer.echo(f"seed {self.seed}: {method} {stage}: {found.get('error') or found['accuracy']}", err=True)
@@ -125,8 +129,7 @@ class Experiment:
         needs = list(dict.fromkeys(kind for method in self.methods for kind in self.way(method).needs()))
         if not needs:
             return {}
-        found = [nm.collect(self.network.apply, self.graph, *part, needs) for part in self.measuring]
-        return {kind: jax.tree.map(lambda *x: jnp.concatenate(x), *(each[kind] for each in found)) for kind in needs}
+        return nm.collect_each(self.network.apply, self.graph, self.models, [part for _, part in self.measuring], needs)
 
     @functools.cached_property
     def graph(self) -> Graph:
@@ -193,6 +196,8 @@ class Experiment:
 
     def reference(self, name: str) -> dict[str, Any]:
         """A row to compare merges with."""
+        if name == UNMERGED:
+            return self.control(self.base)
         if name == OWN:
             return self.tested(self.models)
         if name == ENSEMBLE:
@@ -257,7 +262,7 @@ class Experiment:
             return {}
         merge: Any = self.way(method).make(**dict(row["chosen"]))
         jobs: dict[str, Job] = {name: functools.partial(self.learned, merge, name) for name in row["learnable"]}
-        return jobs | {TUNED: functools.partial(self.control, merge)}
+        return jobs | {TUNED: lambda: self.control(self.merged(merge))}
 
     def learnable(self, merge: nm.Merge) -> list[str]:
         """The granularities that can represent a closed form: none if it is no choice of coefficients."""
@@ -276,9 +281,9 @@ class Experiment:
         found = self.best(loss, theta, self.stack, self.settings.learned_rates)
         return self.tested([self.renewed(merge.apply(found.pop("theta"), self.stack))] * 3) | found
 
-    def control(self, start: nm.Merge) -> dict[str, Any]:
-        """All weights fine-tuned from a merged network, with the images, steps and choices of learned merges."""
-        found = self.best(self.fine_tuned, self.merged(start), None, self.settings.control_rates)
+    def control(self, start: PyTree) -> dict[str, Any]:
+        """All weights fine-tuned from a network, with the images, steps and choices of learned merges."""
+        found = self.best(self.fine_tuned, start, None, self.settings.control_rates)
         return self.tested([self.renewed(found.pop("theta"))] * 3) | found
 
     def best(self, loss: Any, theta: PyTree, stack: nm.Stack | None, rates: Sequence[float]) -> dict[str, Any]:

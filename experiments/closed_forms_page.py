@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import npmerge as nm
-from experiments.closed_forms_settings import BASE, CLOSED, CONTROL, MULTI, OWN, PER_TASK, REFERENCES, TUNED, Settings
+from experiments.closed_forms_settings import BASE, CLOSED, CONTROL, MULTI, OWN, PER_TASK, REFERENCES, TUNED, UNMERGED, Settings
 from experiments.grids import way_of
 from experiments.run import Rows, machine, mean_and_deviation
 from experiments.tasks import Tasks
@@ -22,7 +22,8 @@ as many steps and rates to choose from. The plain average fine-tuned is the cont
 def page(rows: Rows, command: str, settings: Settings, tasks: Tasks, seconds: float) -> str:
     """The result as a page: every number in it comes from the rows."""
     seeds = sorted({row["seed"] for row in rows.all})
-    errors = sorted({f"{row['method']} {row['stage']}: {row['error']}" for row in rows.all if row["error"]})
+    errors = sorted({f"`{row['method']}`, {row['stage']}: {row['error']}" for row in rows.all if row["error"]})
+    said = sorted({text for row in rows.all if row["stage"] == CLOSED for text in row["said"]})
     return "\n".join([
         "# Every closed form of three fine-tunes, and what learning from it adds", "", INTRODUCTION, "",
         "![Accuracy of each method, closed form and learned](methods.png)", "",
@@ -35,6 +36,7 @@ def page(rows: Rows, command: str, settings: Settings, tasks: Tasks, seconds: fl
         "Test accuracy after learning, in brackets what it adds to the closed form, in points. A dash: the granularity cannot "
         f"represent the start, or the method is no choice of coefficients. The control is `{CONTROL[0]}`, {TUNED}.", "",
         *(["## What could not be done", "", *(f"- {line}" for line in errors), ""] if errors else []),
+        *(["## What methods warned of", "", *(f"- {line}" for line in said), ""] if said else []),
         f"Means and deviations over seeds {seeds}.", "",
         "## Protocol", "", *(f"- {line}" for line in _protocol(settings, tasks)), "",
         "## Expected, and what came out", "", *(f"- {line}" for line in _findings(rows, settings)), "",
@@ -209,7 +211,8 @@ def _against(rows: Rows, names: Sequence[str], settings: Settings) -> str:
     own = [_mean(rows, n, finest) - _mean(rows, n, TUNED) for n in able]
     tuned = max(names, key=lambda n: _mean(rows, n, TUNED))
     return (
-        f"the fine-tuned average has {control:.3f}; of {len(learned)} learned merges "
+        f"the fine-tuned average has {control:.3f} (the base, fine-tuned alike, {_mean(rows, UNMERGED, ''):.3f}); of "
+        f"{len(learned)} learned merges "
         f"{sum(a > control for a in learned.values())} are above it, {better} in every seed; the best is `{best}` with "
         f"{granularity}, {accuracy:.3f}. {finest} against all weights from the same start: {100 * np.mean(own):+.1f} points on "
         f"average, above in {sum(x > 0 for x in own)} of {len(own)} methods. The best start to fine-tune is `{tuned}` with "
@@ -246,7 +249,7 @@ def figure(rows: Rows, settings: Settings) -> Any:
         axes[0].axvline(_mean(rows, name, stage), color="black", linestyle=style, linewidth=1, label=label)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_xlabel("test accuracy over all tasks")
-    axes[0].legend(fontsize="small", loc="lower left")
+    axes[0].legend(fontsize="small", loc="upper left")
     for name in names:
         flops = _mean(rows, name, CLOSED, "merge_flops") + _mean(rows, name, CLOSED, "statistics_flops")
         axes[1].plot(max(flops, 1.0), _mean(rows, name, CLOSED), "o", color="C0")

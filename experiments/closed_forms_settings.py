@@ -43,7 +43,8 @@ PRESETS = {
 }  # fmt: skip
 
 BASE, MODELS, OWN, ENSEMBLE, MULTI = "base", "fine-tunes", "fine-tunes, own task", "ensemble of logits", "multi-task"
-REFERENCES = (BASE, MODELS, ENSEMBLE, OWN, MULTI)
+UNMERGED = "base, fine-tuned as the control"
+REFERENCES = (BASE, UNMERGED, MODELS, ENSEMBLE, OWN, MULTI)
 CLOSED, PER_TASK, TUNED = "closed form", "a network per task", "all weights"
 CONTROL = ("Average", TUNED)
 COSTS = ("merge_flops", "statistics_flops", "bytes", "peak_bytes", "merge_seconds", "uncounted")

@@ -63,7 +63,7 @@ class Way(NamedTuple):
         Values that a method refuses beside the others are passed over.
 
         Raises:
-            ValueError: what the method says if it refuses all of them.
+            ValueError: what the method says if it refuses all of them; if no merge has a finite loss.
         """
         seen: dict[tuple, float] = {}
         problems: list[ValueError] = []
@@ -81,8 +81,8 @@ class Way(NamedTuple):
         chosen: dict[str, Any] = {}
         for name, values in [*self.grids.items()] * 2:
             chosen = min(({**chosen, name: v} for v in values), key=loss)
-        if loss(chosen) == math.inf and problems:
-            raise problems[0]
+        if loss(chosen) == math.inf:
+            raise problems[0] if problems else ValueError(f"none of {len(seen)} merges has a finite loss")
         return Choice(chosen, loss(chosen), len(seen))
 
 
