@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_count
 from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, signature
+from alignment.maps import HIGHEST
 from alignment.moments import Statistic
 from alignment.products import gram
 from alignment.sites import Site
@@ -122,12 +123,18 @@ def of_models(sums: Callable[..., Any], size: int, models: Sequence[PyTree], *da
 
 
 def product(
-    x: Float[Array, "examples *copies samples units"], weights: Bool[Array, "examples samples"]
+    x: Float[Array, "examples *copies samples units"],
+    weights: Bool[Array, "examples samples"],
+    y: Float[Array, "examples *copies samples units"] | None = None,
 ) -> Float[Array, "*copies units units"]:
-    """The sum of x^T x over the samples that count, of all examples."""
-    x = jnp.where(weights.reshape(len(x), *(1,) * (x.ndim - 3), -1, 1), x.astype(jnp.float32), 0)
-    x = jnp.moveaxis(x, 0, -3)
-    return gram(x.reshape(*x.shape[:-3], -1, x.shape[-1]))
+    """The sum of x^T x, or of x^T y, over the samples that count, of all examples."""
+
+    def flat(x: Array) -> Array:
+        x = jnp.where(weights.reshape(len(x), *(1,) * (x.ndim - 3), -1, 1), x.astype(jnp.float32), 0)
+        x = jnp.moveaxis(x, 0, -3)
+        return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+
+    return gram(flat(x)) if y is None else jnp.matmul(flat(x).mT, flat(y), precision=HIGHEST)
 
 
 def samples_of(site: Site, mask: Bool[Array, "examples ..."], samples: int) -> Bool[Array, "examples samples"]:
@@ -162,11 +169,9 @@ def grams_of(merge: Merge, stack: Stack, stats: Stats | None) -> list[SiteGram]:
         name = type(merge).__name__
         raise ValueError(f"{name} needs stats: pass npmerge.collect(apply, graph, models, batches, [InputGram()])")
     leaves = flatten(stack.params)
-    at: dict[str, list[SiteGram]] = {}
     for name, g in stats[InputGram].items():
         _check_gram(name, g, leaves.get(g.site.path))
-        at.setdefault(g.site.path, []).append(g)
-    return [g for path, several in at.items() for g in _by_part(several, np.shape(leaves[path])[1:])]
+    return by_part(stats[InputGram].values(), {path: np.shape(x)[1:] for path, x in leaves.items()})
 
 
 def _check_gram(name: str, g: SiteGram, leaf: Array | None) -> None:
@@ -185,8 +190,19 @@ def _check_gram(name: str, g: SiteGram, leaf: Array | None) -> None:
         raise ValueError(f"the Gram matrix of {name!r} is not finite: is there a NaN in the data?")
 
 
-def _by_part(several: list[SiteGram], leaf: tuple[int, ...]) -> list[SiteGram]:
-    """One for each part of a leaf that sites read."""
+def by_part(grams: Iterable[SiteGram], shapes: Mapping[str, tuple[int, ...]]) -> list[SiteGram]:
+    """One for each part of a leaf that sites read, the sum of theirs; `shapes` of the leaves.
+
+    Raises:
+        ValueError: for sites that share some elements of a weight, but not all.
+    """
+    at: dict[str, list[SiteGram]] = {}
+    for g in grams:
+        at.setdefault(g.site.path, []).append(g)
+    return [g for path, several in at.items() for g in _parts(several, shapes[path])]
+
+
+def _parts(several: list[SiteGram], leaf: tuple[int, ...]) -> list[SiteGram]:
     if len(several) == 1:
         return several
     parts: dict[bytes, SiteGram] = {}

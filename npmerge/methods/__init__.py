@@ -4,6 +4,7 @@ from npmerge.base import Merge
 from npmerge.methods.arcee_fusion import ArceeFusion
 from npmerge.methods.average import Average
 from npmerge.methods.breadcrumbs import Breadcrumbs
+from npmerge.methods.chain_of_merges import ChainOfMerges
 from npmerge.methods.consensus_ta import ConsensusTA
 from npmerge.methods.dare import Dare
 from npmerge.methods.della import Della
@@ -21,6 +22,7 @@ from npmerge.methods.nu_slerp import NuSlerp
 from npmerge.methods.passthrough import Passthrough
 from npmerge.methods.pcb import Pcb
 from npmerge.methods.reg_mean import RegMean
+from npmerge.methods.reg_mean_plus_plus import RegMeanPlusPlus
 from npmerge.methods.sce import Sce
 from npmerge.methods.slerp import Slerp
 from npmerge.methods.task_arithmetic import TaskArithmetic
@@ -35,7 +37,7 @@ METHODS: tuple[type[Merge], ...] = (  # averages; on spheres; of transformed tas
     Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA,
     IsoC, IsoCTS, TsvM, Wudi,
     NearSwap, ArceeFusion, Passthrough,
-    RegMean,
+    RegMean, RegMeanPlusPlus, ChainOfMerges,
 )  # fmt: skip
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "ArceeFusion",
     "Average",
     "Breadcrumbs",
+    "ChainOfMerges",
     "ConsensusTA",
     "Dare",
     "Della",
@@ -60,6 +63,7 @@ __all__ = [
     "Passthrough",
     "Pcb",
     "RegMean",
+    "RegMeanPlusPlus",
     "Sce",
     "Slerp",
     "TaskArithmetic",

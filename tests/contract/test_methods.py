@@ -18,10 +18,12 @@ from npmerge import (
     Average,
     Box,
     Breadcrumbs,
+    ChainOfMerges,
     ConsensusTA,
     Dare,
     Della,
     DiagonalFisher,
+    Examples,
     Fisher,
     Free,
     GreedySoup,
@@ -46,6 +48,7 @@ from npmerge import (
     PerParameter,
     PerTensor,
     RegMean,
+    RegMeanPlusPlus,
     Sce,
     Simplex,
     Slerp,
@@ -58,6 +61,7 @@ from npmerge import (
     stack_models,
     trace,
 )
+from npmerge.examples import Run
 from npmerge.quadratic import QuadraticMerge
 from npmerge.spectral import Spectral
 from npmerge.statistics import SiteGram
@@ -145,6 +149,8 @@ CASES: dict[type[Merge], Case] = {
     ArceeFusion: Case(ArceeFusion(), lambda n: ArceeFusion(), None, models=(2,), **BY_PARAMETER),
     Passthrough: Case(Passthrough(1.5), lambda n: Passthrough(), Passthrough(), models=(1,), constraints=(Free(),)),
     RegMean: Case(RegMean(0.9), lambda n: RegMean(), RegMean()),
+    RegMeanPlusPlus: Case(RegMeanPlusPlus(0.9), lambda n: RegMeanPlusPlus(), RegMeanPlusPlus()),
+    ChainOfMerges: Case(ChainOfMerges(), lambda n: ChainOfMerges(), ChainOfMerges()),
 }
 
 
@@ -160,6 +166,12 @@ def network(variables: Any, x: Any) -> Any:
     return jax.nn.relu(y + jnp.broadcast_to(dense["bias"], y.shape)) * variables["params"]["gain"]
 
 
+def run(stack: Stack, seed: int) -> Run:
+    """The same inputs for all models."""
+    x = jnp.asarray(np.random.default_rng(seed).standard_normal((8, 3)), jnp.float32)
+    return Run((((x, jnp.ones(8, bool)),),) * stack.size, network, graph())
+
+
 def grams(stack: Stack, seed: int) -> dict[str, SiteGram]:
     """Random ones at each site."""
     rng, found = np.random.default_rng(seed), {}
@@ -171,6 +183,7 @@ def grams(stack: Stack, seed: int) -> dict[str, SiteGram]:
 
 STATISTICS: Mapping[type, Callable[[Stack, int], Any]] = {
     InputGram: grams,
+    Examples: run,
     DiagonalFisher: lambda stack, seed: random_like(stack.params, seed, lambda rng, shape: rng.uniform(0.1, 2.0, shape)),
 }
 
