@@ -51,12 +51,12 @@ class Factors(NamedTuple):
     def of_diagonals(self) -> "Factors":
         """Without off-diagonal elements."""
         eyes = self._replace(diagonal=None)
-        eyes = jax.tree.map(lambda f: f * jnp.eye(f.shape[-1], dtype=f.dtype), eyes)
+        eyes = jax.tree.map(lambda f: f * jnp.eye(f.shape[-1], dtype=f.dtype)[None, None], eyes)
         return eyes._replace(diagonal=self.diagonal)
 
 
 class Part(NamedTuple):
-    """Matrices that an operator sees of a tensor: of its site, if it has any."""
+    """Matrices that an operator sees of a tensor: of its site, if it has any. Models come once for each use of the weight."""
 
     name: str
     site: Site | None
@@ -108,6 +108,7 @@ def _of_site(site: Site, factors: tuple[Array, ...], models: Array, start: Array
         return x.astype(start.dtype).reshape(len(x), -1, *x.shape[-2:])
 
     matrices = flat(jax.vmap(site.matrix)(models))
+    matrices = jnp.concatenate([matrices] * (len(factors[0]) // len(models)))  # a weight of several sites: they all add up
     return Part(site.name, site, Factors(None, *map(flat, factors)), matrices, flat(site.matrix(start)[None])[0])
 
 
@@ -165,7 +166,7 @@ def conjugate_gradients(
     """The change X with A X = residual, A the sum of the factors, after so many iterations from zero.
 
     A system whose square of the residual is at most `limit` stays as it is. The number of iterations is static, so that the
-    solution has derivatives of any order; when all systems stay, nothing is computed. 0/0 is zero: where A is, X is.
+    solution has derivatives; when all systems stay, nothing is computed. 0/0 is zero: where A is, X is.
 
     Returns:
         X, and the squares of the residuals at the start and after each iteration.

@@ -50,7 +50,7 @@ def _predictions(labels: Int[Array, "examples ..."], batch: tuple) -> Bool[Array
 def log_likelihood(log_p: Float[Array, "... classes"], label: Int[Array, "..."]) -> Float[Array, ""]:
     """Summed over the predictions whose label is not negative; NaN if one is no class, which indexing would hide."""
     classes = log_p.shape[-1]
-    unknown = jnp.where(label < classes, 0.0, jnp.nan).astype(jnp.float32)
+    unknown = jnp.where(label < classes, 0.0, jnp.nan).astype(jnp.float32)  # added: XLA makes zero of 0 * NaN
     return jnp.sum((jax.nn.one_hot(label, classes, dtype=jnp.float32) + unknown[..., None]) * log_p)
 
 

@@ -31,6 +31,7 @@ from npmerge import (
     IsoC,
     IsoCTS,
     KarcherMean,
+    KroneckerFactors,
     Learned,
     LinearMerge,
     MaTS,
@@ -64,7 +65,7 @@ from npmerge import (
 from npmerge.examples import Run
 from npmerge.quadratic import QuadraticMerge
 from npmerge.spectral import Spectral
-from npmerge.statistics import SiteGram
+from npmerge.statistics import SiteFactors, SiteGram
 
 GRANULARITIES = (PerModel(), PerLayer(), PerTensor(), PerChannel(), PerParameter())
 CONSTRAINTS = (Simplex(), Box(), Free())
@@ -113,7 +114,7 @@ CASES: dict[type[Merge], Case] = {
     GreedySoup: Case(GreedySoup(score), lambda n: GreedySoup(score), GreedySoup(score), models=(3,)),
     TaskArithmetic: Case(TaskArithmetic(0.3), lambda n: TaskArithmetic(1 / n), TaskArithmetic(0.3), base=True, **UNBOUND),
     Fisher: Case(Fisher(), lambda n: Fisher(), Fisher(), **BY_PARAMETER),
-    MaTS: Case(MaTS("diagonal", 3), lambda n: MaTS("diagonal"), MaTS("diagonal", 3), models=(3,)),
+    MaTS: Case(MaTS(iterations=3), lambda n: MaTS(), MaTS(iterations=3), models=(3,)),
     ModelStock: Case(ModelStock(), lambda n: ModelStock(), ModelStock(), **THREE, **BY_TENSOR, **UNBOUND),
     Slerp: Case(Slerp(0.3), lambda n: Slerp(0.3), Slerp(0.5), models=(2,), **BY_TENSOR, **UNBOUND),
     NuSlerp: Case(
@@ -181,7 +182,17 @@ def grams(stack: Stack, seed: int) -> dict[str, SiteGram]:
     return found
 
 
+def factors(stack: Stack, seed: int) -> dict[str, SiteFactors]:
+    """Random ones at each site; those of the gradients are of as many columns as the weights have."""
+    rng, found = np.random.default_rng(seed + 1), {}
+    for name, g in grams(stack, seed).items():
+        x = rng.standard_normal((stack.size, 8, flatten(model(0))[g.site.path].shape[1]))
+        found[name] = SiteFactors(g.samples, g.gram, jnp.asarray(x.swapaxes(1, 2) @ x / 8, jnp.float32), g.site)
+    return found
+
+
 STATISTICS: Mapping[type, Callable[[Stack, int], Any]] = {
+    KroneckerFactors: factors,
     InputGram: grams,
     Examples: run,
     DiagonalFisher: lambda stack, seed: random_like(stack.params, seed, lambda rng, shape: rng.uniform(0.1, 2.0, shape)),
