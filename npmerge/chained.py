@@ -16,7 +16,8 @@ from alignment.taps import capture
 from npmerge.base import Merge, Stats, wide
 from npmerge.examples import Run, run_of
 from npmerge.gram_shares import gram_shares, off_diagonal, warn_of_open
-from npmerge.grams import SiteGram, alone, by_part, of_models, per_sample, product, samples_of, solvable
+from npmerge.grams import SiteGram, by_part
+from npmerge.one_by_one import Alone, alone, of_models, one_by_one, per_sample, product, samples_of
 from npmerge.quadratic import by_path, on_leaves, weigh
 from npmerge.stack import Stack
 
@@ -44,8 +45,16 @@ class Chain(NamedTuple):
         return path if found is None else found.group(1 if found.re.groups else 0)
 
 
+class Found(NamedTuple):
+    """What was solved: for each part of a leaf its matrices, and the sites whose inputs leave directions open."""
+
+    shares: list[tuple[Site, Array]]
+    corrections: list[tuple[Site, Array]]
+    singular: list[str]
+
+
 def chained(merge: Merge, chain: Chain, stack: Stack, stats: Stats | None) -> dict[str, PyTree]:
-    """Shares and corrections, as `weigh` takes them, of one block after the other in the order of the network.
+    """Shares and, with `own`, corrections, as `weigh` takes them, of one block after the other in the order of the network.
 
     A block is measured in each model with the blocks before it merged, its own weights in it, and the model's data. What is
     not solved is the mean. The network is run in float32, which the graph must have been traced in.
@@ -57,25 +66,30 @@ def chained(merge: Merge, chain: Chain, stack: Stack, stats: Stats | None) -> di
     wide_stack = Stack(jax.tree.map(wide, stack.params))
     models, leaves = wide_stack.models(), flatten(wide_stack.params)
     merged = jax.tree.map(lambda x: x.mean(0), wide_stack.params)
-    shares: list[tuple[Site, Array]] = []
-    corrections: list[tuple[Site, Array]] = []
-    singular: list[str] = []
-    for block, sites in _blocks(run, chain, models[0]).items():
-        first, inside = len(shares), {path for path in leaves if chain.block(path) == block}
+    one = one_by_one(run.apply, run.graph, models[0], run.tasks[0][0][0])
+    found = Found([], [], [])
+    for block, sites in _blocks(one, chain).items():
+        inside = {path for path in leaves if chain.block(path) == block}
         behind = [_replaced(merged, {path: x for path, x in flatten(m).items() if path in inside}) for m in models]
-        for g, *missing in _read(run, sites, list(zip(behind, models, strict=True)), own=chain.own):
-            (share, *correction), is_open = gram_shares(
-                off_diagonal(g.gram, chain.scale), chain.ridge, *(m.gram for m in missing)
-            )
-            shares.append((g.site, share))
-            corrections += [(g.site, c) for c in correction]
-            singular += [g.site.name] * is_open
-        new, more = by_path(shares[first:]), by_path(corrections[first:])
-        merged = _replaced(merged, _weighed(new, Stack({path: leaves[path] for path in new}), more or None))
-    warn_of_open(merge, singular, len(shares))
-    return {"shares": on_leaves(stack.params, shares)} | (
-        {"corrections": on_leaves(stack.params, corrections)} if chain.own else {}
-    )
+        new = _solved(chain, _read(run, one.graph, sites, list(zip(behind, models, strict=True)), own=chain.own))
+        shares, corrections = by_path(new.shares), by_path(new.corrections)
+        merged = _replaced(merged, _weighed(shares, Stack({path: leaves[path] for path in shares}), corrections or None))
+        found.shares.extend(new.shares)
+        found.corrections.extend(new.corrections)
+        found.singular.extend(new.singular)
+    warn_of_open(merge, found.singular, len(found.shares))
+    return {"shares": on_leaves(stack.params, found.shares), "corrections": on_leaves(stack.params, found.corrections)}
+
+
+def _solved(chain: Chain, read: list[list[SiteGram]]) -> Found:
+    found = Found([], [], [])
+    for g, *missing in read:
+        gram = off_diagonal(g.gram, chain.scale)
+        (share, *correction), is_open = gram_shares(gram, chain.ridge, *(m.gram for m in missing))
+        found.shares.append((g.site, share))
+        found.corrections.extend((g.site, c) for c in correction)
+        found.singular.extend([g.site.name] * is_open)
+    return found
 
 
 _weighed = jax.jit(weigh)
@@ -85,19 +99,21 @@ def _replaced(variables: PyTree, new: Mapping[str, Array]) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, x: new.get(path_name(path), x), variables)
 
 
-def _blocks(run: Run, chain: Chain, variables: PyTree) -> dict[str, list[Site]]:
+def _blocks(one: Alone, chain: Chain) -> dict[str, list[Site]]:
     """The sites to solve, in the order of the network."""
     blocks: dict[str, list[Site]] = {}
-    for site in solvable(run.apply, run.graph, variables, run.tasks[0][0][0]):
+    for site in one.sites.values():
         blocks.setdefault(chain.block(site.path), []).append(site)
     return blocks
 
 
-def _read(run: Run, sites: Sequence[Site], networks: Sequence[tuple[PyTree, PyTree]], *, own: bool) -> list[list[SiteGram]]:
+def _read(
+    run: Run, graph: Graph, sites: Sequence[Site], networks: Sequence[tuple[PyTree, PyTree]], *, own: bool
+) -> list[list[SiteGram]]:
     """X^T X / n of what each part of the block's leaves reads, and, if asked for, X^T (Y - X) / n with the model's own Y."""
     totals = []
     for pair, batches in zip(networks, run.tasks, strict=True):
-        parts = [_sums(run.apply, run.graph, tuple(sites), own, pair, *batch) for batch in batches]
+        parts = [_sums(run.apply, graph, tuple(sites), own, pair, *batch) for batch in batches]
         totals.append(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts))
     total = jax.tree.map(lambda *x: jnp.concatenate(x), *totals)
     shapes = {path: np.shape(x) for path, x in flatten(networks[0][1]).items()}

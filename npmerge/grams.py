@@ -1,6 +1,5 @@
 """Gram matrices of what linear sites read: the statistic of RegMean."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,15 +11,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_count
-from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, signature
-from alignment.maps import HIGHEST
+from alignment.graph import Graph, PyTree, flatten
 from alignment.moments import Statistic
-from alignment.products import gram
 from alignment.sites import Site
 from alignment.taps import capture
-from alignment.trace import walked
 from npmerge.base import Merge, Stats
 from npmerge.batches import counted
+from npmerge.one_by_one import alone, of_models, one_by_one, per_sample, product, samples_of
 from npmerge.stack import Stack
 
 
@@ -59,10 +56,10 @@ class InputGram(Statistic):
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
     ) -> dict[str, SiteGram]:
         """Sums of products over one batch. Raises ValueError for a mask whose positions are not those of a site."""
-        sites = {site.name: site for site in solvable(apply, graph, models[0], batch[0])}
+        small, sites = one_by_one(apply, graph, models[0], batch[0])
 
         def sums(model: PyTree, x: PyTree, mask: Bool[Array, "examples ..."]) -> dict[str, tuple[Array, Array]]:
-            found = jax.vmap(lambda one: capture(apply, graph, model, *alone(one), nodes=(), sites=sites).sites)(x)
+            found = jax.vmap(lambda one: capture(apply, small, model, *alone(one), nodes=(), sites=sites).sites)(x)
             weights = {name: samples_of(site, mask, found[name].inputs.shape[-2]) for name, site in sites.items()}
             return {name: (w.sum(dtype=jnp.float32), product(found[name].inputs, w)) for name, w in weights.items()}
 
@@ -76,84 +73,6 @@ class InputGram(Statistic):
     def finalise(self, state: dict[str, SiteGram]) -> dict[str, SiteGram]:
         """Divide by the number of samples; zero without any."""
         return {name: SiteGram(s.samples, per_sample(s.gram, s.samples), s.site) for name, s in state.items()}
-
-
-def solvable(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, inputs: PyTree) -> list[Site]:
-    """The sites whose weights are read by sites only, in the order of the network. Traceable."""
-    readers = _readers(apply, signature(variables), signature(inputs))
-    at: dict[str, set] = {}
-    for site in graph.sites:
-        at.setdefault(site.path, set()).add(site.location)
-    return [site for site in graph.sites if readers[site.path] <= at[site.path]]
-
-
-@functools.lru_cache(maxsize=32)
-def _readers(apply: Callable[..., PyTree], variables: Signature, inputs: Signature) -> dict[str, set]:
-    return walked(apply, as_shapes(variables), (as_shapes(inputs),)).readers
-
-
-def alone(example: PyTree) -> tuple[PyTree]:
-    """A batch of one example, as the arguments of a network."""
-    return (jax.tree.map(lambda x: x[None], example),)
-
-
-def of_models(sums: Callable[..., Any], size: int, models: Sequence[PyTree], *data: PyTree) -> Any:
-    """`sums(model, *data)` for each model, over `size` examples at a time and added up; the last of data is the mask.
-
-    The last few are filled up with copies of the first example, which do not count.
-    """
-    examples = len(data[-1])
-    size = min(size, examples)
-    fill = -examples % size
-
-    def chunks(x: Array) -> Array:
-        more = jnp.broadcast_to(x[:1], (fill, *x.shape[1:]))
-        return jnp.concatenate([x, more]).reshape(-1, size, *x.shape[1:])
-
-    *values, mask = (jax.tree.map(lambda x: chunks(jnp.asarray(x)), d) for d in data)
-    real = (jnp.arange(examples + fill) < examples).reshape(-1, size)
-    mask = mask & real.reshape(*real.shape, *(1,) * (mask.ndim - 2))
-
-    def of_model(model: PyTree) -> Any:
-        shapes = jax.eval_shape(sums, model, *(jax.tree.map(lambda x: x[0], v) for v in (*values, mask)))
-        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return jax.lax.scan(lambda t, c: (jax.tree.map(jnp.add, t, sums(model, *c)), None), start, (*values, mask))[0]
-
-    return jax.lax.map(of_model, jax.tree.map(lambda *leaves: jnp.stack(leaves), *models))
-
-
-def product(
-    x: Float[Array, "examples *copies samples units"],
-    weights: Bool[Array, "examples samples"],
-    y: Float[Array, "examples *copies samples units"] | None = None,
-) -> Float[Array, "*copies units units"]:
-    """The sum of x^T x, or of x^T y, over the samples that count, of all examples."""
-
-    def flat(x: Array) -> Array:
-        x = jnp.where(weights.reshape(len(x), *(1,) * (x.ndim - 3), -1, 1), x.astype(jnp.float32), 0)
-        x = jnp.moveaxis(x, 0, -3)
-        return x.reshape(*x.shape[:-3], -1, x.shape[-1])
-
-    return gram(flat(x)) if y is None else jnp.matmul(flat(x).mT, flat(y), precision=HIGHEST)
-
-
-def samples_of(site: Site, mask: Bool[Array, "examples ..."], samples: int) -> Bool[Array, "examples samples"]:
-    """Which samples of a site count; one that stands for all positions does if any of them does."""
-    positions = math.prod(mask.shape[1:])
-    if samples == 1 or mask.ndim == 1:
-        return jnp.broadcast_to(mask.reshape(len(mask), -1).any(1, keepdims=True), (len(mask), samples))
-    if samples % positions:
-        raise ValueError(
-            f"the mask has {positions} positions, but site {site.name!r} reads {samples} samples of an example: they are not "
-            "those positions, so it cannot be told which are padding"
-        )
-    times = samples // positions
-    return jnp.tile(mask, (1, times)) if len(site.stacked) > sum(site.stacked) else jnp.repeat(mask, times, axis=1)
-
-
-def per_sample(total: Float[Array, "models ..."], samples: Float[Array, " models"]) -> Float[Array, "models ..."]:
-    """A sum divided by the number of samples of each model; zero without any."""
-    return total / jnp.maximum(samples, 1).reshape(-1, *(1,) * (total.ndim - 1))
 
 
 def grams_of(merge: Merge, stack: Stack, stats: Stats | None) -> list[SiteGram]:

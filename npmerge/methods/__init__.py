@@ -32,12 +32,11 @@ from npmerge.methods.weighted_average import WeightedAverage
 from npmerge.methods.wudi import Wudi
 
 METHODS: tuple[type[Merge], ...] = (  # averages; on spheres; of transformed task vectors; of their spectra; by the entry
-    Average, WeightedAverage, GreedySoup, TaskArithmetic, Fisher, MaTS, ModelStock,
+    Average, WeightedAverage, GreedySoup, TaskArithmetic, Fisher, MaTS, RegMean, RegMeanPlusPlus, ChainOfMerges, ModelStock,
     Slerp, NuSlerp, KarcherMean, MultiSlerp, Mlerp,
     Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA,
     IsoC, IsoCTS, TsvM, Wudi,
     NearSwap, ArceeFusion, Passthrough,
-    RegMean, RegMeanPlusPlus, ChainOfMerges,
 )  # fmt: skip
 
 __all__ = [
