@@ -13,8 +13,8 @@ from alignment.graph import Graph, PyTree, flatten
 from alignment.maps import HIGHEST
 from alignment.moments import Statistic
 from npmerge.base import Merge, Stats
-from npmerge.grams import alone, of_models
 from npmerge.likelihood import KINDS, Kind, drawn, labels_of, log_likelihood
+from npmerge.one_by_one import alone, of_models
 from npmerge.stack import Stack
 
 __all__ = ["DiagonalFisher", "information_of"]

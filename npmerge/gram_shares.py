@@ -1,7 +1,7 @@
 """Shares of models in a weight from the Gram matrices of what it reads: what RegMean and its successors solve."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,51 +28,62 @@ def shares_of(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: floa
     Warns:
         UserWarning: once, with the sites whose inputs leave directions open that the ridge alone would decide.
     """
-    found, open_ones = [], []
+    found, singular = [], []
     for g in grams:
-        shares, singular = gram_shares(off_diagonal(np.asarray(g.gram), scale), ridge)
-        found.append((g.site, jnp.asarray(shares)))
-        open_ones += [g.site.name] * singular
-    if open_ones:
-        first = ", ".join(map(repr, open_ones[:3])) + (", ..." if len(open_ones) > 3 else "")
-        warnings.warn(
-            f"{type(merge).__name__}: the data leave directions open at {len(open_ones)} of {len(found)} sites ({first}); "
-            "there weights are averaged",
-            stacklevel=4,
-        )
+        (share,), is_open = gram_shares(off_diagonal(g.gram, scale), ridge)
+        found.append((g.site, share))
+        singular += [g.site.name] * is_open
+    warn_of_open(merge, singular, len(found))
     return on_leaves(stack.params, found)
 
 
+def warn_of_open(merge: Merge, singular: Sequence[str], sites: int) -> None:
+    """Warn once of the sites whose inputs leave directions open."""
+    if singular:
+        first = ", ".join(map(repr, singular[:3])) + (", ..." if len(singular) > 3 else "")
+        warnings.warn(
+            f"{type(merge).__name__}: the data leave directions open at {len(singular)} of {sites} sites ({first}); "
+            "there weights are averaged",
+            stacklevel=5,
+        )
+
+
 def off_diagonal(
-    grams: Float[np.ndarray, "models *copies rows rows"], scale: float
+    grams: Float[Array | np.ndarray, "models *copies rows rows"], scale: float
 ) -> Float[np.ndarray, "models *copies rows rows"]:
     """Scale G + (1 - scale) diag(G)."""
-    return grams * np.where(np.eye(grams.shape[-1], dtype=bool), 1, scale).astype(grams.dtype)
+    g = np.asarray(grams)
+    return g * np.where(np.eye(g.shape[-1], dtype=bool), 1, scale).astype(g.dtype)
 
 
 def gram_shares(
-    grams: Float[Array | np.ndarray, "models *copies rows rows"], ridge: float
-) -> tuple[Float[np.ndarray, "models *copies rows rows"], bool]:
+    grams: Float[Array | np.ndarray, "models *copies rows rows"],
+    ridge: float,
+    *others: Float[Array | np.ndarray, "models *copies rows rows"],
+) -> tuple[list[Float[Array, "models *copies rows rows"]], bool]:
     """(sum_k (G_k + r I))^-1 G_m for each model and copy, r = ridge tr(sum_k G_k) / (models rows); float32, solved in float64.
 
     As the shares of differences from the mean these are those of G_m + r I: what r adds to them all cancels out. Where the sum
     is singular and r does not hold it above the rounding of sums in float32, directions that were never seen have no share.
 
+    Args:
+        grams: G.
+        ridge: r, relative to the mean of the diagonal.
+        others: to be solved for in place of G, too.
+
     Returns:
-        The shares, and whether there were such directions in any copy that read anything.
+        The solutions for G and for the others, and whether directions are open in a copy that read anything.
     """
     g = np.asarray(grams)
-    models, rows = g.shape[0], g.shape[-1]
-    found, singular = np.zeros(g.shape, np.float32), False
+    wanted = np.stack([g, *(np.asarray(x) for x in others)])
+    found, singular = np.zeros(wanted.shape, np.float32), False
     for copy in np.ndindex(g.shape[1:-2]):
-        each = g[:, *copy].astype(np.float64)
-        total = each.sum(0)
+        total = g[:, *copy].astype(np.float64).sum(0)
         seen = np.flatnonzero(np.diagonal(total) > 0)
         if len(seen):
-            singular |= len(seen) < rows
-            wanted = np.moveaxis(each[:, seen][:, :, seen], 0, 1).reshape(len(seen), -1)
-            solved, vague = regularised(total[np.ix_(seen, seen)], wanted, ridge * np.trace(total) / rows)
-            singular |= vague
-            block = np.moveaxis(solved.reshape(len(seen), models, len(seen)), 1, 0)
-            found[(slice(None), *copy)][np.ix_(np.arange(models), seen, seen)] = block
-    return found, singular
+            sides = np.moveaxis(wanted[:, :, *copy][:, :, seen].astype(np.float64), 2, 0)
+            inside = total[np.ix_(seen, seen)]
+            solved, vague = regularised(inside, sides.reshape(len(seen), -1), ridge * np.trace(total) / len(total))
+            found[:, :, *copy][:, :, seen] = np.moveaxis(solved.reshape(sides.shape), 0, 2)
+            singular |= vague or len(seen) < len(total)
+    return [jnp.asarray(x) for x in found], singular

@@ -14,8 +14,8 @@ from alignment.moments import Statistic
 from alignment.sites import Site
 from alignment.taps import gradients
 from npmerge.batches import counted
-from npmerge.grams import alone, of_models, per_sample, product, samples_of, solvable
 from npmerge.likelihood import KINDS, Kind, drawn, labels_of, log_likelihood
+from npmerge.one_by_one import alone, of_models, one_by_one, per_sample, product, samples_of
 
 
 @jax.tree_util.register_dataclass
@@ -58,11 +58,11 @@ class KroneckerFactors(Statistic):
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
     ) -> dict[str, SiteFactors]:
         """Sums of products over one batch. Raises ValueError for labels, or positions of a mask, that do not fit."""
-        sites = {site.name: site for site in solvable(apply, graph, models[0], batch[0])}
+        small, sites = one_by_one(apply, graph, models[0], batch[0])
         labels = labels_of("KroneckerFactors", self.kind, jax.eval_shape(apply, models[0], batch[0]), batch)
 
         def sums(model: PyTree, x: PyTree, label: Int[Array, "examples ..."], mask: Bool[Array, "examples ..."]) -> Any:
-            read, back = jax.vmap(lambda one, y: self._one(apply, graph, model, tuple(sites), one, y))(x, label)
+            read, back = jax.vmap(lambda one, y: self._one(apply, small, model, tuple(sites), one, y))(x, label)
             return {name: _summed(site, read[name], back[name], mask) for name, site in sites.items()}
 
         totals = of_models(sums, self.microbatch, models, batch[0], labels, counted(batch))

@@ -99,24 +99,27 @@ def is_operator(x: object) -> bool:
     return isinstance(x, Operator)
 
 
-def weigh(shares: PyTree, stack: Stack) -> PyTree:
-    """Mean + sum_m S_m (p_m - mean) for each tensor. Pure, traceable, differentiable in the shares and in the stack.
+def weigh(shares: PyTree, stack: Stack, corrections: PyTree | None = None) -> PyTree:
+    """Mean + sum_m S_m (p_m - mean) + sum_m R_m p_m for each tensor. Pure, traceable, differentiable in all its arguments.
 
     In float32 (or wider), rounded once to the stored dtype; running statistics are averaged.
 
     Args:
-        shares: an `Operator` for each leaf of the stack.
+        shares: an `Operator` S for each leaf of the stack; where that is the identity the leaf is averaged.
         stack: the models.
+        corrections: an `Operator` R for each leaf, where S is not the identity; none by default.
     """
 
-    def leaf(path: tuple, share: Operator, x: Array) -> Array:
+    def leaf(path: tuple, share: Operator, x: Array, *correction: Operator) -> Array:
         models = wide(x)
         start = mean(models)
         if is_statistic(path_name(path)) or isinstance(share, Identity):
             return start.astype(x.dtype)
-        return (start + share(models - start[None]).sum(0)).astype(x.dtype)
+        changes = [share(models - start[None]), *(r(models) for r in correction)]
+        return (start + sum(c.sum(0) for c in changes[1:]) + changes[0].sum(0)).astype(x.dtype)
 
-    return jax.tree_util.tree_map_with_path(leaf, shares, stack.params, is_leaf=is_operator)
+    more = () if corrections is None else (corrections,)
+    return jax.tree_util.tree_map_with_path(leaf, shares, stack.params, *more, is_leaf=is_operator)
 
 
 class QuadraticMerge(Merge):
@@ -129,12 +132,13 @@ class QuadraticMerge(Merge):
 
 def on_leaves(params: PyTree, grams: Iterable[tuple[Site, Array]]) -> PyTree:
     """A tree of operators: `Gram` with the matrices of its sites for each leaf that has any, the identity for the others."""
+    at = by_path(grams)
+    return jax.tree_util.tree_map_with_path(lambda path, _: at.get(path_name(path), Identity()), params)
+
+
+def by_path(grams: Iterable[tuple[Site, Array]]) -> dict[str, Operator]:
+    """Operators for each leaf that has sites, by its path."""
     at: dict[str, list[tuple[Site, Array]]] = {}
     for site, g in grams:
         at.setdefault(site.path, []).append((site, g))
-
-    def leaf(path: tuple, _: Array) -> Operator:
-        mine = at.get(path_name(path), [])
-        return Gram(tuple(g for _, g in mine), tuple(site for site, _ in mine)) if mine else Identity()
-
-    return jax.tree_util.tree_map_with_path(leaf, params)
+    return {path: Gram(tuple(g for _, g in mine), tuple(site for site, _ in mine)) for path, mine in at.items()}

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from npmerge.base import Merge
 from npmerge.batches import measured
+from npmerge.examples import Examples, Run
 from npmerge.fisher_information import DiagonalFisher
 from npmerge.grams import InputGram, SiteGram
 from npmerge.kronecker import KroneckerFactors, SiteFactors
@@ -20,6 +22,7 @@ from npmerge.memory import bytes_of, peak_bytes
 
 __all__ = [
     "DiagonalFisher",
+    "Examples",
     "InputGram",
     "Joint",
     "JointMoments",
@@ -84,14 +87,19 @@ def collect(
         for statistic in (s for s in wanted if isinstance(s, NodeMoments)):
             of_one_width(statistic, graph, models)
     states: tuple | None = None
+    summed = tuple(s for s in wanted if not isinstance(s, Examples))
+    network: tuple[Any, Any] = (apply, graph)
+    kept: list[Run] = []
     for batch in measured(batches, masks=True):
         if states is None:
-            _check_memory(memory_limit, apply, graph, wanted, tuple(models), batch)
-        new = _measure(apply, graph, wanted, tuple(models), batch)
-        states = new if states is None else _combine(wanted, states, new)
+            _check_memory(memory_limit, apply, graph, summed, tuple(models), batch)
+        new = _measure(apply, graph, summed, tuple(models), batch)
+        states = new if states is None else _combine(summed, states, new)
+        kept += [s.measure(*network, models, batch) for s in wanted if isinstance(s, Examples)]
     if states is None:
         raise ValueError("collect needs data: got no batches")
-    return {type(s): value for s, value in zip(wanted, _finalised(wanted, states), strict=True)}
+    found = {type(s): value for s, value in zip(summed, _finalised(summed, states), strict=True)}
+    return found | ({Examples: functools.reduce(Examples().combine, kept)} if kept else {})
 
 
 def collect_each(
@@ -126,7 +134,14 @@ def collect_each(
         collect(apply, graph, [model], batches, statistics, memory_limit=memory_limit)
         for model, batches in zip(models, tasks, strict=True)
     ]
-    return {kind: jax.tree.map(lambda *x: jnp.concatenate(x), *(each[kind] for each in found)) for kind in found[0]}
+    return {kind: _joined([each[kind] for each in found]) for kind in found[0]}
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """What was measured on one model each, as if on all of them."""
+    if isinstance(values[0], Run):
+        return replace(values[0], tasks=tuple(batches for run in values for batches in run.tasks))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *values)
 
 
 def _check_memory(limit: float, apply: Any, graph: Any, wanted: tuple[Statistic, ...], models: tuple, batch: tuple) -> None:

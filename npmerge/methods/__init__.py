@@ -4,6 +4,7 @@ from npmerge.base import Merge
 from npmerge.methods.arcee_fusion import ArceeFusion
 from npmerge.methods.average import Average
 from npmerge.methods.breadcrumbs import Breadcrumbs
+from npmerge.methods.chain_of_merges import ChainOfMerges
 from npmerge.methods.consensus_ta import ConsensusTA
 from npmerge.methods.dare import Dare
 from npmerge.methods.della import Della
@@ -22,6 +23,7 @@ from npmerge.methods.nu_slerp import NuSlerp
 from npmerge.methods.passthrough import Passthrough
 from npmerge.methods.pcb import Pcb
 from npmerge.methods.reg_mean import RegMean
+from npmerge.methods.reg_mean_plus_plus import RegMeanPlusPlus
 from npmerge.methods.sce import Sce
 from npmerge.methods.slerp import Slerp
 from npmerge.methods.tall_masks import TallMasks
@@ -32,12 +34,11 @@ from npmerge.methods.weighted_average import WeightedAverage
 from npmerge.methods.wudi import Wudi
 
 METHODS: tuple[type[Merge], ...] = (  # averages; on spheres; of transformed task vectors; of their spectra; by the entry
-    Average, WeightedAverage, GreedySoup, TaskArithmetic, Fisher, MaTS, ModelStock,
+    Average, WeightedAverage, GreedySoup, TaskArithmetic, Fisher, MaTS, RegMean, RegMeanPlusPlus, ChainOfMerges, ModelStock,
     Slerp, NuSlerp, KarcherMean, MultiSlerp, Mlerp,
     Ties, Dare, Breadcrumbs, Della, Sce, Pcb, ConsensusTA, TallMasks, Emr,
     IsoC, IsoCTS, TsvM, Wudi,
     NearSwap, ArceeFusion, Passthrough,
-    RegMean,
 )  # fmt: skip
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "ArceeFusion",
     "Average",
     "Breadcrumbs",
+    "ChainOfMerges",
     "ConsensusTA",
     "Dare",
     "Della",
@@ -63,6 +65,7 @@ __all__ = [
     "Passthrough",
     "Pcb",
     "RegMean",
+    "RegMeanPlusPlus",
     "Sce",
     "Slerp",
     "TallMasks",

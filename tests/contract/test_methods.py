@@ -19,12 +19,14 @@ from npmerge import (
     Average,
     Box,
     Breadcrumbs,
+    ChainOfMerges,
     ConsensusTA,
     CrossEntropy,
     Dare,
     Della,
     DiagonalFisher,
     Emr,
+    Examples,
     Fisher,
     Free,
     GreedySoup,
@@ -50,6 +52,7 @@ from npmerge import (
     PerParameter,
     PerTensor,
     RegMean,
+    RegMeanPlusPlus,
     Sce,
     Simplex,
     Slerp,
@@ -65,6 +68,7 @@ from npmerge import (
     trace,
     weight_space,
 )
+from npmerge.examples import Run
 from npmerge.quadratic import QuadraticMerge
 from npmerge.spectral import Spectral
 from npmerge.statistics import SiteFactors, SiteGram
@@ -154,6 +158,8 @@ CASES: dict[type[Merge], Case] = {
     ArceeFusion: Case(ArceeFusion(), lambda n: ArceeFusion(), None, models=(2,), **BY_PARAMETER),
     Passthrough: Case(Passthrough(1.5), lambda n: Passthrough(), Passthrough(), models=(1,), constraints=(Free(),)),
     RegMean: Case(RegMean(0.9), lambda n: RegMean(), RegMean()),
+    RegMeanPlusPlus: Case(RegMeanPlusPlus(0.9), lambda n: RegMeanPlusPlus(), RegMeanPlusPlus()),
+    ChainOfMerges: Case(ChainOfMerges(), lambda n: ChainOfMerges(), ChainOfMerges()),
 }
 
 
@@ -167,6 +173,12 @@ def network(variables: Any, x: Any) -> Any:
     dense = variables["params"]["dense"]
     y = x @ dense["kernel"]
     return jax.nn.relu(y + jnp.broadcast_to(dense["bias"], y.shape)) * variables["params"]["gain"]
+
+
+def run(stack: Stack, seed: int) -> Run:
+    """The same inputs for all models."""
+    x = jnp.asarray(np.random.default_rng(seed).standard_normal((8, 3)), jnp.float32)
+    return Run((((x, jnp.ones(8, bool)),),) * stack.size, network, graph())
 
 
 def grams(stack: Stack, seed: int) -> dict[str, SiteGram]:
@@ -190,6 +202,7 @@ def factors(stack: Stack, seed: int) -> dict[str, SiteFactors]:
 STATISTICS: Mapping[type, Callable[[Stack, int], Any]] = {
     KroneckerFactors: factors,
     InputGram: grams,
+    Examples: run,
     DiagonalFisher: lambda stack, seed: random_like(stack.params, seed, lambda rng, shape: rng.uniform(0.1, 2.0, shape)),
 }
 

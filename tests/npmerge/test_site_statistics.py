@@ -127,6 +127,24 @@ def test_padding_that_cannot_be_told_is_refused(graph):
             collect(apply, graph, MODELS, [(x, labels, mask)], [InputGram])
 
 
+def test_functions_that_are_written_otherwise_for_a_batch_of_one():
+    """A class token is broadcast over several examples only."""
+
+    def tokens(v, x):
+        token = jnp.broadcast_to(v["token"], (len(x), 1, 4))
+        return dense(v["first"], jnp.concatenate([token, x], 1)).sum(1)
+
+    v = variables(0) | {"token": array(1, 1, 1, 4)}
+    x = array(2, 5, 3, 4)
+    graph = trace(tokens, v, x)
+    found = collect(tokens, graph, [v], [(x, None)], [InputGram(2)])[InputGram]["first/kernel"]
+    read = np.concatenate([np.broadcast_to(v["token"], (5, 1, 4)), x], 1).reshape(-1, 4)
+    np.testing.assert_allclose(found.gram[0], read.T @ read / 20, rtol=1e-5)
+    assert found.site in graph.sites
+    with pytest.raises(ValueError, match=r"the mask has 3 positions, but site 'first/kernel' reads 4 samples"):
+        collect(tokens, graph, [v], [(x, None, jnp.ones((5, 3), bool))], [InputGram])
+
+
 def test_convolutions_by_patches():
     """Grouped and strided: in chunks the same as all patches at once."""
 

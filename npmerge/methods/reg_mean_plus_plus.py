@@ -1,0 +1,45 @@
+"""Regression mean along the merged network."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Array
+
+from alignment.checks import check_fraction, check_number, check_pattern
+from alignment.graph import PyTree
+from npmerge.base import Stats
+from npmerge.chained import Chain, chained
+from npmerge.examples import Examples
+from npmerge.granularity import PerLayer
+from npmerge.quadratic import QuadraticMerge
+from npmerge.stack import Stack
+
+
+@dataclass(frozen=True)
+class RegMeanPlusPlus(QuadraticMerge):
+    """RegMean with Gram matrices of what layers read behind the layers merged before them (Nguyen et al. 2025, RegMean++).
+
+    Block by block in the order of the network: each model's data go through the merged blocks and through the model's own
+    block, where the Gram matrices are taken; then that is merged as `RegMean` does it. What no linear site reads is averaged.
+    One pass over the data for each block, all in `init`; theta holds the shares, as of `RegMean`, so `apply` reads no data.
+    Needs `Examples`, each model its own: `collect_each`. The network is run in float32.
+
+    Attributes:
+        scale: of off-diagonal elements, 0.95 as published.
+        ridge: as of `RegMean`.
+        pattern: leaves with the same first group are a block. The default takes the module that holds the leaf, so that
+            every layer sees all layers before it merged; for blocks as published write r"(blocks/[0-9]+)/".
+    """
+
+    scale: float = 0.95
+    ridge: float = 1e-6
+    pattern: str = PerLayer.pattern
+    needs = (Examples,)
+
+    def __post_init__(self) -> None:
+        check_fraction("scale", self.scale)
+        check_number("ridge", self.ridge)
+        check_pattern("pattern", self.pattern)
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """The shares. Raises ValueError without data, or with those of another network or number of models."""
+        return chained(self, Chain(self.pattern, self.scale, self.ridge, own=False), stack, stats)["shares"]
