@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,12 @@ from alignment.graph import PyTree
 
 LIMIT = 2**32
 """Entries are counted in unsigned integers of 32 bits."""
+
+SAMPLE = 16384
+"""Entries that tell about where the threshold is."""
+
+GROUP = 32
+"""Entries that are counted in one byte."""
 
 
 def kept_of(density: float, size: int) -> int:
@@ -26,9 +32,10 @@ def largest(tree: PyTree, count: int | UInt[Array, ""]) -> PyTree:
     """Masks of the `count` entries of largest magnitude among all leaves.
 
     Exactly so many are True: of equal magnitudes the first are taken, leaf by leaf in the order of the tree. The bit pattern
-    of |x| grows with |x|, so its bits are found one after the other, each by counting the entries that are not below: 31
-    passes over float32, 15 over 16-bit values. Equal magnitudes take a second such search, over the positions. Traceable,
-    and for leaves that are sharded only counts are exchanged.
+    of |x| grows with |x|, so the threshold is an integer, and is searched by counting the entries that are not below: between
+    the bounds that a sample suggests, where interpolation puts it, about ten passes over float32, at most some 90. Equal
+    magnitudes take a second such search, over the positions. Traceable, and for leaves that are sharded only counts and the
+    sample are exchanged.
 
     Args:
         tree: floating-point arrays of one dtype, without NaN; an array is a tree of one leaf.
@@ -53,19 +60,73 @@ def largest(tree: PyTree, count: int | UInt[Array, ""]) -> PyTree:
 
 @jax.jit
 def _largest(leaves: list[Array], count: UInt[Array, ""]) -> list[Bool[Array, "..."]]:
-    keys = [_magnitude(x) for x in leaves]
-    width = 8 * keys[0].dtype.itemsize - 1
-    threshold = _last(lambda t: _count([k >= t for k in keys]) >= count, width, keys[0].dtype)
-    tied, spare = [k == threshold for k in keys], count - _count([k > threshold for k in keys])
-    places = _places(leaves)
+    keys, total = [_magnitude(x) for x in leaves], sum(x.size for x in leaves)
+    dtype = keys[0].dtype
+    top = jnp.asarray(2 ** (8 * dtype.itemsize - 1), dtype)
+    found = _search(lambda t: _count([k >= t for k in keys]), count, top, total, _suggested(keys, count, total))
+    tied = [(k >= found.low) & (k < found.high) for k in keys]  # of one magnitude, unless the threshold is exact
+    places, spare = _places(leaves), count - found.above
 
-    def few(end: Array) -> Bool[Array, ""]:
-        return _count([t & (p < end) for t, p in zip(tied, places, strict=True)]) <= spare
+    def few(rest: Array) -> UInt[Array, ""]:
+        return _count([t & (p < total - rest) for t, p in zip(tied, places, strict=True)])
 
-    width = sum(x.size for x in leaves).bit_length()
-    all_tied = _count(tied) == spare
-    end = jax.lax.cond(all_tied, lambda: jnp.uint32(LIMIT - 1), lambda: _last(few, width, jnp.uint32))
-    return [(k > threshold) | (t & (p < end)) for k, t, p in zip(keys, tied, places, strict=True)]
+    exact = (found.low + 1 < found.high) | (found.kept == count)
+    bounds = jnp.zeros(2, jnp.uint32)
+    rest = jax.lax.cond(exact, lambda: jnp.uint32(0), lambda: _search(few, spare, jnp.uint32(total), found.kept, bounds).low)
+    return [(k >= found.high) | (t & (p < total - rest)) for k, t, p in zip(keys, tied, places, strict=True)]
+
+
+class _Found(NamedTuple):
+    """How far a search has come: `kept` entries are not below `low`, `above` are not below `high`."""
+
+    low: UInt[Array, ""]
+    high: UInt[Array, ""]
+    kept: UInt[Array, ""]
+    above: UInt[Array, ""]
+
+
+def _search(
+    counted: Callable[[Array], UInt[Array, ""]],
+    count: UInt[Array, ""],
+    top: UInt[Array, ""],
+    total: int | UInt[Array, ""],
+    suggested: UInt[Array, "2"],
+) -> _Found:
+    """Where a count that falls from `total` at 0 to none at `top` is `count`, or passes it from `low` to `high` = `low` + 1.
+
+    The first two places tried are suggested; of the others every third is in the middle, so that no distribution of the entries
+    takes more than three times as many as bisection.
+    """
+
+    def goes_on(state: tuple[Array, _Found]) -> Bool[Array, ""]:
+        _, f = state
+        return (f.kept != count) & (f.high - f.low > 1)
+
+    def refine(state: tuple[Array, _Found]) -> tuple[Array, _Found]:
+        step, f = state
+        width = f.high - f.low
+        share = (f.kept - count).astype(jnp.float32) / (f.kept - f.above).astype(jnp.float32)
+        between = f.low + (share * width.astype(jnp.float32)).astype(width.dtype)
+        tried = jnp.where(step < 2, suggested[step % 2], jnp.where(step % 3 == 0, f.low + width // 2, between))
+        tried = jnp.clip(tried, f.low + 1, f.high - 1)
+        number = counted(tried)
+        enough = number >= count
+        low, kept = jnp.where(enough, tried, f.low), jnp.where(enough, number, f.kept)
+        high, above = jnp.where(enough, f.high, tried), jnp.where(enough, f.above, number)
+        return step + 1, _Found(low, high, kept, above)
+
+    start = _Found(jnp.zeros_like(top), top, jnp.asarray(total, jnp.uint32), jnp.uint32(0))
+    return jax.lax.while_loop(goes_on, refine, (jnp.uint32(0), start))[1]
+
+
+def _suggested(keys: list[Array], count: UInt[Array, ""], total: int) -> UInt[Array, "2"]:
+    """Magnitudes below and above the threshold but for four standard deviations: those of a sample in regular steps."""
+    step = -(-total // SAMPLE)
+    sample = jnp.sort(jnp.concatenate([k.reshape(-1)[::step] for k in keys]))
+    rank = len(sample) * (1 - count.astype(jnp.float32) / total)
+    reach = 4 * jnp.sqrt(rank * (1 - rank / len(sample))) + 1
+    below, above = (jnp.clip(r, 0, len(sample) - 1).astype(jnp.int32) for r in (rank - reach, rank + reach))
+    return jnp.stack([sample[below], sample[above] + 1])
 
 
 def _magnitude(x: Array) -> UInt[Array, "..."]:
@@ -84,14 +145,11 @@ def _places(leaves: list[Array]) -> list[UInt[Array, "..."]]:
 
 
 def _count(masks: list[Bool[Array, "..."]]) -> UInt[Array, ""]:
-    return functools.reduce(jnp.add, [jnp.sum(m, dtype=jnp.uint32) for m in masks])
+    return functools.reduce(jnp.add, map(_number, masks))
 
 
-def _last(holds: Callable[[Array], Bool[Array, ""]], width: int, dtype: Any) -> UInt[Array, ""]:
-    """The last of the integers of `width` bits for which a condition holds that holds at 0 and, once false, stays so."""
-
-    def refine(done: Array, found: UInt[Array, ""]) -> UInt[Array, ""]:
-        tried = found | jnp.left_shift(jnp.ones((), dtype), (width - 1 - done).astype(dtype))
-        return jnp.where(holds(tried), tried, found)
-
-    return jax.lax.fori_loop(0, width, refine, jnp.zeros((), dtype))
+def _number(mask: Bool[Array, "..."]) -> UInt[Array, ""]:
+    """Of the entries that are True: in bytes first, which on CPUs is ten times as fast."""
+    flat, whole = mask.reshape(-1), mask.size // GROUP * GROUP
+    groups = flat[:whole].reshape(-1, GROUP).sum(1, dtype=jnp.uint8)
+    return groups.sum(dtype=jnp.uint32) + flat[whole:].sum(dtype=jnp.uint32)
