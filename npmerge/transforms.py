@@ -139,8 +139,8 @@ class Elect(Transform):
         """Zero where dropped, zero entries included."""
 
         def agree(x: Float[Array, "models ..."]) -> Bool[Array, "models ..."]:
-            votes = x if self.by == "sum" else jnp.sign(x)
-            return jnp.where(over_models(votes) >= 0, x > 0, x < 0)
+            plus = over_models(x if self.by == "sum" else jnp.sign(x))[0] >= 0
+            return jnp.stack([jnp.where(plus, one > 0, one < 0) for one in x])  # model by model, as `over_models`
 
         return where(jax.tree.map(agree, current(coefficients, vectors)), coefficients)
 
@@ -159,8 +159,9 @@ class DisjointMean(Transform):
         """Of the same signs; zero where the entries of all models are."""
 
         def mean(c: Float[Array, "models ..."], x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
-            nonzero = c * x != 0
-            return ratio(c, over_models(jnp.where(nonzero, c if self.weighted else 1.0, 0.0)))
+            shares = [jnp.where(a * b != 0, a if self.weighted else 1.0, 0.0) for a, b in zip(c, x, strict=True)]
+            total = functools.reduce(jnp.add, shares)
+            return jnp.stack([ratio(one, total) for one in c])
 
         return {path: mean(c, vectors[path]) for path, c in coefficients.items()}
 
