@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.checks import check_finite_number
-from alignment.graph import PyTree, path_name
+from alignment.graph import PyTree, flatten, path_name
 from npmerge.base import Merge, Stats, is_statistic, wide
 from npmerge.stack import Stack
 
@@ -43,17 +43,29 @@ class Spectral(Merge):
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """The merged model, in float32 or wider and rounded once; running statistics are averaged."""
+        vectors = jax.tree.map(lambda x, base: wide(x) - wide(base)[None], stack.params, stack.base)
+        merged = self._merged({path: x for path, x in flatten(vectors).items() if x.ndim == 3 and not is_statistic(path)})
 
-        def leaf(path: tuple, scale: Array, x: Array, base: Array) -> Array:
-            if is_statistic(path_name(path)):
+        def leaf(path: tuple, scale: Array, x: Array, base: Array, tau: Array) -> Array:
+            name = path_name(path)
+            if is_statistic(name):
                 return wide(x).mean(0).astype(x.dtype)
-            origin = wide(base)
-            tau = wide(x) - origin[None]
-            merged = self.matrix(tau.mT).mT if tau.ndim == 3 else tau.mean(0)
-            return (origin + scale.astype(tau.dtype) * merged).astype(x.dtype)
+            moved = merged[name] if name in merged else tau.mean(0)
+            return (wide(base) + scale.astype(tau.dtype) * moved).astype(x.dtype)
 
+        return jax.tree_util.tree_map_with_path(leaf, theta, stack.params, stack.base, vectors)
+
+    def _merged(self, matrices: dict[str, Array]) -> dict[str, Array]:
+        """One task vector of several for each path; those of one shape are merged in one batch."""
+        shapes: dict[tuple, list[str]] = {}
+        for path, tau in matrices.items():
+            shapes.setdefault((tau.shape, tau.dtype), []).append(path)
+        found: dict[str, Array] = {}
         with jax.default_matmul_precision("highest"):
-            return jax.tree_util.tree_map_with_path(leaf, theta, stack.params, stack.base)
+            for paths in shapes.values():
+                alike = jax.vmap(self.matrix)(jnp.stack([matrices[path].mT for path in paths]))
+                found |= dict(zip(paths, alike.mT, strict=True))
+        return found
 
 
 @jax.custom_jvp

@@ -150,8 +150,8 @@ class Elect(Transform):
         """True where an entry has the elected sign."""
 
         def agree(x: Float[Array, "models ..."]) -> Bool[Array, "models ..."]:
-            votes = x if self.by == "sum" else jnp.sign(x)
-            return jnp.where(over_models(votes) >= 0, x > 0, x < 0)
+            plus = over_models(x if self.by == "sum" else jnp.sign(x))[0] >= 0
+            return jnp.stack([jnp.where(plus, one > 0, one < 0) for one in x])  # model by model, as `over_models`
 
         return jax.tree.map(agree, tensors)
 
@@ -176,11 +176,12 @@ class DisjointMean(Transform):
         """Of the same signs; zero where the entries of all models are, and where weights cancel."""
 
         def mean(c: Float[Array, "models ..."], x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
-            each = c if self.weighted else 1.0 if self.weights is None else column(self.weights, x)
-            total = over_models(jnp.where(c * x != 0, each, 0.0))
+            each = c if self.weighted else (1.0,) * len(c) if self.weights is None else self.weights
+            shares = [jnp.where(a * b != 0, one, 0.0) for a, b, one in zip(c, x, each, strict=True)]
+            total = functools.reduce(jnp.add, shares)
             if self.weights is not None:  # of both signs, which may cancel up to rounding
                 total = jnp.where(jnp.abs(total) > 1e-6 * np.abs(self.weights).sum(), total, 0.0)
-            return ratio(c, total)
+            return jnp.stack([ratio(one, total) for one in c])
 
         return {path: mean(c, vectors[path]) for path, c in coefficients.items()}
 

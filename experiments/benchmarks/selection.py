@@ -3,19 +3,24 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 import npmerge as nm
+from alignment.graph import PyTree
 from experiments.benchmarks.timing import Row, interleaved
+from npmerge.models import Config, ResNet, abstract
 from npmerge.selection import kept_of, largest
 
 DENSITY = 0.2
+RESNET_50 = ResNet(block="bottleneck", stages=(3, 4, 6, 3))
 
 
 def rows(*, quick: bool, repeats: int) -> list[Row]:
     """All of them; quick ones are of small tensors."""
     size, repeats = (1000, 1) if quick else (32_000_000, min(repeats, 5))
     values = np.random.default_rng(0).standard_normal(size, np.float32)
-    return [against_sort(values, repeats), against_partition(values, repeats), ties(values[: size // 4], repeats)]
+    rows = [against_sort(values, repeats), against_partition(values, repeats), ties(values[: size // 4], repeats)]
+    return rows + ties_of_networks(ResNet(block="basic", stages=(1, 1), width=4) if quick else RESNET_50, min(repeats, 3))
 
 
 def against_sort(values: np.ndarray, repeats: int) -> Row:
@@ -47,6 +52,38 @@ def ties(values: np.ndarray, repeats: int) -> Row:
         "task arithmetic",
         *interleaved(ours, peer, repeats=repeats),
     )
+
+
+def ties_of_networks(config: Config, repeats: int) -> list[Row]:
+    """The merge of three networks against the plain average of them, and against TIES on one flat vector of each."""
+    variables, rng = abstract(config).variables, np.random.default_rng(0)
+    base, *models = (jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), variables) for _ in range(4))
+    stack, what = (
+        nm.stack_models(models, base),
+        f"TIES of 3 networks of {sum(x.size for x in jax.tree.leaves(base)) / 1e6:.3g} M",
+    )
+    merge, average = nm.Ties(DENSITY), nm.Average()
+    return [
+        (what, "their average", *interleaved(lambda: merge(stack), lambda: average(stack), repeats=repeats)),
+        (
+            what,
+            "flat vectors, a full top-k",
+            *interleaved(lambda: merge(stack), lambda: flat_ties(models, base), repeats=repeats),
+        ),
+    ]
+
+
+@jax.jit
+def flat_ties(models: list[PyTree], base: PyTree) -> PyTree:
+    """TIES as FusionBench describes it, written plainly: all parameters in one vector, a full top-k of each."""
+    flat, restore = ravel_pytree(base)
+    vectors = jnp.stack([ravel_pytree(m)[0] - flat for m in models])
+    least = jax.lax.top_k(jnp.abs(vectors), kept_of(DENSITY, flat.size))[0][:, -1:]
+    vectors = jnp.where(jnp.abs(vectors) >= least, vectors, 0)
+    sign = jnp.sign(vectors.sum(0))
+    sign = jnp.where(sign == 0, jnp.sign(sign.sum()), sign)
+    agree = jnp.where(sign > 0, vectors > 0, vectors < 0)
+    return restore(flat + (vectors * agree).sum(0) / jnp.maximum(agree.sum(0), 1))
 
 
 def _described(values: np.ndarray) -> str:

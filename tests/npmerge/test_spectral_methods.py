@@ -207,3 +207,16 @@ def test_errors():
             Learned(method(), PerTensor(), Free())
     with pytest.raises(ValueError, match="common must be a number from 0 to 1"):
         IsoCTS(common=1.5)
+
+
+def test_matrices_of_one_shape_are_decomposed_in_one_batch():
+    tree = {"a": normal(0, 3, 4), "b": normal(1, 3, 4), "c": normal(2, 4, 3), "bias": normal(3, 4)}
+    models = [jax.tree.map(lambda x, k=k: np.float32(x + normal(4 + k, *x.shape)), tree) for k in range(2)]
+    stack = stack_models(models, jax.tree.map(np.float32, tree))
+    merge = IsoC()
+    theta = merge.init(stack)
+    assert str(jax.make_jaxpr(merge.apply)(theta, stack)).count(" svd[") == 2
+    alone = {n: merge(Stack({n: x}, {n: stack.base[n]}))[n] for n, x in stack.params.items()}
+    together = merge(stack)
+    for name, x in alone.items():
+        np.testing.assert_allclose(together[name], x, rtol=1e-6, atol=1e-6)

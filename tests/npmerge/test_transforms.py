@@ -415,3 +415,15 @@ def test_bad_choices():
         ConsensusTA(scale=float("nan"))
     with pytest.raises(ValueError, match=r"key must be jax.random.key"):
         Dare()(STACK, key=3)
+
+
+def test_masks_do_not_depend_on_how_many_devices_hold_the_models():
+    tree = {"a": normal(20, 3, 8, 4).astype(np.float32), "z": normal(21, 3, 8).astype(np.float32)}
+    stack = Stack(tree, jax.tree.map(lambda x: np.zeros_like(x[0]), tree))
+    alone = Dare(0.5).init(stack, key=KEY)
+    for devices in (2, 8):
+        mesh = jax.make_mesh((devices,), ("units",), axis_types=(jax.sharding.AxisType.Auto,))
+        placed = jax.tree.map(lambda x, m=mesh: jax.device_put(x, jax.NamedSharding(m, jax.P(None, "units"))), tree)
+        jax.tree.map(np.testing.assert_array_equal, Dare(0.5).init(stack._replace(params=placed), key=KEY), alone)
+    turned = Stack(*(dict(reversed(t.items())) for t in stack))
+    jax.tree.map(np.testing.assert_array_equal, Dare(0.5).init(turned, key=KEY), alone)
