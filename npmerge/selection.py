@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, UInt
 
 from alignment.graph import PyTree
@@ -15,6 +16,9 @@ LIMIT = 2**32
 
 SAMPLE = 16384
 """Entries that tell about where the threshold is."""
+
+JOINED = 2**22
+"""Entries that are joined to one vector: smaller leaves are many, and all that is done with each is compiled for each."""
 
 GROUP = 32
 """Entries that are counted in one byte."""
@@ -60,20 +64,48 @@ def largest(tree: PyTree, count: int | UInt[Array, ""]) -> PyTree:
 
 @jax.jit
 def _largest(leaves: list[Array], count: UInt[Array, ""]) -> list[Bool[Array, "..."]]:
-    keys, total = [_magnitude(x) for x in leaves], sum(x.size for x in leaves)
-    dtype = keys[0].dtype
-    top = jnp.asarray(2 ** (8 * dtype.itemsize - 1), dtype)
-    found = _search(lambda t: _count([k >= t for k in keys]), count, top, total, _suggested(keys, count, total))
-    tied = [(k >= found.low) & (k < found.high) for k in keys]  # of one magnitude, unless the threshold is exact
-    places, spare = _places(leaves), count - found.above
+    """Leaves of middling size joined: whatever is done with each is compiled for each."""
+    masks = []
+    runs = _runs([x.size for x in leaves])
+    joined = [jnp.concatenate([x.reshape(-1) for x in leaves[run]]) for run in runs]
+    for run, mask in zip(runs, _largest_of(joined, count), strict=True):
+        parts = jnp.split(mask, np.cumsum([x.size for x in leaves[run]])[:-1].tolist())
+        masks += [part.reshape(x.shape) for part, x in zip(parts, leaves[run], strict=True)]
+    return masks
+
+
+def _runs(sizes: list[int]) -> list[slice]:
+    """Neighbours in runs of at most JOINED entries; what is larger stands alone."""
+    runs, start = [], 0
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or sum(sizes[start : end + 1]) > JOINED:
+            runs.append(slice(start, end))
+            start = end
+    return runs
+
+
+def _largest_of(vectors: list[Array], count: UInt[Array, ""]) -> list[Bool[Array, " entries"]]:
+    total = sum(x.size for x in vectors)
+    bits = 8 * vectors[0].dtype.itemsize
+    top = jnp.asarray(2 ** (bits - 1), f"uint{bits}")
+    # magnitudes and places are computed wherever they are read: to keep them takes longer than to count them
+    found = _search(
+        lambda t: _count([_magnitude(x) >= t for x in vectors]), count, top, total, _suggested(vectors, count, total)
+    )
+
+    def tied() -> list[Bool[Array, " entries"]]:  # of one magnitude, unless the threshold is exact
+        return [(k >= found.low) & (k < found.high) for k in map(_magnitude, vectors)]
 
     def few(rest: Array) -> UInt[Array, ""]:
-        return _count([t & (p < total - rest) for t, p in zip(tied, places, strict=True)])
+        return _count([t & (p < total - rest) for t, p in zip(tied(), _places(vectors), strict=True)])
 
-    exact = (found.low + 1 < found.high) | (found.kept == count)
-    bounds = jnp.zeros(2, jnp.uint32)
-    rest = jax.lax.cond(exact, lambda: jnp.uint32(0), lambda: _search(few, spare, jnp.uint32(total), found.kept, bounds).low)
-    return [(k >= found.high) | (t & (p < total - rest)) for k, t, p in zip(keys, tied, places, strict=True)]
+    def taken() -> UInt[Array, ""]:
+        bounds = jnp.zeros(2, jnp.uint32)
+        return _search(few, count - found.above, jnp.uint32(total), found.kept, bounds).low
+
+    rest = jax.lax.cond((found.low + 1 < found.high) | (found.kept == count), lambda: jnp.uint32(0), taken)
+    above = [_magnitude(x) >= found.high for x in vectors]
+    return [a | (t & (p < total - rest)) for a, t, p in zip(above, tied(), _places(vectors), strict=True)]
 
 
 class _Found(NamedTuple):
@@ -119,10 +151,10 @@ def _search(
     return jax.lax.while_loop(goes_on, refine, (jnp.uint32(0), start))[1]
 
 
-def _suggested(keys: list[Array], count: UInt[Array, ""], total: int) -> UInt[Array, "2"]:
+def _suggested(vectors: list[Array], count: UInt[Array, ""], total: int) -> UInt[Array, "2"]:
     """Magnitudes below and above the threshold but for four standard deviations: those of a sample in regular steps."""
     step = -(-total // SAMPLE)
-    sample = jnp.sort(jnp.concatenate([k.reshape(-1)[::step] for k in keys]))
+    sample = jnp.sort(jnp.concatenate([_magnitude(x[::step]) for x in vectors]))
     rank = len(sample) * (1 - count.astype(jnp.float32) / total)
     reach = 4 * jnp.sqrt(rank * (1 - rank / len(sample))) + 1
     below, above = (jnp.clip(r, 0, len(sample) - 1).astype(jnp.int32) for r in (rank - reach, rank + reach))
@@ -135,11 +167,11 @@ def _magnitude(x: Array) -> UInt[Array, "..."]:
     return bits & bits.dtype.type(2 ** (8 * x.dtype.itemsize - 1) - 1)
 
 
-def _places(leaves: list[Array]) -> list[UInt[Array, "..."]]:
+def _places(vectors: list[Array]) -> list[UInt[Array, " entries"]]:
     """The position of each entry among all."""
     places, start = [], 0
-    for x in leaves:
-        places.append(jax.lax.iota(jnp.uint32, x.size).reshape(x.shape) + jnp.uint32(start))
+    for x in vectors:
+        places.append(jax.lax.iota(jnp.uint32, x.size) + jnp.uint32(start))
         start += x.size
     return places
 
@@ -148,8 +180,8 @@ def _count(masks: list[Bool[Array, "..."]]) -> UInt[Array, ""]:
     return functools.reduce(jnp.add, map(_number, masks))
 
 
-def _number(mask: Bool[Array, "..."]) -> UInt[Array, ""]:
+def _number(mask: Bool[Array, " entries"]) -> UInt[Array, ""]:
     """Of the entries that are True: in bytes first, which on CPUs is ten times as fast."""
-    flat, whole = mask.reshape(-1), mask.size // GROUP * GROUP
-    groups = flat[:whole].reshape(-1, GROUP).sum(1, dtype=jnp.uint8)
-    return groups.sum(dtype=jnp.uint32) + flat[whole:].sum(dtype=jnp.uint32)
+    whole = mask.size // GROUP * GROUP
+    groups = mask[:whole].reshape(-1, GROUP).sum(1, dtype=jnp.uint8)
+    return groups.sum(dtype=jnp.uint32) + mask[whole:].sum(dtype=jnp.uint32)
