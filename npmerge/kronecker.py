@@ -58,7 +58,7 @@ class KroneckerFactors(Statistic):
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
     ) -> dict[str, SiteFactors]:
         """Sums of products over one batch. Raises ValueError for labels, or positions of a mask, that do not fit."""
-        small, sites = one_by_one(apply, graph, models[0], batch[0])
+        small, sites, _ = one_by_one(apply, graph, models[0], batch[0])
         labels = labels_of("KroneckerFactors", self.kind, jax.eval_shape(apply, models[0], batch[0]), batch)
 
         def sums(model: PyTree, x: PyTree, label: Int[Array, "examples ..."], mask: Bool[Array, "examples ..."]) -> Any:

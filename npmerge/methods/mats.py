@@ -28,7 +28,8 @@ class MaTS(Merge):
 
     Attributes:
         operator: C_m: "diagonal" of the Fisher information, "gram" W -> G_m W, or "kronecker" W -> A_m W B_m with G_m = A_m of
-            the inputs and B_m of the gradients, W (rows, columns). Needs `DiagonalFisher`, `InputGram`, `KroneckerFactors`.
+            the inputs and B_m of the gradients, W (rows, columns); an embedding has a diagonal of frequencies in "gram", and is
+            averaged in "kronecker". Needs `DiagonalFisher`, `InputGram`, `KroneckerFactors`.
         iterations: the most; 0 is the start. Published 100 for whole models, searched in 10, 20, ..., 100.
         start: the merge to start from: `TaskArithmetic(scale)`, of scale 0 for the base.
         tolerance: of |sum_m C_m (p_m - p)| relative to |sum_m C_m p_m|, from which on a system stays as it is.
