@@ -48,6 +48,7 @@ class KroneckerFactors(Statistic):
     microbatch: int = 8
     kind: Kind = "exact"
     seed: int = 0
+    reads = frozenset({"activations", "gradients"})
 
     def __post_init__(self) -> None:
         check_count("microbatch", self.microbatch)

@@ -9,6 +9,7 @@ from alignment.graph import PyTree
 from npmerge.base import Stats
 from npmerge.gram_shares import shares_of
 from npmerge.grams import InputGram, grams_of
+from npmerge.hyper import searched, spaced
 from npmerge.quadratic import QuadraticMerge
 from npmerge.stack import Stack
 
@@ -29,12 +30,12 @@ class RegMean(QuadraticMerge):
     make those zero.
 
     Attributes:
-        scale: a in a G + (1 - a) diag(G), searched in 0, 0.1, ..., 1. FusionBench has 0.95 for CLIP and 0.1 otherwise,
-            git-theta 0.5. 0 is a mean of the rows, weighted by their mean squares.
+        scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a
+            mean of the rows, weighted by their mean squares.
         ridge: relative to the mean of the diagonal.
     """
 
-    scale: float = 0.95
+    scale: float = searched(0.95, spaced(0.0, 1.0, 0.1))
     ridge: float = 1e-6
     needs = (InputGram,)
 
