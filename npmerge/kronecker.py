@@ -34,9 +34,9 @@ class KroneckerFactors(Statistic):
     """A = mean x x^T and B = mean E_y g g^T of every linear site in each model: its Fisher information is about A x B (K-FAC).
 
     x is what the site reads, as for `InputGram`, and g the gradient of log p(y|x) at what it makes (Martens and Grosse 2015;
-    the factors of MaTS, Tam et al. 2023). Samples, padding and the sites are those of `InputGram`, `kind` and `seed` those of
-    `DiagonalFisher`; an example of several predictions has the sum of their log-likelihoods. Finalised to a mapping site ->
-    `SiteFactors`.
+    the factors of MaTS, Tam et al. 2023). Samples, padding and the sites, without embeddings, are those of `InputGram`,
+    `kind` and `seed` those of `DiagonalFisher`; an example of several predictions has the sum of their log-likelihoods.
+    Finalised to a mapping site -> `SiteFactors`.
 
     Attributes:
         microbatch: examples whose features and gradients exist at once, "exact" as many times as there are outcomes.
