@@ -17,6 +17,7 @@ from alignment.gains import disagreement, measured_gains
 from alignment.graph import Graph, Node, Pinned, Place, Tap
 from alignment.group_matching import GroupMatching
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
+from alignment.lookups import Lookup
 from alignment.maps import (
     NodeMap,
     compose,
@@ -79,6 +80,7 @@ __all__ = [
     "GroupMatching",
     "Joint",
     "JointMoments",
+    "Lookup",
     "MinibatchCKA",
     "Moments",
     "Node",

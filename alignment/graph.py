@@ -16,6 +16,7 @@ import numpy as np
 
 from alignment.describe import dot, table
 from alignment.labels import AxisLabel, Interval, mentions
+from alignment.lookups import Lookup
 from alignment.sites import Site
 
 PyTree = Any
@@ -108,6 +109,7 @@ class Graph:
         taps: for each node, where its features appear in a forward pass.
         sites: for each weight, the contractions it takes part in.
         shapes: the shape of each leaf by path.
+        lookups: for each weight, where its rows are looked up by numbers of the data.
     """
 
     nodes: Mapping[str, Node]
@@ -116,6 +118,7 @@ class Graph:
     taps: Mapping[str, Tap]
     sites: Sequence[Site]
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    lookups: Sequence[Lookup] = ()
 
     def touching(self, node: str) -> dict[str, list[int]]:
         """The axes that carry a node: path -> axis numbers."""

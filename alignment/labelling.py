@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from alignment.families import companions, expressions, indices
 from alignment.graph import Graph, GroupName, Node, Pinned, Tap
 from alignment.labels import AxisLabel, Cases, Fixed, Interval, NodeAxis, Part, Product, Role, Segments
+from alignment.lookups import Lookup
 from alignment.naming import fixed_names, node_names, signs_of
 from alignment.primitives import Value
 from alignment.provenance import source_line
-from alignment.sites import Site
+from alignment.sites import Site, Use
 from alignment.terms import Case, Group, Prod, Ref, Seq, Term, refs
 from alignment.twins import join_twins
 from alignment.unification import Terms
@@ -35,7 +36,7 @@ class Seen:
 
 
 def build_graph(
-    terms: Terms, params: Mapping[str, Value], seen: Sequence[Seen], sites: Sequence[Site], used: Sequence[str]
+    terms: Terms, params: Mapping[str, Value], seen: Sequence[Seen], uses: Sequence[Use], used: Sequence[str]
 ) -> tuple[Graph, Mapping[str, tuple[int, ...]]]:
     """The graph of a finished walk, and the atoms that each of its nodes is.
 
@@ -43,10 +44,10 @@ def build_graph(
         terms: the store, everything unified.
         params: the variables by path.
         seen: the floating-point values that depend on the inputs, in the order of the network.
-        sites: the contractions of weights.
+        uses: of weights, contractions before lookups.
         used: paths of the variables in the order in which the network reads them.
     """
-    every = expressions(terms)
+    every, named = expressions(terms), _named(uses)
     axes = {path: [_resolved(terms, t) for t in value.axes] for path, value in params.items()}
     met = [(s, [_resolved(terms, t) for t in s.value.axes]) for s in seen]
     moved = {ref.atom for _, labels in met for t in labels for ref in refs(t)}
@@ -71,8 +72,9 @@ def build_graph(
         axes={path: label.leaf(labels) for path, labels in axes.items()},
         pinned=_pins(terms, axes, moved),
         taps=taps,
-        sites=_named(sites),
+        sites=tuple(use for use in named if isinstance(use, Site)),
         shapes={path: value.shape for path, value in params.items()},
+        lookups=tuple(use for use in named if isinstance(use, Lookup)),
     )
     return graph, label.atoms
 
@@ -103,14 +105,14 @@ def _nodes_and_taps(
     return nodes, {name: tap for name, (_, tap) in taps.items()}, duals - taps.keys()
 
 
-def _named(sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The sites with names that tell several of one weight apart."""
+def _named(uses: Sequence[Use]) -> list[Use]:
+    """The uses with names that tell several of one weight apart."""
     used: dict[str, int] = {}
     named = []
-    for site in sites:
-        k = used[site.path] = used.get(site.path, 0) + 1
-        named.append(replace(site, name=site.path if k == 1 else f"{site.path}#{k}"))
-    return tuple(named)
+    for use in uses:
+        k = used[use.path] = used.get(use.path, 0) + 1
+        named.append(replace(use, name=use.path if k == 1 else f"{use.path}#{k}"))
+    return named
 
 
 def _resolved(terms: Terms, term: Term | None) -> Term:

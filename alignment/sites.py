@@ -6,6 +6,7 @@ matrix (..., rows, columns) and outputs (..., samples, columns). The leading axe
 layers, experts, groups of a convolution.
 """
 
+import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ VIEWS = {"transpose", "reshape", "squeeze", "convert_element_type", "copy", "sto
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
-    """One contraction of a weight with features.
+class Use(abc.ABC):
+    """An equation that reads a weight as a matrix.
 
     Attributes:
         name: the path of the weight, with "#2" and so on where it is used again.
@@ -34,7 +35,7 @@ class Site:
         location: the equation, one number for each level of nested calls.
         weight: which operand of the equation the weight is.
         stacked: for each loop around the equation, whether the weight is another one in each of its steps.
-        primitive: "dot_general" or "conv_general_dilated".
+        primitive: the name of the equation.
         params: the parameters of the equation.
         shape: the shape of the weight as the equation sees it.
     """
@@ -66,6 +67,19 @@ class Site:
         """For each element of the matrix the number of the element that it is of a leaf of this shape, raveled."""
         numbers = np.arange(math.prod(shape)).reshape(shape)
         return over(sum(self.stacked), self._as_matrix)(self.source.places(jnp.asarray(numbers)))
+
+    @abc.abstractmethod
+    def inputs(self, x: Array) -> Array:
+        """What meets the matrix, from the other operand: samples and what each of them reads are the last axes."""
+
+    @abc.abstractmethod
+    def _as_matrix(self, weight: Array) -> Array:
+        """The operand as a matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Site(Use):
+    """One contraction of a weight with features: a "dot_general" or "conv_general_dilated"."""
 
     def inputs(self, x: Array) -> Float[Array, "*groups samples rows"]:
         """The features that the matrix meets, from the other operand; patches, in a convolution."""
@@ -149,9 +163,14 @@ def site_of(eqn: JaxprEqn, ins: Sequence[Value], location: tuple[int, ...], loop
     for k, value in enumerate(ins):
         weighs = name == "dot_general" or (k == 1 and eqn.params["batch_group_count"] == 1)
         if weighs and value.source is not None and ins[1 - k].data:
-            stacked = tuple(any(s == (STEP, depth) for s in value.source.steps) for depth in range(len(loops)))
+            stacked = stacked_in(value.source, loops)
             return Site(value.source.path, value.source, location, k, stacked, name, eqn.params, value.shape)
     return None
+
+
+def stacked_in(source: Source, loops: tuple[Term, ...]) -> tuple[bool, ...]:
+    """For each loop around an equation, whether it takes one step of the leaf at a time."""
+    return tuple(any(s == (STEP, depth) for s in source.steps) for depth in range(len(loops)))
 
 
 def over(axes: int, function: Callable[[Array], Array]) -> Callable[[Array], Array]:

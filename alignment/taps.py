@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from alignment.graph import Graph, Place, PyTree, Tap
 from alignment.program import evaluated
-from alignment.sites import Site, over
+from alignment.sites import Site, Use, over
 from alignment.trace import nested
 
 
@@ -24,10 +24,11 @@ class SiteFeatures(NamedTuple):
 
 
 class Captured(NamedTuple):
-    """Features by the name of their node, and by the name of their site."""
+    """Features by the name of their node, by the name of their site, and rows that are read by the name of their lookup."""
 
     nodes: dict[str, Float[Array, "*copies samples units"]]
     sites: dict[str, SiteFeatures]
+    lookups: dict[str, Int[Array, "*copies samples"]]
 
 
 def capture(
@@ -37,8 +38,9 @@ def capture(
     *inputs: PyTree,
     nodes: Iterable[str] | str | None = None,
     sites: Iterable[str] | str = (),
+    lookups: Iterable[str] | str = (),
 ) -> Captured:
-    """The features of nodes and the inputs and outputs of sites, in one jitted forward pass.
+    """The features of nodes, inputs and outputs of sites, and rows that lookups read, in one jitted forward pass.
 
     Every position of an image or a sequence counts as a sample. Only what is asked for is computed: the rest of the network is
     cut away. The batch size may differ from the one that was traced; the function must be the same.
@@ -50,6 +52,7 @@ def capture(
         inputs: a batch.
         nodes: names of nodes; None means all that have a tap.
         sites: names of sites, none unless asked for.
+        lookups: names of lookups, none unless asked for.
 
     Raises:
         ValueError: for a name that the graph does not have or a node without a tap, variables of another structure, or if what
@@ -61,21 +64,34 @@ def capture(
         if name not in graph.taps:
             known = "has no tap" if name in graph.nodes else "is not in the graph"
             raise ValueError(f"node {name!r} {known}; there are taps for {', '.join(graph.taps)}")
-    by_name = {site.name: site for site in graph.sites}
-    wanted = (sites,) if isinstance(sites, str) else tuple(sites)
-    if missing := [name for name in wanted if name not in by_name]:
-        raise ValueError(f"no site named {missing[0]!r}; the graph has {', '.join(by_name)}")
-    return _captured(apply, graph, names, wanted, variables, inputs)
+    wanted = _wanted("site", graph.sites, sites), _wanted("lookup", graph.lookups, lookups)
+    return _captured(apply, graph, names, *wanted, variables, inputs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _wanted(kind: str, uses: Sequence[Use], names: Iterable[str] | str) -> tuple[str, ...]:
+    known = [use.name for use in uses]
+    wanted = (names,) if isinstance(names, str) else tuple(names)
+    if missing := [name for name in wanted if name not in known]:
+        raise ValueError(f"no {kind} named {missing[0]!r}; the graph has {', '.join(known)}")
+    return wanted
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _captured(
-    apply: Callable[..., PyTree], graph: Graph, nodes: tuple[str, ...], sites: tuple[str, ...], variables: PyTree, inputs: tuple
+    apply: Callable[..., PyTree],
+    graph: Graph,
+    nodes: tuple[str, ...],
+    sites: tuple[str, ...],
+    lookups: tuple[str, ...],
+    variables: PyTree,
+    inputs: tuple,
 ) -> Captured:
     taps = {name: graph.taps[name] for name in nodes}
     wanted = {site.name: site for site in graph.sites if site.name in sites}
+    looked_up = {lookup.name: lookup for lookup in graph.lookups if lookup.name in lookups}
     probes = [_Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
     probes += [probe for s in wanted.values() for probe in (_inputs(s), _outputs(s, s.outputs))]
+    probes += [_inputs(lookup) for lookup in looked_up.values()]
     _, found = _run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
     features = {}
     for name, tap in taps.items():
@@ -87,7 +103,8 @@ def _captured(
     pairs = {}
     for name, site in wanted.items():
         pairs[name] = SiteFeatures(*(_by_copy(site, found[name, which]) for which in ("inputs", "outputs")))
-    return Captured(features, pairs)
+    rows = {name: _by_copy(lookup, found[name, "inputs"])[..., 0] for name, lookup in looked_up.items()}
+    return Captured(features, pairs, rows)
 
 
 class Gradients(NamedTuple):
@@ -150,7 +167,7 @@ class _Probe:
     result: bool
     number: int
     arrange: Callable[[Array], Array]
-    site: Site | None = None
+    site: Use | None = None
     nudge: Array | None = None
 
     def fits(self, eqn: JaxprEqn, ins: Sequence[Any]) -> bool:
@@ -159,7 +176,7 @@ class _Probe:
         return site is None or (eqn.primitive.name == site.primitive and jnp.shape(ins[site.weight]) == site.shape)
 
 
-def _inputs(site: Site) -> _Probe:
+def _inputs(site: Use) -> _Probe:
     return _Probe((site.name, "inputs"), site.location, False, 1 - site.weight, site.inputs, site)
 
 
@@ -252,7 +269,7 @@ def _features(tap: Tap, x: Array) -> Float[Array, "*places samples units"]:
     return x.transpose(*axes[:-1], *rest, axes[-1]).reshape(*sizes[:-1], -1, sizes[-1])
 
 
-def _by_copy(site: Site, x: Array) -> Float[Array, "*copies samples units"]:
+def _by_copy(site: Use, x: Array) -> Float[Array, "*copies samples units"]:
     """Loops in which the weight is the same are samples, all others copies."""
     kept = [d for d, stacked in enumerate(site.stacked) if stacked] + list(range(len(site.stacked), x.ndim - 2))
     return _gathered(x, kept)

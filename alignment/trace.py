@@ -14,6 +14,7 @@ from alignment.constants import folded, is_real, is_square
 from alignment.control_flow import CONTROL_FLOW, tied
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.labelling import Seen, build_graph
+from alignment.lookups import Lookup, lookup_of
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
 from alignment.provenance import in_library
 from alignment.sites import Site, followed, site_of
@@ -36,8 +37,8 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
         inputs: example inputs, arrays or `jax.ShapeDtypeStruct`; only shapes and dtypes matter.
 
     Returns:
-        The `Graph`: nodes with their groups, a label for every axis, what is held fixed and why, where to tap, and the
-        contraction that each weight takes part in.
+        The `Graph`: nodes with their groups, a label for every axis, what is held fixed and why, where to tap, the
+        contractions that each weight takes part in, and the lookups of its rows.
 
     Raises:
         ValueError: for variables that are not arrays or share a path, a function that returns something other than arrays, has
@@ -131,6 +132,7 @@ class Walk:
         self.results: dict[tuple[int, ...], list[Value]] = {}  # of every equation, by its location
         self.seen: list[Seen] = []
         self.sites: list[Site] = []
+        self.lookups: list[Lookup] = []
         self.contractions: list[Contraction] = []
         self.used: dict[str, None] = {}  # paths of the variables in the order in which the network reads them
         self.readers: dict[str, set[tuple[int, ...]]] = {}  # the equations that read a leaf, but for those that only reshape it
@@ -221,9 +223,12 @@ class Walk:
                 self.readers.setdefault(source.path, set()).add(location)
         if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
             self.contractions.append(Contraction(eqn, ins, outs[0], self.terms.loops))
-        site = site_of(eqn, ins, location, self.terms.loops)
-        if site is not None and outs[0].data and not self.hidden:
+        if not outs or not outs[0].data or self.hidden:
+            return
+        if (site := site_of(eqn, ins, location, self.terms.loops)) is not None:
             self.sites.append(site)
+        if (lookup := lookup_of(eqn, ins, location, self.terms.loops)) is not None:
+            self.lookups.append(lookup)
 
     def _see(self, eqn: JaxprEqn, outs: Sequence[Value], location: tuple[int, ...]) -> None:
         """Note the results that depend on the inputs as places to tap."""
@@ -252,7 +257,7 @@ class Walk:
 
     def graph(self) -> tuple[Graph, Mapping[str, tuple[int, ...]]]:
         """The graph, and the atoms that each of its nodes is."""
-        return build_graph(self.terms, self.params, self.seen, self.sites, list(self.used))
+        return build_graph(self.terms, self.params, self.seen, (*self.sites, *self.lookups), list(self.used))
 
     def costly(self) -> list[str]:
         """The primitives without a rule that hold an axis which nothing else holds."""

@@ -27,11 +27,13 @@ from experiments.closed_forms_settings import (
     CLOSED,
     EMPTY,
     ENSEMBLE,
+    LEARNED,
     MODELS,
     MULTI,
     OWN,
     PER_TASK,
     PRESETS,
+    PUBLISHED,
     REFERENCES,
     TUNED,
     UNMERGED,
@@ -73,6 +75,8 @@ class Experiment:
                 self.row(name, PER_TASK, functools.partial(self.per_task, method))
             for stage, job in self.continuations(method).items():
                 self.row(name, stage, job)
+        for name in self.settings.published:
+            self.row(name, LEARNED, functools.partial(self.published, *PUBLISHED[name]))
 
     @property
     def methods(self) -> list[type[nm.Merge]]:
@@ -158,7 +162,7 @@ class Experiment:
 
     def made(self) -> dict[str, Any]:
         """What decides the base and the fine-tunes but their seed."""
-        later = ("learning_steps", "learned_rates", "control_rates", "granularities", "methods", "values")
+        later = ("learning_steps", "learned_rates", "control_rates", "granularities", "methods", "published", "values")
         return {name: x for name, x in made_with(self.settings, self.tasks.name).items() if name not in later}
 
     def descended(
@@ -280,6 +284,16 @@ class Experiment:
         loss = nm.weight_space(merge, self.in_training, self.objective)
         found = self.best(loss, theta, self.stack, self.settings.learned_rates)
         return self.tested([self.renewed(merge.apply(found.pop("theta"), self.stack))] * 3) | found
+
+    def published(self, make: Callable[[], nm.Learned], objective: nm.Objective) -> dict[str, Any]:
+        """A published learned merge: each rate stops where its objective is lowest, the labels choose between the rates."""
+        merge = make()
+        theta, loss = merge.init(self.stack), nm.weight_space(merge, self.in_training, objective)
+        found = [self.best(loss, theta, self.stack, (rate,)) for rate in self.settings.learned_rates]
+        networks = [self.renewed(merge.apply(each.pop("theta"), self.stack)) for each in found]
+        losses = [self.judged([network] * 3) for network in networks]
+        k = int(np.argmin(losses))
+        return self.tested([networks[k]] * 3) | found[k] | {"validation": losses[k], "tried": len(found)}
 
     def control(self, start: PyTree) -> dict[str, Any]:
         """All weights fine-tuned from a network, with the images, steps and choices of learned merges."""

@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 
 import npmerge as nm
-from experiments.closed_forms_settings import BASE, CLOSED, CONTROL, MULTI, OWN, PER_TASK, REFERENCES, TUNED, UNMERGED, Settings
+from experiments.closed_forms_settings import (
+    BASE,
+    CLOSED,
+    CONTROL,
+    LEARNED,
+    MULTI,
+    OWN,
+    PER_TASK,
+    REFERENCES,
+    TUNED,
+    UNMERGED,
+    Settings,
+)
 from experiments.grids import way_of
 from experiments.run import Rows, machine, mean_and_deviation
 from experiments.tasks import Tasks
@@ -35,6 +47,7 @@ def page(rows: Rows, command: str, settings: Settings, tasks: Tasks, seconds: fl
         f"## What {settings.learning_steps} steps of learning add", "", *_learned(rows, settings), "",
         "Test accuracy after learning, in brackets what it adds to the closed form, in points. A dash: the granularity cannot "
         f"represent the start, or the method is no choice of coefficients. The control is `{CONTROL[0]}`, {TUNED}.", "",
+        *(["## Published learned merges", "", *_published(rows, settings, tasks), ""] if settings.published else []),
         *(["## What could not be done", "", *(f"- {line}" for line in errors), ""] if errors else []),
         *(["## What methods warned of", "", *(f"- {line}" for line in said), ""] if said else []),
         f"Means and deviations over seeds {seeds}.", "",
@@ -123,6 +136,17 @@ def _learned(rows: Rows, settings: Settings) -> list[str]:
     return markdown_table(("start", CLOSED, *stages), table)
 
 
+def _published(rows: Rows, settings: Settings, tasks: Tasks) -> list[str]:
+    header = ("", "test accuracy", "test loss", *(task.name for task in tasks.each), "rate", "steps")
+    able = [name for name in settings.published if _values(rows, name, LEARNED)]
+    chosen = {n: [_span(_values(rows, n, LEARNED, column)) for column in ("rate", "kept")] for n in able}
+    return markdown_table(header, [(name, *_measured(rows, name, LEARNED, tasks), *chosen[name]) for name in able])
+
+
+def _span(values: Sequence[float]) -> str:
+    return " / ".join(f"{x:g}" for x in sorted(set(values)))
+
+
 def _protocol(s: Settings, tasks: Tasks) -> list[str]:
     parts = ", ".join(f"{t.name} ({' / '.join(str(len(part.labels)) for part in t[1:])})" for t in tasks.each)
     digits = tasks.name == "digits"
@@ -145,7 +169,11 @@ def _protocol(s: Settings, tasks: Tasks) -> list[str]:
         f"Learning: {s.learning_steps} steps of Adam with batches of {s.batch} of the images for learning and their labels, "
         f"coefficients free of constraints at rates {s.learned_rates}, all weights at rates {s.control_rates}; judged every 25 "
         "steps, the start included.",
-        "Running statistics of BatchNorm are re-estimated from the images for learning. " * (not digits)
+        "Published learned merges have the same images, steps and rates, and objectives of their own: AdaMerging the entropy "
+        "of predictions, DAM distillation, both without labels. Each rate stops where its objective is lowest on the selection "
+        "images, whose labels choose between the rates. "
+        * bool(s.published)
+        + "Running statistics of BatchNorm are re-estimated from the images for learning. " * (not digits)
         + "The test images are read once for each row.",
     ]
 

@@ -1,11 +1,22 @@
 """How much work `experiments.closed_forms` does, and what its rows are called."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import npmerge as nm
 from experiments.run import Preset
+
+PUBLISHED: Mapping[str, tuple[Callable[[], nm.Learned], nm.Objective]] = {
+    "NP Merge": (nm.np_merge, nm.CrossEntropy()),
+    "AdaMerging, task-wise": (functools.partial(nm.ada_merging, layer_wise=False), nm.Entropy()),
+    "AdaMerging, layer-wise": (nm.ada_merging, nm.Entropy()),
+    "AdaMerging++, layer-wise": (functools.partial(nm.ada_merging, plus_plus=True), nm.Entropy()),
+    "DAM": (nm.dam, nm.Distillation(2.0)),
+}
+"""Published learned merges, and what each of them minimises."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,7 @@ class Settings:
     control_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     granularities: tuple[str, ...] = ("PerModel", "PerTensor", "PerChannel", "PerParameter")
     methods: tuple[str, ...] = tuple(method.__name__ for method in nm.METHODS)
+    published: tuple[str, ...] = tuple(PUBLISHED)
     values: int | None = None  # of each hyper-parameter that are tried
 
 
@@ -34,7 +46,7 @@ PRESETS = {
     Preset.test: Settings(
         hidden=(8,), width=2, selection=40, learning=40, batch=16, base_steps=10, task_steps=10, learning_steps=2,
         learned_rates=(1e-2,), control_rates=(1e-3,), granularities=("PerTensor", "PerParameter"),
-        methods=("Average", "Fisher", "IsoC"), values=2,
+        methods=("Average", "Fisher", "IsoC"), published=("AdaMerging, layer-wise",), values=2,
     ),
     Preset.cpu: Settings(),
     Preset.paper: Settings(
@@ -45,7 +57,7 @@ PRESETS = {
 BASE, MODELS, OWN, ENSEMBLE, MULTI = "base", "fine-tunes", "fine-tunes, own task", "ensemble of logits", "multi-task"
 UNMERGED = "base, fine-tuned as the control"
 REFERENCES = (BASE, UNMERGED, MODELS, ENSEMBLE, OWN, MULTI)
-CLOSED, PER_TASK, TUNED = "closed form", "a network per task", "all weights"
+CLOSED, PER_TASK, TUNED, LEARNED = "closed form", "a network per task", "all weights", "learned as published"
 CONTROL = ("Average", TUNED)
 COSTS = ("merge_flops", "statistics_flops", "bytes", "peak_bytes", "merge_seconds", "uncounted")
 CHOICES: dict[str, Any] = {"validation": "", "chosen": [], "learnable": [], "tried": 0, "rate": "", "kept": ""}

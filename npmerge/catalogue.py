@@ -3,13 +3,14 @@
 import dataclasses
 import inspect
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from npmerge.base import Merge, number_of_models
 
 Answer = bool | str
-"""Yes, no, or on which condition."""
+"""Yes, no, or by which option."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Asks:
         models: the fewest and the most that it merges, None for any number.
         base: whether it needs the network that the models were fine-tuned from, or with which option.
         statistics: those that `collect` is to gather.
-        data: whether it needs examples at all.
+        data: whether it needs examples at all, or through which function that it is given.
         labels: whether it needs their labels too.
         activations: whether it needs those of nodes or layers.
         gradients: whether it needs those of examples.
@@ -56,7 +57,7 @@ class Asks:
     models: tuple[int, int | None]
     base: Answer
     statistics: tuple[str, ...]
-    data: bool
+    data: Answer
     labels: bool
     activations: bool
     gradients: bool
@@ -80,7 +81,7 @@ def asks(method: type[Merge]) -> Asks:
         models=method.models,
         base=base,
         statistics=tuple(s.__name__ for s in needs),
-        data=bool(needs),
+        data=bool(needs) or _through(method),
         labels="labels" in reads,
         activations="activations" in reads,
         gradients="gradients" in reads,
@@ -98,6 +99,13 @@ def _answer(method: type[Merge], fact: str) -> Answer:
     switches = [f.name for f in _fields(method) if f.default is False]
     able = [name for name in switches if getattr(_bare(method, **{name: True}), fact)]
     return f"with {able[0]}" if able else False
+
+
+def _through(method: type[Merge]) -> Answer:
+    """The function that has to be given, which looks at data if anything does."""
+    given = [f.name for f in _fields(method) if f.type is Callable or typing.get_origin(f.type) is Callable]
+    required = [name for name in given if not hasattr(method, name)]
+    return f"through {required[0]}" if required else False
 
 
 def _bare(method: type[Merge], **fields: Any) -> Merge:

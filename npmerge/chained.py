@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from alignment.graph import Graph, PyTree, flatten, path_name
-from alignment.sites import Site
+from alignment.sites import Site, Use
 from alignment.taps import capture
 from npmerge.base import Merge, Stats, wide
 from npmerge.examples import Run, run_of
@@ -48,8 +48,8 @@ class Chain(NamedTuple):
 class Found(NamedTuple):
     """What was solved: for each part of a leaf its matrices, and the sites whose inputs leave directions open."""
 
-    shares: list[tuple[Site, Array]]
-    corrections: list[tuple[Site, Array]]
+    shares: list[tuple[Use, Array]]
+    corrections: list[tuple[Use, Array]]
     singular: list[str]
 
 

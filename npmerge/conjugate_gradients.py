@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, flatten, path_name
 from alignment.maps import HIGHEST
-from alignment.sites import Site
+from alignment.sites import Use
 from npmerge.base import is_statistic, mean
 from npmerge.quadratic import Diagonal, Gram, Kronecker, Operator, is_operator
 from npmerge.transforms import over_models, ratio
@@ -59,7 +59,7 @@ class Part(NamedTuple):
     """Matrices that an operator sees of a tensor: of its site, if it has any. Models come once for each use of the weight."""
 
     name: str
-    site: Site | None
+    site: Use | None
     factors: Factors
     models: Float[Array, "models systems rows columns"]
     start: Float[Array, "systems rows columns"]
@@ -103,7 +103,7 @@ def _parts(path: str, operator: Operator, models: Float[Array, "models ..."], st
     return []
 
 
-def _of_site(site: Site, factors: tuple[Array, ...], models: Array, start: Array) -> Part:
+def _of_site(site: Use, factors: tuple[Array, ...], models: Array, start: Array) -> Part:
     def flat(x: Array) -> Array:
         return x.astype(start.dtype).reshape(len(x), -1, *x.shape[-2:])
 
@@ -112,7 +112,7 @@ def _of_site(site: Site, factors: tuple[Array, ...], models: Array, start: Array
     return Part(site.name, site, Factors(None, *map(flat, factors)), matrices, flat(site.matrix(start)[None])[0])
 
 
-def _replaced(site: Site, leaf: Array, x: Float[Array, "systems rows columns"]) -> Array:
+def _replaced(site: Use, leaf: Array, x: Float[Array, "systems rows columns"]) -> Array:
     return site.replaced(leaf, x.reshape(jax.eval_shape(site.matrix, leaf).shape))
 
 

@@ -28,7 +28,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Examples(Statistic):
-    """The data themselves, with the network: `collect` keeps every batch, as a `Run`. Take few: some hundred examples do."""
+    """The data themselves, with the network: `collect` keeps every batch, as a `Run`. Take few: some hundred examples do.
+
+    Activations are read by the merges that they are for.
+    """
+
+    reads = frozenset({"activations"})
 
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> Run:
         """One batch, for all models."""

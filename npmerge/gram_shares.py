@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
+from alignment.lookups import Lookup
 from npmerge.base import Merge
 from npmerge.grams import SiteGram
 from npmerge.normal_equations import regularised
@@ -30,11 +31,24 @@ def shares_of(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: floa
     """
     found, singular = [], []
     for g in grams:
-        (share,), is_open = gram_shares(off_diagonal(g.gram, scale), ridge)
+        if isinstance(g.site, Lookup):
+            share, is_open = frequency_shares(g.gram, ridge)
+        else:
+            (share,), is_open = gram_shares(off_diagonal(g.gram, scale), ridge)
         found.append((g.site, share))
         singular += [g.site.name] * is_open
     warn_of_open(merge, singular, len(found))
     return on_leaves(stack.params, found)
+
+
+def frequency_shares(
+    frequencies: Float[Array | np.ndarray, "models *copies rows"], ridge: float
+) -> tuple[Float[Array, "models *copies rows"], bool]:
+    """`gram_shares` of diagonal matrices, as diagonals: each model's part in the reads of a row, zero without any."""
+    f = np.asarray(frequencies, np.float64)
+    total = f.sum(0)
+    held = total + ridge * total.mean(-1, keepdims=True)
+    return jnp.asarray(f / np.where(total > 0, held, 1), jnp.float32), bool(((total == 0).any(-1) & (total > 0).any(-1)).any())
 
 
 def warn_of_open(merge: Merge, singular: Sequence[str], sites: int) -> None:

@@ -1,4 +1,4 @@
-"""Gram matrices of what linear sites read: the statistic of RegMean."""
+"""Gram matrices of what linear sites and lookups read: the statistic of RegMean."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,23 +12,27 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_count
 from alignment.graph import Graph, PyTree, flatten
+from alignment.lookups import Lookup
 from alignment.moments import Statistic
-from alignment.sites import Site
+from alignment.sites import Use
 from alignment.taps import capture
 from npmerge.base import Merge, Stats
 from npmerge.batches import counted
-from npmerge.one_by_one import alone, of_models, one_by_one, per_sample, product, samples_of
+from npmerge.one_by_one import alone, frequencies, of_models, one_by_one, per_sample, product, samples_of
 from npmerge.stack import Stack
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class SiteGram:
-    """What a site reads, in each model: G = mean x^T x over `samples` samples, without centring."""
+    """What a site reads, in each model: G = mean x^T x over `samples` samples, without centring.
+
+    Of a lookup, whose inputs are one-hot, it is the diagonal of that: how often each row is read.
+    """
 
     samples: Float[Array, " models"]
-    gram: Float[Array, "models *copies rows rows"]
-    site: Site = field(metadata={"static": True})
+    gram: Float[Array, "models *copies rows rows"] | Float[Array, "models *copies rows"]
+    site: Use = field(metadata={"static": True})
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class InputGram(Statistic):
     and the mean is over samples, so that models weigh alike whatever the lengths of their data. Sums are float32 products of
     the highest precision. Examples are looked at one by one, so a network must not look at others in evaluation mode.
 
-    Weights that are read other than by sites (an embedding tied to the head) are left out, and embeddings are no sites.
-    Finalised to a mapping site -> `SiteGram`.
+    An embedding is a layer of one-hot inputs: G is diagonal, the frequency of each token, and only the diagonal is kept.
+    Weights that are read otherwise too (an embedding tied to the head) are left out. Finalised to a mapping from the names of
+    sites and lookups to `SiteGram`.
 
     Attributes:
         microbatch: examples whose features exist at once.
@@ -57,15 +62,21 @@ class InputGram(Statistic):
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
     ) -> dict[str, SiteGram]:
         """Sums of products over one batch. Raises ValueError for a mask whose positions are not those of a site."""
-        small, sites = one_by_one(apply, graph, models[0], batch[0])
+        small, sites, lookups = one_by_one(apply, graph, models[0], batch[0])
 
         def sums(model: PyTree, x: PyTree, mask: Bool[Array, "examples ..."]) -> dict[str, tuple[Array, Array]]:
-            found = jax.vmap(lambda one: capture(apply, small, model, *alone(one), nodes=(), sites=sites).sites)(x)
-            weights = {name: samples_of(site, mask, found[name].inputs.shape[-2]) for name, site in sites.items()}
-            return {name: (w.sum(dtype=jnp.float32), product(found[name].inputs, w)) for name, w in weights.items()}
+            seen = jax.vmap(lambda one: capture(apply, small, model, *alone(one), nodes=(), sites=sites, lookups=lookups))(x)
+            totals = {}
+            for name, site in sites.items():
+                w = samples_of(site, mask, seen.sites[name].inputs.shape[-2])
+                totals[name] = w.sum(dtype=jnp.float32), product(seen.sites[name].inputs, w)
+            for name, lookup in lookups.items():
+                w = samples_of(lookup, mask, seen.lookups[name].shape[-1])
+                totals[name] = w.sum(dtype=jnp.float32), frequencies(seen.lookups[name], w, lookup.shape[lookup.axis])
+            return totals
 
         totals = of_models(sums, self.microbatch, models, batch[0], counted(batch))
-        return {name: SiteGram(count, total, sites[name]) for name, (count, total) in totals.items()}
+        return {name: SiteGram(count, total, (sites | lookups)[name]) for name, (count, total) in totals.items()}
 
     def combine(self, a: dict[str, SiteGram], b: dict[str, SiteGram]) -> dict[str, SiteGram]:
         """Add."""
@@ -99,7 +110,7 @@ def _check_gram(name: str, g: SiteGram, leaf: Array | None) -> None:
     if leaf is not None:
         try:
             *copies, rows, _ = jax.eval_shape(g.site.matrix, jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)).shape
-            expected = (len(leaf), *copies, rows, rows)
+            expected = (len(leaf), *copies, rows) if isinstance(g.site, Lookup) else (len(leaf), *copies, rows, rows)
         except (TypeError, ValueError):
             expected = f"a weight of shape {leaf.shape[1:]}"
     if np.shape(g.gram) != expected:

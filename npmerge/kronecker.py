@@ -34,9 +34,9 @@ class KroneckerFactors(Statistic):
     """A = mean x x^T and B = mean E_y g g^T of every linear site in each model: its Fisher information is about A x B (K-FAC).
 
     x is what the site reads, as for `InputGram`, and g the gradient of log p(y|x) at what it makes (Martens and Grosse 2015;
-    the factors of MaTS, Tam et al. 2023). Samples, padding and the sites are those of `InputGram`, `kind` and `seed` those of
-    `DiagonalFisher`; an example of several predictions has the sum of their log-likelihoods. Finalised to a mapping site ->
-    `SiteFactors`.
+    the factors of MaTS, Tam et al. 2023). Samples, padding and the sites, without embeddings, are those of `InputGram`,
+    `kind` and `seed` those of `DiagonalFisher`; an example of several predictions has the sum of their log-likelihoods.
+    Finalised to a mapping site -> `SiteFactors`.
 
     Attributes:
         microbatch: examples whose features and gradients exist at once, "exact" as many times as there are outcomes.
@@ -48,6 +48,7 @@ class KroneckerFactors(Statistic):
     microbatch: int = 8
     kind: Kind = "exact"
     seed: int = 0
+    reads = frozenset({"activations", "gradients"})
 
     def __post_init__(self) -> None:
         check_count("microbatch", self.microbatch)
@@ -58,7 +59,7 @@ class KroneckerFactors(Statistic):
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple
     ) -> dict[str, SiteFactors]:
         """Sums of products over one batch. Raises ValueError for labels, or positions of a mask, that do not fit."""
-        small, sites = one_by_one(apply, graph, models[0], batch[0])
+        small, sites, _ = one_by_one(apply, graph, models[0], batch[0])
         labels = labels_of("KroneckerFactors", self.kind, jax.eval_shape(apply, models[0], batch[0]), batch)
 
         def sums(model: PyTree, x: PyTree, label: Int[Array, "examples ..."], mask: Bool[Array, "examples ..."]) -> Any:

@@ -2,17 +2,18 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from alignment.graph import Graph, PyTree, Signature, as_shapes, signature
+from alignment.lookups import Lookup
 from alignment.maps import HIGHEST
 from alignment.products import gram
-from alignment.sites import Site
+from alignment.sites import Site, Use, over
 from alignment.trace import walked
 
 
@@ -22,27 +23,38 @@ class Alone(NamedTuple):
     Attributes:
         graph: of the function of a batch of one: some functions are written otherwise for those.
         sites: by name, those of the graph that was given, whose weights are read by sites only.
+        lookups: by name, those whose weights are read by lookups only.
     """
 
     graph: Graph
     sites: dict[str, Site]
+    lookups: dict[str, Lookup]
 
 
 def one_by_one(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, inputs: PyTree) -> Alone:
     """What to capture example by example, so that it is known which example a sample belongs to. Traceable.
 
     Raises:
-        ValueError: where a batch of one has other sites.
+        ValueError: where a batch of one has other sites or lookups.
     """
     one = jax.eval_shape(lambda x: alone(jax.tree.map(lambda leaf: leaf[0], x))[0], inputs)
     small, readers = _walked(apply, signature(variables), signature(one))
-    at: dict[str, set] = {}
-    for site in small.sites:
-        at.setdefault(site.path, set()).add(site.location)
-    names = {site.name for site in small.sites if readers[site.path] <= at[site.path]}
-    if odd := {site.name for site in graph.sites} ^ {site.name for site in small.sites}:
+    if odd := {use.name for use in (*graph.sites, *graph.lookups)} ^ {use.name for use in (*small.sites, *small.lookups)}:
         raise ValueError(f"site {min(odd)!r} is only there for some sizes of a batch: examples must be looked at one by one")
-    return Alone(small, {site.name: site for site in graph.sites if site.name in names})
+    sites, lookups = _sole(small.sites, readers), _sole(small.lookups, readers)
+    return Alone(
+        small,
+        {site.name: site for site in graph.sites if site.name in sites},
+        {lookup.name: lookup for lookup in graph.lookups if lookup.name in lookups},
+    )
+
+
+def _sole(uses: Sequence[Use], readers: Mapping[str, set]) -> set[str]:
+    """The names of those whose weights nothing else reads."""
+    at: dict[str, set] = {}
+    for use in uses:
+        at.setdefault(use.path, set()).add(use.location)
+    return {use.name for use in uses if readers[use.path] <= at[use.path]}
 
 
 @functools.lru_cache(maxsize=32)
@@ -96,8 +108,20 @@ def product(
     return gram(flat(x)) if y is None else jnp.matmul(flat(x).mT, flat(y), precision=HIGHEST)
 
 
-def samples_of(site: Site, mask: Bool[Array, "examples ..."], samples: int) -> Bool[Array, "examples samples"]:
-    """Which samples of a site count; one that stands for all positions does if any of them does."""
+def frequencies(
+    rows: Int[Array, "examples *copies samples"], weights: Bool[Array, "examples samples"], size: int
+) -> Float[Array, "*copies size"]:
+    """How many of the samples that count read each row of a table: `product` of one-hot inputs has these on its diagonal."""
+
+    def counts(rows: Int[Array, " all"]) -> Float[Array, " size"]:
+        return jax.ops.segment_sum(weights.ravel().astype(jnp.float32), rows, size)
+
+    rows = jnp.moveaxis(rows, 0, -2)
+    return over(rows.ndim - 2, counts)(rows.reshape(*rows.shape[:-2], -1))
+
+
+def samples_of(site: Use, mask: Bool[Array, "examples ..."], samples: int) -> Bool[Array, "examples samples"]:
+    """Which samples of a site or lookup count; one that stands for all positions does if any of them does."""
     positions = math.prod(mask.shape[1:])
     if samples == 1 or mask.ndim == 1:
         return jnp.broadcast_to(mask.reshape(len(mask), -1).any(1, keepdims=True), (len(mask), samples))

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from alignment.graph import PyTree, path_name
+from alignment.graph import PyTree, flatten, path_name
+from alignment.lookups import Lookup
 from alignment.maps import HIGHEST
-from alignment.sites import Site
+from alignment.sites import Use
 from npmerge.base import Merge, is_statistic, mean, wide
 from npmerge.stack import Stack
 
@@ -60,7 +62,7 @@ class Gram(Operator):
     """W -> G_m W at each linear site of a tensor, W (rows, columns) as the site sees it; the identity on what no site reads."""
 
     grams: tuple[Float[Array, "models *copies rows rows"], ...]
-    sites: tuple[Site, ...] = field(metadata={"static": True})
+    sites: tuple[Use, ...] = field(metadata={"static": True})
 
     def __call__(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """Products of the highest precision."""
@@ -76,7 +78,7 @@ class Kronecker(Operator):
 
     inputs: tuple[Float[Array, "models *copies rows rows"], ...]
     gradients: tuple[Float[Array, "models *copies columns columns"], ...]
-    sites: tuple[Site, ...] = field(metadata={"static": True})
+    sites: tuple[Use, ...] = field(metadata={"static": True})
 
     def __call__(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """Products of the highest precision."""
@@ -86,11 +88,11 @@ class Kronecker(Operator):
         return x
 
 
-def _matrices(site: Site, x: Float[Array, "models ..."]) -> Float[Array, "models *copies rows columns"]:
+def _matrices(site: Use, x: Float[Array, "models ..."]) -> Float[Array, "models *copies rows columns"]:
     return jax.vmap(site.matrix)(x).astype(x.dtype)
 
 
-def _replaced(site: Site, x: Array, matrices: Array) -> Array:
+def _replaced(site: Use, x: Array, matrices: Array) -> Array:
     return jax.vmap(site.replaced)(x, matrices)
 
 
@@ -130,15 +132,27 @@ class QuadraticMerge(Merge):
         return weigh(theta, stack)
 
 
-def on_leaves(params: PyTree, grams: Iterable[tuple[Site, Array]]) -> PyTree:
-    """A tree of operators: `Gram` with the matrices of its sites for each leaf that has any, the identity for the others."""
-    at = by_path(grams)
+def on_leaves(params: PyTree, grams: Iterable[tuple[Use, Array]]) -> PyTree:
+    """A tree of operators: `Gram` of its sites or `Diagonal` of its lookups for each leaf that has any, else the identity."""
+    leaves, found = flatten(params), list(grams)
+    at = by_path((use, g) for use, g in found if not isinstance(use, Lookup))
+    rows: dict[str, Array] = {}
+    for use, g in found:
+        if isinstance(use, Lookup):
+            rows[use.path] = _on_rows(use, g, rows.get(use.path, jnp.zeros(np.shape(leaves[use.path]), g.dtype)))
+    at |= {path: Diagonal(values) for path, values in rows.items()}
     return jax.tree_util.tree_map_with_path(lambda path, _: at.get(path_name(path), Identity()), params)
 
 
-def by_path(grams: Iterable[tuple[Site, Array]]) -> dict[str, Operator]:
+def _on_rows(use: Lookup, rows: Float[Array, "models *copies rows"], leaf: Float[Array, "models ..."]) -> Array:
+    """A leaf with one number for each row that is looked up."""
+    spread = jnp.broadcast_to(rows[..., None], jax.eval_shape(jax.vmap(use.matrix), leaf).shape)
+    return _replaced(use, leaf, spread)
+
+
+def by_path(grams: Iterable[tuple[Use, Array]]) -> dict[str, Operator]:
     """Operators for each leaf that has sites, by its path."""
-    at: dict[str, list[tuple[Site, Array]]] = {}
+    at: dict[str, list[tuple[Use, Array]]] = {}
     for site, g in grams:
         at.setdefault(site.path, []).append((site, g))
     return {path: Gram(tuple(g for _, g in mine), tuple(site for site, _ in mine)) for path, mine in at.items()}

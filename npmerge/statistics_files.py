@@ -71,7 +71,8 @@ def _loaded(file: Path, record: type | None, graph: Graph) -> PyTree:
     tree = load(file)
     if record is None:
         return tree
-    sites = {site.name: {"site": site} for site in graph.sites} if record in (SiteGram, SiteFactors) else {}
+    uses = (*graph.sites, *graph.lookups)
+    sites = {use.name: {"site": use} for use in uses} if record in (SiteGram, SiteFactors) else {}
     return {name: record(**fields, **sites.get(name, {})) for name, fields in tree.items()}
 
 
@@ -83,8 +84,8 @@ def _fields(record: Any) -> dict[str, Any]:
 
 
 def _described(graph: Graph) -> dict[str, Any]:
-    """What tells graphs apart, as JSON: shapes of leaves, nodes with their copies, sites with where and what they are."""
+    """What tells graphs apart, as JSON: shapes of leaves, nodes with their copies, where and what sites and lookups are."""
     leaves = {f"the shape of {path!r}": list(shape) for path, shape in graph.shapes.items()}
     nodes = {f"node {n.name!r}": [n.size, n.group, *n.copies] for n in graph.nodes.values()}
-    sites = {f"site {s.name!r}": [s.primitive, list(s.location), list(s.shape)] for s in graph.sites}
-    return leaves | nodes | sites
+    uses = {f"site {s.name!r}": [s.primitive, list(s.location), list(s.shape)] for s in (*graph.sites, *graph.lookups)}
+    return leaves | nodes | uses

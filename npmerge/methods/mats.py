@@ -11,6 +11,7 @@ from alignment.graph import PyTree
 from npmerge.base import Merge, Stats, wide
 from npmerge.collected_operators import NEEDS, operators_of
 from npmerge.conjugate_gradients import Residuals, Rule, minimised
+from npmerge.hyper import searched
 from npmerge.methods.average import Average
 from npmerge.stack import Stack
 
@@ -28,15 +29,16 @@ class MaTS(Merge):
 
     Attributes:
         operator: C_m: "diagonal" of the Fisher information, "gram" W -> G_m W, or "kronecker" W -> A_m W B_m with G_m = A_m of
-            the inputs and B_m of the gradients, W (rows, columns). Needs `DiagonalFisher`, `InputGram`, `KroneckerFactors`.
-        iterations: the most; 0 is the start. Published 100 for whole models, searched in 10, 20, ..., 100.
+            the inputs and B_m of the gradients, W (rows, columns); an embedding has a diagonal of frequencies in "gram", and is
+            averaged in "kronecker". Needs `DiagonalFisher`, `InputGram`, `KroneckerFactors`.
+        iterations: the most; 0 is the start. Published 100 for whole models.
         start: the merge to start from: `TaskArithmetic(scale)`, of scale 0 for the base.
         tolerance: of |sum_m C_m (p_m - p)| relative to |sum_m C_m p_m|, from which on a system stays as it is.
         preconditioned: divide by the diagonal of sum_m C_m, so that entries count alike whatever their scale.
     """
 
     operator: Literal["identity", "diagonal", "gram", "kronecker"] = "kronecker"
-    iterations: int = 10
+    iterations: int = searched(10, range(10, 101, 10))
     start: Merge = AVERAGE
     tolerance: float = 1e-5
     preconditioned: bool = True
@@ -51,6 +53,16 @@ class MaTS(Merge):
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]
         """What the operator and the start need."""
         return tuple(dict.fromkeys((*NEEDS[self.operator], *self.start.needs)))
+
+    @property
+    def needs_base(self) -> bool:  # type: ignore[override]
+        """Whether the start does."""
+        return self.start.needs_base
+
+    @property
+    def random(self) -> bool:
+        """Whether the start draws."""
+        return self.start.random
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> dict[str, PyTree]:
         """Theta of the start, and the operator of each tensor. Raises ValueError without what they need."""

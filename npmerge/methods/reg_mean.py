@@ -9,6 +9,7 @@ from alignment.graph import PyTree
 from npmerge.base import Stats
 from npmerge.gram_shares import shares_of
 from npmerge.grams import InputGram, grams_of
+from npmerge.hyper import searched, spaced
 from npmerge.quadratic import QuadraticMerge
 from npmerge.stack import Stack
 
@@ -20,20 +21,21 @@ class RegMean(QuadraticMerge):
     Jin et al. 2023, equation 2, in which W is transposed. G_m = X_m^T X_m / n_m is the Gram matrix of what the site reads in
     model m, its off-diagonal elements times `scale`; every position counts, so that models weigh alike whatever the lengths of
     their data (the published programs do not agree: some divide by examples). Fused and single projections, experts and
-    convolutions, by their patches, are sites alike. Biases, norms, embeddings and heads tied to those are averaged. Each model
-    should be measured on its own data: `collect_each`. Theta holds the shares (sum_k G_k)^-1 G_m. Needs `InputGram`.
+    convolutions, by their patches, are sites alike. An embedding is a layer of one-hot inputs: the row of a token weighs models
+    by how often they read it. Biases, norms and embeddings that are the head too are averaged. Each model should be measured
+    on its own data: `collect_each`. Theta holds the shares (sum_k G_k)^-1 G_m. Needs `InputGram`.
 
     With G_m + r I for each model, r = ridge tr(sum_k G_k) / (models rows), the sum has an inverse and directions that no data
     showed become the mean; a warning names the sites that have such. Programs that invert what remains without empty rows
     make those zero.
 
     Attributes:
-        scale: a in a G + (1 - a) diag(G), searched in 0, 0.1, ..., 1. FusionBench has 0.95 for CLIP and 0.1 otherwise,
-            git-theta 0.5. 0 is a mean of the rows, weighted by their mean squares.
+        scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a
+            mean of the rows, weighted by their mean squares.
         ridge: relative to the mean of the diagonal.
     """
 
-    scale: float = 0.95
+    scale: float = searched(0.95, spaced(0.0, 1.0, 0.1))
     ridge: float = 1e-6
     needs = (InputGram,)
 

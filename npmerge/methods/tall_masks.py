@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from alignment.checks import check_number
+from npmerge.hyper import searched
 from npmerge.methods.consensus_ta import tall_masks
 from npmerge.per_task import PerTask
 from npmerge.transforms import Masks, Tensors, Transform
@@ -19,11 +20,11 @@ class TallMasks(PerTask):
     threshold on validation data, here it is one for all.
 
     Attributes:
-        threshold: published choices 0.2, 0.3, ..., 0.6; with 0 a mask is where the task vector is not zero.
+        threshold: with 0 a mask is where the task vector is not zero.
         scale: lambda of the multi-task vector, 1 for the networks of the tasks.
     """
 
-    threshold: float = 0.4
+    threshold: float = searched(0.4, (0.2, 0.3, 0.4, 0.5, 0.6))
     scale: float = 1.0
 
     def __post_init__(self) -> None:

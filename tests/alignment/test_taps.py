@@ -131,7 +131,7 @@ def test_only_what_is_asked_for_is_returned():
     chex.assert_trees_all_close(np.asarray(found.nodes["second"]), every["second"], atol=1e-6)
     chex.assert_trees_all_close(np.asarray(found.sites["out/kernel"].inputs), every["second"], atol=1e-6)
     nothing = alignment.capture(net.apply, net.graph, net.variables, net.inputs, nodes=(), sites=())
-    assert nothing == alignment.Captured({}, {})
+    assert nothing == alignment.Captured({}, {}, {})
     assert set(alignment.capture(net.apply, net.graph, net.variables, net.inputs).sites) == set()
 
 

@@ -16,7 +16,7 @@ from npmerge.cli import app
 from tests.contract.test_methods import KEY, case_of, methods, stack_of, stats_for
 
 STATISTICS = sorted(
-    {s for method in METHODS for s in method.needs} | {nm.NodeMoments, nm.JointMoments}, key=lambda s: s.__name__
+    {s for method in METHODS for s in case_of(method).merge.needs} | {nm.NodeMoments, nm.JointMoments}, key=lambda s: s.__name__
 )
 
 
@@ -76,7 +76,22 @@ def test_the_key_and_the_statistics(method):
     stack = stack_of(case, case.models[0])
     assert told.key == case.random
     assert refused(case.merge, stack, "key=", key=None) == told.key
-    assert told.data == bool(told.statistics) == refused(case.merge, stack, "needs stats", stats=None)
+    assert (told.data is True) == bool(told.statistics) == refused(case.merge, stack, "needs stats", stats=None)
+
+
+def test_data_that_are_seen_through_a_function():
+    assert {m.__name__: asks(m).data for m in METHODS if isinstance(asks(m).data, str)} == {"GreedySoup": "through score"}
+    case, seen = case_of(nm.GreedySoup), []
+    begins(nm.GreedySoup(lambda variables: float(len(seen.append(variables) or seen))), stack_of(case, 3))
+    assert seen
+
+
+def test_mats_asks_what_its_start_asks():
+    start = nm.Dare()
+    assert not (nm.MaTS().needs_base or nm.MaTS().random)
+    assert nm.MaTS(start=start).needs_base
+    assert nm.MaTS(start=start).random
+    assert nm.MaTS("identity", start=nm.Fisher()).needs == nm.Fisher.needs
 
 
 @methods
@@ -107,22 +122,28 @@ def network(variables, x):
     return jnp.tanh(not_differentiable(x @ variables["a"])) @ variables["b"]
 
 
+@pytest.mark.filterwarnings("ignore:ChainOfMerges. the data leave directions open")
 @pytest.mark.parametrize("statistic", STATISTICS, ids=lambda s: s.__name__)
 def test_statistics_read_what_they_say(statistic):
     variables = [{"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}] * 2
     x, labels = jnp.ones((8, 3)), jnp.zeros(8, jnp.int32)
     graph = nm.trace(network, variables[0], x)
     smooth = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"]  # noqa: E731
+    its_graph = nm.trace(smooth, variables[0], x)
 
     def works(apply, graph, targets) -> bool:
         try:
-            jax.eval_shape(lambda v: statistic().measure(apply, graph, v, (x, targets)), variables)
+            if statistic is nm.Examples:  # reads nothing until a merge does
+                kept = nm.Examples().measure(apply, graph, variables, (x, targets))
+                nm.ChainOfMerges().init(nm.stack_models(variables), stats={nm.Examples: kept})
+            else:
+                jax.eval_shape(lambda v: statistic().measure(apply, graph, v, (x, targets)), variables)
         except (RuntimeError, AttributeError, TypeError, ValueError):
             return False
         return True
 
-    assert works(smooth, nm.trace(smooth, variables[0], x), labels)
-    assert works(smooth, nm.trace(smooth, variables[0], x), None) == ("labels" not in statistic().reads)
+    assert works(smooth, its_graph, labels)
+    assert works(smooth, its_graph, None) == ("labels" not in statistic().reads)
     assert works(smooth, None, labels) == ("activations" not in statistic().reads)
     assert works(network, graph, labels) == ("gradients" not in statistic().reads)
 

@@ -9,7 +9,7 @@ import pytest
 
 import npmerge as nm
 from experiments.closed_forms import Experiment, main
-from experiments.closed_forms_settings import CLOSED, CONTROL, PRESETS, REFERENCES, TUNED, made_with
+from experiments.closed_forms_settings import CLOSED, CONTROL, LEARNED, PRESETS, PUBLISHED, REFERENCES, TUNED, made_with
 from experiments.grids import InTurn, Only, Way, way_of
 from experiments.run import Preset, Rows
 from experiments.tasks import Sizes, load_tasks
@@ -36,6 +36,15 @@ def test_no_row_is_an_error_and_every_start_is_learned_from(rows):
     assert stages["Average"] == [CLOSED, "PerTensor", "PerParameter", TUNED]
     assert stages["Fisher"] == [CLOSED, "PerParameter", TUNED]  # one coefficient per parameter, in the closed form already
     assert stages["IsoC"] == [CLOSED, TUNED]  # no choice of coefficients
+    assert {row["method"] for row in rows if row["stage"] == LEARNED} == set(SETTINGS.published)
+
+
+def test_every_published_merge_has_an_objective_that_it_can_be_learned_by():
+    """Entropy and distillation look at no labels."""
+    assert list(PUBLISHED) == list(PRESETS[Preset.cpu].published)
+    for name, (make, objective) in PUBLISHED.items():
+        assert isinstance(make(), nm.Learned)
+        assert isinstance(objective, nm.CrossEntropy) == (name == "NP Merge")
 
 
 def test_learning_never_ends_above_its_start_on_the_images_that_choose(rows):
