@@ -28,9 +28,8 @@ class MaTS(Merge):
     published program does not precondition, starts from task arithmetic with 0.3 and takes the empirical Fisher.
 
     Attributes:
-        operator: C_m: "diagonal" of the Fisher information, "gram" W -> G_m W, or "kronecker" W -> A_m W B_m with G_m = A_m of
-            the inputs and B_m of the gradients, W (rows, columns); an embedding has a diagonal of frequencies in "gram", and is
-            averaged in "kronecker". Needs `DiagonalFisher`, `InputGram`, `KroneckerFactors`.
+        operator: C_m: "diagonal" of the Fisher information, "gram" W -> G_m W, embeddings included, or "kronecker" W -> A_m W B_m
+            with G_m = A_m of the inputs and B_m of the gradients, W (rows, columns).
         iterations: the most; 0 is the start. Published 100 for whole models.
         start: the merge to start from: `TaskArithmetic(scale)`, of scale 0 for the base.
         tolerance: of |sum_m C_m (p_m - p)| relative to |sum_m C_m p_m|, from which on a system stays as it is.
@@ -66,8 +65,7 @@ class MaTS(Merge):
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> dict[str, PyTree]:
         """Theta of the start, and the operator of each tensor. Raises ValueError without what they need."""
-        operators = operators_of(self.operator, self, stack, stats)
-        return {"operators": operators, "start": self.start.init(stack, stats=stats, key=key)}
+        return {"operators": operators_of(self.operator, self, stack, stats), "start": self.start.init(stack, stats=stats, key=key)}
 
     def apply(self, theta: dict[str, PyTree], stack: Stack) -> PyTree:
         """The merged model, in float32 or wider and rounded once."""
@@ -78,6 +76,5 @@ class MaTS(Merge):
         return self._solved(theta, stack)[1]
 
     def _solved(self, theta: dict[str, PyTree], stack: Stack) -> tuple[PyTree, dict[str, Residuals]]:
-        models = jax.tree.map(wide, stack)
-        start = self.start.apply(theta["start"], models)
-        return minimised(theta["operators"], models.params, start, Rule(self.iterations, self.tolerance, self.preconditioned))
+        models, rule = jax.tree.map(wide, stack), Rule(self.iterations, self.tolerance, self.preconditioned)
+        return minimised(theta["operators"], models.params, self.start.apply(theta["start"], models), rule)
