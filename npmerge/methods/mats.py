@@ -22,15 +22,13 @@ AVERAGE = Average()
 class MaTS(Merge):
     """The p with sum_m C_m p = sum_m C_m p_m for each tensor, by conjugate gradients that stop early (Tam et al. 2023).
 
-    Stopping early is part of the method: directions in which all C_m are small stay as at the start. Converged, "identity" is
-    the average, "diagonal" Fisher merging, "gram" RegMean without scale and ridge; directions that no C_m has stay at the
-    start. Each matrix of a linear site is a system of its own; the other tensors are averaged, as running statistics are. The
-    published program does not precondition, starts from task arithmetic with 0.3 and takes the empirical Fisher.
+    Stopping early is part of the method: directions in which all C_m are small or zero stay as at the start. Converged,
+    "identity" is the average, "diagonal" Fisher merging, "gram" RegMean without scale and ridge. Each matrix of a site is
+    a system of its own; other tensors are averaged. Published: no preconditioning, from 0.3 task arithmetic, empirical Fisher.
 
     Attributes:
-        operator: C_m: "diagonal" of the Fisher information, "gram" W -> G_m W, or "kronecker" W -> A_m W B_m with G_m = A_m of
-            the inputs and B_m of the gradients, W (rows, columns); an embedding has a diagonal of frequencies in "gram", and is
-            averaged in "kronecker". Needs `DiagonalFisher`, `InputGram`, `KroneckerFactors`.
+        operator: C_m: "diagonal" of the Fisher information, "gram" W -> G_m W, embeddings too, or "kronecker" W -> A_m W B_m,
+            G_m = A_m of the inputs and B_m of the gradients, W (rows, columns).
         iterations: the most; 0 is the start. Published 100 for whole models.
         start: the merge to start from: `TaskArithmetic(scale)`, of scale 0 for the base.
         tolerance: of |sum_m C_m (p_m - p)| relative to |sum_m C_m p_m|, from which on a system stays as it is.
@@ -78,6 +76,5 @@ class MaTS(Merge):
         return self._solved(theta, stack)[1]
 
     def _solved(self, theta: dict[str, PyTree], stack: Stack) -> tuple[PyTree, dict[str, Residuals]]:
-        models = jax.tree.map(wide, stack)
-        start = self.start.apply(theta["start"], models)
-        return minimised(theta["operators"], models.params, start, Rule(self.iterations, self.tolerance, self.preconditioned))
+        models, rule = jax.tree.map(wide, stack), Rule(self.iterations, self.tolerance, self.preconditioned)
+        return minimised(theta["operators"], models.params, self.start.apply(theta["start"], models), rule)
