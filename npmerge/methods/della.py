@@ -23,8 +23,7 @@ class Della(Composed):
     p = density. Equal magnitudes rank by index.
 
     Attributes:
-        density: the mean probability, one number or one per model; with 1 nothing is dropped whatever epsilon: TIES without
-            its trimming.
+        density: the mean probability, one number or one per model; 1 drops nothing whatever epsilon: TIES without trimming.
         epsilon: how far the probabilities reach from it to either side.
         scale: lambda.
         weights: one number per model by which its task vector is multiplied before signs are elected; the mean
