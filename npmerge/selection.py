@@ -88,10 +88,14 @@ def _largest_of(vectors: list[Array], count: UInt[Array, ""]) -> list[Bool[Array
     total = sum(x.size for x in vectors)
     bits = 8 * vectors[0].dtype.itemsize
     top = jnp.asarray(2 ** (bits - 1), f"uint{bits}")
-    # magnitudes and places are computed wherever they are read: to keep them takes longer than to count them
-    found = _search(
-        lambda t: _count([_magnitude(x) >= t for x in vectors]), count, top, total, _suggested(vectors, count, total)
-    )
+
+    # magnitudes and places are computed wherever they are read, as to keep them takes longer than to count them: behind a
+    # barrier, or XLA would take them out of the loop
+    def not_below(t: Array) -> UInt[Array, ""]:
+        own, t = jax.lax.optimization_barrier((vectors, t))
+        return _count([_magnitude(x) >= t for x in own])
+
+    found = _search(not_below, count, top, total, _suggested(vectors, count, total))
 
     def tied() -> list[Bool[Array, " entries"]]:  # of one magnitude, unless the threshold is exact
         return [(k >= found.low) & (k < found.high) for k in map(_magnitude, vectors)]
