@@ -63,10 +63,10 @@ class Use(abc.ABC):
         places, new = self.places(np.shape(leaf)), jnp.asarray(matrix).astype(leaf.dtype)
         return jnp.ravel(leaf).at[jnp.ravel(places)].set(jnp.ravel(new)).reshape(jnp.shape(leaf))
 
-    def places(self, shape: tuple[int, ...]) -> Int[Array, "*copies rows columns"]:
+    def places(self, shape: tuple[int, ...]) -> Int[Array | np.ndarray, "*copies rows columns"]:
         """For each element of the matrix the number of the element that it is of a leaf of this shape, raveled."""
         numbers = np.arange(math.prod(shape)).reshape(shape)
-        return over(sum(self.stacked), self._as_matrix)(self.source.places(jnp.asarray(numbers)))
+        return over(sum(self.stacked), self._as_matrix)(self.source.places(numbers))
 
     @abc.abstractmethod
     def inputs(self, x: Array) -> Array:
@@ -140,7 +140,8 @@ class Site(Use):
             return _arranged(weight, batch, contracted, _free(weight.ndim, contracted, batch))
         numbers, groups = self.params["dimension_numbers"], self.params["feature_group_count"]
         made, inner, *window = numbers.rhs_spec
-        by_group = jnp.moveaxis(weight, made, 0).reshape(groups, -1, *(n for d, n in enumerate(weight.shape) if d != made))
+        by_group = weight.transpose(made, *_free(weight.ndim, [made]))
+        by_group = by_group.reshape(groups, -1, *by_group.shape[1:])
         places = [2 + d - (d > made) for d in (*window, inner)]
         matrix = _arranged(by_group, [0], places, [1])
         return matrix if groups > 1 else matrix[0]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from alignment.terms import Group, Term
@@ -36,12 +37,12 @@ class Source:
         """The array that this leaf becomes; the steps of loops stay as leading axes."""
         return _replayed(self.steps, leaf)
 
-    def places(self, numbers: Array) -> Array:
+    def places(self, numbers: Array | np.ndarray) -> Any:
         """The same for numbers that say which element of the leaf is where: changes of value are passed over."""
         return _replayed([step for step in self.steps if step[0] == STEP or step[0].name not in CHANGES_VALUE], numbers)
 
 
-def _replayed(steps: Sequence[tuple], x: Array) -> Array:
+def _replayed(steps: Sequence[tuple], x: Any) -> Any:
     for k, step in enumerate(steps):
         if step[0] == STEP:
             return jax.vmap(functools.partial(_replayed, steps[k + 1 :]))(x)
