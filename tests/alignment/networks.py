@@ -55,21 +55,26 @@ def fill(tree: Any, seed: int) -> Any:
     def leaf(path: tuple, shape: Any) -> jax.Array:
         name, size = path_name(path), shape.shape
         if any(word in name for word in ("scale", "var")):
-            return jnp.asarray(rng.uniform(0.5, 1.5, size), jnp.float32)
+            return float32(rng.uniform(0.5, 1.5, size))
         if "bias" in name:  # above zero, so that no unit is dead
-            return jnp.asarray(rng.uniform(0.2, 1.0, size), jnp.float32)
+            return float32(rng.uniform(0.2, 1.0, size))
         if len(size) <= 1:
-            return jnp.asarray(0.2 * rng.standard_normal(size), jnp.float32)
+            return float32(0.2 * rng.standard_normal(size))
         kernel = rng.standard_normal(size) * np.sqrt(2 / np.prod(size[:-1]))
         inputs = tuple(range(len(size) - 1))  # centred: behind a ReLU all inputs are positive, and a unit would live or die
-        return jnp.asarray(kernel - kernel.mean(inputs, keepdims=True), jnp.float32)
+        return float32(kernel - kernel.mean(inputs, keepdims=True))
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def data(*shape: int, seed: int = 7) -> jax.Array:
     """Standard normal inputs."""
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return float32(np.random.default_rng(seed).standard_normal(shape))
+
+
+def float32(x: np.ndarray) -> jax.Array:
+    """Rounded on the host: on a device every shape would be compiled."""
+    return jnp.asarray(np.asarray(x, np.float32))
 
 
 def dense(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:

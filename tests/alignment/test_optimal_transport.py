@@ -15,7 +15,7 @@ from alignment import JointMoments, NodeMap, OptimalTransport, align, couplings,
 from alignment.couplings import coupling, masses_of, support
 from alignment.labels import NodeAxis
 from npmerge import Aligned, Average, CrossEntropy, collect, fit, stack_models, weight_space
-from npmerge.models import ResNetCifar, build, example
+from npmerge.models import ResNetCifar, abstract, example
 from tests.alignment import networks
 from tests.alignment.test_zoo import network
 from tests.contract.test_models import generic, inputs
@@ -300,7 +300,7 @@ def test_an_image_network_and_its_double(name, cost):
 @COSTS
 def test_residual_networks_of_two_widths_merge_at_a_third(cost):
     configs = [ResNetCifar(1, width, "A", classes=3, side=8, channels=2) for width in (4, 8)]
-    nets, x = [build(c) for c in configs], inputs(configs[0])
+    nets, x = [abstract(c) for c in configs], inputs(configs[0])
     models = [generic(net.variables, k) for k, net in enumerate(nets)]
     graphs = [trace(net.apply, m, example(c)) for net, m, c in zip(nets, models, configs, strict=True)]
     method = OptimalTransport(cost, width=tuple((name, node.size + 2) for name, node in graphs[0].nodes.items()))

@@ -13,7 +13,7 @@ from alignment.maps import NodeMap
 from alignment.sizes import Sizes
 from alignment.terms import Case, Ref, product, sequence
 from alignment.unification import Terms
-from npmerge.models import MODELS, Config, Gpt2, Llama, build, example
+from npmerge.models import MODELS, Config, Gpt2, Llama, abstract, example
 from tests.alignment import networks, zoo_libraries, zoo_plain
 from tests.alignment.test_zoo import network
 from tests.contract.test_models import CONFIGS, generic, inputs
@@ -52,15 +52,15 @@ def test_twice_the_units_read_by_half_are_the_same_function(name):
 @pytest.mark.parametrize("config", [c for m in MODELS for c in CONFIGS[m]], ids=str)
 def test_every_architecture_in_both_modes(config: Config):
     """Tied embeddings count a doubled stream twice, so there it keeps its width."""
-    net, x = build(config), inputs(config)
+    net, x = abstract(config), inputs(config)
     variables = generic(net.variables)
     graph = trace(net.apply, variables, example(config))
     tied = isinstance(config, Gpt2) or (isinstance(config, Llama) and config.tied)
     nodes = [n for n in graph.nodes.values() if not (tied and n.size == config.width and not n.index)]
     wide = transport(graph, {node.name: doubled(node) for node in nodes}, variables)
     widths = {node.name: 2 * node.size for node in nodes}
-    same(jax.jit(resize(net.apply, graph, wide, widths))(wide, x), net.apply(variables, x))
-    old, new = net.train_apply(variables, x), jax.jit(resize(net.train_apply, graph, wide, widths))(wide, x)
+    same(jax.jit(resize(net.apply, graph, wide, widths))(wide, x), jax.jit(net.apply)(variables, x))
+    old, new = jax.jit(net.train_apply)(variables, x), jax.jit(resize(net.train_apply, graph, wide, widths))(wide, x)
     same(new[0], old[0])
     same(new[1], transport(graph, {node.name: doubled(node) for node in nodes}, old[1]))
 

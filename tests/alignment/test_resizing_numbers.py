@@ -10,7 +10,7 @@ import pytest
 
 from alignment import resize, trace
 from alignment.graph import path_name
-from npmerge.models import Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, build, example
+from npmerge.models import Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, abstract, example
 from tests.contract.test_models import CONFIGS, generic, inputs
 
 IN, OUT = 3, 2
@@ -133,7 +133,7 @@ TRAINED = (Vgg, ResNetCifar, ResNet)  # what BatchNorm makes of a batch is looke
 
 def resized(config, other, train=False):
     """A model for variables of another configuration, and that configuration's own."""
-    net, native = build(config), build(other)
+    net, native = abstract(config), abstract(other)
     graph = trace(net.apply, net.variables, example(config))
     indexing = {i for node in graph.nodes.values() for i in node.index if i in graph.nodes}
     heads = {name: other.heads for name in indexing if graph.nodes[name].size == config.heads}

@@ -24,7 +24,7 @@ from alignment import (
 )
 from alignment.graph import flatten
 from alignment.separability import held, rigid
-from npmerge.models import Gpt2, build, example
+from npmerge.models import Gpt2, abstract, example
 from tests.alignment import networks
 from tests.contract.test_models import generic
 from tests.contract.test_models import inputs as data_of
@@ -289,7 +289,7 @@ def test_heads_and_what_is_inside_keep_their_number(name):
 def tied():
     """A transformer whose embedding is its output layer, and a shuffled copy: apply, graph, models, tokens, their moments."""
     config = Gpt2(vocabulary=11, width=8, layers=1, heads=2, hidden=6, length=5)
-    net = build(config)
+    net = abstract(config)
     model, tokens = generic(net.variables), data_of(config, n=40)
     graph = trace(net.apply, model, example(config))
     models = [model, networks.shuffle(graph, model, 3)[0]]

@@ -25,7 +25,7 @@ from alignment import (
     verify_each,
 )
 from alignment.graph import flatten
-from npmerge.models import MODELS, Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, WithWidths, build, example
+from npmerge.models import MODELS, Bert, Config, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vgg, Vit, WithWidths, abstract, example
 from tests.contract.test_models import ALL, CONFIGS, generic, inputs
 
 KEY = jax.random.key(0)
@@ -64,7 +64,7 @@ tabled = [pytest.param(c, TABLES[m][k], id=f"{m.__name__}-{k}") for m in MODELS 
 @functools.cache
 def traced(config: Config) -> tuple[Any, Graph]:
     """Generic variables and their graph; an abstract input is enough, and any warning an error."""
-    network = build(config)
+    network = abstract(config)
     variables = generic(network.variables)
     return variables, trace(network.apply, variables, example(config))
 
@@ -77,7 +77,7 @@ def test_nodes_sizes_groups_and_copies_are_those_of_theory(config, rows):
 
 @pytest.mark.parametrize("config", ALL)
 def test_group_elements_leave_the_function_unchanged(config):
-    apply, (variables, graph), x = build(config).apply, traced(config), inputs(config)
+    apply, (variables, graph), x = abstract(config).apply, traced(config), inputs(config)
     assert verify(apply, graph, variables, x, key=KEY) < 1e-5
     alone = verify_each(apply, graph, variables, x, key=KEY)
     assert {node: change for node, change in alone.items() if change > 1e-5} == {}
@@ -86,7 +86,7 @@ def test_group_elements_leave_the_function_unchanged(config):
 @pytest.mark.parametrize("config", ALL)
 def test_planted_permutations_of_all_nodes_are_found_again(config):
     """By both matchings, exactly; of every node, also those whose group is larger."""
-    apply, (variables, graph), x = build(config).apply, traced(config), inputs(config, n=32)
+    apply, (variables, graph), x = abstract(config).apply, traced(config), inputs(config, n=32)
     rng = np.random.default_rng(5)
     maps = {}
     for node in graph.nodes.values():
@@ -103,7 +103,7 @@ def test_planted_permutations_of_all_nodes_are_found_again(config):
 @pytest.mark.parametrize("config", ALL)
 def test_every_kernel_is_a_site(config):
     """outputs = inputs @ matrix, for every kernel of every architecture, in one forward pass."""
-    apply, (variables, graph), x = build(config).apply, traced(config), inputs(config)
+    apply, (variables, graph), x = abstract(config).apply, traced(config), inputs(config)
     leaves = flatten(variables)
     assert {site.path for site in graph.sites} >= {path for path in leaves if path.endswith("kernel")}
     captured = capture(apply, graph, variables, x, nodes=(), sites=[site.name for site in graph.sites])

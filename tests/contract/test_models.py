@@ -23,6 +23,7 @@ from npmerge.models import (
     Vgg,
     Vit,
     WithWidths,
+    abstract,
     build,
     example,
 )
@@ -67,15 +68,15 @@ def generic(tree: Any, seed: int = 0) -> Any:
     def leaf(path: tuple, x: jax.Array) -> jax.Array:
         name = path_name(path)
         if "scale" in name or "var" in name:
-            return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype)
+            return jnp.asarray(rng.uniform(0.5, 1.5, x.shape).astype(x.dtype))
         if "bias" in name or "mean" in name:  # means below biases: between the two a unit would die
             low, high = (0.5, 1.5) if "bias" in name else (-0.2, 0.2)
-            return jnp.asarray(rng.uniform(low, high, x.shape), x.dtype)
+            return jnp.asarray(rng.uniform(low, high, x.shape).astype(x.dtype))
         values = rng.standard_normal(x.shape)
         if "kernel" in name:  # nearly centred: behind a ReLU all inputs are positive, and a unit would live or die
             values -= 0.8 * values.mean(tuple(range(x.ndim - 1)), keepdims=True)
             values /= np.sqrt(np.prod(x.shape[:-1]) / 2)
-        return jnp.asarray(values, x.dtype)
+        return jnp.asarray(values.astype(x.dtype))
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
@@ -84,11 +85,11 @@ def inputs(config: Config, seed: int = 3, n: int = 4) -> jax.Array:
     """Random images or tokens; the sequences of an encoder end in padding, the first one as long as it can be."""
     shape, rng = example(config, n).shape, np.random.default_rng(seed)
     if not isinstance(config, Bert | Gpt2 | Llama):
-        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        return jnp.asarray(rng.standard_normal(shape).astype(np.float32))
     tokens = rng.integers(1, config.vocabulary, shape)
     lengths = config.length - np.arange(n) % config.length
     padded = isinstance(config, Bert) & (np.arange(config.length) >= lengths[:, None])
-    return jnp.asarray(np.where(padded, 0, tokens), jnp.int32)
+    return jnp.asarray(np.where(padded, 0, tokens).astype(np.int32))
 
 
 def output_shape(config: Any, n: int = 4) -> tuple[int, ...]:
@@ -101,7 +102,7 @@ def output_shape(config: Any, n: int = 4) -> tuple[int, ...]:
 
 
 def run(config: Config, x: jax.Array) -> jax.Array:
-    network = build(config)
+    network = abstract(config)
     return jax.jit(network.apply)(generic(network.variables), x)
 
 
@@ -145,7 +146,7 @@ def test_equal_configurations_share_their_functions(config):
 
 @configs
 def test_training_mode_moves_statistics_and_nothing_else(config):
-    network = build(config)
+    network = abstract(config)
     variables = generic(network.variables)
     outputs, moved = jax.jit(network.train_apply)(variables, inputs(config))
     assert outputs.shape == output_shape(config)
@@ -157,7 +158,7 @@ def test_training_mode_moves_statistics_and_nothing_else(config):
 
 @configs
 def test_evaluation_mode_looks_at_each_example_alone(config):
-    network = build(config)
+    network = abstract(config)
     variables, x = generic(network.variables), inputs(config)
     apply = jax.jit(network.apply)
     together, turned = apply(variables, x), apply(variables, jnp.concatenate([x[:1], inputs(config, seed=4)[1:]]))
@@ -182,7 +183,7 @@ def test_every_block_sees_a_window(config):
 
 @causal
 def test_tied_heads_are_one_leaf(config):
-    heads = [p for p in flatten(build(config).variables) if "head" in p]
+    heads = [p for p in flatten(abstract(config).variables) if "head" in p]
     assert heads == ([] if getattr(config, "tied", True) else ["params/head/kernel"])
 
 
@@ -200,7 +201,7 @@ def test_encoders_ignore_padding(config):
 @pytest.mark.parametrize("config", [BERT, *CONFIGS[Gpt2]])
 def test_sequences_are_as_long_as_the_learned_positions(config):
     with pytest.raises(ValueError, match="got 6 tokens, but there are learned positions for 5"):
-        jax.eval_shape(build(config).apply, build(config).variables, jnp.ones((1, 6), jnp.int32))
+        jax.eval_shape(abstract(config).apply, abstract(config).variables, jnp.ones((1, 6), jnp.int32))
 
 
 PUBLISHED = {

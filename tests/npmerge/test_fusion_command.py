@@ -11,12 +11,12 @@ from alignment import trace
 from npmerge import reset_statistics
 from npmerge.checkpoint import load_network, load_record, save_network
 from npmerge.cli import app
-from npmerge.models import Mlp, Vgg, WithWidths, build, example
+from npmerge.models import Mlp, Vgg, WithWidths, abstract, build, example
 from tests.alignment.networks import shuffle
 from tests.contract.test_models import generic
 
 CONFIG, WIDE = Mlp(inputs=6, hidden=(8, 5), classes=3), Mlp(inputs=6, hidden=(12, 7), classes=3)
-NET = build(CONFIG)
+NET = abstract(CONFIG)
 FIRST = generic(NET.variables)
 X = np.random.default_rng(0).standard_normal((96, 6)).astype(np.float32)
 A, B, C = "a.safetensors", "b.safetensors", "wide.safetensors"
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     for name, config, variables in (
         (A, CONFIG, FIRST),
         (B, CONFIG, shuffle(graph, FIRST, 1)[0]),
-        (C, WIDE, generic(build(WIDE).variables, 2)),
+        (C, WIDE, generic(abstract(WIDE).variables, 2)),
     ):
         save_network(path / name, config, variables)
     np.savez(path / "data.npz", inputs=X, labels=np.asarray(NET.apply(FIRST, X)).argmax(1))
@@ -94,7 +94,7 @@ def test_networks_of_different_widths(folder):
 def test_statistics_of_batch_norm_are_re_estimated(tmp_path):
     config = Vgg(stages=((3,),), dense=(4,), classes=2, side=2, channels=1, norm="batch")
     for name in (A, B):
-        save_network(tmp_path / name, config, generic(build(config).variables))
+        save_network(tmp_path / name, config, generic(abstract(config).variables))
     x = np.random.default_rng(1).standard_normal((64, 2, 2, 1)).astype(np.float32)
     np.savez(tmp_path / "data.npz", inputs=x)
     options = ("--method", "zipit", "--width", "1.5", "--data", str(tmp_path / "data.npz"))

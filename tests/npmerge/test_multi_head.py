@@ -9,13 +9,13 @@ import pytest
 import npmerge as nm
 from alignment import NodeMap, OptimalTransport, WeightMatching, ZipIt, align, identity, permutation, resize, trace, transport
 from npmerge import multi_head, reset_statistics
-from npmerge.models import Mlp, ResNetCifar, build, example
+from npmerge.models import Mlp, ResNetCifar, abstract, build, example
 from npmerge.side_by_side import side_by_side
 from npmerge.stack import mean_of
 from tests.contract.test_models import generic, inputs
 
 CONFIG = ResNetCifar(blocks=1, width=4, shortcut="B", classes=3, side=8, channels=2)
-NET, X = build(CONFIG), inputs(CONFIG, n=8)
+NET, X = abstract(CONFIG), inputs(CONFIG, n=8)
 MODEL = generic(NET.variables)
 GRAPH = trace(NET.apply, MODEL, example(CONFIG))
 NODES = list(GRAPH.nodes)
@@ -100,7 +100,7 @@ def test_networks_that_are_zipped_nowhere_keep_their_outputs_behind_stems(nodes)
 def test_what_separate_stems_make_is_averaged_where_it_is_computed():
     """A perceptron by hand: two first layers, one second layer behind their mean, two classifiers of other labels."""
     configs = [Mlp(inputs=4, hidden=(6, 5, 3), classes=c) for c in (3, 7)]
-    nets = [build(c) for c in configs]
+    nets = [abstract(c) for c in configs]
     models = [generic(net.variables, k) for k, net in enumerate(nets)]
     graphs = [trace(net.apply, v, example(c)) for net, v, c in zip(nets, models, configs, strict=True)]
     applies, x = [net.apply for net in nets], np.asarray(jax.random.normal(jax.random.key(0), (64, 4)))
@@ -128,7 +128,7 @@ def test_what_separate_stems_make_is_averaged_where_it_is_computed():
     assert set(headed.shared) == {f"params/layers/{k}/{n}" for k, n in ((1, "bias"), (2, "kernel"), (2, "bias"))}
 
 
-PADDED = build(ResNetCifar(blocks=1, width=4, shortcut="A", classes=3, side=8, channels=2))
+PADDED = abstract(ResNetCifar(blocks=1, width=4, shortcut="A", classes=3, side=8, channels=2))
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +351,7 @@ def test_what_is_no_merge_of_networks_is_told():
 def test_zipped_up_to_a_node():
     """Two tasks with other labels on one body: the zip finds the second's units in the first's, each keeps its classifier."""
     configs = [Mlp(inputs=4, hidden=(6, 5), classes=c) for c in (3, 7)]
-    nets = [build(c) for c in configs]
+    nets = [abstract(c) for c in configs]
     first, second = (generic(net.variables, k) for k, net in enumerate(nets))
     graphs = [trace(net.apply, v, example(c)) for net, v, c in zip(nets, (first, second), configs, strict=True)]
     order, body = np.array([4, 2, 0, 5, 1, 3]), next(iter(graphs[0].nodes))

@@ -9,11 +9,11 @@ import npmerge as nm
 from alignment import ActivationMatching, NodeMoments, PartialMatching, WeightMatching, align, permutation, trace, transport
 from alignment.graph import flatten
 from npmerge import LeastSquares, Pleas
-from npmerge.models import Mlp, Vgg, build, example
+from npmerge.models import Mlp, Vgg, abstract, build, example
 from tests.contract.test_models import generic
 
 CONFIGS = [Mlp(inputs=4, hidden=(6, 5), classes=c) for c in (3, 7)]
-NETS = [build(c) for c in CONFIGS]
+NETS = [abstract(c) for c in CONFIGS]
 APPLIES, MODELS = [net.apply for net in NETS], [generic(net.variables, k) for k, net in enumerate(NETS)]
 GRAPHS = [trace(net.apply, net.variables, example(c)) for net, c in zip(NETS, CONFIGS, strict=True)]
 X = np.asarray(jax.random.normal(jax.random.key(0), (64, 4)))
@@ -125,7 +125,7 @@ def test_equal_outputs_are_kept_apart_where_asked():
 @pytest.mark.parametrize("fit", FITS, ids=["average", "sequential"])
 def test_statistics_are_estimated_anew(fit):
     configs = [Vgg(stages=((3,),), dense=(4,), classes=c, side=2, channels=1, norm="batch") for c in (2, 3)]
-    nets = [build(c) for c in configs]
+    nets = [abstract(c) for c in configs]
     applies, training = [net.apply for net in nets], [net.train_apply for net in nets]
     x = np.asarray(jax.random.normal(jax.random.key(1), (32, 2, 2, 1)))
     batches = [(x, None)]
