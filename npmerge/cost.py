@@ -101,7 +101,8 @@ def collected(
     first = {_shape(b): b for b in batches}
     gather(batches=[b for b in first.values() for _ in range(2)])
     began = time.perf_counter()
-    stats = jax.block_until_ready(gather(batches=batches))
+    stats = gather(batches=batches)
+    values = jax.block_until_ready(tuple(stats.values()))  # a dict of types is no tree to JAX: it sorts keys
     seconds = time.perf_counter() - began
 
     def measure(models: tuple, batch: tuple) -> tuple:
@@ -109,7 +110,7 @@ def collected(
 
     traced = {shape: jax.jit(measure).trace(tuple(models), batch) for shape, batch in first.items()}
     plans = {shape: t.lower().compile() for shape, t in traced.items()}
-    kept = _bytes(stats)
+    kept = _bytes(values)
     return stats, Cost(
         flops=sum(shapes[shape] * operations(t.jaxpr) for shape, t in traced.items()),
         bytes=kept,

@@ -125,9 +125,12 @@ def test_costs_of_statistics_take_what_collect_takes():
     networks = [{"a": jnp.asarray(normal(k, 3, 4), jnp.float32)} for k in range(2)]
     x = np.float32(normal(3, 10, 3))
     graph, batches = nm.trace(apply, networks[0], x[:2]), [(x, x, np.arange(10) < 7)]
-    stats, cost = collected(apply, graph, networks, batches, [nm.RegMean(), nm.InputGram(4)])
-    expected = nm.collect(apply, graph, networks, batches, [nm.InputGram(4)])
-    chex.assert_trees_all_close(jax.tree.leaves(stats), jax.tree.leaves(expected), rtol=1e-6)
+    stats, cost = collected(apply, graph, networks, batches, [nm.RegMean(), nm.InputGram(4), nm.Fisher()])
+    expected = nm.collect(apply, graph, networks, batches, [nm.InputGram(4), nm.DiagonalFisher()])
+    assert set(stats) == set(expected)
+    for kind, value in expected.items():
+        chex.assert_trees_all_close(jax.tree.leaves(stats[kind]), jax.tree.leaves(value), rtol=1e-6)
+    assert cost.bytes == sum(x.nbytes for value in stats.values() for x in jax.tree.leaves(value))
     assert cost.flops >= 2 * 2 * 10 * 3 * 3
     with pytest.raises(ValueError, match="more than memory_limit=10 bytes"):
         collected(apply, graph, networks, batches, [nm.RegMean()], memory_limit=10)
