@@ -90,7 +90,7 @@ def counted(batch: tuple) -> Bool[Array, "examples ..."]:
 def _check_mask(batch: tuple) -> None:
     """Raise ValueError unless the third of a batch is true or false for each example, or each position of each."""
     mask, examples = batch[2], len(jax.tree.leaves(batch[0])[0])
-    if np.ndim(mask) not in (1, 2) or len(mask) != examples or not jnp.issubdtype(jnp.result_type(mask), bool):
+    if not hasattr(mask, "dtype") or np.ndim(mask) not in (1, 2) or len(mask) != examples or mask.dtype != bool:
         got = f"{np.shape(mask)} of {getattr(mask, 'dtype', type(mask).__name__)}"
         raise ValueError(f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}")
 

@@ -5,6 +5,7 @@ once and merges are made often.
 """
 
 import dataclasses
+import functools
 import time
 import tracemalloc
 from collections import Counter
@@ -17,10 +18,11 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree
 from npmerge.base import Merge, Stats
+from npmerge.batches import measured
 from npmerge.operations import listening, operations
 from npmerge.report import markdown_table
 from npmerge.stack import Stack, check_stack
-from npmerge.statistics import Statistic, collect
+from npmerge.statistics import Statistic, collect, statistics_of
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,24 @@ def collected(
     graph: Any,
     models: Sequence[PyTree],
     batches: Iterable[tuple],
-    statistics: Iterable[Statistic | type[Statistic]],
+    statistics: Iterable[Statistic | type[Statistic] | Merge],
+    *,
+    memory_limit: float = 16e9,
 ) -> tuple[Mapping[type, Any], Cost]:
     """`collect(apply, graph, models, batches, statistics)` and what it costs. Arguments and errors are those of `collect`.
 
     The batches are held in a list: one of each shape is measured beforehand, to compile. Operations and memory are those of
     measuring, batch by batch; of several statistics each counts its own forward pass, of which XLA makes one.
     """
-    batches, wanted = list(batches), [s() if isinstance(s, type) else s for s in statistics]
+    wanted = statistics_of(statistics)
+    gather = functools.partial(collect, apply, graph, models, statistics=wanted, memory_limit=memory_limit)
+    batches = list(measured(batches, masks=True))
     shapes = Counter(_shape(b) for b in batches)
     first = {_shape(b): b for b in batches}
-    collect(apply, graph, models, [b for b in first.values() for _ in range(2)], wanted)
+    gather(batches=[b for b in first.values() for _ in range(2)])
     began = time.perf_counter()
-    stats = jax.block_until_ready(collect(apply, graph, models, batches, wanted))
+    stats = gather(batches=batches)
+    values = jax.block_until_ready(tuple(stats.values()))  # a dict of types is no tree to JAX: it sorts keys
     seconds = time.perf_counter() - began
 
     def measure(models: tuple, batch: tuple) -> tuple:
@@ -103,7 +110,7 @@ def collected(
 
     traced = {shape: jax.jit(measure).trace(tuple(models), batch) for shape, batch in first.items()}
     plans = {shape: t.lower().compile() for shape, t in traced.items()}
-    kept = _bytes(stats)
+    kept = _bytes(values)
     return stats, Cost(
         flops=sum(shapes[shape] * operations(t.jaxpr) for shape, t in traced.items()),
         bytes=kept,

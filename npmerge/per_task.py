@@ -1,7 +1,8 @@
 """Merges that keep one network per task: a vector that all tasks share, and for each of them a mask and a number."""
 
 import abc
-from typing import NamedTuple
+import numbers
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from alignment.graph import PyTree, flatten, path_name
 from npmerge.base import wide
 from npmerge.bits import packed, unpacked
-from npmerge.stack import Stack
+from npmerge.stack import Stack, check_stack
 from npmerge.transforms import Composed, Masks, Model, Tensors, over_models, task_vectors
 
 
@@ -26,7 +27,13 @@ class TaskNetworks(NamedTuple):
     """Running statistics, which are those of each task's own model."""
 
     def network(self, k: int | Int[Array, ""]) -> PyTree:
-        """The network of task k, which may be traced; rounded once to the stored dtype."""
+        """The network of task k, which may be traced; rounded once to the stored dtype.
+
+        Raises:
+            ValueError: unless there is such a task.
+        """
+        if not _is_index(k, len(self.scales)):
+            raise ValueError(f"there are the tasks 0 to {len(self.scales) - 1}, got {k!r}")
 
         def leaf(path: tuple, base: Array) -> Array:
             name = path_name(path)
@@ -66,6 +73,7 @@ class PerTask(Composed):
 
     def networks(self, theta: PyTree, stack: Stack) -> TaskNetworks:
         """The networks of all tasks in their compact form. Raises ValueError without a base."""
+        check_stack(stack)
         self.require_base(stack)
         vectors, coefficients = task_vectors(stack), flatten(theta)
         merged = {path: over_models(coefficients[path] * x) for path, x in vectors.items()}
@@ -77,6 +85,12 @@ class PerTask(Composed):
 
     def task(self, theta: PyTree, stack: Stack, k: int | Int[Array, ""]) -> PyTree:
         """The network of task k. Raises ValueError unless there is such a model."""
-        if isinstance(k, int) and not 0 <= k < stack.size:
-            raise ValueError(f"there are the tasks 0 to {stack.size - 1}, got {k}")
         return self.networks(theta, stack).network(k)
+
+
+def _is_index(k: Any, size: int) -> bool:
+    """Whether k is an integer from 0 to size - 1, or traced: JAX would clip others, to the network of another task."""
+    if isinstance(k, jax.Array):
+        whole = k.ndim == 0 and jnp.issubdtype(k.dtype, jnp.integer)
+        return whole and (isinstance(k, jax.core.Tracer) or 0 <= int(k) < size)
+    return isinstance(k, numbers.Integral) and not isinstance(k, bool) and 0 <= int(k) < size

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from alignment.base import functions_of, graphs_of, of_one_width
 from alignment.checks import check_kinds, check_list, check_number, kind_of
-from alignment.graph import Graph, PyTree
+from alignment.graph import Graph, PyTree, signature
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from npmerge.base import Merge
 from npmerge.batches import measured
@@ -60,7 +60,7 @@ def collect(
             read by statistics that need them.
         statistics: what to gather: values such as `NodeMoments()`, classes for their defaults, or merges for what they need; a
             value goes before the default of its class.
-        memory_limit: bytes that the pass may hold, as predicted from shapes before it starts.
+        memory_limit: bytes that the pass may hold, as predicted from shapes: before it starts, and before a batch of new ones.
 
     Returns:
         For each statistic's type, what its `finalise` returns.
@@ -71,7 +71,7 @@ def collect(
     """
     call = "collect takes (apply, graph, models, batches, [statistics])"
     check_kinds(call, (apply, Callable | Sequence), (graph, Graph | Sequence), (models, object), (batches, Iterable))
-    wanted = _wanted(statistics)
+    wanted = statistics_of(statistics)
     if len({type(s) for s in wanted}) < len(wanted):
         raise ValueError(f"one statistic of each type, got {wanted}")
     check_list(models)
@@ -90,8 +90,10 @@ def collect(
     summed = tuple(s for s in wanted if not isinstance(s, Examples))
     network: tuple[Any, Any] = (apply, graph)
     kept: list[Run] = []
+    predicted: set[Any] = set()
     for batch in measured(batches, masks=True):
-        if states is None:
+        if summed and (shapes := signature(batch)) not in predicted:
+            predicted.add(shapes)
             _check_memory(memory_limit, apply, graph, summed, tuple(models), batch)
         new = _measure(apply, graph, summed, tuple(models), batch)
         states = new if states is None else _combine(summed, states, new)
@@ -107,7 +109,7 @@ def collect_each(
     graph: Graph,
     models: Sequence[PyTree],
     tasks: Sequence[Iterable[tuple]],
-    statistics: Sequence[Statistic | type[Statistic] | Merge],
+    statistics: Iterable[Statistic | type[Statistic] | Merge],
     *,
     memory_limit: float = 16e9,
 ) -> Mapping[type, Any]:
@@ -126,12 +128,15 @@ def collect_each(
     """
     check_list(models)
     check_list(tasks, "tasks, the batches of each model")
+    if not models:
+        raise ValueError("collect_each needs at least one model, got an empty list")
     if len(models) != len(tasks):
         raise ValueError(f"expected the batches of each model: got {len(tasks)} for {len(models)} models")
-    if odd := [type(s).__name__ for s in _wanted(statistics) if isinstance(s, JointMoments | NodeMoments)]:
+    wanted = statistics_of(statistics)
+    if odd := [type(s).__name__ for s in wanted if isinstance(s, JointMoments | NodeMoments)]:
         raise ValueError(f"{odd[0]} relates the models to each other, on the same data: use collect")
     found = [
-        collect(apply, graph, [model], batches, statistics, memory_limit=memory_limit)
+        collect(apply, graph, [model], batches, wanted, memory_limit=memory_limit)
         for model, batches in zip(models, tasks, strict=True)
     ]
     return {kind: _joined([each[kind] for each in found]) for kind in found[0]}
@@ -158,7 +163,7 @@ def _check_memory(limit: float, apply: Any, graph: Any, wanted: tuple[Statistic,
         )
 
 
-def _wanted(statistics: Iterable[Statistic | type[Statistic] | Merge]) -> tuple[Statistic, ...]:
+def statistics_of(statistics: Iterable[Statistic | type[Statistic] | Merge]) -> tuple[Statistic, ...]:
     """Each once; classes stand for their defaults where there is no value, merges for the classes that they need."""
     if not isinstance(statistics, Iterable) or isinstance(statistics, str):
         raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(statistics)}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments
 from npmerge.checkpoint import load, load_record, save
@@ -34,9 +35,11 @@ def save_statistics(folder: Path | str, stats: Mapping[type, Any], graph: Graph,
     Raises:
         ValueError: a statistic of another kind, or what `npmerge.checkpoint.save` raises.
     """
+    check_kinds("save_statistics takes (folder, stats, graph)", (folder, Path | str), (stats, Mapping), (graph, Graph))
     folder = Path(folder)
     if odd := [kind for kind in stats if kind not in RECORDS]:
-        raise ValueError(f"cannot save {odd[0].__name__}: expected some of {', '.join(k.__name__ for k in RECORDS)}")
+        name = getattr(odd[0], "__name__", repr(odd[0]))
+        raise ValueError(f"cannot save {name}: expected some of {', '.join(k.__name__ for k in RECORDS)}")
     folder.mkdir(parents=True, exist_ok=True)
     for kind, value in stats.items():
         tree = value if RECORDS[kind] is None else {name: _fields(record) for name, record in value.items()}
@@ -53,6 +56,7 @@ def load_statistics(folder: Path | str, graph: Graph) -> dict[type, Any]:
     Raises:
         ValueError: no statistics, those of another graph (the first difference is named), or a damaged file.
     """
+    check_kinds("load_statistics takes (folder, graph)", (folder, Path | str), (graph, Graph))
     found = {kind: file for kind in RECORDS if (file := _file(Path(folder), kind)).exists()}
     if not found:
         raise ValueError(f"{folder} holds no statistics: expected some of {', '.join(k.__name__ for k in RECORDS)}")

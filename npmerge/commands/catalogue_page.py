@@ -27,10 +27,14 @@ def methods_page(name: str | None, *, as_json: bool) -> str:
 
 def _json(found: Asks) -> dict[str, Any]:
     """The fields of `Asks` except the name, which is the key."""
-    values = dataclasses.asdict(found)
-    values["models"] = dict(zip(("least", "most"), values["models"], strict=True))
+    values = _fields(found) | {"models": dict(zip(("least", "most"), found.models, strict=True))}
     del values["name"]
-    return values
+    return values | {"hyper": [_fields(h) for h in found.hyper]}
+
+
+def _fields(record: Asks | Hyper) -> dict[str, Any]:
+    """Not `dataclasses.asdict`, which takes defaults that are merges apart, too."""
+    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
 
 
 def _all(methods: Sequence[Asks]) -> list[str]:

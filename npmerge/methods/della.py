@@ -26,8 +26,7 @@ class Della(Composed):
         density: the mean probability, one number or one per model; 1 drops nothing whatever epsilon: TIES without trimming.
         epsilon: how far the probabilities reach from it to either side.
         scale: lambda.
-        weights: one number per model by which its task vector is multiplied before signs are elected; the mean
-            then divides by the sum of those of the models that agree.
+        weights: as of `Ties`: of the task vectors, before signs are elected, and of the mean of those that agree.
     """
 
     density: Density = 0.5

@@ -49,7 +49,7 @@ class GreedySoup(LinearMerge):
         value = self.score(variables)
         try:
             number = float(value)
-        except TypeError:
+        except (TypeError, ValueError):
             raise ValueError(f"GreedySoup needs a score that is one number, got {kind_of(value)}") from None
         if math.isnan(number):
             raise ValueError("GreedySoup needs scores that can be compared, got NaN")

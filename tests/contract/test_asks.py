@@ -176,6 +176,8 @@ def test_the_command_prints_json():
     scale, = [h for h in found["TaskArithmetic"]["hyper"] if h["name"] == "scale"]  # fmt: skip
     np.testing.assert_allclose(scale["grid"], np.arange(21) / 20)
     assert (scale["default"], scale["required"], scale["choices"]) == (0.3, False, [])
+    (start,) = [h["default"] for h in found["MaTS"]["hyper"] if h["name"] == "start"]
+    assert start == "Average()"
     assert json.loads(printed("fisher", "--json")) == {"Fisher": found["Fisher"]}
 
 

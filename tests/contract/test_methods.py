@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -283,6 +284,11 @@ def test_every_method_is_in_the_table():
     for method, case in CASES.items():
         copies = case.copies and case.copies(case.models[0])
         assert {type(m) for m in (case.merge, copies, case.symmetric) if m is not None} == {method}
+
+
+def test_every_method_is_a_file_of_at_most_eighty_lines():
+    lengths = {method.__name__: len(inspect.getsource(inspect.getmodule(method)).splitlines()) for method in METHODS}
+    assert {name: n for name, n in lengths.items() if n > 80} == {}
 
 
 @methods_and_sizes

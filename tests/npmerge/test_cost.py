@@ -116,6 +116,28 @@ def test_statistics_and_their_cost():
     assert cost.xla_flops == pytest.approx(cost.flops, rel=0.3)
 
 
+def test_costs_of_statistics_take_what_collect_takes():
+    """Merges for what they need, masks and a limit of memory."""
+
+    def apply(v, x):
+        return x @ v["a"]
+
+    networks = [{"a": jnp.asarray(normal(k, 3, 4), jnp.float32)} for k in range(2)]
+    x = np.float32(normal(3, 10, 3))
+    graph, batches = nm.trace(apply, networks[0], x[:2]), [(x, x, np.arange(10) < 7)]
+    stats, cost = collected(apply, graph, networks, batches, [nm.RegMean(), nm.InputGram(4), nm.Fisher()])
+    expected = nm.collect(apply, graph, networks, batches, [nm.InputGram(4), nm.DiagonalFisher()])
+    assert set(stats) == set(expected)
+    for kind, value in expected.items():
+        chex.assert_trees_all_close(jax.tree.leaves(stats[kind]), jax.tree.leaves(value), rtol=1e-6)
+    assert cost.bytes == sum(x.nbytes for value in stats.values() for x in jax.tree.leaves(value))
+    assert cost.flops >= 2 * 2 * 10 * 3 * 3
+    with pytest.raises(ValueError, match="more than memory_limit=10 bytes"):
+        collected(apply, graph, networks, batches, [nm.RegMean()], memory_limit=10)
+    with pytest.raises(ValueError, match="collect takes a list of statistics"):
+        collected(apply, graph, networks, batches, [nm.RegMean])
+
+
 def test_a_table_of_costs():
     lines = cost_table({"a": Cost(999.6, 12, 0.5, 1_500_000), "b": Cost(1.2e10, 0, 1.0, 2)})
     assert lines[2:] == ["| a | 1 k | 12 B | 1.5 MB | 0.5 |", "| b | 12 G | 0 B | 2 B | 1 |"]

@@ -91,5 +91,7 @@ def test_errors():
     stack = stack_models(MODELS)
     with pytest.raises(ValueError, match="GreedySoup needs a score that is one number, got tuple"):
         GreedySoup(lambda variables: (0.5, 1))(stack)
+    with pytest.raises(ValueError, match="GreedySoup needs a score that is one number, got str"):
+        GreedySoup(lambda variables: "good")(stack)
     with pytest.raises(ValueError, match="GreedySoup needs scores that can be compared, got NaN"):
         GreedySoup(lambda variables: float("nan"))(stack)

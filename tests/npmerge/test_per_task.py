@@ -113,8 +113,13 @@ def test_a_learned_start_has_its_networks_too():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="there are the tasks 0 to 2, got 3"):
-        Emr().task(Emr().init(STACK), STACK, 3)
+    theta = Emr().init(STACK)
+    for odd in (3, -1, np.int64(7), jnp.int32(7), 1.0, True, "1", None):
+        with pytest.raises(ValueError, match="there are the tasks 0 to 2, got"):
+            Emr().task(theta, STACK, odd)
+    with pytest.raises(ValueError, match="needs the stack of models"):
+        Emr().task(STACK, theta, 1)
+    chex.assert_trees_all_equal(*(Emr().task(theta, STACK, k) for k in (1, np.int64(1), jnp.int32(1))))
     with pytest.raises(ValueError, match="Emr needs a base"):
         Emr().networks(Emr().init(STACK), STACK._replace(base=None))
     with pytest.raises(ValueError, match="threshold must be a finite number"):

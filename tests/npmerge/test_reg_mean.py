@@ -168,3 +168,6 @@ def test_errors(graph):
         collect_each(apply, graph, MODELS, TASKS[:2], [InputGram])
     with pytest.raises(ValueError, match="NodeMoments relates the models to each other"):
         collect_each(apply, graph, MODELS, TASKS, [NodeMoments()])
+    with pytest.raises(ValueError, match="collect_each needs at least one model, got an empty list"):
+        collect_each(apply, graph, [], [], [InputGram])
+    assert set(collect_each(apply, graph, MODELS, TASKS, iter([RegMean(), DiagonalFisher]))) == {InputGram, DiagonalFisher}

@@ -122,7 +122,7 @@ def test_padding_that_cannot_be_told_is_refused(graph):
         InputGram().measure(
             lambda v, x: dense(v["first"], x).sum(1), pairs, MODELS, (jnp.zeros((4, 3, SIZES[0])), None, jnp.ones((4, 2), bool))
         )
-    for mask in (np.ones(3, bool), np.ones(4), np.ones((4, 2, 2), bool)):
+    for mask in (np.ones(3, bool), np.ones(4), np.ones((4, 2, 2), bool), [True] * 4):
         with pytest.raises(ValueError, match=r"a mask must be of bool, \(4,\) or \(4, positions\)"):
             collect(apply, graph, MODELS, [(x, labels, mask)], [InputGram])
 
@@ -178,6 +178,8 @@ def test_a_pass_that_would_not_fit_is_refused_before_it_starts(graph, statistic)
     assert read == [0]
     with pytest.raises(ValueError, match="use fewer models at once"):
         collect(apply, graph, MODELS, batches(), [statistic(1)], memory_limit=1000)
+    with pytest.raises(ValueError, match="memory_limit=60000 bytes: use smaller batches"):  # the second
+        collect(apply, graph, MODELS, [batch(0, 4), batch(1, 500)], [statistic(500)], memory_limit=60_000)
 
 
 def test_more_examples_at_once_hold_more(graph):
