@@ -485,7 +485,7 @@ def task(seed: int) -> tuple:
 
 
 TASKS = [task(seed) for seed in (70, 71)]
-SMALL_THEN_LARGE = optax.sgd(lambda step: jnp.where(step < 2, 0.05, 1e3))  # built once: compiled functions know it by identity
+SMALL_THEN_LARGE = optax.sgd(lambda step: jnp.where(step < 3, 0.05, 30))  # built once: compiled functions know it by identity
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if issubclass(m, LinearMerge)], ids=lambda m: m.__name__)
