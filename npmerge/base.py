@@ -106,9 +106,14 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
     Args:
         coefficients: for each leaf of the stack an array that broadcasts against its shape (models, ...).
         stack: the models, and the base.
+
+    Raises:
+        ValueError: coefficients of another number of models.
     """
 
     def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
+        if len(c) not in (1, len(x)):  # an index that is not there would be clipped, without a word
+            raise ValueError(f"coefficients at {path_name(path)!r} are of {len(c)} models: the stack has {len(x)}")
         models = [wide(x[k]) for k in range(len(x))]
         if is_statistic(path_name(path)):
             return mean(models).astype(x.dtype)

@@ -80,7 +80,7 @@ def _check(name: str, f: SiteFactors, leaf: Array | None) -> None:
     if got != expected:
         raise ValueError(f"the factors of {name!r} are of other models or another layer: got {got}, expected {expected}")
     if not all(np.isfinite(np.asarray(x)).all() for x in (f.inputs, f.gradients)):
-        raise ValueError(f"the factors of {name!r} are not finite: is there a NaN in the data?")
+        raise ValueError(f"the factors of {name!r} are not finite: is there a NaN in the data, or a label or token too large?")
 
 
 def _by_part(several: list[SiteFactors], leaf: tuple[int, ...]) -> list[list[SiteFactors]]:

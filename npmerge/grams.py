@@ -118,7 +118,7 @@ def _check_gram(name: str, g: SiteGram, leaf: Array | None) -> None:
             f"the Gram matrix of {name!r} is of other models or another layer: got {np.shape(g.gram)}, expected {expected}"
         )
     if not np.isfinite(np.asarray(g.gram)).all():
-        raise ValueError(f"the Gram matrix of {name!r} is not finite: is there a NaN in the data?")
+        raise ValueError(f"the Gram matrix of {name!r} is not finite: is there a NaN in the data, or a token too large?")
 
 
 def by_part(grams: Iterable[SiteGram], shapes: Mapping[str, tuple[int, ...]]) -> list[SiteGram]:

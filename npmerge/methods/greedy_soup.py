@@ -33,6 +33,10 @@ class GreedySoup(LinearMerge):
     def __post_init__(self) -> None:
         if not callable(self.score):
             raise ValueError(f"GreedySoup needs a score, a function of the variables, got {kind_of(self.score)}")
+        try:
+            hash(self.score)
+        except TypeError:
+            raise ValueError(f"GreedySoup needs a score that has a hash, got {kind_of(self.score)} without one") from None
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """1 / k for each of the k models chosen, 0 for the others. Raises ValueError for a score that is no number."""

@@ -42,6 +42,18 @@ def test_float64_stays_float64():
         chex.assert_trees_all_close(merged["w"], normal(0, 2, 5).mean(0), rtol=1e-15)
 
 
+def test_coefficients_are_of_the_models_of_the_stack():
+    """Or of one for all of them."""
+    models = [{"k": array(k, 2, 3)} for k in range(3)]
+    theta = Average().init(stack_models(models))
+    for others in (models[:2], [*models, models[0]]):
+        with pytest.raises(ValueError, match=f"coefficients at 'k' are of 3 models: the stack has {len(others)}"):
+            Average().apply(theta, stack_models(others))
+    chex.assert_trees_all_close(
+        combine({"k": jnp.full((1, 1, 1), 1 / 3)}, stack_models(models)), Average()(stack_models(models))
+    )
+
+
 def test_constant_has_one_number_per_model_and_tensor():
     stack = stack_models([{"k": array(0, 2, 3), "s": array(1)}, {"k": array(2, 2, 3), "s": array(3)}])
     expected = {"k": np.full((2, 1, 1), 0.25, np.float32), "s": np.full((2,), 0.25, np.float32)}

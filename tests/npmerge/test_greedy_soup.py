@@ -88,6 +88,13 @@ def test_learning_starts_from_the_soup():
 def test_errors():
     with pytest.raises(ValueError, match="GreedySoup needs a score, a function of the variables, got float"):
         GreedySoup(0.5)
+
+    class Counting(list):
+        def __call__(self, variables):
+            return 0.5
+
+    with pytest.raises(ValueError, match="GreedySoup needs a score that has a hash, got Counting without one"):
+        GreedySoup(Counting())
     stack = stack_models(MODELS)
     with pytest.raises(ValueError, match="GreedySoup needs a score that is one number, got tuple"):
         GreedySoup(lambda variables: (0.5, 1))(stack)
