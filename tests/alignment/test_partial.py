@@ -31,6 +31,7 @@ architectures = pytest.mark.parametrize("name", CONFIGS)
 @functools.cache
 def traced(name: str) -> tuple[Network, Graph]:
     net = build(CONFIGS[name])
+    net = net._replace(apply=jax.jit(net.apply))
     return net, trace(net.apply, net.variables, example(CONFIGS[name]))
 
 
@@ -50,6 +51,7 @@ def images(name: str, batch: int = 4):
     return jax.random.normal(jax.random.key(7), (batch, *CONFIGS[name].input_shape))
 
 
+@jax.jit
 def mean(trees):
     return jax.tree.map(lambda *x: sum(x[1:], x[0]) / len(x), *trees)
 
@@ -59,7 +61,7 @@ def merge(alignment: PartialMatching, name: str, models: list, stats=None):
     net, graph = traced(name)
     merged = mean(align(alignment, graph, models, stats=stats))
     widths = alignment.widths(graph, len(models))
-    run = resize(net.apply, graph, merged, widths)
+    run = jax.jit(resize(net.apply, graph, merged, widths))
     return functools.partial(run, merged), merged
 
 

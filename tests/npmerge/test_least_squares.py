@@ -52,7 +52,7 @@ def solve(maps: Any, models: Any = MODELS, net: Any = NET, batches: Any = BATCHE
 
 
 def outputs(found: Solved, net: Any = NET, x: Any = X) -> np.ndarray:
-    return np.asarray(resize(net.apply, net.graph, found.variables)(found.variables, x))
+    return np.asarray(jax.jit(resize(net.apply, net.graph, found.variables))(found.variables, x))
 
 
 def features64(model: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
