@@ -18,6 +18,7 @@ from npmerge.examples import Run, run_of
 from npmerge.gram_shares import gram_shares, off_diagonal, warn_of_open
 from npmerge.grams import SiteGram, by_part
 from npmerge.one_by_one import Alone, alone, of_models, one_by_one, per_sample, product, samples_of
+from npmerge.operations import tell_of
 from npmerge.quadratic import by_path, on_leaves, weigh
 from npmerge.stack import Stack
 
@@ -113,7 +114,10 @@ def _read(
     """X^T X / n of what each part of the block's leaves reads, and, if asked for, X^T (Y - X) / n with the model's own Y."""
     totals = []
     for pair, batches in zip(networks, run.tasks, strict=True):
-        parts = [_sums(run.apply, graph, tuple(sites), own, pair, *batch) for batch in batches]
+        calls = [(run.apply, graph, tuple(sites), own, pair, *batch) for batch in batches]
+        for call in calls:
+            tell_of(_sums, *call)
+        parts = [_sums(*call) for call in calls]
         totals.append(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts))
     total = jax.tree.map(lambda *x: jnp.concatenate(x), *totals)
     shapes = {path: np.shape(x) for path, x in flatten(networks[0][1]).items()}

@@ -12,6 +12,7 @@ from npmerge.base import Merge, Stats
 from npmerge.fisher_information import DiagonalFisher, information_of
 from npmerge.grams import InputGram, grams_of
 from npmerge.kronecker import KroneckerFactors, SiteFactors
+from npmerge.operations import tell
 from npmerge.quadratic import Diagonal, Identity, Kronecker, Operator, on_leaves
 from npmerge.stack import Stack
 
@@ -30,6 +31,7 @@ def operators_of(kind: str, merge: Merge, stack: Stack, stats: Stats | None) -> 
     Raises:
         ValueError: no statistics, with the name of the merge, or those of other models.
     """
+    tell(0)  # they are arranged, no more
     if kind == "diagonal":
         return jax.tree.map(Diagonal, information_of(merge, stack, stats))
     if kind == "gram":

@@ -33,6 +33,12 @@ def tell(operations: float) -> None:
         told.append(operations)
 
 
+def tell_of(function: Any, *args: Any) -> None:
+    """Say that host code calls a jitted function with these arguments; traced only if somebody listens."""
+    if _told.get() is not None:
+        tell(operations(function.trace(*args).jaxpr))
+
+
 @contextmanager
 def listening() -> Iterator[list[float]]:
     """What host code tells inside."""

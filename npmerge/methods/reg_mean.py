@@ -25,9 +25,9 @@ class RegMean(QuadraticMerge):
     by how often they read it. Biases, norms and embeddings that are the head too are averaged. Each model should be measured
     on its own data: `collect_each`. Theta holds the shares (sum_k G_k)^-1 G_m. Needs `InputGram`.
 
-    With G_m + r I for each model, r = ridge tr(sum_k G_k) / (models rows), the sum has an inverse and directions that no data
-    showed become the mean; a warning names the sites that have such. Programs that invert what remains without empty rows
-    make those zero.
+    Where the sum is singular to the precision of float32, directions that the data did not show become the mean and a warning
+    names the sites (programs that invert what remains without empty rows make those zero); a `ridge` above that precision,
+    about 1e-6 sqrt(rows), decides instead, with G_m + r I for each model, r = ridge tr(sum_k G_k) / (models rows).
 
     Attributes:
         scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a

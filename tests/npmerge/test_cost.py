@@ -141,3 +141,21 @@ def test_costs_of_statistics_take_what_collect_takes():
 def test_a_table_of_costs():
     lines = cost_table({"a": Cost(999.6, 12, 0.5, 1_500_000), "b": Cost(1.2e10, 0, 1.0, 2)})
     assert lines[2:] == ["| a | 1 k | 12 B | 1.5 MB | 0.5 |", "| b | 12 G | 0 B | 2 B | 1 |"]
+
+
+def test_host_solves_of_collected_statistics_are_counted():
+    def apply(v, x):
+        return x @ v["a"]
+
+    networks = [{"a": jnp.asarray(normal(k, 5, 4), jnp.float32)} for k in range(2)]
+    x = np.float32(normal(3, 40, 5))
+    graph, stack = nm.trace(apply, networks[0], x[:2]), nm.stack_models(networks)
+    rounds = nm.RegMean(), nm.RegMeanPlusPlus(), nm.MaTS("gram")
+    stats = nm.collect(apply, graph, networks, nm.in_order(x, x, 20), rounds)
+    solved, chained, matched = (merged(merge, stack, stats)[1] for merge in rounds)
+    solve = 5**3 / 3 + 2 * 5 * (5 * 2 * 5)  # a factor, and forth and back for the Gram matrices of both
+    weighing = 2 * 2 * 5 * 5 * 4
+    assert solve + weighing < solved.flops < 1.5 * (solve + weighing)
+    assert chained.flops > solved.flops + 2 * 2 * 40 * 5 * 5  # the products of what both read besides
+    assert matched.flops > 10 * weighing  # iterations
+    assert not (solved.uncounted or chained.uncounted or matched.uncounted)
