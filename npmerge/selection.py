@@ -17,7 +17,7 @@ LIMIT = 2**32
 SAMPLE = 16384
 """Entries that tell about where the threshold is."""
 
-JOINED = 2**22
+JOINED = 2**18
 """Entries that are joined to one vector: smaller leaves are many, and all that is done with each is compiled for each."""
 
 GROUP = 32
