@@ -8,12 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from alignment.base import check_finite
-from alignment.checks import check_choice, check_count
 from alignment.graph import Graph, PyTree, flatten
 from alignment.maps import HIGHEST
-from alignment.moments import Statistic
 from npmerge.base import Merge, Stats
-from npmerge.likelihood import KINDS, Kind, drawn, labels_of, log_likelihood
+from npmerge.likelihood import OfLikelihood, drawn, labels_of, log_likelihood
 from npmerge.one_by_one import alone, of_models
 from npmerge.stack import Stack
 
@@ -21,7 +19,7 @@ __all__ = ["DiagonalFisher", "information_of"]
 
 
 @dataclass(frozen=True)
-class DiagonalFisher(Statistic):
+class DiagonalFisher(OfLikelihood):
     """The diagonal of each model's Fisher information, E_x E_y (d log p(y|x) / d theta)^2.
 
     Gradients are squared per example, then averaged (Matena and Raffel 2022, equation 3; squaring the gradient of a batch is a
@@ -41,15 +39,7 @@ class DiagonalFisher(Statistic):
             with the same random numbers for all models.
     """
 
-    microbatch: int = 8
-    kind: Kind = "exact"
-    seed: int = 0
     reads = frozenset({"gradients"})
-
-    def __post_init__(self) -> None:
-        check_count("microbatch", self.microbatch)
-        check_choice("kind", self.kind, KINDS)
-        check_count("seed", self.seed, 0)
 
     def measure(
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple

@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from alignment.checks import check_choice, check_count
 from alignment.graph import Graph, PyTree
-from alignment.moments import Statistic
 from alignment.sites import Site
 from alignment.taps import gradients
 from npmerge.batches import counted
-from npmerge.likelihood import KINDS, Kind, drawn, labels_of, log_likelihood
+from npmerge.likelihood import OfLikelihood, drawn, labels_of, log_likelihood
 from npmerge.one_by_one import alone, of_models, one_by_one, per_sample, product, samples_of
 
 
@@ -30,7 +28,7 @@ class SiteFactors:
 
 
 @dataclass(frozen=True)
-class KroneckerFactors(Statistic):
+class KroneckerFactors(OfLikelihood):
     """A = mean x x^T and B = mean E_y g g^T of every linear site in each model: its Fisher information is about A x B (K-FAC).
 
     x is what the site reads, as for `InputGram`, and g the gradient of log p(y|x) at what it makes (Martens and Grosse 2015;
@@ -45,15 +43,7 @@ class KroneckerFactors(Statistic):
         seed: of the draws.
     """
 
-    microbatch: int = 8
-    kind: Kind = "exact"
-    seed: int = 0
     reads = frozenset({"activations", "gradients"})
-
-    def __post_init__(self) -> None:
-        check_count("microbatch", self.microbatch)
-        check_choice("kind", self.kind, KINDS)
-        check_count("seed", self.seed, 0)
 
     def measure(
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple

@@ -1,5 +1,6 @@
 """Log-likelihoods that Fisher information is made of: which predictions count, and which outcomes they are measured on."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -7,11 +8,34 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt
 
+from alignment.checks import check_choice, check_count
 from alignment.graph import PyTree
+from alignment.moments import Statistic
 from npmerge.batches import counted
 
 Kind = Literal["exact", "sampled", "empirical"]
 KINDS: tuple[Kind, ...] = ("exact", "sampled", "empirical")
+
+
+@dataclass(frozen=True)
+class OfLikelihood(Statistic):
+    """What is measured on gradients of log-likelihoods: its fields.
+
+    Attributes:
+        microbatch: examples differentiated at once.
+        kind: "exact" takes the expectation over y ~ p(y|x), "sampled" draws one y for each prediction, "empirical" takes the
+            labels of the data.
+        seed: of the draws.
+    """
+
+    microbatch: int = 8
+    kind: Kind = "exact"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("microbatch", self.microbatch)
+        check_choice("kind", self.kind, KINDS)
+        check_count("seed", self.seed, 0)
 
 
 def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array, "examples ..."]:

@@ -52,6 +52,14 @@ def test_a_primitive_can_be_taught(monkeypatch):
     assert "my_primitive" in registry.RULES
 
 
+def test_merges_of_fine_tunes_with_what_they_cost():
+    (example,) = [e for e in EXAMPLES if "nm.cost.merged" in e]
+    rows = [line.split(" ") for line in run(example).splitlines()]
+    assert [name for name, *_ in rows] == ["Ties", "Fisher", "MaTS", "Emr"]
+    assert min(float(accuracy) for *_, accuracy in rows) > 0.8
+    assert min(float(number) for _, number, _ in rows) > 0
+
+
 def test_networks_of_other_sizes():
     (example,) = [e for e in EXAMPLES if "Pleas" in e]
     found = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in run(example).splitlines())}
