@@ -1,0 +1,55 @@
+"""Checkpoints as they lie on disk: which tensors there are and where, read piece by piece."""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a checkpoint.
+
+    Attributes:
+        name: as stored.
+        dtype: as safetensors calls it, such as "BF16".
+        shape: of the tensor.
+        nbytes: that it takes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class StoredModel(abc.ABC):
+    """A model on disk whose headers have been read and whose tensors have not.
+
+    Attributes:
+        path: the file or folder, as it was named.
+        entries: by name, in the order in which they lie on disk.
+        config: the content of `config.json`; empty where there is none.
+    """
+
+    path: Path
+    entries: Mapping[str, Entry]
+    config: Mapping[str, Any]
+
+    @abc.abstractmethod
+    def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
+        """`count` entries of a tensor from its flat position `start` on (all that follow for None), as a flat array.
+
+        Thread-safe. Of the stored dtype (ml_dtypes for bfloat16 and float8), in memory that is the caller's own.
+
+        Raises:
+            ValueError: a file that is truncated or cannot be read (its path).
+        """

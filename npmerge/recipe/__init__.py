@@ -1,0 +1,1 @@
+"""Recipes: what to merge, read and checked before any tensor is opened."""

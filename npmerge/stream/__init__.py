@@ -1,0 +1,1 @@
+"""Merges of checkpoints on disk, tensor by tensor, in constant memory."""
