@@ -47,8 +47,8 @@ class Step:
         shape: of it.
         dtype: of it, as safetensors calls it.
         action: "merge" the sources by the method, or "copy" the only one bit for bit.
-        sources: what is merged, without the base.
-        base: what task vectors are differences from, or, for methods of two models, the first of them (already in `sources`: None).
+        sources: what is merged, in the order of the parameters; for methods between two models the base is the first of them.
+        base: what task vectors are differences from; None for methods without.
         method: as recipes name it, such as "ties"; empty for a copy.
         parameters: every parameter of the method with its effective value, as recipes name them.
         note: why the tensor is copied or otherwise out of line; empty if nothing is to be said.

@@ -51,7 +51,7 @@ class Kernel(Protocol):
     """Whether `merge` may be called with one block at a time; else with `Tensor.whole()`."""
 
     def survey(self, tensor: Tensor) -> Any:
-        """What has to be known of the whole tensor before a block can be merged: coefficients, thresholds. May read it often."""
+        """What has to be known of the whole tensor before a block can be merged, such as thresholds. It may read it often."""
 
     def merge(self, block: Block, surveyed: Any, step: Step) -> np.ndarray:
         """The merged entries in float32, or float64 if a source is: the engine rounds once, to the dtype of the step."""
