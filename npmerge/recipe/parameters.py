@@ -39,13 +39,18 @@ class Parameter:
 
     def fault(self, value: float | bool) -> str | None:
         """What is wrong with a value, as the end of a sentence; None if nothing is."""
-        if isinstance(value, bool) != (self.kind is bool) or (self.kind is int and value != int(value)):
+        if not self._is_of_kind(value):
             return f"must be {_KINDS[self.kind]}, got {value!r}"
         if not math.isfinite(value) or not self.least <= value <= self.most or (self.above and value == self.least):
             return f"must be {self._range()}, got {value!r}"
         if self.only and value not in self.only:
             return f"{value!r} is not supported, leave it out or at {self.only[0]!r}"
         return None
+
+    def _is_of_kind(self, value: float | bool) -> bool:
+        if self.kind is bool:
+            return value in (0, 1)  # which recipes write for false and true
+        return not isinstance(value, bool) and (self.kind is float or float(value).is_integer())
 
     def _range(self) -> str:
         low = f"above {self.least:g}" if self.above else f"{self.least:g} or more"
