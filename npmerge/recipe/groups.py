@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from npmerge.recipe.parameters import METHODS
 from npmerge.recipe.references import same
-from npmerge.recipe.schema import Input, LayerInput, Part, Recipe
+from npmerge.recipe.schema import Input, LayerInput, Part, Recipe, Tokenizer, TokenSource
 from npmerge.recipe.settings import Path, Setting
 
 Settings = Mapping[str, Setting]
@@ -96,9 +96,8 @@ def _module(recipe: Recipe, part: Part, name: str, path: Path) -> Module:
         for i, piece in enumerate(part.slices or ()):
             at = (*path, "slices", i)
             own = (Level((*at, "parameters"), piece.parameters), *levels)
-            groups.append(
-                _group(recipe, piece.sources, _base(piece.base_model, (*at, "base_model")) or base, (*at, "sources"), own)
-            )
+            own_base = _base(piece.base_model, (*at, "base_model")) or base
+            groups.append(_group(recipe, piece.sources, own_base, (*at, "sources"), own))
     return Module("" if name == "default" else name, tuple(groups), path)
 
 
@@ -151,14 +150,15 @@ def references_of(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _of_tokens(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    tokenizer = recipe.tokenizer
-    for path, source in (
-        (("tokenizer_source",), recipe.tokenizer_source),
-        (("tokenizer", "source"), tokenizer and tokenizer.source),
-    ):
+    tokenizer = recipe.tokenizer or Tokenizer()
+    sources: dict[Path, str | None] = {
+        ("tokenizer_source",): recipe.tokenizer_source,
+        ("tokenizer", "source"): tokenizer.source,
+    }
+    for path, source in sources.items():
         if source not in (None, "union", "base"):
             yield path, source
-    for token, wanted in ((tokenizer and tokenizer.tokens) or {}).items():
-        model = wanted.source if isinstance(wanted.source, str) else wanted.source and wanted.source.model
-        if model:
+    for token, wanted in (tokenizer.tokens or {}).items():
+        model = wanted.source.model if isinstance(wanted.source, TokenSource) else wanted.source
+        if model is not None:
             yield ("tokenizer", "tokens", token), model
