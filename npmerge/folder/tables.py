@@ -10,9 +10,7 @@ OTHERS = re.compile(r"position|pos_|wpe|type|segment|norm|\bln|patch", re.IGNORE
 
 
 def rows_of_tables(model: StoredModel, tokens: int) -> int:
-    """How many rows a model's tables of tokens have.
-
-    Its configuration tells; without one it is the number of tokens.
+    """How many rows a model's tables of tokens have: as its configuration says, without one as many as it has tokens.
 
     Raises:
         ValueError: there is no table of so many rows (the path).

@@ -1,9 +1,12 @@
 """Tokenizers as `tokenizer.json` has them: which token has which number, and what they are made of."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import tokenizers
 
 from npmerge.folder.configs import read_json
 
@@ -20,11 +23,13 @@ class Tokenizer:
         path: the folder that it was read from.
         content: of `tokenizer.json`.
         ids: the number of each token, those of added tokens included.
+        as_stored: whether the files of the folder say the same.
     """
 
     path: Path
     content: Content
     ids: Mapping[str, int]
+    as_stored: bool = True
 
     @property
     def kind(self) -> str:
@@ -42,8 +47,8 @@ class Tokenizer:
         return max(self.ids.values(), default=-1) + 1
 
     def with_content(self, content: Content) -> "Tokenizer":
-        """The same with other content."""
-        return replace(self, content=content, ids=_ids(content))
+        """The same with other content, that no folder has."""
+        return replace(self, content=content, ids=_ids(content), as_stored=False)
 
 
 def folder_of(path: Path) -> Path:
@@ -85,6 +90,25 @@ def cut_to(tokenizer: Tokenizer, rows: int) -> Tokenizer:
         model["merges"] = [merge for merge in model["merges"] if _made_of(pair_of(merge), prefix) <= keep]
     added = [token for token in tokenizer.content.get("added_tokens") or () if token["id"] < rows]
     return tokenizer.with_content({**tokenizer.content, "model": model, "added_tokens": added})
+
+
+def check_loads(tokenizer: Tokenizer) -> None:
+    """Unless the package `tokenizers` reads it, with the same numbers.
+
+    Raises:
+        ValueError: it does not (the path, and what it says).
+    """
+    try:
+        loaded = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.content))
+    except Exception as error:  # the package raises no other
+        raise ValueError(f"{tokenizer.path} is a tokenizer that cannot be loaded: {error}") from None
+    numbers = loaded.get_vocab(with_added_tokens=True)
+    wrong = next((token for token, number in tokenizer.ids.items() if numbers.get(token) != number), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{tokenizer.path} numbers its tokens otherwise than it is read: {wrong!r} is {tokenizer.ids[wrong]} in the file, "
+            f"{numbers.get(wrong)} when it is loaded"
+        )
 
 
 def pair_of(merge: str | list[str]) -> tuple[str, str]:

@@ -32,7 +32,8 @@ def union(base: Tokenizer, others: Sequence[Tokenizer]) -> tuple[Tokenizer, list
 
     Tokens of a tokenizer that cuts text as the base does go into the base's model: words and pieces, BPE with the merges that
     make them (after the base's), Unigram with their scores. Text reaches them as it did in theirs. Where the kind, the
-    normalisation or the cutting into words differ this cannot be: such tokens are added to be found literally, as mergekit adds all.
+    normalisation or the cutting into words differ this cannot be: such tokens are added to be found literally, as mergekit
+    adds all.
 
     Raises:
         ValueError: the base is Unigram and its numbers leave gaps (its path).
@@ -52,7 +53,7 @@ def union(base: Tokenizer, others: Sequence[Tokenizer]) -> tuple[Tokenizer, list
             growing.number(token)
             if token not in base.added:
                 growing.added.setdefault(token, other.added[token])
-    return _grown(base, growing), notes
+    return _grown(base, growing) if len(growing.ids) > len(base.ids) or growing.added else base, notes
 
 
 def with_tokens(base: Tokenizer, tokens: Mapping[str, Content | None]) -> Tokenizer:
@@ -76,7 +77,7 @@ def _add_pieces(growing: _Growing, other: Tokenizer, fresh: Sequence[str], into_
     if into_model and other.kind == "BPE":
         growing.merges += [pair_of(merge) for merge in model["merges"]]
     if into_model and other.kind == "Unigram":
-        growing.scores |= {piece: score for piece, score in model["vocab"]}
+        growing.scores |= dict(model["vocab"])
 
 
 def _grown(base: Tokenizer, growing: _Growing) -> Tokenizer:
@@ -84,9 +85,7 @@ def _grown(base: Tokenizer, growing: _Growing) -> Tokenizer:
     model["vocab"] = _vocab(model["vocab"], growing)
     if "merges" in model:
         model["merges"] = _merges(model["merges"], growing.merges)
-    settings = [
-        {**PLAIN, **settings, "id": growing.ids[token], "content": token} for token, settings in growing.added.items()
-    ]
+    settings = [{**PLAIN, **settings, "id": growing.ids[token], "content": token} for token, settings in growing.added.items()]
     added = sorted([*(base.content.get("added_tokens") or ()), *settings], key=lambda token: token["id"])
     return base.with_content({**base.content, "model": model, "added_tokens": added})
 
@@ -128,7 +127,7 @@ def _cuts_alike(a: Tokenizer, b: Tokenizer) -> bool:
 def _grow(base: Tokenizer) -> _Growing:
     if base.kind == "Unigram" and base.size != len(base.ids):
         raise ValueError(
-            f"{base.path} numbers {len(base.ids):,} tokens up to {base.size - 1:,}: tokens cannot be added to a Unigram tokenizer "
-            "whose numbers leave gaps or are shared"
+            f"{base.path} numbers {len(base.ids):,} tokens up to {base.size - 1:,}: tokens cannot be added to a Unigram "
+            "tokenizer whose numbers leave gaps or are shared"
         )
     return _Growing(dict(base.ids), following=base.size)

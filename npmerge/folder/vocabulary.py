@@ -1,7 +1,7 @@
 """Which rows of which models an embedding and a head are put together from, where vocabularies differ.
 
-As mergekit has it: a model's own row where it has the token. Else the row that the recipe names for the token, else that of the only
-model that has it, of the base if it has it, or the mean of those that have it; zeros for a token that no model has.
+As mergekit has it: a model's own row where it has the token. Else the row that the recipe names for the token, else that of the
+base if it has it, or the mean of those that have it; zeros for a token that no model has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ class Vocabulary:
         if self._is_in_place(source, table, used, column):
             return source
         used = used if len(used) else np.array([column])
-        models, names = zip(*((sources[k].model, sources[k].name) for k in used), strict=True)
+        models, names = zip(*((sources[k].model, sources[k].name) for k in used.tolist()), strict=True)
         return replace(source, rows=Rows(models, names, table[:, used], self.rows - len(table)))
 
     def _is_in_place(self, source: Source, table: Table, used: np.ndarray, column: int) -> bool:
