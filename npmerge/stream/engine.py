@@ -17,7 +17,8 @@ from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Step
 from npmerge.stream import blocks
 from npmerge.stream.blocks import Block, Kernel
-from npmerge.stream.outcomes import Outcome, read_bytes, size
+from npmerge.stream.outcomes import Outcome, read_bytes
+from npmerge.stream.sizes import size
 from npmerge.stream.tensors import StreamedTensor, bytes_of_entry, read_source
 from npmerge.stream.workers import Workers
 

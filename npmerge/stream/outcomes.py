@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from npmerge.recipe.plan import Plan, Step
+from npmerge.stream.sizes import duration, size
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,6 @@ def summary(plan: Plan, outcomes: Sequence[Outcome], seconds: float, peak_bytes:
         *_nonfinite(outcomes),
         *_slowest(outcomes),
     ]
-
-
-def size(nbytes: float) -> str:
-    """Bytes as people read them: 1.2 GB is 1,200,000,000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}" if unit != "B" else f"{nbytes:.0f} B"
-        nbytes /= 1000
-    return f"{nbytes:,.3g} TB" if nbytes < 1000 else f"{nbytes:,.0f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _rounding(outcomes: Sequence[Outcome]) -> list[str]:
