@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 LARGEST = 2**26  # bytes; tokenizers of a quarter of a million tokens take half of that
-WEIGHTS = set(".safetensors .bin .pt .pth .ckpt .h5 .msgpack .onnx .gguf .npz .ot .tflite .nemo".split())
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".ot", ".tflite")
 OWN = {"config.json", "README.md", "npmerge.json", "mergekit_config.yml"}  # written anew, or of the model that was
 
 
