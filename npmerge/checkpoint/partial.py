@@ -56,9 +56,13 @@ def check_replaceable(out: Path, *, force: bool) -> None:
     if not out.is_dir():
         raise ValueError(f"{out} is a file: name a folder")
     if not force:
-        raise ValueError(f"{out} exists and is not empty: name another folder, or pass --force to replace the result of a merge")
+        raise ValueError(
+            f"{out} exists and is not empty: name another folder, or pass --force to replace the result of a merge"
+        )
     if not (out / RECORD).is_file():
-        raise ValueError(f"{out} holds no {RECORD}, so it is no result of a merge that --force could replace: name another folder")
+        raise ValueError(
+            f"{out} holds no {RECORD}, so it is no result of a merge that --force could replace: name another folder"
+        )
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:

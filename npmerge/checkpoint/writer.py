@@ -84,7 +84,9 @@ class ModelWriter:
         for shard in self.shards:
             text = layout((x.entry for x in shard.header.tensors.values()), final).text
             if len(text) != len(shard.header.text):
-                raise ValueError(f"the metadata of {shard.name} takes {len(text)} bytes, {len(shard.header.text)} were laid out")
+                raise ValueError(
+                    f"the metadata of {shard.name} takes {len(text)} bytes, {len(shard.header.text)} were laid out"
+                )
             head = len(text).to_bytes(8, "little") + text
             _put(self.folder / shard.name, self._files[shard.name], memoryview(head), 0)
             _checked(self.folder / shard.name, os.fsync, self._files[shard.name])

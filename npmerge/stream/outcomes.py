@@ -69,7 +69,9 @@ def _rounding(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _nonfinite(outcomes: Sequence[Outcome]) -> list[str]:
     found = [x for x in outcomes if x.nonfinite]
-    named = ", ".join(f"{x.name} ({x.nonfinite})" for x in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    named = ", ".join(f"{x.name} ({x.nonfinite})" for x in found[:5]) + (
+        f" and {len(found) - 5} more" if len(found) > 5 else ""
+    )
     return [f"warning: NaN or infinite entries in {named}"] if found else []
 
 

@@ -62,7 +62,7 @@ def write_model(
 
 
 def fingerprint(plan: Plan, writer: ModelWriter) -> str:
-    """What decides on the bytes of a merge: the plan, the files that it reads (header, size, time of change) and the layout."""
+    """What decides on the bytes of a merge: the plan, the files that it reads (path, header, size, time of change) and the layout."""
     digest = hashlib.sha256(repr((__version__, BLOCK, plan.seed, plan.mergekit_semantics, plan.reference)).encode())
     for model in plan.models:
         digest.update(_identity(model).encode())
@@ -84,7 +84,7 @@ def _entry(step: Step) -> Entry:
 def _identity(model: StoredModel) -> str:
     if not isinstance(model, ShardedModel):
         return repr(list(model.entries.values()))
-    stats = [(path.name, path.stat()) for path in model.files]
+    stats = [(str(path.resolve()), path.stat()) for path in model.files]
     headers = [hashlib.sha256(header.text).hexdigest() for header in model.files.values()]
     return repr([(name, stat.st_size, stat.st_mtime_ns, text) for (name, stat), text in zip(stats, headers, strict=True)])
 
