@@ -22,11 +22,13 @@ class Rows:
         names: the tensor that is read of each.
         table: for each row of the result the row of each model, -1 where it has none. The result is their mean, zero where no
             model has one.
+        padding: rows that follow those of the table, each the mean of them all.
     """
 
     models: tuple[int, ...]
     names: tuple[str, ...]
     table: Int[np.ndarray, "rows models"]
+    padding: int = 0
 
 
 @dataclass(frozen=True)
