@@ -66,7 +66,7 @@ class Journal:
     def _flush(self, notes: list[Note]) -> None:
         self._sync()
         _append(self._file, notes)
-        os.fdatasync(self._file)
+        os.fsync(self._file)
 
 
 def _append(file: int, notes: list[Any]) -> None:

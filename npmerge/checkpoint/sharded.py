@@ -148,7 +148,7 @@ def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             while done < len(buffer):
-                got = os.preadv(file, [memoryview(buffer)[done:]], offset + done)
+                got = os.preadv(file, [buffer[done:].data], offset + done)
                 if not got:
                     raise ValueError(
                         f"{path} is truncated: it ends at byte {offset + done}, {len(buffer) - done} more were expected"

@@ -78,3 +78,10 @@ def _nonfinite(outcomes: Sequence[Outcome]) -> list[str]:
 def _slowest(outcomes: Sequence[Outcome]) -> list[str]:
     made = sorted((x for x in outcomes if not x.kept), key=lambda x: -x.seconds)[:3]
     return [f"slowest: {', '.join(f'{x.name} {duration(x.seconds)}' for x in made)}"] if made else []
+
+
+def line(step: Step, outcome: Outcome) -> str:
+    """One tensor in a line: what was done, how large it is, how long it took."""
+    done = f"{step.method} of {len(step.sources)}" if step.action == "merge" else "copied"
+    when = "from an earlier run" if outcome.kept else duration(outcome.seconds)
+    return "  ".join([step.name, str(list(step.shape)), step.dtype, done, when, *([step.note] if step.note else [])])

@@ -13,7 +13,7 @@ from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Source, Step
-from npmerge.stream.blocks import BLOCK, Kernel
+from npmerge.stream.blocks import BLOCK, KernelOf
 from npmerge.stream.engine import Options, Progress, run
 from npmerge.stream.outcomes import Outcome
 from npmerge.version import __version__
@@ -39,9 +39,7 @@ class Target:
     metadata: Metadata = field(default=lambda final: {})
 
 
-def write_model(
-    plan: Plan, kernel_of: Callable[[str], Kernel], target: Target, options: Options, progress: Progress
-) -> list[Outcome]:
+def write_model(plan: Plan, kernel_of: KernelOf, target: Target, options: Options, progress: Progress) -> list[Outcome]:
     """Make all tensors of a plan and write them; those that an earlier run of the same plan has noted are verified and kept.
 
     Raises:
@@ -62,7 +60,7 @@ def write_model(
 
 
 def fingerprint(plan: Plan, writer: ModelWriter) -> str:
-    """What decides on the bytes of a merge: the plan, the files that it reads (path, header, size, time of change) and the layout."""
+    """What decides on the bytes of a merge: the plan, the files that it reads with their times of change, the layout."""
     digest = hashlib.sha256(repr((__version__, BLOCK, plan.seed, plan.mergekit_semantics, plan.reference)).encode())
     for model in plan.models:
         digest.update(_identity(model).encode())

@@ -1,6 +1,6 @@
 """Small models on disk, plans by hand and a kernel in NumPy, to test the engine by itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.sharded import open_model
 from npmerge.recipe.plan import Plan, Source, Step
-from npmerge.stream.blocks import Block, Kernel, Merged, Tensor
+from npmerge.stream.blocks import Block, Kernel, KernelOf, Merged, Tensor
 
 SHAPES = {"embed": (40, 8), "layers.0.w": (8, 8), "layers.0.norm": (8,), "layers.1.w": (9, 7), "empty": (0, 3), "head": (40, 8)}
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -34,9 +34,9 @@ class Linear:
         return Merged(values, int((~np.isfinite(total)).sum()), float(np.nanmax(error, initial=0.0)))
 
 
-def kernel_of(in_blocks: bool = True) -> Callable[[str], Kernel]:
+def kernel_of(in_blocks: bool = True) -> KernelOf:
     kernel: Kernel = Linear(in_blocks)
-    return lambda method: kernel
+    return lambda step: kernel
 
 
 def write_models(folder: Path, count: int = 2, seed: int = 0) -> list[Path]:

@@ -55,7 +55,7 @@ def test_merged_tensors_are_rounded_once_and_copies_are_exact(tmp_path: Path) ->
         np.testing.assert_allclose(got[name].astype(np.float64), oracle[name], rtol=2**-8, atol=1e-5)
         assert got[name].shape == SHAPES[name]
     errors = {x.name: x.rounding for x in outcomes}
-    assert 0 < max(errors.values()) and errors["ids"] == errors["empty"] == 0
+    assert max(errors.values()) > 0 and errors["ids"] == errors["empty"] == 0
     for name in set(SHAPES) - {"empty"}:
         worst = np.abs(got[name].astype(np.float64) - oracle[name]).max()
         np.testing.assert_allclose(errors[name], worst, atol=1e-5)
