@@ -288,7 +288,7 @@ def test_a_recipe_that_cannot_be_read_is_named(folder):
 def test_a_file_is_read_as_its_text_is(folder):
     (folder / "recipe.yml").write_text(MODELS + "merge_method: linear\n")
     (of_file,), (of_text,) = load_recipe(folder / "recipe.yml"), parse_recipe(MODELS + "merge_method: linear\n")
-    assert of_file.model_dump() == of_text.model_dump()
+    assert repr(of_file) == repr(of_text)
 
 
 @pytest.mark.parametrize("name", METHODS)
