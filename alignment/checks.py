@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -94,6 +92,11 @@ def check_list(values: Any, what: str = "models") -> None:
 
 def check_key(key: Any) -> None:
     """Unless `key` is a key of `jax.random`, or None."""
+    if key is None:
+        return
+    import jax  # here: recipes use the other checks, and do without
+    import jax.numpy as jnp
+
     dtype = getattr(key, "dtype", None)
-    if key is not None and (dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == np.uint32)):
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == np.uint32):
         raise ValueError(f"key must be jax.random.key(...) or None, got {key!r}")

@@ -1,6 +1,7 @@
 """The layers of the design, read off the imports of every file, and what importing the packages brings in."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+import npmerge
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("alignment", "npmerge")
@@ -108,8 +111,44 @@ def modules_after(code: str) -> set[str]:
 HELP = "sys.argv = ['npmerge', '--help']; import runpy; runpy.run_module('npmerge', run_name='__main__')"
 
 
-@pytest.mark.parametrize("code", ["import npmerge", HELP], ids=["import", "help"])
+FAST = {
+    "import": "import npmerge",
+    "help": HELP,
+    "recipe": "import npmerge, npmerge.recipe.plan, npmerge.checkpoint.stored",
+}
+
+
+@pytest.mark.parametrize("code", FAST.values(), ids=FAST)
 def test_neither_import_nor_help_brings_in_slow_packages(code):
     after = modules_after(code)
     assert "npmerge" in after
-    assert not after & {"matplotlib", "sklearn", "torch", "torchax", "tensorflow"}
+    assert not after & {"jax", "flax", "optax", "scipy", "matplotlib", "sklearn", "torch", "torchax", "tensorflow"}
+
+
+LAZY = ["alignment", "npmerge", "npmerge.checkpoint"]
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_lazy_names_are_those_that_type_checkers_see(package):
+    tree = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {a.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for a in node.names}
+    module = importlib.import_module(package)
+    submodules = {name for name, home in seen.items() if home == package}
+    assert vars(module)["_homes"] == {name: home for name, home in seen.items() if name not in submodules}
+    assert set(module.__all__) - {"__version__"} <= set(seen) <= set(dir(module)) | submodules
+    for name, home in seen.items():
+        theirs = importlib.import_module(f"{home}.{name}" if name in submodules else home)
+        assert getattr(module, name) is (theirs if name in submodules else getattr(theirs, name))
+
+
+@pytest.mark.parametrize("first", ["import npmerge.fit", "import npmerge.statistics", "from npmerge import History"])
+def test_a_function_called_like_its_module_stays_the_function(first):
+    code = f"{first}; import npmerge; from npmerge import fit; assert fit is npmerge.fit and callable(fit)"
+    modules_after(f"{code}; assert npmerge.objectives.CrossEntropy is npmerge.CrossEntropy")
+
+
+def test_an_unknown_name_of_a_lazy_package():
+    with pytest.raises(AttributeError, match="module 'npmerge' has no attribute 'Averag'"):
+        npmerge.Averag  # noqa: B018
+    assert not hasattr(npmerge, "__wrapped__")

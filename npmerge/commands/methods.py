@@ -1,16 +1,26 @@
 """The alignments as the command line calls them."""
 
 import dataclasses
-import re
+from typing import TYPE_CHECKING
 
-from alignment import ALIGNMENTS, Alignment, Graph, OptimalTransport, ZipIt
+import alignment
 from alignment.checks import unknown
-from alignment.separability import rigid
 
-METHODS: dict[str, type[Alignment]] = {
-    re.sub(r"(?<=[a-z])(?=[A-Z])", "-", a.__name__).lower(): a for a in ALIGNMENTS if not a.resizes
+if TYPE_CHECKING:
+    from alignment import Alignment, Graph
+
+METHODS = {
+    "weight-matching": "WeightMatching",
+    "activation-matching": "ActivationMatching",
+    "procrustes": "Procrustes",
+    "cca": "CCA",
+    "scale": "Scale",
+    "group-matching": "GroupMatching",
+    "soft-permutation": "SoftPermutation",
+    "straight-through": "StraightThrough",
+    "cycle-consistent": "CycleConsistent",
 }
-"""Class by name: `WeightMatching` is weight-matching, `CCA` is cca. Only those that leave the reference as it is."""
+"""Class of `alignment` by name, spelt out so that --help does without JAX. Only those that leave the reference as it is."""
 
 PLEAS = "pleas"
 """The method of `npmerge align` that makes one network of a size that is asked for."""
@@ -19,7 +29,7 @@ ZIPIT, TRANSPORT = FUSIONS = ("zipit", "transport")
 """Those that make one network of a width that is asked for."""
 
 
-def alignment_of(name: str, *, approximate: bool) -> Alignment:
+def alignment_of(name: str, *, approximate: bool) -> "Alignment":
     """An alignment with its default hyper-parameters.
 
     Args:
@@ -32,14 +42,14 @@ def alignment_of(name: str, *, approximate: bool) -> Alignment:
     if name not in METHODS:
         raise ValueError(unknown("method", name, [*METHODS, PLEAS, *FUSIONS]))
     if not approximate:
-        return METHODS[name]()
-    able = [key for key, kind in METHODS.items() if _has_approximate(kind)]
+        return _kind(name)()
+    able = [key for key in METHODS if _has_approximate(_kind(key))]
     if name not in able:
         raise ValueError(f"--approximate is for {', '.join(able)}: {name} has no approximate form")
-    return METHODS[name](approximate=True)  # type: ignore[call-arg]
+    return _kind(name)(approximate=True)  # type: ignore[call-arg]
 
 
-def fusion_of(name: str, width: float, models: int, graph: Graph, *, activations: bool) -> Alignment:
+def fusion_of(name: str, width: float, models: int, graph: "Graph", *, activations: bool) -> "Alignment":
     """The alignment whose average of the models is their merge.
 
     Args:
@@ -49,6 +59,9 @@ def fusion_of(name: str, width: float, models: int, graph: Graph, *, activations
         graph: that of the first.
         activations: whether there are data; transport compares weights without.
     """
+    from alignment import OptimalTransport, ZipIt
+    from alignment.separability import rigid
+
     if name == ZIPIT:  # a network narrower than one of them is not reached by matches between models alone
         return ZipIt(width / models, beta=ZipIt.beta if width >= 1 else 1.0)
     fixed = rigid(graph)
@@ -56,5 +69,10 @@ def fusion_of(name: str, width: float, models: int, graph: Graph, *, activations
     return OptimalTransport("activations" if activations else "weights", width=widths)
 
 
-def _has_approximate(kind: type[Alignment]) -> bool:
+def _kind(name: str) -> "type[Alignment]":
+    kind: type[Alignment] = getattr(alignment, METHODS[name])
+    return kind
+
+
+def _has_approximate(kind: "type[Alignment]") -> bool:
     return any(field.name == "approximate" for field in dataclasses.fields(kind))  # type: ignore[arg-type]

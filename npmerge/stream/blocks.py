@@ -4,12 +4,12 @@ Blocks do not depend on memory, threads or how the inputs are cut into files, so
 them in their order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from npmerge.recipe.plan import Step, Value
+from npmerge.recipe.plan import Step
 
 BLOCK = 2**20
 """Entries of a block; the last of a tensor has fewer."""
@@ -44,17 +44,35 @@ class Tensor(Protocol):
         """All entries at once, for methods that cannot work in blocks."""
 
 
+class Merged(NamedTuple):
+    """The merged entries of a block, and what is to be told of them.
+
+    Attributes:
+        values: flat, of the dtype of the step: merged in float32 (float64 if a source is) and rounded once.
+        nonfinite: how many of them are NaN or infinite.
+        rounding: the largest |values - what was rounded| among those that are finite; 0 if there are none.
+    """
+
+    values: np.ndarray
+    nonfinite: int
+    rounding: float
+
+
 class Kernel(Protocol):
-    """A merge method as the engine runs it, tensor by tensor."""
+    """A merge method as the engine runs it, tensor by tensor. Both methods may be called by several threads at once."""
 
     in_blocks: bool
     """Whether `merge` may be called with one block at a time; else with `Tensor.whole()`."""
 
     def survey(self, tensor: Tensor) -> Any:
-        """What has to be known of the whole tensor before a block can be merged, such as thresholds. It may read it often."""
+        """What has to be known of the whole tensor before a block can be merged, such as thresholds.
 
-    def merge(self, block: Block, surveyed: Any, step: Step) -> np.ndarray:
-        """The merged entries in float32, or float64 if a source is: the engine rounds once, to the dtype of the step."""
+        It may read the tensor several times: a tensor whose blocks fit into memory is best read once.
+        """
+
+    def merge(self, block: Block, surveyed: Any, step: Step) -> Merged:
+        """The merged entries, rounded to the dtype of the step."""
 
 
-KernelOf = Callable[[str, Mapping[str, Value]], Kernel]
+KernelOf = Callable[[Step], Kernel]
+"""The arithmetic of one step."""

@@ -1,0 +1,47 @@
+"""Packages whose names are imported when they are first used: `npmerge --help` and recipes do without JAX."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+
+class LazyPackage(ModuleType):
+    """A package with a table of names; the module of a name is imported when the name is first asked for.
+
+    Submodules are found as if they had been imported. A name of the table that is also a submodule's (`npmerge.fit`) is what
+    the table says, in whatever order things are imported.
+    """
+
+    _homes: Mapping[str, str]
+
+    def __getattr__(self, name: str) -> Any:
+        if home := self._homes.get(name):
+            value = getattr(importlib.import_module(home), name)
+            super().__setattr__(name, value)
+            return value
+        module = f"{self.__name__}.{name}"
+        if not name.startswith("__") and importlib.util.find_spec(module):
+            return importlib.import_module(module)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in self._homes):  # or importing a submodule would hide the name
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *self._homes})
+
+
+def make_lazy(package: str, names: Mapping[str, str]) -> None:
+    """Let a package that is being imported find its names when they are used.
+
+    Args:
+        package: its `__name__`.
+        names: for each module that defines names, those names with spaces between them.
+    """
+    module = sys.modules[package]
+    module.__dict__["_homes"] = {name: home for home, several in names.items() for name in several.split()}
+    module.__class__ = LazyPackage

@@ -1,0 +1,160 @@
+"""Models as folders of safetensors files, or one such file: headers are checked whole, tensors are read when asked for."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from npmerge.checkpoint.headers import DTYPES, Header, read_header
+from npmerge.checkpoint.stored import Entry, StoredModel
+
+INDEX = ".safetensors.index.json"
+OTHERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack", "*.gguf")
+"""Weights in formats that are not read here."""
+
+ALIGNED = 64
+"""Bytes at a multiple of which arrays begin: XLA takes such memory without a copy."""
+
+
+class ShardedModel(StoredModel):
+    """A model in one or several safetensors files.
+
+    Attributes:
+        files: that hold the tensors, in the order of their names, with their headers.
+    """
+
+    def __init__(self, path: Path, files: Mapping[Path, Header], config: Mapping[str, Any]):
+        self.path = path
+        self.files = MappingProxyType(dict(files))
+        self.config = config
+        self._places = {name: (file, placed) for file, header in files.items() for name, placed in header.tensors.items()}
+        self.entries: Mapping[str, Entry] = MappingProxyType({name: x.entry for name, (_, x) in self._places.items()})
+
+    def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
+        """See `StoredModel.read`. Raises ValueError also for a name or a range that the model has not."""
+        if name not in self._places:
+            from alignment.checks import unknown  # imports JAX
+
+            raise ValueError(f"{self.path}: {unknown('tensor', name, self._places)}")
+        file, placed = self._places[name]
+        dtype, count = DTYPES[placed.entry.dtype], placed.entry.size - start if count is None else count
+        if start < 0 or count < 0 or start + count > placed.entry.size:
+            raise ValueError(f"{self.path}: {name!r} has {placed.entry.size} entries, asked for {count} from {start} on")
+        buffer = empty(count * dtype.itemsize)
+        _fill(file, buffer, placed.offset + start * dtype.itemsize)
+        return buffer.view(dtype)
+
+
+def open_model(path: Path | str) -> ShardedModel:
+    """A model whose headers are read and checked: a folder, one safetensors file, or the index of several.
+
+    Raises:
+        ValueError: no such path; a folder with no weights, weights in two formats or in one that is not read here; an index
+            that is damaged, names files outside the folder or missing ones, or does not agree with them; what `read_header`
+            raises.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    chosen = _chosen(path) if path.is_dir() else path
+    folder = chosen.parent
+    if chosen.name.endswith(INDEX):
+        files = _indexed(chosen)
+    elif chosen.suffix == ".safetensors":
+        files = {chosen: read_header(chosen)}
+    else:
+        raise ValueError(f"{path}: expected a folder, a file .safetensors or an index {INDEX}")
+    if not any(header.tensors for header in files.values()):
+        raise ValueError(f"{path}: has no tensors")
+    return ShardedModel(path, files, _read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
+
+
+def empty(nbytes: int) -> np.ndarray:
+    """Bytes of no particular value, aligned as XLA likes them."""
+    raw = np.empty(nbytes + ALIGNED, np.uint8)
+    begin = -raw.ctypes.data % ALIGNED
+    return raw[begin : begin + nbytes]
+
+
+def _chosen(folder: Path) -> Path:
+    """The file or the index that stands for a folder."""
+    indices, files = sorted(folder.glob(f"*{INDEX}")), sorted(folder.glob("*.safetensors"))
+    others = sorted(x for pattern in OTHERS for x in folder.glob(pattern))
+    single = [x for x in files if x.name.removesuffix(".safetensors") + INDEX in {i.name for i in indices}]
+    found = indices + single if indices else files
+    if not found:
+        holds = f"only {_listed(others)}, which is not read here: convert it to safetensors" if others else "no weights"
+        raise ValueError(f"{folder} holds {holds}")
+    if len(found) > 1 or others:
+        broken = not indices and any("-of-" in x.name for x in files)
+        why = (
+            f"but no index *{INDEX}" if broken else "and it is not clear which is meant: name one of them instead of the folder"
+        )
+        raise ValueError(f"{folder} holds {_listed([*found, *others])}, {why}")
+    if not indices and "-of-" in found[0].name:
+        raise ValueError(f"{folder} holds {found[0].name}, one of several, but no index *{INDEX}")
+    return found[0]
+
+
+def _listed(paths: list[Path]) -> str:
+    names = [x.name for x in paths]
+    return " and ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more files"
+
+
+def _indexed(index: Path) -> dict[Path, Header]:
+    """The files that an index names, which must agree with it."""
+    where = _read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(x, str) for x in where.values()):
+        raise ValueError(f"{index} is a broken index: expected weight_map, an object from tensors to files")
+    names: dict[str, set[str]] = {}
+    for tensor, file in where.items():
+        names.setdefault(file, set()).add(tensor)
+    for file in names:
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise ValueError(f"{index} is a broken index: {file!r} is no safetensors file of its folder")
+        if not (index.parent / file).is_file():
+            raise ValueError(f"{index} names {file}, which is missing")
+    files = {index.parent / file: read_header(index.parent / file) for file in sorted(names)}
+    for path, header in files.items():
+        _check_agreement(index, path, names[path.name], header.tensors)
+    return files
+
+
+def _check_agreement(index: Path, path: Path, expected: set[str], got: Iterable[str]) -> None:
+    for names, why in ((expected - set(got), "which is not in"), (set(got) - expected, "that it does not name lies in")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"{index} is a broken index: {min(names)!r}{more}, {why} {path.name}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:
+    """Read the bytes from an offset on; a file that has become shorter since its header was read is an error."""
+    done = 0
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while done < len(buffer):
+                got = os.preadv(file, [buffer[done:].data], offset + done)
+                if not got:
+                    raise ValueError(
+                        f"{path} is truncated: it ends at byte {offset + done}, {len(buffer) - done} more were expected"
+                    )
+                done += got
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None

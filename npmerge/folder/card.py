@@ -1,0 +1,59 @@
+"""The model card: what was merged, how, and the recipe that does it again."""
+
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from npmerge.folder.record import RECORD
+from npmerge.recipe.plan import Plan
+from npmerge.version import __version__
+
+
+def card(plan: Plan, recipe: str, name: str) -> str:
+    """`README.md` of the merged model: front matter that model hubs read, then the merge in words.
+
+    Args:
+        plan: of the merge.
+        recipe: its text.
+        name: of the merged model.
+    """
+    front = yaml.safe_dump(_front_matter(plan), sort_keys=False).strip()
+    return "\n".join([f"---\n{front}\n---", f"# {name}", "", *_words(plan), "", *_recipe(recipe)]) + "\n"
+
+
+def _front_matter(plan: Plan) -> dict[str, object]:
+    matter: dict[str, object] = {"base_model": [str(model.path) for model in plan.models]}
+    if plan.models[plan.reference].config:
+        matter["library_name"] = "transformers"
+    return {**matter, "tags": ["merge", "npmerge"]}
+
+
+def _words(plan: Plan) -> list[str]:
+    methods = Counter(step.method for step in plan.steps if step.action == "merge")
+    copied = sum(step.action == "copy" for step in plan.steps)
+    lines = [f"A merge of {len(plan.models)} models, made with npmerge {__version__}.", "", "| | |", "| --- | --- |"]
+    lines += [f"| model | `{model.path}`{' (reference)' * (k == plan.reference)} |" for k, model in enumerate(plan.models)]
+    lines += [f"| {method} | {count} tensors |" for method, count in methods.items()]
+    lines += [f"| copied bit for bit | {copied} tensors |"] * (copied > 0)
+    return [*lines, f"| seed | {plan.seed} |"]
+
+
+def _recipe(text: str) -> list[str]:
+    fence = "`" * 3
+    while fence in text:
+        fence += "`"
+    return [
+        "## Recipe",
+        "",
+        f"`npmerge merge {RECORD} OUT` makes the same bytes again from the same inputs; `{RECORD}` holds their hashes.",
+        "",
+        f"{fence}yaml",
+        text.strip("\n"),
+        fence,
+    ]
+
+
+def write_card(folder: Path, plan: Plan, recipe: str, name: str) -> None:
+    """Write `README.md`."""
+    (folder / "README.md").write_text(card(plan, recipe, name), encoding="utf-8")

@@ -1,0 +1,130 @@
+"""`npmerge.json`: what a merged model was made from, and with which numbers, so that the same bytes can be made again.
+
+It holds no time, no machine and no absolute path: the same merge writes the same record.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npmerge.folder.configs import read_json
+from npmerge.version import __version__
+
+RECORD = "npmerge.json"
+FORMAT = 1
+CHUNK = 2**22  # bytes that are hashed at a time
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What only the run knows of a merge.
+
+    Attributes:
+        recipe: the text of the recipe's file, as it was read.
+        options: by name, whatever else decides on the bytes of the result, such as "out_shard_size".
+        inputs: sha256 of every file that was read, by its path as the recipe leads to it; empty where none was taken.
+        outputs: sha256 of every file of weights that was written, by its name in the folder.
+    """
+
+    recipe: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A merge that is to be made again.
+
+    Attributes:
+        provenance: of the first time.
+        seed: of what was random.
+        mergekit_semantics: whether mergekit's conventions were followed.
+        versions: of npmerge, numpy and jax that made it.
+    """
+
+    provenance: Provenance
+    seed: int
+    mergekit_semantics: bool
+    versions: Mapping[str, str]
+
+
+def sha256_of_files(paths: Iterable[Path], threads: int = 1) -> dict[str, str]:
+    """The sha256 of each file, by its path as given. Raises ValueError for one that cannot be read."""
+    paths = list(paths)
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        return dict(zip(map(str, paths), pool.map(sha256_of_file, paths), strict=True))
+
+
+def sha256_of_file(path: Path) -> str:
+    """The sha256 of a file, which is read once and never held whole. Raises ValueError for one that cannot be read."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(buffer[:count])
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    return digest.hexdigest()
+
+
+def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool) -> dict[str, Any]:
+    """The content of `npmerge.json`."""
+    return {
+        "format": FORMAT,
+        "versions": {"npmerge": __version__, "numpy": np.__version__, "jax": _version("jax")},
+        "seed": seed,
+        "mergekit_semantics": mergekit_semantics,
+        "options": dict(provenance.options),
+        "recipe": provenance.recipe,
+        "inputs": dict(sorted(provenance.inputs.items())),
+        "outputs": dict(sorted(provenance.outputs.items())),
+    }
+
+
+def recipe_of_record(path: Path | str) -> Replay:
+    """What `npmerge merge npmerge.json OUT` makes again: the recipe's text with everything it was merged with.
+
+    Raises:
+        ValueError: no such file, one that is no record, or of another format.
+    """
+    path = Path(path)
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise ValueError(f"{path} is no record that this version of npmerge reads: format {found!r}, expected {FORMAT}")
+    try:
+        provenance = Provenance(*(record[name] for name in ("recipe", "options", "inputs", "outputs")))
+        return Replay(provenance, record["seed"], record["mergekit_semantics"], record["versions"])
+    except KeyError as error:
+        raise ValueError(f"{path} is a damaged record: it has no {error.args[0]!r}") from None
+
+
+def differences(replay: Replay, again: Provenance) -> list[str]:
+    """What a second run found or made otherwise than the first: a line for each file, none if all bytes are the same."""
+    found = _changed("input", replay.provenance.inputs, again.inputs)
+    return found + _changed("output", replay.provenance.outputs, again.outputs)
+
+
+def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    if not before or not after:
+        return []
+    names = sorted({*before, *after})
+    return [
+        f"{kind} {name}: sha256 {after.get(name, 'none')[:12]}, recorded was {before.get(name, 'none')[:12]}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

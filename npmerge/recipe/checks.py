@@ -1,0 +1,88 @@
+"""Whether a recipe says what its method needs: models, a base, and parameters in their ranges. No file is opened."""
+
+from alignment.checks import unknown
+from npmerge.recipe.groups import Group, Level, modules_of
+from npmerge.recipe.parameters import METHODS, Method
+from npmerge.recipe.schema import Recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Unless everything that can be known from the recipe alone is right.
+
+    Raises:
+        ValueError: the first thing that is not (file, line, keys).
+    """
+    method = METHODS[recipe.merge_method]
+    for module in modules_of(recipe):
+        for group in module.groups:
+            for level in group.levels:
+                _check_level(recipe, method, level)
+            for member in group.members:
+                _check_level(recipe, method, member.level, own=True)
+            _check_models(recipe, method, group)
+            _check_given(recipe, method, group)
+
+
+def _check_level(recipe: Recipe, method: Method, level: Level, own: bool = False) -> None:
+    names = [parameter.name for parameter in method.parameters]
+    for name, setting in level.settings.items():
+        path = (*level.path, name)
+        if name not in names:
+            raise recipe.error(path, unknown(f"parameter of {method.name}", name, names))
+        parameter = method.parameter(name)
+        if own and parameter.scope == "shared":
+            raise recipe.error(path, f"{name!r} is one for all models: give it under the parameters of the recipe or a slice")
+        for at, value in setting.values():
+            if wrong := parameter.fault(value):
+                raise recipe.error((*path, *at), f"{name!r} of {method.name} {wrong}")
+
+
+def _check_models(recipe: Recipe, method: Method, group: Group) -> None:
+    if method.needs_base and group.base is None:
+        raise recipe.error(("merge_method",), f"{method.name} needs a base: give its path as base_model")
+    for i, member in enumerate(group.members):
+        if any(member.model == other.model and member.first == other.first for other in group.members[:i]):
+            raise recipe.error((*group.path, i, "model"), f"{member.model!r} stands there twice")
+        if group.base is not None and i > group.base and member.model == group.members[group.base].model:
+            raise recipe.error((*group.path, i, "model"), f"the base {member.model!r} stands there twice")
+    count = len(merged(method, group))
+    if count < method.least or (method.most is not None and count > method.most):
+        raise recipe.error(group.path, f"{method.name} merges {_expected(method)}, got {_names(method, group)}")
+
+
+def _expected(method: Method) -> str:
+    most = "" if method.most == method.least else " or more" if method.most is None else f" to {method.most}"
+    plural = "model" if method.least == 1 and not most else "models"
+    besides = (
+        " besides the base" if method.base.startswith("origin") else ", the base included" if method.base == "first" else ""
+    )
+    return f"{method.least}{most} {plural}{besides}"
+
+
+def _names(method: Method, group: Group) -> str:
+    return ", ".join(repr(group.members[i].model) for i in merged(method, group)) or "none"
+
+
+def _check_given(recipe: Recipe, method: Method, group: Group) -> None:
+    """Unless each parameter without a default is given, be it for some tensors only."""
+    shared = {name for level in group.levels for name in level.settings}
+    for parameter in method.parameters:
+        if parameter.default is not None or parameter.name in shared:
+            continue
+        if parameter.scope == "shared":
+            raise recipe.error(("merge_method",), f"{method.name} needs the parameter {parameter.name!r}: got none")
+        for i in merged(method, group):
+            member = group.members[i]
+            if parameter.name not in member.level.settings:
+                raise recipe.error(
+                    member.path, f"{method.name} needs the parameter {parameter.name!r} of {member.model!r}: got none"
+                )
+
+
+def merged(method: Method, group: Group) -> list[int]:
+    """Places of the members that are merged, in the order of `Step.sources`: without the base where it is the origin only."""
+    places = list(range(len(group.members)))
+    if group.base is None or method.base == "input":
+        return places
+    rest = [i for i in places if i != group.base]
+    return [group.base, *rest] if method.base == "first" else rest

@@ -1,0 +1,85 @@
+"""Recipe files: one recipe per document, each of which may use the results of others."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from npmerge.recipe.checks import check_recipe
+from npmerge.recipe.groups import references_of
+from npmerge.recipe.lines import read_documents
+from npmerge.recipe.references import check_reference
+from npmerge.recipe.schema import Recipe
+from npmerge.recipe.strict import validated
+
+
+def load_recipe(path: str | os.PathLike[str]) -> tuple[Recipe, ...]:
+    """The recipes of a file, in an order in which each comes after those whose results it uses; the last is the final one.
+
+    The final one is the document without a name, or the last of the file. No model is opened.
+
+    Raises:
+        ValueError: a file that cannot be read, and whatever is wrong in it: with file, line, keys and the nearest valid name.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: the recipe cannot be read: {error}") from None
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, file: str = "recipe") -> tuple[Recipe, ...]:
+    """As `load_recipe`, of a recipe's text; `file` is what errors call it."""
+    recipes = []
+    for document, content in read_documents(text, file):
+        recipe = validated(Recipe, content, document)
+        recipe._document = document
+        check_recipe(recipe)
+        recipes.append(recipe)
+    if not recipes:
+        raise ValueError(f"{file}: expected a recipe, got an empty file")
+    _check_names(recipes)
+    for recipe in recipes:
+        _check_references(recipe, [other.name for other in recipes if other.name])
+    return _in_order(recipes)
+
+
+def _check_names(recipes: Sequence[Recipe]) -> None:
+    for i, recipe in enumerate(recipes):
+        if recipe.name is None and any(other.name is None for other in recipes[:i]):
+            raise recipe.error((), "a second document without a name: give all but the final one a name")
+        if recipe.name is not None and any(other.name == recipe.name for other in recipes[:i]):
+            raise recipe.error(("name",), f"the name {recipe.name!r} is that of an earlier document")
+
+
+def _check_references(recipe: Recipe, names: Sequence[str]) -> None:
+    for path, text in references_of(recipe):
+        try:
+            check_reference(text, names)
+        except ValueError as error:
+            raise recipe.error(path, str(error)) from None
+
+
+def _in_order(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
+    named = {recipe.name: recipe for recipe in recipes if recipe.name}
+    final = next((recipe for recipe in recipes if recipe.name is None), recipes[-1])
+    done: list[Recipe] = []
+    _visit(final, named, [], done)
+    for recipe in recipes:
+        if not any(recipe is other for other in done):
+            _visit(recipe, named, [], [])  # which tells a cycle
+            raise recipe.error(("name",), f"the result {recipe.name!r} is used by no document")
+    return tuple(done)
+
+
+def _visit(recipe: Recipe, named: Mapping[str, Recipe], under: list[Recipe], done: list[Recipe]) -> None:
+    """Append the recipes that this one uses, and then itself, to `done`."""
+    if any(recipe is other for other in done):
+        return
+    for path, text in references_of(recipe):
+        used = named.get(text)
+        if used is None:
+            continue
+        if used is recipe or any(used is other for other in under):
+            raise recipe.error(path, f"uses the result {text!r}, which is made from this one: a cycle")
+        _visit(used, named, [*under, recipe], done)
+    done.append(recipe)

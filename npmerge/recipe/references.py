@@ -1,0 +1,63 @@
+"""What stands for a model in a recipe: a path on this machine, or the name of an earlier document."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from alignment.checks import unknown
+
+
+def check_reference(text: str, names: Collection[str] = ()) -> None:
+    """Unless a model can be found on this machine or is one of the `names` of other documents. Nothing is opened.
+
+    A path that exists is that path, whatever characters are in it: "+" and "@" have their meaning only where it does not.
+
+    Raises:
+        ValueError: adapters, revisions, GGUF files, names of a hub and paths that do not exist, each with what to do.
+    """
+    if text in names:
+        return
+    if text.lower().endswith(".gguf"):
+        raise ValueError(f"{text!r} is a GGUF file, which is not read: give the model it was made from as safetensors")
+    if Path(text).exists():
+        return
+    path, plus, adapter = text.rpartition("+")
+    if plus and _may_be(path):
+        raise ValueError(
+            f"{text!r} asks for {path!r} with the adapter {adapter!r}, but adapters are not supported: merge it first"
+        )
+    path, at, revision = text.rpartition("@")
+    if at and _may_be(path):
+        raise ValueError(f"{text!r} asks for the revision {revision!r} of a hub: download it first and give the folder's path")
+    if _is_hub_name(text):
+        raise ValueError(f"{text!r} is no path on this machine: download the model first and give the folder's path")
+    raise ValueError(f"{unknown('model', text, [*names, *_beside(text)])} (no such file or folder)")
+
+
+def normal(text: str) -> str:
+    """A reference in one spelling: without a slash at the end and the like."""
+    return os.path.normpath(text)
+
+
+def same(a: str | None, b: str | None) -> bool:
+    """Whether two references are spelt alike, apart from a slash at the end and the like."""
+    return a is not None and b is not None and normal(a) == normal(b)
+
+
+def _may_be(path: str) -> bool:
+    return Path(path).exists() or _is_hub_name(path)
+
+
+def _is_hub_name(text: str) -> bool:
+    """An owner and a name, and no folder of the owner's name: that is a path with a misspelt end."""
+    owner, _, name = text.partition("/")
+    return bool(owner.strip(".")) and bool(name) and "/" not in name and not Path(owner).exists()
+
+
+def _beside(text: str) -> list[str]:
+    """What the nearest folder that exists on the way to the path holds, at most twenty."""
+    folder = Path(text).parent
+    try:
+        return [str(path) for path in sorted(folder.iterdir())[:20]]
+    except OSError:
+        return []

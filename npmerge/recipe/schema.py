@@ -1,0 +1,216 @@
+"""What a recipe may hold: mergekit's keys and ours, checked by pydantic."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from alignment.checks import unknown
+from npmerge.recipe.blocks import Align, Learn
+from npmerge.recipe.lines import Document
+from npmerge.recipe.parameters import METHODS, REFUSED
+from npmerge.recipe.settings import Filter, Path, Setting, SettingError, read_setting
+from npmerge.recipe.strict import Block, fault
+
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+"""The types that a recipe can ask for, with safetensors' names."""
+
+
+def _setting(raw: Any) -> Setting:
+    try:
+        return read_setting(raw)
+    except SettingError as error:
+        raise fault(str(error), error.path) from None
+
+
+def _filters(raw: Any) -> tuple[Filter, ...]:
+    texts = [raw] if isinstance(raw, str) else raw
+    if not isinstance(texts, list) or not texts:
+        raise fault(f"expected a list of parts of names, got {raw!r}")
+    found = []
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise fault(f"expected a part of a name, got {text!r}", (i,))
+        try:
+            found.append(Filter(text))
+        except SettingError as error:
+            raise fault(str(error), (i,)) from None
+    return tuple(found)
+
+
+def _some(raw: Any) -> Any:
+    if not isinstance(raw, list) or not raw:
+        raise fault(f"expected a list of one or more, got {raw!r}")
+    return raw
+
+
+def _dtype(raw: Any) -> Any:
+    name = raw.removeprefix("torch.") if isinstance(raw, str) else raw
+    if name not in DTYPES:
+        raise fault(unknown("dtype", raw, DTYPES))
+    return name
+
+
+def _method(raw: Any) -> Any:
+    if raw in REFUSED:
+        raise fault(f"{raw!r} {REFUSED[raw]}, expected one of {', '.join(METHODS)}")
+    if raw not in METHODS:
+        raise fault(unknown("method", raw, METHODS))
+    return raw
+
+
+Parameters = Annotated[dict[str, Annotated[Setting, PlainValidator(_setting)]], Field(default_factory=dict)]
+Filters = Annotated[tuple[Filter, ...], PlainValidator(_filters)]
+DtypeName = Annotated[str, BeforeValidator(_dtype)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Input(Block):
+    """A model that is merged as a whole."""
+
+    model: Name
+    parameters: Parameters
+
+
+class LayerInput(Block):
+    """Some layers of a model: from the first of `layer_range` up to but without the second."""
+
+    model: Name
+    layer_range: tuple[StrictInt, StrictInt]
+    parameters: Parameters
+
+    @field_validator("layer_range")
+    @classmethod
+    def _check_range(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] < value[1]:
+            raise fault(f"expected [first, last + 1] with 0 <= first <= last, got {list(value)}")
+        return value
+
+
+class Slice(Block):
+    """Layers of the result, merged from as many of each source."""
+
+    refused: ClassVar = {"residual_weight": "mergekit reads it and ignores it, so leave it out"}
+    sources: Annotated[tuple[LayerInput, ...], BeforeValidator(_some)]
+    base_model: Name | None = None
+    parameters: Parameters
+
+    @field_validator("sources")
+    @classmethod
+    def _check_lengths(cls, value: tuple[LayerInput, ...]) -> tuple[LayerInput, ...]:
+        lengths = [source.layer_range[1] - source.layer_range[0] for source in value]
+        for i, length in enumerate(lengths):
+            if length != lengths[0]:
+                raise fault(f"expected {lengths[0]} layers as of the first source, got {length}", (i, "layer_range"))
+        return value
+
+
+class Part(Block):
+    """What is merged: whole models, or slices of their layers."""
+
+    models: Annotated[tuple[Input, ...], BeforeValidator(_some)] | None = None
+    slices: Annotated[tuple[Slice, ...], BeforeValidator(_some)] | None = None
+    parameters: Parameters
+
+    @model_validator(mode="after")
+    def _check_one(self) -> "Part":
+        _exactly_one(self, ("models", "slices"))
+        return self
+
+
+class TokenSource(Block):
+    """Where the embedding of a token comes from: a token of a model, or zeros."""
+
+    kind: Literal["model_token", "zero"]
+    model: Name | None = None
+    token_id: Annotated[StrictInt, Field(ge=0)] | None = None
+    token: str | None = None
+
+    @model_validator(mode="after")
+    def _check_token(self) -> "TokenSource":
+        given = [self.model is not None, self.token_id is not None or self.token is not None]
+        if self.kind == "zero" and any(given):
+            raise fault("zeros are of no model and no token")
+        if self.kind == "model_token" and (not all(given) or (self.token_id is not None and self.token is not None)):
+            raise fault("expected a model and one of token_id and token")
+        return self
+
+
+class Token(Block):
+    """The embedding of one token; `force` also where a model has one of its own."""
+
+    source: (
+        Annotated[
+            Annotated[Name, Tag("name")] | Annotated[TokenSource, Tag("token")],
+            Discriminator(lambda raw: "name" if isinstance(raw, str) else "token"),
+        ]
+        | None
+    ) = None
+    force: StrictBool = False
+
+
+class Tokenizer(Block):
+    """Which tokens the result has: the "union" of all, those of the "base", or those of a model."""
+
+    source: Name = "union"
+    tokens: dict[str, Token] | None = None
+    pad_to_multiple_of: Annotated[StrictInt, Field(ge=1)] | None = None
+
+
+class Recipe(Block):
+    """One document of a recipe file. Keys are mergekit's, besides the last five, which are ours."""
+
+    refused: ClassVar = {
+        "experts": "mixtures of experts are not made",
+        "gate_mode": "mixtures of experts are not made",
+        "genome": "evolutionary merges are not made",
+        "tasks": "evolutionary merges are not made",
+        "adapters": "adapters are not supported",
+    }
+
+    name: Name | None = None
+    merge_method: Annotated[str, BeforeValidator(_method)]
+    models: Annotated[tuple[Input, ...], BeforeValidator(_some)] | None = None
+    slices: Annotated[tuple[Slice, ...], BeforeValidator(_some)] | None = None
+    modules: Annotated[dict[str, Part], Field(min_length=1)] | None = None
+    base_model: Name | None = None
+    parameters: Parameters
+    dtype: DtypeName | None = None
+    out_dtype: DtypeName | None = None
+    tokenizer_source: Name | None = None
+    tokenizer: Tokenizer | None = None
+    chat_template: Name | None = None
+    include: Filters = ()
+    exclude: Filters = ()
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] | None = None
+    align: Align | None = None
+    learn: Learn | None = None
+    _document: Document = PrivateAttr(default_factory=Document)
+
+    @model_validator(mode="after")
+    def _check_alternatives(self) -> "Recipe":
+        _exactly_one(self, ("models", "slices", "modules"))
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            raise fault("tokenizer and tokenizer_source exclude each other, got both", ("tokenizer_source",))
+        return self
+
+    def error(self, path: Path, message: str) -> ValueError:
+        """An error about what stands at the path, with the file and the line."""
+        return self._document.error(path, message)
+
+
+def _exactly_one(block: Block, keys: tuple[str, ...]) -> None:
+    given = [key for key in keys if getattr(block, key) is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise fault(f"expected exactly one of {', '.join(keys)}, got {got}", tuple(given[1:2]))

@@ -1,0 +1,216 @@
+"""Run a plan: tensors in the order of the plan, a few under way at once, every byte of the result independent of how many."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+
+from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.journal import Journal, Note
+from npmerge.checkpoint.writer import ModelWriter
+from npmerge.recipe.plan import Plan, Step
+from npmerge.stream import blocks
+from npmerge.stream.blocks import Block, Kernel, KernelOf
+from npmerge.stream.outcomes import Outcome, read_bytes
+from npmerge.stream.sizes import size
+from npmerge.stream.tensors import StreamedTensor, bytes_of_entry, read_source
+from npmerge.stream.workers import Workers
+
+LANES = 2
+"""Tensors under way at once: while one waits for its last block or for the host, blocks of the next are computed."""
+
+BUDGET = 2**28
+"""Bytes that tensors may take by default."""
+
+
+class Progress(Protocol):
+    """Where the engine tells that it gets on. Called from any thread."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many more bytes of the inputs are done with."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a plan is run. None of it changes a byte of the result.
+
+    Attributes:
+        threads: that read and compute.
+        budget: bytes that tensors may take, besides what Python and its libraries do; None for the default, which lets
+            methods that need a tensor whole have it.
+    """
+
+    threads: int = 1
+    budget: int | None = None
+
+
+def run(
+    plan: Plan, kernel_of: KernelOf, writer: ModelWriter, journal: Journal, options: Options, progress: Progress
+) -> list[Outcome]:
+    """Make every tensor of a plan.
+
+    Args:
+        plan: what is to be done.
+        kernel_of: the arithmetic of a step.
+        writer: of the files.
+        journal: of what has been written; tensors that it found are verified and kept.
+        options: threads and memory.
+        progress: told of bytes that are done with.
+
+    Raises:
+        ValueError: a tensor that cannot be read or written, or one that has to be held whole and does not fit the budget.
+    """
+    _check_whole(plan, kernel_of, options.budget)
+    with Workers(_threads(plan, options)) as workers, ThreadPoolExecutor(LANES, thread_name_prefix="lane") as lanes:
+        making = _Making(plan, kernel_of, writer, journal, workers, _room(plan, options, workers.threads), progress)
+        futures = [lanes.submit(making.outcome, step) for step in plan.steps]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            workers.stop()
+            lanes.shutdown(cancel_futures=True)
+            raise
+
+
+class _Making:
+    """Makes tensors; its methods run in several threads."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        kernel_of: KernelOf,
+        writer: ModelWriter,
+        journal: Journal,
+        workers: Workers,
+        room: int,
+        progress: Progress,
+    ):
+        self._plan, self._kernel_of, self._writer, self._journal = plan, kernel_of, writer, journal
+        self._workers, self._room, self._progress = workers, room, progress
+        self._whole = Lock()  # a tensor that has to be whole takes all the memory that there is
+
+    def outcome(self, step: Step) -> Outcome:
+        """Make one tensor, unless an earlier run did."""
+        begun = time.perf_counter()
+        if (note := self._journal.found.get(step.name)) is not None and self._verified(step, note):
+            self._progress.advance(read_bytes(self._plan, step))
+            return Outcome(**{**note, "kept": True})
+        written = _Written(step)
+        for done in self._copied(step) if step.action == "copy" else self._merged(step):
+            written.add(*done)
+        outcome = written.outcome(time.perf_counter() - begun)
+        self._journal.add({name: value for name, value in asdict(outcome).items() if name != "kept"})
+        return outcome
+
+    def _copied(self, step: Step) -> Iterator[tuple[bytes, int, float]]:
+        def copy(start: int) -> tuple[bytes, int, float]:
+            count = min(blocks.BLOCK, total - start)
+            values = read_source(self._plan.models, step.sources[0], start, count)
+            values = values.astype(DTYPES[step.dtype], copy=False)
+            return self._written(step, start, values, values.nbytes), 0, 0.0
+
+        total = int(np.prod(step.shape, dtype=np.int64))
+        yield from self._workers.ordered(copy, range(0, max(total, 1), blocks.BLOCK))
+
+    def _merged(self, step: Step) -> Iterator[tuple[bytes, int, float]]:
+        kernel = self._kernel_of(step)
+        tensor = StreamedTensor(self._plan.models, step, self._workers, self._room)
+        if not kernel.in_blocks:
+            with self._whole:
+                yield from self._merged_whole(step, kernel, tensor)
+            return
+        surveyed = kernel.survey(tensor)
+
+        def merge(block: Block) -> tuple[bytes, int, float]:
+            merged = kernel.merge(block, surveyed, step)
+            read = sum(x.nbytes for x in (*block.models, *([] if block.base is None else [block.base])))
+            return self._written(step, block.start, merged.values, read), merged.nonfinite, merged.rounding
+
+        yield from tensor.last(merge)
+
+    def _merged_whole(self, step: Step, kernel: Kernel, tensor: StreamedTensor) -> Iterator[tuple[bytes, int, float]]:
+        merged = kernel.merge(tensor.whole(), kernel.survey(tensor), step)
+        starts = range(0, max(tensor.size, 1), blocks.BLOCK)
+        share = read_bytes(self._plan, step) // len(starts)
+        digests = self._workers.ordered(
+            lambda start: self._written(step, start, merged.values[start : start + blocks.BLOCK], share), starts
+        )
+        for digest in digests:
+            yield digest, 0, 0.0
+        yield b"", merged.nonfinite, merged.rounding
+
+    def _written(self, step: Step, start: int, values: np.ndarray, read: int) -> bytes:
+        data = values.reshape(-1).view(np.uint8)
+        self._writer.write(step.name, start * values.itemsize, data)
+        self._progress.advance(read)
+        return hashlib.sha256(data.data).digest()
+
+    def _verified(self, step: Step, note: Note) -> bool:
+        """Whether the bytes on the disk are those that were noted."""
+        block = blocks.BLOCK * DTYPES[step.dtype].itemsize
+        starts = range(0, max(note["nbytes"], 1), block)
+        counts = (min(block, note["nbytes"] - start) for start in starts)
+        digests = self._workers.ordered(
+            lambda piece: hashlib.sha256(self._writer.read(step.name, *piece)).digest(), zip(starts, counts, strict=True)
+        )
+        return hashlib.sha256(b"".join(digests)).hexdigest() == note["digest"]
+
+
+class _Written:
+    """What is known of a tensor so far."""
+
+    def __init__(self, step: Step):
+        self._step, self._digest = step, hashlib.sha256()
+        self._nonfinite, self._rounding = 0, 0.0
+
+    def add(self, digest: bytes, nonfinite: int, rounding: float) -> None:
+        self._digest.update(digest)
+        self._nonfinite += int(nonfinite)
+        self._rounding = max(self._rounding, float(rounding))
+
+    def outcome(self, seconds: float) -> Outcome:
+        step = self._step
+        nbytes = int(np.prod(step.shape, dtype=np.int64)) * DTYPES[step.dtype].itemsize
+        digest = self._digest.hexdigest()
+        return Outcome(step.name, step.action, nbytes, digest, self._nonfinite, self._rounding, seconds)
+
+
+def block_bytes(plan: Plan) -> int:
+    """Bytes that a block under way takes at most: the sources as stored and in float32, and the result in both."""
+    stored = max((bytes_of_entry(plan.models, step) for step in plan.steps), default=0)
+    several = max((len(step.sources) + (step.base is not None) for step in plan.steps), default=0)
+    return blocks.BLOCK * (stored + 4 * (several + 2))
+
+
+def whole_bytes(plan: Plan, step: Step) -> int:
+    """Bytes that a step takes that has to hold its tensor whole: the sources as stored and three times in float32."""
+    several = len(step.sources) + (step.base is not None)
+    return int(np.prod(step.shape, dtype=np.int64)) * (bytes_of_entry(plan.models, step) + 4 * (3 * several + 1))
+
+
+def _threads(plan: Plan, options: Options) -> int:
+    if options.budget is None:
+        return options.threads
+    return max(1, min(options.threads, options.budget // block_bytes(plan)))
+
+
+def _room(plan: Plan, options: Options, threads: int) -> int:
+    """Bytes that one lane may keep between two passes over a tensor."""
+    budget = BUDGET + threads * block_bytes(plan) if options.budget is None else options.budget
+    return max(0, budget - threads * block_bytes(plan)) // LANES
+
+
+def _check_whole(plan: Plan, kernel_of: KernelOf, budget: int | None) -> None:
+    merged = [step for step in plan.steps if step.action == "merge"]
+    whole = [step for step in merged if not kernel_of(step).in_blocks]
+    largest = max(whole, key=lambda step: whole_bytes(plan, step), default=None)
+    if budget is not None and largest is not None and whole_bytes(plan, largest) > budget:
+        raise ValueError(
+            f"{largest.method} needs {largest.name} whole, which takes about {size(whole_bytes(plan, largest))}: raise "
+            f"--memory-budget from {size(budget)} to that, or choose a method that works in blocks"
+        )
