@@ -1,5 +1,6 @@
 """From what a recipe says of tokens and the tokenizers of its models to the vocabulary of the merged model."""
 
+import filecmp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 from alignment.checks import unknown
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder.tables import rows_of_tables, tables
-from npmerge.folder.tokenizers import FILE, Content, Tokenizer, check_loads, cut_to, read_tokenizer
+from npmerge.folder.tokenizers import FILE, Content, Tokenizer, check_loads, cut_to, folder_of, read_tokenizer
 from npmerge.folder.union import union, with_tokens
 from npmerge.folder.vocabulary import ABSENT, Given, Vocabulary
 from npmerge.recipe.references import same
@@ -68,6 +69,29 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
         folder=tokenizer.path if tokenizer.as_stored else None,
         notes=(*notes, *said),
     )
+
+
+def disagreements(models: Sequence[StoredModel], reference: int) -> list[str]:
+    """A line for each model whose tokenizer numbers tokens otherwise than the reference's: its rows stand for others."""
+    ours, notes = read_tokenizer(models[reference].path), []
+    for model in models:
+        same = ours is None or _same_file(model, models[reference])
+        theirs = None if same else read_tokenizer(model.path)
+        if ours and theirs and (count := _moved(ours, theirs)):
+            notes.append(
+                f"{model.path} numbers {count:,} tokens otherwise than {models[reference].path}: rows that stand for different "
+                "tokens were merged. tokenizer_source: union or base puts them in one order"
+            )
+    return notes
+
+
+def _moved(ours: Tokenizer, theirs: Tokenizer) -> int:
+    return sum(ours.ids.get(token, number) != number for token, number in theirs.ids.items())
+
+
+def _same_file(a: StoredModel, b: StoredModel) -> bool:
+    one, other = folder_of(a.path) / FILE, folder_of(b.path) / FILE
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _read(models: Mapping[str, StoredModel], base: str | None) -> tuple[_Models, list[str]]:

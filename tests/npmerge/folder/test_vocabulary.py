@@ -7,7 +7,7 @@ from npmerge.checkpoint.rows import dtype_of_rows, read_rows
 from npmerge.checkpoint.sharded import open_model
 from npmerge.folder import make_vocabulary
 from npmerge.recipe.plan import Rows, Source
-from tests.npmerge.folder.folders import EMBEDDING, HEAD, HIDDEN, of_words, recipe, write_model, words
+from tests.npmerge.folder.folders import EMBEDDING, HEAD, HIDDEN, of_words, recipe, words, write_model
 
 WORDS = {"a": ["<unk>", "red", "blue", "green"], "b": ["<unk>", "green", "red", "grey"], "c": ["<unk>", "grey", "pink"]}
 
