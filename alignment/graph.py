@@ -5,7 +5,6 @@ layer; a residual stream). An **axis label** says how one axis of one tensor is 
 `alignment.trace` builds the graph; everything that aligns, taps, transports or solves reads it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,16 +16,12 @@ import numpy as np
 from alignment.describe import dot, table
 from alignment.labels import AxisLabel, Interval, mentions
 from alignment.lookups import Lookup
+from alignment.names import STATISTICS as STATISTICS
+from alignment.names import is_statistic
 from alignment.sites import Site
 
 PyTree = Any
 Signature = tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]  # the structure of a tree, and shape and dtype of its leaves
-STATISTICS = r"(^|/)(batch_stats|running_mean|running_var)(/|$)|^(?!params/)(.*/)?(mean|var)(/value)?$"
-"""Paths of running statistics, which are estimated from data and never matched or merged as weights are.
-
-Flax Linen keeps them under `batch_stats`, PyTorch calls them `running_mean` and `running_var`, NNX `mean` and `var` (which are
-weights where they stand under `params`).
-"""
 GroupName = Literal["permutation", "scale", "orthogonal", "linear"]
 
 
@@ -171,7 +166,7 @@ def floating(tree: PyTree) -> dict[str, Any]:
 
 def weights_of(tree: PyTree) -> dict[str, Any]:
     """The leaves of `floating` that are weights: running statistics are none."""
-    return {path: x for path, x in floating(tree).items() if not re.search(STATISTICS, path)}
+    return {path: x for path, x in floating(tree).items() if not is_statistic(path)}
 
 
 def path_name(path: tuple) -> str:

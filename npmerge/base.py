@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.base import check_finite
-from alignment.graph import STATISTICS, PyTree, path_name
+from alignment.graph import PyTree, path_name
+from alignment.names import is_statistic as is_statistic
 from npmerge.stack import Stack, check_stack
 
 Stats = Mapping[type, Any]
@@ -153,11 +153,6 @@ def mean(models: Sequence[Array] | Array) -> Array:
 def wide(x: Array) -> Array:
     """In float32, or float64 if it is: what merges compute in, to round once."""
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-
-
-def is_statistic(path: str) -> bool:
-    """Whether a leaf holds running statistics of a normalisation layer rather than weights."""
-    return re.search(STATISTICS, path) is not None
 
 
 def constant(stack: Stack, value: float | Float[np.ndarray, " models"]) -> PyTree:

@@ -3,7 +3,6 @@
 from alignment.checks import unknown
 from npmerge.recipe.groups import Group, Level, modules_of
 from npmerge.recipe.parameters import METHODS, Method
-from npmerge.recipe.references import same
 from npmerge.recipe.schema import Recipe
 
 
@@ -42,9 +41,9 @@ def _check_models(recipe: Recipe, method: Method, group: Group) -> None:
     if method.needs_base and group.base is None:
         raise recipe.error(("merge_method",), f"{method.name} needs a base: give its path as base_model")
     for i, member in enumerate(group.members):
-        if any(same(member.model, other.model) and member.first == other.first for other in group.members[:i]):
+        if any(member.model == other.model and member.first == other.first for other in group.members[:i]):
             raise recipe.error((*group.path, i, "model"), f"{member.model!r} stands there twice")
-        if group.base is not None and i > group.base and same(member.model, group.members[group.base].model):
+        if group.base is not None and i > group.base and member.model == group.members[group.base].model:
             raise recipe.error((*group.path, i, "model"), f"the base {member.model!r} stands there twice")
     count = len(merged(method, group))
     if count < method.least or (method.most is not None and count > method.most):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from npmerge.recipe.parameters import METHODS
-from npmerge.recipe.references import same
+from npmerge.recipe.references import normal
 from npmerge.recipe.schema import Input, LayerInput, Part, Recipe, Tokenizer, TokenSource
 from npmerge.recipe.settings import Path, Setting
 
@@ -24,7 +24,7 @@ class Member:
     """An input of a group.
 
     Attributes:
-        model: as the recipe names it.
+        model: as the recipe names it, in one spelling.
         path: where it is named.
         level: its own parameters.
         first: its first layer; None where models are merged as a whole.
@@ -97,12 +97,14 @@ def _module(recipe: Recipe, part: Part, name: str, path: Path) -> Module:
             at = (*path, "slices", i)
             own = (Level((*at, "parameters"), piece.parameters), *levels)
             own_base = _base(piece.base_model, (*at, "base_model")) or base
+            own_base = _base(piece.base_model, (*at, "base_model")) or base
+            own_base = _base(piece.base_model, (*at, "base_model")) or base
             groups.append(_group(recipe, piece.sources, own_base, (*at, "sources"), own))
     return Module("" if name == "default" else name, tuple(groups), path)
 
 
 def _base(model: str | None, path: Path) -> Member | None:
-    return None if model is None else Member(model, path, Level((), {}))
+    return None if model is None else Member(normal(model), path, Level((), {}))
 
 
 def _group(
@@ -110,7 +112,7 @@ def _group(
 ) -> Group:
     members = [_member(source, (*path, i)) for i, source in enumerate(inputs)]
     ranges = [source.layer_range for source in inputs if isinstance(source, LayerInput)]
-    place = next((i for i, member in enumerate(members) if base and same(base.model, member.model)), None)
+    place = next((i for i, member in enumerate(members) if base and base.model == member.model), None)
     if base is not None and place is None and _joins(recipe, ranges):
         if len(set(ranges)) > 1:
             raise recipe.error(path, f"which layers of the base {base.model!r} is open: list it among the sources")
@@ -126,17 +128,14 @@ def _joins(recipe: Recipe, ranges: list[tuple[int, int]]) -> bool:
 
 def _member(source: Input | LayerInput, path: Path) -> Member:
     first = source.layer_range[0] if isinstance(source, LayerInput) else None
-    return Member(source.model, (*path, "model"), Level((*path, "parameters"), source.parameters), first)
+    return Member(normal(source.model), (*path, "model"), Level((*path, "parameters"), source.parameters), first)
 
 
 def inputs_of(recipe: Recipe) -> tuple[str, ...]:
     """The models that are opened, each once: the base, then the others in the order in which they are named."""
-    found = [] if recipe.base_model is None else [recipe.base_model]
-    for module in modules_of(recipe):
-        for member in (member for group in module.groups for member in group.members):
-            if not any(same(member.model, other) for other in found):
-                found.append(member.model)
-    return tuple(found)
+    base = [] if recipe.base_model is None else [normal(recipe.base_model)]
+    groups = (group for module in modules_of(recipe) for group in module.groups)
+    return tuple(dict.fromkeys([*base, *(member.model for group in groups for member in group.members)]))
 
 
 def references_of(recipe: Recipe) -> Iterator[tuple[Path, str]]:

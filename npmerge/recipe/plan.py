@@ -52,7 +52,7 @@ class Step:
         sources: what is merged, in the order of the parameters; for methods between two models the base is the first of them.
         base: what task vectors are differences from; None for methods without.
         method: as recipes name it, such as "ties"; empty for a copy.
-        parameters: every parameter of the method with its effective value, as recipes name them.
+        parameters: every parameter of the method that has an effect, with its effective value, as recipes name them.
         note: why the tensor is copied or otherwise out of line; empty if nothing is to be said.
         depth: from 0 (first layer) to 1 (last), as lists over depth are read.
     """
@@ -89,6 +89,7 @@ class Plan:
         skipped: tensors of inputs that are left out.
         seed: of what is random.
         mergekit_semantics: whether mergekit's conventions are followed where ours differ.
+        warnings: what the one who wrote the recipe may not expect, a line each.
     """
 
     models: tuple[StoredModel, ...]
@@ -97,3 +98,4 @@ class Plan:
     skipped: tuple[Skipped, ...] = ()
     seed: int = 0
     mergekit_semantics: bool = False
+    warnings: tuple[str, ...] = ()

@@ -34,9 +34,14 @@ def check_reference(text: str, names: Collection[str] = ()) -> None:
     raise ValueError(f"{unknown('model', text, [*names, *_beside(text)])} (no such file or folder)")
 
 
+def normal(text: str) -> str:
+    """A reference in one spelling: without a slash at the end and the like."""
+    return os.path.normpath(text)
+
+
 def same(a: str | None, b: str | None) -> bool:
     """Whether two references are spelt alike, apart from a slash at the end and the like."""
-    return a is not None and b is not None and os.path.normpath(a) == os.path.normpath(b)
+    return a is not None and b is not None and normal(a) == normal(b)
 
 
 def _may_be(path: str) -> bool:

@@ -1,0 +1,102 @@
+"""What has to be said of a plan: tensors that are left out, and what the one who wrote the recipe may not expect."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from npmerge.checkpoint.stored import Entry
+from npmerge.recipe.checks import merged
+from npmerge.recipe.groups import Group
+from npmerge.recipe.layers import layers_of
+from npmerge.recipe.parameters import METHODS
+from npmerge.recipe.plan import Skipped, Step
+from npmerge.recipe.schema import Recipe
+from npmerge.recipe.targets import Targets
+
+SHOWN = 3
+"""Names in one warning; of more only the number is told."""
+
+
+@dataclass(frozen=True, eq=False)
+class Notices:
+    """Collected while the steps of a plan are made.
+
+    Attributes:
+        recipe: one document.
+        targets: of it.
+    """
+
+    recipe: Recipe
+    targets: Targets
+    _used: dict[str, set[str]] = field(default_factory=dict)
+    _missing: dict[str, list[str]] = field(default_factory=dict)
+    _tied: dict[str, list[str]] = field(default_factory=dict)
+
+    def matched(self, model: str, entry: Entry | None, name: str) -> None:
+        """A model has this tensor for the one of that name, or none."""
+        if entry is None:
+            self._missing.setdefault(model, []).append(name)
+        else:
+            self._used.setdefault(model, set()).add(entry.name)
+
+    def tied(self, model: str, name: str, table: str) -> None:
+        """A model's table of tokens stands for the head of that name."""
+        self._tied.setdefault(model, []).append(f"{name} is its {table}")
+
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Tensors of inputs of which nothing is in the merged model."""
+        found = []
+        for place, (model, stored) in enumerate(self.targets.models.items()):
+            layers, used = (
+                layers_of(stored.entries),
+                self._used.get(model, set(stored.entries)),
+            )
+            for name in stored.entries:
+                if name not in used:
+                    in_layer = self.targets.sliced and layers.place(name) is not None
+                    found.append(Skipped(place, name, "is in no slice" if in_layer else "the merged model has no such tensor"))
+        return tuple(found)
+
+    def warnings(self, steps: tuple[Step, ...]) -> tuple[str, ...]:
+        """One line each."""
+        return tuple(dict.fromkeys([*self._of_names(), *self._of_steps(steps), *self._of_parameters()]))
+
+    def _of_names(self) -> Iterator[str]:
+        for group in self._groups():
+            for member in group.members:
+                matching = self.targets.matching(group, member)
+                if matching.prefix:
+                    yield f"names of {member.model} and {group.leader.model} are the same but for {matching.prefix!r}"
+        for model, names in self._tied.items():
+            yield f"{model} has tied tensors: {_listed(names)}"
+        for model, names in self._missing.items():
+            yield f"{model} lacks {_listed(names)}: copied, not merged"
+        for place, model in enumerate(self.targets.models):
+            names = [one.name for one in self.skipped() if one.model == place and one.why != "is in no slice"]
+            if names:
+                yield f"{model} has {_listed(names)}, which the merged model has not: left out"
+
+    def _of_steps(self, steps: tuple[Step, ...]) -> Iterator[str]:
+        kept = [step.name for step in steps if "which is not merged" in step.note]
+        if kept:
+            yield f"no floating-point numbers: {_listed(kept)}: copied, not merged"
+
+    def _of_parameters(self) -> Iterator[str]:
+        method = METHODS[self.recipe.merge_method]
+        without = {p.name for p in method.parameters if p.effect == "none"}
+        if not self.targets.mergekit_semantics:
+            without |= {p.name for p in method.parameters if p.effect == "mergekit"}
+        for group in self._groups():
+            for level in (*(member.level for member in group.members), *group.levels):
+                for name in level.settings.keys() & without:
+                    yield f"{name!r} has no effect on {method.name}"
+            for i, member in enumerate(group.members):
+                if member.level.settings and i not in merged(method, group):
+                    yield f"the parameters of {member.model} have no effect: it is the base"
+
+    def _groups(self) -> Iterator[Group]:
+        return (group for module in self.targets.modules for group in module.groups)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
