@@ -91,7 +91,9 @@ def _chosen(folder: Path) -> Path:
         raise ValueError(f"{folder} holds {holds}")
     if len(found) > 1 or others:
         broken = not indices and any("-of-" in x.name for x in files)
-        why = f"but no index *{INDEX}" if broken else "and it is not clear which is meant: name one of them instead of the folder"
+        why = (
+            f"but no index *{INDEX}" if broken else "and it is not clear which is meant: name one of them instead of the folder"
+        )
         raise ValueError(f"{folder} holds {_listed([*found, *others])}, {why}")
     if not indices and "-of-" in found[0].name:
         raise ValueError(f"{folder} holds {found[0].name}, one of several, but no index *{INDEX}")
@@ -146,9 +148,11 @@ def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             while done < len(buffer):
-                got = os.preadv(file, [memoryview(buffer)[done:]], offset + done)
+                got = os.preadv(file, [buffer[done:].data], offset + done)
                 if not got:
-                    raise ValueError(f"{path} is truncated: it ends at byte {offset + done}, {len(buffer) - done} more were expected")
+                    raise ValueError(
+                        f"{path} is truncated: it ends at byte {offset + done}, {len(buffer) - done} more were expected"
+                    )
                 done += got
         finally:
             os.close(file)
