@@ -10,6 +10,7 @@ import numpy as np
 from alignment.checks import unknown
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder.tables import rows_of_tables, tables
+from npmerge.folder.templates import check_template
 from npmerge.folder.tokenizers import FILE, Content, Tokenizer, check_loads, cut_to, folder_of, read_tokenizer
 from npmerge.folder.union import union, with_tokens
 from npmerge.folder.vocabulary import ABSENT, Given, Vocabulary
@@ -34,6 +35,8 @@ class _Models(NamedTuple):
 def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str | None = None) -> Vocabulary | None:
     """The vocabulary that a recipe asks for; None if it says nothing of tokenizers: tables are then tensors like others.
 
+    The recipe's chat template is checked too: it is written when all else is done, and to fail then would be late.
+
     Args:
         recipe: with `tokenizer_source` or `tokenizer`.
         models: by their names in the recipe, in the order of `Plan.models`.
@@ -41,8 +44,9 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
 
     Raises:
         ValueError: tokenizers that are missing, damaged or cannot be joined; tokens and models that the recipe names and that
-            are not there (with the line).
+            are not there, a chat template of an unknown name (with the line).
     """
+    _check_template(recipe)
     source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
     if source is None:
         return None
@@ -69,6 +73,13 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
         folder=tokenizer.path if tokenizer.as_stored else None,
         notes=(*notes, *said),
     )
+
+
+def _check_template(recipe: Recipe) -> None:
+    try:
+        check_template(recipe.chat_template or "auto")
+    except ValueError as error:
+        raise recipe.error(("chat_template",), str(error)) from None
 
 
 def disagreements(models: Sequence[StoredModel], reference: int) -> list[str]:
