@@ -1,7 +1,7 @@
 """`npmerge compare`: how far models are from the first of them, tensor by tensor, layer by layer and as a whole."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +10,10 @@ import numpy as np
 
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.commands.text import layer_of, shape_of
-from npmerge.commands.values import Values, blocks, each_tensor, inner, progress, values_of
+from npmerge.commands.text import shape_of
+from npmerge.commands.values import Values, blocks, each_tensor, inner, values_of
+from npmerge.recipe.layers import layers_of
+from npmerge.stream.progress import shown
 
 Measures = dict[str, float | None]
 
@@ -33,7 +35,8 @@ class Sums(NamedTuple):
         differ: entries that are not equal; two NaN are.
         broken: entries of the other that are NaN or infinite.
         broken_reference: those of the reference.
-        task_inner: of (a - base)(x - base); this and what follows is 0 without a base.
+        based: entries that are compared with the base too; without one this and what follows is 0.
+        task_inner: of (a - base)(x - base).
         task_reference: of (a - base)^2.
         task_model: of (x - base)^2.
         both: entries in which both differ from the base.
@@ -48,13 +51,14 @@ class Sums(NamedTuple):
     differ: float
     broken: float
     broken_reference: float
+    based: float = 0.0
     task_inner: float = 0.0
     task_reference: float = 0.0
     task_model: float = 0.0
     both: float = 0.0
     opposite: float = 0.0
 
-    def measures(self, *, base: bool) -> Measures:
+    def measures(self) -> Measures:
         """What is told of them; None where a measure has no value.
 
         Returns:
@@ -74,8 +78,8 @@ class Sums(NamedTuple):
             "differ": _ratio(self.differ, self.entries),
             "broken": self.broken,
             "broken_reference": self.broken_reference,
-            "task_cosine": _cosine(self.task_inner, self.task_reference, self.task_model) if base else None,
-            "sign_conflict": _ratio(self.opposite, self.both) if base else None,
+            "task_cosine": _cosine(self.task_inner, self.task_reference, self.task_model) if self.based else None,
+            "sign_conflict": _ratio(self.opposite, self.both) if self.based else None,
         }
 
 
@@ -101,11 +105,9 @@ def sums_of(a: Values, x: Values, base: Values | None) -> Sums:
     keep = _all_finite(a, x, base)
     ours, theirs = _kept(a, keep), _kept(x, keep)
     d = theirs - ours
-    differ = (
-        np.count_nonzero(d) if keep is None else np.count_nonzero((a.wide != x.wide) & ~(np.isnan(a.wide) & np.isnan(x.wide)))
-    )
+    unequal = d if keep is None else (a.wide != x.wide) & ~(np.isnan(a.wide) & np.isnan(x.wide))
     squares = inner(ours, theirs), inner(ours, ours), inner(theirs, theirs), inner(d, d)
-    found = Sums(len(d), *squares, differ, x.nans + x.infinities, a.nans + a.infinities)
+    found = Sums(len(d), *squares, float(np.count_nonzero(unequal)), x.nans + x.infinities, a.nans + a.infinities)
     return found if base is None else found._replace(**_task_sums(ours, theirs, _kept(base, keep)))
 
 
@@ -122,6 +124,7 @@ def _task_sums(a: np.ndarray, x: np.ndarray, base: np.ndarray) -> dict[str, floa
     ours, theirs = a - base, x - base
     signs = np.sign(ours) * np.sign(theirs)  # a product of the values could round to zero
     return {
+        "based": len(a),
         "task_inner": inner(ours, theirs),
         "task_reference": inner(ours, ours),
         "task_model": inner(theirs, theirs),
@@ -183,48 +186,54 @@ def compared(paths: Sequence[Path], base: Path | None = None) -> dict[str, Any]:
     models = Models(reference, tuple(others), None if base is None else open_model(base))
     left_out = _left_out(models)
     entries = list(reference.entries.values())
-    with progress("comparing", sum(entry.nbytes for entry in entries)) as advance:
-        found = each_tensor(models.sums, entries, advance)
+    with shown(sum(entry.nbytes for entry in entries), "comparing", quiet=False) as progress:
+        found = each_tensor(models.sums, entries, progress.advance)
     names = [entry.name for entry in entries]
     by_model = [{name: sums[k] for name, sums in zip(names, found, strict=True)} for k in range(len(others))]
     return {
         "reference": str(paths[0]),
         "base": None if base is None else str(base),
         "models": [
-            _of_model(path, {name: sums for name, sums in of.items() if sums}, base=base is not None)
+            _of_model(path, {name: sums for name, sums in of.items() if sums})
             for path, of in zip(paths[1:], by_model, strict=True)
         ],
         "left_out": left_out,
     }
 
 
-def _of_model(path: Path, tensors: Mapping[str, Sums], *, base: bool) -> dict[str, Any]:
+def _of_model(path: Path, tensors: Mapping[str, Sums]) -> dict[str, Any]:
     """Everything that is told of one model."""
     layers: dict[str, list[Sums]] = {}
+    of = layers_of(tensors)
     for name, sums in tensors.items():
-        layer = layer_of(name)
-        layers.setdefault(".".join(filter(None, (layer[0], str(layer[1])))) if layer else OUTSIDE, []).append(sums)
+        place = of.place(name)
+        layers.setdefault(f"{place.stack}{place.number}" if place else OUTSIDE, []).append(sums)
     return {
         "path": str(path),
-        "whole": total(tensors.values()).measures(base=base),
-        "layers": {name: total(several).measures(base=base) for name, several in layers.items()},
-        "tensors": {name: sums.measures(base=base) for name, sums in tensors.items()},
+        "whole": total(tensors.values()).measures(),
+        "layers": {name: total(several).measures() for name, several in layers.items()},
+        "tensors": {name: sums.measures() for name, sums in tensors.items()},
     }
 
 
 def _left_out(models: Models) -> list[str]:
     """A line for each tensor that is not compared, or not with the base."""
-    reference, lines = models.reference, []
+    lines = []
     for model in (*models.others, *([models.base] if models.base else [])):
-        missing = [name for name in reference.entries if name not in model.entries]
-        extra = [name for name in model.entries if name not in reference.entries]
-        if len(extra) == len(model.entries):
-            names = f"such as {next(iter(reference.entries))!r} and {extra[0]!r}"
-            raise ValueError(f"{reference.path} and {model.path} have no tensor in common, only {names}")
-        lines += [f"{name} is not in {model.path}" for name in missing]
-        lines += [f"{name} is in {model.path} only, not in {reference.path}" for name in extra]
-        for name, entry in reference.entries.items():
-            if name in model.entries and not _same_shape(entry, model):
-                shapes = f"{shape_of(entry.shape)} in {reference.path}, {shape_of(model.entries[name].shape)} in {model.path}"
-                lines.append(f"{name} has other shapes: {shapes}")
+        lines += list(_differences(models.reference, model))
     return lines
+
+
+def _differences(reference: StoredModel, model: StoredModel) -> Iterator[str]:
+    """How the tensors of a model differ from the reference's in name and shape."""
+    both = [entry for entry in reference.entries.values() if entry.name in model.entries]
+    same = [entry for entry in both if _same_shape(entry, model)]
+    if not same:
+        names = f"the first are {next(iter(reference.entries))!r} and {next(iter(model.entries))!r}"
+        raise ValueError(f"{reference.path} and {model.path} have no tensor of one name and shape in common: {names}")
+    yield from (f"{name} is not in {model.path}" for name in reference.entries if name not in model.entries)
+    yield from (f"{name} is only in {model.path}" for name in model.entries if name not in reference.entries)
+    for entry in both:
+        if entry not in same:
+            theirs = shape_of(model.entries[entry.name].shape)
+            yield f"{entry.name} has the shape {shape_of(entry.shape)} in {reference.path}, {theirs} in {model.path}"
