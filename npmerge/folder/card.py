@@ -23,7 +23,7 @@ def card(plan: Plan, recipe: str, name: str) -> str:
 
 
 def _front_matter(plan: Plan) -> dict[str, object]:
-    matter: dict[str, object] = {"base_model": [str(model.path) for model in plan.models]}
+    matter: dict[str, object] = {"base_model": [model.name for model in plan.models]}
     if plan.models[plan.reference].config:
         matter["library_name"] = "transformers"
     return {**matter, "tags": ["merge", "npmerge"]}
@@ -33,7 +33,7 @@ def _words(plan: Plan) -> list[str]:
     methods = Counter(step.method for step in plan.steps if step.action == "merge")
     copied = sum(step.action == "copy" for step in plan.steps)
     lines = [f"A merge of {len(plan.models)} models, made with npmerge {__version__}.", "", "| | |", "| --- | --- |"]
-    lines += [f"| model | `{model.path}`{' (reference)' * (k == plan.reference)} |" for k, model in enumerate(plan.models)]
+    lines += [f"| model | `{model.name}`{' (reference)' * (k == plan.reference)} |" for k, model in enumerate(plan.models)]
     lines += [f"| {method} | {count} tensors |" for method, count in methods.items()]
     lines += [f"| copied bit for bit | {copied} tensors |"] * (copied > 0)
     return [*lines, f"| seed | {plan.seed} |"]
