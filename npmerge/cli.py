@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -152,12 +153,58 @@ def methods(
     typer.echo(methods_page(name, as_json=as_json))
 
 
+@app.command()
+def merge(
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="A recipe, as mergekit-yaml and mergekit-multi read it, or the npmerge.json of a merge to repeat."),
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder of the merged model.")],
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, gpu (or cuda), tpu, or such as cuda:1.")] = "cpu",
+    out_shard_size: Annotated[
+        str | None, typer.Option(help="The most that one file takes: 500MB, 5GB or, as in mergekit, 5B (5GB).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of what is random, instead of the recipe's.")] = None,
+    num_threads: Annotated[int | None, typer.Option(help="Threads that read and compute (all cores).")] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Memory for tensors, such as 64MB; larger ones are merged in blocks.")
+    ] = None,
+    mergekit_semantics: Annotated[
+        bool, typer.Option("--mergekit-semantics", help="Follow mergekit where our conventions differ from its.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with what an interrupted merge left, and leave it if this one is interrupted."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the result of an earlier merge.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for every tensor.")] = False,
+) -> None:
+    """Merge checkpoints by a recipe, tensor by tensor in constant memory, into a folder that appears whole or not at all."""
+    from npmerge.commands.merge import Request, default_options, run_merge  # not needed for --help
+    from npmerge.stream.sizes import parse_size
+
+    options = default_options()
+    if num_threads is not None:
+        if num_threads < 1:
+            raise ValueError(f"--num-threads must be 1 or more, got {num_threads}")
+        options = replace(options, threads=num_threads)
+    if memory_budget is not None:
+        options = replace(options, budget=parse_size("--memory-budget", memory_budget))
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {seed}")
+    asked: dict[str, Any] = {"resume": resume, "force": force, "quiet": quiet, "verbose": verbose}
+    with _interruptible(kept=resume):
+        run_merge(Request(recipe, out, device, out_shard_size, seed, options, mergekit_semantics, **asked))
+
+
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(*, kept: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("npmerge: interrupted, nothing was written", err=True)
+        left = "--resume goes on with what is there" if kept else "nothing was written"
+        typer.echo(f"npmerge: interrupted, {left}", err=True)
         raise typer.Exit(130) from None
 
 

@@ -1,7 +1,6 @@
 """What stands beside the weights: configuration, tokenizer, template, card, record."""
 
 import json
-from pathlib import Path
 
 import jinja2
 import numpy as np
@@ -198,8 +197,8 @@ def test_the_card_holds_front_matter_models_and_recipe(tmp_path):
 
 
 def test_a_model_is_named_as_strangers_know_it():
-    assert name_of(Path("/home/me/models--org--net-7b/snapshots/0f")) == "org/net-7b"
-    assert (name_of(Path("/home/me/net")), name_of(Path("../net"))) == ("net", "../net")
+    assert name_of("/home/me/models--org--net-7b/snapshots/0f") == "org/net-7b"
+    assert (name_of("/home/me/net"), name_of("../net")) == ("net", "../net")
 
 
 def test_the_record_says_what_makes_the_same_bytes_again(tmp_path, out):
