@@ -5,6 +5,7 @@ from pathlib import Path
 from npmerge.folder.card import write_card
 from npmerge.folder.carried import carry
 from npmerge.folder.configs import changed_config, read_json, write_json
+from npmerge.folder.make_vocabulary import disagreements
 from npmerge.folder.record import RECORD, Provenance, record_of
 from npmerge.folder.templates import chosen_template
 from npmerge.folder.tokenizer_files import moved_tokens, write_template, write_tokenizer
@@ -40,7 +41,8 @@ def finish(
     Returns:
         What has to be said of it, a line each: what was left behind, tokenizers that do not agree.
     """
-    reference, notes = plan.models[plan.reference], list(vocabulary.notes if vocabulary else ())
+    reference = plan.models[plan.reference]
+    notes = list(vocabulary.notes) if vocabulary else disagreements(plan.models, plan.reference)
     if reference.config:
         notes += carry(folder_of(reference.path), folder)
         _write_configs(folder, plan, vocabulary)
