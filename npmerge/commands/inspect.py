@@ -36,7 +36,7 @@ def inspected(path: Path, *, values: bool = False) -> dict[str, Any]:
         "parameters": sum(entry.size for entry in model.entries.values()),
         "bytes": sum(entry.nbytes for entry in model.entries.values()),
         "dtypes": _dtypes(model.entries),
-        "layers": {stack: len(numbers) for stack, numbers in layers_of(model.entries).numbers.items()},
+        "layers": {stack.rstrip("./_"): len(numbers) for stack, numbers in layers_of(model.entries).numbers.items()},
         "config": dict(model.config),
         "record": _record(path),
         "tensors": {name: _tensor(entry) for name, entry in model.entries.items()},

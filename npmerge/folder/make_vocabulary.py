@@ -90,7 +90,7 @@ def disagreements(models: Sequence[StoredModel], reference: int) -> list[str]:
         theirs = None if same else read_tokenizer(model.path)
         if ours and theirs and (count := _moved(ours, theirs)):
             notes.append(
-                f"{model.path} numbers {count:,} tokens otherwise than {models[reference].path}: rows that stand for different "
+                f"{model.name} numbers {count:,} tokens otherwise than {models[reference].name}: rows that stand for different "
                 "tokens were merged. tokenizer_source: union or base puts them in one order"
             )
     return notes

@@ -7,7 +7,7 @@ from typing import Any
 
 from alignment.checks import unknown
 
-Scalar = float | bool
+Scalar = int | float | bool
 Path = tuple[str | int, ...]
 """Keys and positions from the top of a document to one of its values."""
 

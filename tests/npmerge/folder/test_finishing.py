@@ -9,7 +9,7 @@ import yaml
 
 from npmerge.checkpoint.sharded import open_model
 from npmerge.folder import Provenance, differences, finish, make_vocabulary, recipe_of_record, sha256_of_files
-from npmerge.folder.card import card
+from npmerge.folder.card import card, name_of
 from npmerge.folder.configs import changed_config
 from npmerge.folder.templates import TEMPLATES, check_template, chosen_template
 from tests.npmerge.folder.folders import copying, of_words, recipe, tensors, words, write_model
@@ -188,12 +188,17 @@ def test_the_card_holds_front_matter_models_and_recipe(tmp_path):
     text = card(plan, "merge_method: linear # ```\n", "merged")
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front) == {
-        "base_model": [str(tmp_path / "a"), str(tmp_path / "b")],
+        "base_model": ["a", "b"],
         "library_name": "transformers",
         "tags": ["merge", "npmerge"],
     }
     assert body.startswith("# merged\n") and "| copied bit for bit | 5 tensors |" in body
     assert "````yaml\nmerge_method: linear # ```\n````\n" in body
+
+
+def test_a_model_is_named_as_strangers_know_it():
+    assert name_of("/home/me/models--org--net-7b/snapshots/0f") == "org/net-7b"
+    assert (name_of("/home/me/net"), name_of("../net")) == ("net", "../net")
 
 
 def test_the_record_says_what_makes_the_same_bytes_again(tmp_path, out):
