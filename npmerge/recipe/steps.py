@@ -144,6 +144,8 @@ class Steps:
         pairs = list(zip(found.group.members, found.entries, strict=True))
         if lacking := [member.model for member, entry in pairs if entry is None]:
             return f"is missing in {', '.join(lacking)}"
+        if not found.leader[1].size:
+            return "is empty"
         kinds = {entry.dtype for _, entry in pairs if entry is not None and entry.dtype not in FLOATING}
         return f"is of {', '.join(sorted(kinds))}, which is not merged" if kinds else ""
 
@@ -155,10 +157,11 @@ class Steps:
         places = merged(self._method, found.group)
         sources = tuple(source for i in places if (source := found.sources[i]) is not None)
         dtype = DTYPES.get(self.recipe.out_dtype or self.recipe.dtype or "", entry.dtype)
-        if is_statistic(target.name.replace(".", "/")) and not self.targets.mergekit_semantics:
-            return _average(target, sources, shape, dtype, "running statistics are averaged")
-        if values.get("scale") == (1.0,) and dtype == entry.dtype:
+        statistic = is_statistic(target.name.replace(".", "/")) and not self.targets.mergekit_semantics
+        if method == "passthrough" and dtype == entry.dtype and (statistic or values["scale"] == (1.0,)):
             return self._copied(target, sources[0], entry, "")
+        if statistic:
+            return _average(target, sources, shape, dtype, "running statistics are averaged")
         base = found.sources[found.group.base or 0] if self._has_origin(found.group) else None
         return Step(target.name, shape, dtype, "merge", sources, base, method, values, depth=target.depth or 0.0)
 
