@@ -140,6 +140,8 @@ def test_what_the_recipe_tells_is_refused_before_a_file_is_opened(case, here, mo
         monkeypatch.setattr(module, "open", guarded(module.open))
     recipe, parts = FAULTY[case]
     refused(here, recipe, *parts)
+    with pytest.raises(pytest.fail.Exception, match="was opened"):
+        merge(here, LINEAR)
 
 
 def folder(here: Path, **arrays: np.ndarray) -> Path:
