@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from alignment.graph import flatten
-from npmerge.evaluate import Path
+if TYPE_CHECKING:
+    from npmerge.evaluate import Path
 
 REPORT = ("report.md", "summary.json")
 """What every report writes, beside its figures."""
@@ -42,7 +42,7 @@ def new_figure(columns: int) -> tuple[Any, Any]:
     return drawing, np.atleast_1d(drawing.subplots(1, columns))
 
 
-def draw_paths(axes: Any, paths: Mapping[str, Sequence[Path]], *, baseline: str) -> None:
+def draw_paths(axes: Any, paths: Mapping[str, Sequence["Path"]], *, baseline: str) -> None:
     """Loss along the path between two networks, a line for each name (a mean over its paths), `baseline` in black."""
     for name, several in paths.items():
         losses = np.mean([path.loss for path in several], axis=0)
@@ -130,6 +130,8 @@ def write_report(folder: FilePath, *, page: str, summary: Mapping[str, Any], fig
     try:
         text = json.dumps(summary, indent=1, allow_nan=False)
     except ValueError:
+        from alignment.graph import flatten  # imports JAX
+
         bad = [path for path, x in flatten(summary).items() if isinstance(x, float) and not math.isfinite(x)]
         raise ValueError(f"what was measured is not finite at {bad[0]!r}: no report can be made of it") from None
     (folder / "report.md").write_text(page, encoding="utf-8")

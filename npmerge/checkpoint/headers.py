@@ -71,7 +71,9 @@ def read_header(path: Path) -> Header:
             first = file.read(8)
             length = int.from_bytes(first, "little")
             if len(first) < 8 or not 2 <= length <= MOST:
-                raise ValueError(f"{path} is not a safetensors file, or its header is damaged (length {length} of at most {MOST})")
+                raise ValueError(
+                    f"{path} is not a safetensors file, or its header is damaged (length {length} of at most {MOST})"
+                )
             text = file.read(length)
             size = file.seek(0, 2)
     except OSError as error:

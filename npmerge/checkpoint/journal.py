@@ -1,6 +1,5 @@
 """Which tensors of a model that is being written lie on the disk, so that an interrupted merge can go on."""
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -18,8 +17,6 @@ Note = Mapping[str, Any]
 class Journal:
     """Notes about whole tensors, each written once the tensor itself lies on the disk.
 
-    While it is open no other process can open it, so two merges never write into one folder.
-
     Attributes:
         found: notes of an earlier run of the same merge, by tensor.
     """
@@ -32,7 +29,7 @@ class Journal:
             fingerprint: of the merge; notes under another one are forgotten.
             sync: returns when what was written of tensors before the call lies on the disk.
         """
-        self._sync, self._file = sync, lock(path)
+        self._sync, self._file = sync, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self.found = _read(self._file, fingerprint)
         lines = [{"fingerprint": fingerprint}, *self.found.values()]
         os.ftruncate(self._file, 0)
@@ -53,7 +50,7 @@ class Journal:
             self._flushes.append(self._flusher.submit(self._flush, notes))
 
     def close(self) -> None:
-        """Wait for the disk, note what has been written and let others in.
+        """Wait for the disk, note what has been written.
 
         Raises:
             ValueError: that a tensor could not be written to the disk after all.
@@ -69,21 +66,7 @@ class Journal:
     def _flush(self, notes: list[Note]) -> None:
         self._sync()
         _append(self._file, notes)
-        os.fdatasync(self._file)
-
-
-def lock(path: Path) -> int:
-    """Open a file that only one process may have open. Raises ValueError if another has, or if it cannot be written."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(file)
-        raise ValueError(f"another merge is writing to {path.parent}: wait for it, or name another folder") from None
-    return file
+        os.fsync(self._file)
 
 
 def _append(file: int, notes: list[Any]) -> None:

@@ -27,12 +27,17 @@ class ShardedModel(StoredModel):
         files: that hold the tensors, in the order of their names, with their headers.
     """
 
-    def __init__(self, path: Path, files: Mapping[Path, Header], config: Mapping[str, Any]):
-        self.path = path
+    def __init__(self, path: Path, files: Mapping[Path, Header], config: Mapping[str, Any], name: str = ""):
+        self.path, self._name = path, name
         self.files = MappingProxyType(dict(files))
         self.config = config
         self._places = {name: (file, placed) for file, header in files.items() for name, placed in header.tensors.items()}
         self.entries: Mapping[str, Entry] = MappingProxyType({name: x.entry for name, (_, x) in self._places.items()})
+
+    @property
+    def name(self) -> str:
+        """The name that it was opened by, or its path."""
+        return self._name or super().name
 
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
         """See `StoredModel.read`. Raises ValueError also for a name or a range that the model has not."""
@@ -49,8 +54,12 @@ class ShardedModel(StoredModel):
         return buffer.view(dtype)
 
 
-def open_model(path: Path | str) -> ShardedModel:
+def open_model(path: Path | str, *, name: str = "") -> ShardedModel:
     """A model whose headers are read and checked: a folder, one safetensors file, or the index of several.
+
+    Args:
+        path: of the folder or file.
+        name: what people call it; the path for an empty one.
 
     Raises:
         ValueError: no such path; a folder with no weights, weights in two formats or in one that is not read here; an index
@@ -70,7 +79,8 @@ def open_model(path: Path | str) -> ShardedModel:
         raise ValueError(f"{path}: expected a folder, a file .safetensors or an index {INDEX}")
     if not any(header.tensors for header in files.values()):
         raise ValueError(f"{path}: has no tensors")
-    return ShardedModel(path, files, _read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
+    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return ShardedModel(path, files, config, name)
 
 
 def empty(nbytes: int) -> np.ndarray:
@@ -91,7 +101,9 @@ def _chosen(folder: Path) -> Path:
         raise ValueError(f"{folder} holds {holds}")
     if len(found) > 1 or others:
         broken = not indices and any("-of-" in x.name for x in files)
-        why = f"but no index *{INDEX}" if broken else "and it is not clear which is meant: name one of them instead of the folder"
+        why = (
+            f"but no index *{INDEX}" if broken else "and it is not clear which is meant: name one of them instead of the folder"
+        )
         raise ValueError(f"{folder} holds {_listed([*found, *others])}, {why}")
     if not indices and "-of-" in found[0].name:
         raise ValueError(f"{folder} holds {found[0].name}, one of several, but no index *{INDEX}")
@@ -146,9 +158,11 @@ def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             while done < len(buffer):
-                got = os.preadv(file, [memoryview(buffer)[done:]], offset + done)
+                got = os.preadv(file, [buffer[done:].data], offset + done)
                 if not got:
-                    raise ValueError(f"{path} is truncated: it ends at byte {offset + done}, {len(buffer) - done} more were expected")
+                    raise ValueError(
+                        f"{path} is truncated: it ends at byte {offset + done}, {len(buffer) - done} more were expected"
+                    )
                 done += got
         finally:
             os.close(file)

@@ -44,6 +44,11 @@ class StoredModel(abc.ABC):
     entries: Mapping[str, Entry]
     config: Mapping[str, Any]
 
+    @property
+    def name(self) -> str:
+        """What people call it: its path, unless it has been made on the way and has no lasting one."""
+        return str(self.path)
+
     @abc.abstractmethod
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
         """`count` entries of a tensor from its flat position `start` on (all that follow for None), as a flat array.

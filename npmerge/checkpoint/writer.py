@@ -39,7 +39,7 @@ class ModelWriter:
             folder: where they go; files of the right size that are there are kept, for a merge that is resumed.
             entries: the tensors, in the order in which they are to lie.
             metadata: what the headers will carry; only the lengths of these texts count before `finish`.
-            shard_bytes: the most that the tensors of a file may take (a larger tensor has a file of its own); None for one file.
+            shard_bytes: the most that the tensors of a file take, unless one alone takes more; None for one file.
 
         Raises:
             ValueError: a folder that cannot be written, or a disk with too little room (both figures).
@@ -60,7 +60,7 @@ class ModelWriter:
         shard, placed = self._places[name]
         with self._lock:
             self._dirty.add(shard.name)
-        _put(self.folder / shard.name, self._files[shard.name], memoryview(data).cast("B"), placed.offset + start)
+        _put(self.folder / shard.name, self._files[shard.name], data.reshape(-1).view(np.uint8).data, placed.offset + start)
 
     def read(self, name: str, start: int, count: int) -> bytes:
         """What has been written of a tensor: `count` bytes from its byte `start` on, fewer where the file ends."""
@@ -72,7 +72,7 @@ class ModelWriter:
         with self._lock:
             dirty, self._dirty = self._dirty, set()
         for name in dirty:
-            _checked(self.folder / name, os.fdatasync, self._files[name])
+            _checked(self.folder / name, getattr(os, "fdatasync", os.fsync), self._files[name])
 
     def finish(self, metadata: Mapping[str, str] | None = None) -> None:
         """Write the headers and the index, and return once everything lies on the disk.
@@ -84,7 +84,9 @@ class ModelWriter:
         for shard in self.shards:
             text = layout((x.entry for x in shard.header.tensors.values()), final).text
             if len(text) != len(shard.header.text):
-                raise ValueError(f"the metadata of {shard.name} takes {len(text)} bytes, {len(shard.header.text)} were laid out")
+                raise ValueError(
+                    f"the metadata of {shard.name} takes {len(text)} bytes, {len(shard.header.text)} were laid out"
+                )
             head = len(text).to_bytes(8, "little") + text
             _put(self.folder / shard.name, self._files[shard.name], memoryview(head), 0)
             _checked(self.folder / shard.name, os.fsync, self._files[shard.name])

@@ -7,6 +7,7 @@ from typing import Any
 
 from alignment.checks import unknown
 from npmerge.catalogue import Answer, Asks, Hyper, asks
+from npmerge.commands.text import columns
 from npmerge.methods import METHODS
 
 HEADER = ("", "models", "base", "data", "labels", "activations", "gradients", "key", "same initialisation")
@@ -41,9 +42,9 @@ def _all(methods: Sequence[Asks]) -> list[str]:
     rows = [(a.name, _count(a), *map(_word, _facts(a))) for a in methods]
     hyper = [(a.name, *_cells(h)) for a in methods for h in a.hyper]
     return [
-        *_aligned([HEADER, *rows]),
+        *columns([HEADER, *rows]),
         "",
-        *_aligned([("", "hyper-parameter", "default", "published grid, or all values"), *hyper]),
+        *columns([("", "hyper-parameter", "default", "published grid, or all values"), *hyper]),
         "",
         "npmerge methods NAME says what one does; --json prints all of it for programs.",
     ]
@@ -55,7 +56,7 @@ def _one(found: Asks) -> list[str]:
     if found.statistics:
         facts.append(("statistics:", ", ".join(found.statistics)))
     hyper = [("hyper-parameter", "default", "published grid, or all values"), *map(_cells, found.hyper)]
-    return [found.name, found.summary, "", *_aligned(facts), *(["", *_aligned(hyper)] if found.hyper else [])]
+    return [found.name, found.summary, "", *columns(facts), *(["", *columns(hyper)] if found.hyper else [])]
 
 
 def _facts(a: Asks) -> tuple[Answer, ...]:
@@ -83,8 +84,3 @@ def _values(grid: Sequence[Any]) -> str:
 
 def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

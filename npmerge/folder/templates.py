@@ -18,7 +18,8 @@ KEY = "chat_template"  # in tokenizer_config.json
 
 TEMPLATES = {
     "chatml": (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     ),
     "llama3": (
@@ -53,7 +54,7 @@ def check_template(asked: str) -> None:
 
 
 def chosen_template(asked: str, models: Sequence[Path]) -> str | None:
-    """The template that a recipe asks for: for "auto" that of most of the models, the earliest of as many; None if none has one."""
+    """The template that a recipe asks for; for "auto" that of most of the models, the earliest of as many, None without."""
     check_template(asked)
     if asked != "auto":
         return TEMPLATES.get(asked, asked)

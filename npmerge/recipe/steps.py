@@ -70,10 +70,12 @@ class Steps:
         """The steps, in the order of the reference's files, or layer by layer where layers are chosen.
 
         Raises:
-            ValueError: shapes that differ, and filters that hold for no tensor.
+            ValueError: shapes that differ, models that have no tensor in common, and filters that hold for no tensor.
         """
         steps = [self._step(target) for target in self.targets]
-        self._resolver.check_filters([group for module in self.targets.modules for group in module.groups])
+        groups = [group for module in self.targets.modules for group in module.groups]
+        self._check_related(groups)
+        self._resolver.check_filters(groups)
         self._check_patterns([step.name for step in steps])
         if not self.targets.sliced:  # modules may be listed in another order
             order = {name: i for i, name in enumerate(next(iter(self._models.values())).entries)}
@@ -96,6 +98,14 @@ class Steps:
     @property
     def _models(self) -> Mapping[str, StoredModel]:
         return self.targets.models
+
+    def _check_related(self, groups: Sequence[Group]) -> None:
+        unrelated = self.notices.unrelated()
+        for group in groups:
+            for member in (member for member in group.members if member.model in unrelated):
+                first = [next(iter(self._models[model].entries)) for model in (member.model, group.leader.model)]
+                got = f"{member.model!r} has no tensor in common with {group.leader.model!r}"
+                raise self.recipe.error(member.path, f"{got}: their first ones are {first[0]!r} and {first[1]!r}")
 
     def _check_patterns(self, names: Sequence[str]) -> None:
         for key in ("include", "exclude"):

@@ -72,3 +72,7 @@ class Kernel(Protocol):
 
     def merge(self, block: Block, surveyed: Any, step: Step) -> Merged:
         """The merged entries, rounded to the dtype of the step."""
+
+
+KernelOf = Callable[[Step], Kernel]
+"""The arithmetic of one step."""

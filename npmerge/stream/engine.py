@@ -2,10 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
 from threading import Lock
 from typing import Protocol
 
@@ -16,8 +15,9 @@ from npmerge.checkpoint.journal import Journal, Note
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Step
 from npmerge.stream import blocks
-from npmerge.stream.blocks import Block, Kernel
-from npmerge.stream.outcomes import Outcome, read_bytes, size
+from npmerge.stream.blocks import Block, Kernel, KernelOf
+from npmerge.stream.outcomes import Outcome, read_bytes
+from npmerge.stream.sizes import size
 from npmerge.stream.tensors import StreamedTensor, bytes_of_entry, read_source
 from npmerge.stream.workers import Workers
 
@@ -50,13 +50,13 @@ class Options:
 
 
 def run(
-    plan: Plan, kernel_of: Callable[[str], Kernel], writer: ModelWriter, journal: Journal, options: Options, progress: Progress
+    plan: Plan, kernel_of: KernelOf, writer: ModelWriter, journal: Journal, options: Options, progress: Progress
 ) -> list[Outcome]:
     """Make every tensor of a plan.
 
     Args:
         plan: what is to be done.
-        kernel_of: the arithmetic of a method.
+        kernel_of: the arithmetic of a step.
         writer: of the files.
         journal: of what has been written; tensors that it found are verified and kept.
         options: threads and memory.
@@ -67,7 +67,7 @@ def run(
     """
     _check_whole(plan, kernel_of, options.budget)
     with Workers(_threads(plan, options)) as workers, ThreadPoolExecutor(LANES, thread_name_prefix="lane") as lanes:
-        making = _Making(plan, cache(kernel_of), writer, journal, workers, _room(plan, options, workers.threads), progress)
+        making = _Making(plan, kernel_of, writer, journal, workers, _room(plan, options, workers.threads), progress)
         futures = [lanes.submit(making.outcome, step) for step in plan.steps]
         try:
             return [future.result() for future in futures]
@@ -83,7 +83,7 @@ class _Making:
     def __init__(
         self,
         plan: Plan,
-        kernel_of: Callable[[str], Kernel],
+        kernel_of: KernelOf,
         writer: ModelWriter,
         journal: Journal,
         workers: Workers,
@@ -118,7 +118,7 @@ class _Making:
         yield from self._workers.ordered(copy, range(0, max(total, 1), blocks.BLOCK))
 
     def _merged(self, step: Step) -> Iterator[tuple[bytes, int, float]]:
-        kernel = self._kernel_of(step.method)
+        kernel = self._kernel_of(step)
         tensor = StreamedTensor(self._plan.models, step, self._workers, self._room)
         if not kernel.in_blocks:
             with self._whole:
@@ -148,7 +148,7 @@ class _Making:
         data = values.reshape(-1).view(np.uint8)
         self._writer.write(step.name, start * values.itemsize, data)
         self._progress.advance(read)
-        return hashlib.sha256(data).digest()
+        return hashlib.sha256(data.data).digest()
 
     def _verified(self, step: Step, note: Note) -> bool:
         """Whether the bytes on the disk are those that were noted."""
@@ -205,9 +205,9 @@ def _room(plan: Plan, options: Options, threads: int) -> int:
     return max(0, budget - threads * block_bytes(plan)) // LANES
 
 
-def _check_whole(plan: Plan, kernel_of: Callable[[str], Kernel], budget: int | None) -> None:
+def _check_whole(plan: Plan, kernel_of: KernelOf, budget: int | None) -> None:
     merged = [step for step in plan.steps if step.action == "merge"]
-    whole = [step for step in merged if not kernel_of(step.method).in_blocks]
+    whole = [step for step in merged if not kernel_of(step).in_blocks]
     largest = max(whole, key=lambda step: whole_bytes(plan, step), default=None)
     if budget is not None and largest is not None and whole_bytes(plan, largest) > budget:
         raise ValueError(

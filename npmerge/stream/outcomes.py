@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from npmerge.recipe.plan import Plan, Step
+from npmerge.stream.sizes import duration, size
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,6 @@ def summary(plan: Plan, outcomes: Sequence[Outcome], seconds: float, peak_bytes:
     ]
 
 
-def size(nbytes: float) -> str:
-    """Bytes as people read them: 1.2 GB is 1,200,000,000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}" if unit != "B" else f"{nbytes:.0f} B"
-        nbytes /= 1000
-    return f"{nbytes:,.3g} TB" if nbytes < 1000 else f"{nbytes:,.0f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _rounding(outcomes: Sequence[Outcome]) -> list[str]:
     worst = max(outcomes, key=lambda x: x.rounding, default=None)
     if worst is None or worst.rounding == 0:
@@ -85,10 +69,19 @@ def _rounding(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _nonfinite(outcomes: Sequence[Outcome]) -> list[str]:
     found = [x for x in outcomes if x.nonfinite]
-    named = ", ".join(f"{x.name} ({x.nonfinite})" for x in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    named = ", ".join(f"{x.name} ({x.nonfinite})" for x in found[:5]) + (
+        f" and {len(found) - 5} more" if len(found) > 5 else ""
+    )
     return [f"warning: NaN or infinite entries in {named}"] if found else []
 
 
 def _slowest(outcomes: Sequence[Outcome]) -> list[str]:
     made = sorted((x for x in outcomes if not x.kept), key=lambda x: -x.seconds)[:3]
     return [f"slowest: {', '.join(f'{x.name} {duration(x.seconds)}' for x in made)}"] if made else []
+
+
+def line(step: Step, outcome: Outcome) -> str:
+    """One tensor in a line: what was done, how large it is, how long it took."""
+    done = f"{step.method} of {len(step.sources)}" if step.action == "merge" else "copied"
+    when = "from an earlier run" if outcome.kept else duration(outcome.seconds)
+    return "  ".join([step.name, str(list(step.shape)), step.dtype, done, when, *([step.note] if step.note else [])])

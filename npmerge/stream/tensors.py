@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from npmerge.checkpoint.rows import dtype_of_rows, read_rows
 from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.rows import dtype_of_rows, read_rows
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Source, Step
 from npmerge.stream import blocks
@@ -45,8 +45,7 @@ class StreamedTensor:
 
     def last(self, function: Callable[[Block], T]) -> Iterator[T]:
         """As `each`, one result after the other; blocks that were kept are let go."""
-        self._keep = False
-        return self._workers.ordered(lambda start: function(self._held.pop(start, None) or self._read(start)), self._starts())
+        return self._workers.ordered(lambda start: function(self._block(start, let_go=True)), self._starts())
 
     def whole(self) -> Block:
         """All entries at once."""
@@ -55,9 +54,11 @@ class StreamedTensor:
     def _starts(self) -> range:
         return range(0, max(self.size, 1), blocks.BLOCK)
 
-    def _block(self, start: int) -> Block:
+    def _block(self, start: int, *, let_go: bool = False) -> Block:
         block = self._held.get(start) or self._read(start)
-        if self._keep:
+        if let_go:
+            self._held.pop(start, None)
+        elif self._keep:
             self._held[start] = block
         return block
 

@@ -1,0 +1,150 @@
+"""The documents of a recipe, one after the other, each to a folder: weights first, then what stands beside them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+
+from npmerge.checkpoint.sharded import ShardedModel, open_model
+from npmerge.checkpoint.stored import StoredModel
+from npmerge.commands.planning import Planned, planned
+from npmerge.folder import Provenance, Replay, differences, files_beside, finish, sha256_of_file, sha256_of_files
+from npmerge.folder.record import record_of
+from npmerge.recipe import Recipe
+from npmerge.recipe.plan import Plan
+from npmerge.recipe.planned import PlannedModel
+from npmerge.stream.engine import Options
+from npmerge.stream.outcomes import Outcome, read_bytes
+from npmerge.stream.progress import shown
+from npmerge.stream.sizes import parse_size
+from npmerge.stream.writing import Target, write_model
+
+UNKNOWN = "0" * 64
+"""Stands for a hash in headers that are laid out before it is known."""
+
+Hashes = Mapping[str, Future[str]]
+
+
+class Made(NamedTuple):
+    """A merged model.
+
+    Attributes:
+        plan: that was followed.
+        outcomes: of its steps.
+        notes: what is to be said of it, a line each.
+    """
+
+    plan: Plan
+    outcomes: list[Outcome]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What is the same for all documents of a recipe.
+
+    Attributes:
+        text: of the recipe.
+        out: where the result will be.
+        shard_size: the most that a file of it takes, as people write it.
+        seed: instead of the recipe's.
+        mergekit_semantics: whether mergekit's conventions are followed where ours differ.
+        options: threads and memory.
+        quiet: whether no progress is shown.
+        replay: the merge that is made again, if it is one.
+    """
+
+    text: str
+    out: Path
+    shard_size: str
+    seed: int | None
+    mergekit_semantics: bool
+    options: Options
+    quiet: bool
+    replay: Replay | None
+
+    def check(self, recipes: Sequence[Recipe]) -> None:
+        """Plan all that can be planned now, so that what is wrong is told before anything is made.
+
+        A document whose tokenizers come from a result has to wait for it.
+        """
+        results: dict[str, StoredModel] = {}
+        for recipe in recipes:
+            if results and (recipe.tokenizer or recipe.tokenizer_source):
+                return
+            plan = self._planned(recipe, results).plan
+            results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
+
+    def make(self, recipes: Sequence[Recipe], folder: Path) -> Made:
+        """Make every document; those before the last in a folder of their own inside this one, the last in its `model`."""
+        results: dict[str, StoredModel] = {}
+        hashers = ThreadPoolExecutor(max(1, self.options.threads // 2), thread_name_prefix="hash")
+        hashes: dict[str, Future[str]] = {}
+        try:
+            for number, recipe in enumerate(recipes):
+                document = self._planned(recipe, results)
+                for path in _files(document.plan, results):
+                    hashes.setdefault(str(path), hashers.submit(sha256_of_file, path))
+                if recipe is not recipes[-1]:
+                    results[str(recipe.name)] = self._intermediate(document, folder / "results" / str(number))
+            return self._final(document, folder, hashes)
+        finally:
+            hashers.shutdown(cancel_futures=True)
+
+    def _planned(self, recipe: Recipe, results: Mapping[str, StoredModel]) -> Planned:
+        return planned(recipe, results, seed=self.seed, mergekit_semantics=self.mergekit_semantics, out=self.out)
+
+    def _intermediate(self, document: Planned, folder: Path) -> ShardedModel:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = str(document.recipe.name)
+        self._write(document, Target(folder, folder.with_suffix(".journal")), name)
+        _finish(document, folder, Provenance(self.text), name)
+        return open_model(folder, name=name)
+
+    def _final(self, document: Planned, folder: Path, hashes: Hashes) -> Made:
+        model, plan, size = folder / "model", document.plan, parse_size("--out-shard-size", self.shard_size)
+        target = Target(model, folder / "journal", size, partial(self._metadata, plan, hashes))
+        outcomes = self._write(document, target, self.out.name)
+        found = sha256_of_files(sorted(model.glob("*.safetensors")), self.options.threads)
+        outputs = {Path(path).name: value for path, value in found.items()}
+        provenance = replace(self._provenance(hashes, final=True), outputs=outputs)
+        notes = _finish(document, model, provenance, self.out.resolve().name)
+        changed = differences(self.replay, provenance) if self.replay else []
+        return Made(plan, outcomes, [*notes, *(f"warning: not as the first time: {x}" for x in changed)])
+
+    def _write(self, document: Planned, target: Target, label: str) -> list[Outcome]:
+        from npmerge.stream.kernels import kernel_of  # imports JAX
+
+        plan = document.plan
+        if not self.quiet:
+            for warning in plan.warnings:
+                typer.echo(f"warning: {warning}", err=True)
+        total = sum(read_bytes(plan, step) for step in plan.steps)
+        kernel = partial(kernel_of, mergekit_semantics=plan.mergekit_semantics, seed=plan.seed)
+        with shown(total, label, quiet=self.quiet) as progress:
+            return write_model(plan, kernel, target, self.options, progress)
+
+    def _provenance(self, hashes: Hashes, *, final: bool) -> Provenance:
+        options: dict[str, Any] = {"out_shard_size": self.shard_size}
+        if self.seed is not None:
+            options["seed"] = self.seed
+        return Provenance(self.text, options, {path: x.result() if final else UNKNOWN for path, x in hashes.items()})
+
+    def _metadata(self, plan: Plan, hashes: Hashes, final: bool) -> dict[str, str]:
+        record = record_of(self._provenance(hashes, final=final), plan.seed, plan.mergekit_semantics)
+        return {"npmerge": json.dumps({name: value for name, value in record.items() if name != "outputs"})}
+
+
+def _finish(document: Planned, folder: Path, provenance: Provenance, name: str) -> list[str]:
+    return finish(folder, document.plan, document.recipe, provenance, vocabulary=document.vocabulary, name=name)
+
+
+def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:
+    """The files that a plan reads and those beside them, without those of results of earlier documents."""
+    own = [model for model in plan.models if model.name not in results]
+    return [path for model in own if isinstance(model, ShardedModel) for path in (*model.files, *files_beside(model))]

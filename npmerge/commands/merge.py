@@ -1,0 +1,138 @@
+"""`npmerge merge`: from a recipe's file to the folder of the merged model."""
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import typer
+
+from npmerge.checkpoint.partial import check_replaceable, partial_folder
+from npmerge.commands.documents import Documents, Made
+from npmerge.folder import Replay, recipe_of_record
+from npmerge.recipe import Recipe, parse_recipe
+from npmerge.stream.devices import use_device
+from npmerge.stream.engine import Options
+from npmerge.stream.outcomes import line, summary
+from npmerge.stream.sizes import parse_size
+
+SHARD_SIZE = "5GB"
+
+
+def default_options() -> Options:
+    """All the cores that this process may use."""
+    return Options(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of `npmerge merge`.
+
+    Attributes:
+        recipe: its file, or the `npmerge.json` of a merge that is to be made again.
+        out: folder of the merged model.
+        device: that JAX computes on.
+        shard_size: the most that a file of the result takes, as people write it; None for what the record says, or 5GB.
+        seed: instead of the recipe's.
+        options: threads and memory.
+        mergekit_semantics: whether mergekit's conventions are followed where ours differ.
+        resume: whether to go on with what an interrupted merge left, and to leave it if this one is interrupted.
+        force: whether an earlier result may be replaced.
+        quiet: whether to print nothing but errors.
+        verbose: whether to print a line for every tensor.
+    """
+
+    recipe: Path
+    out: Path
+    device: str = "cpu"
+    shard_size: str | None = None
+    seed: int | None = None
+    options: Options = field(default_factory=default_options)
+    mergekit_semantics: bool = False
+    resume: bool = False
+    force: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+def run_merge(request: Request) -> None:
+    """Merge, write the folder, and print what was done.
+
+    Raises:
+        ValueError: whatever is wrong with recipe, models, output or memory.
+    """
+    begun = time.perf_counter()
+    request, recipes, documents = _read(request)
+    check_replaceable(request.out, force=request.force)
+    documents.check(recipes)
+    use_device(request.device)
+    with _ended_by_signals(), partial_folder(request.out, force=request.force, resume=request.resume) as folder:
+        made = documents.make(recipes, folder)
+    if not request.quiet:
+        _tell(request, made, time.perf_counter() - begun)
+
+
+def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
+    """The recipe, and the request with what a record adds to it."""
+    replay: Replay | None = None
+    if request.recipe.suffix == ".json":
+        replay = recipe_of_record(request.recipe)
+        options = replay.provenance.options
+        request = replace(
+            request,
+            shard_size=request.shard_size or options.get("out_shard_size"),
+            seed=options.get("seed") if request.seed is None else request.seed,
+            mergekit_semantics=request.mergekit_semantics or replay.mergekit_semantics,
+        )
+    request = replace(request, shard_size=request.shard_size or SHARD_SIZE)
+    text = replay.provenance.recipe if replay else _text(request.recipe)
+    documents = Documents(
+        text=text,
+        out=request.out,
+        shard_size=request.shard_size or SHARD_SIZE,
+        seed=request.seed,
+        mergekit_semantics=request.mergekit_semantics,
+        options=request.options,
+        quiet=request.quiet,
+        replay=replay,
+    )
+    parse_size("--out-shard-size", documents.shard_size)
+    return request, parse_recipe(text, str(request.recipe)), documents
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: the recipe cannot be read: {error}") from None
+
+
+def _tell(request: Request, made: Made, seconds: float) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    pairs = zip(made.plan.steps, made.outcomes, strict=True)
+    each = [line(step, outcome) for step, outcome in pairs] if request.verbose else []
+    for text in (*each, *made.notes, *summary(made.plan, made.outcomes, seconds, peak), f"written to {request.out}"):
+        typer.echo(text)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM, by which clusters end jobs, end the merge as an error does, so that nothing is left."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

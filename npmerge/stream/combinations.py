@@ -1,0 +1,115 @@
+"""Kernels of the methods that are linear combinations of the models: coefficients first, then one fused sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from npmerge.base import LinearMerge
+from npmerge.recipe.plan import Step
+from npmerge.stack import Stack
+from npmerge.stream.arrays import Padded, Rounded, moved, padded, precise, rounded, sums, told, total, vectors
+from npmerge.stream.blocks import Block, Merged, Tensor
+
+Numbers = Float[np.ndarray, " models"]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """sum_m c_m params_m, or base + sum_m c_m (params_m - base).
+
+    Attributes:
+        coefficients: one per model.
+    """
+
+    coefficients: Sequence[float] | Numbers
+    in_blocks = True
+
+    def survey(self, tensor: Tensor) -> None:
+        """Nothing."""
+
+    def merge(self, block: Block, surveyed: None, step: Step) -> Merged:
+        """See `Kernel`."""
+        return combined(block, np.asarray(self.coefficients), step)
+
+
+@dataclass(frozen=True)
+class FromGram:
+    """The same with coefficients that depend on norms and angles.
+
+    They are those of `method` for a tensor of a few entries that has the same Gram matrix: nothing else of it matters.
+
+    Attributes:
+        method: of `npmerge.methods`. Where there is a base, task vectors are combined.
+        if_opposite: the coefficients where two models are opposite, for which methods are undefined.
+    """
+
+    method: LinearMerge
+    if_opposite: tuple[float, ...] | None = None
+    in_blocks = True
+
+    def survey(self, tensor: Tensor) -> Numbers:
+        """The coefficients. Raises ValueError where the method is undefined, and for NaN or infinities."""
+        step, name = tensor.step, type(self.method).__name__
+        gram = gram_of(tensor)
+        if not np.isfinite(gram).all():
+            raise ValueError(f"{name} is undefined for {step.name!r}, which has NaN or infinities in a model")
+        if self.if_opposite is not None and _opposite(gram):
+            return np.asarray(self.if_opposite)
+        small = _with_gram(gram, tensor.size)
+        found = self.method.init(Stack({step.name: small}, {step.name: np.zeros_like(small[0])}))
+        return np.asarray(found[step.name], np.float64).reshape(-1)
+
+    def merge(self, block: Block, surveyed: Numbers, step: Step) -> Merged:
+        """See `Kernel`."""
+        return combined(block, surveyed, step)
+
+
+def combined(block: Block, coefficients: Numbers, step: Step) -> Merged:
+    """The sum of the models, or of their task vectors if there is a base, with these coefficients."""
+    with precise(block):
+        found = _combined(padded(block), coefficients.astype(np.float32), step.dtype)
+        return told(found, len(block.models[0]), step.dtype)
+
+
+def gram_of(tensor: Tensor) -> Float[np.ndarray, "models models"]:
+    """Inner products of the models, or of the task vectors, in float64, added up in the order of the blocks."""
+    models = len(tensor.step.sources)
+    upper = np.triu_indices(models)
+    gram = np.zeros((models, models))
+    gram[upper] = np.sum(tensor.each(_products_of) or np.zeros((1, len(upper[0]))), 0)
+    return np.where(np.tri(models, k=-1, dtype=bool), gram.T, gram)
+
+
+def _products_of(block: Block) -> Float[np.ndarray, " pairs"]:
+    with jax.enable_x64(True):
+        return np.asarray(_products(padded(block)))
+
+
+@jax.jit
+def _products(block: Padded) -> Float[Array, " pairs"]:
+    wide = [x.astype(jnp.float64) for x in vectors(block)]
+    return sums([x * y for k, x in enumerate(wide) for y in wide[k:]])
+
+
+def _with_gram(gram: Float[np.ndarray, "models models"], size: int) -> Float[np.ndarray, "models entries"]:
+    """Vectors of as few entries as may have this Gram matrix, given that those of `size` entries have."""
+    values, axes = np.linalg.eigh(gram)
+    roots = axes * np.sqrt(np.maximum(values, 0))
+    return roots[:, ::-1][:, : max(size, 1)]
+
+
+def _opposite(gram: Float[np.ndarray, "2 2"]) -> bool:
+    """Whether two models are, up to rounding."""
+    return bool(gram[0, 1] < (1e-6 - 1) * np.sqrt(gram[0, 0] * gram[1, 1]))
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _combined(block: Padded, coefficients: Float[Array, " models"], dtype: str) -> Rounded:
+    found = vectors(block)
+    added = total(c.astype(x.dtype) * x for c, x in zip(coefficients, found, strict=True))
+    return rounded(moved(block, added), dtype)

@@ -1,0 +1,48 @@
+"""How far a merge has got, on a terminal: bytes, rate and time left."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+from npmerge.stream.engine import Progress
+
+
+class Silent:
+    """Progress that nobody sees."""
+
+    def advance(self, nbytes: int) -> None:
+        """Nothing."""
+
+
+class Shown:
+    """Progress on a bar of rich."""
+
+    def __init__(self, bar: Bar, total: int, label: str):
+        self._bar, self._lock, self._task = bar, Lock(), bar.add_task(label, total=total)
+
+    def advance(self, nbytes: int) -> None:
+        """Move on by so many bytes."""
+        with self._lock:
+            self._bar.advance(self._task, nbytes)
+
+
+@contextmanager
+def shown(total: int, label: str, *, quiet: bool) -> Iterator[Progress]:
+    """A bar on the terminal of the standard error; nothing where that is none, or if it is to be quiet.
+
+    Args:
+        total: bytes that there are.
+        label: what is being done.
+        quiet: whether nothing is shown.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield Silent()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield Shown(bar, total, label)

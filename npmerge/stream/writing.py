@@ -1,0 +1,94 @@
+"""The files of a merged model: laid out from its plan, filled by the engine, closed by their headers."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.journal import Journal
+from npmerge.checkpoint.sharded import ShardedModel
+from npmerge.checkpoint.stored import Entry, StoredModel
+from npmerge.checkpoint.writer import ModelWriter
+from npmerge.recipe.plan import Plan, Source, Step
+from npmerge.stream.blocks import BLOCK, KernelOf
+from npmerge.stream.engine import Options, Progress, run
+from npmerge.stream.outcomes import Outcome
+from npmerge.version import __version__
+
+Metadata = Callable[[bool], Mapping[str, str]]
+"""The texts that the headers carry: laid out with those for False, written with those for True, which are as long."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a merged model goes.
+
+    Attributes:
+        folder: of its files, which exists.
+        journal: file of the notes that let an interrupted merge go on.
+        shard_bytes: the most that the tensors of one file take; None for one file.
+        metadata: texts for the headers.
+    """
+
+    folder: Path
+    journal: Path
+    shard_bytes: int | None = None
+    metadata: Metadata = field(default=lambda final: {})
+
+
+def write_model(plan: Plan, kernel_of: KernelOf, target: Target, options: Options, progress: Progress) -> list[Outcome]:
+    """Make all tensors of a plan and write them; those that an earlier run of the same plan has noted are verified and kept.
+
+    Raises:
+        ValueError: what cannot be read or written, or does not fit into memory.
+    """
+    entries = [_entry(step) for step in plan.steps]
+    writer = ModelWriter(target.folder, entries, target.metadata(False), target.shard_bytes)
+    try:
+        journal = Journal(target.journal, fingerprint(plan, writer), writer.sync)
+        try:
+            outcomes = run(plan, kernel_of, writer, journal, options, progress)
+        finally:
+            journal.close()
+        writer.finish(target.metadata(True))
+    finally:
+        writer.close()
+    return outcomes
+
+
+def fingerprint(plan: Plan, writer: ModelWriter) -> str:
+    """What decides on the bytes of a merge: the plan, the files that it reads with their times of change, the layout."""
+    digest = hashlib.sha256(repr((__version__, BLOCK, plan.seed, plan.mergekit_semantics, plan.reference)).encode())
+    for model in plan.models:
+        digest.update(_identity(model).encode())
+    for step in plan.steps:
+        sources = (*step.sources, *([step.base] if step.base else []))
+        numbers = (step.name, step.shape, step.dtype, step.action, step.method, sorted(step.parameters.items()), len(sources))
+        digest.update(repr((numbers, [(x.model, x.name) for x in sources])).encode())
+        for source in sources:
+            digest.update(_rows(source))
+    for shard in writer.shards:
+        digest.update(shard.name.encode() + hashlib.sha256(shard.header.text).digest())
+    return digest.hexdigest()
+
+
+def _entry(step: Step) -> Entry:
+    return Entry(step.name, step.dtype, step.shape, int(np.prod(step.shape, dtype=np.int64)) * DTYPES[step.dtype].itemsize)
+
+
+def _identity(model: StoredModel) -> str:
+    if not isinstance(model, ShardedModel):
+        return repr(list(model.entries.values()))
+    stats = [(str(path.resolve()), path.stat()) for path in model.files]
+    headers = [hashlib.sha256(header.text).hexdigest() for header in model.files.values()]
+    return repr([(name, stat.st_size, stat.st_mtime_ns, text) for (name, stat), text in zip(stats, headers, strict=True)])
+
+
+def _rows(source: Source) -> bytes:
+    if source.rows is None:
+        return b""
+    rows = source.rows
+    return repr((rows.models, rows.names, rows.table.shape, rows.padding)).encode() + np.ascontiguousarray(rows.table).tobytes()
