@@ -14,7 +14,7 @@ from npmerge.checkpoint.partial import sync_folder
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Planned, planned
-from npmerge.folder import Provenance, Replay, differences, finish, sha256_of_file, sha256_of_files
+from npmerge.folder import Provenance, Replay, differences, files_beside, finish, sha256_of_file, sha256_of_files
 from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
 from npmerge.recipe.plan import Plan
@@ -151,6 +151,6 @@ def _finish(document: Planned, folder: Path, provenance: Provenance, name: str) 
 
 
 def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:
-    """The files of weights that a plan reads, without those of results of earlier documents."""
+    """The files that a plan reads and those beside them, without those of results of earlier documents."""
     own = [model for model in plan.models if model.name not in results]
-    return [path for model in own if isinstance(model, ShardedModel) for path in model.files]
+    return [path for model in own if isinstance(model, ShardedModel) for path in (*model.files, *files_beside(model))]

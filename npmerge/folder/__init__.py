@@ -2,7 +2,15 @@
 
 from npmerge.folder.finishing import finish
 from npmerge.folder.make_vocabulary import disagreements, make_vocabulary
-from npmerge.folder.record import Provenance, Replay, differences, recipe_of_record, sha256_of_file, sha256_of_files
+from npmerge.folder.record import (
+    Provenance,
+    Replay,
+    differences,
+    files_beside,
+    recipe_of_record,
+    sha256_of_file,
+    sha256_of_files,
+)
 from npmerge.folder.templates import check_template
 from npmerge.folder.vocabulary import Vocabulary
 
@@ -13,6 +21,7 @@ __all__ = [
     "check_template",
     "differences",
     "disagreements",
+    "files_beside",
     "finish",
     "make_vocabulary",
     "recipe_of_record",

@@ -5,7 +5,6 @@ from pathlib import Path
 from npmerge.folder.card import write_card
 from npmerge.folder.carried import carry
 from npmerge.folder.configs import changed_config, read_json, write_json
-from npmerge.folder.make_vocabulary import disagreements
 from npmerge.folder.record import RECORD, Provenance, record_of
 from npmerge.folder.templates import chosen_template
 from npmerge.folder.tokenizer_files import moved_tokens, write_template, write_tokenizer
@@ -39,10 +38,10 @@ def finish(
         name: of the merged model, for its card; the folder's for an empty one.
 
     Returns:
-        What has to be said of it, a line each: what was left behind, tokenizers that do not agree.
+        What has to be said of it, a line each, such as files that were left behind.
     """
     reference = plan.models[plan.reference]
-    notes = list(vocabulary.notes) if vocabulary else disagreements(plan.models, plan.reference)
+    notes: list[str] = []
     if reference.config:
         notes += carry(folder_of(reference.path), folder)
         _write_configs(folder, plan, vocabulary)

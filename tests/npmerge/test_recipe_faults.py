@@ -1,6 +1,9 @@
 """Bad input of `npmerge merge`, and each fault of mergekit 0.1.5 that its users meet, by name: what ours does instead."""
 
+import builtins
+import io
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -9,8 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from npmerge.cli import app
 from npmerge.checkpoint.sharded import ShardedModel, open_model
+from npmerge.cli import app
 from npmerge.recipe import parse_recipe
 from npmerge.recipe.make_plan import make_plan
 from tests.fixtures.recipe_models import (
@@ -83,8 +86,8 @@ FAULTY = {
     "a model": (LINEAR.replace("model: a", "model: basee"), ("recipe.yml:2", "basee", "base")),
     "a hub's name": (LINEAR.replace("model: a", "model: someone/a"), ("recipe.yml:2", "someone/a", "download")),
     "an adapter": (LINEAR.replace("model: a", "model: a+adapter"), ("recipe.yml:2", "adapter")),
-    "no base": (TIES.replace("base_model: base\n", ""), ("recipe.yml:3", "ties", "base_model")),
-    "a base that is missing": (TIES.replace("base_model: base", "base_model: bose"), ("recipe.yml:4", "bose", "base")),
+    "no base": (TIES.replace("base_model: base\n", ""), ("recipe.yml:4", "ties", "base_model")),
+    "a base that is missing": (TIES.replace("base_model: base", "base_model: bose"), ("recipe.yml:5", "bose", "base")),
     "a filter that matches nothing": (
         LINEAR + "parameters:\n  normalize:\n  - {filter: self_atn, value: false}\n  - {value: true}\n",
         ("recipe.yml:9", "self_atn"),
@@ -93,7 +96,7 @@ FAULTY = {
     "a weight": (LINEAR.replace("weight: 0.5", "weight: .nan", 1), ("recipe.yml:3", "weight", "nan")),
     "weights that cancel": (LINEAR.replace("weight: 0.5", "weight: -0.5", 1), ("weight",)),
     "no weight": (LINEAR.replace("  parameters: {weight: 0.5}\n", "", 1), ("recipe.yml:2", "weight", "'a'")),
-    "int8_mask": (TIES + "parameters: {int8_mask: true}\n", ("recipe.yml:5", "int8_mask")),
+    "int8_mask": (TIES + "parameters: {int8_mask: true}\n", ("recipe.yml:6", "int8_mask")),
     "a cycle": (
         f"name: one\n{LINEAR.replace('model: a', 'model: two')}---\nname: two\n{LINEAR.replace('model: a', 'model: one')}",
         ("cycle", "recipe.yml"),
@@ -106,9 +109,12 @@ FAULTY = {
     ),
     "models of different shapes": (
         LINEAR.replace("model: b", "model: wide"),
-        ("model.embed_tokens.weight", "(16, 8)", "(19, 8)"),
+        ("model.embed_tokens.weight", "(16, 8)", "(19, 8)", "tokenizer_source"),
     ),
-    "another architecture": (LINEAR.replace("model: b", "model: conv_b.safetensors"), ("conv_b.safetensors",)),
+    "another architecture": (
+        LINEAR.replace("model: b", "model: conv_b.safetensors"),
+        ("recipe.yml:4", "conv_b.safetensors", "no tensor"),
+    ),
 }
 
 
@@ -121,10 +127,21 @@ def test_refused_with_the_line_and_what_was_expected(case, here):
 @pytest.mark.parametrize("case", ["a top-level key", "a parameter", "a method", "no base", "a density", "a cycle"])
 def test_what_the_recipe_tells_is_refused_before_a_file_is_opened(case, here, monkeypatch):
     """There: an unknown method fails after the models have been loaded."""
-    for name in ("npmerge.commands.merge.open_model", "npmerge.commands.merge.make_plan"):
-        monkeypatch.setattr(name, lambda *args, **kwargs: pytest.fail("a model was opened"))
+
+    def guarded(opened):
+        def open_(path, *args, **kwargs):
+            if str(path).endswith((".safetensors", ".json")):
+                pytest.fail(f"{path} was opened")
+            return opened(path, *args, **kwargs)
+
+        return open_
+
+    for module in (os, io, builtins):
+        monkeypatch.setattr(module, "open", guarded(module.open))
     recipe, parts = FAULTY[case]
     refused(here, recipe, *parts)
+    with pytest.raises(pytest.fail.Exception, match="was opened"):
+        merge(here, LINEAR)
 
 
 def folder(here: Path, **arrays: np.ndarray) -> Path:
@@ -209,7 +226,7 @@ def test_a_path_with_a_plus_is_a_path(here, models):
 
 def test_the_size_of_files_is_in_bytes(here):
     """There: documented as parameters."""
-    path = merge(here, LINEAR, "--out-shard-size", "4000B")
+    path = merge(here, LINEAR, "--out-shard-size", "4KB")
     sizes = []
     for file in sorted(path.glob("*.safetensors")):
         content = file.read_bytes()

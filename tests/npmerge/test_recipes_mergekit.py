@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from npmerge.cli import app
-from tests.fixtures.recipe_models import LAYERS, read_safetensors, write_models
+from tests.fixtures.recipe_models import read_safetensors, write_models
 from tests.fixtures.record_recipes import Case, read_cases
 
 RECORDED = read_cases()
@@ -51,7 +51,7 @@ def by_token(x: np.ndarray, tokens: dict[str, int]) -> np.ndarray:
 
 def compare(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], atol: float = 2e-6) -> set[str]:
     """Names of the tensors that differ."""
-    assert list(sorted(got)) == sorted(expected)
+    assert sorted(got) == sorted(expected)
     assert {name: x.shape for name, x in got.items()} == {name: x.shape for name, x in expected.items()}
     return {name for name, x in got.items() if not np.allclose(x, expected[name], rtol=2e-6, atol=atol)}
 

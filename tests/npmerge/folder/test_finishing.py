@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from npmerge.checkpoint.sharded import open_model
+from npmerge.commands.planning import planned
 from npmerge.folder import Provenance, differences, finish, make_vocabulary, recipe_of_record, sha256_of_files
 from npmerge.folder.card import card, name_of
 from npmerge.folder.configs import changed_config
@@ -127,11 +128,12 @@ def test_the_bases_tokenizer_stays_as_it_is(tmp_path, out):
         assert (out / name).read_bytes() == (a / name).read_bytes()
 
 
-def test_tokenizers_that_do_not_agree_are_told_where_the_recipe_is_silent(tmp_path, out):
+def test_tokenizers_that_do_not_agree_are_told_with_the_plan_where_the_recipe_is_silent(tmp_path):
     a, b = of_words(tmp_path / "a", 0, WORDS), of_words(tmp_path / "b", 1, ["<unk>", "blue", "red"])
     c = of_words(tmp_path / "c", 2, WORDS, tokenizer__json=words(WORDS, decoder=None))
-    (note,) = finished(out, copying(a, b, c))
+    (note,) = planned(recipe("", [a, b, c]), {}).plan.warnings
     assert str(b) in note and "numbers 2 tokens otherwise" in note and "tokenizer_source" in note
+    assert not planned(recipe("tokenizer_source: union", [a, b, c]), {}).plan.warnings
 
 
 @pytest.mark.parametrize("own", [True, False])
