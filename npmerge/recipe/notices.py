@@ -41,6 +41,10 @@ class Notices:
         """A model's table of tokens stands for the head of that name."""
         self._tied.setdefault(model, []).append(f"{name} is its {table}")
 
+    def unrelated(self) -> set[str]:
+        """Models that have none of the tensors that were asked for."""
+        return self._missing.keys() - self._used.keys()
+
     def skipped(self) -> tuple[Skipped, ...]:
         """Tensors of inputs of which nothing is in the merged model."""
         why = "is in no slice" if self.targets.sliced else "the merged model has no such tensor"

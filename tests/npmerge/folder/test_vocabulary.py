@@ -7,7 +7,7 @@ from npmerge.checkpoint.rows import dtype_of_rows, read_rows
 from npmerge.checkpoint.sharded import open_model
 from npmerge.folder import make_vocabulary
 from npmerge.recipe.plan import Rows, Source
-from tests.npmerge.folder.folders import EMBEDDING, HEAD, HIDDEN, of_words, recipe, write_model, words
+from tests.npmerge.folder.folders import EMBEDDING, HEAD, HIDDEN, of_words, recipe, words, write_model
 
 WORDS = {"a": ["<unk>", "red", "blue", "green"], "b": ["<unk>", "green", "red", "grey"], "c": ["<unk>", "grey", "pink"]}
 
@@ -136,6 +136,7 @@ def test_without_a_word_about_tokens_there_is_no_vocabulary(folders):
     ("text", "message"),
     [
         ("tokenizer_source: P", r"tokenizer_source: unknown source of tokens .* \(no folder with a tokenizer\.json\)"),
+        ("chat_template: chat_ml", r"recipe:\d+: chat_template: unknown chat template 'chat_ml': the nearest is 'chatml'"),
         ("tokenizer: {source: P}", r"tokenizer\.source: unknown source of tokens"),
         ("tokenizer: {tokens: {red: {force: true}}}", "tokenizer.tokens.red: force needs a source"),
         ("tokenizer: {tokens: {red: {source: nowhere}}}", "unknown model 'nowhere'"),

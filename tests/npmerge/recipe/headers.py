@@ -2,9 +2,18 @@
 
 from pathlib import Path
 
+import pytest
+
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.recipe import make_plan, parse_recipe
 
+MODELS = """\
+models:
+  - model: a
+    parameters: {weight: 1}
+  - model: b
+    parameters: {weight: 2}
+"""
 SIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8}
 
 
@@ -32,8 +41,27 @@ def language_model(layers=3, width=4, rows=7, head=True):
     return found | {"model.norm.weight": (width,)}
 
 
-def planned(text, models=None, tmp=None, **options):
+def planned(text, models=None, **options):
     """The plan of a recipe of one document; models are named a, b, c and base, alike unless they are given."""
     known = {name: Headers(name, language_model()) for name in ("base", "a", "b", "c")} | (models or {})
     (recipe,) = parse_recipe(text, "recipe.yml")
     return make_plan(recipe, lambda name: known[name], **options)
+
+
+def message(text):
+    """What a recipe that is wrong ends in."""
+    with pytest.raises(ValueError, match="recipe") as caught:
+        parse_recipe(text, "recipe.yml")
+    return str(caught.value)
+
+
+def refusal(text, models=None, **options):
+    """What planning a recipe ends in."""
+    with pytest.raises(ValueError, match=r"recipe\.yml:\d+: ") as caught:
+        planned(text, models, **options)
+    return str(caught.value)
+
+
+def steps(plan):
+    """By name."""
+    return {step.name: step for step in plan.steps}

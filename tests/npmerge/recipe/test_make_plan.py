@@ -5,27 +5,10 @@ import pytest
 
 from npmerge.recipe import PlannedModel, Source, make_plan, parse_recipe
 from npmerge.recipe.plan import Rows
-from tests.npmerge.recipe.headers import Headers, language_model, planned
+from tests.npmerge.recipe.headers import Headers, language_model, planned, refusal, steps
 
 TIES = "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.5, density: 0.2}\n"
 LINEAR = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.5}\n"
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    for name in ("base", "a", "b", "c"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path)
-
-
-def steps(plan):
-    return {step.name: step for step in plan.steps}
-
-
-def refusal(text, models=None, **options):
-    with pytest.raises(ValueError, match=r"recipe\.yml:\d+: ") as caught:
-        planned(text, models, **options)
-    return str(caught.value)
 
 
 def test_a_task_vector_method_has_the_base_beside_its_sources():
@@ -127,87 +110,6 @@ def test_weights_that_sum_to_zero_are_refused_with_the_tensor():
 def test_probabilities_of_della_outside_of_one_are_refused():
     text = TIES.replace("ties", "della").replace("0.2}", "0.1}")
     assert "epsilon 0.15 and density 0.1 for 'lm_head.weight': expected epsilon < density" in refusal(text)
-
-
-def test_layers_are_stacked_and_numbered_anew():
-    text = """
-merge_method: passthrough
-slices:
-- sources: [{model: a, layer_range: [0, 2]}]
-- sources: [{model: b, layer_range: [1, 3]}]
-"""
-    plan = planned(text)
-    made = [(step.name, step.sources[0]) for step in plan.steps if "mlp" in step.name]
-    origins = [(0, 0), (0, 1), (1, 1), (1, 2)]
-    assert made == [
-        (f"model.layers.{i}.mlp.weight", Source(model, f"model.layers.{k}.mlp.weight")) for i, (model, k) in enumerate(origins)
-    ]
-    assert steps(plan)["model.embed_tokens.weight"].sources == (Source(0, "model.embed_tokens.weight"),)
-    assert steps(plan)["lm_head.weight"].sources == (Source(1, "lm_head.weight"),)
-    assert {step.action for step in plan.steps} == {"copy"}
-    assert {(skipped.model, skipped.name) for skipped in plan.skipped} > {
-        (0, "model.layers.2.mlp.weight"),
-        (0, "lm_head.weight"),
-    }
-
-
-def test_slices_merge_layers_of_different_numbers_and_filters_see_the_inputs_names():
-    text = """
-merge_method: linear
-slices:
-- sources:
-  - {model: a, layer_range: [1, 3], parameters: {weight: [{filter: layers.2., value: 5}, {value: 1}]}}
-  - {model: b, layer_range: [0, 2], parameters: {weight: 1}}
-"""
-    step = steps(planned(text))["model.layers.1.mlp.weight"]
-    assert step.sources == (Source(0, "model.layers.2.mlp.weight"), Source(1, "model.layers.1.mlp.weight"))
-    assert step.parameters["weight"] == (5.0, 1.0)
-
-
-def test_lists_run_over_the_layers_of_their_slice():
-    text = """
-merge_method: slerp
-base_model: a
-slices:
-- sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 2]}]
-  parameters: {t: [0, 1]}
-- sources: [{model: a, layer_range: [2, 3]}, {model: b, layer_range: [2, 3]}]
-parameters: {t: [0.25, 0.75]}
-"""
-    at = {name: step.parameters["t"] for name, step in steps(planned(text)).items()}
-    assert [at[f"model.layers.{i}.norm.weight"] for i in range(3)] == [0.0, 1.0, 0.75]
-    assert (at["model.embed_tokens.weight"], at["lm_head.weight"]) == (0.0, 0.75)
-
-
-def test_layers_that_a_model_does_not_have_are_refused():
-    text = "merge_method: passthrough\nslices:\n- sources:\n  - {model: a, layer_range: [2, 5]}\n"
-    assert "recipe.yml:4: slices[0].sources[0].layer_range: 'a' has 3 layers model.layers.*, got [2, 5]" in refusal(text)
-
-
-def test_two_stacks_of_layers_need_modules():
-    names = {f"{side}.layers.{i}.weight": (2, 2) for side in ("encoder", "decoder") for i in range(2)}
-    models = {"a": Headers("a", names)}
-    slices = "slices: [{sources: [{model: a, layer_range: [0, 1]}]}]\n"
-    assert "slices need one stack of layers, got encoder.layers.*, decoder.layers.*" in refusal(
-        "merge_method: passthrough\n" + slices, models
-    )
-    text = f"merge_method: passthrough\nmodules: {{encoder: {{{slices.strip()}}}, decoder: {{models: [{{model: a}}]}}}}\n"
-    plan = planned(text, models)
-    assert [step.name for step in plan.steps] == [
-        "encoder.layers.0.weight",
-        "decoder.layers.0.weight",
-        "decoder.layers.1.weight",
-    ]
-
-
-def test_a_module_is_a_part_of_names_and_what_is_of_none_is_copied():
-    modules = "modules: {layers: {models: [{model: a}, {model: b}]}}\n"
-    found = steps(planned("merge_method: linear\nparameters: {weight: 1}\n" + modules))
-    assert list(found) == list(language_model())
-    assert found["model.layers.0.mlp.weight"].action == "merge"
-    assert (found["lm_head.weight"].action, found["lm_head.weight"].note) == ("copy", "is of no module of the recipe")
-    text = "merge_method: linear\nparameters: {weight: 1}\n" + modules.replace("layers", "modle")
-    assert "modules.modle: unknown module 'modle': the nearest is 'model'" in refusal(text)
 
 
 @pytest.mark.parametrize("key", ["include: [mlp]", "exclude: ['re:^(?!.*mlp)']"])
@@ -352,3 +254,17 @@ def test_results_of_earlier_documents_are_planned_from_their_plans():
     assert result.entries["lm_head.weight"].nbytes == 7 * 4 * 4
     with pytest.raises(ValueError, match="first is planned and not made yet"):
         result.read("lm_head.weight")
+
+
+def test_empty_tensors_are_copied():
+    models = {name: Headers(name, {"weight": (2, 2), "empty": (0, 3)}) for name in ("a", "b")}
+    assert (steps(planned(LINEAR, models))["empty"].action, steps(planned(LINEAR, models))["empty"].note) == (
+        "copy",
+        "is empty",
+    )
+
+
+def test_passthrough_does_not_scale_running_statistics():
+    models = {"a": Headers("a", {"bn.running_var": (3,), "bn.weight": (3,)})}
+    text = "merge_method: passthrough\nmodels: [{model: a}]\nparameters: {scale: 2}\n"
+    assert [step.action for step in planned(text, models).steps] == ["copy", "merge"]

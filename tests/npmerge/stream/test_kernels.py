@@ -67,7 +67,9 @@ def tensors(shape, dtype=np.float32, count=3, seed=0) -> tuple[list[np.ndarray],
 
 def step_of(method, models, base, out="F32", name=NAME, **given) -> Step:
     """With defaults of the recipes for what is not given."""
-    parameters = {p.name: p.default for p in METHODS[method].parameters} | {k.replace("lambda_", "lambda"): v for k, v in given.items()}
+    parameters = {p.name: p.default for p in METHODS[method].parameters} | {
+        k.replace("lambda_", "lambda"): v for k, v in given.items()
+    }
     sources = tuple(Source(k, name) for k in range(len(models)))
     origin = None if base is None else Source(len(models), name)
     return Step(name, models[0].shape, out, "merge", sources, origin, method, parameters)
@@ -76,7 +78,11 @@ def step_of(method, models, base, out="F32", name=NAME, **given) -> Step:
 def run(held: Held, **conventions) -> Merged:
     kernel = kernel_of(held.step, seed=SEED, **conventions)
     surveyed = kernel.survey(held)
-    parts = held.each(lambda b: kernel.merge(b, surveyed, held.step)) if kernel.in_blocks else [kernel.merge(held.whole(), surveyed, held.step)]
+    parts = (
+        held.each(lambda b: kernel.merge(b, surveyed, held.step))
+        if kernel.in_blocks
+        else [kernel.merge(held.whole(), surveyed, held.step)]
+    )
     values, nonfinite, rounding = zip(*parts, strict=True)
     return Merged(np.concatenate(values), sum(nonfinite), max(rounding))
 
