@@ -33,7 +33,11 @@ class History(NamedTuple):
 
 
 class FitResult(NamedTuple):
-    """Theta (the best on held-out data where there is any, else the last good one), the history, how it ended."""
+    """Theta, the history, how it ended.
+
+    Theta is the best on held-out data where there is any, the start among them. Without, it is the last good one, or the start
+    if that has the lower loss over a list of batches: neither ends above the start.
+    """
 
     theta: PyTree
     history: History
@@ -62,7 +66,8 @@ def fit(
         theta: where to start; integer leaves (the permutations of an alignment) stay as they are.
         loss: for example `weight_space(merge, apply, objective)`; any function of (theta, stack, batch).
         stack: the models, or what else the loss takes besides; passed on as it is, None if it needs none.
-        batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps.
+        batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps. Without held-out
+            data the start and the end are judged on those of a list that were learned from; iterators are not read again.
         optimizer: an Optax transformation.
         steps: number of updates; 0 returns theta as it is.
         held_out: batches on which theta is judged before the first step and every `every` steps: the best one is returned.
@@ -70,7 +75,7 @@ def fit(
         patience: stop after so many judgements in a row without a new best.
         progress: called with the step and the latest training loss.
         key: randomness for a loss that draws at random (`along_line`): it is called with `key=`, another one in each step. On
-            held-out batches it is called without, and must then be deterministic.
+            held-out batches it is called without, and must then be deterministic; on others it is not judged.
 
     Raises:
         ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
@@ -110,6 +115,8 @@ def fit(
             status = "stopped early" if step < steps else "finished"
             break
     best = judge.best if held_out else state.learned
+    if not held_out and key is None and isinstance(batches, Sequence) and losses:
+        best = _Judge(loss, fixed, stack, batches[: len(losses)]).no_worse(learned, best)
     history = History(np.array(jax.device_get(losses), np.float32), np.array(judge.steps), np.array(judge.losses, np.float32))
     return FitResult(_join(best, fixed), _until_bad(history), status)
 
@@ -175,15 +182,24 @@ class _Judge:
     def __call__(self, step: int, learned: PyTree) -> None:
         if not self.held_out:
             return
-        sizes = [len(jax.tree.leaves(batch)[0]) for batch in self.held_out]
-        values = [_evaluate(self.loss, learned, self.fixed, self.stack, batch) for batch in self.held_out]
-        value = float(np.average(jax.device_get(values), weights=sizes))
+        value = self.value(learned)
         self.stale += 1
-        if value < self.lowest or self.best is None:
+        if self.best is None or (math.isfinite(value) and value < self.lowest):  # one of -inf is an overflow
             self.lowest = value if math.isfinite(value) else math.inf
             self.best, self.stale = jax.tree.map(jnp.array, learned), 0  # a copy: the step donates its state
         self.steps.append(step)
         self.losses.append(value)
+
+    def value(self, learned: PyTree) -> float:
+        """The mean loss over the examples."""
+        sizes = [len(leaves[0]) if (leaves := jax.tree.leaves(batch)) else 1 for batch in self.held_out]
+        values = [_evaluate(self.loss, learned, self.fixed, self.stack, batch) for batch in self.held_out]
+        return float(np.average(jax.device_get(values), weights=sizes))
+
+    def no_worse(self, start: PyTree, end: PyTree) -> PyTree:
+        """The end, unless the start has a lower loss."""
+        before, after = self.value(start), self.value(end)
+        return start if math.isfinite(before) and not (math.isfinite(after) and after <= before) else end
 
 
 def _until_bad(history: History) -> History:

@@ -193,6 +193,36 @@ def test_a_start_whose_held_out_loss_is_nan_can_be_beaten():
     close(result, 1 - 0.9**3)
 
 
+@pytest.mark.parametrize(("rate", "status"), [(1e3, "finished"), (3e38, "diverged")])
+def test_without_held_out_data_an_end_above_the_start_is_undone(rate, status):
+    """Over the batches that were learned from, of a list; of an iterator nothing is read twice."""
+    options = {"start": 0.5, "steps": 3, "optimizer": optax.sgd(rate)}
+    data = [target(1.0), target(3.0)]
+    result = run(data=data, **options)
+    close(result, 0.5)
+    assert result.status == status
+    assert result.history.held_out_loss.size == 0
+    assert abs(float(run(data=iter([*data, *data]), **options).theta["w"][0])) > 100
+    drawn = run(data=data, loss=noisy, key=jax.random.key(0), **options)
+    assert drawn.status == "diverged" or abs(float(drawn.theta["w"][0])) > 100
+
+
+def test_only_batches_that_were_learned_from_judge_the_end():
+    """The third would have it that the start is better."""
+    close(run(data=[target(1.0), target(1.0), target(-50.0)], steps=2), 1 - 0.9**2)
+
+
+def minus_infinity(theta, stack, batch):
+    """`towards`, but of an overflow."""
+    return jnp.where(theta["w"][0] > 0.3, -jnp.inf, towards(theta, stack, batch))
+
+
+@pytest.mark.parametrize("held_out", [[], [target(1.0)]], ids=["training", "held out"])
+def test_a_loss_of_minus_infinity_is_not_the_best(held_out):
+    result = run(loss=minus_infinity, steps=4, every=1, held_out=held_out)
+    close(result, 1 - 0.9**3 if held_out else 0.0)
+
+
 def test_integer_leaves_are_left_alone():
     index = np.array([2, 0, 1])
 
