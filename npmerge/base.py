@@ -108,12 +108,11 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
         stack: the models, and the base.
 
     Raises:
-        ValueError: coefficients of another number of models.
+        ValueError: coefficients of another number of models (the path is named).
     """
 
     def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
-        if len(c) not in (1, len(x)):  # an index that is not there would be clipped, without a word
-            raise ValueError(f"coefficients at {path_name(path)!r} are of {len(c)} models: the stack has {len(x)}")
+        check_of_models(path_name(path), c, x)
         models = [wide(x[k]) for k in range(len(x))]
         if is_statistic(path_name(path)):
             return mean(models).astype(x.dtype)
@@ -124,6 +123,16 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
 
     bases = () if stack.base is None else (stack.base,)
     return jax.tree_util.tree_map_with_path(leaf, coefficients, stack.params, *bases)
+
+
+def check_of_models(path: str, theta: PyTree, models: Array) -> None:
+    """Raise ValueError unless theta at `path` is of as many models as the stack has there, or of one for all of them.
+
+    JAX would clip an index that is not there, without a word.
+    """
+    for c in jax.tree.leaves(theta):
+        if len(c) not in (1, len(models)):
+            raise ValueError(f"theta at {path!r} is of {len(c)} models: the stack has {len(models)}")
 
 
 def between(start: PyTree, end: PyTree, t: Float[Array, ""]) -> PyTree:

@@ -69,6 +69,19 @@ def test_stacks_whose_leaves_do_not_fit(method):
 
 
 @methods
+def test_theta_of_other_models(method):
+    """An index that is not there would be clipped, and a matrix product say what JAX says."""
+    case = case_of(method)
+    if method.models[1]:
+        pytest.skip("merges one number of models")
+    merge = case.merge if getattr(case.merge, "weights", None) is None else case.copies(3)
+    three, two = stack_of(case, 3), stack_of(case, 2)
+    theta = merge.init(three, stats=stats_for(merge, three), key=KEY)
+    with pytest.raises(ValueError, match=r"theta at '.*' is of 3 models: the stack has 2"):
+        jax.eval_shape(merge.apply, theta, two)
+
+
+@methods
 def test_numbers_of_weights_and_densities(method):
     """One per model, where a method takes them."""
     case, stack = case_of(method), good(method)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alignment import trace
-from npmerge import DiagonalFisher, NodeMoments, collect
+from npmerge import ChainOfMerges, DiagonalFisher, Examples, InputGram, NodeMoments, RegMeanPlusPlus, collect, stack_models
 from tests.npmerge.toys import SIZES, apply, batch, float64, log_softmax64, logits64, variables
 
 MODELS = [variables(0), variables(1)]
@@ -83,3 +83,60 @@ def test_errors(graph):
 def test_a_microbatch_must_be_positive(graph):
     with pytest.raises(ValueError, match="microbatch"):
         collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(0)])
+
+
+def test_inputs_of_another_width(graph):
+    """Sequences and images may be of other sizes than those that were traced: only what the network refuses is refused."""
+    wide = [(jnp.zeros((5, SIZES[0] + 1)), jnp.zeros(5, jnp.int32))]
+    for statistic in (NodeMoments(), DiagonalFisher(), InputGram(), Examples()):
+        message = rf"does not take inputs of shape \(5, {SIZES[0] + 1}\): expected such as \(2, {SIZES[0]}\)"
+        with pytest.raises(ValueError, match=message) as caught:
+            collect(apply, graph, MODELS, wide, [statistic])
+        assert "\n" not in str(caught.value)
+
+    def pooled(v, x):
+        return x.mean(1) @ v["w"]
+
+    model = {"w": jnp.ones((3, 2))}
+    longer = collect(pooled, trace(pooled, model, jnp.zeros((2, 4, 3))), [model], [(jnp.ones((5, 9, 3)), None)], [InputGram()])
+    np.testing.assert_allclose(longer[InputGram]["w"].gram, 1)
+
+
+def test_another_number_of_labels(graph):
+    x, y = BATCHES[0]
+    for statistic in (NodeMoments(), DiagonalFisher(), InputGram(), Examples()):
+        with pytest.raises(ValueError, match="a batch has 7 inputs and 5 labels"):
+            collect(apply, graph, MODELS, [(x, y[:5])], [statistic])
+
+
+def test_what_was_collected_is_a_tree(graph):
+    found = collect(apply, graph, MODELS, BATCHES, [NodeMoments, InputGram, DiagonalFisher, Examples])
+    assert list(found) == [NodeMoments, InputGram, DiagonalFisher, Examples]
+    doubled = jax.jit(lambda stats: jax.tree.map(lambda x: x + x, stats))(type(found)({k: found[k] for k in list(found)[:3]}))
+    assert isinstance(doubled, type(found))
+    for kind in (NodeMoments, InputGram, DiagonalFisher):
+        chex.assert_trees_all_equal(doubled[kind], jax.tree.map(lambda x: 2 * x, found[kind]))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(found)[0]]
+    assert all("npmerge" in path or "alignment" in path for path in paths)
+
+
+def test_data_that_are_kept_count(graph):
+    """A list of the same batch is no less: each is kept."""
+    x, y = BATCHES[0]
+    size = x.nbytes + len(x)
+    model = sum(leaf.nbytes for leaf in jax.tree.leaves(MODELS))
+    limit = model + x.nbytes + y.nbytes + 3 * size
+    assert len(collect(apply, graph, MODELS, [(x, y)] * 3, [Examples], memory_limit=limit)[Examples].tasks[0]) == 3
+    with pytest.raises(ValueError, match=r"Examples would hold .* more than memory_limit=.* bytes"):
+        collect(apply, graph, MODELS, [(x, y)] * 4, [Examples], memory_limit=limit)
+    with pytest.raises(ValueError, match=r"GB of data among them.*use fewer examples"):
+        collect(apply, graph, MODELS, [(x, y)] * 400, [Examples], memory_limit=300 * size)
+
+
+def test_passes_over_kept_data_have_the_limit_too(graph):
+    stack = stack_models(MODELS)
+    kept, more = (collect(apply, graph, MODELS, BATCHES, [Examples], memory_limit=limit) for limit in (4000, 8000))
+    for merge in (ChainOfMerges(), RegMeanPlusPlus()):
+        with pytest.raises(ValueError, match=rf"{type(merge).__name__} would hold .*GB of matrices.*memory_limit=4000 bytes"):
+            merge(stack, stats=kept)
+        merge(stack, stats=more)
