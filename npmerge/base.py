@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.base import check_finite
+from alignment.checks import check_flags
 from alignment.graph import STATISTICS, PyTree, path_name
 from npmerge.stack import Stack, check_stack
 
@@ -34,6 +35,9 @@ class Merge(abc.ABC):
 
     models: ClassVar[tuple[int, int | None]] = (1, None)
     """The fewest and the most models that it merges; None is any number."""
+
+    def __post_init__(self) -> None:
+        check_flags(self)
 
     @property
     def random(self) -> bool:

@@ -107,7 +107,7 @@ def _check_lengths(batch: tuple) -> None:
 
 
 def check_inputs(network: tuple[Callable[..., PyTree], Graph, PyTree], inputs: PyTree) -> None:
-    """Raise ValueError, with the shapes that the graph was traced with, unless a function takes these inputs and its variables."""
+    """Raise ValueError, with the shapes that the graph was traced with, unless the function takes these inputs."""
     apply, graph, variables = network
     shapes = tuple(np.shape(x) for x in jax.tree.leaves(inputs))
     if [s[1:] for s in shapes] == [s[1:] for s in graph.inputs]:

@@ -6,6 +6,7 @@ once and merges are made often.
 
 import dataclasses
 import functools
+import math
 import time
 import tracemalloc
 from collections import Counter
@@ -153,7 +154,9 @@ def _spent_on_host(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree,
     if not was_tracing:
         tracemalloc.stop()
     result, seconds = _timed(function, *args)
-    return result, Cost(sum(told), _bytes(result), seconds, _bytes((args, result)) + peak, None, not told)
+    known = [count for count in told if not math.isnan(count)]
+    uncounted = not told or len(known) < len(told)
+    return result, Cost(sum(known), _bytes(result), seconds, _bytes((args, result)) + peak, None, uncounted)
 
 
 def _timed(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, float]:

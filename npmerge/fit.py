@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from alignment.checks import check_count, check_key
+from alignment.checks import check_count, check_key, kind_of
 from alignment.graph import PyTree
 from npmerge.batches import check_filled, measured
 from npmerge.stack import Stack
@@ -79,10 +79,13 @@ def fit(
 
     Raises:
         ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
-            an optimizer that is none.
+            arguments in another order, an optimizer that is none.
 
     A loss or gradient that is not finite stops the run with status "diverged"; theta is that of the last good step.
     """
+    if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
+        got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
+        raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
     _refuse_nonsense(optimizer, steps, every, patience, held_out)
     check_key(key)
     check = _Checker(loss, theta, stack)

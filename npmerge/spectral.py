@@ -30,6 +30,7 @@ class Spectral(Merge):
     needs_base = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_finite_number("scale", self.scale)
 
     @abc.abstractmethod

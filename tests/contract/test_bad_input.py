@@ -16,6 +16,8 @@ from npmerge import (
     NearSwap,
     NuSlerp,
     Passthrough,
+    Pcb,
+    Sce,
     Slerp,
     Stack,
     TaskArithmetic,
@@ -116,6 +118,31 @@ def test_weights_without_a_sum(method):
 def test_fewer_than_two_models(method):
     with pytest.raises(ValueError, match=rf"{method.__name__} .*two models.*, got 1"):
         merged(method, stack_of(case_of(method), 1))
+
+
+@methods
+def test_flags_that_are_no_bool(method):
+    """A word such as "no" would count as true."""
+    case = case_of(method)
+    for field in dataclasses.fields(method):
+        if field.type is bool:
+            for value in ("no", 1, None):
+                with pytest.raises(ValueError, match=f"{method.__name__} takes True or False as {field.name}, got {value!r}"):
+                    dataclasses.replace(case.merge, **{field.name: value})
+
+
+@methods
+def test_arrays_of_numbers_are_taken_as_tuples(method):
+    case = case_of(method)
+    for name in {f.name for f in dataclasses.fields(method)} & {"weights", "density"}:
+        if name == "density" and method in (Sce, Pcb):
+            continue
+        expected = dataclasses.replace(case.merge, **{name: (0.5, 0.25)})
+        for array in (jnp.array([0.5, 0.25]), np.array([0.5, 0.25]), [0.5, 0.25], [jnp.float32(0.5), np.float32(0.25)]):
+            assert dataclasses.replace(case.merge, **{name: array}) == expected
+        for wrong in (jnp.ones((2, 2)), [0.5, [0.25]], "ab"):
+            with pytest.raises(ValueError, match=r"one finite weight per model|density must be a number"):
+                dataclasses.replace(case.merge, **{name: wrong})
 
 
 @methods

@@ -42,7 +42,7 @@ def fisher64(model, inputs) -> dict:
 @pytest.mark.parametrize("microbatch", [3, 64], ids=lambda n: f"microbatch{n}")
 def test_fisher_against_a_loop(graph, microbatch):
     """3 divides neither batch, 64 is larger than both."""
-    found = collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch)])[DiagonalFisher]
+    found = collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch=microbatch)])[DiagonalFisher]
     expected = [fisher64(model, WHOLE[0][0]) for model in MODELS]
     expected = jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *expected)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-7)
@@ -60,7 +60,7 @@ def test_two_batches_of_different_size_equal_one(graph):
 
 
 def test_labels_are_not_read_and_iterators_are_read_once(graph):
-    wanted = [DiagonalFisher(4)]
+    wanted = [DiagonalFisher(microbatch=4)]
     a = collect(apply, graph, MODELS, iter(BATCHES), wanted)
     b = collect(apply, graph, MODELS, ((x, None) for x, _ in BATCHES), wanted)
     chex.assert_trees_all_equal(a[DiagonalFisher], b[DiagonalFisher])
@@ -77,12 +77,12 @@ def test_errors(graph):
     with pytest.raises(ValueError, match="collect needs at least one model, got an empty list"):
         collect(apply, graph, [], BATCHES, [NodeMoments()])
     with pytest.raises(ValueError, match=r"one statistic of each type, got.*microbatch=2.*microbatch=3"):
-        collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(2), DiagonalFisher(3)])
+        collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch=2), DiagonalFisher(microbatch=3)])
 
 
 def test_a_microbatch_must_be_positive(graph):
     with pytest.raises(ValueError, match="microbatch"):
-        collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(0)])
+        collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch=0)])
 
 
 def test_inputs_of_another_width(graph):
