@@ -11,12 +11,18 @@ from npmerge import (
     ArceeFusion,
     Average,
     Breadcrumbs,
+    ChainOfMerges,
     Dare,
+    Examples,
+    InputGram,
+    LinearMerge,
     ModelStock,
     NearSwap,
     NuSlerp,
     Passthrough,
     Pcb,
+    RegMean,
+    RegMeanPlusPlus,
     Sce,
     Slerp,
     Stack,
@@ -24,7 +30,7 @@ from npmerge import (
     WeightedAverage,
     stack_models,
 )
-from tests.contract.test_methods import KEY, case_of, methods, stack_of, stats_for
+from tests.contract.test_methods import KEY, case_of, grams, methods, run, stack_of, stats_for
 
 PATH = "params/dense/kernel"
 MULTIPLIED = (TaskArithmetic, Dare, Breadcrumbs)
@@ -74,8 +80,8 @@ def test_stacks_whose_leaves_do_not_fit(method):
 def test_theta_of_other_models(method):
     """An index that is not there would be clipped, and a matrix product say what JAX says."""
     case = case_of(method)
-    if method.models[1]:
-        pytest.skip("merges one number of models")
+    if method.models[1] or (method.apply is LinearMerge.apply and method not in (Average, TaskArithmetic)):
+        pytest.skip("merges one number of models, or shares its `apply` with those")
     merge = case.merge if getattr(case.merge, "weights", None) is None else case.copies(3)
     three, two = stack_of(case, 3), stack_of(case, 2)
     theta = merge.init(three, stats=stats_for(merge, three), key=KEY)
@@ -118,6 +124,51 @@ def test_weights_without_a_sum(method):
 def test_fewer_than_two_models(method):
     with pytest.raises(ValueError, match=rf"{method.__name__} .*two models.*, got 1"):
         merged(method, stack_of(case_of(method), 1))
+
+
+@methods
+def test_a_scale_is_one_number(method):
+    """One lambda per task is `weights`."""
+    case = case_of(method)
+    if "scale" in {f.name for f in dataclasses.fields(method)}:
+        for value in ((0.3, 0.3), [0.3], None, float("nan"), float("inf"), True):
+            with pytest.raises(ValueError, match=r"scale must be a (finite )?number"):
+                dataclasses.replace(case.merge, scale=value)
+
+
+@methods
+def test_statistics_of_other_models(method):
+    """Of one more, of one less, and of models with another tensor."""
+    case, merge = case_of(method), case_of(method).merge
+    if not merge.needs:
+        pytest.skip("needs no statistics")
+    three = stack_of(case, 3)
+    for other in (stack_of(case, 4), stack_of(case, 2)):
+        with pytest.raises(ValueError, match=rf"other models|for {other.size} of 3 models"):
+            merge.init(three, stats=stats_for(merge, other), key=KEY)
+    wider = Stack(with_leaf(three.params, lambda x: jnp.concatenate([x, x], 1)))
+    with pytest.raises(
+        ValueError, match=f"(other models.*|do not fit the graph at )'{PATH}'|'{PATH}' (is|are) of other models"
+    ):
+        merge.init(wider, stats=stats_for(merge, three), key=KEY)
+
+
+@pytest.mark.parametrize("method", [RegMean, RegMeanPlusPlus, ChainOfMerges], ids=lambda m: m.__name__)
+def test_a_singular_system_is_said(method):
+    """Of inputs that are all alike: what they leave open is the mean, with the tensor and the method named."""
+    stack, merge = stack_of(case_of(method), 3), method() if method is ChainOfMerges else method(scale=1.0)
+    x = jnp.ones((8, 3))
+    known = dataclasses.replace(run(stack, 0), tasks=(((x, jnp.ones(8, bool)),),) * 3)
+    stats = {
+        Examples: known,
+        InputGram: {name: dataclasses.replace(g, gram=jnp.ones_like(g.gram)) for name, g in grams(stack, 0).items()},
+    }
+    words = rf"{method.__name__}: the data leave directions open at 1 of 1 sites \('{PATH}'\); there weights are averaged"
+    with pytest.warns(UserWarning, match=words):
+        merged = merge(stack, stats=stats)
+    kernel = np.float64(stack.params["params"]["dense"]["kernel"]).mean(0)
+    across = np.linalg.svd(np.ones((1, 3)))[2][1:]
+    np.testing.assert_allclose(across @ merged["params"]["dense"]["kernel"], across @ kernel, atol=1e-5)
 
 
 @methods
