@@ -1,5 +1,6 @@
 """The `npmerge` command."""
 
+import json
 import os
 import shlex
 import sys
@@ -196,6 +197,58 @@ def merge(
     asked: dict[str, Any] = {"resume": resume, "force": force, "quiet": quiet, "verbose": verbose}
     with _interruptible(kept=resume):
         run_merge(Request(recipe, out, device, out_shard_size, seed, options, mergekit_semantics, **asked))
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, or the npmerge.json of a merge.")],
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    mergekit_semantics: Annotated[
+        bool, typer.Option("--mergekit-semantics", help="Follow mergekit's conventions where npmerge's differ.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every tensor.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: every tensor with all of its numbers.")] = False,
+) -> None:
+    """Say what a recipe would do: each tensor's method, inputs and numbers; bytes, memory and time. Reads headers only."""
+    from npmerge.commands.plan import Request, plan_json, plan_page  # not needed for --help
+
+    request = Request(recipe, seed, mergekit_semantics, verbose)
+    typer.echo(plan_json(request) if as_json else plan_page(request))
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A folder, a .safetensors file, or the index of several.")],
+    values: Annotated[
+        bool, typer.Option("--values", help="Read the tensors too: moments, NaN and infinities, tensors that are the same.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every tensor.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: everything that is known.")] = False,
+) -> None:
+    """Say what a checkpoint holds: tensors, shapes, dtypes, layers, configuration, and the record of its merge."""
+    from npmerge.commands.inspect import inspect_page, inspected  # not needed for --help
+
+    with _interruptible():
+        content = inspected(path, values=values)
+    typer.echo(json.dumps(content, indent=1) if as_json else inspect_page(content, verbose=verbose))
+
+
+@app.command()
+def compare(
+    paths: Annotated[list[Path], typer.Argument(help="Two models or more; the others are compared with the first.")],
+    base: Annotated[
+        Path | None, typer.Option(help="The model that they were trained from: for task vectors and their conflicts of sign.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.md, summary.json and heatmap.png.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="All tensors, not only those of most distance.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: the content of summary.json.")] = False,
+) -> None:
+    """Say how far models are from the first: cosine, distance, norm, conflicts of sign, NaN; by tensor and by layer."""
+    from npmerge.commands.compare import Request, run_compare  # not needed for --help
+
+    with _interruptible():
+        typer.echo(run_compare(Request(tuple(paths), base, out, force, verbose, as_json)))
 
 
 @contextmanager

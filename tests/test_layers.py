@@ -114,7 +114,7 @@ HELP = "sys.argv = ['npmerge', '--help']; import runpy; runpy.run_module('npmerg
 FAST = {
     "import": "import npmerge",
     "help": HELP,
-    "recipe": "import npmerge, npmerge.recipe.plan, npmerge.checkpoint.stored",
+    "recipe": "import npmerge, npmerge.recipe, npmerge.checkpoint.stored",
 }
 
 

@@ -49,18 +49,21 @@ class Journal:
             notes, self._waiting, self._bytes = self._waiting, [], 0
             self._flushes.append(self._flusher.submit(self._flush, notes))
 
-    def close(self) -> None:
-        """Wait for the disk, note what has been written.
+    def close(self, *, keep: bool) -> None:
+        """Close the file; `keep` waits for the disk first and notes all that has been written.
 
         Raises:
             ValueError: that a tensor could not be written to the disk after all.
         """
         try:
-            self._flush(self._waiting)
+            if keep:
+                self._flush(self._waiting)
+            self._flusher.shutdown(cancel_futures=not keep)
             for flush in self._flushes:
-                flush.result()
+                if not flush.cancelled():
+                    flush.result()
         finally:
-            self._flusher.shutdown()
+            self._flusher.shutdown(cancel_futures=True)
             os.close(self._file)
 
     def _flush(self, notes: list[Note]) -> None:

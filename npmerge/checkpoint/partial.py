@@ -75,6 +75,15 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
             raise ValueError(f"the output {out} {how}: name a folder apart from the inputs")
 
 
+def sync_folder(folder: Path) -> None:
+    """Return once all that is in a folder lies on the disk. Raises ValueError if it could not be written."""
+    for path in [*folder.rglob("*"), folder]:
+        try:
+            _sync(path)
+        except OSError as error:
+            raise ValueError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def _locked(folder: Path) -> int:
     """The folder, made if it is not there, and the open file that no other process can have as long as this one has it."""
     try:
@@ -98,8 +107,7 @@ def _clear(folder: Path) -> None:
 def _put_in_place(model: Path, out: Path) -> None:
     """Move the finished folder to its name; one that has the name until then is there until the moment of the change."""
     try:
-        for path in [*model.rglob("*"), model]:
-            _sync(path)
+        sync_folder(model)
         if out.exists() and _exchanged(model, out):
             return
         if out.exists():

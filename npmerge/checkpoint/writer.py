@@ -52,6 +52,7 @@ class ModelWriter:
         )
         self._places = {name: (shard, x) for shard in self.shards for name, x in shard.header.tensors.items()}
         self._files = {shard.name: self._open(shard) for shard in self.shards}
+        self._check_room()
         self._dirty: set[str] = set()
         self._lock = Lock()
 
@@ -75,7 +76,7 @@ class ModelWriter:
             _checked(self.folder / name, getattr(os, "fdatasync", os.fsync), self._files[name])
 
     def finish(self, metadata: Mapping[str, str] | None = None) -> None:
-        """Write the headers and the index, and return once everything lies on the disk.
+        """Write the headers and the index. They do not lie on the disk yet: see `npmerge.checkpoint.partial.sync_folder`.
 
         Args:
             metadata: what the headers carry, each text as long as the one given at first; None for those texts themselves.
@@ -89,9 +90,9 @@ class ModelWriter:
                 )
             head = len(text).to_bytes(8, "little") + text
             _put(self.folder / shard.name, self._files[shard.name], memoryview(head), 0)
-            _checked(self.folder / shard.name, os.fsync, self._files[shard.name])
         if len(self.shards) > 1:
-            write_text(self.folder / "model.safetensors.index.json", self._index())
+            path = self.folder / "model.safetensors.index.json"
+            _checked(path, path.write_text, self._index(), "utf-8")
         self.close()
 
     def close(self) -> None:
@@ -103,6 +104,16 @@ class ModelWriter:
         total = sum(x.entry.nbytes for _, x in self._places.values())
         where = {name: shard.name for name, (shard, _) in self._places.items()}
         return json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=2, ensure_ascii=False) + "\n"
+
+    def _check_room(self) -> None:
+        """A disk that is full in an hour is better known now."""
+        stats = [os.fstat(file) for file in self._files.values()]
+        needed = sum(stat.st_size - 512 * stat.st_blocks for stat in stats)
+        disk = os.statvfs(self.folder)
+        free = disk.f_bavail * disk.f_frsize
+        if disk.f_blocks and needed > free:  # some file systems of the network tell nothing
+            self.close()
+            raise ValueError(f"cannot write {self.folder}: the model needs {needed:,} more bytes, the disk has {free:,} left")
 
     def _open(self, shard: Shard) -> int:
         path = self.folder / shard.name
@@ -118,17 +129,6 @@ class ModelWriter:
 def shard_name(number: int, shards: int) -> str:
     """What Hugging Face calls the file at this place, from 0 on."""
     return "model.safetensors" if shards == 1 else f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
-
-
-def write_text(path: Path, text: str) -> None:
-    """A small file, on the disk when this returns. Raises ValueError if it cannot be written."""
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _grouped(entries: Iterable[Entry], most: int | None) -> list[list[Entry]]:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import typer
 
+from npmerge.checkpoint.partial import sync_folder
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Planned, planned
-from npmerge.folder import Provenance, Replay, differences, finish, sha256_of_file, sha256_of_files
+from npmerge.folder import Provenance, Replay, differences, files_beside, finish, sha256_of_file, sha256_of_files
 from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
 from npmerge.recipe.plan import Plan
@@ -56,6 +57,7 @@ class Documents:
         mergekit_semantics: whether mergekit's conventions are followed where ours differ.
         options: threads and memory.
         quiet: whether no progress is shown.
+        keep: whether what has been written is to be of use after an error.
         replay: the merge that is made again, if it is one.
     """
 
@@ -66,6 +68,7 @@ class Documents:
     mergekit_semantics: bool
     options: Options
     quiet: bool
+    keep: bool
     replay: Replay | None
 
     def check(self, recipes: Sequence[Recipe]) -> None:
@@ -102,15 +105,18 @@ class Documents:
     def _intermediate(self, document: Planned, folder: Path) -> ShardedModel:
         folder.mkdir(parents=True, exist_ok=True)
         name = str(document.recipe.name)
-        self._write(document, Target(folder, folder.with_suffix(".journal")), name)
+        self._write(document, Target(folder, folder.with_suffix(".journal"), keep=self.keep), name)
         _finish(document, folder, Provenance(self.text), name)
         return open_model(folder, name=name)
 
     def _final(self, document: Planned, folder: Path, hashes: Hashes) -> Made:
         model, plan, size = folder / "model", document.plan, parse_size("--out-shard-size", self.shard_size)
-        target = Target(model, folder / "journal", size, partial(self._metadata, plan, hashes))
+        target = Target(model, folder / "journal", size, partial(self._metadata, plan, hashes), self.keep)
         outcomes = self._write(document, target, self.out.name)
-        found = sha256_of_files(sorted(model.glob("*.safetensors")), self.options.threads)
+        with ThreadPoolExecutor(1) as disk:
+            synced = disk.submit(sync_folder, model)
+            found = sha256_of_files(sorted(model.glob("*.safetensors")), self.options.threads)
+            synced.result()
         outputs = {Path(path).name: value for path, value in found.items()}
         provenance = replace(self._provenance(hashes, final=True), outputs=outputs)
         notes = _finish(document, model, provenance, self.out.resolve().name)
@@ -145,6 +151,6 @@ def _finish(document: Planned, folder: Path, provenance: Provenance, name: str) 
 
 
 def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:
-    """The files of weights that a plan reads, without those of results of earlier documents."""
+    """The files that a plan reads and those beside them, without those of results of earlier documents."""
     own = [model for model in plan.models if model.name not in results]
-    return [path for model in own if isinstance(model, ShardedModel) for path in model.files]
+    return [path for model in own if isinstance(model, ShardedModel) for path in (*model.files, *files_beside(model))]

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import Entry
-from npmerge.commands.text import braced, columns, counted, in_bytes, kind_of, layer_of, number, plural, shape_of
-from npmerge.commands.values import Moments, blocks, each_tensor, progress
+from npmerge.commands.text import braced, columns, counted, kind_of, number, plural, shape_of
+from npmerge.commands.values import Moments, blocks, each_tensor
+from npmerge.recipe.layers import layers_of
+from npmerge.stream.progress import shown
+from npmerge.stream.sizes import size
 
 RECORD = "npmerge.json"
 """Of a merged model: what it was made from."""
@@ -33,7 +36,7 @@ def inspected(path: Path, *, values: bool = False) -> dict[str, Any]:
         "parameters": sum(entry.size for entry in model.entries.values()),
         "bytes": sum(entry.nbytes for entry in model.entries.values()),
         "dtypes": _dtypes(model.entries),
-        "layers": _layers(model.entries),
+        "layers": {stack.rstrip("./_"): len(numbers) for stack, numbers in layers_of(model.entries).numbers.items()},
         "config": dict(model.config),
         "record": _record(path),
         "tensors": {name: _tensor(entry) for name, entry in model.entries.items()},
@@ -67,12 +70,6 @@ def _dtypes(entries: Mapping[str, Entry]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _layers(names: Mapping[str, Entry]) -> dict[str, int]:
-    """Number of layers of each stack."""
-    layers = dict.fromkeys(map(layer_of, names))
-    return dict(Counter(layer[0] for layer in layers if layer))
-
-
 def _record(path: Path) -> Any:
     file = (path if path.is_dir() else path.parent) / RECORD
     if not file.is_file():
@@ -86,8 +83,8 @@ def _record(path: Path) -> Any:
 def _with_values(model: ShardedModel, tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Adds to each tensor what its values are; returns which are the same and which are not finite."""
     entries = list(model.entries.values())
-    with progress("reading", sum(entry.nbytes for entry in entries)) as advance:
-        found = each_tensor(lambda entry: _read(model, entry.name), entries, advance)
+    with shown(sum(entry.nbytes for entry in entries), "reading", quiet=False) as progress:
+        found = each_tensor(lambda entry: _read(model, entry.name), entries, progress.advance)
     same = defaultdict(list)
     for entry, (moments, digest) in zip(entries, found, strict=True):
         tensors[entry.name]["values"] = _described(moments)
@@ -115,7 +112,7 @@ def inspect_page(content: Mapping[str, Any], *, verbose: bool = False) -> str:
     tensors = content["tensors"]
     summary = [
         f"{content['path']}: {plural(len(tensors), 'tensor')}, {counted(content['parameters'])} parameters, "
-        f"{in_bytes(content['bytes'])} in {plural(len(content['files']), 'file')}",
+        f"{size(content['bytes'])} in {plural(len(content['files']), 'file')}",
         *_pairs(content),
     ]
     groups: dict[Any, list[str]] = {}
@@ -155,8 +152,8 @@ def _cells(group: Named) -> list[str]:
     if not group:
         return ["tensor", "count", "shape", "dtype", "size"]
     names, (first, *_) = [name for name, _ in group], [tensor for _, tensor in group]
-    size = sum(tensor["bytes"] for _, tensor in group)
-    return [braced(names), str(len(names)), shape_of(first["shape"]), first["dtype"], in_bytes(size)]
+    nbytes = sum(tensor["bytes"] for _, tensor in group)
+    return [braced(names), str(len(names)), shape_of(first["shape"]), first["dtype"], size(nbytes)]
 
 
 def _value_cells(group: Named) -> list[str]:

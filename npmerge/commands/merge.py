@@ -100,6 +100,7 @@ def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
         mergekit_semantics=request.mergekit_semantics,
         options=request.options,
         quiet=request.quiet,
+        keep=request.resume,
         replay=replay,
     )
     parse_size("--out-shard-size", documents.shard_size)

@@ -1,13 +1,14 @@
 """From the documents of a recipe to plans: headers are read, vocabularies joined, nothing is written."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from npmerge.checkpoint.partial import check_apart
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.stored import StoredModel
-from npmerge.folder import Vocabulary, make_vocabulary
+from npmerge.folder import Vocabulary, disagreements, make_vocabulary
 from npmerge.recipe import Recipe
 from npmerge.recipe.make_plan import make_plan, open_models
 from npmerge.recipe.plan import Plan
@@ -59,4 +60,5 @@ def planned(
         results=results,
         vocabulary=vocabulary,
     )
-    return Planned(recipe, plan, vocabulary)
+    said = vocabulary.notes if vocabulary else disagreements(plan.models, plan.reference)
+    return Planned(recipe, replace(plan, warnings=(*plan.warnings, *said)), vocabulary)

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-_LAYER = re.compile(r"(?:^|(?<=\.))(\d+)(?=\.|$)")
+_NUMBER = re.compile(r"(?:^|(?<=[./_]))\d+(?=[./]|$)")
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -13,14 +13,13 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def in_bytes(count: float) -> str:
-    """A number of bytes with three digits, in powers of a thousand: `937 MB`."""
-    return _scaled(count, ("bytes", "kB", "MB", "GB", "TB"))
-
-
 def counted(count: float) -> str:
     """A number of entries with three digits: `468 M`."""
-    return _scaled(count, ("", "k", "M", "G", "T"))
+    for unit in ("", " k", " M", " G"):
+        if count < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:,.3g} T"
 
 
 def plural(count: int, noun: str) -> str:
@@ -38,30 +37,21 @@ def shape_of(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "scalar"
 
 
-def layer_of(name: str) -> tuple[str, int] | None:
-    """The stack of layers that a tensor is in and the number of its layer: the first integer of its path.
-
-    `model.layers.3.mlp.up_proj.weight` is in layer 3 of `model.layers`. None outside of layers.
-    """
-    match = _LAYER.search(name)
-    return match and (name[: match.start()].rstrip("."), int(match[1]))
-
-
 def kind_of(name: str) -> str:
     """A tensor's name without the numbers in its path: what tensors of different layers have in common."""
-    return _LAYER.sub("*", name)
+    return _NUMBER.sub("*", name)
 
 
 def braced(names: Sequence[str]) -> str:
     """Names of one kind as one: `model.layers.{0-23}.mlp.up_proj.weight`."""
-    numbers = zip(*(_LAYER.findall(name) for name in names), strict=True)
+    numbers = zip(*(_NUMBER.findall(name) for name in names), strict=True)
     texts = iter([ranges({int(n) for n in column}) for column in numbers])
 
     def text(_: re.Match[str]) -> str:
         found = next(texts)
         return found if found.isdigit() else f"{{{found}}}"
 
-    return _LAYER.sub(text, names[0])
+    return _NUMBER.sub(text, names[0])
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -73,10 +63,3 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([n, n])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def _scaled(count: float, units: Sequence[str]) -> str:
-    power = 0
-    while count >= 999.5 and power < len(units) - 1:
-        count, power = count / 1000, power + 1
-    return f"{count:.3g} {units[power]}".rstrip()

@@ -4,14 +4,11 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from rich.console import Console
-from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from npmerge.checkpoint.stored import Entry, StoredModel
 
@@ -116,13 +113,3 @@ def each_tensor(function: Callable[[Entry], T], entries: Sequence[Entry], advanc
     finally:
         pool.shutdown(cancel_futures=True)  # an interruption does not wait for what has not begun
     return found
-
-
-@contextmanager
-def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes on stderr, on a terminal only."""
-    console = Console(stderr=True)
-    shown = TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda count: bar.advance(task, count)

@@ -1,8 +1,16 @@
 """Hugging Face folders: what stands beside the weights, and vocabularies that differ."""
 
 from npmerge.folder.finishing import finish
-from npmerge.folder.make_vocabulary import make_vocabulary
-from npmerge.folder.record import Provenance, Replay, differences, recipe_of_record, sha256_of_file, sha256_of_files
+from npmerge.folder.make_vocabulary import disagreements, make_vocabulary
+from npmerge.folder.record import (
+    Provenance,
+    Replay,
+    differences,
+    files_beside,
+    recipe_of_record,
+    sha256_of_file,
+    sha256_of_files,
+)
 from npmerge.folder.templates import check_template
 from npmerge.folder.vocabulary import Vocabulary
 
@@ -12,6 +20,8 @@ __all__ = [
     "Vocabulary",
     "check_template",
     "differences",
+    "disagreements",
+    "files_beside",
     "finish",
     "make_vocabulary",
     "recipe_of_record",

@@ -23,7 +23,7 @@ def card(plan: Plan, recipe: str, name: str) -> str:
 
 
 def _front_matter(plan: Plan) -> dict[str, object]:
-    matter: dict[str, object] = {"base_model": [model.name for model in plan.models]}
+    matter: dict[str, object] = {"base_model": [name_of(model.name) for model in plan.models]}
     if plan.models[plan.reference].config:
         matter["library_name"] = "transformers"
     return {**matter, "tags": ["merge", "npmerge"]}
@@ -33,10 +33,23 @@ def _words(plan: Plan) -> list[str]:
     methods = Counter(step.method for step in plan.steps if step.action == "merge")
     copied = sum(step.action == "copy" for step in plan.steps)
     lines = [f"A merge of {len(plan.models)} models, made with npmerge {__version__}.", "", "| | |", "| --- | --- |"]
-    lines += [f"| model | `{model.name}`{' (reference)' * (k == plan.reference)} |" for k, model in enumerate(plan.models)]
+    names = [f"`{name_of(model.name)}`" for model in plan.models]
+    lines += [f"| {'reference' if k == plan.reference else 'model'} | {name} |" for k, name in enumerate(names)]
     lines += [f"| {method} | {count} tensors |" for method, count in methods.items()]
     lines += [f"| copied bit for bit | {copied} tensors |"] * (copied > 0)
     return [*lines, f"| seed | {plan.seed} |"]
+
+
+def name_of(model: str) -> str:
+    """What strangers may know a model by, from its path or name in the recipe.
+
+    Its name on a hub if it lies in a hub's cache, its folder's if the path is absolute.
+    """
+    path = Path(model)
+    cached = next((part for part in path.parts if part.startswith("models--")), None)
+    if cached:
+        return cached.removeprefix("models--").replace("--", "/")
+    return path.name if path.is_absolute() else model
 
 
 def _recipe(text: str) -> list[str]:

@@ -38,9 +38,10 @@ def finish(
         name: of the merged model, for its card; the folder's for an empty one.
 
     Returns:
-        What has to be said of it, a line each: what was left behind, tokenizers that do not agree.
+        What has to be said of it, a line each, such as files that were left behind.
     """
-    reference, notes = plan.models[plan.reference], list(vocabulary.notes if vocabulary else ())
+    reference = plan.models[plan.reference]
+    notes: list[str] = []
     if reference.config:
         notes += carry(folder_of(reference.path), folder)
         _write_configs(folder, plan, vocabulary)

@@ -1,5 +1,6 @@
 """From what a recipe says of tokens and the tokenizers of its models to the vocabulary of the merged model."""
 
+import filecmp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,8 @@ import numpy as np
 from alignment.checks import unknown
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder.tables import rows_of_tables, tables
-from npmerge.folder.tokenizers import FILE, Content, Tokenizer, check_loads, cut_to, read_tokenizer
+from npmerge.folder.templates import check_template
+from npmerge.folder.tokenizers import FILE, Content, Tokenizer, check_loads, cut_to, folder_of, read_tokenizer
 from npmerge.folder.union import union, with_tokens
 from npmerge.folder.vocabulary import ABSENT, Given, Vocabulary
 from npmerge.recipe.references import same
@@ -33,6 +35,8 @@ class _Models(NamedTuple):
 def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str | None = None) -> Vocabulary | None:
     """The vocabulary that a recipe asks for; None if it says nothing of tokenizers: tables are then tensors like others.
 
+    The recipe's chat template is checked too: it is written when all else is done, and to fail then would be late.
+
     Args:
         recipe: with `tokenizer_source` or `tokenizer`.
         models: by their names in the recipe, in the order of `Plan.models`.
@@ -40,8 +44,9 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
 
     Raises:
         ValueError: tokenizers that are missing, damaged or cannot be joined; tokens and models that the recipe names and that
-            are not there (with the line).
+            are not there, a chat template of an unknown name (with the line).
     """
+    _check_template(recipe)
     source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
     if source is None:
         return None
@@ -68,6 +73,36 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
         folder=tokenizer.path if tokenizer.as_stored else None,
         notes=(*notes, *said),
     )
+
+
+def _check_template(recipe: Recipe) -> None:
+    try:
+        check_template(recipe.chat_template or "auto")
+    except ValueError as error:
+        raise recipe.error(("chat_template",), str(error)) from None
+
+
+def disagreements(models: Sequence[StoredModel], reference: int) -> list[str]:
+    """A line for each model whose tokenizer numbers tokens otherwise than the reference's: its rows stand for others."""
+    ours, notes = read_tokenizer(models[reference].path), []
+    for model in models:
+        same = ours is None or _same_file(model, models[reference])
+        theirs = None if same else read_tokenizer(model.path)
+        if ours and theirs and (count := _moved(ours, theirs)):
+            notes.append(
+                f"{model.name} numbers {count:,} tokens otherwise than {models[reference].name}: rows that stand for different "
+                "tokens were merged. tokenizer_source: union or base puts them in one order"
+            )
+    return notes
+
+
+def _moved(ours: Tokenizer, theirs: Tokenizer) -> int:
+    return sum(ours.ids.get(token, number) != number for token, number in theirs.ids.items())
+
+
+def _same_file(a: StoredModel, b: StoredModel) -> bool:
+    one, other = folder_of(a.path) / FILE, folder_of(b.path) / FILE
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _read(models: Mapping[str, StoredModel], base: str | None) -> tuple[_Models, list[str]]:

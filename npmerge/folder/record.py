@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder.configs import read_json
 from npmerge.version import __version__
 
@@ -72,6 +73,12 @@ def sha256_of_file(path: Path) -> str:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
     return digest.hexdigest()
+
+
+def files_beside(model: StoredModel) -> list[Path]:
+    """The files beside a model's weights that decide on a merge: its configuration and its tokenizer, where it has them."""
+    folder = model.path if model.path.is_dir() else model.path.parent
+    return [path for name in ("config.json", "tokenizer.json") if model.config and (path := folder / name).is_file()]
 
 
 def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import re
 
 from npmerge.checkpoint.stored import StoredModel
-from npmerge.folder.configs import LAYER, rows_of_config
+from npmerge.folder.configs import rows_of_config
+from npmerge.folder.stacks import LAYER
 
 WORDS = re.compile(r"embed|emb\b|wte|word|tok|shared|head|output|decoder|predictions|vocab|logits", re.IGNORECASE)
 OTHERS = re.compile(r"position|pos_|wpe|type|segment|norm|\bln|patch", re.IGNORECASE)

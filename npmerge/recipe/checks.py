@@ -51,11 +51,9 @@ def _check_models(recipe: Recipe, method: Method, group: Group) -> None:
 
 
 def _expected(method: Method) -> str:
-    most = "" if method.most == method.least else " or more" if method.most is None else f" to {method.most}"
+    most = "" if method.most == method.least else " or more"
     plural = "model" if method.least == 1 and not most else "models"
-    besides = (
-        " besides the base" if method.base.startswith("origin") else ", the base included" if method.base == "first" else ""
-    )
+    besides = {"input": "", "first": ", the base included"}.get(method.base, " besides the base")
     return f"{method.least}{most} {plural}{besides}"
 
 
@@ -74,9 +72,8 @@ def _check_given(recipe: Recipe, method: Method, group: Group) -> None:
         for i in merged(method, group):
             member = group.members[i]
             if parameter.name not in member.level.settings:
-                raise recipe.error(
-                    member.path, f"{method.name} needs the parameter {parameter.name!r} of {member.model!r}: got none"
-                )
+                needed = f"the parameter {parameter.name!r} of {member.model!r}"
+                raise recipe.error(member.path, f"{method.name} needs {needed}: got none")
 
 
 def merged(method: Method, group: Group) -> list[int]:

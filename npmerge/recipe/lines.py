@@ -34,21 +34,36 @@ def read_documents(text: str, file: str) -> Iterator[tuple[Document, Any]]:
     Raises:
         ValueError: text that is no YAML, or a key that stands twice in one mapping (file and line).
     """
-    loader = yaml.SafeLoader(text)
-    loader.name = file
+    for node in _nodes(text, file):
+        document = Document(file, node)
+        _check_keys(document, node, set())
+        content = _content(node, document)
+        if content is not None:
+            yield document, content
+
+
+def _nodes(text: str, file: str) -> list[yaml.Node]:
     try:
-        while loader.check_node():
-            document = Document(file, loader.get_node())
-            _check_keys(document, document.node, set())
-            content = loader.construct_document(document.node)
-            if content is not None:
-                yield document, content
+        return list(yaml.compose_all(text, yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise ValueError(f"{file}{line}: no valid YAML: {error.problem or error.context}") from None
     except yaml.reader.ReaderError as error:
         raise ValueError(f"{file}: no valid YAML: {error.reason} at character {error.position}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: no valid YAML: nested too deeply") from None
+
+
+def _content(node: yaml.Node, document: Document) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or node.start_mark
+        raise ValueError(f"{document.file}:{mark.line + 1}: no valid YAML: {error.problem}") from None
+    except (ValueError, OverflowError, RecursionError) as error:  # dates that do not exist, integers of thousands of digits
+        raise ValueError(f"{document.file}: no valid YAML: {error}") from None
     finally:
         loader.dispose()
 

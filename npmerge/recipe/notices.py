@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from npmerge.checkpoint.stored import Entry
 from npmerge.recipe.checks import merged
 from npmerge.recipe.groups import Group
-from npmerge.recipe.layers import layers_of
 from npmerge.recipe.parameters import METHODS
 from npmerge.recipe.plan import Skipped, Step
 from npmerge.recipe.schema import Recipe
@@ -42,18 +41,17 @@ class Notices:
         """A model's table of tokens stands for the head of that name."""
         self._tied.setdefault(model, []).append(f"{name} is its {table}")
 
+    def unrelated(self) -> set[str]:
+        """Models that have none of the tensors that were asked for."""
+        return self._missing.keys() - self._used.keys()
+
     def skipped(self) -> tuple[Skipped, ...]:
         """Tensors of inputs of which nothing is in the merged model."""
+        why = "is in no slice" if self.targets.sliced else "the merged model has no such tensor"
         found = []
         for place, (model, stored) in enumerate(self.targets.models.items()):
-            layers, used = (
-                layers_of(stored.entries),
-                self._used.get(model, set(stored.entries)),
-            )
-            for name in stored.entries:
-                if name not in used:
-                    in_layer = self.targets.sliced and layers.place(name) is not None
-                    found.append(Skipped(place, name, "is in no slice" if in_layer else "the merged model has no such tensor"))
+            used = self._used.get(model, set(stored.entries))  # none where a base is there for its configuration only
+            found += [Skipped(place, name, why) for name in stored.entries if name not in used]
         return tuple(found)
 
     def warnings(self, steps: tuple[Step, ...]) -> tuple[str, ...]:
@@ -70,9 +68,10 @@ class Notices:
             yield f"{model} has tied tensors: {_listed(names)}"
         for model, names in self._missing.items():
             yield f"{model} lacks {_listed(names)}: copied, not merged"
+        skipped = self.skipped()
         for place, model in enumerate(self.targets.models):
-            names = [one.name for one in self.skipped() if one.model == place and one.why != "is in no slice"]
-            if names:
+            names = [one.name for one in skipped if one.model == place]
+            if names and not self.targets.sliced:
                 yield f"{model} has {_listed(names)}, which the merged model has not: left out"
 
     def _of_steps(self, steps: tuple[Step, ...]) -> Iterator[str]:

@@ -19,7 +19,7 @@ def check_reference(text: str, names: Collection[str] = ()) -> None:
         return
     if text.lower().endswith(".gguf"):
         raise ValueError(f"{text!r} is a GGUF file, which is not read: give the model it was made from as safetensors")
-    if Path(text).exists():
+    if _exists(text):
         return
     path, plus, adapter = text.rpartition("+")
     if plus and _may_be(path):
@@ -44,14 +44,21 @@ def same(a: str | None, b: str | None) -> bool:
     return a is not None and b is not None and normal(a) == normal(b)
 
 
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long a name, or characters that no name can have
+        return False
+
+
 def _may_be(path: str) -> bool:
-    return Path(path).exists() or _is_hub_name(path)
+    return _exists(path) or _is_hub_name(path)
 
 
 def _is_hub_name(text: str) -> bool:
     """An owner and a name, and no folder of the owner's name: that is a path with a misspelt end."""
     owner, _, name = text.partition("/")
-    return bool(owner.strip(".")) and bool(name) and "/" not in name and not Path(owner).exists()
+    return bool(owner.strip(".")) and bool(name) and "/" not in name and not _exists(owner)
 
 
 def _beside(text: str) -> list[str]:
@@ -59,5 +66,5 @@ def _beside(text: str) -> list[str]:
     folder = Path(text).parent
     try:
         return [str(path) for path in sorted(folder.iterdir())[:20]]
-    except OSError:
+    except (OSError, ValueError):
         return []

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
@@ -19,7 +20,7 @@ from alignment.checks import unknown
 from npmerge.recipe.blocks import Align, Learn
 from npmerge.recipe.lines import Document
 from npmerge.recipe.parameters import METHODS, REFUSED
-from npmerge.recipe.settings import Filter, Path, Setting, SettingError, read_setting
+from npmerge.recipe.settings import Filter, Path, Setting, SettingError, read_setting, shown
 from npmerge.recipe.strict import Block, fault
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
@@ -36,11 +37,11 @@ def _setting(raw: Any) -> Setting:
 def _filters(raw: Any) -> tuple[Filter, ...]:
     texts = [raw] if isinstance(raw, str) else raw
     if not isinstance(texts, list) or not texts:
-        raise fault(f"expected a list of parts of names, got {raw!r}")
+        raise fault(f"expected a list of parts of names, got {shown(raw)}")
     found = []
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise fault(f"expected a part of a name, got {text!r}", (i,))
+            raise fault(f"expected a part of a name, got {shown(text)}", (i,))
         try:
             found.append(Filter(text))
         except SettingError as error:
@@ -50,18 +51,24 @@ def _filters(raw: Any) -> tuple[Filter, ...]:
 
 def _some(raw: Any) -> Any:
     if not isinstance(raw, list) or not raw:
-        raise fault(f"expected a list of one or more, got {raw!r}")
+        raise fault(f"expected a list of one or more, got {shown(raw)}")
     return raw
 
 
-def _dtype(raw: Any) -> Any:
-    name = raw.removeprefix("torch.") if isinstance(raw, str) else raw
+def _dtype(raw: str) -> str:
+    name = raw.removeprefix("torch.")
     if name not in DTYPES:
         raise fault(unknown("dtype", raw, DTYPES))
     return name
 
 
-def _method(raw: Any) -> Any:
+def _plain(name: str) -> str:
+    if name in (".", "..") or "/" in name or "\\" in name:
+        raise fault(f"expected a name without slashes, got {name!r}")
+    return name
+
+
+def _method(raw: str) -> str:
     if raw in REFUSED:
         raise fault(f"{raw!r} {REFUSED[raw]}, expected one of {', '.join(METHODS)}")
     if raw not in METHODS:
@@ -71,7 +78,7 @@ def _method(raw: Any) -> Any:
 
 Parameters = Annotated[dict[str, Annotated[Setting, PlainValidator(_setting)]], Field(default_factory=dict)]
 Filters = Annotated[tuple[Filter, ...], PlainValidator(_filters)]
-DtypeName = Annotated[str, BeforeValidator(_dtype)]
+DtypeName = Annotated[str, AfterValidator(_dtype)]
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -178,8 +185,8 @@ class Recipe(Block):
         "adapters": "adapters are not supported",
     }
 
-    name: Name | None = None
-    merge_method: Annotated[str, BeforeValidator(_method)]
+    name: Annotated[Name, AfterValidator(_plain)] | None = None
+    merge_method: Annotated[str, AfterValidator(_method)]
     models: Annotated[tuple[Input, ...], BeforeValidator(_some)] | None = None
     slices: Annotated[tuple[Slice, ...], BeforeValidator(_some)] | None = None
     modules: Annotated[dict[str, Part], Field(min_length=1)] | None = None

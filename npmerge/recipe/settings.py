@@ -1,15 +1,25 @@
 """Values of parameters as recipes write them: a number, a list over depth, or either for tensors of some names."""
 
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from alignment.checks import unknown
 
-Scalar = float | bool
+Scalar = int | float | bool
 Path = tuple[str | int, ...]
 """Keys and positions from the top of a document to one of its values."""
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring = 3, 200
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut off where it is long: aliases can make a short file large."""
+    return _REPR.repr(value)
 
 
 class SettingError(ValueError):
@@ -119,15 +129,15 @@ def read_setting(raw: Any) -> Setting:
 
 def _clause(raw: Any, path: Path) -> Clause:
     if not isinstance(raw, dict):
-        raise SettingError(f"expected {{filter: ..., value: ...}} as beside it, got {raw!r}", path)
+        raise SettingError(f"expected {{filter: ..., value: ...}} as beside it, got {shown(raw)}", path)
     for key in raw:
         if key not in ("filter", "value"):
             raise SettingError(unknown("key", key, ("filter", "value")), (*path, str(key)))
     if "value" not in raw:
-        raise SettingError(f"expected a value, got {raw!r}", path)
+        raise SettingError(f"expected a value, got {shown(raw)}", path)
     text = raw.get("filter")
     if text is not None and not isinstance(text, str):
-        raise SettingError(f"expected a part of a name, got {text!r}", (*path, "filter"))
+        raise SettingError(f"expected a part of a name, got {shown(text)}", (*path, "filter"))
     try:
         return Clause(_values(raw["value"], (*path, "value")), None if text is None else Filter(text))
     except SettingError as error:
@@ -141,14 +151,13 @@ def _values(raw: Any, path: Path) -> tuple[Scalar, ...]:
         raise SettingError("expected a number or a list over depth, got an empty list", path)
     values = tuple(_scalar(entry, (*path, i)) for i, entry in enumerate(raw))
     if len({isinstance(value, bool) for value in values}) == 2:
-        raise SettingError(f"expected numbers only or true and false only, got {raw!r}", path)
+        raise SettingError(f"expected numbers only or true and false only, got {shown(raw)}", path)
     return values
 
 
 def _scalar(raw: Any, path: Path) -> Scalar:
-    if isinstance(raw, bool | int | float):
-        return raw
     try:
-        return float(raw)  # YAML reads 1e-5, which lacks a point, as text
-    except (TypeError, ValueError):
-        raise SettingError(f"expected a number, true or false, got {raw!r}", path) from None
+        number = float(raw)  # YAML reads 1e-5, which lacks a point, as text
+        return raw if isinstance(raw, bool | int) else number
+    except (TypeError, ValueError, OverflowError):
+        raise SettingError(f"expected a number, true or false, got {shown(raw)}", path) from None

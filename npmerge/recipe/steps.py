@@ -70,10 +70,12 @@ class Steps:
         """The steps, in the order of the reference's files, or layer by layer where layers are chosen.
 
         Raises:
-            ValueError: shapes that differ, and filters that hold for no tensor.
+            ValueError: shapes that differ, models that have no tensor in common, and filters that hold for no tensor.
         """
         steps = [self._step(target) for target in self.targets]
-        self._resolver.check_filters([group for module in self.targets.modules for group in module.groups])
+        groups = [group for module in self.targets.modules for group in module.groups]
+        self._check_related(groups)
+        self._resolver.check_filters(groups)
         self._check_patterns([step.name for step in steps])
         if not self.targets.sliced:  # modules may be listed in another order
             order = {name: i for i, name in enumerate(next(iter(self._models.values())).entries)}
@@ -96,6 +98,14 @@ class Steps:
     @property
     def _models(self) -> Mapping[str, StoredModel]:
         return self.targets.models
+
+    def _check_related(self, groups: Sequence[Group]) -> None:
+        unrelated = self.notices.unrelated()
+        for group in groups:
+            for member in (member for member in group.members if member.model in unrelated):
+                first = [next(iter(self._models[model].entries)) for model in (member.model, group.leader.model)]
+                got = f"{member.model!r} has no tensor in common with {group.leader.model!r}"
+                raise self.recipe.error(member.path, f"{got}: their first ones are {first[0]!r} and {first[1]!r}")
 
     def _check_patterns(self, names: Sequence[str]) -> None:
         for key in ("include", "exclude"):
@@ -144,6 +154,8 @@ class Steps:
         pairs = list(zip(found.group.members, found.entries, strict=True))
         if lacking := [member.model for member, entry in pairs if entry is None]:
             return f"is missing in {', '.join(lacking)}"
+        if not found.leader[1].size:
+            return "is empty"
         kinds = {entry.dtype for _, entry in pairs if entry is not None and entry.dtype not in FLOATING}
         return f"is of {', '.join(sorted(kinds))}, which is not merged" if kinds else ""
 
@@ -155,10 +167,11 @@ class Steps:
         places = merged(self._method, found.group)
         sources = tuple(source for i in places if (source := found.sources[i]) is not None)
         dtype = DTYPES.get(self.recipe.out_dtype or self.recipe.dtype or "", entry.dtype)
-        if is_statistic(target.name.replace(".", "/")) and not self.targets.mergekit_semantics:
-            return _average(target, sources, shape, dtype, "running statistics are averaged")
-        if values.get("scale") == (1.0,) and dtype == entry.dtype:
+        statistic = is_statistic(target.name.replace(".", "/")) and not self.targets.mergekit_semantics
+        if method == "passthrough" and dtype == entry.dtype and (statistic or values["scale"] == (1.0,)):
             return self._copied(target, sources[0], entry, "")
+        if statistic:
+            return _average(target, sources, shape, dtype, "running statistics are averaged")
         base = found.sources[found.group.base or 0] if self._has_origin(found.group) else None
         return Step(target.name, shape, dtype, "merge", sources, base, method, values, depth=target.depth or 0.0)
 

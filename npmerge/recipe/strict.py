@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from alignment.checks import unknown
 from npmerge.recipe.lines import Document
-from npmerge.recipe.settings import Path
+from npmerge.recipe.settings import Path, shown
 
 
 def fault(message: str, path: Path = ()) -> PydanticCustomError:
@@ -30,7 +30,7 @@ class Block(BaseModel):
     @classmethod
     def _check_keys(cls, raw: Any) -> Any:
         if not isinstance(raw, dict):
-            raise fault(f"expected a mapping with {', '.join(cls.model_fields)}, got {raw!r}")
+            raise fault(f"expected a mapping with {', '.join(cls.model_fields)}, got {shown(raw)}")
         for key in raw:
             if key in cls.refused:
                 raise fault(f"{key!r} is not supported: {cls.refused[key]}", (key,))
@@ -59,7 +59,7 @@ def _error(document: Document, raw: Any, details: ErrorDetails) -> ValueError:
     if details["type"] == "recipe":
         return document.error(path, details["msg"])
     expected = details["msg"].removeprefix("Input should be ")
-    return document.error(path, f"expected {expected}, got {details['input']!r}")
+    return document.error(path, f"expected {expected}, got {shown(details['input'])}")
 
 
 def _path(raw: Any, loc: tuple[int | str, ...]) -> Path:

@@ -29,7 +29,7 @@ def size(nbytes: float) -> str:
         if nbytes < 999.5:
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
-    return f"{nbytes:,.3g} TB"
+    return f"{nbytes:,.1f} TB"
 
 
 def duration(seconds: float) -> str:

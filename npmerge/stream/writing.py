@@ -13,7 +13,8 @@ from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Source, Step
-from npmerge.stream.blocks import BLOCK, KernelOf
+from npmerge.stream import blocks
+from npmerge.stream.blocks import KernelOf
 from npmerge.stream.engine import Options, Progress, run
 from npmerge.stream.outcomes import Outcome
 from npmerge.version import __version__
@@ -31,12 +32,14 @@ class Target:
         journal: file of the notes that let an interrupted merge go on.
         shard_bytes: the most that the tensors of one file take; None for one file.
         metadata: texts for the headers.
+        keep: whether what has been written is noted at the end too, and not only from time to time.
     """
 
     folder: Path
     journal: Path
     shard_bytes: int | None = None
     metadata: Metadata = field(default=lambda final: {})
+    keep: bool = False
 
 
 def write_model(plan: Plan, kernel_of: KernelOf, target: Target, options: Options, progress: Progress) -> list[Outcome]:
@@ -52,7 +55,7 @@ def write_model(plan: Plan, kernel_of: KernelOf, target: Target, options: Option
         try:
             outcomes = run(plan, kernel_of, writer, journal, options, progress)
         finally:
-            journal.close()
+            journal.close(keep=target.keep)
         writer.finish(target.metadata(True))
     finally:
         writer.close()
@@ -61,7 +64,7 @@ def write_model(plan: Plan, kernel_of: KernelOf, target: Target, options: Option
 
 def fingerprint(plan: Plan, writer: ModelWriter) -> str:
     """What decides on the bytes of a merge: the plan, the files that it reads with their times of change, the layout."""
-    digest = hashlib.sha256(repr((__version__, BLOCK, plan.seed, plan.mergekit_semantics, plan.reference)).encode())
+    digest = hashlib.sha256(repr((__version__, blocks.BLOCK, plan.seed, plan.mergekit_semantics, plan.reference)).encode())
     for model in plan.models:
         digest.update(_identity(model).encode())
     for step in plan.steps:

@@ -136,6 +136,7 @@ def test_without_a_word_about_tokens_there_is_no_vocabulary(folders):
     ("text", "message"),
     [
         ("tokenizer_source: P", r"tokenizer_source: unknown source of tokens .* \(no folder with a tokenizer\.json\)"),
+        ("chat_template: chat_ml", r"recipe:\d+: chat_template: unknown chat template 'chat_ml': the nearest is 'chatml'"),
         ("tokenizer: {source: P}", r"tokenizer\.source: unknown source of tokens"),
         ("tokenizer: {tokens: {red: {force: true}}}", "tokenizer.tokens.red: force needs a source"),
         ("tokenizer: {tokens: {red: {source: nowhere}}}", "unknown model 'nowhere'"),

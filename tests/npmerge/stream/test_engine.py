@@ -33,7 +33,7 @@ def make(plan: Plan, out: Path, options: Options | None = None, *, resume: bool 
     """What the command does, without a recipe."""
     with partial_folder(out, resume=resume, force=True) as folder:
         (folder / "model" / "npmerge.json").write_text("{}")
-        goal = Target(folder / "model", folder / "journal", **target)  # type: ignore[arg-type]
+        goal = Target(folder / "model", folder / "journal", keep=resume, **target)  # type: ignore[arg-type]
         return write_model(plan, kernel_of(), goal, options or Options(2), Silent())
 
 
@@ -192,7 +192,8 @@ def test_what_an_earlier_run_left_is_verified_and_forgotten_if_the_plan_is_anoth
 
     def interrupted() -> None:
         with pytest.raises(ValueError, match="no"), partial_folder(tmp_path / "out", resume=True) as folder:
-            write_model(plan, kernel_of(), Target(folder / "model", folder / "journal"), Options(2), Silent())
+            target = Target(folder / "model", folder / "journal", keep=True)
+            write_model(plan, kernel_of(), target, Options(2), Silent())
             raise ValueError("no")
 
     interrupted()

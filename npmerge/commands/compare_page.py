@@ -1,0 +1,156 @@
+"""What `npmerge compare` says: its words, its page and its heat maps."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npmerge.commands.text import columns, number, plural
+from npmerge.recipe.layers import layers_of
+from npmerge.report import REPORT, markdown_table, write_report
+
+FILES = (*REPORT, "heatmap.png")
+"""What the report may write."""
+
+SHOWN = 20
+"""Tensors and notes that are shown of one model unless all are asked for."""
+
+HEADER = ("cosine", "distance", "norm", "differ", "NaN/Inf")
+TASK_HEADER = ("task cosine", "sign conflict")
+
+WORDS = (
+    "distance: |x - a| / |a|; norm: |x| / |a| - 1; differ: entries that are not equal; NaN/Inf: entries of x, and of a if it "
+    "has any"
+)
+TASK_WORDS = (
+    "task cosine: of x - base and a - base; sign conflict: of the entries that both changed, those changed in opposite ways"
+)
+
+
+def told(content: Mapping[str, Any], *, verbose: bool = False) -> list[str]:
+    """What the terminal shows: every model as a whole, by layer, and the tensors that differ most."""
+    lines = [f"x against a = {content['reference']}{_base(content)}", ""]
+    lines += columns(_table("x", content, ((model["path"], model["whole"]) for model in content["models"])))
+    for model in content["models"]:
+        if len(model["layers"]) > 1:
+            lines += ["", *columns(_table(f"{model['path']}, by layer", content, model["layers"].items()))]
+        shown = worst(model["tensors"], None if verbose else SHOWN)
+        head = f"{model['path']}, {_of(len(shown), len(model['tensors']))}"
+        lines += ["", *columns(_table(head, content, shown))]
+    return [*lines, "", *_words(content), *_notes(content, None if verbose else SHOWN)]
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The page `report.md`."""
+    lines = [f"# npmerge compare: against {content['reference']}{_base(content)}", ""]
+    lines += ["![heat map](heatmap.png)", ""]
+    rows = ((model["path"], model["whole"]) for model in content["models"])
+    lines += [*markdown_table(*_split(_table("model", content, rows))), "", *(f"- {line}" for line in _words(content)), ""]
+    for model in content["models"]:
+        lines += [f"## {model['path']}", "", *markdown_table(*_split(_table("layer", content, model["layers"].items()))), ""]
+        shown = worst(model["tensors"], SHOWN)
+        lines += [f"{_of(len(shown), len(model['tensors'])).capitalize()}:", ""]
+        lines += [*markdown_table(*_split(_table("tensor", content, shown))), ""]
+    lines += [f"- {line}" for line in _notes(content, None)]
+    return "\n".join([*lines, "", f"Command: `{content['command']}`; npmerge {content['npmerge']}.", ""])
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the page, the numbers and the heat maps."""
+    write_report(folder, page=markdown(content), summary=content, figures={"heatmap": heatmap(content)})
+
+
+def worst(tensors: Mapping[str, Mapping[str, Any]], count: int | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """The tensors of most distance, those with NaN and infinities before them."""
+
+    def badness(item: tuple[str, Mapping[str, Any]]) -> tuple[float, float]:
+        distance = item[1]["distance"]
+        return -item[1]["broken"], -math.inf if distance is None else -distance
+
+    return sorted(tensors.items(), key=badness)[:count]
+
+
+def heatmap(content: Mapping[str, Any]) -> Any:
+    """Layers by kinds of tensors: distance, cosine and, with a base, sign conflict; a row of axes for each model."""
+    from matplotlib.figure import Figure  # slow to import, and needed nowhere else
+
+    measures = ["distance", "cosine", *(["sign_conflict"] if content["base"] else [])]
+    grids = [[grid(model["tensors"], measure) for measure in measures] for model in content["models"]]
+    rows, kinds = grids[0][0][1:]
+    size = (len(measures) * (1.6 + 0.3 * len(kinds)), len(grids) * (2.2 + 0.16 * len(rows)))
+    drawing = Figure(figsize=size, layout="constrained")
+    every = drawing.subplots(len(grids), len(measures), squeeze=False)
+    for axes_of_model, of_model, model in zip(every, grids, content["models"], strict=True):
+        for axes, measure, (values, rows, kinds) in zip(axes_of_model, measures, of_model, strict=True):
+            image = axes.imshow(values, aspect="auto", interpolation="nearest")
+            axes.set_title(f"{Path(model['path']).name}: {measure.replace('_', ' ')}", fontsize=8)
+            axes.set_xticks(range(len(kinds)), labels=kinds, rotation=90, fontsize=6)
+            axes.set_yticks(range(len(rows)), labels=rows, fontsize=6)
+            drawing.colorbar(image, ax=axes)
+    return drawing
+
+
+def grid(tensors: Mapping[str, Mapping[str, Any]], measure: str) -> tuple[np.ndarray, list[str], list[str]]:
+    """A measure as (layers, kinds), NaN where there is no such tensor, with names; without layers all tensors in one column."""
+    layers = layers_of(tensors)
+    cells = {}
+    for name, measures in tensors.items():
+        if place := layers.place(name):
+            cells[f"{place.stack}{place.number}", place.rest.lstrip("./").removesuffix(".weight")] = measures[measure]
+    cells = cells or {(name, measure): measures[measure] for name, measures in tensors.items()}
+    rows, kinds = (list(dict.fromkeys(keys)) for keys in zip(*cells, strict=True))
+    values = np.full((len(rows), len(kinds)), np.nan)
+    for (row, kind), value in cells.items():
+        values[rows.index(row), kinds.index(kind)] = np.nan if value is None else value
+    return values, rows, kinds
+
+
+Rows = Iterable[tuple[str, Mapping[str, Any]]]
+
+
+def _table(name: str, content: Mapping[str, Any], rows: Rows) -> list[tuple[str, ...]]:
+    head = (name, *HEADER, *(TASK_HEADER if content["base"] else ()))
+    return [head, *((row, *_cells(measures, base=bool(content["base"]))) for row, measures in rows)]
+
+
+def _cells(m: Mapping[str, Any], *, base: bool) -> tuple[str, ...]:
+    norm = "-" if m["norm_change"] is None else f"{100 * m['norm_change']:+.2g} %"
+    broken = f"{m['broken']:.0f}" + (f" (a: {m['broken_reference']:.0f})" if m["broken_reference"] else "")
+    cells = (_cosine(m["cosine"]), number(m["distance"]), norm, _percent(m["differ"]), broken)
+    return (*cells, _cosine(m["task_cosine"]), _percent(m["sign_conflict"])) if base else cells
+
+
+def _cosine(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.3g} %"
+
+
+def _split(table: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
+    return table[0], table[1:]
+
+
+def _base(content: Mapping[str, Any]) -> str:
+    return f", base {content['base']}" if content["base"] else ""
+
+
+def _of(shown: int, count: int) -> str:
+    return (
+        f"the {shown} of {count} tensors of most distance"
+        if shown < count
+        else f"{plural(count, 'tensor')}, most distance first"
+    )
+
+
+def _words(content: Mapping[str, Any]) -> list[str]:
+    return [WORDS, TASK_WORDS] if content["base"] else [WORDS]
+
+
+def _notes(content: Mapping[str, Any], count: int | None) -> list[str]:
+    lines = content["left_out"]
+    more = [f"and {len(lines) - count} more that are not compared"] if count is not None and len(lines) > count else []
+    return [*(f"not compared: {line}" for line in lines[:count]), *more]

@@ -1,0 +1,74 @@
+"""`npmerge plan`: what a recipe would do, tensor by tensor, from the headers of its models alone."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from npmerge.checkpoint.stored import StoredModel
+from npmerge.commands import plan_page as page
+from npmerge.commands.planning import planned
+from npmerge.folder import recipe_of_record
+from npmerge.recipe import PlannedModel, Recipe, load_recipe, parse_recipe
+from npmerge.recipe.plan import Plan
+from npmerge.version import __version__
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of `npmerge plan`.
+
+    Attributes:
+        recipe: its file, or the `npmerge.json` of a merge.
+        seed: instead of the recipe's.
+        mergekit_semantics: whether mergekit's conventions are followed where ours differ.
+        verbose: whether every tensor has its line.
+    """
+
+    recipe: Path
+    seed: int | None = None
+    mergekit_semantics: bool = False
+    verbose: bool = False
+
+
+def plan_page(request: Request) -> str:
+    """The plans of all documents as text. Raises ValueError for whatever is wrong with recipe or models."""
+    lines: list[str] = []
+    for title, plan in _documents(request):
+        lines += ["", title, "", *page.told(plan, verbose=request.verbose)]
+    return "\n".join(lines[1:])
+
+
+def plan_json(request: Request) -> str:
+    """As `plan_page`, for programs."""
+    documents: list[dict[str, Any]] = [{"title": title} | page.as_json(plan) for title, plan in _documents(request)]
+    return json.dumps({"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}, indent=1)
+
+
+def _documents(request: Request) -> Iterator[tuple[str, Plan]]:
+    """Every document with a line that says what it is."""
+    recipes, semantics = _read(request)
+    results: dict[str, StoredModel] = {}
+    for recipe in recipes:
+        if results and (recipe.tokenizer or recipe.tokenizer_source):
+            raise ValueError(
+                f"{request.recipe}: {_name(recipe)} takes tokenizers of results that are not made yet, so it cannot be planned "
+                "before they are; `npmerge merge` makes them first"
+            )
+        plan = planned(recipe, results, seed=request.seed, mergekit_semantics=semantics).plan
+        results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
+        conventions = ", mergekit's conventions" if semantics else ""
+        yield f"{_name(recipe)}: {recipe.merge_method}, seed {plan.seed}{conventions}", plan
+
+
+def _name(recipe: Recipe) -> str:
+    return f"document {recipe.name!r}" if recipe.name else "the merge"
+
+
+def _read(request: Request) -> tuple[tuple[Recipe, ...], bool]:
+    if request.recipe.suffix != ".json":
+        return load_recipe(request.recipe), request.mergekit_semantics
+    replay = recipe_of_record(request.recipe)
+    recipes = parse_recipe(replay.provenance.recipe, str(request.recipe))
+    return recipes, request.mergekit_semantics or replay.mergekit_semantics

@@ -1,0 +1,109 @@
+"""Recipes as files: what is read, and in which order documents are."""
+
+import re
+
+import pytest
+
+import alignment
+import npmerge
+from npmerge.recipe import METHODS, blocks, load_recipe, parse_recipe
+from tests.npmerge.recipe.headers import MODELS, message
+
+
+def test_all_that_pydantic_finds_is_told_at_once():
+    assert message("merge_method: linear\nmodels: 3\ndtype: int4\nseed: x\n").count("\n") == 2
+
+
+def test_paths_with_a_plus_or_an_at_are_paths_where_they_exist():
+    text = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: a+b}, {model: a+b+c}, {model: a@main}]\n"
+    (recipe,) = parse_recipe(text)
+    assert [model.model for model in recipe.models] == ["a+b", "a+b+c", "a@main"]
+
+
+def test_flags_may_be_0_and_1_and_dtypes_those_of_torch():
+    (recipe,) = parse_recipe(MODELS + "merge_method: linear\nparameters: {normalize: 0}\ndtype: torch.bfloat16\n")
+    assert recipe.dtype == "bfloat16"
+
+
+def test_what_stands_beside_the_merge_is_kept():
+    block = "learn: {architecture: resnet, data: images, steps: 3, optimizer: {name: adam, arguments: {learning_rate: 0.1}}}\n"
+    more = "align: {method: cca}\nchat_template: auto\nseed: 3\ntokenizer: {source: base}\nexclude: norm\n"
+    (recipe,) = parse_recipe(MODELS + "merge_method: linear\n" + block + more)
+    assert (recipe.align.method, recipe.learn.steps, recipe.learn.optimizer.name) == ("cca", 3, "adam")
+    assert (recipe.chat_template, recipe.seed, recipe.tokenizer.source) == ("auto", 3, "base")
+    assert [pattern.text for pattern in recipe.exclude] == ["norm"]
+
+
+def test_anchors_and_merge_keys_are_followed():
+    text = "models:\n- &first\n  model: a\n  parameters: {weight: 1}\n- <<: *first\n  model: b\nmerge_method: linear\n"
+    (recipe,) = parse_recipe(text)
+    assert [model.model for model in recipe.models] == ["a", "b"]
+    assert recipe.models[1].parameters == recipe.models[0].parameters
+
+
+def document(name, *models, **more):
+    head = f"name: {name}\n" if name else ""
+    return head + f"merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{', '.join(f'{{model: {m}}}' for m in models)}]\n"
+
+
+def test_documents_come_after_those_that_they_use_and_the_one_without_a_name_last():
+    text = "---\n".join([document("", "one", "two"), document("one", "two", "a"), document("two", "a", "b")])
+    assert [recipe.name for recipe in parse_recipe(text)] == ["two", "one", None]
+
+
+def test_a_name_wins_over_a_path():
+    text = "---\n".join([document("a", "base", "b"), document("", "a", "b")])
+    assert [recipe.name for recipe in parse_recipe(text)] == ["a", None]
+
+
+@pytest.mark.parametrize(
+    ("documents", "words"),
+    [
+        ([document("x", "y", "a"), document("y", "x", "a"), document("", "x", "a")], "a cycle"),
+        (
+            [document("x", "x", "a"), document("", "a", "b")],
+            "recipe.yml:4: models[0].model: uses the result 'x', which is made from this one",
+        ),
+        ([document("x", "a", "b"), document("x", "a", "b")], "the name 'x' is that of an earlier document"),
+        ([document("", "a", "b"), document("", "a", "b")], "a second document without a name"),
+        ([document("x", "a", "b"), document("", "y", "b")], "unknown model 'y': the nearest is 'x'"),
+        ([document("x", "a", "b"), document("", "a", "b")], "the result 'x' is used by no document"),
+    ],
+)
+def test_documents_that_do_not_fit_together_are_refused(documents, words):
+    assert words in message("---\n".join(documents))
+
+
+def test_a_recipe_that_cannot_be_read_is_named(folder):
+    with pytest.raises(ValueError, match=r"missing\.yml: the recipe cannot be read"):
+        load_recipe(folder / "missing.yml")
+    (folder / "bytes.yml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"bytes\.yml: the recipe cannot be read"):
+        load_recipe(folder / "bytes.yml")
+
+
+def test_a_file_is_read_as_its_text_is(folder):
+    (folder / "recipe.yml").write_text(MODELS + "merge_method: linear\n")
+    (of_file,), (of_text,) = load_recipe(folder / "recipe.yml"), parse_recipe(MODELS + "merge_method: linear\n")
+    assert repr(of_file) == repr(of_text)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_accepted_with_what_it_needs(name):
+    method = METHODS[name]
+    needed = {parameter.name: 0.5 for parameter in method.parameters if parameter.default is None}
+    models = ["a", "b"] if method.most != 1 else ["a"]
+    base = {"base_model": "a" if method.base == "first" else "base"} if method.needs_base else {}
+    text = f"merge_method: {name}\nparameters: {needed}\nmodels: {[{'model': model} for model in models]}\n"
+    (recipe,) = parse_recipe(text + "".join(f"{key}: {value}\n" for key, value in base.items()))
+    assert recipe.merge_method == name
+
+
+def snake(name):
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def test_names_of_blocks_are_those_of_classes():
+    assert [snake(cls.__name__) for cls in alignment.ALIGNMENTS] == list(blocks.ALIGNMENTS)
+    classes = {snake(name) for name in npmerge.__all__}
+    assert classes.issuperset({*blocks.OBJECTIVES, *blocks.GRANULARITIES, *blocks.CONSTRAINTS})
