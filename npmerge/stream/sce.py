@@ -88,9 +88,10 @@ def variances(block: Padded) -> list[Int32[Array, " entries"]]:
     """
     found = vectors(block)
     squares = [jnp.square(x - y) for x, y in itertools.combinations(found, 2)]
+    if not squares:
+        return [bits_of(jnp.zeros_like(found[0]))]
     bits = jnp.finfo(found[0].dtype)
-    terms = [jax.lax.reduce_precision(x, bits.nexp, bits.nmant - 1) for x in squares]
-    return [bits_of(total([jnp.zeros_like(found[0]), *terms]))]
+    return [bits_of(total(jax.lax.reduce_precision(x, bits.nexp, bits.nmant - 1) for x in squares))]
 
 
 def _selected(block: Padded, given: Given) -> list[Float[Array, " entries"]]:
