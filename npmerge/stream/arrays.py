@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from npmerge.base import wide
+from npmerge.selection import count_true
 from npmerge.stream.blocks import Block, Merged
 
 SHORTEST = 2**12
@@ -108,16 +109,15 @@ def rounded(x: Float[Array, " entries"], dtype: str) -> Rounded:
     values = x.astype(DTYPES.get(dtype, x.dtype))
     error = jnp.abs(values.astype(x.dtype) - x)
     finite = jnp.isfinite(values)
-    # over few long columns, which takes a third of the time of a sum or a maximum of all
-    nonfinite = (~finite).reshape(-1, 1024).sum(0, dtype=jnp.uint32)
-    return Rounded(values, nonfinite, jnp.where(finite, error, 0).reshape(-1, 1024).max(0))
+    # the maximum over long columns, which takes a third of the time of one of all
+    return Rounded(values, count_true(~finite), jnp.where(finite, error, 0).reshape(-1, 1024).max(0))
 
 
 def told(found: Rounded, size: int, dtype: str) -> Merged:
     """The same on the host, without what was filled up."""
     values, rounding = np.asarray(found.values)[:size], float(np.max(found.rounding))
     if dtype not in NARROW:
-        return Merged(values, int(np.sum(found.nonfinite)), rounding)
+        return Merged(values, int(found.nonfinite), rounding)
     narrow: np.ndarray = values.astype(NARROW[dtype])
     back = narrow.astype(values.dtype)
     finite = np.isfinite(back)

@@ -46,10 +46,12 @@ def mean(block: Padded) -> Float[Array, " entries"]:
     return total(models) / len(models)
 
 
-def near_swap(block: Padded, t: Float[Array, ""]) -> Float[Array, " entries"]:
-    """From the first model towards the second, by t at most: `npmerge.methods.NearSwap`."""
+def near_swap(block: Padded, t: Float[Array, ""], floor: Float[Array, ""]) -> Float[Array, " entries"]:
+    """From the first model towards the second, by t at most: `npmerge.methods.NearSwap`, with a floor under differences."""
     first, second = vectors(block._replace(base=None))
-    return first + jnp.clip(second - first, -t.astype(first.dtype), t.astype(first.dtype))
+    step = second - first
+    share = jnp.minimum(t.astype(step.dtype) / jnp.maximum(jnp.abs(step), floor.astype(step.dtype)), 1)
+    return first + share * step
 
 
 def consensus(

@@ -49,7 +49,8 @@ KernelOf = Callable[[Step, Conventions], Kernel]
 def kernel_of(step: Step, *, mergekit_semantics: bool = False, seed: int = 0) -> Kernel:
     """The kernel of one tensor: its method, its parameters and its name decide.
 
-    Running statistics are averaged whatever the method, unless mergekit's conventions are asked for.
+    Running statistics, and tensors without entries, are averaged whatever the method; statistics not under mergekit's
+    conventions.
 
     Args:
         step: of which every parameter of the method is given.
@@ -59,10 +60,11 @@ def kernel_of(step: Step, *, mergekit_semantics: bool = False, seed: int = 0) ->
     Raises:
         ValueError: a method that is not known, or parameters that it does not take.
     """
-    if is_statistic(step.name.replace(".", "/")) and not mergekit_semantics:
-        return Elementwise(mean)
     if step.method not in KERNELS:
         raise ValueError(unknown("method", step.method, KERNELS))
+    averaged = is_statistic(step.name.replace(".", "/")) and not mergekit_semantics
+    if averaged or 0 in step.shape:
+        return Elementwise(mean)
     return KERNELS[step.method](step, Conventions(mergekit_semantics, seed))
 
 
@@ -130,7 +132,8 @@ def _model_stock(step: Step, conventions: Conventions) -> Kernel:
 
 
 def _near_swap(step: Step, conventions: Conventions) -> Kernel:
-    return Elementwise(near_swap, (number(step, "t"),))
+    t = number(step, "t")
+    return Elementwise(near_swap, (t, 1e-6 if conventions.mergekit else max(t, 1e-30)))
 
 
 def _consensus_ta(step: Step, conventions: Conventions) -> Kernel:

@@ -23,8 +23,8 @@ TOP = 2**31
 SAMPLE = 65536
 """Entries that tell about where a threshold is."""
 
-TRIED = 8
-"""Thresholds that are counted at in one pass for each number of entries."""
+RUN = 4096
+"""Entries at thresholds are counted in runs, to find one without looking at all."""
 
 Keys = Callable[[Padded], list[Int32[Array, " entries"]]]
 """What entries are compared by, 0 to 2^31 - 1: rows of a block, traceable."""
@@ -64,14 +64,14 @@ def select(tensor: Tensor, keys: Keys, wanted: Int[np.ndarray, "targets rows"]) 
     targets, rows = wanted.shape
     flat = wanted.reshape(-1)
     sample, starts, lengths = _sample(tensor, keys)
-    suggested = _suggested(np.tile(sample, (targets, 1)), flat / tensor.size, exact=sample.shape[1] == tensor.size)
+    ordered = np.tile(np.sort(sample, 1).astype(np.int64), (targets, 1))
 
     def count(tried: Int[np.ndarray, "all tried"]) -> Int[np.ndarray, "blocks all tried"]:
         thresholds = np.moveaxis(tried.reshape(targets, rows, -1), 0, 1).reshape(rows, -1).astype(np.int32)
         found = np.stack(tensor.each(lambda block: counts_of(keys, block, thresholds))).astype(np.int64)
         return np.moveaxis(found.reshape(len(found), rows, targets, -1), 2, 1).reshape(len(found), *tried.shape)
 
-    threshold, kept, above = _search(flat, lengths, suggested, count)
+    threshold, kept, above = _search(flat, lengths, ordered, count)
     tied = kept - above
     missing = flat - above.sum(0)
     before = np.cumsum(tied, 0) - tied
@@ -81,15 +81,26 @@ def select(tensor: Tensor, keys: Keys, wanted: Int[np.ndarray, "targets rows"]) 
 def cuts(selected: Selected, keys: Keys, block: Block) -> Int32[np.ndarray, " rows"]:
     """The position in a block from which on entries at the threshold are left out."""
     place = int(np.searchsorted(selected.starts, block.start))
-    size = len(block.models[0])
-    found = np.where(selected.quota[place] < selected.tied[place], 0, size).astype(np.int32)
-    partly = np.flatnonzero((selected.quota[place] > 0) & (found == 0))  # in one block of each row at most
-    if len(partly):
-        own = keys_of(keys, block)
-        for row in partly:
-            at = np.flatnonzero(own[row % len(own)] == selected.threshold[row])
-            found[row] = at[selected.quota[place, row] - 1] + 1
+    quota, tied = selected.quota[place], selected.tied[place]
+    found = np.where(quota < tied, 0, len(block.models[0])).astype(np.int32)
+    partly = (quota > 0) & (quota < tied)  # in one block of each row at most
+    if partly.any():
+        with precise(block):
+            runs = np.asarray(_in_runs(keys, padded(block), selected.threshold.astype(np.int32))).cumsum(1, np.int64)
+        for row in np.flatnonzero(partly):
+            found[row] = _cut(selected.threshold[row], int(quota[row]), runs[row], keys, block, int(row))
     return found
+
+
+def _cut(threshold: int, quota: int, runs: Int[np.ndarray, " runs"], keys: Keys, block: Block, row: int) -> int:
+    """Behind the last entry of a quota of those at the threshold, of which there are so many up to the end of each run."""
+    run = int(np.searchsorted(runs, quota))
+    part = slice(run * RUN, (run + 1) * RUN)
+    base = None if block.base is None else block.base[part]
+    own = keys_of(keys, Block(tuple(x[part] for x in block.models), base, 0))
+    at = np.flatnonzero(own[row % len(own)] == threshold)
+    before = int(runs[run - 1]) if run else 0
+    return run * RUN + int(at[quota - before - 1]) + 1
 
 
 def selected_of(keys: Int32[Array, " entries"], threshold: Int32[Array, ""], cut: Int32[Array, ""]) -> Bool[Array, " entries"]:
@@ -100,7 +111,7 @@ def selected_of(keys: Int32[Array, " entries"], threshold: Int32[Array, ""], cut
 def _search(
     wanted: Int[np.ndarray, " rows"],
     lengths: Int[np.ndarray, " blocks"],
-    suggested: Int[np.ndarray, "rows tried"],
+    sample: Int[np.ndarray, "rows size"],
     count: Callable[[Int[np.ndarray, "rows tried"]], Int[np.ndarray, "blocks rows tried"]],
 ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, "blocks rows"], Int[np.ndarray, "blocks rows"]]:
     """A threshold for each row, how many entries of each block are not below it, and how many of those are above the others.
@@ -108,52 +119,42 @@ def _search(
     The search ends where the first number is the wanted one, which takes all, or at one key, to choose from its entries.
     """
     rows = np.arange(len(wanted))
-    low, high = np.zeros_like(wanted), np.full_like(wanted, TOP)
-    low[wanted == 0] = TOP - 1
-    kept = np.repeat(lengths[:, None], len(wanted), 1)
-    above = np.zeros_like(kept)
-    kept[:, wanted == 0] = 1  # which is more than wanted, and nothing to search
-    tried = suggested
-    while ((kept.sum(0) != wanted) & (high - low > 1)).any():
-        tried = np.sort(np.clip(tried, low[:, None] + 1, np.maximum(high - 1, low + 1)[:, None]), 1)
+    low, high = np.where(wanted == 0, TOP - 1, 0), np.full_like(wanted, TOP)
+    kept, above = np.repeat(lengths[:, None], len(wanted), 1), np.zeros((len(lengths), len(wanted)), np.int64)
+    while (going := (kept.sum(0) != wanted) & (high - low > 1)).any():
+        state = zip(sample, low, high, kept.sum(0), above.sum(0), wanted, strict=True)
+        tried = np.stack([_tried(*row) for row in state])
         counted = count(tried)
         enough = (counted.sum(0) >= wanted[:, None]).sum(1)
-        rise, fall = (enough > 0) & (high - low > 1), (enough < tried.shape[1]) & (high - low > 1)
+        rise, fall = going & (enough > 0), going & (enough < tried.shape[1])
         at, beyond = np.maximum(enough - 1, 0), np.minimum(enough, tried.shape[1] - 1)
         low, kept = np.where(rise, tried[rows, at], low), np.where(rise, counted[:, rows, at], kept)
         high, above = np.where(fall, tried[rows, beyond], high), np.where(fall, counted[:, rows, beyond], above)
-        tried = _between(low, high, kept.sum(0), above.sum(0), wanted)
     return low, kept, above
 
 
-def _between(
-    low: Int[np.ndarray, " rows"],
-    high: Int[np.ndarray, " rows"],
-    kept: Int[np.ndarray, " rows"],
-    above: Int[np.ndarray, " rows"],
-    wanted: Int[np.ndarray, " rows"],
-) -> Int[np.ndarray, "rows tried"]:
-    """Around where interpolation puts the threshold, as far as random entries would reach, and two that divide the rest."""
-    width, number = (high - low).astype(float), np.maximum(kept - above, 1)
-    centre = low + width * (kept - wanted) / number
-    reach = width / (2 * np.sqrt(number))
-    near = centre[:, None] + reach[:, None] * np.array([-4, -1.2, -0.3, 0.3, 1.2, 4])
-    apart = low[:, None] + width[:, None] * np.array([1 / 3, 2 / 3])
-    return np.concatenate([near, apart], 1).astype(np.int64)
+def _tried(
+    sample: Int[np.ndarray, " size"], low: int, high: int, kept: int, above: int, wanted: int
+) -> Int[np.ndarray, " tried"]:
+    """Thresholds in order, between `low` and `high`, of which `kept` and `above` entries are not below.
 
-
-def _suggested(sample: Int[np.ndarray, "rows size"], share: Float[np.ndarray, " rows"], exact: bool) -> np.ndarray:
-    """Magnitudes about the threshold, four standard deviations and a fourth of that away, and the next larger numbers.
-
-    Together they end the search where many magnitudes are equal.
+    Four are numbers of the sample, four standard deviations to either side of where the threshold is in it, and the next
+    larger ones: they end the search where many magnitudes are equal. The others are where interpolation puts it, as far apart
+    as random entries would be, and two that divide the rest, so that no distribution takes more than some twenty passes.
     """
-    size = sample.shape[1]
-    rank = size * (1 - share)
-    reach = 0 if exact else 4 * np.sqrt(rank * (1 - rank / size)) + 1
-    places = rank[:, None] + np.multiply.outer(reach + 0 * rank, [-1, -0.25, 0.25, 1])
-    at = np.clip(np.round(places), 0, size - 1).astype(np.int64)
-    values = np.take_along_axis(np.sort(sample, 1).astype(np.int64), at, 1)
-    return np.concatenate([values, values + 1], 1)
+    width, number = high - low, max(kept - above, 1)
+    share = (kept - wanted) / number
+    near = low + width * (share + np.array([-0.6, 0.6]) / np.sqrt(number))
+    first, last = np.searchsorted(sample, [low, high])
+    if (size := last - first) > 0:
+        reach = 4 * np.sqrt(size * share * (1 - share)) + 1 if size < number else 0
+        ranks = np.round(first + size * share + reach * np.array([-1, 1])).astype(np.int64)
+        known = sample[np.clip(ranks, first, last - 1)]
+        found = np.concatenate([known, known + 1])
+    else:
+        found = low + width * (share + np.array([-2, -0.15, 0.15, 2]) / np.sqrt(number))
+    tried = np.concatenate([found, near, low + width * np.array([1 / 3, 2 / 3])]).astype(np.int64)
+    return np.sort(np.clip(tried, low + 1, max(high - 1, low + 1)))
 
 
 def _sample(tensor: Tensor, keys: Keys) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,3 +192,12 @@ def _not_below_of(keys: Keys, block: Padded, thresholds: Int32[Array, "rows trie
 
 
 _not_below = jax.jit(_not_below_of, static_argnums=0)
+
+
+def _in_runs_of(keys: Keys, block: Padded, thresholds: Int32[Array, " rows"]) -> Int[Array, "rows runs"]:
+    own = keys(block)
+    masks = [own[k % len(own)] == t for k, t in enumerate(thresholds)]
+    return jnp.stack([m.reshape(-1, RUN // 32, 32).sum(2, dtype=jnp.uint8).sum(1, dtype=jnp.uint32) for m in masks])
+
+
+_in_runs = jax.jit(_in_runs_of, static_argnums=0)

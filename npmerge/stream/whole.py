@@ -42,19 +42,16 @@ class Whole:
             if isinstance(self.method, Spectral):
                 theta = {step.name: jnp.float32(self.scale)}
             found = _applied(None if isinstance(self.method, LinearMerge) else self.method, theta, stack)[step.name]
-            return in_parts(np.moveaxis(np.asarray(found), -1, self._output(step)).reshape(-1), step.dtype)
+            return in_parts(np.moveaxis(np.asarray(found), -1, self.output).reshape(-1), step.dtype)
 
     def _stack(self, block: Block, step: Step) -> Stack:
         wide = jnp.float64 if any(x.dtype == np.float64 for x in block.models) else jnp.float32
 
         def turned(x: np.ndarray) -> Array:
-            return jnp.asarray(np.moveaxis(x.reshape(step.shape), self._output(step), -1)).astype(wide)
+            return jnp.asarray(np.moveaxis(x.reshape(step.shape or (1,)), self.output, -1)).astype(wide)
 
         base = {step.name: turned(block.base)} if self.method.needs_base and block.base is not None else None
         return Stack({step.name: jnp.stack([turned(x) for x in block.models])}, base)
-
-    def _output(self, step: Step) -> int:
-        return self.output if step.shape else -1
 
 
 @partial(jax.jit, static_argnums=0)
