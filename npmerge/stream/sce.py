@@ -89,7 +89,9 @@ def variances(block: Padded) -> list[Int32[Array, " entries"]]:
     found = vectors(block)
     squares = [jnp.square(x - y) for x, y in itertools.combinations(found, 2)]
     bits = jnp.finfo(found[0].dtype)
-    whole = total(jax.lax.reduce_precision(x, bits.nexp, bits.nmant - 1) for x in squares) if squares else jnp.zeros_like(found[0])
+    whole = (
+        total(jax.lax.reduce_precision(x, bits.nexp, bits.nmant - 1) for x in squares) if squares else jnp.zeros_like(found[0])
+    )
     return [bits_of(whole)]
 
 
