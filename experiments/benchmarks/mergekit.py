@@ -1,8 +1,7 @@
 """Recipes against mergekit, whole processes in turns: `python -m experiments.benchmarks.mergekit --peer .../mergekit-yaml`.
 
 Writes checkpoints of 468 M parameters into `--checkpoints` unless they are there, merges them by each recipe with both
-programs, and writes rows.json and README.md with the ratios of medians. Nothing heavy is imported: the peak memory of a
-process starts at that of its parent.
+programs, and writes rows.json and README.md with the ratios of medians.
 """
 
 import importlib.metadata
@@ -59,6 +58,7 @@ RECIPES = {
     "ties": three("ties", density=0.5),
 }
 BUDGET = "64MB"
+IMPORTS = "import jax, npmerge.commands.merge, npmerge.stream.kernels; jax.devices()"
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class Setting:
 
     Attributes:
         checkpoints: folder of base, m1, m2 and m3, where the processes run.
-        tiny: folder of the same with next to no weights, for what starting takes.
+        tiny: folder of the same with next to no weights, for what starting takes; None to leave that out.
         scratch: folder of recipes, outputs and logs.
         peer: mergekit-yaml; None to do without.
     """
 
     checkpoints: Path
-    tiny: Path
+    tiny: Path | None
     scratch: Path
     peer: Path | None
 
@@ -87,15 +87,8 @@ class Setting:
         out, path = self.scratch / "merged", self.scratch / "recipe.yml"
         path.write_text(recipe)
         ours: list[str | Path] = [sys.executable, "-m", "npmerge", "merge", path, out, "--quiet", "--seed", "1", *flags]
-        theirs: list[str | Path] = [
-            str(self.peer),
-            path,
-            out,
-            "--quiet",
-            "--random-seed",
-            "1",
-            "--no-write-model-card",
-        ]  # a card asks the hub
+        quiet = ["--quiet", "--random-seed", "1", "--no-write-model-card"]  # a card asks the hub about every model
+        theirs: list[str | Path] = [str(self.peer), path, out, *quiet]
         cost = self.run(ours if program == "npmerge" else theirs, self.tiny if tiny else None)
         if not list(out.glob("*.safetensors")):
             raise ValueError(f"{program} wrote no weights: {(self.scratch / 'log').read_text()[-2000:]}")
@@ -116,13 +109,12 @@ def runs(setting: Setting, methods: Sequence[str]) -> dict[str, Callable[[], Cos
     found: dict[str, Callable[[], Cost]] = {}
     for method in methods:
         found |= {f"{p}: {method}": partial(setting.merge, p, RECIPES[method]) for p in programs}
-    found |= {f"{p}: start": partial(setting.merge, p, RECIPES["linear"], tiny=True) for p in programs}
+    if setting.tiny:
+        found |= {f"{p}: start": partial(setting.merge, p, RECIPES["linear"], tiny=True) for p in programs}
     for method in methods:
         flags = ("--memory-budget", BUDGET)
         found[f"npmerge: {method}, {BUDGET}"] = partial(setting.merge, "npmerge", RECIPES[method], *flags)
-    found["npmerge: imports"] = partial(
-        setting.run, [sys.executable, "-c", "import jax, npmerge.commands.merge; jax.devices()"]
-    )
+    found["npmerge: imports"] = partial(setting.run, [sys.executable, "-c", IMPORTS])
     found["npmerge: help"] = partial(setting.run, [sys.executable, "-m", "npmerge", "--help"])
     return found | {"floor: read and write": setting.floor}
 
@@ -154,8 +146,10 @@ def main(
         write_checkpoints(checkpoints, tiny if quick else Shape())
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=checkpoints) as scratch:
-        setting = Setting(checkpoints.resolve(), Path(scratch).resolve() / "tiny", Path(scratch).resolve(), peer)
-        write_checkpoints(setting.tiny, tiny)
+        place = Path(scratch).resolve()
+        setting = Setting(checkpoints.resolve(), None if quick else place / "tiny", place, peer)
+        if setting.tiny:
+            write_checkpoints(setting.tiny, tiny)
         costs = in_turns(runs(setting, chosen), repeats)
     flags = f" -n {repeats} --methods {methods}{' --quick' if quick else ''}"
     about = {**versions(peer), "seconds": round(time.perf_counter() - began), "turns": repeats, "flags": flags}

@@ -75,7 +75,7 @@ class Sums(NamedTuple):
 def _cosine(inner: float, first: float, second: float) -> float | None:
     if first == 0 or second == 0:
         return float(first == second)
-    return _finite(inner / (np.sqrt(first) * np.sqrt(second)))
+    return _finite(np.clip(inner / (np.sqrt(first) * np.sqrt(second)), -1, 1))
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -8,12 +8,16 @@ import shutil
 import struct
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import npmerge as nm
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.cli import app
+from npmerge.commands import documents
 from npmerge.recipe import parse_recipe
 from npmerge.recipe.make_plan import make_plan
 from tests.fixtures.recipe_models import (
@@ -234,6 +238,30 @@ def test_the_size_of_files_is_in_bytes(here):
     total = 4 * sum(int(np.prod(shape)) for shape in shapes(len(TOKENS)).values())
     assert sum(sizes) == total and max(sizes) <= 4000
     assert len(sizes) < 1.5 * total / 4000
+
+
+def test_the_number_of_threads_arrives(here, monkeypatch):
+    """There `--write-threads` is dropped on its way."""
+    seen: list[int] = []
+    real = documents.write_model
+
+    def spied(plan, kernel_of, target, options, progress):
+        seen.append(options.threads)
+        return real(plan, kernel_of, target, options, progress)
+
+    monkeypatch.setattr(documents, "write_model", spied)
+    merge(here, LINEAR, "--num-threads", "3")
+    assert seen == [3]
+
+
+def test_gradients_reach_coefficients_of_every_shape():
+    """There: numbers lose it, vectors and tensors are refused."""
+    stack = nm.stack_models([{"x": jnp.array([1.0, 2.0])}, {"x": jnp.array([3.0, -1.0])}], {"x": jnp.array([0.5, 0.5])})
+    for granularity, shape in ((nm.PerModel(), (2,)), (nm.PerTensor(), (2,)), (nm.PerParameter(), (2, 2))):
+        merge_ = nm.Learned(nm.TaskArithmetic(0.3), granularity, nm.Free())
+        found = jax.grad(lambda theta, m=merge_: m.apply(theta, stack)["x"].sum())(merge_.init(stack))
+        (leaf,) = jax.tree.leaves(found)
+        assert leaf.shape == shape and jnp.all(leaf != 0)
 
 
 def test_models_of_halves_are_merged_in_single_precision(here):
