@@ -6,12 +6,12 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from npmerge.commands import options
 from npmerge.commands.methods import FUSIONS, METHODS, PLEAS
 from npmerge.version import __version__
 
@@ -156,63 +156,49 @@ def methods(
 
 @app.command()
 def merge(
-    recipe: Annotated[
-        Path,
-        typer.Argument(help="A recipe, as mergekit-yaml and mergekit-multi read it, or the npmerge.json of a merge to repeat."),
-    ],
+    recipe: options.Recipe,
     out: Annotated[Path, typer.Argument(help="Folder of the merged model.")],
     device: Annotated[str, typer.Option(help="Where to compute: cpu, gpu (or cuda), tpu, or such as cuda:1.")] = "cpu",
     out_shard_size: Annotated[
         str | None, typer.Option(help="The most that one file takes: 500MB, 5GB or, as in mergekit, 5B (5GB).")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The seed of what is random, instead of the recipe's.")] = None,
-    num_threads: Annotated[int | None, typer.Option(help="Threads that read and compute (all cores).")] = None,
-    memory_budget: Annotated[
-        str | None, typer.Option(help="Memory for tensors, such as 64MB; larger ones are merged in blocks.")
-    ] = None,
-    mergekit_semantics: Annotated[
-        bool, typer.Option("--mergekit-semantics", help="Follow mergekit where our conventions differ from its.")
-    ] = False,
+    seed: options.Seed = None,
+    num_threads: options.Threads = None,
+    memory_budget: options.Budget = None,
+    mergekit_semantics: options.MergekitSemantics = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with what an interrupted merge left, and leave it if this one is interrupted."),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the result of an earlier merge.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for every tensor.")] = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Merge checkpoints by a recipe, tensor by tensor in constant memory, into a folder that appears whole or not at all."""
-    from npmerge.commands.merge import Request, default_options, run_merge  # not needed for --help
-    from npmerge.stream.sizes import parse_size
+    from npmerge.commands.merge import Request, run_merge  # not needed for --help
 
-    options = default_options()
-    if num_threads is not None:
-        if num_threads < 1:
-            raise ValueError(f"--num-threads must be 1 or more, got {num_threads}")
-        options = replace(options, threads=num_threads)
-    if memory_budget is not None:
-        options = replace(options, budget=parse_size("--memory-budget", memory_budget))
-    if seed is not None and not 0 <= seed < 2**32:
-        raise ValueError(f"--seed must be from 0 to {2**32 - 1}, got {seed}")
+    options.check_seed(seed)
+    given = options.engine_options(num_threads, memory_budget)
     asked: dict[str, Any] = {"resume": resume, "force": force, "quiet": quiet, "verbose": verbose}
     with _interruptible(kept=resume):
-        run_merge(Request(recipe, out, device, out_shard_size, seed, options, mergekit_semantics, **asked))
+        run_merge(Request(recipe, out, device, out_shard_size, seed, given, mergekit_semantics, **asked))
 
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, or the npmerge.json of a merge.")],
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
-    mergekit_semantics: Annotated[
-        bool, typer.Option("--mergekit-semantics", help="Follow mergekit's conventions where npmerge's differ.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every tensor.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: every tensor with all of its numbers.")] = False,
+    recipe: options.Recipe,
+    seed: options.Seed = None,
+    num_threads: options.Threads = None,
+    memory_budget: options.Budget = None,
+    mergekit_semantics: options.MergekitSemantics = False,
+    verbose: options.Verbose = False,
+    as_json: options.Json = False,
 ) -> None:
     """Say what a recipe would do: each tensor's method, inputs and numbers; bytes, memory and time. Reads headers only."""
     from npmerge.commands.plan import Request, plan_json, plan_page  # not needed for --help
 
-    request = Request(recipe, seed, mergekit_semantics, verbose)
+    options.check_seed(seed)
+    request = Request(recipe, seed, mergekit_semantics, verbose, options.engine_options(num_threads, memory_budget))
     typer.echo(plan_json(request) if as_json else plan_page(request))
 
 
@@ -222,8 +208,8 @@ def inspect(
     values: Annotated[
         bool, typer.Option("--values", help="Read the tensors too: moments, NaN and infinities, tensors that are the same.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every tensor.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: everything that is known.")] = False,
+    verbose: options.Verbose = False,
+    as_json: options.Json = False,
 ) -> None:
     """Say what a checkpoint holds: tensors, shapes, dtypes, layers, configuration, and the record of its merge."""
     from npmerge.commands.inspect import inspect_page, inspected  # not needed for --help
@@ -240,9 +226,9 @@ def compare(
         Path | None, typer.Option(help="The model that they were trained from: for task vectors and their conflicts of sign.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report.md, summary.json and heatmap.png.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="All tensors, not only those of most distance.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: the content of summary.json.")] = False,
+    force: options.Force = False,
+    verbose: options.Verbose = False,
+    as_json: options.Json = False,
 ) -> None:
     """Say how far models are from the first: cosine, distance, norm, conflicts of sign, NaN; by tensor and by layer."""
     from npmerge.commands.compare import Request, run_compare  # not needed for --help

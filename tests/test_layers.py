@@ -115,6 +115,7 @@ FAST = {
     "import": "import npmerge",
     "help": HELP,
     "recipe": "import npmerge, npmerge.recipe, npmerge.checkpoint.stored",
+    "commands": "import npmerge.commands.plan, npmerge.commands.inspect, npmerge.commands.compare",
 }
 
 

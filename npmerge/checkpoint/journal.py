@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 FLUSH = 2**28
 """Bytes after which what has been written is waited for and noted: a crash loses no more."""
+
+SECONDS = 2.0
+"""After which it is noted too."""
 
 Note = Mapping[str, Any]
 
@@ -36,7 +40,7 @@ class Journal:
         os.lseek(self._file, 0, os.SEEK_SET)
         _append(self._file, lines)
         self._waiting: list[Note] = []
-        self._bytes, self._mutex = 0, Lock()
+        self._bytes, self._flushed, self._mutex = 0, time.monotonic(), Lock()
         self._flusher, self._flushes = ThreadPoolExecutor(1), list[Future[None]]()
 
     def add(self, note: Note) -> None:
@@ -44,9 +48,9 @@ class Journal:
         with self._mutex:
             self._waiting.append(note)
             self._bytes += note["nbytes"]
-            if self._bytes < FLUSH:
+            if self._bytes < FLUSH and time.monotonic() < self._flushed + SECONDS:
                 return
-            notes, self._waiting, self._bytes = self._waiting, [], 0
+            notes, self._waiting, self._bytes, self._flushed = self._waiting, [], 0, time.monotonic()
             self._flushes.append(self._flusher.submit(self._flush, notes))
 
     def close(self, *, keep: bool) -> None:

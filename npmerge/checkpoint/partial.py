@@ -36,7 +36,7 @@ def partial_folder(out: Path, *, force: bool = False, resume: bool = False) -> I
     try:
         if not resume:
             _clear(folder)
-        (folder / "model").mkdir(exist_ok=True)
+        emptied(folder / "model")
         yield folder
         _put_in_place(folder / "model", out)
     except BaseException:
@@ -47,6 +47,13 @@ def partial_folder(out: Path, *, force: bool = False, resume: bool = False) -> I
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def emptied(folder: Path) -> Path:
+    """The folder, made if it is not there; of what an earlier run left only weights stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder, keep=".safetensors")
+    return folder
 
 
 def check_replaceable(out: Path, *, force: bool) -> None:
@@ -99,9 +106,12 @@ def _locked(folder: Path) -> int:
     return lock
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, keep: str | None = None) -> None:
     for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.suffix != keep:
+            path.unlink()
 
 
 def _put_in_place(model: Path, out: Path) -> None:

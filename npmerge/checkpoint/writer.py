@@ -36,7 +36,7 @@ class ModelWriter:
         """Lay out the files and reserve nothing yet.
 
         Args:
-            folder: where they go; files of the right size that are there are kept, for a merge that is resumed.
+            folder: where they go; those of its files that are there are gone on with, weights in others are removed.
             entries: the tensors, in the order in which they are to lie.
             metadata: what the headers will carry; only the lengths of these texts count before `finish`.
             shard_bytes: the most that the tensors of a file take, unless one alone takes more; None for one file.
@@ -51,6 +51,9 @@ class ModelWriter:
             Shard(shard_name(number, len(groups)), layout(group, self._metadata)) for number, group in enumerate(groups)
         )
         self._places = {name: (shard, x) for shard in self.shards for name, x in shard.header.tensors.items()}
+        for path in folder.glob("model*.safetensors"):
+            if path.name not in {shard.name for shard in self.shards}:
+                path.unlink()
         self._files = {shard.name: self._open(shard) for shard in self.shards}
         self._check_room()
         self._dirty: set[str] = set()

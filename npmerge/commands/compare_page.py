@@ -79,7 +79,9 @@ def heatmap(content: Mapping[str, Any]) -> Any:
     measures = ["distance", "cosine", *(["sign_conflict"] if content["base"] else [])]
     grids = [[grid(model["tensors"], measure) for measure in measures] for model in content["models"]]
     rows, kinds = grids[0][0][1:]
-    size = (len(measures) * (1.6 + 0.3 * len(kinds)), len(grids) * (2.2 + 0.16 * len(rows)))
+    longest = [max(map(len, names)) for names in (rows, kinds)]
+    width, height = 2 + 0.06 * longest[0] + 0.25 * len(kinds), 1.5 + 0.06 * longest[1] + 0.16 * len(rows)
+    size = (len(measures) * width, len(grids) * height)
     drawing = Figure(figsize=size, layout="constrained")
     every = drawing.subplots(len(grids), len(measures), squeeze=False)
     for axes_of_model, of_model, model in zip(every, grids, content["models"], strict=True):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import typer
 
-from npmerge.checkpoint.partial import sync_folder
+from npmerge.checkpoint.partial import emptied, sync_folder
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Planned, planned
@@ -94,7 +94,7 @@ class Documents:
                 for path in _files(document.plan, results):
                     hashes.setdefault(str(path), hashers.submit(sha256_of_file, path))
                 if recipe is not recipes[-1]:
-                    results[str(recipe.name)] = self._intermediate(document, folder / "results" / str(number))
+                    results[str(recipe.name)] = self._intermediate(document, emptied(folder / "results" / str(number)))
             return self._final(document, folder, hashes)
         finally:
             hashers.shutdown(cancel_futures=True)
@@ -103,7 +103,6 @@ class Documents:
         return planned(recipe, results, seed=self.seed, mergekit_semantics=self.mergekit_semantics, out=self.out)
 
     def _intermediate(self, document: Planned, folder: Path) -> ShardedModel:
-        folder.mkdir(parents=True, exist_ok=True)
         name = str(document.recipe.name)
         self._write(document, Target(folder, folder.with_suffix(".journal"), keep=self.keep), name)
         _finish(document, folder, Provenance(self.text), name)

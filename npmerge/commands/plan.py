@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands import plan_page as page
+from npmerge.commands.merge import default_options
 from npmerge.commands.planning import planned
+from npmerge.commands.prediction import Prediction, predicted, probed
 from npmerge.folder import recipe_of_record
 from npmerge.recipe import PlannedModel, Recipe, load_recipe, parse_recipe
 from npmerge.recipe.plan import Plan
+from npmerge.stream.engine import Options
 from npmerge.version import __version__
 
 
@@ -24,31 +27,37 @@ class Request:
         seed: instead of the recipe's.
         mergekit_semantics: whether mergekit's conventions are followed where ours differ.
         verbose: whether every tensor has its line.
+        options: threads and memory of the merge.
     """
 
     recipe: Path
     seed: int | None = None
     mergekit_semantics: bool = False
     verbose: bool = False
+    options: Options = field(default_factory=default_options)
 
 
 def plan_page(request: Request) -> str:
     """The plans of all documents as text. Raises ValueError for whatever is wrong with recipe or models."""
     lines: list[str] = []
-    for title, plan in _documents(request):
-        lines += ["", title, "", *page.told(plan, verbose=request.verbose)]
+    for title, plan, prediction in _documents(request):
+        lines += ["", title, "", *page.told(plan, prediction, verbose=request.verbose)]
     return "\n".join(lines[1:])
 
 
 def plan_json(request: Request) -> str:
     """As `plan_page`, for programs."""
-    documents: list[dict[str, Any]] = [{"title": title} | page.as_json(plan) for title, plan in _documents(request)]
+    documents: list[dict[str, Any]] = [
+        {"title": title, "predicted": prediction._asdict(), **page.as_json(plan)}
+        for title, plan, prediction in _documents(request)
+    ]
     return json.dumps({"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}, indent=1)
 
 
-def _documents(request: Request) -> Iterator[tuple[str, Plan]]:
-    """Every document with a line that says what it is."""
+def _documents(request: Request) -> Iterator[tuple[str, Plan, Prediction]]:
+    """Every document with a line that says what it is, and what it will take."""
     recipes, semantics = _read(request)
+    probe = probed()
     results: dict[str, StoredModel] = {}
     for recipe in recipes:
         if results and (recipe.tokenizer or recipe.tokenizer_source):
@@ -59,7 +68,11 @@ def _documents(request: Request) -> Iterator[tuple[str, Plan]]:
         plan = planned(recipe, results, seed=request.seed, mergekit_semantics=semantics).plan
         results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
         conventions = ", mergekit's conventions" if semantics else ""
-        yield f"{_name(recipe)}: {recipe.merge_method}, seed {plan.seed}{conventions}", plan
+        yield (
+            f"{_name(recipe)}: {recipe.merge_method}, seed {plan.seed}{conventions}",
+            plan,
+            predicted(plan, request.options, probe),
+        )
 
 
 def _name(recipe: Recipe) -> str:

@@ -6,11 +6,12 @@ from typing import Any
 
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
+from npmerge.commands.prediction import Prediction
 from npmerge.commands.text import braced, columns, kind_of, plural, ranges, shape_of
 from npmerge.recipe.layers import place_of
 from npmerge.recipe.plan import Plan, Source, Step, Value
 from npmerge.stream.outcomes import read_bytes
-from npmerge.stream.sizes import size
+from npmerge.stream.sizes import duration, size
 
 HEADER = ("tensor", "count", "shape", "dtype", "by", "of", "numbers", "")
 
@@ -18,7 +19,7 @@ SPELT = 4
 """Different values over depth that are spelt out; of more the first and the last are told."""
 
 
-def told(plan: Plan, *, verbose: bool = False) -> list[str]:
+def told(plan: Plan, prediction: Prediction, *, verbose: bool = False) -> list[str]:
     """What the terminal shows of one document's plan; a line for each tensor if `verbose`."""
     groups: dict[Any, list[Step]] = {}
     for step in plan.steps:
@@ -33,6 +34,7 @@ def told(plan: Plan, *, verbose: bool = False) -> list[str]:
         *columns([HEADER, *rows]),
         "",
         _counts(plan),
+        _takes(prediction),
         *skipped,
         *(f"warning: {text}" for text in plan.warnings),
     ]
@@ -195,6 +197,12 @@ def _counts(plan: Plan) -> str:
         f"{actions.count('merge')} tensors merged, {actions.count('copy')} copied, {len(plan.skipped)} of the inputs left out; "
         f"{size(sum(read_bytes(plan, step) for step in plan.steps))} read, {size(sum(map(written, plan.steps)))} written"
     )
+
+
+def _takes(p: Prediction) -> str:
+    time = f"not measured for {', '.join(p.unmeasured)}" if p.seconds is None else f"about {duration(p.seconds)}"
+    where = f"on {plural(p.threads, 'thread')}, by a probe of this machine, if the disk keeps up"
+    return f"predicted: {size(p.memory)} of memory; time: {time} {where}"
 
 
 def written(step: Step) -> int:

@@ -2,20 +2,91 @@
 
 import math
 import time
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from npmerge.recipe.plan import Plan, Step
-from npmerge.stream.engine import BUDGET, Options, block_bytes, whole_bytes
+from npmerge.stream.engine import BUDGET, LANES, Options, block_bytes, whole_bytes
 from npmerge.stream.outcomes import read_bytes
+from npmerge.stream.tensors import bytes_of_entry
 
-COSTS: dict[str, float] = {}
+COSTS = {
+    "": 7.1,  # a copy
+    "linear": 5.5,
+    "passthrough": 7.1,
+    "slerp": 8.9,
+    "nuslerp": 7.8,
+    "multislerp": 5.7,
+    "karcher": 6.2,
+    "nearswap": 5.1,
+    "arcee_fusion": 76.0,
+    "model_stock": 6.0,
+    "task_arithmetic": 4.1,
+    "ties": 6.7,
+    "dare_linear": 6.6,
+    "dare_ties": 6.5,
+    "breadcrumbs": 10.0,
+    "breadcrumbs_ties": 10.0,
+    "della": 29.0,
+    "della_linear": 26.0,
+    "sce": 5.9,
+    "mlerp": 6.7,
+    "pcb": 64.0,
+    "consensus_ta": 4.4,
+}
+"""CPU time per byte that is read, as a multiple of `probed`: three models in bfloat16, hashes of inputs and outputs included.
+
+Measured by `python -m experiments.benchmarks.cost_of_methods` on two cores under load.
+"""
+
+START = 2.5
+"""CPU seconds of imports and compilation: tiny models took 2.3 to 4.2 by the method."""
+
+LIBRARIES = 300_000_000
+"""Bytes of Python and its libraries: three models merged by `linear` took 354 MB, of which 55 MB were blocks."""
+
+WHOLE = ("arcee_fusion", "della", "della_linear", "pcb", "iso_c", "iso_cts", "tsv_m", "wudi")
+"""Methods that hold a tensor of all models at once. `is_whole` has those that do by their parameters."""
+
+ONCE = ("linear", "passthrough", "task_arithmetic")
+"""Methods that read a tensor once, so that no block of it is kept."""
+
+
+class Prediction(NamedTuple):
+    """What a plan will take.
+
+    Attributes:
+        memory: bytes of the process, at most.
+        seconds: from start to end where the disk keeps up; None for methods whose cost has not been measured.
+        unmeasured: those methods.
+        threads: that it is run on.
+    """
+
+    memory: int
+    seconds: float | None
+    unmeasured: tuple[str, ...]
+    threads: int
+
+
+def predicted(plan: Plan, options: Options, probe: float) -> Prediction:
+    """What a plan will take.
+
+    Args:
+        plan: of one document.
+        options: threads and memory.
+        probe: seconds per gigabyte, of `probed`.
+    """
+    unmeasured = tuple(sorted({step.method for step in plan.steps} - COSTS.keys()))
+    cost = sum(read_bytes(plan, step) / 1e9 * COSTS.get(step.method, math.nan) for step in plan.steps)
+    threads = _threads(plan, options)
+    seconds = None if unmeasured else START + cost * probe / threads
+    return Prediction(LIBRARIES + _tensors(plan, options, threads), seconds, unmeasured, threads)
 
 
 def probed() -> float:
-    """CPU seconds in which this machine multiplies a gigabyte of bfloat16 by a number: the least of some tries."""
+    """Seconds in which a core of this machine multiplies a gigabyte of bfloat16 by a number: the least of some tries."""
     x = np.linspace(-1, 1, 2**20).astype(ml_dtypes.bfloat16)
 
     def once() -> float:
@@ -24,3 +95,26 @@ def probed() -> float:
         return time.perf_counter() - begun
 
     return min(once() for _ in range(20)) / x.nbytes * 1e9
+
+
+def is_whole(step: Step) -> bool:
+    """Whether a step holds its tensor of all models at once."""
+    by_row = step.parameters.get("filter_wise", False) or not step.parameters.get("nuslerp_flatten", True)
+    return step.method in WHOLE or bool(by_row)
+
+
+def _threads(plan: Plan, options: Options) -> int:
+    most = options.threads if options.budget is None else options.budget // max(1, block_bytes(plan))
+    return max(1, min(options.threads, most))
+
+
+def _tensors(plan: Plan, options: Options, threads: int) -> int:
+    """Blocks under way, and what is kept of tensors between two passes or held whole."""
+    blocks = threads * block_bytes(plan)
+    room = (BUDGET if options.budget is None else max(0, options.budget - blocks)) // LANES
+    merged = [step for step in plan.steps if step.action == "merge"]
+    again = [step for step in merged if step.method not in ONCE and not is_whole(step)]
+    stored = [math.prod(step.shape) * bytes_of_entry(plan.models, step) for step in again]
+    kept = sum(sorted((size for size in stored if size <= room), reverse=True)[:LANES])
+    whole = max((whole_bytes(plan, step) for step in merged if is_whole(step)), default=0)
+    return blocks + max(kept, whole)

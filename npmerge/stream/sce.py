@@ -1,6 +1,5 @@
 """The kernel of SCE: select, calculate, erase."""
 
-import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -82,10 +81,7 @@ class Sce:
 
 
 def variances(block: Padded) -> list[Int32[Array, " entries"]]:
-    """The variance over the models, times a constant, as a key that has the same bits in every program.
-
-    Squares are rounded by one bit more, or some programs would add them without rounding, and others would not.
-    """
+    """The variance over the models, as a key."""
     found = vectors(block)
     squares = [jnp.square(x - y) for x, y in itertools.combinations(found, 2)]
     if not squares:

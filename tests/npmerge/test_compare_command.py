@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from npmerge.cli import app, main
 from npmerge.commands import values
 from npmerge.commands.compare import OUTSIDE, compared
-from npmerge.commands.compare_page import grid, told, worst
+from npmerge.commands.compare_page import grid, heatmap, told, worst
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 SHAPES = {"embed.weight": (7, 3), "layers.0.w": (5, 4), "layers.0.b": (4,), "layers.1.w": (5, 4), "layers.1.b": (4,)}
@@ -104,9 +104,10 @@ def test_whole_numbers_and_flags(tmp_path):
 
 
 def test_tensors_that_are_missing_or_have_other_shapes_are_listed(tmp_path):
-    a = write(tmp_path / "a.safetensors", {"w": np.ones(3, np.float32), "v": np.ones(2, np.float32), "u": np.ones(1, np.float32)})
-    x = write(tmp_path / "x.safetensors", {"w": np.ones(3, np.float32), "v": np.ones(4, np.float32), "t": np.ones(1, np.float32)})
-    y = write(tmp_path / "y.safetensors", {"w": np.zeros(3, np.float32), "u": np.ones(1, np.float32)})
+    one, three = np.ones(1, np.float32), np.ones(3, np.float32)
+    a = write(tmp_path / "a.safetensors", {"w": three, "v": np.ones(2, np.float32), "u": one})
+    x = write(tmp_path / "x.safetensors", {"w": three, "v": np.ones(4, np.float32), "t": one})
+    y = write(tmp_path / "y.safetensors", {"w": 0 * three, "u": one})
     content = compared([a, x], y)
     assert set(content["models"][0]["tensors"]) == {"w"}
     assert content["left_out"] == [
@@ -148,6 +149,13 @@ def test_the_grid_of_a_heat_map():
     np.testing.assert_array_equal(values, [[1, np.nan], [2, np.nan]])
     values, rows, kinds = grid({"head": {"distance": 1.0}, "body": {"distance": 2.0}}, "distance")
     assert (rows, kinds, values.tolist()) == (["head", "body"], ["distance"], [[1], [2]])
+
+
+def test_heat_maps_have_room_for_long_names(tmp_path):
+    names = [f"a_very_long_name_of_a_module_in_some_network.another_long_name_{'x' * k}.weight" for k in range(3)]
+    measures = {name: {"distance": 0.1, "cosine": 1.0, "sign_conflict": 0.5} for name in names}
+    model = {"path": "m", "tensors": measures}
+    heatmap({"base": "b", "models": [model]}).savefig(tmp_path / "h.png", dpi=20)  # warns where axes find no room
 
 
 def test_the_folder_and_the_words(tmp_path):

@@ -209,6 +209,10 @@ def test_what_an_earlier_run_left_is_verified_and_forgotten_if_the_plan_is_anoth
     assert written(tmp_path / "out") == written(tmp_path / "whole")
     (tmp_path / "out").rename(tmp_path / "first")
     interrupted()
+    assert all(not x.kept for x in make(plan, tmp_path / "out", resume=True, shard_bytes=800))
+    assert len(written(tmp_path / "out")) == 5  # three files, their index and the record
+    (tmp_path / "out").rename(tmp_path / "second")
+    interrupted()
     other = plan_of([tmp_path / "m1", tmp_path / "m0"])
     assert not any(x.kept for x in make(other, tmp_path / "out", resume=True))
 
