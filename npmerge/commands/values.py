@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64
 from npmerge.checkpoint.stored import Entry, StoredModel
 
 BLOCK = 2**14
-"""Entries that are looked at together: in float64 they fit into the cache of a core. With 2^18, compare took 1.8 times as long."""
+"""Entries that are looked at together: in float64 they fit into the cache of a core. 2^18 took compare 1.8 times as long."""
 
 T = TypeVar("T")
 
