@@ -12,7 +12,7 @@ from alignment.lookups import Lookup
 from npmerge.base import Merge
 from npmerge.grams import SiteGram
 from npmerge.normal_equations import regularised
-from npmerge.operations import tell
+from npmerge.operations import note, tell
 from npmerge.quadratic import on_leaves
 from npmerge.stack import Stack
 
@@ -53,7 +53,9 @@ def frequency_shares(
 
 
 def warn_of_open(merge: Merge, singular: Sequence[str], sites: int) -> None:
-    """Warn once of the sites whose inputs leave directions open."""
+    """Warn once of the sites whose inputs leave directions open, and note each."""
+    for name in singular:
+        note(f"{type(merge).__name__}, {name}: the data leave directions open, along which weights are averaged")
     if singular:
         first = ", ".join(map(repr, singular[:3])) + (", ..." if len(singular) > 3 else "")
         warnings.warn(

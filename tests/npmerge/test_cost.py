@@ -159,3 +159,22 @@ def test_host_solves_of_collected_statistics_are_counted():
     assert chained.flops > solved.flops + 2 * 2 * 40 * 5 * 5  # the products of what both read besides
     assert matched.flops > 10 * weighing  # iterations
     assert not (solved.uncounted or chained.uncounted or matched.uncounted)
+
+
+def test_what_is_done_with_singular_systems_is_noted():
+    """Of one of two layers some inputs are never seen; the merge warns, and the report names method and tensor."""
+
+    def apply(v, x):
+        return jnp.tanh(x @ v["a"]) @ v["b"]
+
+    networks = [jax.tree.map(jnp.float32, {"a": normal(k, 3, 4), "b": normal(k + 9, 4, 2)}) for k in range(2)]
+    x = np.float32(normal(3, 40, 3)) * np.float32([1, 1, 0])
+    graph, stack = nm.trace(apply, networks[0], x[:2]), nm.stack_models(networks)
+    stats = nm.collect(apply, graph, networks, nm.in_order(x, x, 20), [nm.RegMean(), nm.ChainOfMerges()])
+    for merge in (nm.RegMean(), nm.ChainOfMerges()):
+        name = type(merge).__name__
+        with pytest.warns(UserWarning, match=f"{name}: the data leave directions open at 1 of 2 sites"):
+            _, cost = merged(merge, stack, stats)
+        assert cost.notes == (f"{name}, a: the data leave directions open, along which weights are averaged",)
+        assert cost_table({"ours": cost})[-2:] == ["", f"- ours: {cost.notes[0]}"]
+    assert merged(nm.Average(), stack)[1].notes == ()
