@@ -57,13 +57,20 @@ class Merge(abc.ABC):
 
         Raises:
             ValueError: models that are not a `Stack`, or a NaN or infinity in the models, the base or the result (the method
-                and the tensor are named). Traced values are passed over.
+                and the tensor are named); values traced by `jit` or `grad`, which are passed over by these checks, where the
+                closed form is found on the host.
         """
         name = type(self).__name__
         check_stack(stack)
         check_finite(stack.params, f"the stack that {name} merges")
         check_finite(stack.base, f"the base that {name} starts from")
-        merged = _applied(self, self.init(stack, stats=stats, key=key), stack)
+        try:
+            theta = self.init(stack, stats=stats, key=key)
+        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+            if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((stack, [*(stats or {}).values()]))):
+                raise
+            raise ValueError(f"{name} works on the host: call it outside jit and grad, which its apply can be in") from error
+        merged = _applied(self, theta, stack)
         check_finite(merged, f"the result of {name}")
         return merged
 

@@ -15,7 +15,7 @@ from alignment.sites import Site, Use
 from alignment.taps import capture
 from npmerge.base import Merge, Stats, wide
 from npmerge.examples import Run, run_of
-from npmerge.gram_shares import gram_shares, off_diagonal, warn_of_open
+from npmerge.gram_shares import gram_shares, warn_of_open
 from npmerge.grams import SiteGram, by_part
 from npmerge.memory import bytes_of, peak_bytes
 from npmerge.one_by_one import Alone, alone, of_models, one_by_one, per_sample, product, samples_of
@@ -88,9 +88,8 @@ def chained(merge: Merge, chain: Chain, stack: Stack, stats: Stats | None) -> di
 
 def _solved(chain: Chain, read: list[list[SiteGram]]) -> Found:
     found = Found([], [], [])
-    for g, *missing in read:
-        gram = off_diagonal(g.gram, chain.scale)
-        (share, *correction), is_open = gram_shares(gram, chain.ridge, *(m.gram for m in missing))
+    solutions = gram_shares([[g.gram for g in kinds] for kinds in read], chain.ridge, chain.scale)
+    for (g, *_), ((share, *correction), is_open) in zip(read, solutions, strict=True):
         found.shares.append((g.site, share))
         found.corrections.extend((g.site, c) for c in correction)
         found.singular.extend([g.site.name] * is_open)

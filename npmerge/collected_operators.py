@@ -81,7 +81,8 @@ def _check(name: str, f: SiteFactors, leaf: Array | None) -> None:
     got = np.shape(f.inputs), np.shape(f.gradients)
     if got != expected:
         raise ValueError(f"the factors of {name!r} are of other models or another layer: got {got}, expected {expected}")
-    if not all(np.isfinite(np.asarray(x)).all() for x in (f.inputs, f.gradients)):
+    known = [x for x in (f.inputs, f.gradients) if not isinstance(x, jax.core.Tracer)]
+    if not all(np.isfinite(np.asarray(x)).all() for x in known):
         raise ValueError(f"the factors of {name!r} are not finite: is there a NaN in the data, or a label or token too large?")
 
 
@@ -90,7 +91,8 @@ def _by_part(several: list[SiteFactors], leaf: tuple[int, ...]) -> list[list[Sit
     parts: dict[bytes, list[SiteFactors]] = {}
     seen = np.zeros(int(np.prod(leaf)), bool)
     for f in several:
-        places = np.asarray(f.site.places(leaf))
+        with jax.ensure_compile_time_eval():  # which elements they are is known when models are traced
+            places = np.asarray(f.site.places(leaf))
         if places.tobytes() not in parts and seen[places.ravel()].any():
             raise ValueError(f"site {f.site.name!r} reads a part of its weight that another site reads otherwise")
         seen[places.ravel()] = True

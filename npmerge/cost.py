@@ -20,7 +20,7 @@ from jaxtyping import Array
 from alignment.graph import PyTree
 from npmerge.base import Merge, Stats
 from npmerge.batches import measured
-from npmerge.operations import listening, operations
+from npmerge.operations import listening, noting, operations
 from npmerge.report import markdown_table
 from npmerge.stack import Stack, check_stack
 from npmerge.statistics import Statistic, collect, statistics_of
@@ -39,6 +39,8 @@ class Cost:
         xla_flops: operations that XLA itself counts of the same compiled programs; it enters loops once and does not see into
             decompositions. None where nothing was compiled as a whole.
         uncounted: whether there was host code that tells nothing of itself, so that `flops` is too low.
+        notes: what the merge did where its formula does not tell, such as how it solved a singular system: the method, the
+            tensor and what was done.
     """
 
     flops: float
@@ -47,6 +49,7 @@ class Cost:
     peak_bytes: int
     xla_flops: float | None = None
     uncounted: bool = False
+    notes: tuple[str, ...] = ()
 
     def then(self, later: "Cost") -> "Cost":
         """Both, one after the other; what is kept is that of the first."""
@@ -58,6 +61,7 @@ class Cost:
             peak_bytes=max(self.peak_bytes, later.peak_bytes),
             xla_flops=sum(known) if known else None,
             uncounted=self.uncounted or later.uncounted,
+            notes=self.notes + later.notes,
         )
 
 
@@ -122,14 +126,18 @@ def collected(
 
 
 def cost_table(costs: Mapping[str, Cost]) -> list[str]:
-    """Lines of a Markdown table, a row for each name; "at least" where host code tells nothing of itself."""
+    """Lines of a Markdown table, a row for each name, and of a list of their notes.
+
+    It says "at least" where host code tells nothing of itself.
+    """
 
     def row(name: str, c: Cost) -> tuple[str, ...]:
         least = "at least " if c.uncounted else ""
         return name, least + _scaled(c.flops), _scaled(c.bytes, "B"), _scaled(c.peak_bytes, "B"), f"{c.seconds:.2g}"
 
     header = ("", "operations", "kept", "peak memory", "seconds")
-    return markdown_table(header, [row(*named) for named in costs.items()])
+    notes = [f"- {name}: {text}" for name, c in costs.items() for text in c.notes]
+    return markdown_table(header, [row(*named) for named in costs.items()]) + (["", *notes] if notes else [])
 
 
 def _spent(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, Cost]:
@@ -148,7 +156,7 @@ def _spent_on_host(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree,
     tracemalloc.start()
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
-    with listening() as told:
+    with listening() as told, noting() as notes:
         jax.block_until_ready(function(*args))
     peak = tracemalloc.get_traced_memory()[1] - before
     if not was_tracing:
@@ -156,7 +164,7 @@ def _spent_on_host(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree,
     result, seconds = _timed(function, *args)
     known = [count for count in told if not math.isnan(count)]
     uncounted = not told or len(known) < len(told)
-    return result, Cost(sum(known), _bytes(result), seconds, _bytes((args, result)) + peak, None, uncounted)
+    return result, Cost(sum(known), _bytes(result), seconds, _bytes((args, result)) + peak, None, uncounted, tuple(notes))
 
 
 def _timed(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, float]:

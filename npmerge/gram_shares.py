@@ -12,10 +12,10 @@ from alignment.lookups import Lookup
 from alignment.sites import Use
 from npmerge.base import Merge
 from npmerge.grams import SiteGram
-from npmerge.normal_equations import regularised
-from npmerge.operations import tell
+from npmerge.operations import note
 from npmerge.quadratic import on_leaves
 from npmerge.stack import Stack
+from npmerge.systems import solved
 
 
 def shares_of(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: float, ridge: float) -> PyTree:
@@ -32,18 +32,12 @@ def shares_of(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: floa
         UserWarning: once, with the sites whose inputs leave directions open that the ridge alone would decide. That some rows
             of an embedding are never read is expected, and no reason to warn.
     """
-    found: list[tuple[Use, Array]] = []
-    sites, singular = 0, []
-    for g in grams:
-        if isinstance(g.site, Lookup):
-            found.append((g.site, frequency_shares(g.gram, ridge)))
-            continue
-        (share,), is_open = gram_shares(off_diagonal(g.gram, scale), ridge)
-        found.append((g.site, share))
-        sites += 1
-        singular += [g.site.name] * is_open
-    warn_of_open(merge, singular, sites)
-    return on_leaves(stack.params, found)
+    grams = list(grams)
+    lookups, sites = ([g for g in grams if isinstance(g.site, Lookup) is looked_up] for looked_up in (True, False))
+    solved_sites = gram_shares([(g.gram,) for g in sites], ridge, scale)
+    warn_of_open(merge, [g.site.name for g, (_, is_open) in zip(sites, solved_sites, strict=True) if is_open], len(sites))
+    read = [(g.site, frequency_shares(g.gram, ridge)) for g in lookups]
+    return on_leaves(stack.params, [*read, *((g.site, s) for g, ((s,), _) in zip(sites, solved_sites, strict=True))])
 
 
 def frequency_shares(
@@ -57,7 +51,9 @@ def frequency_shares(
 
 
 def warn_of_open(merge: Merge, singular: Sequence[str], sites: int) -> None:
-    """Warn once of the sites whose inputs leave directions open."""
+    """Warn once of the sites whose inputs leave directions open, and note each."""
+    for name in singular:
+        note(f"{type(merge).__name__}, {name}: the data leave directions open, along which weights are averaged")
     if singular:
         first = ", ".join(map(repr, singular[:3])) + (", ..." if len(singular) > 3 else "")
         warnings.warn(
@@ -67,43 +63,21 @@ def warn_of_open(merge: Merge, singular: Sequence[str], sites: int) -> None:
         )
 
 
-def off_diagonal(
-    grams: Float[Array | np.ndarray, "models *copies rows rows"], scale: float
-) -> Float[np.ndarray, "models *copies rows rows"]:
-    """Scale G + (1 - scale) diag(G)."""
-    g = np.asarray(grams)
-    return g * np.where(np.eye(g.shape[-1], dtype=bool), 1, scale).astype(g.dtype)
-
-
 def gram_shares(
-    grams: Float[Array | np.ndarray, "models *copies rows rows"],
-    ridge: float,
-    *others: Float[Array | np.ndarray, "models *copies rows rows"],
-) -> tuple[list[Float[Array, "models *copies rows rows"]], bool]:
+    sites: Sequence[Sequence[Float[Array | np.ndarray, "models *copies rows rows"]]], ridge: float, scale: float = 1.0
+) -> list[tuple[list[Float[Array, "models *copies rows rows"]], bool]]:
     """(sum_k (G_k + r I))^-1 G_m for each model and copy, r = ridge tr(sum_k G_k) / (models rows); float32, solved in float64.
 
     As the shares of differences from the mean these are those of G_m + r I: what r adds to them all cancels out. Where the sum
     is singular and r does not hold it above the rounding of sums in float32, directions that were never seen have no share.
 
     Args:
-        grams: G.
+        sites: for each site G, and others to be solved for in place of G, too.
         ridge: r, relative to the mean of the diagonal.
-        others: to be solved for in place of G, too.
+        scale: of G, a in a G + (1 - a) diag(G).
 
     Returns:
-        The solutions for G and for the others, and whether directions are open in a copy that read anything.
+        For each site the solutions, and whether directions are open in a copy that read anything.
     """
-    g = np.asarray(grams)
-    wanted = np.stack([g, *(np.asarray(x) for x in others)])
-    found, singular = np.zeros(wanted.shape, np.float32), False
-    for copy in np.ndindex(g.shape[1:-2]):
-        total = g[:, *copy].astype(np.float64).sum(0)
-        seen = np.flatnonzero(np.diagonal(total) > 0)
-        if len(seen):
-            sides = np.moveaxis(wanted[:, :, *copy][:, :, seen].astype(np.float64), 2, 0)
-            inside = total[np.ix_(seen, seen)]
-            solved, vague = regularised(inside, sides.reshape(len(seen), -1), ridge * np.trace(total) / len(total))
-            tell((9 if vague else 1 / 3) * len(seen) ** 3 + 2 * len(seen) * sides.size)  # eigenvectors, or Cholesky's factor
-            found[:, :, *copy][:, :, seen] = np.moveaxis(solved.reshape(sides.shape), 0, 2)
-            singular |= vague or len(seen) < len(total)
-    return [jnp.asarray(x) for x in found], singular
+    found = solved([[np.asarray(x) for x in site] for site in sites], ridge, scale)
+    return [([jnp.asarray(x) for x in shares], singular) for shares, singular in found]

@@ -117,7 +117,7 @@ def _check_gram(name: str, g: SiteGram, leaf: Array | None) -> None:
         raise ValueError(
             f"the Gram matrix of {name!r} is of other models or another layer: got {np.shape(g.gram)}, expected {expected}"
         )
-    if not np.isfinite(np.asarray(g.gram)).all():
+    if not isinstance(g.gram, jax.core.Tracer) and not np.isfinite(np.asarray(g.gram)).all():
         raise ValueError(f"the Gram matrix of {name!r} is not finite: is there a NaN in the data, or a token too large?")
 
 
@@ -139,7 +139,8 @@ def _parts(several: list[SiteGram], leaf: tuple[int, ...]) -> list[SiteGram]:
     parts: dict[bytes, SiteGram] = {}
     seen = np.zeros(math.prod(leaf), bool)
     for g in several:
-        places = np.asarray(g.site.places(leaf))
+        with jax.ensure_compile_time_eval():  # which elements they are is known when models are traced
+            places = np.asarray(g.site.places(leaf))
         before = parts.get(places.tobytes())
         if before is None and seen[places.ravel()].any():
             raise ValueError(f"site {g.site.name!r} reads a part of its weight that another site reads otherwise")

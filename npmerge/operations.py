@@ -25,6 +25,7 @@ RANDOM_BITS = 56
 """Operations for 32 random bits: 20 rounds of Threefry make two such words, by an addition, a rotation and an xor each."""
 
 _told: ContextVar[list[float] | None] = ContextVar("_told", default=None)
+_notes: ContextVar[list[str] | None] = ContextVar("_notes", default=None)
 
 
 def tell(operations: float) -> None:
@@ -53,6 +54,23 @@ def listening() -> Iterator[list[float]]:
         yield told
     finally:
         _told.reset(token)
+
+
+def note(text: str) -> None:
+    """Say what a merge did where its formula does not tell; heard by `noting` around it."""
+    if (notes := _notes.get()) is not None:
+        notes.append(text)
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """What is said by `note` inside."""
+    notes: list[str] = []
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
 
 
 def operations(program: Jaxpr | ClosedJaxpr) -> float:

@@ -1,13 +1,14 @@
 """The entries of largest magnitude, exactly and without sorting."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, UInt
+from jaxtyping import Array, Bool, Float, UInt
 
 from alignment.graph import PyTree
 
@@ -22,6 +23,9 @@ JOINED = 2**18
 
 GROUP = 32
 """Entries that are counted in one byte."""
+
+LANES = 3
+"""Thresholds that are counted in one pass, which takes little longer than one: of bytes in 32 bits one is spare."""
 
 
 def kept_of(density: float, size: int) -> int:
@@ -64,13 +68,14 @@ def largest(tree: PyTree, count: int | UInt[Array, ""]) -> PyTree:
 
 @jax.jit
 def _largest(leaves: list[Array], count: UInt[Array, ""]) -> list[Bool[Array, "..."]]:
-    """Leaves of middling size joined: whatever is done with each is compiled for each."""
+    """Searched for in small leaves joined: whatever is done with each is compiled for each."""
+    total = sum(x.size for x in leaves)
+    joined = [jnp.concatenate([x.reshape(-1) for x in leaves[run]]) for run in _runs([x.size for x in leaves])]
+    low, high, ties = _threshold(joined, count, total)
     masks = []
-    runs = _runs([x.size for x in leaves])
-    joined = [jnp.concatenate([x.reshape(-1) for x in leaves[run]]) for run in runs]
-    for run, mask in zip(runs, _largest_of(joined, count), strict=True):
-        parts = jnp.split(mask, np.cumsum([x.size for x in leaves[run]])[:-1].tolist())
-        masks += [part.reshape(x.shape) for part, x in zip(parts, leaves[run], strict=True)]
+    for x, start in zip(leaves, _starts(leaves), strict=True):
+        k = _magnitude(x)  # in the shape of the leaf, so that it becomes part of what is done with the mask
+        masks.append((k >= high) | ((k >= low) & (_places(x.shape) < _within(ties, start))))
     return masks
 
 
@@ -84,32 +89,33 @@ def _runs(sizes: list[int]) -> list[slice]:
     return runs
 
 
-def _largest_of(vectors: list[Array], count: UInt[Array, ""]) -> list[Bool[Array, " entries"]]:
-    total = sum(x.size for x in vectors)
+def _threshold(
+    vectors: list[Array], count: UInt[Array, ""], total: int
+) -> tuple[UInt[Array, ""], UInt[Array, ""], UInt[Array, ""]]:
+    """The magnitude from which on entries are taken that are among the first so many, that of all others, and so many."""
     bits = 8 * vectors[0].dtype.itemsize
     top = jnp.asarray(2 ** (bits - 1), f"uint{bits}")
 
     # magnitudes and places are computed wherever they are read, as to keep them takes longer than to count them: behind a
     # barrier, or XLA would take them out of the loop
-    def not_below(t: Array) -> UInt[Array, ""]:
-        own, t = jax.lax.optimization_barrier((vectors, t))
-        return _count([_magnitude(x) >= t for x in own])
+    def not_below(tried: Array) -> UInt[Array, " lanes"]:
+        own, tried = jax.lax.optimization_barrier((vectors, tried))
+        return _count([[_magnitude(x) >= t for t in tried] for x in own])
 
     found = _search(not_below, count, top, total, _suggested(vectors, count, total))
 
-    def tied() -> list[Bool[Array, " entries"]]:  # of one magnitude, unless the threshold is exact
-        return [(k >= found.low) & (k < found.high) for k in map(_magnitude, vectors)]
+    def few(rest: Array) -> UInt[Array, " lanes"]:  # of one magnitude
+        own, starts, rest = jax.lax.optimization_barrier((vectors, _starts(vectors), rest))
+        masks = []
+        for x, start in zip(own, starts, strict=True):
+            k, p = _magnitude(x), _places(x.shape)
+            masks.append([(k >= found.low) & (k < found.high) & (p < _within(total - r, start)) for r in rest])
+        return _count(masks)
 
-    def few(rest: Array) -> UInt[Array, ""]:
-        return _count([t & (p < total - rest) for t, p in zip(tied(), _places(vectors), strict=True)])
-
-    def taken() -> UInt[Array, ""]:
-        bounds = jnp.zeros(2, jnp.uint32)
-        return _search(few, count - found.above, jnp.uint32(total), found.kept, bounds).low
-
-    rest = jax.lax.cond((found.low + 1 < found.high) | (found.kept == count), lambda: jnp.uint32(0), taken)
-    above = [_magnitude(x) >= found.high for x in vectors]
-    return [a | (t & (p < total - rest)) for a, t, p in zip(above, tied(), _places(vectors), strict=True)]
+    # where the threshold is exact nothing is searched for: not by a condition, which several models would take together
+    left = jnp.where(found.kept == count, found.kept, count - found.above)
+    rest = _search(few, left, jnp.uint32(total), found.kept, jnp.zeros(LANES, jnp.uint32)).low
+    return found.low, found.high, total - rest
 
 
 class _Found(NamedTuple):
@@ -122,16 +128,16 @@ class _Found(NamedTuple):
 
 
 def _search(
-    counted: Callable[[Array], UInt[Array, ""]],
+    counted: Callable[[Array], UInt[Array, " lanes"]],
     count: UInt[Array, ""],
     top: UInt[Array, ""],
     total: int | UInt[Array, ""],
-    suggested: UInt[Array, "2"],
+    suggested: UInt[Array, " lanes"],
 ) -> _Found:
     """Where a count that falls from `total` at 0 to none at `top` is `count`, or passes it from `low` to `high` = `low` + 1.
 
-    The first two places tried are suggested; of the others every third is in the middle, so that no distribution of the entries
-    takes more than three times as many as bisection.
+    The first places tried are suggested; of the others every third are the quarters, so that no distribution of the entries
+    takes more than three times as many passes as those alone.
     """
 
     def goes_on(state: tuple[Array, _Found]) -> Bool[Array, ""]:
@@ -140,29 +146,36 @@ def _search(
 
     def refine(state: tuple[Array, _Found]) -> tuple[Array, _Found]:
         step, f = state
+        shares = jnp.where(step % 3 == 0, jnp.arange(1, LANES + 1) / (LANES + 1), _interpolated(f, count))
         width = f.high - f.low
-        share = (f.kept - count).astype(jnp.float32) / (f.kept - f.above).astype(jnp.float32)
-        between = f.low + (share * width.astype(jnp.float32)).astype(width.dtype)
-        tried = jnp.where(step < 2, suggested[step % 2], jnp.where(step % 3 == 0, f.low + width // 2, between))
-        tried = jnp.clip(tried, f.low + 1, f.high - 1)
-        number = counted(tried)
-        enough = number >= count
-        low, kept = jnp.where(enough, tried, f.low), jnp.where(enough, number, f.kept)
-        high, above = jnp.where(enough, f.high, tried), jnp.where(enough, f.above, number)
+        between = f.low + (shares * width.astype(jnp.float32)).astype(width.dtype)
+        tried = jnp.clip(jnp.where(step == 0, suggested, between), f.low + 1, f.high - 1)
+        numbers = counted(tried)
+        enough = numbers >= count
+        low, kept = jnp.where(enough, tried, f.low).max(), jnp.where(enough, numbers, f.kept).min()
+        high, above = jnp.where(enough, f.high, tried).min(), jnp.where(enough, f.above, numbers).max()
         return step + 1, _Found(low, high, kept, above)
 
     start = _Found(jnp.zeros_like(top), top, jnp.asarray(total, jnp.uint32), jnp.uint32(0))
     return jax.lax.while_loop(goes_on, refine, (jnp.uint32(0), start))[1]
 
 
-def _suggested(vectors: list[Array], count: UInt[Array, ""], total: int) -> UInt[Array, "2"]:
-    """Magnitudes below and above the threshold but for four standard deviations: those of a sample in regular steps."""
+def _interpolated(f: _Found, count: UInt[Array, ""]) -> Float[Array, " lanes"]:
+    """Shares of the width around the one where `count` is expected: to 1.5 standard deviations, and what is no line."""
+    inside, wanted = (f.kept - n for n in (f.above, count))
+    inside, wanted = inside.astype(jnp.float32), wanted.astype(jnp.float32)
+    reach = 0.75 * jnp.sqrt(inside) + inside / 256
+    return jnp.clip((wanted + jnp.linspace(-1, 1, LANES) * reach) / inside, 0, 1)
+
+
+def _suggested(vectors: list[Array], count: UInt[Array, ""], total: int) -> UInt[Array, " lanes"]:
+    """Magnitudes around the threshold to three standard deviations: those of a sample in regular steps."""
     step = -(-total // SAMPLE)
     sample = jnp.sort(jnp.concatenate([_magnitude(x[::step]) for x in vectors]))
     rank = len(sample) * (1 - count.astype(jnp.float32) / total)
-    reach = 4 * jnp.sqrt(rank * (1 - rank / len(sample))) + 1
-    below, above = (jnp.clip(r, 0, len(sample) - 1).astype(jnp.int32) for r in (rank - reach, rank + reach))
-    return jnp.stack([sample[below], sample[above] + 1])
+    reach = 3 * jnp.sqrt(rank * (1 - rank / len(sample))) + 1
+    ranks = rank + jnp.linspace(-1, 1, LANES) * reach
+    return sample[jnp.clip(ranks, 0, len(sample) - 1).astype(jnp.int32)] + 1
 
 
 def _magnitude(x: Array) -> UInt[Array, "..."]:
@@ -171,17 +184,11 @@ def _magnitude(x: Array) -> UInt[Array, "..."]:
     return bits & bits.dtype.type(2 ** (8 * x.dtype.itemsize - 1) - 1)
 
 
-def _places(vectors: list[Array]) -> list[UInt[Array, " entries"]]:
-    """The position of each entry among all."""
-    places, start = [], 0
-    for x in vectors:
-        places.append(jax.lax.iota(jnp.uint32, x.size) + jnp.uint32(start))
-        start += x.size
-    return places
-
-
-def _count(masks: list[Bool[Array, "..."]]) -> UInt[Array, ""]:
-    return functools.reduce(jnp.add, map(count_true, masks))
+def _places(shape: tuple[int, ...]) -> UInt[Array, "..."]:
+    """The position of each entry, axis by axis: to bring a vector of positions to the shape takes far longer on CPUs."""
+    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    along = [jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(step) for axis, step in enumerate(steps)]
+    return functools.reduce(jnp.add, along, jnp.zeros(shape, jnp.uint32))
 
 
 def count_true(mask: Bool[Array, " entries"]) -> UInt[Array, ""]:
@@ -189,3 +196,29 @@ def count_true(mask: Bool[Array, " entries"]) -> UInt[Array, ""]:
     whole = mask.size // GROUP * GROUP
     groups = mask[:whole].reshape(-1, GROUP).sum(1, dtype=jnp.uint8)
     return groups.sum(dtype=jnp.uint32) + mask[whole:].sum(dtype=jnp.uint32)
+
+
+def _starts(leaves: list[Array]) -> list[np.uint32]:
+    """The position of the first entry of each."""
+    return list(np.cumsum([0, *(x.size for x in leaves[:-1])]).astype(np.uint32))
+
+
+def _within(ties: UInt[Array, ""], start: np.uint32 | UInt[Array, ""]) -> UInt[Array, ""]:
+    """How many of the first so many are not before the start."""
+    return jnp.where(ties > start, ties - start, 0)
+
+
+def _count(masks: list[list[Bool[Array, " entries"]]]) -> UInt[Array, " lanes"]:
+    """Of the entries that are True, the numbers in each lane, over all vectors."""
+    return functools.reduce(jnp.add, map(_numbers, masks))
+
+
+def _numbers(masks: list[Bool[Array, " entries"]]) -> UInt[Array, " lanes"]:
+    """All lanes in one pass: each in a byte of one integer, over groups first."""
+    lanes = [np.uint32(8 * k) for k in range(len(masks))]
+    packed = functools.reduce(
+        jnp.add, [jnp.where(m, np.uint32(1 << k), np.uint32(0)) for k, m in zip(lanes, masks, strict=True)]
+    )
+    whole = packed.size // GROUP * GROUP
+    parts = packed[:whole].reshape(-1, GROUP).sum(1, dtype=jnp.uint32), packed[whole:].sum(keepdims=True, dtype=jnp.uint32)
+    return jnp.stack([sum(((p >> k) & np.uint32(255)).sum(dtype=jnp.uint32) for p in parts) for k in lanes])

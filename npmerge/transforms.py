@@ -90,7 +90,7 @@ class Trim(Transform):
             found = largest(model, last)
             return jax.tree.map(lambda k, drop: k & ~drop, found, largest(model, first)) if above.any() else found
 
-        return jax.lax.map(lambda one: keep(*one), (group, np.uint32(above), np.uint32(above + kept)))
+        return jax.vmap(keep)(group, jnp.uint32(above), jnp.uint32(above + kept))
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class Elect(Transform):
         """True where an entry has the elected sign."""
 
         def agree(x: Float[Array, "models ..."]) -> Bool[Array, "models ..."]:
-            plus = over_models(x if self.by == "sum" else jnp.sign(x))[0] >= 0
-            return jnp.stack([jnp.where(plus, one > 0, one < 0) for one in x])  # model by model, as `over_models`
+            plus = over_models(x if self.by == "sum" else jnp.sign(x)) >= 0
+            return jnp.where(plus, x > 0, x < 0)
 
         return jax.tree.map(agree, tensors)
 
@@ -181,7 +181,38 @@ class DisjointMean(Transform):
             total = functools.reduce(jnp.add, shares)
             if self.weights is not None:  # of both signs, which may cancel up to rounding
                 total = jnp.where(jnp.abs(total) > 1e-6 * np.abs(self.weights).sum(), total, 0.0)
-            return jnp.stack([ratio(one, total) for one in c])
+            return ratio(c, total[None])
+
+        return {path: mean(c, vectors[path]) for path, c in coefficients.items()}
+
+
+@dataclass(frozen=True)
+class ElectedMean(Transform):
+    """`Elect("sum")` and `DisjointMean(weights=weights)` at once, of weights above zero.
+
+    The elected sign is that of the share, so that of each parameter one number is kept rather than one for each model.
+
+    Attributes:
+        weights: one per model, which the coefficients hold as a factor; all alike by default.
+    """
+
+    weights: Weights = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and min(self.weights) <= 0:
+            raise ValueError(f"signed shares need weights above zero, got {self.weights}")
+
+    def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
+        """Zero where the sign is not the elected one, zero entries included."""
+
+        def mean(c: Float[Array, "models ..."], x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+            each = (1.0,) * len(x) if self.weights is None else self.weights
+            models = [c[k] * x[k] for k in range(len(x))]
+            plus = functools.reduce(jnp.add, models) >= 0
+            agree = [jnp.where(plus, one > 0, one < 0) for one in models]
+            total = functools.reduce(jnp.add, [jnp.where(a, one, 0.0) for a, one in zip(agree, each, strict=True)])
+            share = (jnp.where(plus, 1.0, -1.0) * ratio(jnp.ones_like(total), total))[None]
+            return jnp.where(jnp.where(share > 0, c * x > 0, c * x < 0), c * jnp.abs(share), 0.0)
 
         return {path: mean(c, vectors[path]) for path, c in coefficients.items()}
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from alignment.checks import check_choice
 from npmerge.hyper import searched, spaced
-from npmerge.transforms import Composed, DisjointMean, Elect, Scope, Transform, Trim
+from npmerge.transforms import Composed, DisjointMean, Elect, ElectedMean, Scope, Transform, Trim
 from npmerge.weights import Density, Weights
 
 
@@ -42,5 +42,9 @@ class Ties(Composed):
     @property
     def transforms(self) -> tuple[Transform, ...]:
         """Trim, elect by the sum, and the mean."""
-        elected = (Trim(self.density, self.scope), Elect("sum"))
-        return (*elected, DisjointMean(weights=self.weights)) if self.merge == "mean" else elected
+        trim = Trim(self.density, self.scope)
+        if self.merge == "sum":
+            return trim, Elect("sum")
+        if self.weights is None or min(self.weights) > 0:
+            return trim, ElectedMean(self.weights)
+        return trim, Elect("sum"), DisjointMean(weights=self.weights)

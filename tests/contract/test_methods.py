@@ -505,3 +505,26 @@ def test_a_few_steps_never_end_above_the_start(method, granularity, constraint):
     if constraint == Free():  # in the others a coefficient at the end of its range hardly moves, and none leaves it
         assert end < (1 - 1e-5) * found[0]
         assert not -np.inf < found[-1] <= found[0]  # it may be NaN
+
+
+ON_THE_HOST = {
+    ArceeFusion, ChainOfMerges, GreedySoup, KarcherMean, Mlerp, ModelStock, MultiSlerp, NearSwap, NuSlerp, RegMeanPlusPlus,
+    Slerp,
+}  # fmt: skip
+
+
+@methods
+def test_traced_models_are_merged_or_refused_in_words(method):
+    """Statistics may be constants of the traced function, as where it closes over them."""
+    case = case_of(method)
+    stack = stack_of(case, case.models[0])
+    stats = stats_for(case.merge, stack)
+
+    def closed(stack: Stack) -> Any:
+        return case.merge(stack, stats=stats, key=KEY)
+
+    if method in ON_THE_HOST:
+        with pytest.raises(ValueError, match=rf"{method.__name__} works on the host: call it outside jit"):
+            jax.eval_shape(closed, stack)
+    else:
+        chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(closed, stack), model(0))

@@ -176,3 +176,22 @@ def test_the_score_of_a_greedy_soup_counts_where_it_tells_what_it_does():
     _, cost = merged(nm.GreedySoup(lambda v: -float(np.square(v["a"]).sum())), nm.stack_models(networks))
     assert cost.uncounted
     assert 0 < cost.flops < once
+
+
+def test_what_is_done_with_singular_systems_is_noted():
+    """Of one of two layers some inputs are never seen; the merge warns, and the report names method and tensor."""
+
+    def apply(v, x):
+        return jnp.tanh(x @ v["a"]) @ v["b"]
+
+    networks = [jax.tree.map(jnp.float32, {"a": normal(k, 3, 4), "b": normal(k + 9, 4, 2)}) for k in range(2)]
+    x = np.float32(normal(3, 40, 3)) * np.float32([1, 1, 0])
+    graph, stack = nm.trace(apply, networks[0], x[:2]), nm.stack_models(networks)
+    stats = nm.collect(apply, graph, networks, nm.in_order(x, x, 20), [nm.RegMean(), nm.ChainOfMerges()])
+    for merge in (nm.RegMean(), nm.ChainOfMerges()):
+        name = type(merge).__name__
+        with pytest.warns(UserWarning, match=f"{name}: the data leave directions open at 1 of 2 sites"):
+            _, cost = merged(merge, stack, stats)
+        assert cost.notes == (f"{name}, a: the data leave directions open, along which weights are averaged",)
+        assert cost_table({"ours": cost})[-2:] == ["", f"- ours: {cost.notes[0]}"]
+    assert merged(nm.Average(), stack)[1].notes == ()

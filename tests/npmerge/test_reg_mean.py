@@ -125,7 +125,7 @@ def test_directions_that_no_data_showed_are_averaged_and_said(graph, ridge):
 def test_every_copy_of_a_site_is_solved(graph):
     g = normal(7, 3, 2, 5, 4)
     g = g.swapaxes(-1, -2) @ g
-    (found,), singular = gram_shares(g, 1e-6)
+    (((found,), singular),) = gram_shares([(g,)], 1e-6)
     assert not singular
     for copy in range(2):
         np.testing.assert_allclose(found[:, copy], np.linalg.solve(g[:, copy].sum(0)[None], g[:, copy]), rtol=1e-3, atol=1e-5)

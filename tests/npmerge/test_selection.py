@@ -67,6 +67,16 @@ def test_the_count_may_be_traced_and_models_mapped_over():
     np.testing.assert_array_equal(masks, [by_sorting(np.asarray(one), 7) for one in x])
 
 
+@pytest.mark.parametrize("spread", [1, 9], ids=["normal", "heavy tails"])
+def test_many_entries_of_few_magnitudes(spread):
+    """More than the sample, one leaf above the size to join and one below; of the threshold's magnitude there are several."""
+    flat = (1000 * normal(9, 300_000) ** spread).round().astype(np.float32)
+    leaves = [jnp.asarray(x) for x in np.split(flat, [270_000])]
+    for count in (1, 60_000, 299_999):
+        masks = largest(leaves, count)
+        np.testing.assert_array_equal(np.concatenate(masks), by_sorting(flat, count))
+
+
 def test_leaves_may_be_sharded():
     mesh = jax.make_mesh((2,), ("entries",), axis_types=(jax.sharding.AxisType.Auto,))
     placed = jax.device_put(jnp.asarray(VALUES["ties"], jnp.float32), jax.NamedSharding(mesh, jax.P("entries")))

@@ -1,12 +1,13 @@
 """Merges of transformed task vectors against float64 numpy, written from the formulas, and their limits."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from npmerge import Average, Breadcrumbs, ConsensusTA, Dare, Della, Pcb, Sce, Stack, TaskArithmetic, Ties, stack_models
-from npmerge.transforms import Drop, Elect, Trim
+from npmerge.transforms import DisjointMean, Drop, Elect, ElectedMean, Trim, column
 from tests.npmerge.toys import normal
 
 SHAPES = {"kernel": (3, 4), "bias": (4,)}
@@ -427,3 +428,14 @@ def test_masks_do_not_depend_on_how_many_devices_hold_the_models():
         jax.tree.map(np.testing.assert_array_equal, Dare(0.5).init(stack._replace(params=placed), key=KEY), alone)
     turned = Stack(*(dict(reversed(t.items())) for t in stack))
     jax.tree.map(np.testing.assert_array_equal, Dare(0.5).init(turned, key=KEY), alone)
+
+
+def test_signed_shares_are_election_and_mean():
+    """Entries that cancel out, and parameters where no model has any, among them."""
+    vectors = {n: jnp.asarray(x.round(), jnp.float32) for n, x in VECTORS.items()}
+    for weights in (None, (0.5, 2.0, 1.0)):
+        ones = {n: column(np.ones(3) if weights is None else weights, x) for n, x in vectors.items()}
+        expected = DisjointMean(weights=weights)(Elect("sum")(ones, vectors, KEY), vectors, KEY)
+        chex.assert_trees_all_close(ElectedMean(weights)(ones, vectors, KEY), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="signed shares need weights above zero"):
+        ElectedMean((1.0, -1.0))
