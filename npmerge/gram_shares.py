@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from alignment.lookups import Lookup
-from alignment.sites import Use
 from npmerge.base import Merge
 from npmerge.grams import SiteGram
 from npmerge.operations import note

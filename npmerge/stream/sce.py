@@ -1,5 +1,6 @@
 """The kernel of SCE: select, calculate, erase."""
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
