@@ -4,9 +4,9 @@ import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from threading import Lock
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -49,16 +49,25 @@ class Options:
     budget: int | None = None
 
 
-def run(
-    plan: Plan, kernel_of: KernelOf, writer: ModelWriter, journal: Journal, options: Options, progress: Progress
-) -> list[Outcome]:
+class Output(NamedTuple):
+    """Where tensors go.
+
+    Attributes:
+        writer: of the files.
+        journal: of what has been written; tensors that it found are verified and kept.
+    """
+
+    writer: ModelWriter
+    journal: Journal
+
+
+def run(plan: Plan, kernel_of: KernelOf, output: Output, options: Options, progress: Progress) -> list[Outcome]:
     """Make every tensor of a plan.
 
     Args:
         plan: what is to be done.
         kernel_of: the arithmetic of a step.
-        writer: of the files.
-        journal: of what has been written; tensors that it found are verified and kept.
+        output: files and notes.
         options: threads and memory.
         progress: told of bytes that are done with.
 
@@ -67,7 +76,7 @@ def run(
     """
     _check_whole(plan, kernel_of, options.budget)
     with Workers(_threads(plan, options)) as workers, ThreadPoolExecutor(LANES, thread_name_prefix="lane") as lanes:
-        making = _Making(plan, kernel_of, writer, journal, workers, _room(plan, options, workers.threads), progress)
+        making = _Making(plan, kernel_of, output, workers, _room(plan, options, workers.threads), progress)
         futures = [lanes.submit(making.outcome, step) for step in plan.steps]
         try:
             return [future.result() for future in futures]
@@ -77,51 +86,46 @@ def run(
             raise
 
 
+@dataclass(frozen=True)
 class _Making:
     """Makes tensors; its methods run in several threads."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        kernel_of: KernelOf,
-        writer: ModelWriter,
-        journal: Journal,
-        workers: Workers,
-        room: int,
-        progress: Progress,
-    ):
-        self._plan, self._kernel_of, self._writer, self._journal = plan, kernel_of, writer, journal
-        self._workers, self._room, self._progress = workers, room, progress
-        self._whole = Lock()  # a tensor that has to be whole takes all the memory that there is
+    plan: Plan
+    kernel_of: KernelOf
+    output: Output
+    workers: Workers
+    room: int
+    progress: Progress
+    whole: Lock = field(default_factory=Lock)  # a tensor that has to be whole takes all the memory that there is
 
     def outcome(self, step: Step) -> Outcome:
         """Make one tensor, unless an earlier run did."""
         begun = time.perf_counter()
-        if (note := self._journal.found.get(step.name)) is not None and self._verified(step, note):
-            self._progress.advance(read_bytes(self._plan, step))
+        if (note := self.output.journal.found.get(step.name)) is not None and self._verified(step, note):
+            self.progress.advance(read_bytes(self.plan, step))
             return Outcome(**{**note, "kept": True})
         written = _Written(step)
         for done in self._copied(step) if step.action == "copy" else self._merged(step):
             written.add(*done)
         outcome = written.outcome(time.perf_counter() - begun)
-        self._journal.add({name: value for name, value in asdict(outcome).items() if name != "kept"})
+        self.output.journal.add({name: value for name, value in asdict(outcome).items() if name != "kept"})
         return outcome
 
     def _copied(self, step: Step) -> Iterator[tuple[bytes, int, float]]:
         def copy(start: int) -> tuple[bytes, int, float]:
             count = min(blocks.BLOCK, total - start)
-            values = read_source(self._plan.models, step.sources[0], start, count)
+            values = read_source(self.plan.models, step.sources[0], start, count)
             values = values.astype(DTYPES[step.dtype], copy=False)
             return self._written(step, start, values, values.nbytes), 0, 0.0
 
         total = int(np.prod(step.shape, dtype=np.int64))
-        yield from self._workers.ordered(copy, range(0, max(total, 1), blocks.BLOCK))
+        yield from self.workers.ordered(copy, range(0, max(total, 1), blocks.BLOCK))
 
     def _merged(self, step: Step) -> Iterator[tuple[bytes, int, float]]:
-        kernel = self._kernel_of(step)
-        tensor = StreamedTensor(self._plan.models, step, self._workers, self._room)
+        kernel = self.kernel_of(step)
+        tensor = StreamedTensor(self.plan.models, step, self.workers, self.room)
         if not kernel.in_blocks:
-            with self._whole:
+            with self.whole:
                 yield from self._merged_whole(step, kernel, tensor)
             return
         surveyed = kernel.survey(tensor)
@@ -136,8 +140,8 @@ class _Making:
     def _merged_whole(self, step: Step, kernel: Kernel, tensor: StreamedTensor) -> Iterator[tuple[bytes, int, float]]:
         merged = kernel.merge(tensor.whole(), kernel.survey(tensor), step)
         starts = range(0, max(tensor.size, 1), blocks.BLOCK)
-        share = read_bytes(self._plan, step) // len(starts)
-        digests = self._workers.ordered(
+        share = read_bytes(self.plan, step) // len(starts)
+        digests = self.workers.ordered(
             lambda start: self._written(step, start, merged.values[start : start + blocks.BLOCK], share), starts
         )
         for digest in digests:
@@ -146,8 +150,8 @@ class _Making:
 
     def _written(self, step: Step, start: int, values: np.ndarray, read: int) -> bytes:
         data = values.reshape(-1).view(np.uint8)
-        self._writer.write(step.name, start * values.itemsize, data)
-        self._progress.advance(read)
+        self.output.writer.write(step.name, start * values.itemsize, data)
+        self.progress.advance(read)
         return hashlib.sha256(data.data).digest()
 
     def _verified(self, step: Step, note: Note) -> bool:
@@ -155,8 +159,8 @@ class _Making:
         block = blocks.BLOCK * DTYPES[step.dtype].itemsize
         starts = range(0, max(note["nbytes"], 1), block)
         counts = (min(block, note["nbytes"] - start) for start in starts)
-        digests = self._workers.ordered(
-            lambda piece: hashlib.sha256(self._writer.read(step.name, *piece)).digest(), zip(starts, counts, strict=True)
+        digests = self.workers.ordered(
+            lambda piece: hashlib.sha256(self.output.writer.read(step.name, *piece)).digest(), zip(starts, counts, strict=True)
         )
         return hashlib.sha256(b"".join(digests)).hexdigest() == note["digest"]
 

@@ -15,7 +15,7 @@ from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Source, Step
 from npmerge.stream import blocks
 from npmerge.stream.blocks import KernelOf
-from npmerge.stream.engine import Options, Progress, run
+from npmerge.stream.engine import Options, Output, Progress, run
 from npmerge.stream.outcomes import Outcome
 from npmerge.version import __version__
 
@@ -53,7 +53,7 @@ def write_model(plan: Plan, kernel_of: KernelOf, target: Target, options: Option
     try:
         journal = Journal(target.journal, fingerprint(plan, writer), writer.sync)
         try:
-            outcomes = run(plan, kernel_of, writer, journal, options, progress)
+            outcomes = run(plan, kernel_of, Output(writer, journal), options, progress)
         finally:
             journal.close(keep=target.keep)
         writer.finish(target.metadata(True))
