@@ -15,10 +15,12 @@ from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Planned, planned
 from npmerge.folder import Provenance, Replay, differences, files_beside, finish, sha256_of_file, sha256_of_files
+from npmerge.folder.networks import as_network
 from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.planned import PlannedModel
+from npmerge.stream.copies import compared
 from npmerge.stream.engine import Options
 from npmerge.stream.outcomes import Outcome, read_bytes
 from npmerge.stream.progress import shown
@@ -112,6 +114,7 @@ class Documents:
         model, plan, size = folder / "model", document.plan, parse_size("--out-shard-size", self.shard_size)
         target = Target(model, folder / "journal", size, partial(self._metadata, plan, hashes), self.keep)
         outcomes = self._write(document, target, self.out.name)
+        copies = compared(plan, open_model(model))
         with ThreadPoolExecutor(1) as disk:
             synced = disk.submit(sync_folder, model)
             found = sha256_of_files(sorted(model.glob("*.safetensors")), self.options.threads)
@@ -120,7 +123,7 @@ class Documents:
         provenance = replace(self._provenance(hashes, final=True), outputs=outputs)
         notes = _finish(document, model, provenance, self.out.resolve().name)
         changed = differences(self.replay, provenance) if self.replay else []
-        return Made(plan, outcomes, [*notes, *(f"warning: not as the first time: {x}" for x in changed)])
+        return Made(plan, outcomes, [*copies, *notes, *(f"warning: not as the first time: {x}" for x in changed)])
 
     def _write(self, document: Planned, target: Target, label: str) -> list[Outcome]:
         from npmerge.stream.kernels import kernel_of  # imports JAX
@@ -142,7 +145,8 @@ class Documents:
 
     def _metadata(self, plan: Plan, hashes: Hashes, final: bool) -> dict[str, str]:
         record = record_of(self._provenance(hashes, final=final), plan.seed, plan.mergekit_semantics)
-        return {"npmerge": json.dumps({name: value for name, value in record.items() if name != "outputs"})}
+        record.pop("outputs")
+        return {"npmerge": json.dumps(as_network(plan, record) or record)}
 
 
 def _finish(document: Planned, folder: Path, provenance: Provenance, name: str) -> list[str]:

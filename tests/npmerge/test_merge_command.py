@@ -108,6 +108,27 @@ def test_threads_memory_and_files_of_the_inputs_change_no_tensor(
     }
 
 
+def test_what_is_not_included_is_the_base_bit_for_bit_which_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    (folder / "some.yml").write_text(TIES + "include: [layers.0]\n")
+    assert "5 tensors are those of m0, bit for bit: read again and compared" in merge("some.yml", "out")
+    got, base, other = (load_file(folder / name / "model.safetensors") for name in ("out", "m0", "m1"))
+    for name in base:
+        same = got[name].tobytes() == base[name].tobytes()
+        assert same == ("layers.0" not in name), name
+    assert base["head"].tobytes() != other["head"].tobytes()
+
+    def damaged(writer: ModelWriter, name: str, start: int, data: np.ndarray) -> None:
+        spoiled = np.where(np.arange(len(data)) == 5, data ^ 1, data) if (name, start) == ("head", 200) else data
+        write(writer, name, start, spoiled)
+
+    write = ModelWriter.write
+    monkeypatch.setattr(ModelWriter, "write", damaged)
+    with pytest.raises(ValueError, match="head is not what was copied from head of m0"):
+        CliRunner().invoke(app, ["merge", "some.yml", "again"], catch_exceptions=False)
+    assert not (folder / "again").exists()
+
+
 def test_a_merge_is_made_again_from_its_record_alone(folder: Path) -> None:
     merge("two.yml", "out", "--seed", "3", "--out-shard-size", "1kB")
     shutil.copy(folder / "out" / "npmerge.json", folder / "record.json")

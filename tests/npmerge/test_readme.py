@@ -10,8 +10,11 @@ import textwrap
 from pathlib import Path
 
 import jax
+import numpy as np
 from typer.testing import CliRunner
 
+import npmerge as nm
+from alignment.graph import flatten
 from alignment.primitives import registry
 from npmerge import METHODS
 from npmerge.cli import app
@@ -79,6 +82,26 @@ def test_checkpoints_are_saved_and_the_command_aligns_them(tmp_path, monkeypatch
     assert {path.name for path in (tmp_path / "aligned").iterdir()} >= {"a.safetensors", "b.safetensors", "barrier.png"}
     (network,) = json.loads((tmp_path / "aligned" / "summary.json").read_text())["networks"]
     assert network["barrier"]["before"] > network["barrier"]["after"] + 0.1  # of networks that have learned something
+    follow_the_recipe(tmp_path)
+
+
+def follow_the_recipe(folder: Path) -> None:
+    """The commands on the aligned networks; the merge is a network again, between the two."""
+    recipe, commands = (re.search(rf"<!-- {name} -->\n```\w+\n(.*?)\n```", README, re.S) for name in ("recipe", "merge"))
+    (folder / "recipe.yml").write_text(recipe[1])
+    for command in commands[1].splitlines():
+        result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+        assert result.exit_code == 0, command
+    assert (folder / "compared" / "report.md").is_file()
+    (config, merged), (same, a), (_, b) = (
+        nm.checkpoint.load_network(folder / name)
+        for name in ("merged/model.safetensors", "aligned/a.safetensors", "aligned/b.safetensors")
+    )
+    assert config == same
+    expected = {"params/layers/1/kernel": nm.Slerp(0.5), "params/layers/2/kernel": nm.Slerp(0.6)}
+    for path, method in expected.items():
+        got, *models = (flatten(tree)[path] for tree in (merged, a, b))
+        np.testing.assert_allclose(got, method(nm.stack_models([{"x": x} for x in models]))["x"], rtol=1e-5, atol=1e-6)
 
 
 def test_the_commands_are_the_ones_that_ci_runs():
