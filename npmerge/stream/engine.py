@@ -153,7 +153,7 @@ class _Making:
         data = values.reshape(-1).view(np.uint8)
         self.output.writer.write(step.name, start * values.itemsize, data)
         self.progress.advance(read)
-        return _checksum(data)
+        return _checksum(data.data)
 
     def _verified(self, step: Step, note: Note) -> bool:
         """Whether the bytes on the disk are those that were noted."""
@@ -166,7 +166,7 @@ class _Making:
         return hashlib.sha256(b"".join(digests)).hexdigest() == note["digest"]
 
 
-def _checksum(data: bytes | np.ndarray) -> bytes:
+def _checksum(data: bytes | memoryview) -> bytes:
     """Finds what a disk has lost; takes less than half of the time of a hash that also withstands malice."""
     return zlib.crc32(data).to_bytes(4, "little")
 
