@@ -1,5 +1,6 @@
 """What arguments must be: each check raises a ValueError of one line that says what was got and what was expected."""
 
+import dataclasses
 import difflib
 import math
 import numbers
@@ -12,12 +13,14 @@ import numpy as np
 
 
 def unknown(kind: str, name: Any, valid: Iterable[str]) -> str:
-    """The message for a misspelt name: what was got, the nearest valid one, and all of them."""
-    nearest = {v.lower(): v for v in valid}
-    best = difflib.get_close_matches(str(name).lower(), nearest, n=1, cutoff=0.0)
-    if not best:
+    """The message for a misspelt name: what was got, the nearest valid one if any is near, and all of them."""
+    known = {v.lower(): v for v in valid}
+    if not known:
         return f"unknown {kind} {name!r}: there are none"
-    return f"unknown {kind} {name!r}: the nearest is {nearest[best[0]]!r}, expected one of {', '.join(nearest.values())}"
+    word = str(name).lower()
+    near = difflib.get_close_matches(word, known, n=1) or [v for v in known if len(word) > 2 and word in v]
+    nearest = f"the nearest is {known[near[0]]!r}, " if near else ""
+    return f"unknown {kind} {name!r}: {nearest}expected one of {', '.join(known.values())}"
 
 
 def repeated(names: Iterable[str]) -> str | None:
@@ -66,6 +69,14 @@ def check_pattern(name: str, value: Any) -> None:
         re.compile(value)
     except (re.error, TypeError) as error:
         raise ValueError(f"{name} must be a regular expression, got {value!r}: {error}") from None
+
+
+def check_flags(value: Any) -> None:
+    """Unless the fields of a dataclass that are bool hold True or False: any other value but 0 and "" would count as true."""
+    for field in dataclasses.fields(value):
+        flag = getattr(value, field.name)
+        if field.type is bool and not isinstance(flag, bool | np.bool_):
+            raise ValueError(f"{type(value).__name__} takes True or False as {field.name}, got {flag!r}")
 
 
 def check_kinds(call: str, *given: tuple[Any, Any]) -> None:

@@ -105,6 +105,7 @@ class Graph:
         sites: for each weight, the contractions it takes part in.
         shapes: the shape of each leaf by path.
         lookups: for each weight, where its rows are looked up by numbers of the data.
+        inputs: the shape of each array of the inputs that were traced.
     """
 
     nodes: Mapping[str, Node]
@@ -114,6 +115,7 @@ class Graph:
     sites: Sequence[Site]
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     lookups: Sequence[Lookup] = ()
+    inputs: Sequence[tuple[int, ...]] = ()
 
     def touching(self, node: str) -> dict[str, list[int]]:
         """The axes that carry a node: path -> axis numbers."""

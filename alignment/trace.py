@@ -54,7 +54,7 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
             f"(teach it with alignment.primitives.rule({name!r}))",
             stacklevel=2,
         )
-    return walk.graph()[0]
+    return replace(walk.graph()[0], inputs=tuple(value.shape for value in walk.data))
 
 
 def walked(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> "Walk":

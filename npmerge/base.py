@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.base import check_finite
+from alignment.checks import check_flags
 from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic as is_statistic
 from npmerge.stack import Stack, check_stack
@@ -34,6 +35,9 @@ class Merge(abc.ABC):
 
     models: ClassVar[tuple[int, int | None]] = (1, None)
     """The fewest and the most models that it merges; None is any number."""
+
+    def __post_init__(self) -> None:
+        check_flags(self)
 
     @property
     def random(self) -> bool:
@@ -108,12 +112,11 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
         stack: the models, and the base.
 
     Raises:
-        ValueError: coefficients of another number of models.
+        ValueError: coefficients of another number of models (the path is named).
     """
 
     def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
-        if len(c) not in (1, len(x)):  # an index that is not there would be clipped, without a word
-            raise ValueError(f"coefficients at {path_name(path)!r} are of {len(c)} models: the stack has {len(x)}")
+        check_of_models(path_name(path), c, x)
         models = [wide(x[k]) for k in range(len(x))]
         if is_statistic(path_name(path)):
             return mean(models).astype(x.dtype)
@@ -124,6 +127,16 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
 
     bases = () if stack.base is None else (stack.base,)
     return jax.tree_util.tree_map_with_path(leaf, coefficients, stack.params, *bases)
+
+
+def check_of_models(path: str, theta: PyTree, models: Array) -> None:
+    """Raise ValueError unless theta at `path` is of as many models as the stack has there, or of one for all of them.
+
+    JAX would clip an index that is not there, without a word.
+    """
+    for c in jax.tree.leaves(theta):
+        if len(c) not in (1, len(models)):
+            raise ValueError(f"theta at {path!r} is of {len(c)} models: the stack has {len(models)}")
 
 
 def between(start: PyTree, end: PyTree, t: Float[Array, ""]) -> PyTree:

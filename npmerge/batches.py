@@ -1,6 +1,6 @@
 """Arrays as batches: in order for measuring, shuffled without end for learning."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Shaped
 
 from alignment.checks import check_count
+from alignment.graph import Graph, PyTree
 
 Data = Shaped[Array | np.ndarray, "n ..."]
 
@@ -52,7 +53,8 @@ def measured(batches: Iterable[tuple], *, masks: bool = False) -> Iterator[tuple
 
     Raises:
         ValueError: for endless batches, for a bare batch in the place of a list of them, for batches without targets or
-            without examples, for inputs with NaN or infinity: some networks make finite outputs of those.
+            without examples, for another number of targets than of inputs, for inputs with NaN or infinity: some networks make
+            finite outputs of those.
     """
     if isinstance(batches, Shuffled):
         raise ValueError("measuring needs batches that end: got shuffled(...), use in_order(...) or a list")
@@ -62,6 +64,7 @@ def measured(batches: Iterable[tuple], *, masks: bool = False) -> Iterator[tuple
         else:
             check_pair(batch)
         check_filled(batch)
+        _check_lengths(batch)
         for x in jax.tree.leaves(batch[0]):
             if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
                 raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
@@ -93,6 +96,31 @@ def _check_mask(batch: tuple) -> None:
     if not hasattr(mask, "dtype") or np.ndim(mask) not in (1, 2) or len(mask) != examples or mask.dtype != bool:
         got = f"{np.shape(mask)} of {getattr(mask, 'dtype', type(mask).__name__)}"
         raise ValueError(f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}")
+
+
+def _check_lengths(batch: tuple) -> None:
+    """Raise ValueError unless all arrays of the targets are of as many examples as the inputs; single numbers are of none."""
+    first = jax.tree.leaves(batch[0])[0]
+    for y in jax.tree.leaves(batch[1]):
+        if np.ndim(first) and np.ndim(y) and len(y) != len(first):
+            raise ValueError(f"a batch has {len(first)} inputs and {len(y)} labels")
+
+
+def check_inputs(network: tuple[Callable[..., PyTree], Graph, PyTree], inputs: PyTree) -> None:
+    """Raise ValueError, with the shapes that the graph was traced with, unless the function takes these inputs."""
+    apply, graph, variables = network
+    shapes = tuple(np.shape(x) for x in jax.tree.leaves(inputs))
+    if [s[1:] for s in shapes] == [s[1:] for s in graph.inputs]:
+        return
+    try:
+        jax.eval_shape(apply, variables, inputs)
+    except Exception as error:  # whatever the network's library raises
+        got, traced = (", ".join(map(str, s)) for s in (shapes, graph.inputs))
+        line = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"the network does not take inputs of shape {got}: expected such as {traced}, with which its graph was traced "
+            f"({line})"
+        ) from error
 
 
 def check_filled(batch: tuple) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class Asks:
         base: whether it needs the network that the models were fine-tuned from, or with which option.
         statistics: those that `collect` is to gather.
         data: whether it needs examples at all, or through which function that it is given.
-        labels: whether it needs their labels too.
+        labels: whether it needs their labels too, with which kind of its statistics, or through which function.
         activations: whether it needs those of nodes or layers.
         gradients: whether it needs those of examples.
         key: whether it draws at random.
@@ -58,7 +58,7 @@ class Asks:
     base: Answer
     statistics: tuple[str, ...]
     data: Answer
-    labels: bool
+    labels: Answer
     activations: bool
     gradients: bool
     key: Answer
@@ -74,7 +74,7 @@ class Asks:
 def asks(method: type[Merge]) -> Asks:
     """What a method asks with its default hyper-parameters, and what changes with its options."""
     base, needs = _answer(method, "needs_base"), _bare(method).needs
-    reads: frozenset[str] = frozenset().union(*(s.reads for s in needs))  # type: ignore[attr-defined]
+    reads: frozenset[str] = frozenset().union(*(s().reads for s in needs))
     return Asks(
         name=method.__name__,
         summary=" ".join((inspect.getdoc(method) or "").split("\n\n")[0].split()),
@@ -82,7 +82,7 @@ def asks(method: type[Merge]) -> Asks:
         base=base,
         statistics=tuple(s.__name__ for s in needs),
         data=bool(needs) or _through(method),
-        labels="labels" in reads,
+        labels="labels" in reads or _with_labels(needs) or _through(method),
         activations="activations" in reads,
         gradients="gradients" in reads,
         key=_answer(method, "random"),
@@ -106,6 +106,13 @@ def _through(method: type[Merge]) -> Answer:
     given = [f.name for f in _fields(method) if f.type is Callable or typing.get_origin(f.type) is Callable]
     required = [name for name in given if not hasattr(method, name)]
     return f"through {required[0]}" if required else False
+
+
+def _with_labels(needs: Sequence[type]) -> Answer:
+    """The choice of a statistic's field with which it reads labels."""
+    choices = ((s, field.name, choice) for s in needs for field in dataclasses.fields(s) for choice in _choices(field))
+    able = [choice for s, name, choice in choices if "labels" in s(**{name: choice}).reads]
+    return f"with {able[0]}" if able else False
 
 
 def _bare(method: type[Merge], **fields: Any) -> Merge:

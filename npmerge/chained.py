@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from alignment.graph import Graph, PyTree, flatten, path_name
+from alignment.graph import Graph, PyTree, flatten, path_name, signature
 from alignment.sites import Site, Use
 from alignment.taps import capture
 from npmerge.base import Merge, Stats, wide
 from npmerge.examples import Run, run_of
 from npmerge.gram_shares import gram_shares, off_diagonal, warn_of_open
 from npmerge.grams import SiteGram, by_part
+from npmerge.memory import bytes_of, peak_bytes
 from npmerge.one_by_one import Alone, alone, of_models, one_by_one, per_sample, product, samples_of
 from npmerge.operations import tell_of
 from npmerge.quadratic import by_path, on_leaves, weigh
@@ -61,15 +62,18 @@ def chained(merge: Merge, chain: Chain, stack: Stack, stats: Stats | None) -> di
     not solved is the mean. The network is run in float32, which the graph must have been traced in.
 
     Raises:
-        ValueError: no data, those of another number of models, or of a network that these models do not fit.
+        ValueError: no data, those of another number of models, or of a network that these models do not fit; passes that would
+            hold more bytes than the limit of the data.
     """
     run = run_of(merge, stack, stats)
     wide_stack = Stack(jax.tree.map(wide, stack.params))
     models, leaves = wide_stack.models(), flatten(wide_stack.params)
     merged = jax.tree.map(lambda x: x.mean(0), wide_stack.params)
     one = one_by_one(run.apply, run.graph, models[0], run.tasks[0][0][0])
+    blocks = _blocks(one, chain)
+    _check_memory(merge, run, one.graph, list(blocks.values()), models, own=chain.own)
     found = Found([], [], [])
-    for block, sites in _blocks(one, chain).items():
+    for block, sites in blocks.items():
         inside = {path for path in leaves if chain.block(path) == block}
         behind = [_replaced(merged, {path: x for path, x in flatten(m).items() if path in inside}) for m in models]
         new = _solved(chain, _read(run, one.graph, sites, list(zip(behind, models, strict=True)), own=chain.own))
@@ -108,6 +112,27 @@ def _blocks(one: Alone, chain: Chain) -> dict[str, list[Site]]:
     return blocks
 
 
+def _check_memory(
+    merge: Merge, run: Run, graph: Graph, blocks: Sequence[list[Site]], models: Sequence[PyTree], *, own: bool
+) -> None:
+    """Raise ValueError, before the first pass, if one of them would hold more bytes than the run may."""
+    pair, shapes = (models[0], models[0]), {signature(batch): batch for task in run.tasks for batch in task}
+    sums, steps = [], [0]
+    for sites in blocks:
+        for batch in shapes.values():
+            traced = _sums.trace(run.apply, graph, tuple(sites), own, pair, *batch)
+            steps.append(peak_bytes(traced.jaxpr.jaxpr) + 2 * bytes_of(traced.out_info))
+        sums.append(len(models) * bytes_of(traced.out_info))
+    matrices, data = 2 * sum(sums), bytes_of({id(x): x for x in jax.tree.leaves(run.tasks)})  # sums, and what they solve to
+    total = bytes_of(models) + data + matrices + max(steps)
+    if total > run.memory_limit:
+        raise ValueError(
+            f"{type(merge).__name__} would hold {total / 1e9:.3g} GB, {matrices / 1e9:.3g} GB of matrices and {data / 1e9:.3g} "
+            f"GB of data among them, more than memory_limit={run.memory_limit:g} bytes: use fewer models or examples, or raise "
+            "memory_limit of collect"
+        )
+
+
 def _read(
     run: Run, graph: Graph, sites: Sequence[Site], networks: Sequence[tuple[PyTree, PyTree]], *, own: bool
 ) -> list[list[SiteGram]]:
@@ -117,8 +142,7 @@ def _read(
         calls = [(run.apply, graph, tuple(sites), own, pair, *batch) for batch in batches]
         for call in calls:
             tell_of(_sums, *call)
-        parts = [_sums(*call) for call in calls]
-        totals.append(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts))
+        totals.append(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), (_sums(*call) for call in calls)))
     total = jax.tree.map(lambda *x: jnp.concatenate(x), *totals)
     shapes = {path: np.shape(x) for path, x in flatten(networks[0][1]).items()}
     kinds = [

@@ -6,6 +6,7 @@ once and merges are made often.
 
 import dataclasses
 import functools
+import math
 import time
 import tracemalloc
 from collections import Counter
@@ -102,7 +103,7 @@ def collected(
     gather(batches=[b for b in first.values() for _ in range(2)])
     began = time.perf_counter()
     stats = gather(batches=batches)
-    values = jax.block_until_ready(tuple(stats.values()))  # a dict of types is no tree to JAX: it sorts keys
+    jax.block_until_ready(stats)
     seconds = time.perf_counter() - began
 
     def measure(models: tuple, batch: tuple) -> tuple:
@@ -110,7 +111,7 @@ def collected(
 
     traced = {shape: jax.jit(measure).trace(tuple(models), batch) for shape, batch in first.items()}
     plans = {shape: t.lower().compile() for shape, t in traced.items()}
-    kept = _bytes(values)
+    kept = _bytes(stats)
     return stats, Cost(
         flops=sum(shapes[shape] * operations(t.jaxpr) for shape, t in traced.items()),
         bytes=kept,
@@ -153,7 +154,9 @@ def _spent_on_host(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree,
     if not was_tracing:
         tracemalloc.stop()
     result, seconds = _timed(function, *args)
-    return result, Cost(sum(told), _bytes(result), seconds, _bytes((args, result)) + peak, None, not told)
+    known = [count for count in told if not math.isnan(count)]
+    uncounted = not told or len(known) < len(told)
+    return result, Cost(sum(known), _bytes(result), seconds, _bytes((args, result)) + peak, None, uncounted)
 
 
 def _timed(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, float]:

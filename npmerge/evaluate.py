@@ -20,6 +20,7 @@ from npmerge.base import between
 from npmerge.batches import measured
 from npmerge.normalisation import TrainApply, reset_statistics
 from npmerge.objectives import Apply, check_labels
+from npmerge.operations import tell_of
 from npmerge.stack import stack_models
 
 
@@ -44,6 +45,7 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
         check_labels(labels, outputs)
         if len(labels) != len(inputs):
             raise ValueError(f"a batch has {len(inputs)} inputs and {len(labels)} labels")
+        tell_of(_sums, apply, variables, inputs, np.asarray(labels))
         sums += np.array([*map(float, _sums(apply, variables, inputs, np.asarray(labels))), np.size(labels)])
     if not sums[2]:
         raise ValueError("evaluate needs data: got no batches")

@@ -19,11 +19,12 @@ Batch = tuple[PyTree, Bool[Array, "examples ..."]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A network, and for each model the batches to run it on."""
+    """A network, and for each model the batches to run it on; merges that do may hold `memory_limit` bytes."""
 
     tasks: tuple[tuple[Batch, ...], ...]
     apply: Callable[..., PyTree] = field(metadata={"static": True})
     graph: Graph = field(metadata={"static": True})
+    memory_limit: float = field(default=16e9, metadata={"static": True})
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Examples(Statistic):
 
     def combine(self, a: Run, b: Run) -> Run:
         """The batches of both."""
-        return Run(tuple(x + y for x, y in zip(a.tasks, b.tasks, strict=True)), a.apply, a.graph)
+        return Run(tuple(x + y for x, y in zip(a.tasks, b.tasks, strict=True)), a.apply, a.graph, a.memory_limit)
 
 
 def run_of(merge: Merge, stack: Stack, stats: Stats | None) -> Run:

@@ -22,7 +22,7 @@ __all__ = ["DiagonalFisher", "information_of"]
 class DiagonalFisher(OfLikelihood):
     """The diagonal of each model's Fisher information, E_x E_y (d log p(y|x) / d theta)^2.
 
-    Gradients are squared per example, then averaged (Matena and Raffel 2022, equation 3; squaring the gradient of a batch is a
+    Gradients are squared per example, then averaged (Matena and Raffel 2022; squaring the gradient of a batch is a
     common mistake). `apply` returns logits (examples, ..., classes); an example of several predictions, a sequence of tokens,
     has the sum of their log-likelihoods. Padding (`npmerge.batches.counted`) is left out, examples of nothing else do not
     count. Finalised to a tree like the variables with leaves (models, ...), float32.
@@ -31,15 +31,13 @@ class DiagonalFisher(OfLikelihood):
     program of Tam et al. 2023 takes the labels of the data, which is another matrix (Kunstner et al. 2019).
 
     Attributes:
-        microbatch: examples differentiated at once; memory is microbatch x parameters, times the predictions and their classes
-            of an example if `kind` is "exact".
         kind: "exact" takes the expectation over y ~ p(y|x), which needs no labels; "sampled" draws one y ~ p(y|x), unbiased and
             at a cost that does not grow with the classes; "empirical" takes the labels of the data.
+        microbatch: examples differentiated at once; memory is microbatch x parameters, times the predictions and their classes
+            of an example if `kind` is "exact".
         seed: of the draws. They depend on it and on what the example holds, so on no order or size of batches, and are made
             with the same random numbers for all models.
     """
-
-    reads = frozenset({"gradients"})
 
     def measure(
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from alignment.checks import check_count, check_key
+from alignment.checks import check_count, check_key, kind_of
 from alignment.graph import PyTree
 from npmerge.batches import check_filled, measured
 from npmerge.stack import Stack
@@ -33,7 +33,7 @@ class History(NamedTuple):
 
 
 class FitResult(NamedTuple):
-    """Theta (the best on held-out data where there is any, else the last good one), the history, how it ended."""
+    """Theta (the best on held-out data where there is any, the start included, else the last good one), history, status."""
 
     theta: PyTree
     history: History
@@ -65,7 +65,8 @@ def fit(
         batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps.
         optimizer: an Optax transformation.
         steps: number of updates; 0 returns theta as it is.
-        held_out: batches on which theta is judged before the first step and every `every` steps: the best one is returned.
+        held_out: batches on which theta is judged before the first step and every `every` steps: the best one is
+            returned, which never ends above the start. Training batches in a list may stand here, too.
         every: steps between judgements, and between checks for divergence and calls of `progress`.
         patience: stop after so many judgements in a row without a new best.
         progress: called with the step and the latest training loss.
@@ -74,10 +75,13 @@ def fit(
 
     Raises:
         ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
-            an optimizer that is none.
+            arguments in another order, an optimizer that is none.
 
     A loss or gradient that is not finite stops the run with status "diverged"; theta is that of the last good step.
     """
+    if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
+        got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
+        raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
     _refuse_nonsense(optimizer, steps, every, patience, held_out)
     check_key(key)
     check = _Checker(loss, theta, stack)
@@ -175,11 +179,11 @@ class _Judge:
     def __call__(self, step: int, learned: PyTree) -> None:
         if not self.held_out:
             return
-        sizes = [len(jax.tree.leaves(batch)[0]) for batch in self.held_out]
+        sizes = [len(leaves[0]) if (leaves := jax.tree.leaves(batch)) else 1 for batch in self.held_out]
         values = [_evaluate(self.loss, learned, self.fixed, self.stack, batch) for batch in self.held_out]
         value = float(np.average(jax.device_get(values), weights=sizes))
         self.stale += 1
-        if value < self.lowest or self.best is None:
+        if self.best is None or (math.isfinite(value) and value < self.lowest):  # one of -inf is an overflow
             self.lowest = value if math.isfinite(value) else math.inf
             self.best, self.stale = jax.tree.map(jnp.array, learned), 0  # a copy: the step donates its state
         self.steps.append(step)

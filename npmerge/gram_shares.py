@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from alignment.lookups import Lookup
+from alignment.sites import Use
 from npmerge.base import Merge
 from npmerge.grams import SiteGram
 from npmerge.normal_equations import regularised
@@ -28,28 +29,31 @@ def shares_of(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: floa
         ridge: see `gram_shares`.
 
     Warns:
-        UserWarning: once, with the sites whose inputs leave directions open that the ridge alone would decide.
+        UserWarning: once, with the sites whose inputs leave directions open that the ridge alone would decide. That some rows
+            of an embedding are never read is expected, and no reason to warn.
     """
-    found, singular = [], []
+    found: list[tuple[Use, Array]] = []
+    sites, singular = 0, []
     for g in grams:
         if isinstance(g.site, Lookup):
-            share, is_open = frequency_shares(g.gram, ridge)
-        else:
-            (share,), is_open = gram_shares(off_diagonal(g.gram, scale), ridge)
+            found.append((g.site, frequency_shares(g.gram, ridge)))
+            continue
+        (share,), is_open = gram_shares(off_diagonal(g.gram, scale), ridge)
         found.append((g.site, share))
+        sites += 1
         singular += [g.site.name] * is_open
-    warn_of_open(merge, singular, len(found))
+    warn_of_open(merge, singular, sites)
     return on_leaves(stack.params, found)
 
 
 def frequency_shares(
     frequencies: Float[Array | np.ndarray, "models *copies rows"], ridge: float
-) -> tuple[Float[Array, "models *copies rows"], bool]:
+) -> Float[Array, "models *copies rows"]:
     """`gram_shares` of diagonal matrices, as diagonals: each model's part in the reads of a row, zero without any."""
     f = np.asarray(frequencies, np.float64)
     total = f.sum(0)
     held = total + ridge * total.mean(-1, keepdims=True)
-    return jnp.asarray(f / np.where(total > 0, held, 1), jnp.float32), bool(((total == 0).any(-1) & (total > 0).any(-1)).any())
+    return jnp.asarray(f / np.where(total > 0, held, 1), jnp.float32)
 
 
 def warn_of_open(merge: Merge, singular: Sequence[str], sites: int) -> None:

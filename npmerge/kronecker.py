@@ -37,13 +37,13 @@ class KroneckerFactors(OfLikelihood):
     Finalised to a mapping site -> `SiteFactors`.
 
     Attributes:
-        microbatch: examples whose features and gradients exist at once, "exact" as many times as there are outcomes.
         kind: "exact" takes the expectation over y ~ p(y|x), "sampled" draws one y for each prediction, "empirical" takes the
             labels of the data, as the program of Tam et al. does.
+        microbatch: examples whose features and gradients exist at once, "exact" as many times as there are outcomes.
         seed: of the draws.
     """
 
-    reads = frozenset({"activations", "gradients"})
+    always = frozenset({"activations", "gradients"})
 
     def measure(
         self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple

@@ -1,7 +1,7 @@
 """Log-likelihoods that Fisher information is made of: which predictions count, and which outcomes they are measured on."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,26 @@ class OfLikelihood(Statistic):
     """What is measured on gradients of log-likelihoods: its fields.
 
     Attributes:
-        microbatch: examples differentiated at once.
         kind: "exact" takes the expectation over y ~ p(y|x), "sampled" draws one y for each prediction, "empirical" takes the
             labels of the data.
+        microbatch: examples differentiated at once.
         seed: of the draws.
     """
 
-    microbatch: int = 8
+    always: ClassVar[frozenset[str]] = frozenset({"gradients"})
     kind: Kind = "exact"
+    microbatch: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_count("microbatch", self.microbatch)
         check_choice("kind", self.kind, KINDS)
         check_count("seed", self.seed, 0)
+
+    @property
+    def reads(self) -> frozenset[str]:  # type: ignore[override]
+        """What it always reads, and labels if `kind` says so."""
+        return self.always | ({"labels"} if self.kind == "empirical" else set())
 
 
 def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array, "examples ..."]:

@@ -84,7 +84,7 @@ class Distillation(Objective):
 class Entropy(Objective):
     """Mean entropy of the predictions, -sum_c p_c log p_c with p the softmax of the logits; needs no labels.
 
-    What AdaMerging minimises on inputs of all tasks (Yang et al. 2024, equation 4). It falls to zero for a network that is
+    What AdaMerging minimises on inputs of all tasks (Yang et al. 2024). It falls to zero for a network that is
     sure of anything, also of one class for all inputs: batches must mix the tasks, and accuracy be watched. On inputs that
     are tested on later the result is transductive. Some implementations put a floor of 1e-8 under p, here the logarithm is
     that of the softmax itself.

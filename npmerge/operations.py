@@ -33,6 +33,11 @@ def tell(operations: float) -> None:
         told.append(operations)
 
 
+def tell_unknown() -> None:
+    """Say that host code does something of which it does not know the operations."""
+    tell(math.nan)
+
+
 def tell_of(function: Any, *args: Any) -> None:
     """Say that host code calls a jitted function with these arguments; traced only if somebody listens."""
     if _told.get() is not None:

@@ -7,7 +7,7 @@ from npmerge.methods import Average, TaskArithmetic, Ties
 
 
 def np_merge() -> Learned:
-    """NP Merge: for each parameter a point between the models, from their average (Orozco Camacho et al. 2024, section 3).
+    """NP Merge: for each parameter a point between the models, from their average (Orozco Camacho et al. 2024).
 
     theta = sum_m alpha_m * theta_m with alpha a sigmoid (a softmax for more than two models; the paper merges in pairs), on
     models that were aligned first. Objective: the task's loss with labels, such as `CrossEntropy()`.
@@ -16,7 +16,7 @@ def np_merge() -> Learned:
 
 
 def ada_merging(scale: float = 0.3, *, layer_wise: bool = True, plus_plus: bool = False) -> Learned:
-    """AdaMerging: base + sum_m lambda_m * (params_m - base), lambda learned without labels (Yang et al. 2024, section 3.2).
+    """AdaMerging: base + sum_m lambda_m * (params_m - base), lambda learned without labels (Yang et al. 2024).
 
     Objective: `Entropy()` on batches of all tasks; published with 16 inputs of each, Adam at 1e-3 (betas 0.9 and 0.999, no
     weight decay) and 500 steps, on the inputs that are tested on.

@@ -22,7 +22,7 @@ from alignment.graph import PyTree, flatten, path_name
 from alignment.lookups import Lookup
 from alignment.maps import HIGHEST
 from alignment.sites import Use
-from npmerge.base import Merge, is_statistic, mean, wide
+from npmerge.base import Merge, check_of_models, is_statistic, mean, wide
 from npmerge.stack import Stack
 
 
@@ -110,10 +110,14 @@ def weigh(shares: PyTree, stack: Stack, corrections: PyTree | None = None) -> Py
         shares: an `Operator` S for each leaf of the stack; where that is the identity the leaf is averaged.
         stack: the models.
         corrections: an `Operator` R for each leaf, where S is not the identity; none by default.
+
+    Raises:
+        ValueError: operators of another number of models (the path is named).
     """
 
     def leaf(path: tuple, share: Operator, x: Array, *correction: Operator) -> Array:
         models = wide(x)
+        check_of_models(path_name(path), (share, *correction), x)
         start = mean(models)
         if is_statistic(path_name(path)) or isinstance(share, Identity):
             return start.astype(x.dtype)

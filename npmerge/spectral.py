@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.checks import check_finite_number
 from alignment.graph import PyTree, flatten, path_name
-from npmerge.base import Merge, Stats, is_statistic, wide
+from npmerge.base import Merge, Stats, check_of_models, constant, is_statistic, wide
 from npmerge.stack import Stack
 
 
 @dataclass(frozen=True)
 class Spectral(Merge):
-    """base + scale * merged(task vectors) for each matrix, base + scale * mean for the tensors that are none.
+    """base + merged(scale * task vectors) for each matrix, base + scale * mean for the tensors that are none.
 
-    Nonlinear in all models at once, so no choice of coefficients; theta holds the scale of each tensor. As in the published
+    Nonlinear in all models at once, so no choice of coefficients; theta holds the scale of each model's task vector in each
+    tensor. What is merged is homogeneous: where all scales are one, it is scale * merged(task vectors). As in the published
     programs a matrix is a tensor of two axes: convolutions, biases and norms are averaged.
 
     Attributes:
@@ -30,6 +30,7 @@ class Spectral(Merge):
     needs_base = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_finite_number("scale", self.scale)
 
     @abc.abstractmethod
@@ -37,23 +38,32 @@ class Spectral(Merge):
         """One task vector of several, as the papers write them: kernels of JAX, (in, out), come transposed."""
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """The scale, one number per tensor. Raises ValueError without a base."""
+        """The scale, one number per model and tensor. Raises ValueError without a base."""
         self.require_base(stack)
-        return jax.tree.map(lambda x: jnp.asarray(np.float32(self.scale)), stack.params)
+        return constant(stack, self.scale)
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
-        """The merged model, in float32 or wider and rounded once; running statistics are averaged."""
-        vectors = jax.tree.map(lambda x, base: wide(x) - wide(base)[None], stack.params, stack.base)
+        """The merged model, in float32 or wider and rounded once; running statistics are averaged.
+
+        Raises:
+            ValueError: theta of another number of models (the path is named).
+        """
+
+        def vector(path: tuple, scale: Array, x: Array, base: Array) -> Array:
+            check_of_models(path_name(path), scale, x)
+            return scale.astype(wide(x).dtype) * (wide(x) - wide(base)[None])
+
+        vectors = jax.tree_util.tree_map_with_path(vector, theta, stack.params, stack.base)
         merged = self._merged({path: x for path, x in flatten(vectors).items() if x.ndim == 3 and not is_statistic(path)})
 
-        def leaf(path: tuple, scale: Array, x: Array, base: Array, tau: Array) -> Array:
+        def leaf(path: tuple, x: Array, base: Array, tau: Array) -> Array:
             name = path_name(path)
             if is_statistic(name):
                 return wide(x).mean(0).astype(x.dtype)
             moved = merged[name] if name in merged else tau.mean(0)
-            return (wide(base) + scale.astype(tau.dtype) * moved).astype(x.dtype)
+            return (wide(base) + moved).astype(x.dtype)
 
-        return jax.tree_util.tree_map_with_path(leaf, theta, stack.params, stack.base, vectors)
+        return jax.tree_util.tree_map_with_path(leaf, stack.params, stack.base, vectors)
 
     def _merged(self, matrices: dict[str, Array]) -> dict[str, Array]:
         """One task vector of several for each path; those of one shape are merged in one batch."""

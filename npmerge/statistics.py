@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ from alignment.checks import check_kinds, check_list, check_number, kind_of
 from alignment.graph import Graph, PyTree, signature
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from npmerge.base import Merge
-from npmerge.batches import measured
+from npmerge.batches import check_inputs, measured
+from npmerge.collected import Collected
 from npmerge.examples import Examples, Run
 from npmerge.fisher_information import DiagonalFisher
 from npmerge.grams import InputGram, SiteGram
@@ -61,19 +62,48 @@ def collect(
         statistics: what to gather: values such as `NodeMoments()`, classes for their defaults, or merges for what they need; a
             value goes before the default of its class.
         memory_limit: bytes that the pass may hold, as predicted from shapes: before it starts, and before a batch of new ones.
+            Data that `Examples` keeps count as they come; the passes of merges that read them have the same limit.
 
     Returns:
-        For each statistic's type, what its `finalise` returns.
+        For each statistic's type, what its `finalise` returns. The mapping is a tree to JAX.
 
     Raises:
-        ValueError: no models, no statistics asked twice by different values, no batches, or a pass that would hold more than
-            `memory_limit`.
+        ValueError: no models, no statistics asked twice by different values, no batches, inputs that the network does not take,
+            or a pass that would hold more than `memory_limit`.
     """
     call = "collect takes (apply, graph, models, batches, [statistics])"
     check_kinds(call, (apply, Callable | Sequence), (graph, Graph | Sequence), (models, object), (batches, Iterable))
     wanted = statistics_of(statistics)
     if len({type(s) for s in wanted}) < len(wanted):
         raise ValueError(f"one statistic of each type, got {wanted}")
+    function, of, networks = _networks(apply, graph, models, wanted)
+    check_number("memory_limit", memory_limit, positive=True)
+    states: tuple | None = None
+    summed = tuple(s for s in wanted if not isinstance(s, Examples))
+    kept: list[Run] = []
+    needed: dict[Any, Bytes] = {}
+    for batch in measured(batches, masks=True):
+        if (shapes := signature(batch)) not in needed:
+            for network in networks:
+                check_inputs(network, batch[0])
+            needed[shapes] = _bytes(function, of, summed, tuple(models), batch)
+        kept += [s.measure(function, of, models, batch) for s in wanted if isinstance(s, Examples)]
+        _check_memory(memory_limit, wanted, needed[shapes], bytes_of([run.tasks[0] for run in kept]))
+        new = _measure(function, of, summed, tuple(models), batch)
+        states = new if states is None else _combine(summed, states, new)
+    if states is None:
+        raise ValueError("collect needs data: got no batches")
+    found = Collected(zip(map(type, summed), _finalised(summed, states), strict=True))
+    if kept:
+        found[Examples] = replace(functools.reduce(Examples().combine, kept), memory_limit=memory_limit)
+    return found
+
+
+def _networks(apply: Any, graph: Any, models: Sequence[PyTree], wanted: tuple[Statistic, ...]) -> tuple[Any, Any, list[tuple]]:
+    """The function and the graph, one for each model if several were given, and each network as (function, graph, variables).
+
+    Raises ValueError unless they fit each other, and the statistics.
+    """
     check_list(models)
     if not models:
         raise ValueError("collect needs at least one model, got an empty list")
@@ -86,22 +116,7 @@ def collect(
             raise ValueError(f"{odd[0]} needs one function and one graph for all models: got one for each")
         for statistic in (s for s in wanted if isinstance(s, NodeMoments)):
             of_one_width(statistic, graph, models)
-    states: tuple | None = None
-    summed = tuple(s for s in wanted if not isinstance(s, Examples))
-    network: tuple[Any, Any] = (apply, graph)
-    kept: list[Run] = []
-    predicted: set[Any] = set()
-    for batch in measured(batches, masks=True):
-        if summed and (shapes := signature(batch)) not in predicted:
-            predicted.add(shapes)
-            _check_memory(memory_limit, apply, graph, summed, tuple(models), batch)
-        new = _measure(apply, graph, summed, tuple(models), batch)
-        states = new if states is None else _combine(summed, states, new)
-        kept += [s.measure(*network, models, batch) for s in wanted if isinstance(s, Examples)]
-    if states is None:
-        raise ValueError("collect needs data: got no batches")
-    found = {type(s): value for s, value in zip(summed, _finalised(summed, states), strict=True)}
-    return found | ({Examples: functools.reduce(Examples().combine, kept)} if kept else {})
+    return apply, graph, list(zip(functions_of(apply, models), graphs, models, strict=True))
 
 
 def collect_each(
@@ -139,7 +154,7 @@ def collect_each(
         collect(apply, graph, [model], batches, wanted, memory_limit=memory_limit)
         for model, batches in zip(models, tasks, strict=True)
     ]
-    return {kind: _joined([each[kind] for each in found]) for kind in found[0]}
+    return Collected((kind, _joined([each[kind] for each in found])) for kind in found[0])
 
 
 def _joined(values: Sequence[Any]) -> Any:
@@ -149,16 +164,30 @@ def _joined(values: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *x: jnp.concatenate(x), *values)
 
 
-def _check_memory(limit: float, apply: Any, graph: Any, wanted: tuple[Statistic, ...], models: tuple, batch: tuple) -> None:
-    """Raise ValueError if one step, and the states that are added up, would hold more bytes."""
-    check_number("memory_limit", limit, positive=True)
-    traced = _measure.trace(apply, graph, wanted, models, batch)
-    state, step = bytes_of(traced.out_info), peak_bytes(traced.jaxpr.jaxpr)
-    if step + 2 * state > limit:  # what was measured, and both in one
+class Bytes(NamedTuple):
+    """What one step holds, and the states that are added up."""
+
+    step: int
+    state: int
+
+
+def _bytes(apply: Any, graph: Any, summed: tuple[Statistic, ...], models: tuple, batch: tuple) -> Bytes:
+    if not summed:
+        return Bytes(bytes_of((models, batch)), 0)
+    traced = _measure.trace(apply, graph, summed, models, batch)
+    return Bytes(peak_bytes(traced.jaxpr.jaxpr), bytes_of(traced.out_info))
+
+
+def _check_memory(limit: float, wanted: tuple[Statistic, ...], needed: Bytes, data: int) -> None:
+    """Raise ValueError if one step, the states that are added up and the data that are kept would take more bytes."""
+    state = needed.state
+    total = needed.step + 2 * state + data  # what was measured, and both in one
+    if total > limit:
         names = ", ".join(type(s).__name__ for s in wanted)
         fix = "smaller batches or a smaller microbatch" if 3 * state <= limit else "fewer models at once (collect_each)"
+        fix, of_data = ("fewer examples", f" and {data / 1e9:.3g} GB of data") if 2 * data > total else (fix, "")
         raise ValueError(
-            f"{names} would hold {(step + 2 * state) / 1e9:.3g} GB, {state / 1e9:.3g} GB of statistics among them, more than "
+            f"{names} would hold {total / 1e9:.3g} GB, {state / 1e9:.3g} GB of statistics{of_data} among them, more than "
             f"memory_limit={limit:g} bytes: use {fix}, or raise memory_limit"
         )
 

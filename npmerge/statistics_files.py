@@ -9,6 +9,7 @@ from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments
 from npmerge.checkpoint import load, load_record, save
+from npmerge.collected import Collected
 from npmerge.fisher_information import DiagonalFisher
 from npmerge.grams import InputGram, SiteGram
 from npmerge.kronecker import KroneckerFactors, SiteFactors
@@ -60,7 +61,7 @@ def load_statistics(folder: Path | str, graph: Graph) -> dict[type, Any]:
     found = {kind: file for kind in RECORDS if (file := _file(Path(folder), kind)).exists()}
     if not found:
         raise ValueError(f"{folder} holds no statistics: expected some of {', '.join(k.__name__ for k in RECORDS)}")
-    return {kind: _loaded(file, RECORDS[kind], graph) for kind, file in found.items()}
+    return Collected((kind, _loaded(file, RECORDS[kind], graph)) for kind, file in found.items())
 
 
 def _file(folder: Path, kind: type) -> Path:

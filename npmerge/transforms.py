@@ -204,6 +204,7 @@ class Composed(LinearMerge):
 
     def __post_init__(self) -> None:
         """Check the scale, and what the transforms check of their own."""
+        super().__post_init__()
         check_finite_number("scale", self.scale)
         object.__setattr__(self, "weights", check_weights(self, self.weights))
         if hasattr(self, "density"):

@@ -1,8 +1,11 @@
 """What merge methods take one number per model of: weights and densities."""
 
+import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -25,10 +28,22 @@ def check_weights(merge: Merge, weights: Sequence[float] | None) -> Weights:
     """
     if weights is None:
         return None
-    values = list(weights) if isinstance(weights, Sequence | np.ndarray) and np.ndim(weights) == 1 else []
-    if not values or not all(isinstance(w, numbers.Real) and np.isfinite(w) for w in values):
+    values = _listed(weights)
+    if not values or not all(isinstance(w, numbers.Real) and math.isfinite(w) for w in values):
         raise ValueError(f"{type(merge).__name__} needs one finite weight per model, such as (0.7, 0.3), got {weights!r}")
     return tuple(float(w) for w in values)
+
+
+def _listed(values: Any) -> list[Any]:
+    """The elements of a sequence or an array with one axis; none of anything else."""
+    if isinstance(values, Sequence):
+        return [x.item() if isinstance(x, np.generic) or (_is_known(x) and not x.ndim) else x for x in values]
+    return np.asarray(values).tolist() if _is_known(values) and values.ndim == 1 else []
+
+
+def _is_known(x: Any) -> bool:
+    """Whether it is an array with values: not one that is being traced."""
+    return isinstance(x, np.ndarray | jax.Array) and not isinstance(x, jax.core.Tracer)
 
 
 def weights_of(merge: Merge, weights: Weights, stack: Stack) -> Float[np.ndarray, " models"]:
@@ -67,11 +82,10 @@ def check_density(density: float | Sequence[float]) -> Density:
     Raises:
         ValueError: unless it is a number above 0 and at most 1, or a list of such numbers.
     """
-    several = isinstance(density, Sequence | np.ndarray) and not isinstance(density, str) and np.ndim(density) == 1
-    values = tuple(density) if several and len(density) else (density,)  # type: ignore[arg-type]
-    for value in values:
+    several = _listed(density)
+    for value in several or (density,):
         check_fraction("density", value, positive=True)
-    return tuple(np.asarray(density, float).tolist()) if several else density  # type: ignore[return-value]
+    return tuple(map(float, several)) if several else density  # type: ignore[return-value]
 
 
 def densities_of(density: Density, models: int) -> Float[np.ndarray, " models"]:

@@ -36,6 +36,7 @@ class Fisher(LinearMerge):
     needs = (DiagonalFisher,)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         weights = check_weights(self, self.weights)
         if weights is not None and min(weights) < 0:
             raise ValueError(f"Fisher needs weights of 0 or more, got {self.weights}")

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats, combine, constant
+from npmerge.operations import listening, tell, tell_of, tell_unknown
 from npmerge.stack import Stack
 
 
@@ -18,7 +20,7 @@ from npmerge.stack import Stack
 class GreedySoup(LinearMerge):
     """The mean of some of the models: from the best one on, each is added unless the mean scores less with it.
 
-    Wortsman et al. 2022, recipe 1. Models are tried in the order of their own scores, those of equal scores in the order of the
+    Wortsman et al. 2022. Models are tried in the order of their own scores, those of equal scores in the order of the
     stack; one that leaves the score as it is is added. Scores are asked 2 N - 1 times, of candidates as they would be stored,
     whose running statistics are averages: let `score` re-estimate them where there are any (`resetting`).
 
@@ -44,13 +46,17 @@ class GreedySoup(LinearMerge):
         first, *others = sorted(range(stack.size), key=lambda k: -scores[k])
         chosen, best = [first], scores[first]
         for k in others:
-            score = self._score(_soup(_shares([*chosen, k], stack), stack.params))
+            shares = jnp.asarray(_shares([*chosen, k], stack))
+            tell_of(_soup, shares, stack.params)
+            score = self._score(_soup(shares, stack.params))
             if score >= best:
                 chosen, best = [*chosen, k], score
         return constant(stack, _shares(chosen, stack))
 
     def _score(self, variables: PyTree) -> float:
-        value = self.score(variables)
+        with listening() as told:
+            value = self.score(variables)
+        tell(sum(told)) if told else tell_unknown()
         try:
             number = float(value)
         except (TypeError, ValueError):

@@ -1,6 +1,6 @@
 """Matching models in their task parameter subspaces."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -14,8 +14,6 @@ from npmerge.conjugate_gradients import Residuals, Rule, minimised
 from npmerge.hyper import searched
 from npmerge.methods.average import Average
 from npmerge.stack import Stack
-
-AVERAGE = Average()
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,12 @@ class MaTS(Merge):
 
     operator: Literal["identity", "diagonal", "gram", "kronecker"] = "kronecker"
     iterations: int = searched(10, range(10, 101, 10))
-    start: Merge = AVERAGE
+    start: Merge = field(default=Average())
     tolerance: float = 1e-5
     preconditioned: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("operator", self.operator, tuple(NEEDS))
         check_count("iterations", self.iterations, 0)
         check_kinds("MaTS takes a merge as its start", (self.start, Merge))

@@ -29,6 +29,7 @@ class MultiSlerp(LinearMerge):
     task_vectors: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "weights", check_weights(self, self.weights))
 
     @property

@@ -30,6 +30,7 @@ class NuSlerp(LinearMerge):
     models = (2, 2)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "weights", check_weights(self, self.weights))
 
     @property

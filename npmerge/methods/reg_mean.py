@@ -18,16 +18,18 @@ from npmerge.stack import Stack
 class RegMean(QuadraticMerge):
     """(sum_m G_m)^-1 sum_m G_m W_m at each linear site, W (rows, columns): argmin_W sum_m |X_m (W - W_m)|^2 / n_m.
 
-    Jin et al. 2023, equation 2, in which W is transposed. G_m = X_m^T X_m / n_m is the Gram matrix of what the site reads in
+    Jin et al. 2023, who write W transposed. G_m = X_m^T X_m / n_m is the Gram matrix of what the site reads in
     model m, its off-diagonal elements times `scale`; every position counts, so that models weigh alike whatever the lengths of
     their data (the published programs do not agree: some divide by examples). Fused and single projections, experts and
     convolutions, by their patches, are sites alike. An embedding is a layer of one-hot inputs: the row of a token weighs models
-    by how often they read it. Biases, norms and embeddings that are the head too are averaged. Each model should be measured
-    on its own data: `collect_each`. Theta holds the shares (sum_k G_k)^-1 G_m. Needs `InputGram`.
+    by how often they read it, that of a token nobody read is the mean. Biases, norms and embeddings that are the head too are
+    averaged. Each model should be measured on its own data: `collect_each`. Theta holds the shares (sum_k G_k)^-1 G_m. Needs
+    `InputGram`.
 
     Where the sum is singular to the precision of float32, directions that the data did not show become the mean and a warning
-    names the sites (programs that invert what remains without empty rows make those zero); a `ridge` above that precision,
-    about 1e-6 sqrt(rows), decides instead, with G_m + r I for each model, r = ridge tr(sum_k G_k) / (models rows).
+    names the sites, though no embeddings (programs that invert what remains without empty rows make those zero); a `ridge`
+    above that precision, about 1e-6 sqrt(rows), decides instead, with G_m + r I for each model, r = ridge tr(sum_k G_k) /
+    (models rows).
 
     Attributes:
         scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a

@@ -11,7 +11,7 @@ from npmerge.transforms import Masks, Tensors, Transform
 
 @dataclass(frozen=True)
 class TallMasks(PerTask):
-    """base + scale * sum_m (params_m - base), and one network per task with a mask on the sum (Wang et al. 2024, section 4).
+    """base + scale * sum_m (params_m - base), and one network per task with a mask on the sum (Wang et al. 2024).
 
     With t_m the task vectors and t their sum, `task` gives base + scale * mask_m * t, mask_m where |t_m| > threshold *
     |t - t_m|: entries in which the multi-task vector is closer to the task's own. `apply` is task arithmetic. Needs a base.

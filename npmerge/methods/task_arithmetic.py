@@ -14,7 +14,7 @@ from npmerge.weights import Weights, check_weights, weights_of
 
 @dataclass(frozen=True)
 class TaskArithmetic(LinearMerge):
-    """base + scale * sum_m w_m * (params_m - base) (Ilharco et al. 2023, section 2). Needs a base.
+    """base + scale * sum_m w_m * (params_m - base) (Ilharco et al. 2023). Needs a base.
 
     Where implementations disagree: lambda multiplies the sum, not the mean, of the task vectors; mergekit divides by the sum of
     the weights if told to normalise, and its lambda is 1 by default; git-theta turns one lambda for exactly two models into

@@ -11,7 +11,7 @@ from npmerge.weights import Density, Weights
 
 @dataclass(frozen=True)
 class Ties(Composed):
-    """base + scale * mean over the models that agree of their trimmed task vectors (Yadav et al. 2023, algorithm 1).
+    """base + scale * mean over the models that agree of their trimmed task vectors (Yadav et al. 2023).
 
     Of each task vector the entries of largest magnitude are kept; for each parameter the sign of their sum is elected; those
     of that sign are averaged, zeros not counted. Needs a base.

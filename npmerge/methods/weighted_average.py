@@ -26,6 +26,7 @@ class WeightedAverage(LinearMerge):
     normalise: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "weights", check_weights(self, () if self.weights is None else self.weights))
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:

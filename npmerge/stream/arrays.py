@@ -73,9 +73,11 @@ def precise(block: Block | Padded) -> AbstractContextManager:
 
 
 def vectors(block: Padded) -> list[Float[Array, " entries"]]:
-    """The models less the base, or the models themselves without, in float32 or wider. Traceable."""
-    wides = [wide(x) for x in block.models]
-    return wides if block.base is None else [x - wide(block.base).astype(x.dtype) for x in wides]
+    """The models less the base, or the models themselves without; in float32, or float64 if one of them is. Traceable."""
+    wides = [wide(x) for x in (*block.models, *(() if block.base is None else (block.base,)))]
+    dtype = max((x.dtype for x in wides), key=lambda d: d.itemsize)
+    models, base = [x.astype(dtype) for x in wides[: len(block.models)]], wides[len(block.models) :]
+    return [x - base[0].astype(dtype) for x in models] if base else models
 
 
 def moved(block: Padded, by: Float[Array, " entries"]) -> Float[Array, " entries"]:

@@ -4,6 +4,7 @@ They are those of `jax.random.uniform` for the same key, so masks in blocks are 
 whole tensors.
 """
 
+import functools
 import zlib
 
 import jax
@@ -16,6 +17,7 @@ ROUNDS = 5  # of four rotations each
 PARITY = 0x1BD11BDA
 
 
+@functools.lru_cache(maxsize=64)
 def key_of(seed: int, name: str) -> UInt32[np.ndarray, "2"]:
     """The key of a tensor, as the first transform of a merge with `jax.random.key(seed)` has it."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0), zlib.crc32(name.encode()))

@@ -1,5 +1,6 @@
 """The kernel of SCE: select, calculate, erase."""
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -81,11 +82,15 @@ class Sce:
 
 
 def variances(block: Padded) -> list[Int32[Array, " entries"]]:
-    """The variance over the models, as a key."""
+    """The variance over the models, times a constant, as a key that has the same bits in every program.
+
+    Squares are rounded by one bit more, or some programs would add them without rounding, and others would not.
+    """
     found = vectors(block)
-    mean = total(found) / len(found)
-    # behind a choice squares are not fused with the sum: variances are the same numbers in every program
-    return [bits_of(total(jnp.where(x != mean, jnp.square(x - mean), 0) for x in found) / len(found))]
+    squares = [jnp.square(x - y) for x, y in itertools.combinations(found, 2)]
+    bits = jnp.finfo(found[0].dtype)
+    terms = [jax.lax.reduce_precision(x, bits.nexp, bits.nmant - 1) for x in squares]
+    return [bits_of(total([jnp.zeros_like(found[0]), *terms]))]
 
 
 def _selected(block: Padded, given: Given) -> list[Float[Array, " entries"]]:

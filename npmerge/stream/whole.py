@@ -40,7 +40,7 @@ class Whole:
             stack = self._stack(block, step)
             theta = self.method.init(stack)
             if isinstance(self.method, Spectral):
-                theta = {step.name: jnp.float32(self.scale)}
+                theta = jax.tree.map(lambda one: one * np.float32(self.scale), theta)
             found = _applied(None if isinstance(self.method, LinearMerge) else self.method, theta, stack)[step.name]
             return in_parts(np.moveaxis(np.asarray(found), -1, self.output).reshape(-1), step.dtype)
 

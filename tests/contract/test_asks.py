@@ -1,6 +1,7 @@
 """What methods and statistics say they ask is what they ask."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -13,6 +14,7 @@ import npmerge as nm
 from npmerge import METHODS, Merge, Stack
 from npmerge.catalogue import Asks, asks
 from npmerge.cli import app
+from npmerge.likelihood import KINDS
 from tests.contract.test_methods import KEY, case_of, methods, stack_of, stats_for
 
 STATISTICS = sorted(
@@ -86,6 +88,14 @@ def test_data_that_are_seen_through_a_function():
     assert seen
 
 
+def test_labels_are_asked_for_by_a_kind_of_statistic_or_through_a_function():
+    found = {m.__name__: asks(m).labels for m in METHODS if asks(m).labels}
+    assert found == {"GreedySoup": "through score", "Fisher": "with empirical", "MaTS": "with empirical"}
+    for statistic in (nm.DiagonalFisher, nm.KroneckerFactors):
+        assert {k for k in KINDS if "labels" in statistic(k).reads} == {"empirical"}
+        assert statistic("empirical").reads - statistic().reads == {"labels"}
+
+
 def test_mats_asks_what_its_start_asks():
     start = nm.Dare()
     assert not (nm.MaTS().needs_base or nm.MaTS().random)
@@ -123,7 +133,14 @@ def network(variables, x):
 
 
 @pytest.mark.filterwarnings("ignore:ChainOfMerges. the data leave directions open")
-@pytest.mark.parametrize("statistic", STATISTICS, ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        *STATISTICS,
+        *(functools.partial(s, k) for s in (nm.DiagonalFisher, nm.KroneckerFactors) for k in KINDS[1:]),
+    ],
+    ids=lambda s: getattr(s, "__name__", None) or "-".join((s.func.__name__, *s.args)),
+)
 def test_statistics_read_what_they_say(statistic):
     variables = [{"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}] * 2
     x, labels = jnp.ones((8, 3)), jnp.zeros(8, jnp.int32)
@@ -188,3 +205,5 @@ def test_the_command_says_what_one_method_is():
     assert "with task_vectors" in text
     with pytest.raises(ValueError, match="unknown method 'slurp': the nearest is 'Slerp'"):
         CliRunner().invoke(app, ["methods", "slurp"], catch_exceptions=False)
+    with pytest.raises(ValueError, match="unknown method 'foo': expected one of Average, WeightedAverage,"):
+        CliRunner().invoke(app, ["methods", "foo"], catch_exceptions=False)

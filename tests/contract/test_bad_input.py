@@ -11,18 +11,26 @@ from npmerge import (
     ArceeFusion,
     Average,
     Breadcrumbs,
+    ChainOfMerges,
     Dare,
+    Examples,
+    InputGram,
+    LinearMerge,
     ModelStock,
     NearSwap,
     NuSlerp,
     Passthrough,
+    Pcb,
+    RegMean,
+    RegMeanPlusPlus,
+    Sce,
     Slerp,
     Stack,
     TaskArithmetic,
     WeightedAverage,
     stack_models,
 )
-from tests.contract.test_methods import KEY, case_of, methods, stack_of, stats_for
+from tests.contract.test_methods import KEY, case_of, grams, methods, run, stack_of, stats_for
 
 PATH = "params/dense/kernel"
 MULTIPLIED = (TaskArithmetic, Dare, Breadcrumbs)
@@ -69,6 +77,19 @@ def test_stacks_whose_leaves_do_not_fit(method):
 
 
 @methods
+def test_theta_of_other_models(method):
+    """An index that is not there would be clipped, and a matrix product say what JAX says."""
+    case = case_of(method)
+    if method.models[1] or (method.apply is LinearMerge.apply and method not in (Average, TaskArithmetic)):
+        pytest.skip("merges one number of models, or shares its `apply` with those")
+    merge = case.merge if getattr(case.merge, "weights", None) is None else case.copies(3)
+    three, two = stack_of(case, 3), stack_of(case, 2)
+    theta = merge.init(three, stats=stats_for(merge, three), key=KEY)
+    with pytest.raises(ValueError, match=r"theta at '.*' is of 3 models: the stack has 2"):
+        jax.eval_shape(merge.apply, theta, two)
+
+
+@methods
 def test_numbers_of_weights_and_densities(method):
     """One per model, where a method takes them."""
     case, stack = case_of(method), good(method)
@@ -103,6 +124,76 @@ def test_weights_without_a_sum(method):
 def test_fewer_than_two_models(method):
     with pytest.raises(ValueError, match=rf"{method.__name__} .*two models.*, got 1"):
         merged(method, stack_of(case_of(method), 1))
+
+
+@methods
+def test_a_scale_is_one_number(method):
+    """One lambda per task is `weights`."""
+    case = case_of(method)
+    if "scale" in {f.name for f in dataclasses.fields(method)}:
+        for value in ((0.3, 0.3), [0.3], None, float("nan"), float("inf"), True):
+            with pytest.raises(ValueError, match=r"scale must be a (finite )?number"):
+                dataclasses.replace(case.merge, scale=value)
+
+
+@methods
+def test_statistics_of_other_models(method):
+    """Of one more, of one less, and of models with another tensor."""
+    case, merge = case_of(method), case_of(method).merge
+    if not merge.needs:
+        pytest.skip("needs no statistics")
+    three = stack_of(case, 3)
+    for other in (stack_of(case, 4), stack_of(case, 2)):
+        with pytest.raises(ValueError, match=rf"other models|for {other.size} of 3 models"):
+            merge.init(three, stats=stats_for(merge, other), key=KEY)
+    wider = Stack(with_leaf(three.params, lambda x: jnp.concatenate([x, x], 1)))
+    with pytest.raises(
+        ValueError, match=f"(other models.*|do not fit the graph at )'{PATH}'|'{PATH}' (is|are) of other models"
+    ):
+        merge.init(wider, stats=stats_for(merge, three), key=KEY)
+
+
+@pytest.mark.parametrize("method", [RegMean, RegMeanPlusPlus, ChainOfMerges], ids=lambda m: m.__name__)
+def test_a_singular_system_is_said(method):
+    """Of inputs that are all alike: what they leave open is the mean, with the tensor and the method named."""
+    stack, merge = stack_of(case_of(method), 3), method() if method is ChainOfMerges else method(scale=1.0)
+    x = jnp.ones((8, 3))
+    known = dataclasses.replace(run(stack, 0), tasks=(((x, jnp.ones(8, bool)),),) * 3)
+    stats = {
+        Examples: known,
+        InputGram: {name: dataclasses.replace(g, gram=jnp.ones_like(g.gram)) for name, g in grams(stack, 0).items()},
+    }
+    words = rf"{method.__name__}: the data leave directions open at 1 of 1 sites \('{PATH}'\); there weights are averaged"
+    with pytest.warns(UserWarning, match=words):
+        merged = merge(stack, stats=stats)
+    kernel = np.float64(stack.params["params"]["dense"]["kernel"]).mean(0)
+    across = np.linalg.svd(np.ones((1, 3)))[2][1:]
+    np.testing.assert_allclose(across @ merged["params"]["dense"]["kernel"], across @ kernel, atol=1e-5)
+
+
+@methods
+def test_flags_that_are_no_bool(method):
+    """A word such as "no" would count as true."""
+    case = case_of(method)
+    for field in dataclasses.fields(method):
+        if field.type is bool:
+            for value in ("no", 1, None):
+                with pytest.raises(ValueError, match=f"{method.__name__} takes True or False as {field.name}, got {value!r}"):
+                    dataclasses.replace(case.merge, **{field.name: value})
+
+
+@methods
+def test_arrays_of_numbers_are_taken_as_tuples(method):
+    case = case_of(method)
+    for name in {f.name for f in dataclasses.fields(method)} & {"weights", "density"}:
+        if name == "density" and method in (Sce, Pcb):
+            continue
+        expected = dataclasses.replace(case.merge, **{name: (0.5, 0.25)})
+        for array in (jnp.array([0.5, 0.25]), np.array([0.5, 0.25]), [0.5, 0.25], [jnp.float32(0.5), np.float32(0.25)]):
+            assert dataclasses.replace(case.merge, **{name: array}) == expected
+        for wrong in (jnp.ones((2, 2)), [0.5, [0.25]], "ab"):
+            with pytest.raises(ValueError, match=r"one finite weight per model|density must be a number"):
+                dataclasses.replace(case.merge, **{name: wrong})
 
 
 @methods

@@ -485,19 +485,23 @@ def task(seed: int) -> tuple:
 
 
 TASKS = [task(seed) for seed in (70, 71)]
-SMALL_THEN_LARGE = optax.sgd(lambda step: jnp.where(step < 3, 0.05, 30))  # built once: compiled functions know it by identity
+SMALL_THEN_LARGE = optax.sgd(lambda step: jnp.where(step < 3, 0.05, 1e3))  # built once: compiled functions know it by identity
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if issubclass(m, LinearMerge)], ids=lambda m: m.__name__)
-def test_a_few_steps_never_end_above_the_start(method):
-    """Of the loss over all training batches, by which the best theta is chosen: small steps lower it, large ones are undone."""
+@pytest.mark.parametrize(("method", "granularity", "constraint"), combinations(able=True))
+def test_a_few_steps_never_end_above_the_start(method, granularity, constraint):
+    """Of the loss over all training batches: small steps lower it, one far too large is undone."""
     case = case_of(method)
     stack = stack_of(case, case.models[-1])
-    merge = Learned(case.merge, case.granularities[0], Free())
+    merge = Learned(case.merge, granularity, constraint)
     theta = merge.init(stack, stats=stats_for(case.merge, stack), key=KEY)
     loss = weight_space(same_apply(merge), predict, CrossEntropy())
-    result = fit(theta, loss, stack, TASKS, SMALL_THEN_LARGE, steps=4, held_out=TASKS, every=1)
-    start, end = (np.mean([loss(t, stack, batch) for batch in TASKS]) for t in (theta, result.theta))
-    assert end < (1 - 1e-5) * start
-    assert result.history.held_out_loss[0] == pytest.approx(start, rel=1e-5)
-    assert result.history.held_out_loss[-1] > start
+    learn = functools.partial(fit, loss=loss, stack=stack, batches=TASKS, optimizer=SMALL_THEN_LARGE, steps=4)
+    chosen = learn(theta, held_out=TASKS, every=1)
+    found = chosen.history.held_out_loss
+    end = learn(chosen.theta, steps=1, held_out=TASKS).history.held_out_loss[0]
+    assert end == found[np.isfinite(found)].min()
+    assert end <= found[0]
+    if constraint == Free():  # in the others a coefficient at the end of its range hardly moves, and none leaves it
+        assert end < (1 - 1e-5) * found[0]
+        assert not -np.inf < found[-1] <= found[0]  # it may be NaN

@@ -47,7 +47,7 @@ def test_coefficients_are_of_the_models_of_the_stack():
     models = [{"k": array(k, 2, 3)} for k in range(3)]
     theta = Average().init(stack_models(models))
     for others in (models[:2], [*models, models[0]]):
-        with pytest.raises(ValueError, match=f"coefficients at 'k' are of 3 models: the stack has {len(others)}"):
+        with pytest.raises(ValueError, match=f"theta at 'k' is of 3 models: the stack has {len(others)}"):
             Average().apply(theta, stack_models(others))
     chex.assert_trees_all_close(
         combine({"k": jnp.full((1, 1, 1), 1 / 3)}, stack_models(models)), Average()(stack_models(models))

@@ -159,3 +159,20 @@ def test_host_solves_of_collected_statistics_are_counted():
     assert chained.flops > solved.flops + 2 * 2 * 40 * 5 * 5  # the products of what both read besides
     assert matched.flops > 10 * weighing  # iterations
     assert not (solved.uncounted or chained.uncounted or matched.uncounted)
+
+
+def test_the_score_of_a_greedy_soup_counts_where_it_tells_what_it_does():
+    def apply(v, x):
+        return x @ v["a"]
+
+    networks = [{"a": jnp.asarray(normal(k, 5, 4), jnp.float32)} for k in range(2)]
+    x, y = np.float32(normal(3, 40, 5)), np.arange(40) % 4
+    batches = nm.in_order(x, y, 20)
+    score = lambda v: nm.evaluate(apply, v, batches).accuracy  # noqa: E731
+    _, cost = merged(nm.GreedySoup(score), nm.stack_models(networks))
+    once = 2 * 40 * 5 * 4  # the network; the loss besides takes less than twice as much
+    assert 3 * once < cost.flops < 9 * once
+    assert not cost.uncounted
+    _, cost = merged(nm.GreedySoup(lambda v: -float(np.square(v["a"]).sum())), nm.stack_models(networks))
+    assert cost.uncounted
+    assert 0 < cost.flops < once

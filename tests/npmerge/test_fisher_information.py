@@ -54,27 +54,27 @@ def mean(tree):
 def test_exact():
     x, _ = data(0, 6)
     expected = each(lambda model: mean(exact64(model, x)))
-    chex.assert_trees_all_close(information(DiagonalFisher(4), (x, None)), expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(information(DiagonalFisher(microbatch=4), (x, None)), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_empirical():
     x, y = data(1, 6)
     expected = each(lambda model: mean(jax.tree.map(np.square, scores64(model, x, y))))
-    chex.assert_trees_all_close(information(DiagonalFisher(4, "empirical"), (x, y)), expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(information(DiagonalFisher("empirical", 4), (x, y)), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_sampled_converges_to_the_exact_one():
     x, _ = data(2, 4000)
     expected = each(lambda model: mean(exact64(model, x)))
-    found = information(DiagonalFisher(500, "sampled"), (x, None))
+    found = information(DiagonalFisher("sampled", 500), (x, None))
     for name in expected:
         assert np.abs(found[name] / expected[name] - 1).max() < 0.15
-    assert np.abs(information(DiagonalFisher(500, "sampled", 1), (x, None))["bias"] - found["bias"]).max() > 1e-4
+    assert np.abs(information(DiagonalFisher("sampled", 500, 1), (x, None))["bias"] - found["bias"]).max() > 1e-4
 
 
 def test_draws_depend_on_no_batches_and_no_order():
     x, _ = data(3, 6)
-    sampled = DiagonalFisher(4, "sampled")
+    sampled = DiagonalFisher("sampled", 4)
     together = information(sampled, (x, None))
     apart = information(sampled, (x[3:], None), (x[:3][::-1], None))
     chex.assert_trees_all_close(apart, together, rtol=1e-5, atol=1e-7)
@@ -92,14 +92,16 @@ def test_squares_of_the_predictions_of_an_example_add_up():
     """Those of independent draws: E (sum_t s_t)^2 = sum_t E s_t^2."""
     x, y = data(5, 3, 5)
     expected = each(lambda model: mean(jax.tree.map(lambda f: f.sum(1), exact64(model, x))))
-    chex.assert_trees_all_close(information(DiagonalFisher(2), (x, y), graph=SEQUENCES), expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+        information(DiagonalFisher(microbatch=2), (x, y), graph=SEQUENCES), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_labels_of_the_predictions_of_an_example_are_one_likelihood():
     """The scores of an example are summed, then squared."""
     x, y = data(6, 3, 5)
     expected = each(lambda model: mean(jax.tree.map(lambda s: s.sum(1) ** 2, scores64(model, x, y))))
-    found = information(DiagonalFisher(2, "empirical"), (x, y), graph=SEQUENCES)
+    found = information(DiagonalFisher("empirical", 2), (x, y), graph=SEQUENCES)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -113,12 +115,12 @@ def test_padding_is_left_out(kind):
     else:
         batch = (x, y, jnp.ones((3, 5), bool).at[:, 3:].set(False).at[2].set(False))
         expected = each(lambda model: mean(jax.tree.map(lambda s: s.sum(1) ** 2, scores64(model, x[:2, :3], y[:2, :3]))))
-    chex.assert_trees_all_close(information(DiagonalFisher(2, kind), batch, graph=SEQUENCES), expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(information(DiagonalFisher(kind, 2), batch, graph=SEQUENCES), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_copies_of_a_model_have_the_same_draws():
     x, _ = data(8, 6)
-    found = collect(dense, GRAPH, MODELS[:1] * 2, [(x, None)], [DiagonalFisher(4, "sampled")])[DiagonalFisher]
+    found = collect(dense, GRAPH, MODELS[:1] * 2, [(x, None)], [DiagonalFisher("sampled", 4)])[DiagonalFisher]
     chex.assert_trees_all_equal(mean(found), jax.tree.map(lambda f: f[0], found))
 
 
@@ -128,13 +130,13 @@ def test_errors():
         DiagonalFisher(kind="true")
     with pytest.raises(ValueError, match="seed must be an integer of 0 or more, got -1"):
         DiagonalFisher(seed=-1)
-    for labels in (y[:, None], y.astype(jnp.float32), y[:5]):
+    for labels in (y[:, None], y.astype(jnp.float32)):
         with pytest.raises(ValueError, match=r"the empirical Fisher needs integer labels of shape \(6,\): got .* of "):
-            information(DiagonalFisher(4, "empirical"), (x, labels))
+            information(DiagonalFisher("empirical", 4), (x, labels))
     with pytest.raises(ValueError, match=r"needs logits \(examples, ..., classes\): the network returns "):
         collect(lambda v, x: x @ v["bias"], GRAPH, MODELS, [(array(0, 6, SIZES[1]), None)], [DiagonalFisher()])
     with pytest.raises(ValueError, match=r"the mask has 4 positions, but the network makes \(5,\) predictions"):
-        information(DiagonalFisher(2), (*data(7, 3, 5), jnp.ones((3, 4), bool)), graph=SEQUENCES)
-    bad = information(DiagonalFisher(4, "empirical"), (x, y + SIZES[1]))
+        information(DiagonalFisher(microbatch=2), (*data(7, 3, 5), jnp.ones((3, 4), bool)), graph=SEQUENCES)
+    bad = information(DiagonalFisher("empirical", 4), (x, y + SIZES[1]))
     with pytest.raises(ValueError, match=r"is a label no class of the network\?.* non-finite values"):
         Fisher()(stack_models(MODELS), stats={DiagonalFisher: bad})

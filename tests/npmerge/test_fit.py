@@ -193,6 +193,15 @@ def test_a_start_whose_held_out_loss_is_nan_can_be_beaten():
     close(result, 1 - 0.9**3)
 
 
+def minus_infinity(theta, stack, batch):
+    """`towards`, but of an overflow."""
+    return jnp.where(theta["w"][0] > 0.3, -jnp.inf, towards(theta, stack, batch))
+
+
+def test_a_loss_of_minus_infinity_is_not_the_best():
+    close(run(loss=minus_infinity, steps=4, every=1, held_out=[target(1.0)]), 1 - 0.9**3)
+
+
 def test_integer_leaves_are_left_alone():
     index = np.array([2, 0, 1])
 

@@ -107,7 +107,7 @@ def test_parameters_for_a_budget_and_weights_of_ones_own():
         with pytest.raises(ValueError, match=rf"between 1 and the number of models, 2.*got {budget!r}"):
             merged(budget, MODELS[:2])
     for weights in ({first: "1"}, {first: None}, {"layer": 1.0}, 1.0):
-        with pytest.raises(ValueError, match=r"finite and not negative|unknown node 'layer': the nearest is"):
+        with pytest.raises(ValueError, match=r"finite and not negative|unknown node 'layer': expected one of first"):
             merged(1.5, MODELS[:2], weights=weights)
     with pytest.raises(ValueError, match="models must be an integer of 2 or more, got 1"):
         Pleas().prepare(NET.apply, GRAPH, MODELS[:1], inputs=X[:1])

@@ -13,7 +13,7 @@ from npmerge.statistics import Statistic, _measure
 from tests.npmerge.toys import SIZES, apply, array, batch, dense, float64, log_softmax64, logits64, variables
 
 MODELS = [variables(0), variables(1)]
-EVERY = (InputGram(3), KroneckerFactors(4, "sampled"), DiagonalFisher(4, "sampled"))
+EVERY = (InputGram(3), KroneckerFactors("sampled", 4), DiagonalFisher("sampled", 4))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def factors64(model, inputs, outcomes) -> dict:
 @pytest.mark.parametrize("kind", ["exact", "empirical"])
 def test_kronecker_factors_against_a_loop(graph, kind):
     x, labels = batch(0, 7)
-    found = collect(apply, graph, MODELS, [(x, labels)], [KroneckerFactors(3, kind), InputGram])
+    found = collect(apply, graph, MODELS, [(x, labels)], [KroneckerFactors(kind, 3), InputGram])
     for k, model in enumerate(MODELS):
         expected = factors64(model, x, lambda n, p: enumerate(p) if kind == "exact" else [(int(labels[n]), 1.0)])
         for layer, b in expected.items():
@@ -101,7 +101,7 @@ def test_padding_is_left_out_and_tokens_weigh_alike():
     mask = np.arange(4) < lengths[:, None]
     tokens = jnp.asarray(np.where(mask, tokens, 0), jnp.int32)
     graph = trace(sequences, model, tokens)
-    statistics = [InputGram(2), KroneckerFactors(2)]
+    statistics = [InputGram(2), KroneckerFactors(microbatch=2)]
     found = collect(sequences, graph, [model], [(tokens, None, mask)], statistics)
     gram, factors = found[InputGram], found[KroneckerFactors]["first/kernel"]
     x = float64(model)["table"][np.asarray(tokens)[mask]]
@@ -174,12 +174,12 @@ def test_a_pass_that_would_not_fit_is_refused_before_it_starts(graph, statistic)
     with pytest.raises(
         ValueError, match=rf"{statistic.__name__} would hold .* GB.*memory_limit=6000 bytes: use smaller batches"
     ):
-        collect(apply, graph, MODELS, batches(), [statistic(64)], memory_limit=6000)
+        collect(apply, graph, MODELS, batches(), [statistic(microbatch=64)], memory_limit=6000)
     assert read == [0]
     with pytest.raises(ValueError, match="use fewer models at once"):
-        collect(apply, graph, MODELS, batches(), [statistic(1)], memory_limit=1000)
+        collect(apply, graph, MODELS, batches(), [statistic(microbatch=1)], memory_limit=1000)
     with pytest.raises(ValueError, match="memory_limit=60000 bytes: use smaller batches"):  # the second
-        collect(apply, graph, MODELS, [batch(0, 4), batch(1, 500)], [statistic(500)], memory_limit=60_000)
+        collect(apply, graph, MODELS, [batch(0, 4), batch(1, 500)], [statistic(microbatch=500)], memory_limit=60_000)
 
 
 def test_more_examples_at_once_hold_more(graph):

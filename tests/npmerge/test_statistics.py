@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alignment import trace
-from npmerge import DiagonalFisher, NodeMoments, collect
+from npmerge import ChainOfMerges, DiagonalFisher, Examples, InputGram, NodeMoments, RegMeanPlusPlus, collect, stack_models
 from tests.npmerge.toys import SIZES, apply, batch, float64, log_softmax64, logits64, variables
 
 MODELS = [variables(0), variables(1)]
@@ -42,7 +42,7 @@ def fisher64(model, inputs) -> dict:
 @pytest.mark.parametrize("microbatch", [3, 64], ids=lambda n: f"microbatch{n}")
 def test_fisher_against_a_loop(graph, microbatch):
     """3 divides neither batch, 64 is larger than both."""
-    found = collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch)])[DiagonalFisher]
+    found = collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch=microbatch)])[DiagonalFisher]
     expected = [fisher64(model, WHOLE[0][0]) for model in MODELS]
     expected = jax.tree.map(lambda *x: np.stack(x).astype(np.float32), *expected)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-7)
@@ -60,7 +60,7 @@ def test_two_batches_of_different_size_equal_one(graph):
 
 
 def test_labels_are_not_read_and_iterators_are_read_once(graph):
-    wanted = [DiagonalFisher(4)]
+    wanted = [DiagonalFisher(microbatch=4)]
     a = collect(apply, graph, MODELS, iter(BATCHES), wanted)
     b = collect(apply, graph, MODELS, ((x, None) for x, _ in BATCHES), wanted)
     chex.assert_trees_all_equal(a[DiagonalFisher], b[DiagonalFisher])
@@ -77,9 +77,66 @@ def test_errors(graph):
     with pytest.raises(ValueError, match="collect needs at least one model, got an empty list"):
         collect(apply, graph, [], BATCHES, [NodeMoments()])
     with pytest.raises(ValueError, match=r"one statistic of each type, got.*microbatch=2.*microbatch=3"):
-        collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(2), DiagonalFisher(3)])
+        collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch=2), DiagonalFisher(microbatch=3)])
 
 
 def test_a_microbatch_must_be_positive(graph):
     with pytest.raises(ValueError, match="microbatch"):
-        collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(0)])
+        collect(apply, graph, MODELS, BATCHES, [DiagonalFisher(microbatch=0)])
+
+
+def test_inputs_of_another_width(graph):
+    """Sequences and images may be of other sizes than those that were traced: only what the network refuses is refused."""
+    wide = [(jnp.zeros((5, SIZES[0] + 1)), jnp.zeros(5, jnp.int32))]
+    for statistic in (NodeMoments(), DiagonalFisher(), InputGram(), Examples()):
+        message = rf"does not take inputs of shape \(5, {SIZES[0] + 1}\): expected such as \(2, {SIZES[0]}\)"
+        with pytest.raises(ValueError, match=message) as caught:
+            collect(apply, graph, MODELS, wide, [statistic])
+        assert "\n" not in str(caught.value)
+
+    def pooled(v, x):
+        return x.mean(1) @ v["w"]
+
+    model = {"w": jnp.ones((3, 2))}
+    longer = collect(pooled, trace(pooled, model, jnp.zeros((2, 4, 3))), [model], [(jnp.ones((5, 9, 3)), None)], [InputGram()])
+    np.testing.assert_allclose(longer[InputGram]["w"].gram, 1)
+
+
+def test_another_number_of_labels(graph):
+    x, y = BATCHES[0]
+    for statistic in (NodeMoments(), DiagonalFisher(), InputGram(), Examples()):
+        with pytest.raises(ValueError, match="a batch has 7 inputs and 5 labels"):
+            collect(apply, graph, MODELS, [(x, y[:5])], [statistic])
+
+
+def test_what_was_collected_is_a_tree(graph):
+    found = collect(apply, graph, MODELS, BATCHES, [NodeMoments, InputGram, DiagonalFisher, Examples])
+    assert list(found) == [NodeMoments, InputGram, DiagonalFisher, Examples]
+    doubled = jax.jit(lambda stats: jax.tree.map(lambda x: x + x, stats))(type(found)({k: found[k] for k in list(found)[:3]}))
+    assert isinstance(doubled, type(found))
+    for kind in (NodeMoments, InputGram, DiagonalFisher):
+        chex.assert_trees_all_equal(doubled[kind], jax.tree.map(lambda x: 2 * x, found[kind]))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(found)[0]]
+    assert all("npmerge" in path or "alignment" in path for path in paths)
+
+
+def test_data_that_are_kept_count(graph):
+    """A list of the same batch is no less: each is kept."""
+    x, y = BATCHES[0]
+    size = x.nbytes + len(x)
+    model = sum(leaf.nbytes for leaf in jax.tree.leaves(MODELS))
+    limit = model + x.nbytes + y.nbytes + 3 * size
+    assert len(collect(apply, graph, MODELS, [(x, y)] * 3, [Examples], memory_limit=limit)[Examples].tasks[0]) == 3
+    with pytest.raises(ValueError, match=r"Examples would hold .* more than memory_limit=.* bytes"):
+        collect(apply, graph, MODELS, [(x, y)] * 4, [Examples], memory_limit=limit)
+    with pytest.raises(ValueError, match=r"GB of data among them.*use fewer examples"):
+        collect(apply, graph, MODELS, [(x, y)] * 400, [Examples], memory_limit=300 * size)
+
+
+def test_passes_over_kept_data_have_the_limit_too(graph):
+    stack = stack_models(MODELS)
+    kept, more = (collect(apply, graph, MODELS, BATCHES, [Examples], memory_limit=limit) for limit in (4000, 8000))
+    for merge in (ChainOfMerges(), RegMeanPlusPlus()):
+        with pytest.raises(ValueError, match=rf"{type(merge).__name__} would hold .*GB of matrices.*memory_limit=4000 bytes"):
+            merge(stack, stats=kept)
+        merge(stack, stats=more)

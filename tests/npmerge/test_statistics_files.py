@@ -52,7 +52,7 @@ def test_statistics_come_back_for_merges_and_only_for_their_graph(tmp_path):
         load_statistics(tmp_path, graph)
     with pytest.raises(ValueError, match="cannot save int"):
         save_statistics(tmp_path, {int: 3}, graph)
-    with pytest.raises(ValueError, match=r"takes \(folder, stats, graph\), got \(dict, PosixPath, Graph\)"):
+    with pytest.raises(ValueError, match=r"takes \(folder, stats, graph\), got \(Collected, PosixPath, Graph\)"):
         save_statistics(stats, tmp_path, graph)
     with pytest.raises(ValueError, match=r"takes \(folder, graph\), got \(Graph, PosixPath\)"):
         load_statistics(graph, tmp_path)

@@ -131,6 +131,15 @@ def test_held_out_may_be_an_iterator():
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1.5), "steps must be an integer"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], 0.1, steps=1), "Optax transformation .* got float"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.adam, steps=1), "Optax transformation"),
+        (
+            lambda g: nm.fit(LOSS, NP.init(STACK), STACK, [PAIR], optax.sgd(0.1), steps=1),
+            r"fit takes \(theta, loss, stack, batches, optimizer\), got \(WeightSpaceLoss, dict, Stack, list, ",
+        ),
+        (
+            lambda g: nm.fit(NP.init(STACK), LOSS, [PAIR], STACK, optax.sgd(0.1), steps=1),
+            "got .dict, WeightSpaceLoss, list, Stack",
+        ),
+        (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, optax.sgd(0.1), [PAIR], steps=1), "Optax transformation .* got list"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, None, [PAIR], optax.sgd(0.1), steps=1), "needs the stack of models"),
         (lambda g: nm.transport(g, dict.fromkeys(g.nodes, np.eye(6)), A), "must be a NodeMap, got ndarray"),
         (lambda g: nm.transport(g, {next(iter(g.nodes)): NodeMap(jnp.eye(6), jnp.eye(5))}, A), "expected the transpose"),

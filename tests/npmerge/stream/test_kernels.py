@@ -144,6 +144,14 @@ def test_rounded_once_whatever_the_dtype(case, dtype):
         np.testing.assert_allclose(rounding, np.abs(values.astype(np.float32) - wide).max(), atol=5e-7)  # of 1e-4 and more
 
 
+@pytest.mark.parametrize("last", [ml_dtypes.float8_e4m3fn, np.float64])
+@pytest.mark.parametrize("case", ["task_arithmetic", "slerp", "ties", "iso_c"])
+def test_models_of_several_dtypes(case, last):
+    held, merge, axes = case_of(case, (4, 6))
+    held.models = [x.astype(d) for x, d in zip(held.models, (ml_dtypes.bfloat16, last, np.float32), strict=False)]
+    close(run(held).values, in_memory(held, merge, axes))
+
+
 def test_double_precision_stays():
     models, base = tensors((7,), np.float64)
     found = run(Held(step_of("task_arithmetic", models, base, "F64", weight=(0.25, 0.5, -1.0)), models, base)).values
@@ -152,14 +160,13 @@ def test_double_precision_stays():
 
 
 @pytest.mark.parametrize("case", ["ties", "breadcrumbs", "breadcrumbs_ties", "ties_sum"])
-@pytest.mark.parametrize("length", [1000, 64])
-def test_of_equal_magnitudes_the_first(case, length):
+def test_of_equal_magnitudes_the_first(case):
     """Task vectors of five values, zeros among them."""
     held, merge, _ = case_of(case, (41, 13))
     rng = np.random.default_rng(1)
     held.base = np.round(held.base)
     held.models = [held.base + rng.integers(-2, 3, held.base.shape).astype(np.float32) for _ in held.models]
-    held.length = length
+    held.length = 64
     close(run(held).values, in_memory(held, merge))
 
 
@@ -288,7 +295,7 @@ def test_running_statistics_are_averaged(method):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("shape", [(), (0,), (1,)])
+@pytest.mark.parametrize("shape", [(), (0, 3)])
 def test_tensors_of_one_entry_and_of_none(method, shape):
     spec = METHODS[method]
     count = spec.most or 2
