@@ -202,7 +202,7 @@ def _counts(plan: Plan) -> str:
 def _takes(p: Prediction) -> str:
     time = f"not measured for {', '.join(p.unmeasured)}" if p.seconds is None else f"about {duration(p.seconds)}"
     where = f"on {plural(p.threads, 'thread')}, by a probe of this machine, if the disk keeps up"
-    return f"predicted: {size(p.memory)} of memory; time: {time} {where}"
+    return f"predicted: at most about {size(p.memory)} of memory; time: {time} {where}"
 
 
 def written(step: Step) -> int:

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float64
 
 from npmerge.checkpoint.stored import Entry, StoredModel
 
-BLOCK = 2**18
-"""Entries that are looked at together: as float64 they fit into the cache of a core."""
+BLOCK = 2**14
+"""Entries that are looked at together: in float64 they fit into the cache of a core. 2^18 took compare 1.8 times as long."""
 
 T = TypeVar("T")
 

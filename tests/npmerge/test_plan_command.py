@@ -156,6 +156,9 @@ def test_predictions():
     assert found.seconds is not None
     assert found.seconds - START == pytest.approx((2 * 488e-9 * COSTS["linear"] + 24e-9 * COSTS[""]) / 2, rel=1e-6)
     assert predicted(plan, Options(2, budget=block_bytes(plan)), probe=1.0).threads == 1
+    plan = make_plan(*parse_recipe(f"merge_method: ties\nbase_model: base\n{MODELS}"), open_model)
+    two = 3 * 2 * (24 + 24)  # bytes of head and embedding, which lie next to each other and are under way at once
+    assert predicted(plan, Options(threads=1), probe=1.0).memory == LIBRARIES + block_bytes(plan) + two
     plan = make_plan(*parse_recipe(recipe_of("della")), open_model)
     merged = [step for step in plan.steps if step.action == "merge"]
     found = predicted(plan, Options(threads=1), probe=1.0)
