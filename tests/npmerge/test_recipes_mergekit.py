@@ -60,7 +60,7 @@ def vocabulary(folder: Path) -> dict[str, int]:
 
 
 def by_token(x: np.ndarray, tokens: dict[str, int]) -> np.ndarray:
-    """Rows in the order of their tokens' names, then the rows of none: mergekit gives new tokens ids by the order of a set."""
+    """Rows in the order of their tokens' names, then the rows of none: mergekit gives new tokens other ids in every run."""
     known = [tokens[name] for name in sorted(tokens)]
     return x[[*known, *sorted(set(range(len(x))) - set(known))]]
 
