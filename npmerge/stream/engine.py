@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -152,7 +153,7 @@ class _Making:
         data = values.reshape(-1).view(np.uint8)
         self.output.writer.write(step.name, start * values.itemsize, data)
         self.progress.advance(read)
-        return hashlib.sha256(data.data).digest()
+        return _checksum(data.data)
 
     def _verified(self, step: Step, note: Note) -> bool:
         """Whether the bytes on the disk are those that were noted."""
@@ -160,9 +161,14 @@ class _Making:
         starts = range(0, max(note["nbytes"], 1), block)
         counts = (min(block, note["nbytes"] - start) for start in starts)
         digests = self.workers.ordered(
-            lambda piece: hashlib.sha256(self.output.writer.read(step.name, *piece)).digest(), zip(starts, counts, strict=True)
+            lambda piece: _checksum(self.output.writer.read(step.name, *piece)), zip(starts, counts, strict=True)
         )
         return hashlib.sha256(b"".join(digests)).hexdigest() == note["digest"]
+
+
+def _checksum(data: bytes | memoryview) -> bytes:
+    """Finds what a disk has lost; takes less than half of the time of a hash that also withstands malice."""
+    return zlib.crc32(data).to_bytes(4, "little")
 
 
 class _Written:

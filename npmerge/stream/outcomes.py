@@ -15,7 +15,7 @@ class Outcome:
         name: of the tensor.
         action: "merge" or "copy".
         nbytes: written.
-        digest: sha256 of the sha256 of its blocks.
+        digest: sha256 of the CRC-32 of its blocks.
         nonfinite: entries that are NaN or infinite; not counted where it is copied.
         rounding: the largest |stored - merged in float32|.
         seconds: from the first byte read to the last one written; other tensors are worked on meanwhile.

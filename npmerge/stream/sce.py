@@ -82,13 +82,15 @@ class Sce:
 
 
 def variances(block: Padded) -> list[Int32[Array, " entries"]]:
-    """The variance over the models, as a key."""
+    """The variance over the models, times a constant, as a key that has the same bits in every program.
+
+    Squares are rounded by one bit more, or some programs would add them without rounding, and others would not.
+    """
     found = vectors(block)
     squares = [jnp.square(x - y) for x, y in itertools.combinations(found, 2)]
-    if not squares:
-        return [bits_of(jnp.zeros_like(found[0]))]
     bits = jnp.finfo(found[0].dtype)
-    return [bits_of(total(jax.lax.reduce_precision(x, bits.nexp, bits.nmant - 1) for x in squares))]
+    terms = [jax.lax.reduce_precision(x, bits.nexp, bits.nmant - 1) for x in squares]
+    return [bits_of(total([jnp.zeros_like(found[0]), *terms]))]
 
 
 def _selected(block: Padded, given: Given) -> list[Float[Array, " entries"]]:
