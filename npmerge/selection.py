@@ -21,11 +21,14 @@ SAMPLE = 16384
 JOINED = 2**18
 """Entries that are joined to one vector: smaller leaves are many, and all that is done with each is compiled for each."""
 
-GROUP = 32
-"""Entries that are counted in one byte."""
+RUNS, TERMS, GROUP = 16, 8, 16
+"""Runs that entries are counted in, and the terms of a run and neighbours in them that one byte counts."""
 
 LANES = 3
 """Thresholds that are counted in one pass, which takes little longer than one: of bytes in 32 bits one is spare."""
+
+EVENLY = np.arange(1, LANES + 1, dtype=np.float32) / (LANES + 1)
+"""Shares of a width that cut it into equal parts."""
 
 
 def kept_of(density: float, size: int) -> int:
@@ -114,7 +117,7 @@ def _threshold(
 
     # where the threshold is exact nothing is searched for: not by a condition, which several models would take together
     left = jnp.where(found.kept == count, found.kept, count - found.above)
-    rest = _search(few, left, jnp.uint32(total), found.kept, jnp.zeros(LANES, jnp.uint32)).low
+    rest = _search(few, left, jnp.uint32(total), found.kept, jnp.uint32(EVENLY * total)).low
     return found.low, found.high, total - rest
 
 
@@ -137,7 +140,7 @@ def _search(
     """Where a count that falls from `total` at 0 to none at `top` is `count`, or passes it from `low` to `high` = `low` + 1.
 
     The first places tried are suggested; of the others every third are the quarters, so that no distribution of the entries
-    takes more than three times as many passes as those alone.
+    takes more than three times as many passes as those alone, and all are where so few entries are left that these tell little.
     """
 
     def goes_on(state: tuple[Array, _Found]) -> Bool[Array, ""]:
@@ -146,7 +149,8 @@ def _search(
 
     def refine(state: tuple[Array, _Found]) -> tuple[Array, _Found]:
         step, f = state
-        shares = jnp.where(step % 3 == 0, jnp.arange(1, LANES + 1) / (LANES + 1), _interpolated(f, count))
+        evenly = (step % 3 == 0) | (f.kept - f.above <= 2 * LANES)
+        shares = jnp.where(evenly, EVENLY, _interpolated(f, count))
         width = f.high - f.low
         between = f.low + (shares * width.astype(jnp.float32)).astype(width.dtype)
         tried = jnp.clip(jnp.where(step == 0, suggested, between), f.low + 1, f.high - 1)
@@ -214,11 +218,24 @@ def _count(masks: list[list[Bool[Array, " entries"]]]) -> UInt[Array, " lanes"]:
 
 
 def _numbers(masks: list[Bool[Array, " entries"]]) -> UInt[Array, " lanes"]:
-    """All lanes in one pass: each in a byte of one integer, over groups first."""
+    """All lanes in one pass, each in a byte of one integer: over terms written out first, then over groups.
+
+    Sums over few neighbours alone take twice as long on CPUs.
+    """
+    whole = masks[0].size // (TERMS * GROUP) * (TERMS * GROUP)
+    rest = jnp.stack([m[whole:].sum(dtype=jnp.uint32) for m in masks])
+    if not whole:
+        return rest
     lanes = [np.uint32(8 * k) for k in range(len(masks))]
-    packed = functools.reduce(
-        jnp.add, [jnp.where(m, np.uint32(1 << k), np.uint32(0)) for k, m in zip(lanes, masks, strict=True)]
-    )
-    whole = packed.size // GROUP * GROUP
-    parts = packed[:whole].reshape(-1, GROUP).sum(1, dtype=jnp.uint32), packed[whole:].sum(keepdims=True, dtype=jnp.uint32)
-    return jnp.stack([sum(((p >> k) & np.uint32(255)).sum(dtype=jnp.uint32) for p in parts) for k in lanes])
+    packed = functools.reduce(jnp.add, [m.astype(jnp.uint32) << k for m, k in zip(masks, lanes, strict=True)])
+    groups = functools.reduce(jnp.add, _terms(packed, whole)).reshape(-1, GROUP).sum(1, dtype=jnp.uint32)
+    return rest + jnp.stack([((groups >> k) & np.uint32(255)).sum(dtype=jnp.uint32) for k in lanes])
+
+
+def _terms(packed: UInt[Array, " entries"], whole: int) -> list[UInt[Array, " entries"]]:
+    """Equal parts of the first `whole` entries: of several runs where they are all, so that shards add up their own."""
+    if whole == packed.size and not whole % (RUNS * TERMS * GROUP):
+        runs = packed.reshape(RUNS, TERMS, -1)
+        return [runs[:, k].reshape(-1) for k in range(TERMS)]
+    length = whole // TERMS
+    return [packed[k * length : (k + 1) * length] for k in range(TERMS)]
