@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
-from npmerge.transforms import Composed, DisjointMean, Elect, Tensors, Transform, column, current, draw, where
+from npmerge.elections import DisjointMean, Elect
+from npmerge.transforms import Composed, Tensors, Transform, column, current, draw, where
 from npmerge.weights import Density, Weights, check_density, densities_of
 
 

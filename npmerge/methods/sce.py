@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
+from npmerge.elections import DisjointMean, Elect
 from npmerge.selection import kept_of, largest
-from npmerge.transforms import Composed, DisjointMean, Elect, Tensors, Transform, current, ratio, where
+from npmerge.transforms import Composed, Tensors, Transform, current, ratio, where
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from npmerge import (
     WeightedAverage,
     stack_models,
 )
+from npmerge.elections import Elect
 from npmerge.methods.della import DropByRank
-from npmerge.transforms import Composed, Drop, Elect, Trim
+from npmerge.transforms import Composed, Drop, Trim
 
 NAMES = ("matrix", "vector", "equal")
 DRAWS = 2000  # of the recorded means

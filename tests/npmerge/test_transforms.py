@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from npmerge import Average, Breadcrumbs, ConsensusTA, Dare, Della, Pcb, Sce, Stack, TaskArithmetic, Ties, stack_models
-from npmerge.transforms import DisjointMean, Drop, Elect, ElectedMean, Trim, column
+from npmerge.elections import DisjointMean, Elect, ElectedMean
+from npmerge.transforms import Drop, Trim, column
 from tests.npmerge.toys import normal
 
 SHAPES = {"kernel": (3, 4), "bias": (4,)}
