@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 
 
+LISTED = 50
+"""Names that a message lists at most."""
+
+
 def unknown(kind: str, name: Any, valid: Iterable[str]) -> str:
-    """The message for a misspelt name: what was got, the nearest valid one if any is near, and all of them."""
+    """The message for a misspelt name: what was got, the nearest valid one if any is near, and the valid ones."""
     known = {v.lower(): v for v in valid}
     if not known:
         return f"unknown {kind} {name!r}: there are none"
     word = str(name).lower()
     near = difflib.get_close_matches(word, known, n=1) or [v for v in known if len(word) > 2 and word in v]
     nearest = f"the nearest is {known[near[0]]!r}, " if near else ""
-    return f"unknown {kind} {name!r}: {nearest}expected one of {', '.join(known.values())}"
+    listed = list(known.values())[:LISTED]
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"unknown {kind} {name!r}: {nearest}expected one of {', '.join(listed)}{more}"
 
 
 def repeated(names: Iterable[str]) -> str | None:

@@ -431,7 +431,7 @@ def test_models_of_another_dtype_than_was_traced_are_refused():
         ({"batches": [X]}, "each batch must be a tuple"),
         ({"models": []}, "needs the models that are merged, got none"),
         ({"maps": unchanged(3)}, "expected maps and a function for each of 2 models: got 3 and 2"),
-        ({"maps": [{"third": permutation(np.arange(8))}, {}]}, "unknown node 'third': .* expected one of first, second"),
+        ({"maps": [{"third": permutation(np.arange(8))}, {}]}, "unknown node 'third': expected one of first, second"),
         ({"maps": [{"first": permutation(np.arange(7))}, {}]}, "the map of 'first' takes 7 units, the node has 8"),
         ({"maps": [partial_maps()[0], {}]}, "to different widths: 'first' has 11 and 8 units"),
         ({"models": [MODELS[0], {"first": MODELS[1]["first"]}]}, "variables do not fit the graph at 'out/bias'"),

@@ -66,7 +66,7 @@ def test_a_name_wins_over_a_path():
         ),
         ([document("x", "a", "b"), document("x", "a", "b")], "the name 'x' is that of an earlier document"),
         ([document("", "a", "b"), document("", "a", "b")], "a second document without a name"),
-        ([document("x", "a", "b"), document("", "y", "b")], "unknown model 'y': the nearest is 'x'"),
+        ([document("half", "a", "b"), document("", "hlaf", "b")], "unknown model 'hlaf': the nearest is 'half'"),
         ([document("x", "a", "b"), document("", "a", "b")], "the result 'x' is used by no document"),
     ],
 )
