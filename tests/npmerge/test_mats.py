@@ -174,6 +174,8 @@ def test_matrices_of_equal_shape_are_solved_as_alone():
     found = merge(stack_models(models), stats=stats)
     close(found["a"], merge(stack_models(MODELS), stats=grams(a["a/kernel"])), rtol=1e-4, atol=1e-5)
     close(found["b"], merge(stack_models(MODELS[::-1]), stats=grams(a["b/kernel"])), rtol=1e-4, atol=1e-5)
+    stack = stack_models(models)
+    assert str(jax.make_jaxpr(merge.apply)(merge.init(stack, stats=stats), stack)).count(" scan[") == 1
 
 
 def test_a_weight_that_is_used_twice_has_the_sum_of_both_products():
