@@ -70,9 +70,9 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def check_pattern(name: str, value: Any) -> None:
-    """Unless `value` is a regular expression."""
+    """Unless `value` is a regular expression, of text."""
     try:
-        re.compile(value)
+        re.compile(value).match("")
     except (re.error, TypeError) as error:
         raise ValueError(f"{name} must be a regular expression, got {value!r}: {error}") from None
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from alignment.checks import kind_of
 from alignment.graph import Graph, Node, PyTree
+from alignment.masked import masked_features
 from alignment.products import gram
 from alignment.taps import capture
 
@@ -28,7 +29,10 @@ class Statistic(abc.ABC):
 
     @abc.abstractmethod
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> Any:
-        """The state of one batch `(inputs, targets)`, for all models at once. Traceable."""
+        """The state of one batch `(inputs, targets)`, for all models at once. Traceable.
+
+        With a third part, a mask (examples,) or (examples, positions), what it is false for is padding and does not count.
+        """
 
     @abc.abstractmethod
     def combine(self, a: Any, b: Any) -> Any:
@@ -60,14 +64,16 @@ class NodeMoments(Statistic):
     """Mean and covariance of every node's features within each model and against model 0.
 
     float32 with the highest matmul precision; centred, and combined pairwise (Chan, Golub and LeVeque 1979), so that large
-    means do not cancel. Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
+    means do not cancel. Every position of an image or a sequence is a sample, padding (a mask, see `Statistic.measure`) none.
+    Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
     """
 
     reads = frozenset({"activations"})
 
     def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Moments]:
         """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""
-        return {node: _sums(features) for node, features in _features(apply, graph, models, batch).items()}
+        found, counts = _features(apply, graph, models, batch)
+        return {node: _sums(features, counts.get(node)) for node, features in found.items()}
 
     def combine(self, a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
         """Chan's pairwise update."""
@@ -75,7 +81,8 @@ class NodeMoments(Statistic):
 
     def finalise(self, state: dict[str, Moments]) -> dict[str, Moments]:
         """Divide the sums of products by the number of samples."""
-        return {n: m._replace(covariance=m.covariance / m.samples, cross=m.cross / m.samples) for n, m in state.items()}
+        n = {node: jnp.maximum(m.samples, 1) for node, m in state.items()}
+        return {x: m._replace(covariance=m.covariance / n[x], cross=m.cross / n[x]) for x, m in state.items()}
 
 
 def check_moments(moments: Any, name: str, kind: "type[Moments | Joint] | None" = None) -> None:
@@ -106,14 +113,16 @@ class Joint(NamedTuple):
 class JointMoments(Statistic):
     """Mean and covariance of every node's features over all models: what finds units that correspond, within models too.
 
-    Finalised to a mapping node -> `Joint`. (models x units)^2 numbers a node, where `NodeMoments` keeps models x units^2.
+    Samples are those of `NodeMoments`. Finalised to a mapping node -> `Joint`. (models x units)^2 numbers a node, where
+    `NodeMoments` keeps models x units^2.
     """
 
     reads = frozenset({"activations"})
 
     def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Joint]:
         """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""
-        return {node: _joint(features) for node, features in _features(apply, graph, models, batch).items()}
+        found, counts = _features(apply, graph, models, batch)
+        return {node: _joint(features, counts.get(node)) for node, features in found.items()}
 
     def combine(self, a: dict[str, Joint], b: dict[str, Joint]) -> dict[str, Joint]:
         """Chan's pairwise update."""
@@ -121,7 +130,7 @@ class JointMoments(Statistic):
 
     def finalise(self, state: dict[str, Joint]) -> dict[str, Joint]:
         """Divide the sums of products by the number of samples."""
-        return {node: m._replace(covariance=m.covariance / m.samples) for node, m in state.items()}
+        return {node: m._replace(covariance=m.covariance / jnp.maximum(m.samples, 1)) for node, m in state.items()}
 
 
 def against_reference(joint: Joint, models: int) -> Moments:
@@ -133,25 +142,43 @@ def against_reference(joint: Joint, models: int) -> Moments:
     return Moments(joint.samples, np.moveaxis(mean, -2, 0), np.stack([blocks[k, k] for k in range(models)]), blocks[0])
 
 
-def _features(apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, list[Array]]:
-    """Of every node those of each model."""
+def _features(
+    apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple
+) -> tuple[dict[str, list[Array]], dict[str, Bool[Array, " samples"]]]:
+    """Of every node those of each model; and which samples of it count, if the batch has a mask."""
     graphs = (graph,) * len(models) if isinstance(graph, Graph) else graph
     functions = (apply,) * len(models) if callable(apply) else apply
-    found = [capture(f, g, m, batch[0]).nodes for f, g, m in zip(functions, graphs, models, strict=True)]
-    return {node: [by_fixed_copy(g, node, f[node]) for g, f in zip(graphs, found, strict=True)] for node in graphs[0].taps}
+    networks, counts = list(zip(functions, graphs, models, strict=True)), {}
+    if len(batch) == 3:
+        masked = [masked_features(*network, batch[0], jnp.asarray(batch[2])) for network in networks]
+        found, counts = [{node: x for node, (x, _) in m.items()} for m in masked], {n: c for n, (_, c) in masked[0].items()}
+    else:
+        found = [capture(f, g, m, batch[0]).nodes for f, g, m in networks]
+    by_node = {n: [by_fixed_copy(g, n, f[n]) for g, f in zip(graphs, found, strict=True)] for n in graphs[0].taps}
+    return by_node, counts
 
 
-def _joint(features: Sequence[Array]) -> Joint:
+def _joint(features: Sequence[Array], counts: Array | None) -> Joint:
     x = jnp.concatenate([f.astype(jnp.float32) for f in features], axis=-1)
-    mean = x.mean(-2)
-    centred = x - mean[..., None, :]
-    return Joint(jnp.float32(x.shape[-2]), mean, gram(centred))
+    samples, mean, centred = _centred(x, counts)
+    return Joint(samples, mean, gram(centred))
+
+
+def _centred(x: Float[Array, "*copies samples units"], counts: Bool[Array, " samples"] | None) -> tuple[Array, Array, Array]:
+    """The number of samples that count, their mean, and what they differ from it by; zeros for the others."""
+    if counts is None:
+        mean = x.mean(-2)
+        return jnp.float32(x.shape[-2]), mean, x - mean[..., None, :]
+    kept = jnp.broadcast_to(counts[:, None], x.shape)
+    samples = counts.sum(dtype=jnp.float32)
+    mean = jnp.where(kept, x, 0).sum(-2) / jnp.maximum(samples, 1)
+    return samples, mean, jnp.where(kept, x - mean[..., None, :], 0)
 
 
 def _chan_joint(a: Joint, b: Joint) -> Joint:
-    count, shift = a.samples + b.samples, b.mean - a.mean
+    count, shift = jnp.maximum(a.samples + b.samples, 1), b.mean - a.mean
     covariance = a.covariance + b.covariance + (a.samples * b.samples / count) * shift[..., :, None] * shift[..., None, :]
-    return Joint(count, a.mean + shift * (b.samples / count), covariance)
+    return Joint(a.samples + b.samples, a.mean + shift * (b.samples / count), covariance)
 
 
 def laid_out(graph: Graph, node: Node) -> tuple[int, ...]:
@@ -171,12 +198,11 @@ def by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*co
     return x.reshape(*x.shape[: fixed + 1], -1)
 
 
-def _sums(features: Sequence[Array]) -> Moments:
-    means = [f.astype(jnp.float32).mean(-2) for f in features]
-    centred = [f.astype(jnp.float32) - m[..., None, :] for f, m in zip(features, means, strict=True)]
+def _sums(features: Sequence[Array], counts: Array | None) -> Moments:
+    samples, means, centred = zip(*(_centred(f.astype(jnp.float32), counts) for f in features), strict=True)
     auto = [gram(x) for x in centred]
     cross = [auto[0], *(_product(centred[0], x) for x in centred[1:])]
-    return Moments(jnp.float32(features[0].shape[-2]), jnp.stack(means), jnp.stack(auto), jnp.stack(cross))
+    return Moments(samples[0], jnp.stack(means), jnp.stack(auto), jnp.stack(cross))
 
 
 def _product(a: Array, b: Array) -> Array:
@@ -184,9 +210,9 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _chan(a: Moments, b: Moments) -> Moments:
-    count = a.samples + b.samples
+    count = jnp.maximum(a.samples + b.samples, 1)
     shift = b.mean - a.mean
     weight = a.samples * b.samples / count
     auto = a.covariance + b.covariance + weight * shift[..., :, None] * shift[..., None, :]
     cross = a.cross + b.cross + weight * shift[:1, ..., :, None] * shift[..., None, :]
-    return Moments(count, a.mean + shift * (b.samples / count), auto, cross)
+    return Moments(a.samples + b.samples, a.mean + shift * (b.samples / count), auto, cross)

@@ -41,9 +41,10 @@ def page(rows: Rows, command: str, settings: Settings, tasks: Tasks, seconds: fl
         "![Accuracy of each method, closed form and learned](methods.png)", "",
         "## References", "", *_references(rows, tasks), "",
         "## Closed forms", "", *_closed_forms(rows, tasks), "",
-        "Operations count the statistics and the merge, `+` where a part runs in host code that counts nothing; kept are the "
-        "bytes of statistics and of the merge's own parameters; seconds are those of statistics and one merge, compilation not "
-        "included. `tried` merges were judged to choose the hyper-parameters, shown as chosen for the first seed.", "",
+        "Statistics and merge are operations, `+` where a part runs in host code that counts nothing; kept are the bytes of "
+        "statistics and of the merge's own parameters, peak memory is the most held at once, what goes in included; seconds "
+        "are those of statistics and one merge, compilation not included. `tried` merges were judged to choose the "
+        "hyper-parameters, shown as chosen for the first seed.", "",
         f"## What {settings.learning_steps} steps of learning add", "", *_learned(rows, settings), "",
         "Test accuracy after learning, in brackets what it adds to the closed form, in points. A dash: the granularity cannot "
         f"represent the start, or the method is no choice of coefficients. The control is `{CONTROL[0]}`, {TUNED}.", "",
@@ -85,7 +86,8 @@ def _references(rows: Rows, tasks: Tasks) -> list[str]:
 
 def _closed_forms(rows: Rows, tasks: Tasks) -> list[str]:
     tasked = [task.name for task in tasks.each]
-    header = ("method", "test accuracy", "test loss", *tasked, "chosen", "tried", "operations", "kept", "seconds")
+    costs = ("statistics", "merge", "kept", "peak memory", "seconds")
+    header = ("method", "test accuracy", "test loss", *tasked, "chosen", "tried", *costs)
     table = []
     for name in _methods(rows):
         for stage in (CLOSED, PER_TASK):
@@ -99,14 +101,16 @@ def _costs(rows: Rows, name: str, stage: str) -> tuple[str, ...]:
     first = next(r for r in rows.all if (r["method"], r["stage"]) == (name, stage))
     chosen = ", ".join(f"{field} {_short(value)}" for field, value in first["chosen"])
     if stage == PER_TASK:
-        return chosen, str(first["tried"]), "", "", ""
-    flops = first["merge_flops"] + first["statistics_flops"]
+        return chosen, str(first["tried"]), "", "", "", "", ""
+    statistics = f"{first['statistics_flops']:.1e}" if first["statistics_flops"] else "-"
     seconds = _mean(rows, name, stage, "merge_seconds")
     return (
         chosen,
         str(first["tried"]),
-        f"{flops:.1e}{'+' if first['uncounted'] else ''}",
+        statistics,
+        f"{first['merge_flops']:.1e}{'+' if first['uncounted'] else ''}",
         _kilo(first["bytes"]),
+        _kilo(first["peak_bytes"]),
         f"{seconds:.1g}",
     )
 

@@ -90,6 +90,13 @@ def counted(batch: tuple) -> Bool[Array, "examples ..."]:
     return jnp.ones(examples, bool)
 
 
+def with_mask(batch: tuple) -> tuple:
+    """The batch, with a mask as its third part where its targets mark padding; not traceable."""
+    if len(batch) == 3 or bool((mask := counted(batch)).all()):
+        return batch
+    return (*batch, mask)
+
+
 def _check_mask(batch: tuple) -> None:
     """Raise ValueError unless the third of a batch is true or false for each example, or each position of each."""
     mask, examples = batch[2], len(jax.tree.leaves(batch[0])[0])

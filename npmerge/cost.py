@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree
 from npmerge.base import Merge, Stats
-from npmerge.batches import measured
+from npmerge.batches import measured, with_mask
 from npmerge.operations import listening, noting, operations
 from npmerge.report import markdown_table
 from npmerge.stack import Stack, check_stack
@@ -101,7 +101,7 @@ def collected(
     """
     wanted = statistics_of(statistics)
     gather = functools.partial(collect, apply, graph, models, statistics=wanted, memory_limit=memory_limit)
-    batches = list(measured(batches, masks=True))
+    batches = list(map(with_mask, measured(batches, masks=True)))
     shapes = Counter(_shape(b) for b in batches)
     first = {_shape(b): b for b in batches}
     gather(batches=[b for b in first.values() for _ in range(2)])

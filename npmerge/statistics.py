@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignment.base import functions_of, graphs_of, of_one_width
 from alignment.checks import check_kinds, check_list, check_number, kind_of
 from alignment.graph import Graph, PyTree, signature
 from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from npmerge.base import Merge
-from npmerge.batches import check_inputs, measured
+from npmerge.batches import check_inputs, measured, with_mask
 from npmerge.collected import Collected
 from npmerge.examples import Examples, Run
 from npmerge.fisher_information import DiagonalFisher
@@ -68,8 +69,8 @@ def collect(
         For each statistic's type, what its `finalise` returns. The mapping is a tree to JAX.
 
     Raises:
-        ValueError: no models, no statistics asked twice by different values, no batches, inputs that the network does not take,
-            or a pass that would hold more than `memory_limit`.
+        ValueError: no models, one statistic asked for by different values, no batches or padding alone, inputs that the network
+            does not take, or a pass that would hold more than `memory_limit`.
     """
     call = "collect takes (apply, graph, models, batches, [statistics])"
     check_kinds(call, (apply, Callable | Sequence), (graph, Graph | Sequence), (models, object), (batches, Iterable))
@@ -79,10 +80,12 @@ def collect(
     function, of, networks = _networks(apply, graph, models, wanted)
     check_number("memory_limit", memory_limit, positive=True)
     states: tuple | None = None
+    some = False
     summed = tuple(s for s in wanted if not isinstance(s, Examples))
     kept: list[Run] = []
     needed: dict[Any, Bytes] = {}
-    for batch in measured(batches, masks=True):
+    for batch in map(with_mask, measured(batches, masks=True)):
+        some = some or len(batch) == 2 or bool(np.any(batch[2]))
         if (shapes := signature(batch)) not in needed:
             for network in networks:
                 check_inputs(network, batch[0])
@@ -90,9 +93,11 @@ def collect(
         kept += [s.measure(function, of, models, batch) for s in wanted if isinstance(s, Examples)]
         _check_memory(memory_limit, wanted, needed[shapes], bytes_of([run.tasks[0] for run in kept]))
         new = _measure(function, of, summed, tuple(models), batch)
-        states = new if states is None else _combine(summed, states, new)
+        states = new if states is None else _combine(summed, states, _beside(new, states))
     if states is None:
         raise ValueError("collect needs data: got no batches")
+    if not some:
+        raise ValueError("collect needs data: all that the batches hold is padding, by their masks or targets below zero")
     found = Collected(zip(map(type, summed), _finalised(summed, states), strict=True))
     if kept:
         found[Examples] = replace(functools.reduce(Examples().combine, kept), memory_limit=memory_limit)
@@ -208,6 +213,11 @@ def statistics_of(statistics: Iterable[Statistic | type[Statistic] | Merge]) -> 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _measure(apply: Any, graph: Any, statistics: tuple[Statistic, ...], models: tuple, batch: tuple) -> tuple:
     return tuple(s.measure(apply, graph, models, batch) for s in statistics)
+
+
+def _beside(new: tuple, states: tuple) -> tuple:
+    """What was measured on other devices, brought to those of the states so far."""
+    return jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), new, states)
 
 
 @functools.partial(jax.jit, static_argnums=0)

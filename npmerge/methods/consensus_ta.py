@@ -50,10 +50,11 @@ class Consensus(Transform):
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
         """Zero for all models where too few need it."""
         needed = {path: tall_masks(x, self.threshold) for path, x in current(coefficients, vectors).items()}
-        return where({path: over_models(m.astype(jnp.int32)) >= self.agreement for path, m in needed.items()}, coefficients)
+        few = {path: min(int(self.agreement), len(m) + 1) for path, m in needed.items()}
+        return where({path: over_models(m.astype(jnp.int32)) >= few[path] for path, m in needed.items()}, coefficients)
 
 
 def tall_masks(vectors: Float[Array, "models ..."], threshold: float) -> Bool[Array, "models ..."]:
     """|t_m| > threshold * |sum_j t_j - t_m|: the entries of the multi-task vector that task m needs."""
     others = over_models(vectors) - vectors
-    return jnp.abs(vectors) > threshold * jnp.abs(others)
+    return jnp.abs(vectors) > float(threshold) * jnp.abs(others)

@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 from jaxtyping import Array
 
-from alignment.checks import check_choice, check_count, check_kinds, check_number
+from alignment.checks import check_choice, check_count, check_fraction, check_kinds
 from alignment.graph import PyTree
 from npmerge.base import Merge, Stats, wide
 from npmerge.collected_operators import NEEDS, operators_of
@@ -44,7 +44,7 @@ class MaTS(Merge):
         check_choice("operator", self.operator, tuple(NEEDS))
         check_count("iterations", self.iterations, 0)
         check_kinds("MaTS takes a merge as its start", (self.start, Merge))
-        check_number("tolerance", self.tolerance)
+        check_fraction("tolerance", self.tolerance)
 
     @property
     def needs(self) -> tuple[type, ...]:  # type: ignore[override]

@@ -98,6 +98,40 @@ def test_heads_inside_a_product_and_every_other_tap_of_attention():
     assert_close(collect("fused_attention", models, [x, 2 * x]), reference("fused_attention", models, [x, 2 * x]), 1e-5)
 
 
+@pytest.mark.parametrize("name", ["option_a", "towers"])
+@pytest.mark.parametrize("statistic", [NodeMoments(), JointMoments()], ids=lambda s: type(s).__name__)
+def test_examples_that_are_padding_are_left_out(name, statistic):
+    """Also where the steps of a loop are samples, which stand in front of the examples."""
+    net, x = networks.network(name), networks.IMAGES if name == "option_a" else networks.data(3, 5)
+    models, mask = [net.variables, net.another(1)], np.array([True, False, True])
+    measure = jax.jit(lambda models, *batch: statistic.measure(net.apply, net.graph, models, batch))
+    got = statistic.finalise(measure(models, x.at[1].set(1e3), None, mask))
+    chex.assert_trees_all_close(got, statistic.finalise(measure(models, x[mask], None)), rtol=1e-4, atol=1e-5)
+    nothing = measure(models, x, None, ~mask & mask)
+    chex.assert_trees_all_close(
+        statistic.combine(nothing, measure(models, x[mask], None)), measure(models, x[mask], None), rtol=1e-6, atol=1e-6
+    )
+    chex.assert_tree_all_finite(statistic.finalise(statistic.combine(nothing, nothing)))
+
+
+def test_positions_that_are_padding_are_left_out():
+    """Heads are told apart by what they attend to: their samples are pairs of positions."""
+    net, x = networks.network("fused_attention"), networks.data(4, 6, 5)
+    mask = np.arange(6) < np.array([6, 2, 0, 3])[:, None]
+    got = STATISTIC.finalise(STATISTIC.measure(net.apply, net.graph, [net.variables], (x, None, mask)))
+    features = alignment.capture(net.apply, net.graph, net.variables, x).nodes
+    pairs = mask[:, :, None] & mask[:, None, :]
+    assert got.keys() == features.keys()
+    for node, moments in got.items():
+        counts = (pairs if node == "qkv#1" else mask).ravel()
+        z = flat(net.graph, node, features[node])[..., counts, :]
+        assert moments.samples == (36 + 4 + 9 if node == "qkv#1" else 11)
+        np.testing.assert_allclose(moments.mean[0], z.mean(-2), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(moments.covariance[0], np.cov(z.T, bias=True), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"the mask has 4 positions, but node '.*' has 6 samples of an example"):
+        STATISTIC.measure(net.apply, net.graph, [net.variables], (x, None, mask[:, :4]))
+
+
 def test_a_large_mean_does_not_cancel():
     """Moments as sums of squares would lose all digits: variance 1 beside a squared mean of 1e8."""
     x = networks.data(60, 4)

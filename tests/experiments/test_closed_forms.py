@@ -66,6 +66,12 @@ def test_the_page_shows_the_rows_and_nothing_is_done_twice(out, rows, monkeypatc
     for row in rows:
         assert f"{row['accuracy']:.3f}" in page
     control = next(row for row in rows if (row["method"], row["stage"]) == CONTROL)
+    assert "| statistics | merge | kept | peak memory | seconds |" in page
+    (fisher,) = [line for line in page.splitlines() if line.startswith("| `Fisher` |") and line.count("|") > 12]
+    (row,) = [row for row in rows if (row["method"], row["stage"]) == ("Fisher", "closed form")]
+    counts = [f"{row[name]:.1e}" for name in ("statistics_flops", "merge_flops")]
+    assert [*fisher.split(" | ")[-5:-3]] == counts
+    assert fisher.split(" | ")[-2] == f"{row['peak_bytes'] / 1e3:.0f} kB"
     assert f"the fine-tuned average has {control['accuracy']:.3f}" in page
     assert (out / "methods.png").stat().st_size > 10_000
     assert json.loads((out / "summary.json").read_text())["rows"] == rows

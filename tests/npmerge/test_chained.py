@@ -94,3 +94,9 @@ def test_data_of_other_models_are_refused(graph, stats):
     for bad in ({"scale": 2}, {"ridge": -1}, {"pattern": "("}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             RegMeanPlusPlus(**bad)
+
+
+@pytest.mark.parametrize("pattern", [b"(.*)", "(", 3, None], ids=repr)
+def test_a_pattern_is_a_regular_expression_of_text(pattern):
+    with pytest.raises(ValueError, match="pattern must be a regular expression, got"):
+        RegMeanPlusPlus(pattern=pattern)

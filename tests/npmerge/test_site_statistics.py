@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from alignment import capture, trace
-from npmerge import DiagonalFisher, InputGram, KroneckerFactors, collect
+from npmerge import DiagonalFisher, InputGram, KroneckerFactors, NodeMoments, collect
 from npmerge.memory import peak_bytes
+from npmerge.models import Llama, build
 from npmerge.statistics import Statistic, _measure
 from tests.npmerge.toys import SIZES, apply, array, batch, dense, float64, log_softmax64, logits64, variables
 
@@ -125,6 +126,21 @@ def test_padding_that_cannot_be_told_is_refused(graph):
     for mask in (np.ones(3, bool), np.ones(4), np.ones((4, 2, 2), bool), [True] * 4):
         with pytest.raises(ValueError, match=r"a mask must be of bool, \(4,\) or \(4, positions\)"):
             collect(apply, graph, MODELS, [(x, labels, mask)], [InputGram])
+
+
+def test_what_stands_behind_the_end_of_a_causal_sequence_does_not_matter():
+    """Of no node or site, with heads whose samples are pairs of positions, and groups of heads that are samples."""
+    config = Llama(vocabulary=11, width=8, layers=1, heads=4, kv_heads=2, hidden=6, length=5)
+    network = build(config)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 11, (4, 5)), jnp.int32)
+    mask = np.arange(5) < np.array([2, 3, 1, 5])[:, None]
+    graph = trace(network.apply, network.variables, tokens)
+    found, other = (
+        collect(network.apply, graph, [network.variables], [(x, None, mask)], [NodeMoments, InputGram])
+        for x in (tokens, jnp.where(mask, tokens, (tokens + 3) % 11))
+    )
+    chex.assert_trees_all_close(found, other, rtol=1e-4, atol=1e-5)
+    assert {int(m.samples) for m in found[NodeMoments].values()} == {11, 22, 39}
 
 
 def test_functions_that_are_written_otherwise_for_a_batch_of_one():

@@ -139,6 +139,31 @@ def test_wudi_is_a_minimum():
         np.testing.assert_allclose(loss(best + direction), loss(best - direction), rtol=1e-5)
 
 
+def descended64(taus, iterations, rate):
+    """Adam from the sum, as published."""
+    w, first, second = sum(taus), 0.0, 0.0
+    for t in range(1, iterations + 1):
+        g = sum(2 * (w - tau) @ tau.T @ tau / np.sum(tau**2) for tau in taus)
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        w = w - rate * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+    return w
+
+
+def test_wudi_by_steps_from_the_sum():
+    close(delta(Wudi(iterations=0), TAUS), sum(TAUS))
+    close(delta(Wudi(iterations=12, rate=0.01), TAUS), descended64(TAUS, 12, 0.01))
+    assert np.abs(descended64(TAUS, 12, 0.01) - sum(TAUS)).max() > 0.05
+    close(delta(Wudi(iterations=300, rate=0.05), TAUS), wudi64(TAUS), scale=5e3)  # flat directions come last
+    assert np.abs(sum(TAUS) - wudi64(TAUS)).max() > 0.5
+    merge, zero = Wudi(iterations=3), jnp.zeros((2, 3, 4))
+    gradient = jax.jit(jax.grad(lambda tau: merge.matrix(tau).sum()))
+    assert np.isfinite(gradient(zero)).all() and np.isfinite(gradient(zero.at[0].set(1.0))).all()
+    with pytest.raises(ValueError, match=r"iterations must be an integer of 0 or more, got 1.5"):
+        Wudi(iterations=1.5)
+    with pytest.raises(ValueError, match="rate must be a finite number of 0 or more"):
+        Wudi(rate=-1)
+
+
 @methods
 def test_models_equal_to_the_base_give_it_with_finite_gradients(method):
     zero = stack([0 * BASE, 0 * BASE])

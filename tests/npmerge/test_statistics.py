@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 
 from alignment import trace
-from npmerge import ChainOfMerges, DiagonalFisher, Examples, InputGram, NodeMoments, RegMeanPlusPlus, collect, stack_models
-from tests.npmerge.toys import SIZES, apply, batch, float64, log_softmax64, logits64, variables
+from npmerge import (
+    ChainOfMerges,
+    DiagonalFisher,
+    Examples,
+    InputGram,
+    JointMoments,
+    KroneckerFactors,
+    NodeMoments,
+    RegMeanPlusPlus,
+    collect,
+    stack_models,
+)
+from tests.npmerge.toys import SIZES, apply, array, batch, float64, log_softmax64, logits64, variables
 
 MODELS = [variables(0), variables(1)]
 BATCHES = [batch(0, 7), batch(1, 4)]
@@ -64,6 +75,20 @@ def test_labels_are_not_read_and_iterators_are_read_once(graph):
     a = collect(apply, graph, MODELS, iter(BATCHES), wanted)
     b = collect(apply, graph, MODELS, ((x, None) for x, _ in BATCHES), wanted)
     chex.assert_trees_all_equal(a[DiagonalFisher], b[DiagonalFisher])
+
+
+def test_padding_is_no_example_of_any_statistic(graph):
+    """By a mask, and by targets below zero; eight batches on eight devices are one."""
+    x, labels = array(9, 16, SIZES[0]), jnp.asarray(np.arange(16) % 3, jnp.int32)
+    kept = np.arange(16) % 5 != 1
+    every = [DiagonalFisher("empirical"), InputGram, KroneckerFactors("empirical"), NodeMoments, JointMoments]
+    expected = collect(apply, graph, MODELS, [(x[kept], labels[kept])], every)
+    marked = jnp.where(kept, labels, -1)
+    parts = [jax.device_put((x[k : k + 2], labels[k : k + 2], kept[k : k + 2]), jax.devices()[k // 2]) for k in range(0, 16, 2)]
+    for batches in ([(x, labels, kept)], [(x, marked)], parts):
+        chex.assert_trees_all_close(collect(apply, graph, MODELS, batches, every), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="all that the batches hold is padding"):
+        collect(apply, graph, MODELS, [(x, labels, kept & ~kept)], [NodeMoments])
 
 
 def test_classes_stand_for_their_defaults(graph):

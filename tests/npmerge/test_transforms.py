@@ -376,6 +376,7 @@ def test_consensus(threshold, agreement):
 def test_consensus_at_its_ends():
     close(ConsensusTA(0.4, 0, 0.3)(STACK), TaskArithmetic(0.3)(STACK))
     close(ConsensusTA(0.4, 4, 0.3)(STACK), BASE)
+    close(ConsensusTA(10**20, 10**20, 0.3)(STACK), BASE)  # more than JAX takes as an integer
     close(ConsensusTA(0.4, 1, 1.0)(stack_models(MODELS[:1], BASE)), MODELS[0])
     # needed by both, the second, the first alone; with threshold 0 by all that have an entry
     np.testing.assert_allclose(merged(ConsensusTA(0.5, 2, 1.0), [2, 0, 5, 0], [3, 1, 1, 0]), [5, 0, 0, 0])
