@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-
 LISTED = 50
 """Names that a message lists at most."""
 
