@@ -28,6 +28,8 @@ def carry(source: Path, target: Path, skip: Callable[[str], bool] = lambda name:
             continue
         if path.is_dir():
             left += _carry_folder(path, target / path.name)
+        elif not path.is_file():
+            left.append(f"{path.name} was not carried over: it is no file, or a link to none")
         elif path.stat().st_size > LARGEST:
             left.append(f"{path.name} was not carried over: it has {path.stat().st_size:,} bytes")
         else:
@@ -43,7 +45,7 @@ def _carry_folder(source: Path, target: Path) -> list[str]:
     if all(path.is_file() and not path.name.startswith(".") for path in inside):
         shutil.copytree(source, target)
         return []
-    return [f"{source.name}/ was not carried over: it holds folders"]
+    return [f"{source.name}/ was not carried over: it holds more than plain files"]
 
 
 def _is_weight(path: Path) -> bool:

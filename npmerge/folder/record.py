@@ -95,6 +95,14 @@ def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool) -> di
     }
 
 
+def is_record(path: Path) -> bool:
+    """Whether a file is the record of a merge rather than a recipe, which may be JSON too. Raises ValueError as `read_json`."""
+    if path.suffix != ".json":
+        return False
+    content = read_json(path)
+    return isinstance(content, dict) and not content.keys().isdisjoint(("format", "recipe"))
+
+
 def recipe_of_record(path: Path | str) -> Replay:
     """What `npmerge merge npmerge.json OUT` makes again: the recipe's text with everything it was merged with.
 
