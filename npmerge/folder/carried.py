@@ -26,10 +26,10 @@ def carry(source: Path, target: Path, skip: Callable[[str], bool] = lambda name:
     for path in sorted(source.iterdir()) if source.is_dir() else []:
         if path.name.startswith((".", "__")) or path.name in OWN or _is_weight(path) or skip(path.name):
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             left += _carry_folder(path, target / path.name)
         elif not path.is_file():
-            left.append(f"{path.name} was not carried over: it is no file, or a link to none")
+            left.append(f"{path.name} was not carried over: it is neither a file nor a folder that lies here")
         elif path.stat().st_size > LARGEST:
             left.append(f"{path.name} was not carried over: it has {path.stat().st_size:,} bytes")
         else:

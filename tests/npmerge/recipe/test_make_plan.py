@@ -235,6 +235,13 @@ def test_blocks_that_do_not_run_yet_are_refused(block):
     assert "is parsed and checked, but not executed yet" in refusal(TIES + block + "\n")
 
 
+def test_floats_of_8_bits_are_said_to_be_merged_without_their_scales():
+    narrow = language_model() | {"model.layers.0.mlp.weight": ((4, 4), "F8_E4M3")}
+    models = {name: Headers(name, narrow) for name in ("a", "b")}
+    said = "floats of 8 bits: model.layers.0.mlp.weight: merged as they stand, scales that may belong to them are not applied"
+    assert said in planned(LINEAR, models).warnings
+
+
 def test_parameters_without_effect_are_said():
     plan = planned(TIES.replace("ties", "task_arithmetic"))
     assert plan.warnings == ("'density' has no effect on task_arithmetic",)
