@@ -19,8 +19,8 @@ from npmerge.version import __version__
 
 RECORD = "npmerge.json"
 FORMAT = 1
-KINDS = dict.fromkeys(("options", "inputs", "outputs", "versions"), dict) | {"recipe": str, "seed": int}
-KINDS |= {"mergekit_semantics": bool}
+KINDS = {"recipe": str, "seed": int, "mergekit_semantics": bool}
+KINDS |= dict.fromkeys(("options", "inputs", "outputs", "versions"), dict)
 OPTIONS = {"out_shard_size": str, "seed": int}
 NAMES = {str: "a text", dict: "an object", int: "an integer", bool: "true or false"}
 CHUNK = 2**22  # bytes that are hashed at a time
