@@ -24,10 +24,10 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command; bad input ends in one line and exit status 2."""
+    """Run the command; bad input, and what the file system refuses, ends in one line and exit status 2."""
     try:
         app()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"npmerge: {error}", err=True)
         sys.exit(2)
 

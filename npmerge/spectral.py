@@ -129,7 +129,7 @@ def leading(x: Float[Array, "models out in"], k: int, size: Float[Array, ""]) ->
     """The first k singular triples of each matrix, all in one; `size` is the norm that rounding errors are relative to."""
     u, s, vt = svd(x)
     u, s, vt = u.mT[:, :k], s[:, :k], vt[:, :k]
-    some = s > _rounding(s) * size
+    some = ~(s <= _rounding(s) * size)  # true of NaN, which must not pass for zero
     u, vt = (jnp.where(some[..., None], t, 0).reshape(some.size, t.shape[-1]) for t in (u, vt))
     return Triples(u.T, jnp.where(some, s, 0).ravel(), vt)
 

@@ -16,6 +16,9 @@ INDEX = ".safetensors.index.json"
 OTHERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack", "*.gguf")
 """Weights in formats that are not read here."""
 
+PERHAPS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.npz")
+"""Names that may be of weights: told where there is nothing else."""
+
 ALIGNED = 64
 """Bytes at a multiple of which arrays begin: XLA takes such memory without a copy."""
 
@@ -97,6 +100,7 @@ def _chosen(folder: Path) -> Path:
     single = [x for x in files if x.name.removesuffix(".safetensors") + INDEX in {i.name for i in indices}]
     found = indices + single if indices else files
     if not found:
+        others = others or sorted(x for pattern in PERHAPS for x in folder.glob(pattern))
         holds = f"only {_listed(others)}, which is not read here: convert it to safetensors" if others else "no weights"
         raise ValueError(f"{folder} holds {holds}")
     if len(found) > 1 or others:

@@ -118,7 +118,7 @@ def _table(name: str, content: Mapping[str, Any], rows: Rows) -> list[tuple[str,
 
 
 def _cells(m: Mapping[str, Any], *, base: bool) -> tuple[str, ...]:
-    norm = "-" if m["norm_change"] is None else f"{100 * m['norm_change']:+.2g} %"
+    norm = "-" if m["norm_change"] is None else f"{100 * m['norm_change']:+.3g} %"
     broken = f"{m['broken']:.0f}" + (f" (a: {m['broken_reference']:.0f})" if m["broken_reference"] else "")
     cells = (_cosine(m["cosine"]), number(m["distance"]), norm, _percent(m["differ"]), broken)
     return (*cells, _cosine(m["task_cosine"]), _percent(m["sign_conflict"])) if base else cells

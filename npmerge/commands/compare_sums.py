@@ -123,5 +123,6 @@ def _task_sums(a: np.ndarray, x: np.ndarray, base: np.ndarray) -> dict[str, floa
 
 
 def total(several: Iterable[Sums]) -> Sums:
-    """Their sum."""
-    return Sums(*(float(sum(column)) for column in zip(*several, strict=True)))
+    """Their sum; of none, as of tensors without entries, zeros."""
+    nothing = Sums(*(0.0,) * len(Sums._fields))
+    return Sums(*(float(sum(column)) for column in zip(nothing, *several, strict=True)))

@@ -15,7 +15,7 @@ import typer
 
 from npmerge.checkpoint.partial import check_replaceable, partial_folder
 from npmerge.commands.documents import Documents, Made
-from npmerge.folder import Replay, recipe_of_record
+from npmerge.folder import Replay, is_record, recipe_of_record
 from npmerge.recipe import Recipe, parse_recipe
 from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options
@@ -81,7 +81,7 @@ def run_merge(request: Request) -> None:
 def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
     """The recipe, and the request with what a record adds to it."""
     replay: Replay | None = None
-    if request.recipe.suffix == ".json":
+    if is_record(request.recipe):
         replay = recipe_of_record(request.recipe)
         options = replay.provenance.options
         request = replace(

@@ -11,7 +11,7 @@ from npmerge.commands import plan_page as page
 from npmerge.commands.merge import default_options
 from npmerge.commands.planning import planned
 from npmerge.commands.prediction import Prediction, predicted, probed
-from npmerge.folder import recipe_of_record
+from npmerge.folder import is_record, recipe_of_record
 from npmerge.recipe import PlannedModel, Recipe, load_recipe, parse_recipe
 from npmerge.recipe.plan import Plan
 from npmerge.stream.engine import Options
@@ -56,7 +56,7 @@ def plan_json(request: Request) -> str:
 
 def _documents(request: Request) -> Iterator[tuple[str, Plan, Prediction]]:
     """Every document with a line that says what it is, and what it will take."""
-    recipes, semantics = _read(request)
+    recipes, seed, semantics = _read(request)
     probe = probed()
     results: dict[str, StoredModel] = {}
     for recipe in recipes:
@@ -65,7 +65,7 @@ def _documents(request: Request) -> Iterator[tuple[str, Plan, Prediction]]:
                 f"{request.recipe}: {_name(recipe)} takes tokenizers of results that are not made yet, so it cannot be planned "
                 "before they are; `npmerge merge` makes them first"
             )
-        plan = planned(recipe, results, seed=request.seed, mergekit_semantics=semantics).plan
+        plan = planned(recipe, results, seed=seed, mergekit_semantics=semantics).plan
         results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
         conventions = ", mergekit's conventions" if semantics else ""
         yield (
@@ -79,9 +79,11 @@ def _name(recipe: Recipe) -> str:
     return f"document {recipe.name!r}" if recipe.name else "the merge"
 
 
-def _read(request: Request) -> tuple[tuple[Recipe, ...], bool]:
-    if request.recipe.suffix != ".json":
-        return load_recipe(request.recipe), request.mergekit_semantics
+def _read(request: Request) -> tuple[tuple[Recipe, ...], int | None, bool]:
+    """The recipes, a seed to take instead of theirs, and whether mergekit's conventions are followed."""
+    if not is_record(request.recipe):
+        return load_recipe(request.recipe), request.seed, request.mergekit_semantics
     replay = recipe_of_record(request.recipe)
     recipes = parse_recipe(replay.provenance.recipe, str(request.recipe))
-    return recipes, request.mergekit_semantics or replay.mergekit_semantics
+    seed = replay.provenance.options.get("seed") if request.seed is None else request.seed
+    return recipes, seed, request.mergekit_semantics or replay.mergekit_semantics

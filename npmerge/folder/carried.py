@@ -26,8 +26,10 @@ def carry(source: Path, target: Path, skip: Callable[[str], bool] = lambda name:
     for path in sorted(source.iterdir()) if source.is_dir() else []:
         if path.name.startswith((".", "__")) or path.name in OWN or _is_weight(path) or skip(path.name):
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             left += _carry_folder(path, target / path.name)
+        elif not path.is_file():
+            left.append(f"{path.name} was not carried over: it is neither a file nor a folder that lies here")
         elif path.stat().st_size > LARGEST:
             left.append(f"{path.name} was not carried over: it has {path.stat().st_size:,} bytes")
         else:
@@ -43,7 +45,7 @@ def _carry_folder(source: Path, target: Path) -> list[str]:
     if all(path.is_file() and not path.name.startswith(".") for path in inside):
         shutil.copytree(source, target)
         return []
-    return [f"{source.name}/ was not carried over: it holds folders"]
+    return [f"{source.name}/ was not carried over: it holds more than plain files"]
 
 
 def _is_weight(path: Path) -> bool:

@@ -69,6 +69,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds an object. Raises ValueError with its path if it does not, or cannot be read."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises ValueError with its path if it cannot be read."""
     try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from npmerge.folder.card import write_card
 from npmerge.folder.carried import carry
-from npmerge.folder.configs import changed_config, read_json, write_json
+from npmerge.folder.configs import changed_config, read_object, write_json
 from npmerge.folder.record import RECORD, Provenance, record_of
 from npmerge.folder.templates import chosen_template
 from npmerge.folder.tokenizer_files import moved_tokens, write_template, write_tokenizer
@@ -59,14 +59,14 @@ def _write_configs(folder: Path, plan: Plan, vocabulary: Vocabulary | None) -> N
     config = changed_config(plan, vocabulary.old_rows if vocabulary else None, vocabulary.rows if vocabulary else None)
     write_json(folder / "config.json", _numbered(config, vocabulary, "config.json"))
     if vocabulary and (folder / GENERATION).is_file():
-        write_json(folder / GENERATION, _numbered(read_json(folder / GENERATION), vocabulary, GENERATION))
+        write_json(folder / GENERATION, _numbered(read_object(folder / GENERATION), vocabulary, GENERATION))
 
 
 def _numbered(config: dict, vocabulary: Vocabulary | None, file: str) -> dict:
     if vocabulary is None or vocabulary.folder == vocabulary.reference.path:
         return config
     donor = vocabulary.folder / file if vocabulary.folder else None
-    return moved_tokens(config, vocabulary, read_json(donor) if donor and donor.is_file() else {})
+    return moved_tokens(config, vocabulary, read_object(donor) if donor and donor.is_file() else {})
 
 
 def _set_template(folder: Path, plan: Plan, asked: str) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from alignment.checks import unknown
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder.tables import rows_of_tables, tables
-from npmerge.folder.templates import check_template
+from npmerge.folder.templates import check_template, template_of
 from npmerge.folder.tokenizers import FILE, Content, Tokenizer, check_loads, cut_to, folder_of, read_tokenizer
 from npmerge.folder.union import union, with_tokens
 from npmerge.folder.vocabulary import ABSENT, Given, Vocabulary
@@ -46,7 +46,7 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
         ValueError: tokenizers that are missing, damaged or cannot be joined; tokens and models that the recipe names and that
             are not there, a chat template of an unknown name (with the line).
     """
-    _check_template(recipe)
+    _check_template(recipe, models)
     source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
     if source is None:
         return None
@@ -75,7 +75,9 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
     )
 
 
-def _check_template(recipe: Recipe) -> None:
+def _check_template(recipe: Recipe, models: Mapping[str, StoredModel]) -> None:
+    for model in models.values() if recipe.chat_template else ():
+        template_of(model.path)  # an error in their files
     try:
         check_template(recipe.chat_template or "auto")
     except ValueError as error:

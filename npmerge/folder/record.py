@@ -19,6 +19,10 @@ from npmerge.version import __version__
 
 RECORD = "npmerge.json"
 FORMAT = 1
+KINDS = {"recipe": str, "seed": int, "mergekit_semantics": bool}
+KINDS |= dict.fromkeys(("options", "inputs", "outputs", "versions"), dict)
+OPTIONS = {"out_shard_size": str, "seed": int}
+NAMES = {str: "a text", dict: "an object", int: "an integer", bool: "true or false"}
 CHUNK = 2**22  # bytes that are hashed at a time
 
 
@@ -95,6 +99,14 @@ def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool) -> di
     }
 
 
+def is_record(path: Path) -> bool:
+    """Whether a file is the record of a merge rather than a recipe, which may be JSON too. Raises ValueError as `read_json`."""
+    if path.suffix != ".json":
+        return False
+    content = read_json(path)
+    return isinstance(content, dict) and not content.keys().isdisjoint(("format", "recipe"))
+
+
 def recipe_of_record(path: Path | str) -> Replay:
     """What `npmerge merge npmerge.json OUT` makes again: the recipe's text with everything it was merged with.
 
@@ -106,11 +118,19 @@ def recipe_of_record(path: Path | str) -> Replay:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{path} is no record that this version of npmerge reads: format {found!r}, expected {FORMAT}")
-    try:
-        provenance = Provenance(*(record[name] for name in ("recipe", "options", "inputs", "outputs")))
-        return Replay(provenance, record["seed"], record["mergekit_semantics"], record["versions"])
-    except KeyError as error:
-        raise ValueError(f"{path} is a damaged record: it has no {error.args[0]!r}") from None
+    for name, kind in KINDS.items():
+        if name not in record:
+            raise ValueError(f"{path} is a damaged record: it has no {name!r}")
+        _check_kind(path, name, record[name], kind)
+    for name, kind in OPTIONS.items():
+        _check_kind(path, f"options.{name}", record["options"].get(name, kind()), kind)
+    provenance = Provenance(*(record[name] for name in ("recipe", "options", "inputs", "outputs")))
+    return Replay(provenance, record["seed"], record["mergekit_semantics"], record["versions"])
+
+
+def _check_kind(path: Path, name: str, value: Any, kind: type) -> None:
+    if type(value) is not kind:
+        raise ValueError(f"{path} is a damaged record: {name} is {value!r}, expected {NAMES[kind]}")
 
 
 def differences(replay: Replay, again: Provenance) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.checks import unknown
-from npmerge.folder.configs import read_json
+from npmerge.folder.configs import read_object
 from npmerge.folder.tokenizers import folder_of
 
 FILE = "chat_template.jinja"
@@ -68,7 +68,7 @@ def template_of(path: Path) -> str | None:
     if (folder / FILE).is_file():
         return (folder / FILE).read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    found: Any = read_json(config).get(KEY) if config.is_file() else None
+    found: Any = read_object(config).get(KEY) if config.is_file() else None
     if isinstance(found, list):  # several, with names
         found = next((one.get("template") for one in found if one.get("name") == "default"), None)
     return found if isinstance(found, str) else None

@@ -6,7 +6,7 @@ from typing import Any
 
 from npmerge.folder import templates
 from npmerge.folder.carried import carry
-from npmerge.folder.configs import read_json, write_json
+from npmerge.folder.configs import read_object, write_json
 from npmerge.folder.tokenizers import FILE, Tokenizer
 from npmerge.folder.vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     _remove(folder, SAME_TOKENS)
     write_json(folder / FILE, vocabulary.tokenizer.content)
     if (folder / CONFIG).is_file():
-        config = read_json(folder / CONFIG)
+        config = read_object(folder / CONFIG)
         if "added_tokens_decoder" in config:
             config["added_tokens_decoder"] = _decoder(vocabulary.tokenizer)
         write_json(folder / CONFIG, config)
@@ -43,7 +43,7 @@ def write_template(folder: Path, template: str) -> None:
     if own.is_file() or not config.is_file():
         own.write_text(template, encoding="utf-8")
     if config.is_file():
-        content = read_json(config)
+        content = read_object(config)
         if templates.KEY in content or not own.is_file():
             write_json(config, {**content, templates.KEY: template})
 

@@ -97,8 +97,6 @@ def _module(recipe: Recipe, part: Part, name: str, path: Path) -> Module:
             at = (*path, "slices", i)
             own = (Level((*at, "parameters"), piece.parameters), *levels)
             own_base = _base(piece.base_model, (*at, "base_model")) or base
-            own_base = _base(piece.base_model, (*at, "base_model")) or base
-            own_base = _base(piece.base_model, (*at, "base_model")) or base
             groups.append(_group(recipe, piece.sources, own_base, (*at, "sources"), own))
     return Module("" if name == "default" else name, tuple(groups), path)
 

@@ -78,6 +78,14 @@ class Notices:
         kept = [step.name for step in steps if "which is not merged" in step.note]
         if kept:
             yield f"no floating-point numbers: {_listed(kept)}: copied, not merged"
+        models = list(self.targets.models.values())
+        narrow = [
+            step.name
+            for step in steps
+            if step.action == "merge" and any(models[x.model].entries[x.name].dtype.startswith("F8") for x in step.sources)
+        ]
+        if narrow:
+            yield f"floats of 8 bits: {_listed(narrow)}: merged as they stand, scales that may belong to them are not applied"
 
     def _of_parameters(self) -> Iterator[str]:
         method = METHODS[self.recipe.merge_method]

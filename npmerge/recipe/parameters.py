@@ -22,7 +22,6 @@ class Parameter:
         least: the smallest value.
         most: the largest value.
         above: whether `least` itself is left out.
-        only: the values that are supported, where others are refused; empty if all in the range are.
         effect: "always", "mergekit" if it is followed only under mergekit's conventions, "none" if it is only there to be
             accepted, as mergekit does.
     """
@@ -34,7 +33,6 @@ class Parameter:
     least: float = -math.inf
     most: float = math.inf
     above: bool = False
-    only: tuple[Value, ...] = ()
     effect: Literal["always", "mergekit", "none"] = "always"
 
     def fault(self, value: float | bool) -> str | None:
@@ -43,8 +41,6 @@ class Parameter:
             return f"must be {_KINDS[self.kind]}, got {value!r}"
         if not math.isfinite(value) or not self.least <= value <= self.most or (self.above and value == self.least):
             return f"must be {self._range()}, got {value!r}"
-        if self.only and value not in self.only:
-            return f"{value!r} is not supported, leave it out or at {self.only[0]!r}"
         return None
 
     def _is_of_kind(self, value: float | bool) -> bool:
@@ -104,7 +100,7 @@ _LAMBDA = Parameter("lambda", 1.0)
 _DENSITY = _fraction("density", 1.0, "models")
 _GAMMA = _fraction("gamma", 0.01, "models")
 _EPSILON = _fraction("epsilon", 0.15, "models")
-_INT8_MASK = Parameter("int8_mask", False, kind=bool, only=(False,))
+_INT8_MASK = _flag("int8_mask", False, "none")  # how masks are stored, which changes no bit of mergekit's results either
 
 
 def _task_vectors(name: str, *more: Parameter, normalize: bool = False, rescale: bool = False) -> Method:

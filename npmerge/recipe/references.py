@@ -65,6 +65,6 @@ def _beside(text: str) -> list[str]:
     """What the nearest folder that exists on the way to the path holds, at most twenty."""
     folder = Path(text).parent
     try:
-        return [str(path) for path in sorted(folder.iterdir())[:20]]
+        return [str(path) for path in sorted(folder.iterdir()) if path.exists()][:20]
     except (OSError, ValueError):
         return []

@@ -96,12 +96,13 @@ class LayerInput(Block):
     layer_range: tuple[StrictInt, StrictInt]
     parameters: Parameters
 
-    @field_validator("layer_range")
+    @field_validator("layer_range", mode="before")
     @classmethod
-    def _check_range(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not 0 <= value[0] < value[1]:
-            raise fault(f"expected [first, last + 1] with 0 <= first <= last, got {list(value)}")
-        return value
+    def _check_range(cls, raw: Any) -> tuple[int, int]:
+        whole = isinstance(raw, list | tuple) and len(raw) == 2 and all(type(x) is int for x in raw)
+        if not whole or not 0 <= raw[0] < raw[1]:
+            raise fault(f"expected [first, last + 1] with 0 <= first <= last, got {shown(raw)}")
+        return raw[0], raw[1]
 
 
 class Slice(Block):

@@ -9,6 +9,7 @@ from alignment.names import is_statistic
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.recipe.checks import merged
 from npmerge.recipe.groups import Group
+from npmerge.recipe.layers import place_of
 from npmerge.recipe.notices import Notices
 from npmerge.recipe.parameters import METHODS, Method
 from npmerge.recipe.plan import Source, Step, Value
@@ -184,7 +185,8 @@ class Steps:
         for member, entry, source in zip(found.group.members, found.entries, found.sources, strict=True):
             if entry is not None and source is not None and self._shape_of(source, entry) != shape:
                 got = f"{found.target.name!r} has the shape {entry.shape} in {member.model!r}"
-                hint = "; tokenizer_source tells how tables of tokens are joined" if entry.shape[1:] == shape[1:] else ""
+                rows = len(shape) == 2 and entry.shape[1:] == shape[1:] and place_of(found.target.name) is None
+                hint = "; tokenizer_source tells how tables of tokens are joined" if rows else ""
                 raise self.recipe.error(member.path, f"{got}, {shape} in {found.group.leader.model!r}{hint}")
         return shape
 

@@ -116,7 +116,8 @@ def _squares(block: Padded, given: Given) -> Float[Array, " models"]:
 def _merged(block: Padded, given: Given, dtype: str) -> Rounded:
     found = _selected(block, given)
     plus = total(found) >= 0
-    agree = [jnp.where(plus, x > 0, x < 0) for x in found]
+    # NaN votes for minus and agrees: it must not pass for zero
+    agree = [jnp.where(plus, x > 0, ~(x >= 0)) for x in found]
     shares = [share.astype(found[0].dtype) for share in given.shares]
     added = total(jnp.where(mask, share * x, 0) for mask, share, x in zip(agree, shares, found, strict=True))
     whole = total(jnp.where(mask, share, 0) for mask, share in zip(agree, shares, strict=True))

@@ -195,7 +195,8 @@ def merged(block: Padded, given: Given, elect: bool, dtype: str) -> Rounded:
     terms = _terms(block, given)
     if elect:
         plus = total(terms) >= 0
-        agree = [jnp.where(plus, x > 0, x < 0) for x in terms]
+        # of NaN neither holds, so that its vote is minus and it agrees: it must not pass for zero
+        agree = [jnp.where(plus, x > 0, ~(x >= 0)) for x in terms]
         added = total(jnp.where(mask, x, 0) for mask, x in zip(agree, terms, strict=True))
         if given.shares is not None:
             whole = total(jnp.where(mask, share, 0) for mask, share in zip(agree, given.shares, strict=True))

@@ -202,3 +202,14 @@ def test_refused(tmp_path, monkeypatch, capsys, others, told):
     assert ended.value.code == 2
     assert told in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_models_without_entries_are_the_same(tmp_path):
+    a, b = (write(tmp_path / f"{name}.safetensors", {"w": np.zeros((0, 3), np.float32)}) for name in "ab")
+    result = CliRunner().invoke(app, ["compare", str(a), str(b)], catch_exceptions=False)
+    assert result.exit_code == 0 and "1.00000" in result.output
+
+
+def test_a_model_of_zeros_has_lost_all_of_its_norm(tmp_path):
+    a, b = (write(tmp_path / f"{x}.safetensors", {"w": np.full(3, x, np.float32)}) for x in (1, 0))
+    assert " -100 % " in CliRunner().invoke(app, ["compare", str(a), str(b)], catch_exceptions=False).output

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.writer import ModelWriter
-from npmerge.cli import app
+from npmerge.cli import app, main
 from npmerge.stream import blocks
 from npmerge.stream.sizes import duration, parse_size, size
 from tests.npmerge.stream.engines import SHAPES, expected, plan_of, write_models
@@ -146,6 +146,26 @@ def test_a_merge_is_made_again_from_its_record_alone(folder: Path) -> None:
     file = folder / "m1" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x00")
     assert "not as the first time: input m1/model.safetensors" in merge("record.json", "out", "--force")
+
+
+def test_a_recipe_may_be_json_and_the_plan_of_a_record_has_its_seed(folder: Path) -> None:
+    recipe = {"merge_method": "linear", "models": [{"model": "m0", "parameters": {"weight": 1}}]}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    merge("recipe.json", "out", "--seed", "7")
+    plan = CliRunner().invoke(app, ["plan", "out/npmerge.json"], catch_exceptions=False)
+    assert plan.output.startswith("the merge: linear, seed 7")
+    plan = CliRunner().invoke(app, ["plan", "recipe.json"], catch_exceptions=False)
+    assert plan.output.startswith("the merge: linear, seed 0")
+
+
+def test_what_the_file_system_refuses_is_told_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["npmerge", "merge", "linear.yml", "x" * 300])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("npmerge: ") and "File name too long" in line
 
 
 def test_an_earlier_result_is_replaced_only_if_asked(folder: Path) -> None:

@@ -85,7 +85,7 @@ def test_slices_show_the_layers_that_they_come_from():
 def test_task_vectors_name_their_base():
     lines = page(f"merge_method: ties\nbase_model: base\n{MODELS}\nparameters: {{density: 0.5}}\n")
     assert row(lines, "model.norm.weight")[1:] == ["1", "4", "BF16", "ties", "b,", "c", "-", "a", "weight=1,3"]
-    assert "everywhere: lambda=1 normalize=true density=0.5 rescale=false int8_mask=false" in lines
+    assert "everywhere: lambda=1 normalize=true density=0.5 rescale=false" in lines
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,6 @@ FAULTY = {
     "a weight": (LINEAR.replace("weight: 0.5", "weight: .nan", 1), ("recipe.yml:3", "weight", "nan")),
     "weights that cancel": (LINEAR.replace("weight: 0.5", "weight: -0.5", 1), ("weight",)),
     "no weight": (LINEAR.replace("  parameters: {weight: 0.5}\n", "", 1), ("recipe.yml:2", "weight", "'a'")),
-    "int8_mask": (TIES + "parameters: {int8_mask: true}\n", ("recipe.yml:6", "int8_mask")),
     "a cycle": (
         f"name: one\n{LINEAR.replace('model: a', 'model: two')}---\nname: two\n{LINEAR.replace('model: a', 'model: one')}",
         ("cycle", "recipe.yml"),

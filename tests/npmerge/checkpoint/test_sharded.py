@@ -154,6 +154,9 @@ def test_a_folder_must_leave_no_doubt_which_weights_are_meant(one: Path, two: Pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no weights"):
         open_model(tmp_path / "empty")
+    (tmp_path / "empty" / "model.pth").touch()
+    with pytest.raises(ValueError, match=r"only model\.pth, which is not read here: convert it"):
+        open_model(tmp_path / "empty")
     (tmp_path / "empty" / "pytorch_model.bin").touch()
     with pytest.raises(ValueError, match=r"only pytorch_model\.bin, which is not read here: convert it"):
         open_model(tmp_path / "empty")

@@ -1,6 +1,7 @@
 """What stands beside the weights: configuration, tokenizer, template, card, record."""
 
 import json
+import os
 
 import jinja2
 import numpy as np
@@ -17,7 +18,7 @@ from tests.npmerge.folder.folders import copying, of_words, recipe, tensors, wor
 
 WORDS = ["<unk>", "red", "blue"]
 MADE = Provenance(
-    "merge_method: linear\n", {"out_shard_size": 5}, {"a/model.safetensors": "11" * 32}, {"model.safetensors": "22" * 32}
+    "merge_method: linear\n", {"out_shard_size": "5GB"}, {"a/model.safetensors": "11" * 32}, {"model.safetensors": "22" * 32}
 )
 
 
@@ -49,6 +50,25 @@ def test_what_is_no_weight_goes_along_and_nothing_else(tmp_path, out):
     for name in files - {"config.json"}:
         assert (out / name).read_bytes() == (folder / name).read_bytes()
     assert read(out / "config.json") == read(folder / "config.json")
+
+
+def test_what_is_no_plain_file_is_left_behind_and_said(tmp_path, out):
+    folder = of_words(tmp_path / "a", 0, WORDS)
+    (folder / "vocab.txt").symlink_to("nowhere")
+    (folder / "up").symlink_to("..")
+    os.mkfifo(folder / "pipe")
+    (folder / "extra").mkdir()
+    (folder / "extra" / "link").symlink_to("nowhere")
+    notes = finished(out, copying(folder))
+    assert [note.split(" was not carried over: ")[0] for note in notes] == ["extra/", "pipe", "up", "vocab.txt"]
+    assert not {"extra", "pipe", "up", "vocab.txt"} & {path.name for path in out.iterdir()}
+
+
+def test_a_configuration_that_is_no_object_is_refused_before_anything_is_made(tmp_path):
+    folder = of_words(tmp_path / "a", 0, WORDS, tokenizer_config__json=[])
+    model = open_model(folder)
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: expected a JSON object, got list"):
+        make_vocabulary(recipe("chat_template: chatml", [folder]), {str(folder): model})
 
 
 def test_a_single_file_without_configuration_has_nothing_beside_it(tmp_path, out):

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from npmerge.cli import app
+from npmerge.folder import recipe_of_record
 from tests.npmerge.folder.folders import EMBEDDING, HEAD, of_words
 
 KEPT = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "npmerge.json")
@@ -51,3 +52,21 @@ def test_an_input_that_has_changed_is_told(made, tmp_path):
     told = merge(made / "npmerge.json", tmp_path / "again")
     assert "not as the first time: input" in told and "not as the first time: output model.safetensors" in told
     assert EMBEDDING in load_file(tmp_path / "again" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("recipe", 5, "recipe is 5, expected a text"),
+        ("options", [], r"options is \[\], expected an object"),
+        ("options", {"out_shard_size": 5}, r"options\.out_shard_size is 5, expected a text"),
+        ("options", {"seed": "a"}, r"options\.seed is 'a', expected an integer"),
+        ("mergekit_semantics", 1, "mergekit_semantics is 1, expected true or false"),
+    ],
+)
+def test_a_record_of_other_kinds_is_refused(tmp_path, key, value, message):
+    record = {"format": 1, "recipe": "", "options": {}, "inputs": {}, "outputs": {}}
+    record |= {"seed": 0, "mergekit_semantics": False, "versions": {}}
+    (tmp_path / "npmerge.json").write_text(json.dumps(record | {key: value}))
+    with pytest.raises(ValueError, match=rf"npmerge\.json is a damaged record: {message}"):
+        recipe_of_record(tmp_path / "npmerge.json")

@@ -14,7 +14,7 @@ models:
   - model: b
     parameters: {weight: 2}
 """
-SIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8}
+SIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "F8_E4M3": 1}
 
 
 class Headers(StoredModel):

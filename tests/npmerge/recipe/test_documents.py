@@ -107,3 +107,10 @@ def test_names_of_blocks_are_those_of_classes():
     assert [snake(cls.__name__) for cls in alignment.ALIGNMENTS] == list(blocks.ALIGNMENTS)
     classes = {snake(name) for name in npmerge.__all__}
     assert classes.issuperset({*blocks.OBJECTIVES, *blocks.GRANULARITIES, *blocks.CONSTRAINTS})
+
+
+def test_a_link_to_nothing_is_no_model_and_is_not_proposed(folder):
+    (folder / "models" / "linked").symlink_to("nowhere")
+    text = "merge_method: linear\nmodels: [{model: models/linked, parameters: {weight: 1}}]\n"
+    with pytest.raises(ValueError, match=r"unknown model 'models/linked': expected one of models/llama-7b \(no such file"):
+        parse_recipe(text)

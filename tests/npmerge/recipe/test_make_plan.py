@@ -146,7 +146,7 @@ def test_shapes_that_differ_are_refused_with_both():
     words = refusal(LINEAR, models)
     assert "models[1].model: 'lm_head.weight' has the shape (8, 4) in 'b', (7, 4) in 'a'; tokenizer_source tells how" in words
     wide = {"b": Headers("b", language_model() | {"model.norm.weight": (5,)})}
-    assert "'model.norm.weight' has the shape (5,) in 'b', (4,) in 'a'" in refusal(LINEAR, wide)
+    assert refusal(LINEAR, wide).endswith("'model.norm.weight' has the shape (5,) in 'b', (4,) in 'a'")
 
 
 def test_different_numbers_of_layers_are_refused():
@@ -235,10 +235,20 @@ def test_blocks_that_do_not_run_yet_are_refused(block):
     assert "is parsed and checked, but not executed yet" in refusal(TIES + block + "\n")
 
 
+def test_floats_of_8_bits_are_said_to_be_merged_without_their_scales():
+    narrow = language_model() | {"model.layers.0.mlp.weight": ((4, 4), "F8_E4M3")}
+    models = {name: Headers(name, narrow) for name in ("a", "b")}
+    said = "floats of 8 bits: model.layers.0.mlp.weight: merged as they stand, scales that may belong to them are not applied"
+    assert said in planned(LINEAR, models).warnings
+
+
 def test_parameters_without_effect_are_said():
     plan = planned(TIES.replace("ties", "task_arithmetic"))
     assert plan.warnings == ("'density' has no effect on task_arithmetic",)
     assert "density" not in plan.steps[0].parameters
+    masks = planned(TIES.replace("{weight", "{int8_mask: true, weight"))
+    assert masks.warnings == ("'int8_mask' has no effect on ties",)
+    assert masks.steps == planned(TIES).steps
     text = "merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: 3}\n"
     assert planned(text).warnings == ("'max_iter' has no effect on karcher",)
     assert planned(text, mergekit_semantics=True).warnings == ()

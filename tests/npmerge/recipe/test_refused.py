@@ -35,10 +35,6 @@ REFUSED = {
         "recipe.yml:2: experts: 'experts' is not supported: mixtures of experts",
     ),
     "an evolutionary merge": ("genome: {}\n" + MODELS, "recipe.yml:1: genome: 'genome' is not supported: evolutionary merges"),
-    "a mask of 8 bits": (
-        MODELS + "merge_method: ties\nbase_model: base\nparameters:\n  int8_mask: true\n",
-        "recipe.yml:9: parameters.int8_mask: 'int8_mask' of ties True is not supported, leave it out or at False",
-    ),
     "density above one": (
         "merge_method: ties\nbase_model: base\nmodels:\n- model: a\n  parameters:\n    weight: 1\n    density:\n"
         "    - filter: mlp\n      value: [0.5, 1.5]\n    - value: 1\n",
@@ -104,6 +100,14 @@ REFUSED = {
     ),
     "an empty range": (
         "merge_method: passthrough\nslices:\n- sources:\n  - {model: a, layer_range: [4, 4]}\n",
+        "recipe.yml:4: slices[0].sources[0].layer_range: expected [first, last + 1]",
+    ),
+    "half a range": (
+        "merge_method: passthrough\nslices:\n- sources:\n  - {model: a, layer_range: [4]}\n",
+        "recipe.yml:4: slices[0].sources[0].layer_range: expected [first, last + 1] with 0 <= first <= last, got [4]",
+    ),
+    "a range of flags": (
+        "merge_method: passthrough\nslices:\n- sources:\n  - {model: a, layer_range: [false, true]}\n",
         "recipe.yml:4: slices[0].sources[0].layer_range: expected [first, last + 1]",
     ),
     "a slice without its base": (

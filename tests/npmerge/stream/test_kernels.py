@@ -317,6 +317,17 @@ def test_what_is_not_finite_is_counted():
         run(Held(step_of("karcher", models, None), models, None))
 
 
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "breadcrumbs_ties", "sce", "iso_c", "iso_cts", "tsv_m", "wudi"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_nan_of_one_model_does_not_pass_for_the_base(method, normalize):
+    models, base = tensors((6, 5), count=2)
+    models[1][2, 3] = np.nan
+    known = {p.name for p in METHODS[method].parameters}
+    given = {"weight": (1.0, 0.5), "density": 1.0, "gamma": 0.0, "normalize": normalize}
+    found = run(Held(step_of(method, models, base, **{k: v for k, v in given.items() if k in known}), models, base))
+    assert np.isnan(found.values.reshape(6, 5)[2, 3]) and found.nonfinite > 0
+
+
 @pytest.mark.parametrize(
     ("method", "given", "message"),
     [
