@@ -16,7 +16,7 @@ import typer
 from npmerge.checkpoint.partial import check_replaceable, partial_folder
 from npmerge.commands.documents import Documents, Made
 from npmerge.folder import Replay, is_record, recipe_of_record
-from npmerge.recipe import Recipe, parse_recipe
+from npmerge.recipe import Recipe, parse_recipe, read_recipe
 from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options
 from npmerge.stream.outcomes import line, summary
@@ -90,8 +90,7 @@ def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
             seed=options.get("seed") if request.seed is None else request.seed,
             mergekit_semantics=request.mergekit_semantics or replay.mergekit_semantics,
         )
-    request = replace(request, shard_size=request.shard_size or SHARD_SIZE)
-    text = replay.provenance.recipe if replay else _text(request.recipe)
+    text = replay.provenance.recipe if replay else read_recipe(request.recipe)
     documents = Documents(
         text=text,
         out=request.out,
@@ -105,13 +104,6 @@ def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
     )
     parse_size("--out-shard-size", documents.shard_size)
     return request, parse_recipe(text, str(request.recipe)), documents
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: the recipe cannot be read: {error}") from None
 
 
 def _tell(request: Request, made: Made, seconds: float) -> None:

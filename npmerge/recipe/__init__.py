@@ -1,6 +1,6 @@
 """Recipes: what to merge, read and checked before any tensor is opened."""
 
-from npmerge.recipe.documents import load_recipe, parse_recipe
+from npmerge.recipe.documents import load_recipe, parse_recipe, read_recipe
 from npmerge.recipe.make_plan import make_plan, open_models
 from npmerge.recipe.parameters import METHODS
 from npmerge.recipe.plan import Plan, Rows, Skipped, Source, Step
@@ -20,4 +20,5 @@ __all__ = [
     "make_plan",
     "open_models",
     "parse_recipe",
+    "read_recipe",
 ]

@@ -20,11 +20,15 @@ def load_recipe(path: str | os.PathLike[str]) -> tuple[Recipe, ...]:
     Raises:
         ValueError: a file that cannot be read, and whatever is wrong in it: with file, line, keys and the nearest valid name.
     """
+    return parse_recipe(read_recipe(path), str(path))
+
+
+def read_recipe(path: str | os.PathLike[str]) -> str:
+    """The text of a recipe's file. Raises ValueError for one that cannot be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: the recipe cannot be read: {error}") from None
-    return parse_recipe(text, str(path))
 
 
 def parse_recipe(text: str, file: str = "recipe") -> tuple[Recipe, ...]:
