@@ -44,6 +44,7 @@ def _rows(old: int | None, new: int | None) -> Change:
 
 
 def _dtype(plan: Plan) -> Change:
+    """What most entries are written in; where that is what the reference has, its configuration is believed."""
     before = _most((entry.dtype, entry.size) for entry in plan.models[plan.reference].entries.values())
     after = _most((step.dtype, math.prod(step.shape)) for step in plan.steps)
     if before == after or after not in DTYPES:
