@@ -15,9 +15,7 @@ Recipe = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="The seed of what is random, instead of the recipe's.")]
 Threads = Annotated[int | None, typer.Option(help="Threads that read and compute (all cores).")]
-Budget = Annotated[
-    str | None, typer.Option(help="Memory for tensors, such as 64MB; larger ones are merged in blocks, one at a time at least.")
-]
+Budget = Annotated[str | None, typer.Option(help="Memory for tensors, such as 64MB, but one block at least.")]
 MergekitSemantics = Annotated[
     bool, typer.Option("--mergekit-semantics", help="Follow mergekit where our conventions differ from its.")
 ]

@@ -30,9 +30,7 @@ def check_reference(text: str, names: Collection[str] = ()) -> None:
     if at and _may_be(path):
         raise ValueError(f"{text!r} asks for the revision {revision!r} of a hub: download it first and give the folder's path")
     if _is_hub_name(text):
-        raise ValueError(
-            f"{text!r} is no path on this machine: download the model first and give the folder's path (seen from where you are)"
-        )
+        raise ValueError(f"{text!r} is no path on this machine: download the model first and give its path from here")
     raise ValueError(f"{unknown('model', text, [*names, *_beside(text)])} (no such file or folder)")
 
 
