@@ -17,6 +17,7 @@ from npmerge.checkpoint.partial import check_replaceable, partial_folder
 from npmerge.commands.documents import Documents, Made
 from npmerge.folder import Replay, is_record, recipe_of_record
 from npmerge.recipe import Recipe, parse_recipe, read_recipe
+from npmerge.stream.allocation import keep_freed_memory
 from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options
 from npmerge.stream.outcomes import line, summary
@@ -72,6 +73,7 @@ def run_merge(request: Request) -> None:
     check_replaceable(request.out, force=request.force)
     documents.check(recipes)
     use_device(request.device)
+    keep_freed_memory()
     with _ended_by_signals(), partial_folder(request.out, force=request.force, resume=request.resume) as folder:
         made = documents.make(recipes, folder)
     if not request.quiet:

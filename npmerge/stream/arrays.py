@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from npmerge.base import wide
-from npmerge.selection import count_true
+from npmerge.selection import count_each
 from npmerge.stream.blocks import Block, Merged
 
 SHORTEST = 2**12
@@ -112,7 +112,7 @@ def rounded(x: Float[Array, " entries"], dtype: str) -> Rounded:
     error = jnp.abs(values.astype(x.dtype) - x)
     finite = jnp.isfinite(values)
     # the maximum over long columns, which takes a third of the time of one of all
-    return Rounded(values, count_true(~finite), jnp.where(finite, error, 0).reshape(-1, 1024).max(0))
+    return Rounded(values, count_each([~finite])[0], jnp.where(finite, error, 0).reshape(-1, 1024).max(0))
 
 
 def told(found: Rounded, size: int, dtype: str) -> Merged:
