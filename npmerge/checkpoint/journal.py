@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-FLUSH = 2**28
+FLUSH = 2**26
 """Bytes after which what has been written is waited for and noted: a crash loses no more."""
 
 SECONDS = 2.0

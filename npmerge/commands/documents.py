@@ -14,7 +14,7 @@ from npmerge.checkpoint.partial import emptied, sync_folder
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Planned, planned
-from npmerge.folder import Provenance, Replay, differences, files_beside, finish, sha256_of_file, sha256_of_files
+from npmerge.folder import Provenance, Replay, differences, files_beside, finish, sha256_of_file
 from npmerge.folder.networks import as_network
 from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
@@ -22,7 +22,7 @@ from npmerge.recipe.plan import Plan
 from npmerge.recipe.planned import PlannedModel
 from npmerge.stream.copies import compared
 from npmerge.stream.engine import Options
-from npmerge.stream.outcomes import Outcome, read_bytes
+from npmerge.stream.outcomes import Outcome, digests, read_bytes
 from npmerge.stream.progress import shown
 from npmerge.stream.sizes import parse_size
 from npmerge.stream.writing import Target, write_model
@@ -114,12 +114,10 @@ class Documents:
         model, plan, size = folder / "model", document.plan, parse_size("--out-shard-size", self.shard_size)
         target = Target(model, folder / "journal", size, partial(self._metadata, plan, hashes), self.keep)
         outcomes = self._write(document, target, self.out.name)
-        copies = compared(plan, open_model(model))
-        with ThreadPoolExecutor(1) as disk:
-            synced = disk.submit(sync_folder, model)
-            found = sha256_of_files(sorted(model.glob("*.safetensors")), self.options.threads)
-            synced.result()
-        outputs = {Path(path).name: value for path, value in found.items()}
+        merged = open_model(model)
+        copies = compared(plan, merged)
+        sync_folder(model)
+        outputs = digests(outcomes, {path.name: header.tensors for path, header in merged.files.items()})
         provenance = replace(self._provenance(hashes, final=True), outputs=outputs)
         notes = _finish(document, model, provenance, self.out.resolve().name)
         changed = differences(self.replay, provenance) if self.replay else []

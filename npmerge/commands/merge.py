@@ -22,6 +22,7 @@ from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options
 from npmerge.stream.outcomes import line, summary
 from npmerge.stream.sizes import parse_size
+from npmerge.stream.workers import switch_often
 
 SHARD_SIZE = "5GB"
 
@@ -74,6 +75,7 @@ def run_merge(request: Request) -> None:
     documents.check(recipes)
     use_device(request.device)
     keep_freed_memory()
+    switch_often()
     with _ended_by_signals(), partial_folder(request.out, force=request.force, resume=request.resume) as folder:
         made = documents.make(recipes, folder)
     if not request.quiet:

@@ -10,7 +10,6 @@ from npmerge.folder.record import (
     is_record,
     recipe_of_record,
     sha256_of_file,
-    sha256_of_files,
 )
 from npmerge.folder.templates import check_template
 from npmerge.folder.vocabulary import Vocabulary
@@ -28,5 +27,4 @@ __all__ = [
     "make_vocabulary",
     "recipe_of_record",
     "sha256_of_file",
-    "sha256_of_files",
 ]

@@ -4,8 +4,7 @@ It holds no time, no machine and no absolute path: the same merge writes the sam
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,7 +33,7 @@ class Provenance:
         recipe: the text of the recipe's file, as it was read.
         options: by name, whatever else decides on the bytes of the result, such as "out_shard_size".
         inputs: sha256 of every file that was read, by its path as the recipe leads to it; empty where none was taken.
-        outputs: sha256 of every file of weights that was written, by its name in the folder.
+        outputs: digest of the tensors of every file that was written, by its name in the folder: equal for equal tensors.
     """
 
     recipe: str
@@ -58,13 +57,6 @@ class Replay:
     seed: int
     mergekit_semantics: bool
     versions: Mapping[str, str]
-
-
-def sha256_of_files(paths: Iterable[Path], threads: int = 1) -> dict[str, str]:
-    """The sha256 of each file, by its path as given. Raises ValueError for one that cannot be read."""
-    paths = list(paths)
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        return dict(zip(map(str, paths), pool.map(sha256_of_file, paths), strict=True))
 
 
 def sha256_of_file(path: Path) -> str:
@@ -144,7 +136,7 @@ def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str]) -> 
         return []
     names = sorted({*before, *after})
     return [
-        f"{kind} {name}: sha256 {after.get(name, 'none')[:12]}, recorded was {before.get(name, 'none')[:12]}"
+        f"{kind} {name}: {after.get(name, 'none')[:12]}, recorded was {before.get(name, 'none')[:12]}"
         for name in names
         if before.get(name) != after.get(name)
     ]

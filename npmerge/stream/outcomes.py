@@ -1,6 +1,7 @@
 """What became of each tensor, and of the merge as a whole."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from npmerge.recipe.plan import Plan, Step
@@ -30,6 +31,18 @@ class Outcome:
     rounding: float = 0.0
     seconds: float = 0.0
     kept: bool = False
+
+
+def digests(outcomes: Iterable[Outcome], files: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """One digest for each file, given which tensors it holds: the sha256 of their names and digests.
+
+    Unlike the sha256 of the file itself it is known once the tensors are, and takes no second pass over what was written.
+    """
+    own = {x.name: x.digest for x in outcomes}
+    return {
+        file: hashlib.sha256("".join(f"{name} {own[name]}\n" for name in names).encode()).hexdigest()
+        for file, names in files.items()
+    }
 
 
 def read_bytes(plan: Plan, step: Step) -> int:

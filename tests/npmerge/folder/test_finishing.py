@@ -10,7 +10,7 @@ import yaml
 
 from npmerge.checkpoint.sharded import open_model
 from npmerge.commands.planning import planned
-from npmerge.folder import Provenance, differences, finish, make_vocabulary, recipe_of_record, sha256_of_files
+from npmerge.folder import Provenance, differences, finish, make_vocabulary, recipe_of_record, sha256_of_file
 from npmerge.folder.card import card, name_of
 from npmerge.folder.configs import changed_config
 from npmerge.folder.templates import TEMPLATES, check_template, chosen_template
@@ -238,7 +238,7 @@ def test_changed_inputs_and_outputs_are_told_by_name(tmp_path, out):
     replay = recipe_of_record(out / "npmerge.json")
     assert differences(replay, MADE) == [] == differences(replay, Provenance(MADE.recipe))
     file = tmp_path / "a" / "model.safetensors"
-    again = Provenance(MADE.recipe, MADE.options, sha256_of_files([file], threads=2), MADE.outputs)
+    again = Provenance(MADE.recipe, MADE.options, {str(file): sha256_of_file(file)}, MADE.outputs)
     found = differences(replay, again)
     assert len(found) == 2 and "recorded was 111111111111" in found[-1] + found[0]
 
