@@ -10,7 +10,7 @@ from npmerge.methods.della import DropByRank
 from npmerge.recipe.plan import Step
 from npmerge.stream.arrays import filled, joined, padded, padded_length, precise, told
 from npmerge.stream.blocks import BLOCK, Block, Merged, Tensor
-from npmerge.stream.selection_in_blocks import keys_of, magnitudes
+from npmerge.stream.selection_in_blocks import magnitudes, rows_of
 from npmerge.stream.task_vectors import Drawn, Given, drawn_of, fused, merged, per_model, sums_of
 
 
@@ -50,7 +50,7 @@ class Della:
 
     def _given(self, part: Block, rescale: Float[np.ndarray, " models"], step: Step) -> Given:
         weights = per_model(step, "weight").astype(np.float32)
-        p = probabilities(keys_of(magnitudes, part), step)
+        p = probabilities(np.stack(rows_of(magnitudes, part)), step)
         factors = np.broadcast_to((weights * rescale)[:, None], p.shape)
         if step.parameters["rescale"] and not self.mergekit_semantics:
             factors = np.divide(factors, p, out=np.zeros_like(p), where=p > 0)

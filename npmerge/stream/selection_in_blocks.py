@@ -23,9 +23,6 @@ TOP = 2**31
 SAMPLE = 65536
 """Entries that tell about where a threshold is."""
 
-RUN = 4096
-"""Entries at thresholds are counted in runs, to find one without looking at all."""
-
 TOGETHER = 4
 """Thresholds that are counted at in one pass over a block."""
 
@@ -86,24 +83,11 @@ def cuts(selected: Selected, keys: Keys, block: Block) -> Int32[np.ndarray, " ro
     place = int(np.searchsorted(selected.starts, block.start))
     quota, tied = selected.quota[place], selected.tied[place]
     found = np.where(quota < tied, 0, len(block.models[0])).astype(np.int32)
-    partly = (quota > 0) & (quota < tied)  # in one block of each row at most
-    if partly.any():
-        with precise(block):
-            runs = np.asarray(_in_runs(keys, padded(block), selected.threshold.astype(np.int32))).cumsum(1, np.int64)
-        for row in np.flatnonzero(partly):
-            found[row] = _cut(selected.threshold[row], int(quota[row]), runs[row], keys, block, int(row))
+    if partly := np.flatnonzero((quota > 0) & (quota < tied)).tolist():  # in one block of each row at most
+        own = rows_of(keys, block)
+        for row in partly:
+            found[row] = np.flatnonzero(own[row % len(own)] == selected.threshold[row])[quota[row] - 1] + 1
     return found
-
-
-def _cut(threshold: int, quota: int, runs: Int[np.ndarray, " runs"], keys: Keys, block: Block, row: int) -> int:
-    """Behind the last entry of a quota of those at the threshold, of which there are so many up to the end of each run."""
-    run = int(np.searchsorted(runs, quota))
-    part = slice(run * RUN, (run + 1) * RUN)
-    base = None if block.base is None else block.base[part]
-    own = keys_of(keys, Block(tuple(x[part] for x in block.models), base, 0))
-    at = np.flatnonzero(own[row % len(own)] == threshold)
-    before = int(runs[run - 1]) if run else 0
-    return run * RUN + int(at[quota - before - 1]) + 1
 
 
 def selected_of(keys: Int32[Array, " entries"], threshold: Int32[Array, ""], cut: Int32[Array, ""]) -> Bool[Array, " entries"]:
@@ -167,45 +151,34 @@ def _sample(tensor: Tensor, keys: Keys) -> tuple[np.ndarray, np.ndarray, np.ndar
     def of(block: Block) -> tuple[np.ndarray, int, int]:
         taken = slice(-block.start % step, None, step)
         base = None if block.base is None else block.base[taken]
-        own = keys_of(keys, Block(tuple(x[taken] for x in block.models), base, 0))
-        return own, block.start, len(block.models[0])
+        own = rows_of(keys, Block(tuple(x[taken] for x in block.models), base, 0))
+        return np.stack(own), block.start, len(block.models[0])
 
     found, starts, lengths = zip(*tensor.each(of), strict=True)
     return np.concatenate(found, 1), np.array(starts), np.array(lengths)
 
 
-def keys_of(keys: Keys, block: Block) -> Int32[np.ndarray, "rows entries"]:
-    """The keys of a block."""
+def rows_of(keys: Keys, block: Block) -> list[Int32[np.ndarray, " entries"]]:
+    """The keys of a block, one array for each row."""
     with precise(block):
-        return np.asarray(_stacked(keys, padded(block)))[:, : len(block.models[0])]
+        return [np.asarray(row)[: len(block.models[0])] for row in _keys(keys, padded(block))]
 
 
 def counts_of(keys: Keys, block: Block, thresholds: Int32[np.ndarray, "rows tried"]) -> Int[np.ndarray, "rows tried"]:
     """How many entries of each row are not below each threshold."""
     with precise(block):
-        return np.asarray(_not_below(_keys(keys, padded(block)), thresholds))
+        rows = _keys(keys, padded(block))
+        return np.stack([np.asarray(_not_below(*row)) for row in zip(rows, thresholds, strict=True)])
 
 
-_stacked = jax.jit(lambda keys, block: jnp.stack(keys(block)), static_argnums=0)
 _keys = jax.jit(lambda keys, block: keys(block), static_argnums=0)
 
 
 @jax.jit
-def _not_below(own: list[Int32[Array, " entries"]], thresholds: Int32[Array, "rows tried"]) -> Array:
-    """A program of its own: where keys are computed in it too, XLA for CPUs takes nearly three times as long for both."""
-    tried = range(0, thresholds.shape[1], TOGETHER)
-    return jnp.stack(
-        [
-            jnp.concatenate([count_each([x >= t for t in thresholds[k, first : first + TOGETHER]]) for first in tried])
-            for k, x in enumerate(own)
-        ]
-    )
+def _not_below(row: Int32[Array, " entries"], thresholds: Int32[Array, " tried"]) -> Int[Array, " tried"]:
+    """A program of its own, of one row, since it takes XLA long to compile.
 
-
-def _in_runs_of(keys: Keys, block: Padded, thresholds: Int32[Array, " rows"]) -> Int[Array, "rows runs"]:
-    own = keys(block)
-    masks = [own[k % len(own)] == t for k, t in enumerate(thresholds)]
-    return jnp.stack([m.reshape(-1, RUN // 32, 32).sum(2, dtype=jnp.uint8).sum(1, dtype=jnp.uint32) for m in masks])
-
-
-_in_runs = jax.jit(_in_runs_of, static_argnums=0)
+    Where keys are computed in it too, XLA for CPUs takes nearly three times as long for both.
+    """
+    tried = range(0, thresholds.size, TOGETHER)
+    return jnp.concatenate([count_each([row >= t for t in thresholds[k : k + TOGETHER]]) for k in tried])

@@ -16,7 +16,7 @@ from npmerge.elections import Elect
 from npmerge.recipe.parameters import METHODS
 from npmerge.stream import della, masks, task_vectors
 from npmerge.stream.kernels import KERNELS, kernel_of
-from npmerge.stream.selection_in_blocks import RUN, cuts, magnitudes, select
+from npmerge.stream.selection_in_blocks import cuts, magnitudes, select
 from npmerge.transforms import Composed, Trim, draw
 from tests.npmerge.stream.held import NAME, SEED, Held, run, step_of, tensors
 
@@ -175,9 +175,9 @@ def test_of_equal_magnitudes_the_first(case):
 
 
 def test_numbers_of_entries_that_are_kept():
-    """Also in runs that are longer than those that are counted in, among subnormal, huge and equal numbers, all and none."""
+    """Over several blocks, among subnormal, huge and equal numbers, all and none."""
     rng = np.random.default_rng(2)
-    size = 3 * RUN + 17
+    size = 3 * 4096 + 17
     base = np.zeros(size, np.float32)
     models = [
         np.repeat(np.float32([3, 1, 1e-30, 0, -1]), size // 5 + 1)[:size],
@@ -186,7 +186,7 @@ def test_numbers_of_entries_that_are_kept():
         rng.lognormal(0, 20, size).astype(np.float32),
     ]
     step = step_of("ties", models, base, weight=(1.0,) * 4)
-    held = Held(step, models, base, 2 * RUN + 5)
+    held = Held(step, models, base, 2 * 4096 + 5)
     wanted = np.array([[size // 2, 1, 4097, 0], [size, size - 1, 0, 77]])
     selected = select(held, magnitudes, wanted)
     found = []
