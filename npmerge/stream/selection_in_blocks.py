@@ -108,9 +108,11 @@ def _search(
     rows = np.arange(len(wanted))
     low, high = np.where(wanted == 0, TOP - 1, 0), np.full_like(wanted, TOP)
     kept, above = np.repeat(lengths[:, None], len(wanted), 1), np.zeros((len(lengths), len(wanted)), np.int64)
+    first = True
     while (going := (kept.sum(0) != wanted) & (high - low > 1)).any():
         state = zip(sample, low, high, kept.sum(0), above.sum(0), wanted, strict=True)
-        tried = np.stack([_tried(*row) for row in state])
+        tried = np.sort([_tried(*row)[: TOGETHER if first else None] for row in state])
+        first = False
         counted = count(tried)
         enough = (counted.sum(0) >= wanted[:, None]).sum(1)
         rise, fall = going & (enough > 0), going & (enough < tried.shape[1])
@@ -123,11 +125,12 @@ def _search(
 def _tried(
     sample: Int[np.ndarray, " size"], low: int, high: int, kept: int, above: int, wanted: int
 ) -> Int[np.ndarray, " tried"]:
-    """Thresholds in order, between `low` and `high`, of which `kept` and `above` entries are not below.
+    """Thresholds between `low` and `high`, of which `kept` and `above` entries are not below.
 
-    Four are numbers of the sample, four standard deviations to either side of where the threshold is in it, and the next
-    larger ones: they end the search where many magnitudes are equal. The others are where interpolation puts it, as far apart
-    as random entries would be, and two that divide the rest, so that no distribution takes more than some twenty passes.
+    The first four, with which the first pass does, are numbers of the sample, four standard deviations to either side of where
+    the threshold is in it, and the next larger ones: they end the search where many magnitudes are equal. The others are where
+    interpolation puts it, as far apart as random entries would be, and two that divide the rest, so that no distribution takes
+    more than some twenty passes.
     """
     width, number = high - low, max(kept - above, 1)
     share = (kept - wanted) / number
@@ -141,7 +144,7 @@ def _tried(
     else:
         found = low + width * (share + np.array([-2, -0.15, 0.15, 2]) / np.sqrt(number))
     tried = np.concatenate([found, near, low + width * np.array([1 / 3, 2 / 3])]).astype(np.int64)
-    return np.sort(np.clip(tried, low + 1, max(high - 1, low + 1)))
+    return np.clip(tried, low + 1, max(high - 1, low + 1))
 
 
 def _sample(tensor: Tensor, keys: Keys) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -168,7 +171,9 @@ def counts_of(keys: Keys, block: Block, thresholds: Int32[np.ndarray, "rows trie
     """How many entries of each row are not below each threshold."""
     with precise(block):
         rows = _keys(keys, padded(block))
-        return np.stack([np.asarray(_not_below(*row)) for row in zip(rows, thresholds, strict=True)])
+        starts = range(0, thresholds.shape[1], TOGETHER)
+        found = [[_not_below(row, own[k : k + TOGETHER]) for k in starts] for row, own in zip(rows, thresholds, strict=True)]
+        return np.stack([np.concatenate(parts) for parts in found])
 
 
 _keys = jax.jit(lambda keys, block: keys(block), static_argnums=0)
@@ -176,9 +181,8 @@ _keys = jax.jit(lambda keys, block: keys(block), static_argnums=0)
 
 @jax.jit
 def _not_below(row: Int32[Array, " entries"], thresholds: Int32[Array, " tried"]) -> Int[Array, " tried"]:
-    """A program of its own, of one row, since it takes XLA long to compile.
+    """A program of its own, of one row and few thresholds, since it takes XLA long to compile.
 
     Where keys are computed in it too, XLA for CPUs takes nearly three times as long for both.
     """
-    tried = range(0, thresholds.size, TOGETHER)
-    return jnp.concatenate([count_each([row >= t for t in thresholds[k : k + TOGETHER]]) for k in tried])
+    return count_each([row >= t for t in thresholds])
