@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy  # finds its parts when they are used
 from jaxtyping import Array, Bool, Float
 
 from alignment.graph import PyTree
