@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from npmerge.recipe.plan import Plan, Step
-from npmerge.stream.engine import BUDGET, LANES, Options, block_bytes, whole_bytes
+from npmerge.stream.engine import LANES, Options, block_bytes, room_of, threads_of, whole_bytes
 from npmerge.stream.outcomes import read_bytes
 from npmerge.stream.tensors import bytes_of_entry
 
@@ -81,7 +81,7 @@ def predicted(plan: Plan, options: Options, probe: float) -> Prediction:
     """
     unmeasured = tuple(sorted({step.method for step in plan.steps} - COSTS.keys()))
     cost = sum(read_bytes(plan, step) / 1e9 * COSTS.get(step.method, math.nan) for step in plan.steps)
-    threads = _threads(plan, options)
+    threads = threads_of(plan, options)
     seconds = None if unmeasured else START + cost * probe / threads
     return Prediction(LIBRARIES + _tensors(plan, options, threads), seconds, unmeasured, threads)
 
@@ -104,19 +104,13 @@ def is_whole(step: Step) -> bool:
     return step.method in WHOLE or bool(by_row)
 
 
-def _threads(plan: Plan, options: Options) -> int:
-    most = options.threads if options.budget is None else options.budget // max(1, block_bytes(plan))
-    return max(1, min(options.threads, most))
-
-
 def _tensors(plan: Plan, options: Options, threads: int) -> int:
     """Blocks under way, and what is kept of tensors between two passes or held whole."""
-    blocks = threads * block_bytes(plan)
-    room = (BUDGET if options.budget is None else max(0, options.budget - blocks)) // LANES
+    room = room_of(plan, options, threads)
     merged = [step for step in plan.steps if step.action == "merge"]
     kept = max((sum(_kept(plan, step, room) for step in merged[k : k + LANES]) for k in range(len(merged))), default=0)
     whole = max((whole_bytes(plan, step) for step in merged if is_whole(step)), default=0)
-    return blocks + max(kept, whole)
+    return threads * block_bytes(plan) + max(kept, whole)
 
 
 def _kept(plan: Plan, step: Step, room: int) -> int:

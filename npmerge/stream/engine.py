@@ -76,8 +76,8 @@ def run(plan: Plan, kernel_of: KernelOf, output: Output, options: Options, progr
         ValueError: a tensor that cannot be read or written, or one that has to be held whole and does not fit the budget.
     """
     _check_whole(plan, kernel_of, options.budget)
-    with Workers(_threads(plan, options)) as workers, ThreadPoolExecutor(LANES, thread_name_prefix="lane") as lanes:
-        making = _Making(plan, kernel_of, output, workers, _room(plan, options, workers.threads), progress)
+    with Workers(threads_of(plan, options)) as workers, ThreadPoolExecutor(LANES, thread_name_prefix="lane") as lanes:
+        making = _Making(plan, kernel_of, output, workers, room_of(plan, options, workers.threads), progress)
         futures = [lanes.submit(making.outcome, step) for step in plan.steps]
         try:
             return [future.result() for future in futures]
@@ -203,16 +203,16 @@ def whole_bytes(plan: Plan, step: Step) -> int:
     return int(np.prod(step.shape, dtype=np.int64)) * (bytes_of_entry(plan.models, step) + 4 * (3 * several + 1))
 
 
-def _threads(plan: Plan, options: Options) -> int:
-    if options.budget is None:
-        return options.threads
-    return max(1, min(options.threads, options.budget // block_bytes(plan)))
+def threads_of(plan: Plan, options: Options) -> int:
+    """How many blocks are under way at once: one, or as many more as fit into the budget."""
+    most = options.threads if options.budget is None else options.budget // max(1, block_bytes(plan))
+    return max(1, min(options.threads, most))
 
 
-def _room(plan: Plan, options: Options, threads: int) -> int:
+def room_of(plan: Plan, options: Options, threads: int) -> int:
     """Bytes that one lane may keep between two passes over a tensor."""
-    budget = BUDGET + threads * block_bytes(plan) if options.budget is None else options.budget
-    return max(0, budget - threads * block_bytes(plan)) // LANES
+    room = BUDGET if options.budget is None else options.budget - threads * block_bytes(plan)
+    return max(0, room) // LANES
 
 
 def _check_whole(plan: Plan, kernel_of: KernelOf, budget: int | None) -> None:
