@@ -23,6 +23,9 @@ TOP = 2**31
 SAMPLE = 65536
 """Entries that tell about where a threshold is."""
 
+RUN = 2**15
+"""Entries that are counted together to find a place among them."""
+
 TOGETHER = 4
 """Thresholds that are counted at in one pass over a block."""
 
@@ -86,8 +89,19 @@ def cuts(selected: Selected, keys: Keys, block: Block) -> Int32[np.ndarray, " ro
     if partly := np.flatnonzero((quota > 0) & (quota < tied)).tolist():  # in one block of each row at most
         own = rows_of(keys, block)
         for row in partly:
-            found[row] = np.flatnonzero(own[row % len(own)] == selected.threshold[row])[quota[row] - 1] + 1
+            found[row] = _behind(own[row % len(own)], int(selected.threshold[row]), int(quota[row]))
     return found
+
+
+def _behind(row: Int32[np.ndarray, " entries"], threshold: int, quota: int) -> int:
+    """The position behind the last of so many entries at the threshold: runs are counted, and places looked for in one only."""
+    for start in range(0, len(row), RUN):
+        at = row[start : start + RUN] == threshold
+        here = np.count_nonzero(at)
+        if here >= quota:
+            return start + int(np.flatnonzero(at)[quota - 1]) + 1
+        quota -= here
+    return len(row)
 
 
 def selected_of(keys: Int32[Array, " entries"], threshold: Int32[Array, ""], cut: Int32[Array, ""]) -> Bool[Array, " entries"]:
