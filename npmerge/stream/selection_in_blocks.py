@@ -97,7 +97,7 @@ def _behind(row: Int32[np.ndarray, " entries"], threshold: int, quota: int) -> i
     """The position behind the last of so many entries at the threshold: runs are counted, and places looked for in one only."""
     for start in range(0, len(row), RUN):
         at = row[start : start + RUN] == threshold
-        here = np.count_nonzero(at)
+        here = int(np.count_nonzero(at))
         if here >= quota:
             return start + int(np.flatnonzero(at)[quota - 1]) + 1
         quota -= here
