@@ -60,7 +60,8 @@ class ONNXModel(NamedModel):
 def open_file(path: Path) -> ONNXModel:
     """An ONNX file whose tensors are its initialisers, named as there; those of inner graphs are "node/attribute/name".
 
-    A note says how many constants stand in nodes instead of among the initialisers: they are left out.
+    Tensors that stand in nodes `Constant` are read too, since some exporters keep weights there, and named by their outputs.
+    Notes say how many, and how many constants of other kinds are left out.
 
     Raises:
         CheckpointError: no such file, a damaged one, tensors whose bytes do not fill their shapes, types that NumPy lacks,
@@ -77,17 +78,25 @@ def open_file(path: Path) -> ONNXModel:
     if not model.graph.node and not model.graph.initializer:
         raise CheckpointError(path, "is not an ONNX file, or it has no graph")
     tensors: dict[str, tuple[Entry, Source]] = {}
-    constants = 0
+    in_nodes = left = 0
     for prefix, graph in _graphs(path, model.graph, "", 0):
-        constants += sum(node.op_type == "Constant" for node in graph.node)
+        constants = [x for node in graph.node if node.op_type == "Constant" for x in _constant(node)]
+        found = [(name, x) for name, x in constants if x is not None]
+        in_nodes, left = in_nodes + len(found), left + len(constants) - len(found)
         if graph.sparse_initializer:
             raise CheckpointError(path, "is sparse, which is not read", prefix + graph.sparse_initializer[0].values.name)
-        for tensor in graph.initializer:
-            name = prefix + tensor.name
-            if name in tensors:
-                raise CheckpointError(path, "stands there twice", name)
-            tensors[name] = _tensor(path, name, tensor, package)
-    return ONNXModel(path, tensors, [f"left out: {constants} constants that stand in nodes"] if constants else [])
+        for name, tensor in [*((x.name, x) for x in graph.initializer), *found]:
+            if prefix + name in tensors:
+                raise CheckpointError(path, "stands there twice", prefix + name)
+            tensors[prefix + name] = _tensor(path, prefix + name, tensor, package)
+    notes = [f"{in_nodes} tensors stand in nodes Constant, not among the initialisers"] if in_nodes else []
+    return ONNXModel(path, tensors, notes + ([f"left out: {left} constants that are no tensors"] if left else []))
+
+
+def _constant(node: Any) -> Iterator[tuple[str, Any]]:
+    """The output of a node `Constant` and its tensor, None for a value of another kind."""
+    for attribute in node.attribute:
+        yield node.output[0] if node.output else node.name, attribute.t if attribute.HasField("t") else None
 
 
 def _graphs(path: Path, graph: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:

@@ -272,7 +272,7 @@ def _empty_ones(path: Path) -> list[Entry]:
         return []
     own = _json(path / AROUND).get("custom_metadata")
     own = own.get("npmerge") if isinstance(own, dict) else None
-    described = own.get("empty") if isinstance(own, dict) else {}
+    described: Any = own.get("empty") if isinstance(own, dict) else {}
     try:
         return [checked_entry(path, name, dtype, shape, 0) for name, (dtype, shape) in dict(described).items()]
     except (TypeError, ValueError) as error:

@@ -131,13 +131,22 @@ def optional(module: str, extra: str, path: Path) -> ModuleType:
 
 def guarded(path: Path, what: str, read: Callable[[], Any], *errors: type[Exception]) -> Any:
     """The result of a reader of another package, whose errors are those of a file that is not `what`."""
+    known: tuple[type[Exception], ...] = (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        RuntimeError,
+        OverflowError,
+        RecursionError,
+    )
     try:
         return read()
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, IndexError, RuntimeError, OverflowError, RecursionError, *errors) as error:
+        raise CheckpointError(path, f"cannot be read, or is not {what}: {error.strerror or str(error)[:200]}") from None
+    except (*known, *errors) as error:  # type: ignore[misc]
         raise CheckpointError(path, f"is not {what}, or it is damaged: {str(error)[:200]}") from None
 
 
@@ -159,9 +168,8 @@ def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:
         while done < len(buffer):
             got = os.preadv(file.fileno(), [buffer[done:].data], offset + done)
             if not got:
-                raise CheckpointError(
-                    path, f"is truncated: it ends at byte {offset + done}, {len(buffer) - done} more expected"
-                )
+                left = len(buffer) - done
+                raise CheckpointError(path, f"is truncated: it ends at byte {offset + done}, {left} are missing")
             done += got
 
 

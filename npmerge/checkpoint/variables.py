@@ -65,7 +65,7 @@ def _leaves(model: Any) -> tuple[list[tuple[str, Any]], Any]:
         leaves = [("/".join(map(str, path)), variable.get_value()) for path, variable in flat]
         return leaves, lambda new: nnx.from_flat_state([(p, v.replace(x)) for (p, v), x in zip(flat, new, strict=True)])
     paths, structure = jax.tree_util.tree_flatten_with_path(model)
-    return [(path_name(path), leaf) for path, leaf in paths], structure.unflatten
+    return [(path_name(path), leaf) for path, leaf in paths], lambda new: jax.tree.unflatten(structure, new)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -73,7 +73,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _replaced(old: Any, new: Any) -> Any:
