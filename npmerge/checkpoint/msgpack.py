@@ -138,20 +138,24 @@ class _Walker:
         end = self.at + length
         if end > self.end:
             raise self._truncated(name)
-        try:
-            (kind, fields), (inner, axes) = self.node(name), self.node(name)
-            shape = [self.node(name) for _ in range(min(axes, 100))] if inner == "array" else []
-            (text, letters), spelt = self.node(name), self.at
-            self._skip(name, letters)
-            (binary, nbytes), begin = self.node(name), self.at
-            self._skip(name, nbytes)
-        except TypeError:  # a number where a length should be
-            raise CheckpointError(self.path, "is no array as Flax writes them", name) from None
-        if (kind, fields, inner, text, binary) != ("array", 3, "array", "text", "bin") or self.at != end:
+        fields, axes = self._expected(name, "array"), self._expected(name, "array")
+        shape = [self.node(name) for _ in range(min(axes, 100))]
+        letters, spelt = self._expected(name, "text"), self.at
+        self._skip(name, letters)
+        nbytes, begin = self._expected(name, "bin"), self.at
+        self._skip(name, nbytes)
+        if fields != 3 or self.at != end:
             raise CheckpointError(self.path, "is no array as Flax writes them", name)
         dtype = self.data[spelt : spelt + min(letters, 40)].decode("ascii", "replace")
         sizes = [value if what == "number" else None for what, value in shape]
         return checked_entry(self.path, name, dtype, sizes, nbytes), Span(self.path, begin, nbytes)
+
+    def _expected(self, name: str, kind: str) -> int:
+        """The length of the next node, which must be of a kind that has one."""
+        got, length = self.node(name)
+        if got != kind:
+            raise CheckpointError(self.path, f"is no array as Flax writes them: {got} in place of {kind}", name)
+        return length
 
     def _key(self, name: str) -> str:
         kind, value = self.node(name)

@@ -77,6 +77,10 @@ def open_file(path: Path) -> ONNXModel:
     model = guarded(path, "an ONNX file", lambda: package.load(str(path), load_external_data=False), decode_error)
     if not model.graph.node and not model.graph.initializer:
         raise CheckpointError(path, "is not an ONNX file, or it has no graph")
+    return guarded(path, "an ONNX file", lambda: _model(path, model, package))
+
+
+def _model(path: Path, model: Any, package: Any) -> ONNXModel:
     tensors: dict[str, tuple[Entry, Source]] = {}
     in_nodes = left = 0
     for prefix, graph in _graphs(path, model.graph, "", 0):

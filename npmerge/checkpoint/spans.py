@@ -146,12 +146,15 @@ def guarded(path: Path, what: str, read: Callable[[], Any], *errors: type[Except
         raise
     except OSError as error:
         raise CheckpointError(path, f"cannot be read, or is not {what}: {error.strerror or str(error)[:200]}") from None
-    except (*known, *errors) as error:  # type: ignore[misc]
+    except (*known, *errors) as error:
         raise CheckpointError(path, f"is not {what}, or it is damaged: {str(error)[:200]}") from None
 
 
 def gather(spans: tuple[Span, ...], begin: int, buffer: np.ndarray) -> None:
-    """Fill a buffer with what lies from byte `begin` on in the spans laid end to end. Raises CheckpointError for a short file."""
+    """Fill a buffer with what lies from byte `begin` on in the spans laid end to end.
+
+    Raises CheckpointError for a file that has become shorter.
+    """
     done = position = 0
     for span in spans:
         skip = max(0, begin + done - position)
