@@ -17,8 +17,8 @@ from npmerge.checkpoint.stored import Entry
 MOST_HEADER = 256 * 2**20
 """Bytes that keys and tensors' descriptions may take; vocabularies take a few MB."""
 
-MOST_ITEMS = 5_000_000
-"""Keys, texts in lists, and tensors of a header."""
+MOST_NUMBERS = 4_000_000
+"""Lengths and other numbers of a header, each a step of Python: a vocabulary of 256,000 words has about as many."""
 
 STORED = {
     0: "float32",
@@ -106,7 +106,7 @@ class _Header:
     """Reads the header from its first byte on."""
 
     def __init__(self, path: Path, file: BinaryIO):
-        self.path, self.file, self.items = path, file, 0
+        self.path, self.file, self.numbers = path, file, 0
         self.size = file.seek(0, 2)
         self.limit = min(self.size, MOST_HEADER)
         file.seek(0)
@@ -171,9 +171,9 @@ class _Header:
             raise CheckpointError(self.path, "is damaged: a name is no text") from None
 
     def _number(self, nbytes: int) -> int:
-        self.items += 1
-        if self.items > 4 * MOST_ITEMS:
-            raise CheckpointError(self.path, f"has a header of more than {MOST_ITEMS:,} items")
+        self.numbers += 1
+        if self.numbers > MOST_NUMBERS:
+            raise CheckpointError(self.path, f"has a header of more than {MOST_NUMBERS:,} numbers")
         return int.from_bytes(self._take(nbytes), "little")
 
     def _take(self, count: int) -> bytes:
