@@ -72,7 +72,8 @@ class GGUFModel(NamedModel):
         quants = optional("gguf.quants", "gguf", self.path)
         kind = package.GGMLQuantizationType(tensor.quantised)
         try:
-            whole = quants.dequantize(buffer.reshape(-1, nbytes), kind).reshape(-1)
+            with np.errstate(all="ignore"):  # scales of a stranger may be infinite
+                whole = quants.dequantize(buffer.reshape(-1, nbytes), kind).reshape(-1)
         except NotImplementedError:
             raise CheckpointError(self.path, f"is {kind.name}, which the package gguf does not dequantise", name) from None
         return np.array(whole[start - first * entries :][:count], np.float32)
