@@ -97,7 +97,8 @@ def _virtual(file: "h5py.File") -> None:
 
 
 def _circle(file: "h5py.File") -> None:
-    file.create_group("a/b")["x"] = file["a"]
+    group = file.create_group("a/b")
+    group["x"] = file["a"]
 
 
 def _deep(file: "h5py.File") -> None:
