@@ -1,6 +1,7 @@
 """What is wrong with a checkpoint that cannot be read."""
 
 from pathlib import Path
+from typing import Any
 
 
 class CheckpointError(ValueError):
@@ -13,5 +14,11 @@ class CheckpointError(ValueError):
     """
 
     def __init__(self, path: Path | str, reason: str, key: str | None = None):
-        super().__init__(f"{path}: {reason}" if key is None else f"{path}: {key!r} {reason}")
+        super().__init__(f"{path}: {reason}" if key is None else f"{path}: {short(key)} {reason}")
         self.path, self.reason, self.key = path, reason, key
+
+
+def short(value: Any, most: int = 200) -> str:
+    """A value of a stranger's file as Python writes it, cut to a length that a line can hold."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

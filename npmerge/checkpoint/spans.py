@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.headers import DTYPES, MOST_AXES
 from npmerge.checkpoint.sharded import empty
 from npmerge.checkpoint.stored import Entry, StoredModel
 
 CODES: Mapping[str, str] = {dtype.name: code for code, dtype in DTYPES.items()}
 """The name of safetensors for each name that NumPy has for a dtype."""
-
-MOST_AXES = 32
-"""Of a tensor: NumPy itself holds 64, XLA and tensorstore fewer."""
 
 
 @dataclass(frozen=True)
