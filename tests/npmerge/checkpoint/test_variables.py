@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from npmerge.checkpoint import msgpack, orbax
+from npmerge.checkpoint import msgpack, orbax, orbax_writer
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.checkpoint.variables import variables_of, with_variables
@@ -78,12 +78,12 @@ def _safetensors(path: Path, arrays: Mapping[str, Any]) -> StoredModel:
 
 
 def _orbax(path: Path, arrays: Mapping[str, Any]) -> StoredModel:
-    orbax.write(path, arrays)
+    orbax_writer.write(path, arrays)
     return orbax.open_file(path)
 
 
 def _orbax_in_parts(path: Path, arrays: Mapping[str, Any]) -> StoredModel:
-    orbax.write(path, _safetensors(path, arrays))
+    orbax_writer.write(path, _safetensors(path, arrays))
     return orbax.open_file(path)
 
 
