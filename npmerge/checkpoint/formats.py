@@ -2,10 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import MOST
@@ -66,13 +67,13 @@ def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
     if kind == SAFETENSORS:
         model: StoredModel = open_model(path if path.is_dir() else found, name=name)
     else:
-        model = _reader(found, kind)(found)
+        model = _reader(kind)(found)
         if path.is_dir() and found != path:
             model.path = path
         config = (path if path.is_dir() else path.parent) / "config.json"
         if config.is_file():
             model.config = MappingProxyType(_json(config))
-    model.called, model.notes = name, (*model.notes, *_twins(model.entries))
+    model.format, model.called, model.notes = kind, name, (*model.notes, *_twins(model.entries))
     return model
 
 
@@ -96,7 +97,9 @@ def format_of(path: Path) -> str:
         raise CheckpointError(path, "is empty")
     found = _by_magic(path, head, size)
     if found is None:
-        what = next((f"is {text}" for magic, text in OTHERS if head.startswith(magic)), "is no checkpoint of a format read here")
+        what = next(
+            (f"is {text}" for magic, text in OTHERS if head.startswith(magic)), "is no checkpoint of a format read here"
+        )
         raise CheckpointError(path, f"{what}; read are {SAFETENSORS}, {', '.join(READERS)}")
     return found
 
@@ -113,7 +116,11 @@ def _by_magic(path: Path, head: bytes, size: int) -> str | None:
             return kind
     if any(head.startswith(magic) for magic, _ in OTHERS):
         return None
-    if head[:1] == b"\x08" and 0 < head[1] < 32 and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42"):
+    if (
+        head[:1] == b"\x08"
+        and 0 < head[1] < 32
+        and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
+    ):
         return "ONNX"
     if 0x81 <= head[0] <= 0x9F or head[0] in (0xDC, 0xDD, 0xDE, 0xDF, 0xC7, 0xC8, 0xC9):
         return "Flax msgpack"
@@ -169,11 +176,11 @@ def _is_orbax(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("_METADATA", "_CHECKPOINT_METADATA"))
 
 
-def _reader(path: Path, kind: str):  # noqa: ANN202
+def _reader(kind: str) -> Callable[[Path], StoredModel]:
     return import_module(f"npmerge.checkpoint.{READERS[kind]}").open_file
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes()) if path.stat().st_size <= MOST else None
     except (OSError, ValueError, RecursionError) as error:
