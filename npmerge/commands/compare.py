@@ -113,7 +113,7 @@ def compared(paths: Sequence[Path], base: Path | None = None) -> dict[str, Any]:
         base: the model that they were trained from, for task vectors.
 
     Raises:
-        ValueError: fewer than two models, a model that has no tensor in common with the first, and what `open_checkpoint` raises.
+        ValueError: fewer than two models, one that has no tensor in common with the first, what `open_checkpoint` raises.
     """
     if len(paths) < 2:
         raise ValueError(f"compare needs two models or more, got {len(paths)}")

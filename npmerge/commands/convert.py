@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from npmerge.checkpoint.conversion import FLOATS, Pieces, write_npz, write_orbax, write_safetensors
-from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.checkpoint.formats import is_orbax, open_checkpoint
 from npmerge.checkpoint.partial import check_apart
 from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import StoredModel
@@ -23,7 +23,6 @@ FOREIGN = (".bin", ".pt", ".pth", ".th", ".ckpt", ".h5", ".hdf5", ".keras", ".ms
 """Endings of names that promise what is not written here."""
 
 OURS = ("model*.safetensors", "model.safetensors.index.json", "config.json")
-ORBAX = ("_METADATA", "_CHECKPOINT_METADATA")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def run_convert(request: Request) -> None:
         pieces = Pieces(model, request.dtype, progress.advance)
         left = _write(request, target, pieces, shard_bytes)
     if not request.quiet:
-        for line in _told(request, model, pieces, [*model.notes, *left]):
+        for line in _told(request, pieces, [*model.notes, *left]):
             typer.echo(line)
         typer.echo(
             f"{len(model.entries)} tensors, {size(total)} of {model.format} in "
@@ -117,7 +116,7 @@ def _target(request: Request) -> str:
         raise ValueError(f"{out} ends in {out.suffix}, but --format asks for {asked}")
     if asked == "npz" and said is None:
         raise ValueError(f"{out}: an archive of NumPy needs a name that ends in .npz")
-    if request.shard_size is not None and (said or asked) not in (None, "safetensors") or request.shard_size and said:
+    if request.shard_size is not None and (said or asked == "orbax"):
         raise ValueError(f"--out-shard-size is for folders of safetensors, got {out}")
     return said or asked or "safetensors"
 
@@ -143,18 +142,18 @@ def _check_output(request: Request) -> None:
         raise ValueError(f"{out} is a folder: name a file")
     if not out.is_dir() and out.suffix not in FILES:
         raise ValueError(f"{out} is a file: name a folder")
-    if out.is_dir() and not any((out / name).is_file() for name in ORBAX):
-        known = {x for pattern in OURS for x in out.glob(pattern)} | {out / x.name for x in _beside(source)}
-        if foreign := sorted(set(out.iterdir()) - known):
-            raise ValueError(f"{out} holds {foreign[0].name}, which --force would lose: name another folder")
+    if out.is_dir() and (foreign := _foreign(source, out)):
+        raise ValueError(f"{out} holds {foreign[0].name}, which --force would lose: name another folder")
 
 
-def _beside(source: Path) -> list[Path]:
-    return list(source.iterdir()) if source.is_dir() else []
+def _foreign(source: Path, out: Path) -> list[Path]:
+    """What a folder holds that no conversion of this input has put there."""
+    if is_orbax(out):
+        return sorted(x for x in out.iterdir() if x.is_file() and not x.name.startswith(("_", "manifest", "array_metadata")))
+    carried = {out / x.name for x in source.iterdir()} if source.is_dir() else set()
+    return sorted(set(out.iterdir()) - carried - {x for pattern in OURS for x in out.glob(pattern)})
 
 
-def _told(request: Request, model: StoredModel, pieces: Pieces, notes: list[str]) -> list[str]:
-    lost = [
-        f"warning: {count} entries of {name!r} became infinite in {request.dtype}" for name, count in pieces.infinite.items()
-    ]
+def _told(request: Request, pieces: Pieces, notes: list[str]) -> list[str]:
+    lost = [f"warning: {n} entries of {name!r} became infinite in {request.dtype}" for name, n in pieces.infinite.items()]
     return [*(f"note: {x}" for x in notes), *lost]
