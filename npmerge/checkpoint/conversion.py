@@ -136,7 +136,7 @@ def write_orbax(out: Path, pieces: Pieces) -> None:
     """Write a checkpoint of Orbax. Raises ValueError if the disk refuses, and for names that Orbax cannot hold."""
     from npmerge.checkpoint.orbax_writer import write
 
-    with _beside(out) as beside:
+    with _beside(out, hidden="") as beside:  # Orbax overlooks names that begin with a dot
         write(beside, View(pieces))
         sync_folder(beside)
         _moved(beside, out)
@@ -150,12 +150,12 @@ def _put(writer: ModelWriter, entry: Entry, values: Iterator[np.ndarray]) -> Non
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def _beside(out: Path, hidden: str = ".") -> Iterator[Path]:
     """A name of its own beside the result, of which nothing is left in the end."""
     out = out.absolute()
     if not out.parent.is_dir():
         raise ValueError(f"cannot write {out}: its folder does not exist")
-    beside = out.with_name(f".{out.name}-{uuid.uuid4().hex}")
+    beside = out.with_name(f"{hidden}{out.name}-{uuid.uuid4().hex}")
     try:
         yield beside
         _sync_name(out)

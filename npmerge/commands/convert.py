@@ -24,6 +24,9 @@ FOREIGN = (".bin", ".pt", ".pth", ".th", ".ckpt", ".h5", ".hdf5", ".keras", ".ms
 
 OURS = ("model*.safetensors", "model.safetensors.index.json", "config.json")
 
+ORBAX = ("_", "manifest.ocdbt", "orbax.checkpoint", "commit_success.txt")
+"""How the files begin that Orbax puts into a folder, beside folders."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -149,7 +152,7 @@ def _check_output(request: Request) -> None:
 def _foreign(source: Path, out: Path) -> list[Path]:
     """What a folder holds that no conversion of this input has put there."""
     if is_orbax(out):
-        return sorted(x for x in out.iterdir() if x.is_file() and not x.name.startswith(("_", "manifest", "array_metadata")))
+        return sorted(x for x in out.iterdir() if x.is_file() and not x.name.startswith(ORBAX))
     carried = {out / x.name for x in source.iterdir()} if source.is_dir() else set()
     return sorted(set(out.iterdir()) - carried - {x for pattern in OURS for x in out.glob(pattern)})
 

@@ -10,7 +10,7 @@ import pytest
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.gguf import open_file
 from npmerge.checkpoint.headers import DTYPES
-from tests.npmerge.checkpoint.damaged import check_survives
+from tests.npmerge.checkpoint.mutations import check_survives
 
 ARRAYS = {
     "token_embd.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

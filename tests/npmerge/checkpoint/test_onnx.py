@@ -12,7 +12,7 @@ from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.onnx import open_file
 from npmerge.checkpoint.sharded import open_model
-from tests.npmerge.checkpoint.damaged import check_survives
+from tests.npmerge.checkpoint.mutations import check_survives
 
 onnx = pytest.importorskip("onnx", reason='needs the package onnx: pip install "npmerge[onnx]"')
 

@@ -22,7 +22,7 @@ from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.orbax import open_file
 from npmerge.checkpoint.orbax_writer import write
 from npmerge.checkpoint.sharded import open_model
-from tests.npmerge.checkpoint.damaged import check_survives
+from tests.npmerge.checkpoint.mutations import check_survives
 
 KINDS = ("uint8", "int8", "uint16", "int16", "float16", "uint32", "int32", "float32", "uint64", "int64", "float64")
 ARRAYS = {
