@@ -10,7 +10,7 @@ from typing import Any
 
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import MOST
-from npmerge.checkpoint.sharded import INDEX, check_inside, open_model
+from npmerge.checkpoint.sharded import INDEX, check_inside, choose, open_chosen
 from npmerge.checkpoint.stored import StoredModel
 
 READERS = {
@@ -68,7 +68,7 @@ def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
     found = _chosen(path) if path.is_dir() else path
     kind = format_of(found)
     if kind == SAFETENSORS:
-        model: StoredModel = open_model(path if path.is_dir() else found, name=name)
+        model: StoredModel = open_chosen(path, found, name, index=_is_json(found))
     else:
         model = _reader(kind)(found)
         if path.is_dir() and found != path:
@@ -108,7 +108,7 @@ def format_of(path: Path) -> str:
 def _by_magic(path: Path, head: bytes, size: int) -> str | None:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MOST:
         return SAFETENSORS
-    if head.lstrip()[:1] == b"{":
+    if head[:64].lstrip()[:1] == b"{":
         return _index(path)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip(path)
@@ -156,8 +156,7 @@ def _chosen(folder: Path) -> Path:
     indices = sorted(folder.glob(f"*{TORCH_INDEX}"))
     others = indices or _matching(folder, FOLDERS) or _matching(folder, PERHAPS)
     if tensors or not others:
-        open_model(folder)  # says what is wrong, if something is
-        return max(tensors, key=lambda x: x.name.endswith(INDEX))
+        return choose(folder)
     if len(others) > 1:
         names = [x.name for x in others]
         raise CheckpointError(folder, f"holds {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}: name one of them")
@@ -179,6 +178,11 @@ def is_orbax(folder: Path) -> bool:
 
 def _reader(kind: str) -> Callable[[Path], StoredModel]:
     return import_module(f"npmerge.checkpoint.{READERS[kind]}").open_file
+
+
+def _is_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).lstrip()[:1] == b"{"
 
 
 def _json(path: Path) -> dict[str, Any]:
