@@ -32,7 +32,7 @@ class KerasModel(NamedModel):
         entry = self.entries[name]
 
         def read() -> np.ndarray:
-            with _opened(self.path) as file:
+            with _opened(self.file) as file:
                 dataset = file[self._root][name]
                 if dataset.shape != entry.shape:
                     raise CheckpointError(self.path, f"has become {dataset.shape}, was {entry.shape}", name)

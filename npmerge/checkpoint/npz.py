@@ -8,6 +8,7 @@ of ml_dtypes brings the values back. Without that member "|V2" is bfloat16, as `
 import ast
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class NpzModel(NamedModel):
         if array.member.deflated:
             self._inflaters[name].read(begin, buffer)
         else:
-            gather((Span(self.path, array.member.offset, array.member.nbytes),), begin, buffer)
+            gather((Span(self.file, array.member.offset, array.member.nbytes),), begin, buffer)
         return buffer.view(array.dtype).astype(DTYPES[array.entry.dtype], copy=False)
 
 
@@ -206,7 +207,7 @@ def _dtypes(path: Path, name: str, stored: Any, called: str | None) -> tuple[np.
     if isinstance(stored, str) and "O" in stored:
         raise CheckpointError(path, "holds Python objects, which only a pickle could read: it is never unpickled here", name)
     try:
-        dtype = np.dtype(stored) if isinstance(stored, str) and len(stored) < 16 else None
+        dtype = np.dtype(stored) if isinstance(stored, str) and re.fullmatch(r"[<>|=]?[a-zA-Z?]\d{0,2}", stored) else None
     except (TypeError, ValueError):
         dtype = None
     if dtype is None or dtype.newbyteorder("<") not in DTYPES.values():

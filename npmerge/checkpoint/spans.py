@@ -39,6 +39,7 @@ class NamedModel(StoredModel):
     """A model of one file or folder in any format: `_part` reads, and what it is asked for has been checked.
 
     Attributes:
+        file: that is read; `path` may be the folder that it stands for.
         notes: what a reader of the file has to know, a sentence each: the container found, what was left out or converted.
     """
 
@@ -51,7 +52,8 @@ class NamedModel(StoredModel):
             found[entry.name] = entry
         if not found:
             raise CheckpointError(path, "has no tensors")
-        self.path, self.notes, self.config = path, tuple(notes), MappingProxyType({})
+        self.path = self.file = path
+        self.notes, self.config = tuple(notes), MappingProxyType({})
         self.entries: Mapping[str, Entry] = MappingProxyType(found)
 
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
