@@ -5,7 +5,7 @@ import pickletools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final, cast
 
 from npmerge.checkpoint.errors import CheckpointError, short
 
@@ -102,7 +102,7 @@ def read_pickle(path: Path, file: BinaryIO, call: Call, persistent: Callable[[An
     """
     machine = _Machine(path, call, persistent)
     try:
-        for steps, (opcode, argument, _) in enumerate(pickletools.genops(Source(path, file))):
+        for steps, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], Source(path, file)))):
             if steps > MOST_STEPS:
                 raise CheckpointError(path, f"has a pickle of more than {MOST_STEPS:,} steps")
             machine.step(opcode.name, argument)
@@ -197,6 +197,11 @@ class _Machine:
         if isinstance(self.stack[-1], (str, bytes, int, float, tuple, list, Global, type(None))):
             raise TypeError("a state for what has none")
 
+    def frozen(self) -> None:
+        """Push what stands for a frozen set, whose content is not read."""
+        self.marked()
+        self.stack.append(Opaque("frozenset"))
+
     def persist(self) -> None:
         """Push what a persistent id stands for."""
         if self.persistent is None:
@@ -219,30 +224,12 @@ def _paired(values: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(values[::2], values[1::2], strict=True)
 
 
-VALUES: Final = frozenset(
-    [
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "FLOAT",
-        "BINFLOAT",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "BYTEARRAY8",
-        "UNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE",
-        "BINUNICODE8",
-    ]
-)
+_VALUES = """
+INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
+BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
+"""
+
+VALUES: Final = frozenset(_VALUES.split())
 
 MAKERS: Final[dict[str, Callable[[], Any]]] = {
     "NONE": lambda: None,
@@ -267,7 +254,7 @@ OPCODES: Final[dict[str, Callable[[_Machine, Any], Any]]] = {
     "LIST": lambda machine, _: machine.stack.append(machine.marked()),
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.marked())),
     "DICT": lambda machine, _: machine.stack.append(Pairs(list(_paired(machine.marked())))),
-    "FROZENSET": lambda machine, _: machine.marked() is not None and machine.stack.append(Opaque("frozenset")),
+    "FROZENSET": lambda machine, _: machine.frozen(),
     "APPEND": lambda machine, _: machine.add([machine.stack.pop()]),
     "APPENDS": lambda machine, _: machine.add(machine.marked()),
     "ADDITEMS": lambda machine, _: machine.add(machine.marked()),

@@ -1,7 +1,6 @@
 """Models whose tensors are views of shared storages: offsets, strides and sizes of strangers are checked, files are mapped."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +120,7 @@ class StridedModel(NamedModel):
     def _mapped(self, view: _View, nbytes: int) -> np.ndarray:
         span = self._regions[view.key].span
         end = span.offset + view.begin + nbytes
-        if os.stat(span.path).st_size < end:
+        if span.path.stat().st_size < end:
             raise CheckpointError(span.path, f"is truncated: it has become shorter than {end} bytes", view.entry.name)
         return np.memmap(span.path, np.uint8, "r", span.offset + view.begin, (nbytes,))
 
