@@ -17,6 +17,7 @@ MOST_STEPS = 3_000_000
 
 MOST_LINE = 65_536
 MOST_BITS = 4_096
+MOST_NAME = 1_024
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ def read_pickle(path: Path, file: BinaryIO, call: Call, persistent: Callable[[An
     """
     machine = _Machine(path, call, persistent)
     try:
-        for steps, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], Source(path, file)))):
-            if steps > MOST_STEPS:
-                raise CheckpointError(path, f"has a pickle of more than {MOST_STEPS:,} steps")
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], Source(path, file))):
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     except CheckpointError:
@@ -122,9 +121,17 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.steps = 0
+
+    def charge(self, steps: int) -> None:
+        """Count what has been done."""
+        self.steps += steps
+        if self.steps > MOST_STEPS:
+            raise CheckpointError(self.path, f"has a pickle of more than {MOST_STEPS:,} steps")
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out one opcode."""
+        self.charge(1)
         if name in VALUES:
             if isinstance(argument, int) and argument.bit_length() > MOST_BITS:
                 raise CheckpointError(self.path, f"has a pickle with a number of {argument.bit_length()} bits")
@@ -165,6 +172,8 @@ class _Machine:
         """Push a global."""
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a global without a name")
+        if len(module) + len(name) > MOST_NAME:
+            raise ValueError("a global with a name that is too long")
         self.stack.append(Global(f"{module}.{name}"))
 
     def add(self, values: list[Any]) -> None:
@@ -186,6 +195,7 @@ class _Machine:
         what = self.stack.pop()
         if not isinstance(what, Global) or not isinstance(arguments, tuple):
             raise TypeError("a call of what is no global")
+        self.charge(sum(_copied(x) for x in arguments[:2]))
         try:
             self.stack.append(self.call(what.name, arguments))
         except KeyError:
@@ -218,6 +228,11 @@ class _Machine:
         module, name = self.last(2)
         del self.stack[-2:]
         self.named(module, name)
+
+
+def _copied(value: Any) -> int:
+    """Entries that a call may copy."""
+    return len(value.items if isinstance(value, Pairs) else value) if isinstance(value, (Pairs, list, tuple)) else 0
 
 
 def _paired(values: list[Any]) -> Iterator[tuple[Any, Any]]:

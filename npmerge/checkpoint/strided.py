@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from npmerge.checkpoint.errors import CheckpointError, short
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.headers import DTYPES, MOST_AXES
 from npmerge.checkpoint.rebuilt import Strided
 from npmerge.checkpoint.sharded import empty
 from npmerge.checkpoint.slabs import Index, slabs
@@ -129,6 +129,10 @@ def _checked(path: Path, name: str, tensor: Strided, regions: Mapping[str, Regio
     shape, strides, offset, storage = tensor.shape, tensor.strides, tensor.offset, tensor.storage
     if not isinstance(shape, (tuple, list)) or not isinstance(strides, (tuple, list)) or len(shape) != len(strides):
         raise CheckpointError(path, "has a damaged shape or damaged strides", name)
+    if len(shape) > MOST_AXES:
+        raise CheckpointError(
+            path, f"has the shape {short(shape[:8])} of {len(shape)} axes, expected {MOST_AXES} at most", name
+        )
     entry = checked_entry(path, name, tensor.dtype, shape)
     if not all(type(x) is int and 0 <= x < 2**60 for x in (*strides, offset)):
         raise CheckpointError(path, f"has the strides {short(tuple(strides)[:8])}, expected lengths, and an offset", name)
