@@ -68,14 +68,7 @@ class GGUFModel(NamedModel):
         gather((tensor.span,), first * nbytes, buffer)
         if tensor.quantised is None:
             return buffer.view(DTYPES[tensor.entry.dtype])
-        package = optional("gguf", "gguf", self.path)
-        quants = optional("gguf.quants", "gguf", self.path)
-        kind = package.GGMLQuantizationType(tensor.quantised)
-        try:
-            with np.errstate(all="ignore"):  # scales of a stranger may be infinite
-                whole = quants.dequantize(buffer.reshape(-1, nbytes), kind).reshape(-1)
-        except NotImplementedError:
-            raise CheckpointError(self.path, f"is {kind.name}, which the package gguf does not dequantise", name) from None
+        whole = _dequantised(self.path, buffer.reshape(-1, nbytes), tensor.quantised)
         return np.array(whole[start - first * entries :][:count], np.float32)
 
 
@@ -98,9 +91,27 @@ def open_file(path: Path) -> GGUFModel:
     kinds = sorted({x.quantised for x in tensors.values() if x.quantised is not None})
     notes = [f"architecture {header.architecture}"] if header.architecture else []
     if kinds:
-        names = ", ".join(optional("gguf", "gguf", path).GGMLQuantizationType(x).name for x in kinds)
-        notes.append(f"dequantised to float32: tensors of {names}")
+        names = [_probed(path, x, next(tensor for tensor in tensors.values() if tensor.quantised == x)) for x in kinds]
+        notes.append(f"dequantised to float32: tensors of {', '.join(names)}")
     return GGUFModel(path, tensors, notes)
+
+
+def _probed(path: Path, kind: int, tensor: Tensor) -> str:
+    """The name of a quantised type, which the package must be able to dequantise: a block of zeros is tried."""
+    name = optional("gguf", "gguf", path).GGMLQuantizationType(kind).name
+    try:
+        _dequantised(path, np.zeros((1, tensor.block[1]), np.uint8), kind)
+    except NotImplementedError:
+        what = f"is of the type {name}, which the package gguf does not dequantise"
+        raise CheckpointError(path, what, tensor.entry.name) from None
+    return name
+
+
+def _dequantised(path: Path, blocks: np.ndarray, kind: int) -> np.ndarray:
+    """The entries of whole blocks, one in a row, as a flat array."""
+    package = optional("gguf", "gguf", path)
+    with np.errstate(all="ignore"):  # scales of a stranger may be infinite
+        return optional("gguf.quants", "gguf", path).dequantize(blocks, package.GGMLQuantizationType(kind)).reshape(-1)
 
 
 class _Header:

@@ -1,10 +1,9 @@
 """Flax's msgpack files: the format is walked here, so that arrays stay in the file and no length in it is believed."""
 
-import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import DTYPES
@@ -16,6 +15,9 @@ DEEPEST = 64
 
 MOST_NODES = 2_000_000
 """Keys, numbers and arrays that a file may hold: each is a step of Python, and a byte is enough for one."""
+
+MOST_TAKEN = 65_535
+"""Bytes of a key."""
 
 CHUNKED = "__msgpack_chunked_array__"
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3
@@ -53,11 +55,11 @@ def open_file(path: Path) -> SpanModel:
             size = file.seek(0, 2)
             if not size:
                 raise CheckpointError(path, "is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                walker = _Walker(path, data, size)
-                tensors = list(walker.tree("", 0))
-                if walker.at != size:
-                    raise CheckpointError(path, f"is not a msgpack file: {size - walker.at} bytes follow its end")
+            file.seek(0)
+            walker = _Walker(path, file, size)
+            tensors = list(walker.tree("", 0))
+            if walker.at != size:
+                raise CheckpointError(path, f"is not a msgpack file: {size - walker.at} bytes follow its end")
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from None
     left = walker.left_out
@@ -68,8 +70,8 @@ def open_file(path: Path) -> SpanModel:
 class _Walker:
     """Goes through the bytes once; `at` is the next of them."""
 
-    def __init__(self, path: Path, data: mmap.mmap, end: int):
-        self.path, self.data, self.end, self.at, self.nodes = path, data, end, 0, 0
+    def __init__(self, path: Path, file: BinaryIO, end: int):
+        self.path, self.file, self.end, self.at, self.nodes = path, file, end, 0, 0
         self.left_out: list[str] = []
 
     def tree(self, name: str, depth: int) -> Iterator[Found]:
@@ -140,13 +142,11 @@ class _Walker:
             raise self._truncated(name)
         fields, axes = self._expected(name, "array"), self._expected(name, "array")
         shape = [self.node(name) for _ in range(min(axes, 100))]
-        letters, spelt = self._expected(name, "text"), self.at
-        self._skip(name, letters)
+        dtype = self._take(name, self._expected(name, "text")).decode("ascii", "replace")
         nbytes, begin = self._expected(name, "bin"), self.at
         self._skip(name, nbytes)
         if fields != 3 or self.at != end:
             raise CheckpointError(self.path, "is no array as Flax writes them", name)
-        dtype = self.data[spelt : spelt + min(letters, 40)].decode("ascii", "replace")
         sizes = [value if what == "number" else None for what, value in shape]
         return checked_entry(self.path, name, dtype, sizes, nbytes), Span(self.path, begin, nbytes)
 
@@ -163,10 +163,8 @@ class _Walker:
             return str(value)
         if kind != "text":
             raise CheckpointError(self.path, f"has a key that is {kind}, expected text", name)
-        begin = self.at
-        self._skip(name, value)
         try:
-            return self.data[begin : self.at].decode()
+            return self._take(name, value).decode()
         except UnicodeDecodeError:
             raise CheckpointError(self.path, "has a key that is no text", name) from None
 
@@ -195,14 +193,19 @@ class _Walker:
         return "number", {0xC0: None, 0xC2: False, 0xC3: True}[byte]
 
     def _take(self, name: str, count: int) -> bytes:
-        begin = self.at
-        self._skip(name, count)
-        return self.data[begin : self.at]
+        """The next bytes, which are in memory: of keys and numbers."""
+        if count > MOST_TAKEN:
+            raise CheckpointError(self.path, f"has a key of {count} bytes, expected {MOST_TAKEN} at most", name or None)
+        data = self.file.read(count) if count <= self.end - self.at else b""
+        if len(data) < count:
+            raise self._truncated(name)
+        self.at += count
+        return data
 
     def _skip(self, name: str, count: int) -> None:
         if count > self.end - self.at:
             raise self._truncated(name)
-        self.at += count
+        self.at = self.file.seek(self.at + count)
 
     def _truncated(self, name: str) -> CheckpointError:
         return CheckpointError(

@@ -61,23 +61,23 @@ def open_model(path: Path | str, *, name: str = "") -> ShardedModel:
         name: what people call it; the path for an empty one.
 
     Raises:
-        CheckpointError: no such path; a folder with no weights, weights in two formats or in one that is not read here; an index
+        CheckpointError: no such path; a folder with no weights, weights in two formats or one that is not read here; an index
             that is damaged, names files outside the folder or missing ones, or does not agree with them; what `read_header`
             raises.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(path, "no such file or folder")
-    chosen = _chosen(path) if path.is_dir() else path
-    if path.is_dir():
-        check_inside(path, chosen)
-    folder = chosen.parent
-    if chosen.name.endswith(INDEX):
-        files = _indexed(chosen)
-    elif chosen.suffix == ".safetensors":
-        files = {chosen: read_header(chosen)}
-    else:
+    chosen = choose(path) if path.is_dir() else path
+    if not chosen.name.endswith((INDEX, ".safetensors")):
         raise CheckpointError(path, f"expected a folder, a file .safetensors or an index {INDEX}")
+    return open_chosen(path, chosen, name, index=chosen.name.endswith(INDEX))
+
+
+def open_chosen(path: Path, chosen: Path, name: str, *, index: bool) -> ShardedModel:
+    """The model of one file or index, whatever that is called, which `path` stands for; see `open_model`."""
+    files = _indexed(chosen) if index else {chosen: read_header(chosen)}
+    folder = chosen.parent
     if not any(header.tensors for header in files.values()):
         raise CheckpointError(path, "has no tensors")
     config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
@@ -104,8 +104,8 @@ def empty(nbytes: int) -> np.ndarray:
     return raw[begin : begin + nbytes]
 
 
-def _chosen(folder: Path) -> Path:
-    """The file or the index that stands for a folder."""
+def choose(folder: Path) -> Path:
+    """The file or the index that stands for a folder. Raises CheckpointError if none or several could."""
     indices, files = sorted(folder.glob(f"*{INDEX}")), sorted(folder.glob("*.safetensors"))
     others = sorted(x for pattern in OTHERS for x in folder.glob(pattern))
     single = [x for x in files if x.name.removesuffix(".safetensors") + INDEX in {i.name for i in indices}]
@@ -122,6 +122,7 @@ def _chosen(folder: Path) -> Path:
         raise CheckpointError(folder, f"holds {_listed([*found, *others])}, {why}")
     if not indices and "-of-" in found[0].name:
         raise CheckpointError(folder, f"holds {found[0].name}, one of several, but no index *{INDEX}")
+    check_inside(folder, found[0])
     return found[0]
 
 

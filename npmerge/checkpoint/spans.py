@@ -42,14 +42,14 @@ class NamedModel(StoredModel):
         notes: what a reader of the file has to know, a sentence each: the container found, what was left out or converted.
     """
 
-    def __init__(self, path: Path, entries: Iterable[Entry], notes: Iterable[str] = (), *, empty: bool = False):
+    def __init__(self, path: Path, entries: Iterable[Entry], notes: Iterable[str] = ()):
         """Raises CheckpointError for two tensors with one name, or none at all."""
         found: dict[str, Entry] = {}
         for entry in entries:
             if entry.name in found:
                 raise CheckpointError(path, "stands there twice", entry.name)
             found[entry.name] = entry
-        if not found and not empty:
+        if not found:
             raise CheckpointError(path, "has no tensors")
         self.path, self.notes, self.config = path, tuple(notes), MappingProxyType({})
         self.entries: Mapping[str, Entry] = MappingProxyType(found)

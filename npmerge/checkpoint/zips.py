@@ -101,7 +101,8 @@ def inflated(path: Path, member: Member) -> Iterator[bytes]:
             total += len(piece)
             if total > member.nbytes or not (piece or waiting or left or unpacker.eof):
                 break
-            yield piece
+            if piece:
+                yield piece
     if total != member.nbytes:
         how = "more" if total > member.nbytes else f"only {total}"
         raise CheckpointError(path, f"says that it holds {member.nbytes} bytes, but it holds {how}", member.name)

@@ -10,7 +10,7 @@ import pytest
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.gguf import open_file
 from npmerge.checkpoint.headers import DTYPES
-from tests.npmerge.checkpoint.damaged import check_survives
+from tests.npmerge.checkpoint.mutations import check_survives
 
 ARRAYS = {
     "token_embd.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -106,6 +106,7 @@ HUGE = 2**63 - 1
         ([tensor("a"), tensor("b", offset=0)], {}, "'b' begins at 0, expected a multiple of 32 from 16"),
         ([tensor("a"), tensor("a", offset=32)], {}, "'a' stands there twice"),
         ([tensor("a", kind=999)], {}, "'a' has the type 999"),
+        ([tensor("a", (256,), 9)], {"data": 1000}, "'a' is of the type Q8_1, which the package gguf does not dequantise"),
         ([tensor("a", (33,), 8)], {}, "'a' has the shape .* multiple of 32"),
         ([text("x" * 70_000)], {}, "a name takes 70000 bytes"),
         ([tensor("a")], {"keys": (text("k") + struct.pack("<I", 77),)}, "'k' has a value of the type 77"),

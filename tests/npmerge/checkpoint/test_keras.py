@@ -8,7 +8,7 @@ import pytest
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.keras import open_file
-from tests.npmerge.checkpoint.damaged import check_survives
+from tests.npmerge.checkpoint.mutations import check_survives
 
 h5py = pytest.importorskip("h5py", reason='needs the package h5py: pip install "npmerge[keras]"')
 

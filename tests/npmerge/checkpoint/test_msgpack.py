@@ -13,7 +13,7 @@ import pytest
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.msgpack import open_file
-from tests.npmerge.checkpoint.damaged import check_survives
+from tests.npmerge.checkpoint.mutations import check_survives
 
 ARRAYS = {
     "params/w": np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3),

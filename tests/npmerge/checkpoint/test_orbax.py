@@ -1,7 +1,10 @@
 """Orbax: what it writes is read bit for bit without it, what is written by it comes back by it, shards and all."""
 
 import json
-import shutil
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,13 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
 
-from npmerge.checkpoint import orbax
+from npmerge.checkpoint import orbax_writer
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import DTYPES
-from npmerge.checkpoint.orbax import open_file, write
+from npmerge.checkpoint.orbax import open_file
+from npmerge.checkpoint.orbax_writer import write
 from npmerge.checkpoint.sharded import open_model
-from tests.npmerge.checkpoint.damaged import check_survives
+from tests.npmerge.checkpoint.mutations import check_survives
 
 KINDS = ("uint8", "int8", "uint16", "int16", "float16", "uint32", "int32", "float32", "uint64", "int64", "float64")
 ARRAYS = {
@@ -88,14 +92,52 @@ def test_sharded_arrays_are_written_shard_by_shard(tmp_path: Path) -> None:
     check(tmp_path / "new", {"w": array, "b": np.ones(3, np.float32)})
 
 
+HOST = """
+import sys
+import jax, numpy as np
+from npmerge.checkpoint.orbax_writer import write
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
+sharding = jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), "x"), jax.sharding.PartitionSpec("x"))
+whole = np.arange(32, dtype=np.float32).reshape(8, 4)
+array = jax.make_array_from_callback((8, 4), sharding, lambda index: whole[index])
+assert not array.is_fully_addressable
+write(sys.argv[3], {"params/w": array, "b": np.ones(3, np.int8)})
+"""
+
+
+def test_two_processes_write_the_shards_that_they_hold(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, port, str(k), str(tmp_path / "new")],
+            env={**os.environ, **flags, "PYTHONPATH": os.pathsep.join(x for x in sys.path if x)},
+            stderr=subprocess.PIPE,
+        )
+        for k in range(2)
+    ]
+    try:
+        for host in hosts:
+            _, errors = host.communicate(timeout=100)
+            assert host.returncode == 0, errors.decode()
+    finally:
+        for host in hosts:
+            host.kill()
+    check(tmp_path / "new", {"params/w": np.arange(32, dtype=np.float32).reshape(8, 4), "b": np.ones(3, np.int8)})
+    assert open_file(tmp_path / "new")._arrays["params/w"].chunk_layout.read_chunk.shape == (2, 4)
+
+
 def test_a_stored_model_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old").mkdir()
     arrays = {**ARRAYS, **EMPTY}
     save_file({name: x for name, x in arrays.items() if name != "params/f8_e5"}, tmp_path / "old" / "model.safetensors")
-    monkeypatch.setattr(orbax, "PIECE", 100)
+    monkeypatch.setattr(orbax_writer, "PIECE", 100)
     seen: list[int] = []
-    parts = orbax._parts
-    monkeypatch.setattr(orbax, "_parts", lambda model: (seen.append(len(x)) or x for x in parts(model)))
+    parts = orbax_writer._parts
+    monkeypatch.setattr(orbax_writer, "_parts", lambda model: (seen.append(len(x)) or x for x in parts(model)))
     write(tmp_path / "new", open_model(tmp_path / "old"))
     assert len(seen) > 5 and max(seen) < len(arrays)
     check(tmp_path / "new", {name: x for name, x in arrays.items() if name != "params/f8_e5"})
@@ -109,11 +151,12 @@ def test_a_stored_model_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_model_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = open_file(saved(tmp_path / "old"))
-    monkeypatch.setattr(orbax, "PIECE", 1)
-    shutil.rmtree(tmp_path / "old")
-    with pytest.raises(CheckpointError):
+    monkeypatch.setattr(orbax_writer, "PIECE", 1)
+    read = model.read
+    monkeypatch.setattr(model, "read", lambda name: read(name) if name != "l/0" else read("no such tensor"))
+    with pytest.raises(CheckpointError, match="unknown tensor"):
         write(tmp_path / "new", model)
-    assert list(tmp_path.iterdir()) == []
+    assert [x.name for x in tmp_path.iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import random
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from npmerge.checkpoint.errors import CheckpointError
@@ -38,31 +39,43 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def check_survives(open_file: Callable[[Path], StoredModel], path: Path, folder: Path, times: int) -> tuple[int, int]:
-    """How many damaged copies are read and how many refused; anything but a CheckpointError with the path is raised.
+def attempts(
+    open_file: Callable[[Path], StoredModel], path: Path, folder: Path, times: int, seed: int = 0
+) -> Iterator[tuple[bool, float]]:
+    """Whether each damaged copy was read or refused, and in how many seconds; any error but a CheckpointError is raised.
 
     Args:
         open_file: the reader.
         path: a sound file, or a folder of which one file is damaged at a time.
         folder: where the copies go.
         times: how many.
+        seed: of the damage.
     """
-    rng, read = random.Random(0), 0
+    rng = random.Random(seed)
     files = sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path]
+    folder.mkdir(exist_ok=True)
     copy = folder / path.name
     for _ in range(times):
         if path.is_dir():
             shutil.copytree(path, copy)
         file = rng.choice(files)
         (copy / file.relative_to(path)).write_bytes(damaged(file.read_bytes(), rng))
+        begun = time.perf_counter()
         try:
             read_all(open_file(copy))
-            read += 1
+            read = True
         except CheckpointError as error:
             assert str(folder) in str(error) and len(str(error)) < 5000
+            read = False
+        yield read, time.perf_counter() - begun
         if path.is_dir():
             shutil.rmtree(copy)
-    return read, times - read
+
+
+def check_survives(open_file: Callable[[Path], StoredModel], path: Path, folder: Path, times: int) -> tuple[int, int]:
+    """How many damaged copies are read and how many refused, see `attempts`."""
+    found = [read for read, _ in attempts(open_file, path, folder, times)]
+    return sum(found), len(found) - sum(found)
 
 
 def read_all(model: StoredModel) -> None:
