@@ -22,7 +22,10 @@ CONTAINERS: Final = (
 """Names under which training scripts keep the tensors of a network, the likeliest first."""
 
 MOST_DEPTH = 32
-MOST_TENSORS = 1_000_000
+MOST_INNER = 4
+MOST_TENSORS = 200_000
+MOST_VISITS = 3_000_000
+MOST_NAME = 1_024
 MOST_SAID = 12
 """Of the things left out, named in a note."""
 
@@ -39,16 +42,17 @@ def find_tensors(path: Path, content: Any) -> tuple[list[tuple[str, Strided]], l
     """
     walk = _Walk(path)
     inner: list[str] = []
-    while (chosen := walk.container(content)) is not None:
+    while len(inner) < MOST_INNER and (chosen := walk.container(content)) is not None:
         inner.append(chosen[0])
         content = chosen[1]
     if isinstance(content, Strided):
         return [("tensor", content)], ["the file is one tensor without a name"]
-    walk.visit(content, "")
+    if isinstance(content, (Pairs, list, tuple)) and walk.holds(content, 0):
+        walk.visit(content, "")
     notes = [f"container: {'.'.join(inner)}"] if inner else []
     if walk.left_out:
-        more = f" and {len(walk.left_out) - MOST_SAID} more" if len(walk.left_out) > MOST_SAID else ""
-        notes.append(f"left out: {', '.join(walk.left_out[:MOST_SAID])}{more}")
+        more = f" and {walk.others - MOST_SAID} more" if walk.others > MOST_SAID else ""
+        notes.append(f"left out: {', '.join(walk.left_out)}{more}")
     return walk.tensors, notes
 
 
@@ -59,6 +63,8 @@ class _Walk:
         self.path = path
         self.tensors: list[tuple[str, Strided]] = []
         self.left_out: list[str] = []
+        self.others = 0
+        self._left = MOST_VISITS
         self._holds: dict[int, bool] = {}
 
     def container(self, content: Any) -> tuple[str, Any] | None:
@@ -68,7 +74,9 @@ class _Walk:
         named = {key: value for key, value in content.items if isinstance(key, str)}
         for name in CONTAINERS:
             if isinstance(named.get(name), Pairs) and self.holds(named[name], 0):
-                self.left_out += [_said(key, value) for key, value in content.items if value is not named[name]]
+                for key, value in content.items:
+                    if value is not named[name]:
+                        self._leave("", key, value)
                 return name, named[name]
         return None
 
@@ -93,16 +101,18 @@ class _Walk:
         """Collect the tensors below a value whose name, with a dot, is the prefix."""
         if depth > MOST_DEPTH:
             raise CheckpointError(self.path, "has objects nested too deep or within themselves", prefix)
-        for key, child in _children(value):
-            name = f"{prefix}{key}"
+        for key, child in value.items if isinstance(value, Pairs) else enumerate(value):
+            self._left -= 1
+            if self._left < 0:
+                raise CheckpointError(self.path, f"holds more than {MOST_VISITS:,} objects")
             if not self.holds(child, depth):
-                self.left_out.append(_said(name, child))
-            elif type(key) not in (str, int):
-                raise CheckpointError(self.path, f"has a tensor whose name is no text but of the type {_kind(key)}", prefix)
+                self._leave(prefix, key, child)
+            elif type(key) not in (str, int) or len(prefix) + len(str(key)) > MOST_NAME:
+                raise CheckpointError(self.path, f"has a tensor whose name is no text, or too long ({_kind(key)})", prefix)
             elif isinstance(child, Strided):
-                self._add(name, child)
+                self._add(f"{prefix}{key}", child)
             else:
-                self.visit(child, f"{name}.", depth + 1)
+                self.visit(child, f"{prefix}{key}.", depth + 1)
 
     def _add(self, name: str, tensor: Strided) -> None:
         if any("\ud800" <= x <= "\udfff" for x in name):
@@ -111,31 +121,20 @@ class _Walk:
             raise CheckpointError(self.path, f"holds more than {MOST_TENSORS:,} tensors")
         self.tensors.append((name, tensor))
 
-
-def _children(value: Any) -> list[tuple[Any, Any]]:
-    if isinstance(value, Pairs):
-        return [(key if type(key) in (str, int) else _Key(key), child) for key, child in value.items]
-    return list(enumerate(value)) if isinstance(value, (list, tuple)) else []
-
-
-class _Key:
-    """A key that is neither text nor number: only its kind can be told."""
-
-    def __init__(self, key: Any):
-        self._kind = _kind(key)
-
-    def __str__(self) -> str:
-        return f"[{self._kind}]"
+    def _leave(self, prefix: str, key: Any, value: Any) -> None:
+        self.others += 1
+        if len(self.left_out) < MOST_SAID:
+            name = prefix + (_plain(str(key)) if type(key) in (str, int) else f"[{_kind(key)}]")
+            self.left_out.append(f"{_plain(name)} ({_kind(value)})")
 
 
-def _said(key: Any, value: Any) -> str:
-    name = str(key) if type(key) in (str, int) else f"[{_kind(key)}]"
-    name = name if len(name) <= 60 else f"{name[:57]}..."
-    return f"{name.encode('ascii', 'backslashreplace').decode()} ({_kind(value)})"
+def _plain(text: str) -> str:
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, (Global, Opaque)):
-        return value.name[:60].encode("ascii", "backslashreplace").decode()
+        return _plain(value.name)
     kinds: dict[type, str] = {Pairs: "dict", Strided: "tensor", Storage: "storage"}
     return kinds.get(type(value), type(value).__name__)

@@ -5,7 +5,7 @@ import pickletools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final, cast
 
 from npmerge.checkpoint.errors import CheckpointError, short
 
@@ -17,6 +17,7 @@ MOST_STEPS = 3_000_000
 
 MOST_LINE = 65_536
 MOST_BITS = 4_096
+MOST_NAME = 1_024
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ def read_pickle(path: Path, file: BinaryIO, call: Call, persistent: Callable[[An
     """
     machine = _Machine(path, call, persistent)
     try:
-        for steps, (opcode, argument, _) in enumerate(pickletools.genops(Source(path, file))):
-            if steps > MOST_STEPS:
-                raise CheckpointError(path, f"has a pickle of more than {MOST_STEPS:,} steps")
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], Source(path, file))):
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     except CheckpointError:
@@ -122,9 +121,17 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.steps = 0
+
+    def charge(self, steps: int) -> None:
+        """Count what has been done."""
+        self.steps += steps
+        if self.steps > MOST_STEPS:
+            raise CheckpointError(self.path, f"has a pickle of more than {MOST_STEPS:,} steps")
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out one opcode."""
+        self.charge(1)
         if name in VALUES:
             if isinstance(argument, int) and argument.bit_length() > MOST_BITS:
                 raise CheckpointError(self.path, f"has a pickle with a number of {argument.bit_length()} bits")
@@ -165,6 +172,8 @@ class _Machine:
         """Push a global."""
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a global without a name")
+        if len(module) + len(name) > MOST_NAME:
+            raise ValueError("a global with a name that is too long")
         self.stack.append(Global(f"{module}.{name}"))
 
     def add(self, values: list[Any]) -> None:
@@ -186,6 +195,7 @@ class _Machine:
         what = self.stack.pop()
         if not isinstance(what, Global) or not isinstance(arguments, tuple):
             raise TypeError("a call of what is no global")
+        self.charge(sum(_copied(x) for x in arguments[:2]))
         try:
             self.stack.append(self.call(what.name, arguments))
         except KeyError:
@@ -196,6 +206,11 @@ class _Machine:
         self.stack.pop()
         if isinstance(self.stack[-1], (str, bytes, int, float, tuple, list, Global, type(None))):
             raise TypeError("a state for what has none")
+
+    def frozen(self) -> None:
+        """Push what stands for a frozen set, whose content is not read."""
+        self.marked()
+        self.stack.append(Opaque("frozenset"))
 
     def persist(self) -> None:
         """Push what a persistent id stands for."""
@@ -215,34 +230,21 @@ class _Machine:
         self.named(module, name)
 
 
+def _copied(value: Any) -> int:
+    """Entries that a call may copy."""
+    return len(value.items if isinstance(value, Pairs) else value) if isinstance(value, (Pairs, list, tuple)) else 0
+
+
 def _paired(values: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(values[::2], values[1::2], strict=True)
 
 
-VALUES: Final = frozenset(
-    [
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "FLOAT",
-        "BINFLOAT",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "BYTEARRAY8",
-        "UNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE",
-        "BINUNICODE8",
-    ]
-)
+_VALUES = """
+INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
+BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
+"""
+
+VALUES: Final = frozenset(_VALUES.split())
 
 MAKERS: Final[dict[str, Callable[[], Any]]] = {
     "NONE": lambda: None,
@@ -267,7 +269,7 @@ OPCODES: Final[dict[str, Callable[[_Machine, Any], Any]]] = {
     "LIST": lambda machine, _: machine.stack.append(machine.marked()),
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.marked())),
     "DICT": lambda machine, _: machine.stack.append(Pairs(list(_paired(machine.marked())))),
-    "FROZENSET": lambda machine, _: machine.marked() is not None and machine.stack.append(Opaque("frozenset")),
+    "FROZENSET": lambda machine, _: machine.frozen(),
     "APPEND": lambda machine, _: machine.add([machine.stack.pop()]),
     "APPENDS": lambda machine, _: machine.add(machine.marked()),
     "ADDITEMS": lambda machine, _: machine.add(machine.marked()),

@@ -61,68 +61,32 @@ STORAGES: Final[Mapping[str, str]] = {
 }
 """NumPy's dtype for each `torch.<...>Storage`."""
 
-SCALARS: Final = {
-    **{
-        f"torch.{x}": x
-        for x in [
-            "float32",
-            "float64",
-            "float16",
-            "bfloat16",
-            "int64",
-            "int32",
-            "int16",
-            "int8",
-            "uint8",
-            "uint16",
-            "uint32",
-            "uint64",
-        ]
-    },
-    "torch.bool": "bool",
-    "torch.complex64": "complex64",
-    "torch.float8_e4m3fn": "float8_e4m3fn",
-    "torch.float8_e5m2": "float8_e5m2",
-}
+_SAME = """
+bool float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 complex64 int64 int32 int16 int8 uint8 uint16 uint32 uint64
+"""
+
+SCALARS: Final = {f"torch.{x}": x for x in _SAME.split()}
 """NumPy's dtype for each dtype of PyTorch that is read."""
 
-INERT: Final = frozenset(
-    [
-        "argparse.Namespace",
-        "_codecs.encode",
-        "collections.Counter",
-        "builtins.set",
-        "builtins.frozenset",
-        "builtins.complex",
-        "builtins.slice",
-        "builtins.bytearray",
-        "__builtin__.set",
-        "__builtin__.complex",
-        "__builtin__.bytearray",
-        "torch.device",
-        "torch.Generator",
-        "datetime.datetime",
-        "datetime.date",
-        "datetime.timedelta",
-        "datetime.timezone",
-        "pathlib.Path",
-        "pathlib.PosixPath",
-        "pathlib.PurePosixPath",
-        "pathlib.WindowsPath",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray.scalar",
-        "numpy._core.multiarray._reconstruct",
-        "copy_reg._reconstructor",
-        "copyreg._reconstructor",
-    ]
-)
+_INERT: Final = {
+    "argparse": "Namespace",
+    "_codecs": "encode",
+    "collections": "Counter",
+    "builtins": "set frozenset complex slice bytearray",
+    "__builtin__": "set frozenset complex slice bytearray",
+    "torch": "device Generator",
+    "datetime": "datetime date timedelta timezone",
+    "pathlib": "Path PosixPath PurePosixPath WindowsPath PureWindowsPath",
+    "numpy": "dtype",
+    "numpy.core.multiarray": "scalar _reconstruct",
+    "numpy._core.multiarray": "scalar _reconstruct",
+    "numpy._core.numeric": "_frombuffer",
+}
+
+INERT: Final = frozenset(f"{module}.{name}" for module, names in _INERT.items() for name in names.split())
 """Classes and functions whose objects lie beside tensors in many files: neither imported nor called, left out."""
 
-WRAPPERS: Final = frozenset(
-    ["torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"]
-)
+WRAPPERS: Final = frozenset(["torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"])
 
 
 def call(name: str, arguments: tuple[Any, ...]) -> Any:

@@ -1,7 +1,6 @@
 """Models whose tensors are views of shared storages: offsets, strides and sizes of strangers are checked, files are mapped."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from npmerge.checkpoint.errors import CheckpointError, short
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.headers import DTYPES, MOST_AXES
 from npmerge.checkpoint.rebuilt import Strided
 from npmerge.checkpoint.sharded import empty
 from npmerge.checkpoint.slabs import Index, slabs
@@ -121,7 +120,7 @@ class StridedModel(NamedModel):
     def _mapped(self, view: _View, nbytes: int) -> np.ndarray:
         span = self._regions[view.key].span
         end = span.offset + view.begin + nbytes
-        if os.stat(span.path).st_size < end:
+        if span.path.stat().st_size < end:
             raise CheckpointError(span.path, f"is truncated: it has become shorter than {end} bytes", view.entry.name)
         return np.memmap(span.path, np.uint8, "r", span.offset + view.begin, (nbytes,))
 
@@ -130,6 +129,10 @@ def _checked(path: Path, name: str, tensor: Strided, regions: Mapping[str, Regio
     shape, strides, offset, storage = tensor.shape, tensor.strides, tensor.offset, tensor.storage
     if not isinstance(shape, (tuple, list)) or not isinstance(strides, (tuple, list)) or len(shape) != len(strides):
         raise CheckpointError(path, "has a damaged shape or damaged strides", name)
+    if len(shape) > MOST_AXES:
+        raise CheckpointError(
+            path, f"has the shape {short(shape[:8])} of {len(shape)} axes, expected {MOST_AXES} at most", name
+        )
     entry = checked_entry(path, name, tensor.dtype, shape)
     if not all(type(x) is int and 0 <= x < 2**60 for x in (*strides, offset)):
         raise CheckpointError(path, f"has the strides {short(tuple(strides)[:8])}, expected lengths, and an offset", name)

@@ -39,7 +39,7 @@ def open_file(path: Path) -> TorchShards:
     """The model of an index, whose files lie beside it; `config` is the `config.json` there.
 
     Raises:
-        CheckpointError: an index that is damaged, names files outside its folder or missing ones (all of them, at once), or does
+        CheckpointError: an index that is damaged, names files outside its folder or missing ones (all at once), or does
             not agree with them; what the readers of the files raise.
     """
     path = Path(path)
