@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(
-    path.relative_to(ROOT) for folder in ("npmerge", "alignment", "tests", "experiments") for path in (ROOT / folder).rglob("*.py")
+    path.relative_to(ROOT)
+    for folder in ("npmerge", "alignment", "tests", "experiments")
+    for path in (ROOT / folder).rglob("*.py")
 )
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -60,7 +62,9 @@ def test_every_way_to_unpickle_is_seen(source: str) -> None:
 
 
 def test_what_is_safe_is_let_pass() -> None:
-    assert not unpickles("import pickle\npickle.dumps(x)\nnp.load(f)\nnp.load(f, allow_pickle=False)\ntorch.load(f, weights_only=True)")
+    assert not unpickles(
+        "import pickle\npickle.dumps(x)\nnp.load(f)\nnp.load(f, allow_pickle=False)\ntorch.load(f, weights_only=True)"
+    )
 
 
 def test_nothing_is_unpickled() -> None:

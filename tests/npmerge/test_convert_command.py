@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -141,5 +140,7 @@ def test_a_file_of_a_gigabyte_takes_little_memory(tmp_path: Path) -> None:
     with (tmp_path / "a.safetensors").open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head.encode())
         os.ftruncate(file.fileno(), 8 + len(head) + 2**30)  # holes: no disk is needed
-    ran = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / "a.safetensors")], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path / "a.safetensors")], capture_output=True, text=True, check=True
+    )
     assert int(ran.stdout) < 100
