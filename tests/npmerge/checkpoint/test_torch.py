@@ -30,7 +30,7 @@ def values() -> dict[str, dict[str, tuple[str, tuple[int, ...], bytes]]]:
         for key, (dtype, shape) in said.items():
             file, name = key.split("/")
             found.setdefault(file, {})[name] = dtype, tuple(shape), stored[key].tobytes()
-    return found | {"big_endian.pt": found["views.pt"]}
+    return found | {"zip_big_endian.pt": found["zip_views.pt"]}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -43,7 +43,7 @@ def test_tensors_are_those_that_torch_wrote_bit_for_bit(file: str, values) -> No
         assert got.dtype.name == dtype and got.tobytes() == data and got.flags.writeable
 
 
-@pytest.mark.parametrize("file", ["views.pt", "legacy_views.pt", "big_endian.pt"])
+@pytest.mark.parametrize("file", ["zip_views.pt", "legacy_views.pt", "zip_big_endian.pt"])
 def test_every_range_of_a_view_is_that_of_the_whole(file: str) -> None:
     model = open_torch(FIXTURES / file)
     for name, entry in model.entries.items():
@@ -56,21 +56,21 @@ def test_every_range_of_a_view_is_that_of_the_whole(file: str) -> None:
 
 def test_compressed_archives_hold_the_same_tensors(tmp_path: Path) -> None:
     path = tmp_path / "deflated.pt"
-    with zipfile.ZipFile(FIXTURES / "views.pt") as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+    with zipfile.ZipFile(FIXTURES / "zip_views.pt") as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         for info in source.infolist():
             target.writestr(info.filename, source.read(info))
-    stored, deflated = open_torch(FIXTURES / "views.pt"), open_torch(path)
+    stored, deflated = open_torch(FIXTURES / "zip_views.pt"), open_torch(path)
     assert all(np.array_equal(stored.read(x), deflated.read(x)) for x in stored.entries)
     assert np.array_equal(deflated.read("transposed", 3, 9), stored.read("transposed")[3:12])
 
 
-@pytest.mark.parametrize("file", ["training.pt", "legacy_training.pt"])
+@pytest.mark.parametrize("file", ["zip_training.pt", "legacy_training.pt"])
 def test_the_container_is_found_and_what_is_left_out_is_said(file: str) -> None:
     container, left_out = open_torch(FIXTURES / file).notes
     assert container == "container: state_dict"
     for said in ("epoch (int)", "args (argparse.Namespace)", "optimizer (dict)", "multiarray.scalar)", "device (torch.device)"):
         assert said in left_out
-    assert open_torch(FIXTURES / "nested.pt").notes == ("left out: encoder.depth (int)",)
+    assert open_torch(FIXTURES / "zip_nested.pt").notes == ("left out: encoder.depth (int)",)
 
 
 def test_the_legacy_pickle_of_resnet_20_equals_its_safetensors_twin() -> None:
@@ -104,7 +104,7 @@ def test_the_files_of_attacut_are_read(kind: str, tensors: int) -> None:
 def folder(tmp_path: Path, values) -> Path:
     """Two shards, of which one is a file of old, with their index."""
     where = {}
-    for number, file in enumerate(["dtypes.pt", "legacy_views.pt"], 1):
+    for number, file in enumerate(["zip_dtypes.pt", "legacy_views.pt"], 1):
         name = f"pytorch_model-{number:05}-of-00002.bin"
         shutil.copy(FIXTURES / file, tmp_path / name)
         where |= dict.fromkeys(values[file], name)
@@ -123,7 +123,7 @@ def _reindexed(folder: Path, **changed: str) -> Path:
 
 def test_shards_with_an_index_are_one_model(folder: Path, values) -> None:
     model = torch_sharded.open_file(folder / "pytorch_model.bin.index.json")
-    expected = values["dtypes.pt"] | values["legacy_views.pt"]
+    expected = values["zip_dtypes.pt"] | values["legacy_views.pt"]
     assert set(model.entries) == set(expected) and model.config == {"model_type": "toy"}
     assert all(model.read(name).tobytes() == data for name, (_, _, data) in expected.items())
 
@@ -160,7 +160,7 @@ def test_other_files_are_refused_by_what_they_are(content: bytes, said: str, tmp
 
 
 def test_files_that_became_shorter_are_told(tmp_path: Path) -> None:
-    for file in ("views.pt", "legacy_views.pt"):
+    for file in ("zip_views.pt", "legacy_views.pt"):
         shutil.copy(FIXTURES / file, tmp_path / file)
         model = open_torch(tmp_path / file)
         with (tmp_path / file).open("r+b") as opened:
@@ -170,7 +170,7 @@ def test_files_that_became_shorter_are_told(tmp_path: Path) -> None:
                 model.read(name)
 
 
-@pytest.mark.parametrize("file", ["views.pt", "training.pt", "legacy_views.pt", "legacy_training.pt"])
+@pytest.mark.parametrize("file", ["zip_views.pt", "zip_training.pt", "legacy_views.pt", "legacy_training.pt"])
 def test_damaged_files_are_read_or_refused(file: str, tmp_path: Path) -> None:
     reader = torch_legacy if file.startswith("legacy") else torch_zip
     _, refused = check_survives(reader.open_file, FIXTURES / file, tmp_path, 150)
