@@ -32,10 +32,10 @@ def reader(module: str) -> Any:
 def sources(folder: Path) -> dict[str, tuple[str, Path]]:
     """Reader and sound file by format: those of `SAMPLES`, and what PyTorch has written into the tests' fixtures."""
     made = {name: (module, make(folder)) for name, (module, make) in SAMPLES.items()}
-    modules = {"zip": "torch_zip", "legacy": "torch_legacy"}
-    for kind, module in modules.items():
-        files = sorted(x for x in FIXTURES.glob(f"torch*/*{kind}*") if x.is_file() and x.stat().st_size < 2**17)
-        made |= {f"PyTorch {file.stem}": (module, file) for file in files if file.suffix in (".pt", ".bin", ".pth", ".th")}
+    for kind, module, prefix in (("zip", "torch_zip", ""), ("legacy", "torch_legacy", "legacy_")):
+        for what in ("nested", "views"):
+            path = FIXTURES / "torch_2_13" / f"{prefix}{what}.pt"
+            made[f"PyTorch {kind}, {what}"] = (module, path)
     return made
 
 

@@ -12,6 +12,7 @@ FILES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+DANGEROUS = {"load", "loads", "Unpickler", "_Unpickler", "open"}
 
 
 def unpickles(source: str) -> list[str]:
@@ -21,11 +22,10 @@ def unpickles(source: str) -> list[str]:
         if isinstance(node, ast.Import) and any(x.name.split(".")[0] in UNPICKLERS and x.asname for x in node.names):
             found.append(f"line {node.lineno}: another name for pickle")
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in UNPICKLERS:
-            names = {x.name for x in node.names} & {"load", "loads", "Unpickler", "_Unpickler", "open"}
+            names = {x.name for x in node.names} & DANGEROUS
             found += [f"line {node.lineno}: {node.module}.{name}" for name in sorted(names)]
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in UNPICKLERS:
-            if node.attr in ("load", "loads", "Unpickler", "_Unpickler", "open"):
-                found.append(f"line {node.lineno}: {node.value.id}.{node.attr}")
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in DANGEROUS:
+            found += [f"line {node.lineno}: {node.value.id}.{node.attr}"] if node.value.id in UNPICKLERS else []
         if isinstance(node, ast.Call):
             found += [f"line {node.lineno}: {why}" for why in _call(node)]
     return found

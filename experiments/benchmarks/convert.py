@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def read(path: Path) -> None:
             pass
 
 
+def _written(write: Callable[[Pieces], Any], source: Path) -> None:
+    write(Pieces(open_checkpoint(source)))
+
+
 def timed(ours: Callable[[], Any], floor: Callable[[], Any], clear: Callable[[], None]) -> tuple[float, float]:
     """Medians of both, interleaved."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -75,10 +80,10 @@ def main(out: Path) -> None:
             "npz": lambda x: write_npz(result.with_suffix(".npz"), x),
             "Orbax": lambda x: write_orbax(result.with_suffix(".orbax"), x),
         }
-        rows = [(f"read {k}", *timed(lambda p=p: read(p), lambda p=p: copy(p, None), clear)) for k, p in sources.items()]
+        rows = [(f"read {k}", *timed(partial(read, p), partial(copy, p, None), clear)) for k, p in sources.items()]
         floor = folder / "out.copy"
         for name, write in writers.items():
-            seconds = timed(lambda w=write: w(Pieces(open_checkpoint(source))), lambda: copy(source, floor), clear)
+            seconds = timed(partial(_written, write, source), partial(copy, source, floor), clear)
             rows.append((f"safetensors to {name}", *seconds))
     header = ("what", "seconds", "plain copy (s)", "ratio")
     size = TENSORS * ENTRIES * 4 / 1e9

@@ -118,7 +118,7 @@ def test_archives_that_lie(tmp_path: Path) -> None:
     second = data.rfind(b"PK\x01\x02")
     data[second + 42 : second + 46] = bytes(4)  # both members at byte 0
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match="overlap|damaged|begin"):
+    with pytest.raises(CheckpointError, match=r"overlap|damaged|begin"):
         open_file(path)
 
 
