@@ -31,12 +31,12 @@ def reader(module: str) -> Any:
 
 def sources(folder: Path) -> dict[str, tuple[str, Path]]:
     """Reader and sound file by format: those of `SAMPLES`, and what PyTorch has written into the tests' fixtures."""
-    made = {name: (module, make(folder)) for name, (module, make) in SAMPLES.items()}
-    for kind, module, prefix in (("zip", "torch_zip", ""), ("legacy", "torch_legacy", "legacy_")):
+    made: dict[str, tuple[str, Path]] = {}
+    for kind, module in (("zip", "torch_zip"), ("legacy", "torch_legacy")):
         for what in ("nested", "views"):
-            path = FIXTURES / "torch_2_13" / f"{prefix}{what}.pt"
+            path = FIXTURES / "torch_2_13" / f"{kind}_{what}.pt"
             made[f"PyTorch {kind}, {what}"] = (module, path)
-    return made
+    return made | {name: (module, make(folder)) for name, (module, make) in SAMPLES.items()}
 
 
 def fuzz(name: str, module: str, path: Path, folder: Path, mutations: int) -> dict[str, Any]:
@@ -64,10 +64,16 @@ def main(
         sound, copies = Path(scratch, "sound"), Path(scratch, "copies")
         sound.mkdir()
         chosen = {name: x for name, x in sources(sound).items() if only in (None, name)}
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, (module, path) in chosen.items():
             rows.append(fuzz(name, module, path, copies, mutations))
             typer.echo(json.dumps(rows[-1]), err=True)
+            _write(out, rows, mutations)
+    typer.echo((out / "README.md").read_text(encoding="utf-8"))
+
+
+def _write(out: Path, rows: list[dict[str, Any]], mutations: int) -> None:
+    """The record of the readers that are done."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     header = ("reader", "damaged files", "read all the same", "refused", "slowest (s)")
     table = [
@@ -80,7 +86,6 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    typer.echo("\n".join(lines))
 
 
 if __name__ == "__main__":

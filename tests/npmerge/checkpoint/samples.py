@@ -102,10 +102,10 @@ SAMPLES: Mapping[str, tuple[str, Callable[[Path], Path]]] = {
     "safetensors, sharded": ("sharded", sharded),
     "npz": ("npz", npz),
     "npz, compressed": ("npz", compressed),
-    "Orbax": ("orbax", orbax),
     "Flax msgpack": ("msgpack", msgpack),
     "Keras": ("keras", keras),
     "GGUF": ("gguf", gguf),
     "ONNX": ("onnx", onnx),
+    "Orbax": ("orbax", orbax),
 }
 """The module of the reader, and what makes a file for it."""
