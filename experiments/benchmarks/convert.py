@@ -23,7 +23,7 @@ from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.report import markdown_table
 
 BUFFER = 2**22
-TENSORS, ENTRIES, REPEATS = 8, 2**25, 5
+TENSORS, ENTRIES, REPEATS = 8, 2**24, 3
 
 
 def copy(source: Path, out: Path | None) -> None:
