@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from npmerge.checkpoint.errors import CheckpointError, short
 from npmerge.checkpoint.stored import Entry
 
 DTYPES: Mapping[str, np.dtype] = {
@@ -34,6 +35,9 @@ DTYPES: Mapping[str, np.dtype] = {
 
 MOST = 100_000_000
 """Bytes that a header may take, as in the reference implementation: a length in a stranger's file is not to be believed."""
+
+MOST_AXES = 32
+"""Of a tensor: NumPy itself holds 64, XLA and tensorstore fewer."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def read_header(path: Path) -> Header:
     """The header of a safetensors file; no tensor is read.
 
     Raises:
-        ValueError: a file that cannot be read, is truncated or damaged, whose tensors overlap, leave gaps or have a dtype
+        CheckpointError: a file that cannot be read, is truncated or damaged, whose tensors overlap, leave gaps or have a dtype
             that NumPy lacks (the path, and the tensor).
     """
     try:
@@ -71,19 +75,19 @@ def read_header(path: Path) -> Header:
             first = file.read(8)
             length = int.from_bytes(first, "little")
             if len(first) < 8 or not 2 <= length <= MOST:
-                raise ValueError(
-                    f"{path} is not a safetensors file, or its header is damaged (length {length} of at most {MOST})"
+                raise CheckpointError(
+                    path, f"is not a safetensors file, or its header is damaged (length {length} of at most {MOST})"
                 )
             text = file.read(length)
             size = file.seek(0, 2)
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+        raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from None
     if len(text) < length:
-        raise ValueError(f"{path} is truncated: its header takes {length} bytes, {len(text)} are there")
+        raise CheckpointError(path, f"is truncated: its header takes {length} bytes, {len(text)} are there")
     content = _json(path, text)
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
-        raise ValueError(f"{path} has a damaged header: __metadata__ must be an object of texts")
+        raise CheckpointError(path, "has a damaged header: __metadata__ must be an object of texts")
     placed = sorted((_placed(path, name, x) for name, x in content.items()), key=lambda x: (x.offset, x.entry.nbytes))
     _check_places(path, placed, size - 8 - length)
     return Header({x.entry.name: Placed(x.entry, x.offset + 8 + length) for x in placed}, metadata, text)
@@ -109,9 +113,9 @@ def _json(path: Path, text: bytes) -> dict[str, Any]:
     try:
         content = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a safetensors file, or its header is damaged: {error}") from None
+        raise CheckpointError(path, f"is not a safetensors file, or its header is damaged: {str(error)[:200]}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} has a damaged header: expected an object of tensors")
+        raise CheckpointError(path, "has a damaged header: expected an object of tensors")
     return content
 
 
@@ -119,7 +123,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name!r} stands there twice")
+            raise ValueError(f"{short(name)} stands there twice")
         found[name] = value
     return found
 
@@ -128,15 +132,20 @@ def _placed(path: Path, name: str, described: Any) -> Placed:
     try:
         dtype, shape, (begin, end) = described["dtype"], described["shape"], described["data_offsets"]
         numbers = [*shape, begin, end]
+        name.encode()
+        if not isinstance(shape, list):
+            raise TypeError
     except (TypeError, KeyError, ValueError):
-        raise ValueError(f"{path} has a damaged header: {name!r} needs dtype, shape and two data_offsets") from None
+        raise CheckpointError(path, "needs dtype, shape and two data_offsets: the header is damaged", name) from None
     if not all(type(x) is int and 0 <= x < 2**60 for x in numbers):
-        raise ValueError(f"{path} has a damaged header: {name!r} has the shape {shape} and the offsets {[begin, end]}")
+        raise CheckpointError(path, f"has the shape {short(shape)} and the offsets {short([begin, end])}", name)
+    if len(shape) > MOST_AXES or math.prod(max(x, 1) for x in shape) >= 2**60:
+        raise CheckpointError(path, f"has the shape {short(shape)}, which no memory holds", name)
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"{path}: {name!r} has the dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+        raise CheckpointError(path, f"has the dtype {short(dtype)}, expected one of {', '.join(DTYPES)}", name)
     nbytes = math.prod(shape) * DTYPES[dtype].itemsize
     if end - begin != nbytes:
-        raise ValueError(f"{path} has a damaged header: {name!r} ({dtype} {shape}) needs {nbytes} bytes, has {end - begin}")
+        raise CheckpointError(path, f"({dtype} {short(shape)}) needs {nbytes} bytes, has {end - begin}", name)
     return Placed(Entry(name, dtype, tuple(shape), nbytes), begin)
 
 
@@ -146,8 +155,8 @@ def _check_places(path: Path, placed: list[Placed], available: int) -> None:
     for x in placed:
         if x.offset != position:
             what = "overlaps with" if x.offset < position else f"leaves {x.offset - position} bytes free after"
-            raise ValueError(f"{path} has a damaged header: {x.entry.name!r} {what} {before}")
-        position, before = x.offset + x.entry.nbytes, repr(x.entry.name)
+            raise CheckpointError(path, f"{what} {before}: the header is damaged", x.entry.name)
+        position, before = x.offset + x.entry.nbytes, short(x.entry.name)
     if position != available:
         what = "is truncated" if position > available else "is damaged"
-        raise ValueError(f"{path} {what}: its tensors take {position} bytes, {available} are there")
+        raise CheckpointError(path, f"{what}: its tensors take {position} bytes, {available} are there")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from npmerge.checkpoint.headers import DTYPES, Header, read_header
+from npmerge.checkpoint.errors import CheckpointError, short
+from npmerge.checkpoint.headers import DTYPES, MOST, Header, read_header
 from npmerge.checkpoint.stored import Entry, StoredModel
 
 INDEX = ".safetensors.index.json"
@@ -31,27 +32,22 @@ class ShardedModel(StoredModel):
     """
 
     def __init__(self, path: Path, files: Mapping[Path, Header], config: Mapping[str, Any], name: str = ""):
-        self.path, self._name = path, name
+        self.path, self.called = path, name
         self.files = MappingProxyType(dict(files))
         self.config = config
         self._places = {name: (file, placed) for file, header in files.items() for name, placed in header.tensors.items()}
         self.entries: Mapping[str, Entry] = MappingProxyType({name: x.entry for name, (_, x) in self._places.items()})
 
-    @property
-    def name(self) -> str:
-        """The name that it was opened by, or its path."""
-        return self._name or super().name
-
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
-        """See `StoredModel.read`. Raises ValueError also for a name or a range that the model has not."""
+        """See `StoredModel.read`. Raises CheckpointError also for a name or a range that the model has not."""
         if name not in self._places:
             from alignment.checks import unknown  # imports JAX
 
-            raise ValueError(f"{self.path}: {unknown('tensor', name, self._places)}")
+            raise CheckpointError(self.path, unknown("tensor", name, self._places))
         file, placed = self._places[name]
         dtype, count = DTYPES[placed.entry.dtype], placed.entry.size - start if count is None else count
         if start < 0 or count < 0 or start + count > placed.entry.size:
-            raise ValueError(f"{self.path}: {name!r} has {placed.entry.size} entries, asked for {count} from {start} on")
+            raise CheckpointError(self.path, f"has {placed.entry.size} entries, asked for {count} from {start} on", name)
         buffer = empty(count * dtype.itemsize)
         _fill(file, buffer, placed.offset + start * dtype.itemsize)
         return buffer.view(dtype)
@@ -65,25 +61,40 @@ def open_model(path: Path | str, *, name: str = "") -> ShardedModel:
         name: what people call it; the path for an empty one.
 
     Raises:
-        ValueError: no such path; a folder with no weights, weights in two formats or in one that is not read here; an index
+        CheckpointError: no such path; a folder with no weights, weights in two formats or one that is not read here; an index
             that is damaged, names files outside the folder or missing ones, or does not agree with them; what `read_header`
             raises.
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
-    chosen = _chosen(path) if path.is_dir() else path
+        raise CheckpointError(path, "no such file or folder")
+    chosen = choose(path) if path.is_dir() else path
+    if not chosen.name.endswith((INDEX, ".safetensors")):
+        raise CheckpointError(path, f"expected a folder, a file .safetensors or an index {INDEX}")
+    return open_chosen(path, chosen, name, index=chosen.name.endswith(INDEX))
+
+
+def open_chosen(path: Path, chosen: Path, name: str, *, index: bool) -> ShardedModel:
+    """The model of one file or index, whatever that is called, which `path` stands for; see `open_model`."""
+    files = _indexed(chosen) if index else {chosen: read_header(chosen)}
     folder = chosen.parent
-    if chosen.name.endswith(INDEX):
-        files = _indexed(chosen)
-    elif chosen.suffix == ".safetensors":
-        files = {chosen: read_header(chosen)}
-    else:
-        raise ValueError(f"{path}: expected a folder, a file .safetensors or an index {INDEX}")
     if not any(header.tensors for header in files.values()):
-        raise ValueError(f"{path}: has no tensors")
+        raise CheckpointError(path, "has no tensors")
     config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return ShardedModel(path, files, config, name)
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Raises CheckpointError for what is found in a folder and is no file, or a link that leads out of it.
+
+    In the cache of Hugging Face, files are links from `snapshots/REVISION` to `blobs`: those are followed.
+    """
+    real, here = path.resolve(), folder.resolve()
+    cached = here.parent.name == "snapshots" and real.parent == here.parent.parent / "blobs"
+    if not real.is_relative_to(here) and not cached:
+        raise CheckpointError(path, f"is a link that leads out of its folder, to {real}: name the file itself")
+    if not real.is_file():
+        raise CheckpointError(path, "is no file")
 
 
 def empty(nbytes: int) -> np.ndarray:
@@ -93,8 +104,8 @@ def empty(nbytes: int) -> np.ndarray:
     return raw[begin : begin + nbytes]
 
 
-def _chosen(folder: Path) -> Path:
-    """The file or the index that stands for a folder."""
+def choose(folder: Path) -> Path:
+    """The file or the index that stands for a folder. Raises CheckpointError if none or several could."""
     indices, files = sorted(folder.glob(f"*{INDEX}")), sorted(folder.glob("*.safetensors"))
     others = sorted(x for pattern in OTHERS for x in folder.glob(pattern))
     single = [x for x in files if x.name.removesuffix(".safetensors") + INDEX in {i.name for i in indices}]
@@ -102,15 +113,16 @@ def _chosen(folder: Path) -> Path:
     if not found:
         others = others or sorted(x for pattern in PERHAPS for x in folder.glob(pattern))
         holds = f"only {_listed(others)}, which is not read here: convert it to safetensors" if others else "no weights"
-        raise ValueError(f"{folder} holds {holds}")
+        raise CheckpointError(folder, f"holds {holds}")
     if len(found) > 1 or others:
         broken = not indices and any("-of-" in x.name for x in files)
         why = (
             f"but no index *{INDEX}" if broken else "and it is not clear which is meant: name one of them instead of the folder"
         )
-        raise ValueError(f"{folder} holds {_listed([*found, *others])}, {why}")
+        raise CheckpointError(folder, f"holds {_listed([*found, *others])}, {why}")
     if not indices and "-of-" in found[0].name:
-        raise ValueError(f"{folder} holds {found[0].name}, one of several, but no index *{INDEX}")
+        raise CheckpointError(folder, f"holds {found[0].name}, one of several, but no index *{INDEX}")
+    check_inside(folder, found[0])
     return found[0]
 
 
@@ -123,15 +135,16 @@ def _indexed(index: Path) -> dict[Path, Header]:
     """The files that an index names, which must agree with it."""
     where = _read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(x, str) for x in where.values()):
-        raise ValueError(f"{index} is a broken index: expected weight_map, an object from tensors to files")
+        raise CheckpointError(index, "is a broken index: expected weight_map, an object from tensors to files")
     names: dict[str, set[str]] = {}
     for tensor, file in where.items():
         names.setdefault(file, set()).add(tensor)
     for file in names:
-        if Path(file).name != file or not file.endswith(".safetensors"):
-            raise ValueError(f"{index} is a broken index: {file!r} is no safetensors file of its folder")
+        if Path(file).name != file or not file.endswith(".safetensors") or len(file) > 200:
+            raise CheckpointError(index, f"is a broken index: {short(file)} is no safetensors file of its folder")
         if not (index.parent / file).is_file():
-            raise ValueError(f"{index} names {file}, which is missing")
+            raise CheckpointError(index, f"names {file}, which is missing")
+        check_inside(index.parent, index.parent / file)
     files = {index.parent / file: read_header(index.parent / file) for file in sorted(names)}
     for path, header in files.items():
         _check_agreement(index, path, names[path.name], header.tensors)
@@ -142,16 +155,18 @@ def _check_agreement(index: Path, path: Path, expected: set[str], got: Iterable[
     for names, why in ((expected - set(got), "which is not in"), (set(got) - expected, "that it does not name lies in")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(f"{index} is a broken index: {min(names)!r}{more}, {why} {path.name}")
+            raise CheckpointError(index, f"is a broken index: {short(min(names))}{more}, {why} {path.name}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MOST:
+            raise ValueError(f"it takes more than {MOST} bytes")
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
+        raise CheckpointError(path, f"cannot be read: {str(error)[:200]}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        raise CheckpointError(path, f"expected a JSON object, got {type(content).__name__}")
     return content
 
 
@@ -164,11 +179,10 @@ def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:
             while done < len(buffer):
                 got = os.preadv(file, [buffer[done:].data], offset + done)
                 if not got:
-                    raise ValueError(
-                        f"{path} is truncated: it ends at byte {offset + done}, {len(buffer) - done} more were expected"
-                    )
+                    left = len(buffer) - done
+                    raise CheckpointError(path, f"is truncated: it ends at byte {offset + done}, {left} more were expected")
                 done += got
         finally:
             os.close(file)
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+        raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from None

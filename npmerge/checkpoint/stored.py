@@ -1,7 +1,7 @@
 """Checkpoints as they lie on disk: which tensors there are and where, read piece by piece."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,22 @@ class StoredModel(abc.ABC):
         path: the file or folder, as it was named.
         entries: by name, in the order in which they lie on disk.
         config: the content of `config.json`; empty where there is none.
+        notes: what a reader of the file has to know, a sentence each: the container found, what was left out or converted.
+        format: that the files are in.
+        called: what people call it, where that is not its path.
     """
 
     path: Path
     entries: Mapping[str, Entry]
     config: Mapping[str, Any]
+    notes: Sequence[str] = ()
+    format: str = "safetensors"
+    called: str = ""
 
     @property
     def name(self) -> str:
         """What people call it: its path, unless it has been made on the way and has no lasting one."""
-        return str(self.path)
+        return self.called or str(self.path)
 
     @abc.abstractmethod
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:

@@ -87,12 +87,15 @@ def test_checkpoints_are_saved_and_the_command_aligns_them(tmp_path, monkeypatch
 
 def follow_the_recipe(folder: Path) -> None:
     """The commands on the aligned networks; the merge is a network again, between the two."""
-    recipe, commands = (re.search(rf"<!-- {name} -->\n```\w+\n(.*?)\n```", README, re.S) for name in ("recipe", "merge"))
-    (folder / "recipe.yml").write_text(recipe[1])
-    for command in commands[1].splitlines():
+    recipe, commands, converting = (
+        re.search(rf"<!-- {name} -->\n```\w+\n(.*?)\n```", README, re.S)[1] for name in ("recipe", "merge", "convert")
+    )
+    (folder / "recipe.yml").write_text(recipe)
+    for command in [*commands.splitlines(), *converting.splitlines()]:
         result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
         assert result.exit_code == 0, command
     assert (folder / "compared" / "report.md").is_file()
+    assert (folder / "halved" / "model.safetensors").stat().st_size < (folder / "merged.npz").stat().st_size
     (config, merged), (same, a), (_, b) = (
         nm.checkpoint.load_network(folder / name)
         for name in ("merged/model.safetensors", "aligned/a.safetensors", "aligned/b.safetensors")
