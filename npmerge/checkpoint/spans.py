@@ -36,11 +36,7 @@ class Span:
 
 
 class NamedModel(StoredModel):
-    """A model of one file or folder in any format: `_part` reads, and what it is asked for has been checked.
-
-    Attributes:
-        notes: what a reader of the file has to know, a sentence each: the container found, what was left out or converted.
-    """
+    """A model of one file or folder in any format: `_part` reads, and what it is asked for has been checked."""
 
     def __init__(self, path: Path, entries: Iterable[Entry], notes: Iterable[str] = ()):
         """Raises CheckpointError for two tensors with one name, or none at all."""
