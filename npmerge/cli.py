@@ -204,7 +204,7 @@ def plan(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A folder, a .safetensors file, or the index of several.")],
+    path: Annotated[Path, typer.Argument(help="A checkpoint of any format that is read: a file, a folder or an index.")],
     values: Annotated[
         bool, typer.Option("--values", help="Read the tensors too: moments, NaN and infinities, tensors that are the same.")
     ] = False,
@@ -235,6 +235,38 @@ def compare(
 
     with _interruptible():
         typer.echo(run_compare(Request(tuple(paths), base, out, force, verbose, as_json)))
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="safetensors, PyTorch, npz, Flax msgpack, Orbax, Keras, GGUF or ONNX: a file, or the folder of one.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="A name in .safetensors or .npz, or a folder: safetensors with an index, or Orbax."),
+    ],
+    target: Annotated[
+        str | None, typer.Option("--format", help="Of a folder: safetensors, or orbax (which a name in .orbax means too).")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of floating-point tensors: float64, float32, float16 or bfloat16; others stay.")
+    ] = None,
+    out_shard_size: Annotated[
+        str | None, typer.Option(help="The most that one file of a folder takes, such as 500MB (5GB).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output of an earlier conversion.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Write a checkpoint in another format, bit for bit, without PyTorch; the output appears whole or not at all."""
+    from npmerge.commands.convert import Request, run_convert  # not needed for --help
+
+    with _interruptible():
+        run_convert(Request(source, out, target, dtype, out_shard_size, force, quiet))
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import MOST
@@ -48,6 +49,9 @@ OTHERS = (
 )
 """How files begin that hold no checkpoint, and what to do."""
 
+ONNX_FIELDS = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
+"""How the second field of an ONNX model begins; the first is its version."""
+
 
 def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
     """A checkpoint of any format that is read here: headers are checked whole, tensors are read when asked for.
@@ -66,13 +70,13 @@ def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
     if kind == SAFETENSORS:
         model: StoredModel = open_model(path if path.is_dir() else found, name=name)
     else:
-        model = _reader(found, kind)(found)
+        model = _reader(kind)(found)
         if path.is_dir() and found != path:
             model.path = path
         config = (path if path.is_dir() else path.parent) / "config.json"
         if config.is_file():
             model.config = MappingProxyType(_json(config))
-    model.called, model.notes = name, (*model.notes, *_twins(model.entries))
+    model.format, model.called, model.notes = kind, name, (*model.notes, *_twins(model.entries))
     return model
 
 
@@ -82,7 +86,7 @@ def format_of(path: Path) -> str:
     Raises:
         CheckpointError: no such file, one that cannot be read or is no checkpoint (what it is instead, where that is known).
     """
-    if path.is_dir() and _is_orbax(path):
+    if path.is_dir() and is_orbax(path):
         return "Orbax"
     if not path.is_file():
         raise CheckpointError(path, "is neither a file nor a folder" if path.exists() else "no such file or folder")
@@ -96,9 +100,7 @@ def format_of(path: Path) -> str:
         raise CheckpointError(path, "is empty")
     found = _by_magic(path, head, size)
     if found is None:
-        what = next(
-            (f"is {text}" for magic, text in OTHERS if head.startswith(magic)), "is no checkpoint of a format read here"
-        )
+        what = next((f"is {text}" for magic, text in OTHERS if head.startswith(magic)), "is no checkpoint")
         raise CheckpointError(path, f"{what}; read are {SAFETENSORS}, {', '.join(READERS)}")
     return found
 
@@ -115,11 +117,7 @@ def _by_magic(path: Path, head: bytes, size: int) -> str | None:
             return kind
     if any(head.startswith(magic) for magic, _ in OTHERS):
         return None
-    if (
-        head[:1] == b"\x08"
-        and 0 < head[1] < 32
-        and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
-    ):
+    if len(head) > 2 and head[0] == 8 and 0 < head[1] < 32 and head[2] in ONNX_FIELDS:
         return "ONNX"
     if 0x81 <= head[0] <= 0x9F or head[0] in (0xDC, 0xDD, 0xDE, 0xDF, 0xC7, 0xC8, 0xC9):
         return "Flax msgpack"
@@ -152,7 +150,7 @@ def _zip(path: Path) -> str:
 
 def _chosen(folder: Path) -> Path:
     """The file that stands for a folder, or the folder itself for Orbax."""
-    if _is_orbax(folder):
+    if is_orbax(folder):
         return folder
     tensors = sorted(folder.glob("*.safetensors")) + sorted(folder.glob(f"*{INDEX}"))
     indices = sorted(folder.glob(f"*{TORCH_INDEX}"))
@@ -171,15 +169,19 @@ def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted({x for pattern in patterns for x in folder.glob(pattern) if x.is_file()})
 
 
-def _is_orbax(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("_METADATA", "_CHECKPOINT_METADATA"))
+def is_orbax(folder: Path) -> bool:
+    """Whether the metadata of Orbax are there, or in a folder within and nothing else is."""
+    if any((folder / name).is_file() for name in ("_METADATA", "_CHECKPOINT_METADATA")):
+        return True
+    around = any(True for pattern in ("*/_METADATA", "*/*/_METADATA") for _ in folder.glob(pattern))
+    return around and not _matching(folder, ("*.safetensors", *FOLDERS, *PERHAPS))
 
 
-def _reader(path: Path, kind: str):  # noqa: ANN202
+def _reader(kind: str) -> Callable[[Path], StoredModel]:
     return import_module(f"npmerge.checkpoint.{READERS[kind]}").open_file
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes()) if path.stat().st_size <= MOST else None
     except (OSError, ValueError, RecursionError) as error:

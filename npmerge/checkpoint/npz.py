@@ -1,6 +1,6 @@
 """NumPy's archives `.npz`, read and written without pickles.
 
-NumPy has no bfloat16 and no float8: it writes such arrays as void ("|V2", "|V1") and reads them as such. Here the member
+NumPy has no bfloat16 and no float8: it writes such arrays as void ("|V2", "|V1") and reads them as that. Here the member
 `npmerge.json` says what they are, `{"dtypes": {"w": "bfloat16"}}`; `numpy.load` gives it as bytes, and `array.view("bfloat16")`
 of ml_dtypes brings the values back. Without that member "|V2" is bfloat16, as `jax.numpy.load` takes it.
 """
@@ -30,7 +30,13 @@ MOST_HEADER = 2**16
 PIECE = 2**22
 """Bytes that are in memory at a time while an archive is written."""
 
-VOIDS = {"bfloat16": "|V2", "float8_e4m3fn": "|V1", "float8_e5m2": "|V1"}
+VOIDS = {"bfloat16": ("|V2", "<V2"), "float8_e4m3fn": ("|V1", "<V1"), "float8_e5m2": ("|V1", "<V1", "<f1")}
+"""What stands in archives for the dtypes that NumPy lacks; the first is what is written."""
+
+NAMELESS = {x for texts in VOIDS.values() for x in texts}
+
+GUESSED = {"|V2": "bfloat16", "<V2": "bfloat16", "<f1": "float8_e5m2"}
+"""What is taken for one of them where the archive does not say."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,8 @@ def write(file: BinaryIO, model: StoredModel, read: Callable[[Entry], Iterator[n
 
 def _header(entry: Entry) -> bytes:
     dtype = DTYPES[entry.dtype]
-    described = {"descr": VOIDS.get(dtype.name, dtype.str), "fortran_order": False, "shape": entry.shape}
+    stored = VOIDS.get(dtype.name, (dtype.str,))[0]
+    described = {"descr": stored, "fortran_order": False, "shape": entry.shape}
     text = f"{described}".encode()
     text += b" " * (-(len(text) + len(MAGIC) + 5) % 64) + b"\n"
     return MAGIC + b"\x01\x00" + len(text).to_bytes(2, "little") + text
@@ -189,11 +196,11 @@ def _array(path: Path, file: BinaryIO, name: str, member: Member, called: str | 
 
 def _dtypes(path: Path, name: str, stored: Any, called: str | None) -> tuple[np.dtype, str]:
     """The dtype in the file, and the name of the one that is read."""
-    if stored in ("|V2", "|V1") or called is not None:
-        found = called or ("bfloat16" if stored == "|V2" else None)
+    if called is not None or (isinstance(stored, str) and stored in NAMELESS):
+        found = called or GUESSED.get(stored)
         if found is None:
             raise CheckpointError(path, f"is of a byte that NumPy does not name: {SIDECAR} would say which float8 it is", name)
-        if VOIDS[found] != stored:
+        if stored not in VOIDS[found]:
             raise CheckpointError(path, f"is {short(stored)}, but {found} to {SIDECAR}", name)
         return next(x for x in DTYPES.values() if x.name == found), found
     if isinstance(stored, str) and "O" in stored:
@@ -202,10 +209,6 @@ def _dtypes(path: Path, name: str, stored: Any, called: str | None) -> tuple[np.
         dtype = np.dtype(stored) if isinstance(stored, str) and len(stored) < 16 else None
     except (TypeError, ValueError):
         dtype = None
-    if (
-        dtype is None
-        or dtype.newbyteorder("=").str != dtype.newbyteorder("<").str
-        or dtype.newbyteorder("<") not in DTYPES.values()
-    ):
+    if dtype is None or dtype.newbyteorder("<") not in DTYPES.values():
         raise CheckpointError(path, f"has the dtype {short(stored, 60)}, which is not read", name)
     return dtype, dtype.name

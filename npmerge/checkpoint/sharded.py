@@ -61,7 +61,7 @@ def open_model(path: Path | str, *, name: str = "") -> ShardedModel:
         name: what people call it; the path for an empty one.
 
     Raises:
-        CheckpointError: no such path; a folder with no weights, weights in two formats or in one that is not read here; an index
+        CheckpointError: no such path; a folder with no weights, weights in two formats or one that is not read here; an index
             that is damaged, names files outside the folder or missing ones, or does not agree with them; what `read_header`
             raises.
     """

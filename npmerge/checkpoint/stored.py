@@ -39,6 +39,7 @@ class StoredModel(abc.ABC):
         entries: by name, in the order in which they lie on disk.
         config: the content of `config.json`; empty where there is none.
         notes: what a reader of the file has to know, a sentence each: the container found, what was left out or converted.
+        format: that the files are in.
         called: what people call it, where that is not its path.
     """
 
@@ -46,6 +47,7 @@ class StoredModel(abc.ABC):
     entries: Mapping[str, Entry]
     config: Mapping[str, Any]
     notes: Sequence[str] = ()
+    format: str = "safetensors"
     called: str = ""
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npmerge.checkpoint.sharded import open_model
+from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.commands import compare_page as page
 from npmerge.commands.compare_sums import Sums, sums_of, total
@@ -113,12 +113,12 @@ def compared(paths: Sequence[Path], base: Path | None = None) -> dict[str, Any]:
         base: the model that they were trained from, for task vectors.
 
     Raises:
-        ValueError: fewer than two models, a model that has no tensor in common with the first, and what `open_model` raises.
+        ValueError: fewer than two models, one that has no tensor in common with the first, what `open_checkpoint` raises.
     """
     if len(paths) < 2:
         raise ValueError(f"compare needs two models or more, got {len(paths)}")
-    reference, *others = [open_model(path) for path in paths]
-    models = Models(reference, tuple(others), None if base is None else open_model(base))
+    reference, *others = [open_checkpoint(path) for path in paths]
+    models = Models(reference, tuple(others), None if base is None else open_checkpoint(base))
     left_out = _left_out(models)
     entries = list(reference.entries.values())
     with shown(sum(entry.nbytes for entry in entries), "comparing", quiet=False) as progress:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from npmerge.checkpoint.sharded import ShardedModel, open_model
-from npmerge.checkpoint.stored import Entry
+from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.checkpoint.sharded import ShardedModel
+from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.commands.text import braced, columns, counted, kind_of, number, plural, shape_of
 from npmerge.commands.values import Moments, blocks, each_tensor
 from npmerge.recipe.layers import layers_of
@@ -23,16 +24,18 @@ def inspected(path: Path, *, values: bool = False) -> dict[str, Any]:
     """What is known of a checkpoint, as `--json` prints it.
 
     Args:
-        path: a folder, a safetensors file or an index of several.
+        path: a checkpoint of any format that is read.
         values: whether the tensors are read too: moments, NaN and infinities, and which tensors are the same.
 
     Raises:
-        ValueError: what `open_model` raises, and a record that is not JSON.
+        ValueError: what `open_checkpoint` raises, and a record that is not JSON.
     """
-    model = open_model(path)
+    model = open_checkpoint(path)
     content = {
         "path": str(path),
-        "files": [_file(file, header.metadata) for file, header in model.files.items()],
+        "format": model.format,
+        "notes": list(model.notes),
+        "files": [_file(file, metadata) for file, metadata in _files(model, path)],
         "parameters": sum(entry.size for entry in model.entries.values()),
         "bytes": sum(entry.nbytes for entry in model.entries.values()),
         "dtypes": _dtypes(model.entries),
@@ -42,6 +45,12 @@ def inspected(path: Path, *, values: bool = False) -> dict[str, Any]:
         "tensors": {name: _tensor(entry) for name, entry in model.entries.items()},
     }
     return content | (_with_values(model, content["tensors"]) if values else {})
+
+
+def _files(model: StoredModel, path: Path) -> list[tuple[Path, Mapping[str, str]]]:
+    if isinstance(model, ShardedModel):
+        return [(file, header.metadata) for file, header in model.files.items()]
+    return [(file, {}) for file in (sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path])]
 
 
 def _file(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def _record(path: Path) -> Any:
         raise ValueError(f"cannot read {file}: {error}") from None
 
 
-def _with_values(model: ShardedModel, tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _with_values(model: StoredModel, tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Adds to each tensor what its values are; returns which are the same and which are not finite."""
     entries = list(model.entries.values())
     with shown(sum(entry.nbytes for entry in entries), "reading", quiet=False) as progress:
@@ -94,7 +103,7 @@ def _with_values(model: ShardedModel, tensors: dict[str, dict[str, Any]]) -> dic
     return {"same": [names for names in same.values() if len(names) > 1], "not_finite": broken}
 
 
-def _read(model: ShardedModel, name: str) -> tuple[Moments, bytes]:
+def _read(model: StoredModel, name: str) -> tuple[Moments, bytes]:
     moments, digest = Moments(), hashlib.blake2b(digest_size=16)
     for block in blocks(model, name):
         moments = moments.and_block(block)
@@ -135,6 +144,9 @@ def _pairs(content: Mapping[str, Any]) -> list[str]:
     metadata = {k: v for file in content["files"] for k, v in file["metadata"].items()}
     if metadata:
         lines.append(("metadata", ", ".join(f"{k}={_short(v)}" for k, v in metadata.items())))
+    lines += [("note", note) for note in content["notes"]]
+    if content["format"] != "safetensors":
+        lines.append(("format", content["format"]))
     if content["record"]:
         lines.append(("record", _short(content["record"])))
     return [f"  {line}" for line in columns(lines)]

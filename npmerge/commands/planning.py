@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.partial import check_apart
-from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder import Vocabulary, disagreements, make_vocabulary
 from npmerge.recipe import Recipe
@@ -48,7 +48,7 @@ def planned(
     Raises:
         ValueError: models that cannot be read, and whatever does not fit them.
     """
-    models = open_models(recipe, open_model, results)
+    models = open_models(recipe, open_checkpoint, results)
     if out is not None:
         check_apart(out, [Path(name) for name in models if name not in results])
     vocabulary = make_vocabulary(recipe, models, recipe.base_model)
