@@ -75,7 +75,7 @@ def _write_at_once(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str,
 def _write_in_parts(path: Path, model: StoredModel, metadata: dict[str, Any]) -> None:
     from orbax.checkpoint.experimental.v1 import partial
 
-    beside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")  # Orbax overlooks names that begin with a dot
+    beside = path.with_name(f"{path.name.lstrip('.')}-{uuid.uuid4().hex}")  # Orbax overlooks names that begin with a dot
     try:
         for part in _parts(model):
             partial.save(beside, _nested(part), custom_metadata=metadata)
