@@ -13,8 +13,11 @@ import numpy as np
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
 
-PIECE = 256 * 2**20
-"""Bytes of a stored model that are in memory at a time while it is written."""
+PIECE = 64 * 2**20
+"""Bytes of a stored model that Orbax is given at a time; it takes about as many again three times over."""
+
+MOST_PARTS = 500
+"""Parts of a checkpoint: Orbax reads the metadata of all parts before for each, so that larger models have larger ones."""
 
 
 def write(path: Path | str, tensors: Mapping[str, Any] | StoredModel, *, overwrite: bool = False) -> None:
@@ -22,7 +25,7 @@ def write(path: Path | str, tensors: Mapping[str, Any] | StoredModel, *, overwri
 
     Arrays go through Orbax's `StandardCheckpointer`: sharded `jax.Array`s are written shard by shard, and where a computation
     runs on several hosts all of them call this with the same path on a file system that they share. A stored model is saved in
-    parts of `PIECE` bytes by Orbax's partial saving, by one host, into the item "state" of the folder.
+    parts, of `PIECE` bytes or more, by Orbax's partial saving, by one host, into the item "state" of the folder.
 
     Names are paths: "params/w" becomes `{"params": {"w": ...}}`. Orbax refuses arrays with no entries: their shapes go into
     the checkpoint's metadata, from which `open_file` gives them back.
@@ -72,7 +75,7 @@ def _write_at_once(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str,
 def _write_in_parts(path: Path, model: StoredModel, metadata: dict[str, Any]) -> None:
     from orbax.checkpoint.experimental.v1 import partial
 
-    beside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")  # Orbax overlooks names that begin with a dot
+    beside = path.with_name(f"{path.name.lstrip('.')}-{uuid.uuid4().hex}")  # Orbax overlooks names that begin with a dot
     try:
         for part in _parts(model):
             partial.save(beside, _nested(part), custom_metadata=metadata)
@@ -87,11 +90,11 @@ def _write_in_parts(path: Path, model: StoredModel, metadata: dict[str, Any]) ->
 
 def _parts(model: StoredModel) -> Iterator[dict[str, np.ndarray]]:
     part: dict[str, np.ndarray] = {}
-    filled = 0
+    filled, most = 0, max(PIECE, sum(x.nbytes for x in model.entries.values()) // MOST_PARTS)
     for entry in model.entries.values():
         if entry.size == 0:
             continue
-        if part and filled + entry.nbytes > PIECE:
+        if part and filled + entry.nbytes > most:
             yield part
             part, filled = {}, 0
         part[entry.name] = model.read(entry.name).reshape(entry.shape)

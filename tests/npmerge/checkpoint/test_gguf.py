@@ -1,6 +1,7 @@
 """GGUF: what the package writes is read bit for bit, quantised tensors as the package dequantises them."""
 
 import struct
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -83,7 +84,7 @@ def tensor(name: str, shape: tuple[int, ...] = (4,), kind: int = 0, offset: int 
 
 
 def test_a_file_by_hand_needs_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     model = open_file(file(tmp_path, tensor("a"), tensor("b", (2, 0), 1, 32)))
     assert model.read("a").tolist() == [0] * 4 and model.entries["b"].shape == (0, 2)
     with pytest.raises(CheckpointError, match=r"needs the package gguf: pip install \"npmerge\[gguf\]\""):

@@ -1,5 +1,6 @@
 """Keras' files of weights: names and bits as Keras writes them, and nothing that HDF5 could lead to elsewhere."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,10 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     path = legacy(tmp_path / "weights.h5", "model_weights")
     (tmp_path / "copies").mkdir()
     assert min(check_survives(open_file, path, tmp_path / "copies", 300)) > 10
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = legacy(tmp_path / "weights.h5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(CheckpointError, match=r'needs the package h5py: pip install "npmerge\[keras\]"'):
+        open_file(path)

@@ -1,6 +1,7 @@
 """ONNX: initialisers bit for bit, data outside the file only from its folder, and the published files of silero-vad."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,10 @@ def test_the_published_files_of_silero_vad_agree_with_each_other_and_with_its_sa
         assert flat.read(name).tobytes() == within.read(inner).tobytes() == others.read(name).tobytes()
     twin = open_model(folder / "silero_vad_16k.safetensors")  # its other weights are of another training
     assert twin.read("stft_conv.weight").tobytes() == flat.read("model.stft.forward_basis_buffer").tobytes()
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, [proto("w", np.float32([1]))])
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(CheckpointError, match=r'needs the package onnx: pip install "npmerge\[onnx\]"'):
+        open_file(path)

@@ -144,8 +144,8 @@ def test_a_stored_model_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.
     assert open_file(tmp_path / "new").notes == ("found in 'state'",)
     assert sorted(x.name for x in tmp_path.iterdir()) == ["new", "old"]
     write(tmp_path / "new", open_model(tmp_path / "old"), overwrite=True)
-    write(tmp_path / "again", open_file(tmp_path / "new"))
-    restored = ocp.PyTreeCheckpointer().restore(tmp_path / "again" / "state")
+    write(tmp_path / ".again", open_file(tmp_path / "new"))
+    restored = ocp.PyTreeCheckpointer().restore(tmp_path / ".again" / "state")
     assert restored["kinds"]["int8"].tobytes() == ARRAYS["kinds/int8"].tobytes()
 
 

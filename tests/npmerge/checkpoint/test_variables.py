@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from npmerge.checkpoint import msgpack, orbax, orbax_writer
+from npmerge.checkpoint import msgpack, npz, orbax, orbax_writer
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.checkpoint.variables import variables_of, with_variables
@@ -77,6 +77,13 @@ def _safetensors(path: Path, arrays: Mapping[str, Any]) -> StoredModel:
     return open_model(path.with_suffix(".safetensors"))
 
 
+def _npz(path: Path, arrays: Mapping[str, Any]) -> StoredModel:
+    model = _safetensors(path, arrays)
+    with path.with_suffix(".npz").open("wb") as file:
+        npz.write(file, model, lambda entry: iter([model.read(entry.name)]))
+    return npz.open_file(path.with_suffix(".npz"))
+
+
 def _orbax(path: Path, arrays: Mapping[str, Any]) -> StoredModel:
     orbax_writer.write(path, arrays)
     return orbax.open_file(path)
@@ -106,7 +113,7 @@ def test_variables_come_back_through_every_format(kind: str, tmp_path: Path) -> 
     assert some <= set(arrays)
     outputs = apply(model)
     assert not np.array_equal(apply(other), outputs)
-    for number, through in enumerate((lambda _, x: x, _safetensors, _orbax, _orbax_in_parts, _msgpack)):
+    for number, through in enumerate((lambda _, x: x, _safetensors, _npz, _orbax, _orbax_in_parts, _msgpack)):
         back = with_variables(other, through(tmp_path / f"x{number}", arrays))
         assert type(back) is type(other)
         got = variables_of(back)
