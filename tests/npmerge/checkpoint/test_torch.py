@@ -14,7 +14,7 @@ from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.torch_sharded import open_torch
-from tests.npmerge.checkpoint.damaged import check_survives
+from tests.npmerge.checkpoint.mutations import check_survives
 
 FIXTURES = Path(__file__).parents[2] / "fixtures/torch_2_13"
 RESNETS = Path(__file__).parents[4] / "shared/data/resnet_cifar10"
