@@ -1,7 +1,7 @@
 """Peak memory of reading a file of PyTorch of 1 GB: `python -m experiments.benchmarks.torch_memory`.
 
 Writes such a file as zip archive and as legacy pickle (no PyTorch needed), opens each and reads every tensor in 16 MB pieces,
-one of them transposed, as a merge does. Prints by how many MB the anonymous memory of the process grew, and its peak.
+every second one transposed, as a merge does. Prints by how many MB the anonymous memory of the process grew, and its peak.
 """
 
 import struct
