@@ -1,7 +1,7 @@
 """Peak memory of reading a file of PyTorch of 1 GB: `python -m experiments.benchmarks.torch_memory`.
 
-Writes such a file as zip archive and as legacy pickle (no PyTorch needed), opens each and reads every tensor in pieces of 16 MB,
-one of them transposed, as a merge does. Prints by how many MB the anonymous memory of the process grew, and its peak.
+Writes such a file as zip archive and as legacy pickle (no PyTorch needed), opens each and reads every tensor in 16 MB pieces,
+every second one transposed, as a merge does. Prints by how many MB the anonymous memory of the process grew, and its peak.
 """
 
 import struct

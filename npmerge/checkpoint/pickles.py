@@ -42,7 +42,7 @@ class Opaque:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Pairs:
     """A dictionary as it was written: keys of strangers are never hashed.
 
@@ -199,7 +199,9 @@ class _Machine:
         try:
             self.stack.append(self.call(what.name, arguments))
         except KeyError:
-            raise CheckpointError(self.path, f"has a pickle that calls {short(what.name)}, which is refused") from None
+            raise CheckpointError(
+                self.path, f"has a pickle that calls {short(what.name)}, which is refused: only tensors and plain data are read"
+            ) from None
 
     def build(self) -> None:
         """Drop the state that an object would be given: tensors and dictionaries need none."""
