@@ -96,7 +96,9 @@ def format_of(path: Path) -> str:
         raise CheckpointError(path, "is empty")
     found = _by_magic(path, head, size)
     if found is None:
-        what = next((f"is {text}" for magic, text in OTHERS if head.startswith(magic)), "is no checkpoint of a format read here")
+        what = next(
+            (f"is {text}" for magic, text in OTHERS if head.startswith(magic)), "is no checkpoint of a format read here"
+        )
         raise CheckpointError(path, f"{what}; read are {SAFETENSORS}, {', '.join(READERS)}")
     return found
 
@@ -113,7 +115,11 @@ def _by_magic(path: Path, head: bytes, size: int) -> str | None:
             return kind
     if any(head.startswith(magic) for magic, _ in OTHERS):
         return None
-    if head[:1] == b"\x08" and 0 < head[1] < 32 and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42"):
+    if (
+        head[:1] == b"\x08"
+        and 0 < head[1] < 32
+        and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
+    ):
         return "ONNX"
     if 0x81 <= head[0] <= 0x9F or head[0] in (0xDC, 0xDD, 0xDE, 0xDF, 0xC7, 0xC8, 0xC9):
         return "Flax msgpack"

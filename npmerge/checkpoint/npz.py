@@ -202,6 +202,10 @@ def _dtypes(path: Path, name: str, stored: Any, called: str | None) -> tuple[np.
         dtype = np.dtype(stored) if isinstance(stored, str) and len(stored) < 16 else None
     except (TypeError, ValueError):
         dtype = None
-    if dtype is None or dtype.newbyteorder("=").str != dtype.newbyteorder("<").str or dtype.newbyteorder("<") not in DTYPES.values():
+    if (
+        dtype is None
+        or dtype.newbyteorder("=").str != dtype.newbyteorder("<").str
+        or dtype.newbyteorder("<") not in DTYPES.values()
+    ):
         raise CheckpointError(path, f"has the dtype {short(stored, 60)}, which is not read", name)
     return dtype, dtype.name
