@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -61,6 +60,10 @@ class AdaptedModel(StoredModel):
         if name not in self._updates or not block.size:
             return block
         return (block.astype(np.float32) + self._update(name, start, block.size)).astype(block.dtype)
+
+    def factors(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Factors (rows, r) and (r, columns) in float32 by the name of the weight, the scale in the first."""
+        return {name: self._load(name) for name in self._updates}
 
     def _update(self, name: str, start: int, count: int) -> np.ndarray:
         """The entries of scale B A at the flat positions of a block, from the rows that the block touches."""

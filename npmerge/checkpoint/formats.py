@@ -175,7 +175,7 @@ def _is_orbax(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("_METADATA", "_CHECKPOINT_METADATA"))
 
 
-def _reader(path: Path, kind: str):  # noqa: ANN202
+def _reader(path: Path, kind: str):
     return import_module(f"npmerge.checkpoint.{READERS[kind]}").open_file
 
 

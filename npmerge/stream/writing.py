@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from npmerge.checkpoint.adapted import AdaptedModel
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.journal import Journal
-from npmerge.checkpoint.adapted import AdaptedModel
 from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.checkpoint.writer import ModelWriter
