@@ -47,6 +47,7 @@ class LoraConfig:
         targets: names of modules, or one regular expression; empty for all that have tensors.
         ranks: ranks by pattern.
         alphas: alphas by pattern.
+        base: what the adapter's base is called.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class LoraConfig:
     targets: str | tuple[str, ...] = ()
     ranks: Mapping[str, int] = field(default_factory=dict)
     alphas: Mapping[str, float] = field(default_factory=dict)
+    base: str = ""
 
     def rank(self, module: str) -> int:
         """Of a module's update."""
@@ -104,6 +106,7 @@ def read_config(folder: Path) -> LoraConfig:
         _targets(path, raw.get("target_modules")),
         _patterns(path, raw, "rank_pattern", whole=True),
         _patterns(path, raw, "alpha_pattern"),
+        str(raw.get("base_model_name_or_path") or ""),
     )
 
 

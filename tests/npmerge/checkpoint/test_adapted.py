@@ -132,7 +132,7 @@ def test_bad_adapters(tmp_path, change, says):
 
 
 def test_folders_that_hold_no_adapter(tmp_path):
-    with pytest.raises(CheckpointError, match="adapter_config.json: cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: cannot be read: No such file"):
         open_reference(f"{FIXTURES / 'base'}+{FIXTURES / 'base'}")
     (broken(tmp_path) / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="holds neither"):
