@@ -1,6 +1,7 @@
 """`npmerge merge-lora` and `npmerge extract-lora`: adapters from adapters, and from two models."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.commands.text import columns, plural
 from npmerge.stream.progress import shown
 
-EMBEDDINGS = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings", "embed_in")
-"""Ends of the names of modules whose weights are tables."""
+TABLE = re.compile(r"wte|wpe|(?!.*out).*embed.*")
+"""Last parts of the names of modules that are taken for embeddings, whose factors PEFT names otherwise."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _named(adapters: Sequence[Adapter], module: str, update: Update) -> dict[str
 
 
 def _extracted(module: str, delta: np.ndarray, request: Request, conv1d: bool) -> tuple[Update, dict[str, np.ndarray]]:
-    embedding = module.rpartition(".")[2] in EMBEDDINGS
+    embedding = delta.ndim == 2 and TABLE.fullmatch(module.rpartition(".")[2]) is not None
     swapped = delta.ndim == 2 and (embedding or (conv1d and module != "lm_head"))
     shape = delta.T.shape if swapped else delta.shape
     matrix = (delta.T if swapped else delta).reshape(shape[0], -1)
