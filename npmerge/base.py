@@ -14,6 +14,7 @@ from alignment.base import check_finite
 from alignment.checks import check_flags
 from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic as is_statistic
+from npmerge.lora import LoraStack
 from npmerge.stack import Stack, check_stack
 
 Stats = Mapping[type, Any]
@@ -61,6 +62,8 @@ class Merge(abc.ABC):
                 closed form is found on the host.
         """
         name = type(self).__name__
+        if isinstance(stack, LoraStack):
+            return stack.merged(self, stats, key)
         check_stack(stack)
         check_finite(stack.params, f"the stack that {name} merges")
         check_finite(stack.base, f"the base that {name} starts from")
@@ -97,7 +100,14 @@ class LinearMerge(Merge):
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """`combine`, with the base only where the method is defined by it."""
-        return combine(theta, stack if self.needs_base else Stack(stack.params))
+        return merged_by(theta, stack, needs_base=self.needs_base)
+
+
+def merged_by(coefficients: PyTree, stack: Stack | LoraStack, *, needs_base: bool) -> PyTree:
+    """The linear merge with these coefficients: of task vectors, or of the models themselves; of adapters in low rank."""
+    if isinstance(stack, LoraStack):
+        return stack.combined(coefficients, needs_base=needs_base)
+    return combine(coefficients, stack if needs_base else Stack(stack.params))
 
 
 def number_of_models(least: int, most: int | None) -> str:

@@ -269,6 +269,45 @@ def convert(
         run_convert(Request(source, out, target, dtype, out_shard_size, force, quiet))
 
 
+@app.command("merge-lora")
+def merge_lora(
+    adapters: Annotated[list[Path], typer.Argument(help="Folders of adapters of one base, as PEFT writes them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the merged adapter.")],
+    weight: Annotated[list[float] | None, typer.Option("--weight", "-w", help="One for each adapter, in order (1).")] = None,
+    rank: Annotated[int | None, typer.Option(help="Cut to this rank; otherwise exact, and ranks add up.")] = None,
+    force: options.Force = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Merge LoRA adapters of one base into one adapter: exact, or cut to a rank with the error of each tensor."""
+    from npmerge.commands.adapters import Request, merge_adapters  # not needed for --help
+
+    with _interruptible():
+        page = merge_adapters(adapters, weight or [], Request(out, rank, None, force, quiet))
+    if not quiet:
+        typer.echo(page)
+
+
+@app.command("extract-lora")
+def extract_lora(
+    model: Annotated[str, typer.Argument(help="The model that was trained.")],
+    base: Annotated[str, typer.Argument(help="The model that it was trained from.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
+    rank: Annotated[int, typer.Option(help="The most that a weight gets.")],
+    max_error: Annotated[
+        float | None, typer.Option(help="Relative error of a weight up to which its rank may be smaller.")
+    ] = None,
+    force: options.Force = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Write the difference of two models as a LoRA adapter that PEFT reads, with the error of each tensor."""
+    from npmerge.commands.adapters import Request, extract_adapter  # not needed for --help
+
+    with _interruptible():
+        page = extract_adapter(model, base, Request(out, rank, max_error, force, quiet))
+    if not quiet:
+        typer.echo(page)
+
+
 @contextmanager
 def _interruptible(*, kept: bool = False) -> Iterator[None]:
     try:

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from alignment.checks import check_kinds, kind_of
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Merge, Stats, combine
+from npmerge.base import LinearMerge, Merge, Stats, merged_by
 from npmerge.bits import packed, unpacked
 from npmerge.constraints import Constraint
 from npmerge.granularity import Granularity
@@ -79,7 +79,7 @@ class Learned(Merge):
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """`combine` with the coefficients of theta."""
-        return combine(self.coefficients(theta, stack), stack if self.start.needs_base else Stack(stack.params))
+        return merged_by(self.coefficients(theta, stack), stack, needs_base=self.start.needs_base)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -154,4 +154,4 @@ def _finish(document: Planned, folder: Path, provenance: Provenance, name: str) 
 def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:
     """The files that a plan reads and those beside them, without those of results of earlier documents."""
     own = [model for model in plan.models if model.name not in results]
-    return [path for model in own if isinstance(model, ShardedModel) for path in (*model.files, *files_beside(model))]
+    return [path for model in own for path in (*getattr(model, "files", ()), *files_beside(model))]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.checkpoint.adapted import open_reference, paths_of
 from npmerge.checkpoint.partial import check_apart
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder import Vocabulary, disagreements, make_vocabulary
@@ -48,9 +48,9 @@ def planned(
     Raises:
         ValueError: models that cannot be read, and whatever does not fit them.
     """
-    models = open_models(recipe, open_checkpoint, results)
+    models = open_models(recipe, open_reference, results)
     if out is not None:
-        check_apart(out, [Path(name) for name in models if name not in results])
+        check_apart(out, [path for name in models if name not in results for path in paths_of(name)])
     vocabulary = make_vocabulary(recipe, models, recipe.base_model)
     plan = make_plan(
         recipe,

@@ -13,19 +13,23 @@ def check_reference(text: str, names: Collection[str] = ()) -> None:
     A path that exists is that path, whatever characters are in it: "+" and "@" have their meaning only where it does not.
 
     Raises:
-        ValueError: adapters, revisions, GGUF files, names of a hub and paths that do not exist, each with what to do.
+        ValueError: folders that hold no adapter, revisions, GGUF files, names of a hub and paths that do not exist, each with
+            what to do.
     """
     if text in names:
-        return
+        return None
     if text.lower().endswith(".gguf"):
         raise ValueError(f"{text!r} is a GGUF file, which is not read: give the model it was made from as safetensors")
     if _exists(text):
-        return
+        return None
     path, plus, adapter = text.rpartition("+")
-    if plus and _may_be(path):
-        raise ValueError(
-            f"{text!r} asks for {path!r} with the adapter {adapter!r}, but adapters are not supported: merge it first"
-        )
+    if plus and (_exists(adapter) or _may_be(path)):
+        if not Path(adapter, "adapter_config.json").is_file():
+            raise ValueError(
+                f"{text!r} asks for {path!r} with the adapter {adapter!r}: expected a folder on this machine with "
+                "adapter_config.json"
+            )
+        return check_reference(path, names)
     path, at, revision = text.rpartition("@")
     if at and _may_be(path):
         raise ValueError(f"{text!r} asks for the revision {revision!r} of a hub: download it first and give the folder's path")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from npmerge.checkpoint.adapted import AdaptedModel
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.journal import Journal
 from npmerge.checkpoint.sharded import ShardedModel
@@ -83,7 +84,7 @@ def _entry(step: Step) -> Entry:
 
 
 def _identity(model: StoredModel) -> str:
-    if not isinstance(model, ShardedModel):
+    if not isinstance(model, ShardedModel | AdaptedModel):
         return repr(list(model.entries.values()))
     stats = [(str(path.resolve()), path.stat()) for path in model.files]
     headers = [hashlib.sha256(header.text).hexdigest() for header in model.files.values()]

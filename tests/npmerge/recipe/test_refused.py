@@ -161,7 +161,7 @@ REFUSED = {
     ),
     "an adapter": (
         MODELS.replace("model: b", "model: b+lora") + "merge_method: linear\n",
-        "recipe.yml:4: models[1].model: 'b+lora' asks for 'b' with the adapter 'lora', but adapters are not supported",
+        "recipe.yml:4: models[1].model: 'b+lora' asks for 'b' with the adapter 'lora': expected a folder on this machine",
     ),
     "a misspelt path": (
         MODELS.replace("model: b", "model: models/lama-7b") + "merge_method: linear\n",

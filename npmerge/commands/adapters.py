@@ -1,0 +1,210 @@
+"""`npmerge merge-lora` and `npmerge extract-lora`: adapters from adapters, and from two models."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npmerge.checkpoint.adapted import CONV1D, paths_of
+from npmerge.checkpoint.adapter import FLOATS, Adapter, open_adapter
+from npmerge.checkpoint.adapter_writer import NewAdapter, write_adapter
+from npmerge.checkpoint.errors import CheckpointError
+from npmerge.checkpoint.factors import Update, cut, extracted, joined
+from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.checkpoint.partial import check_apart, check_replaceable, partial_folder
+from npmerge.checkpoint.stored import Entry, StoredModel
+from npmerge.commands.text import columns, plural
+from npmerge.stream.progress import shown
+
+TABLE = re.compile(r"wte|wpe|(?!.*out).*embed.*")
+"""Last parts of the names of modules that are taken for embeddings, whose factors PEFT names otherwise."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an adapter is made with.
+
+    Attributes:
+        out: its folder.
+        rank: the most that a weight gets; None for the sum of ranks.
+        max_error: relative error of a weight up to which its rank may be smaller.
+        force: whether an earlier result may be replaced.
+        quiet: whether nothing is printed.
+    """
+
+    out: Path
+    rank: int | None = None
+    max_error: float | None = None
+    force: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"--rank must be 1 or more, got {self.rank}")
+        if self.max_error is not None and not 0 <= self.max_error < 1:
+            raise ValueError(f"--max-error is a part of the norm, from 0 to less than 1, got {self.max_error}")
+
+
+def merge_adapters(paths: Sequence[Path], weights: Sequence[float], request: Request) -> str:
+    """Adapters of one base as one: the weighted sum of their updates, exact, or cut to a rank.
+
+    Returns:
+        What the terminal shows: a line for each tensor that was cut.
+
+    Raises:
+        ValueError: other weights than adapters, adapters that store modules whole, shapes that differ (both are named).
+    """
+    weights = list(weights) or [1.0] * len(paths)
+    if len(weights) != len(paths) or not all(map(math.isfinite, weights)):
+        raise ValueError(f"expected one finite --weight for each of {plural(len(paths), 'adapter')}, got {weights}")
+    check_apart(request.out, paths)
+    check_replaceable(request.out, force=request.force)
+    adapters = [open_adapter(path) for path in paths]
+    for adapter in adapters:
+        if adapter.replaced:
+            raise CheckpointError(adapter.path, "is stored whole, and has no adapter form: merge models", min(adapter.replaced))
+    modules = sorted({module for adapter in adapters for module in adapter.pairs})
+    tensors: dict[str, np.ndarray] = {}
+    updates: dict[str, Update] = {}
+    with shown(len(modules), "merging", quiet=request.quiet) as progress:
+        for module in modules:
+            update = _joined(adapters, weights, module)
+            updates[module] = update if request.rank is None else cut(update, request.rank)
+            tensors |= _named(adapters, module, updates[module])
+            progress.advance(1)
+    record = {"adapters": [str(x) for x in paths], "weights": weights, "rank": request.rank, "errors": _errors(updates)}
+    fans = any(adapter.config.fan_in_fan_out for adapter in adapters)
+    ranks = {module: update.A.shape[0] for module, update in updates.items()}
+    _write(request, NewAdapter(tensors, ranks, _base(adapters), fan_in_fan_out=fans, record=record))
+    return _page(updates, request)
+
+
+def extract_adapter(model: str, base: str, request: Request) -> str:
+    """The difference of two models as an adapter: matrices cut to a rank, other tensors that differ stored whole.
+
+    Returns:
+        What the terminal shows: rank and relative error of each tensor.
+
+    Raises:
+        ValueError: tensors that only one of them has or whose shapes differ, no rank, models that are the same.
+    """
+    if request.rank is None:
+        raise ValueError("extract-lora needs --rank")
+    check_apart(request.out, [*paths_of(model), *paths_of(base)])
+    check_replaceable(request.out, force=request.force)
+    tuned, origin = open_checkpoint(model), open_checkpoint(base)
+    _check_same(tuned, origin)
+    updates: dict[str, Update] = {}
+    tensors: dict[str, np.ndarray] = {}
+    whole: list[str] = []
+    conv1d = origin.config.get("model_type") in CONV1D
+    with shown(sum(e.nbytes for e in origin.entries.values()), "extracting", quiet=request.quiet) as progress:
+        for entry in origin.entries.values():
+            theirs, ours = tuned.read(entry.name), origin.read(entry.name)
+            if not np.array_equal(theirs, ours):
+                _check_finite(tuned, origin, entry, theirs, ours)
+                if _is_matrix(entry):
+                    module = entry.name.removesuffix(".weight")
+                    delta = (theirs.astype(np.float32) - ours.astype(np.float32)).reshape(entry.shape)
+                    updates[module], found = _extracted(module, delta, request, conv1d)
+                    tensors |= found
+                else:
+                    whole.append(entry.name)
+                    tensors[entry.name] = theirs.reshape(entry.shape)
+            progress.advance(entry.nbytes)
+    if not tensors:
+        raise ValueError(f"{model} and {base} hold the same values: there is nothing to extract")
+    if loose := [name for name in whole if "." not in name]:
+        raise ValueError(f"{model} changes {', '.join(loose)}, of no module: an adapter of PEFT cannot hold that")
+    saved = tuple(sorted({name.rpartition(".")[0] for name in whole}))
+    _complete(tuned, saved, updates, tensors)
+    ranks = {module: update.A.shape[0] for module, update in updates.items()}
+    record = {"model": model, "base": base, "rank": request.rank, "errors": _errors(updates)}
+    _write(request, NewAdapter(tensors, ranks, base, saved, conv1d, record))
+    return _page(updates, request, saved)
+
+
+def _complete(tuned: StoredModel, saved: Sequence[str], updates: dict[str, Update], tensors: dict[str, np.ndarray]) -> None:
+    """PEFT stores modules whole: those of which one tensor is stored whole get all of theirs, and no update."""
+    for module in saved:
+        if updates.pop(module, None) is not None:
+            for end in ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B"):
+                tensors.pop(f"{module}.{end}", None)
+        for name, entry in tuned.entries.items():
+            if name.rpartition(".")[0] == module:
+                tensors[name] = tuned.read(name).reshape(entry.shape)
+
+
+def _joined(adapters: Sequence[Adapter], weights: Sequence[float], module: str) -> Update:
+    own = [(a, w * a.pairs[module].scale) for a, w in zip(adapters, weights, strict=True) if module in a.pairs]
+    first = own[0][0]
+    shapes = [(a.shape(a.pairs[module].A)[1:], a.shape(a.pairs[module].B)[0], a.pairs[module].embedding) for a, _ in own]
+    for (adapter, _), shape in zip(own, shapes, strict=True):
+        if shape != shapes[0]:
+            raise ValueError(f"{module!r} has (in, out) {shapes[0][:2]} in {first.path}, {shape[:2]} in {adapter.path}")
+    return joined([adapter.factors(module) for adapter, _ in own], [w for _, w in own])
+
+
+def _named(adapters: Sequence[Adapter], module: str, update: Update) -> dict[str, np.ndarray]:
+    adapter = next(a for a in adapters if module in a.pairs)
+    pair, rank = adapter.pairs[module], update.A.shape[0]
+    inside = adapter.shape(pair.A)[1:]
+    ones = (1,) * (len(inside) - 1)
+    return _pair(module, update.A.reshape(rank, *inside), update.B.reshape(-1, rank, *ones), embedding=pair.embedding)
+
+
+def _extracted(module: str, delta: np.ndarray, request: Request, conv1d: bool) -> tuple[Update, dict[str, np.ndarray]]:
+    embedding = delta.ndim == 2 and TABLE.fullmatch(module.rpartition(".")[2]) is not None
+    swapped = delta.ndim == 2 and (embedding or (conv1d and module != "lm_head"))
+    shape = delta.T.shape if swapped else delta.shape
+    matrix = (delta.T if swapped else delta).reshape(shape[0], -1)
+    update = extracted(matrix, int(request.rank or 1), request.max_error)
+    rank = update.A.shape[0]
+    A, B = update.A.reshape(rank, *shape[1:]), update.B.reshape(-1, rank, *(1,) * (len(shape) - 2))
+    return update, _pair(module, A, B, embedding=embedding)
+
+
+def _pair(module: str, A: np.ndarray, B: np.ndarray, *, embedding: bool) -> dict[str, np.ndarray]:
+    ends = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+    return {f"{module}.{ends[0]}": A, f"{module}.{ends[1]}": B}
+
+
+def _is_matrix(entry: Entry) -> bool:
+    return 2 <= len(entry.shape) <= 5 and entry.size > 0 and entry.name.endswith(".weight") and entry.dtype in FLOATS
+
+
+def _check_same(tuned: StoredModel, origin: StoredModel) -> None:
+    for name in [*origin.entries, *tuned.entries]:
+        got = [m.entries[name].shape if name in m.entries else "no such tensor" for m in (tuned, origin)]
+        if got[0] != got[1]:
+            raise ValueError(f"{name!r} differs: {got[0]} in {tuned.path}, {got[1]} in {origin.path}")
+
+
+def _check_finite(tuned: StoredModel, origin: StoredModel, entry: Entry, theirs: np.ndarray, ours: np.ndarray) -> None:
+    for model, values in ((tuned, theirs), (origin, ours)):
+        if entry.dtype in FLOATS and not np.isfinite(values.astype(np.float32)).all():
+            raise CheckpointError(model.path, "has NaN or infinite entries", entry.name)
+
+
+def _base(adapters: Sequence[Adapter]) -> str:
+    return next((name for a in adapters if (name := a.config.base)), "")
+
+
+def _errors(updates: Mapping[str, Update]) -> dict[str, Any]:
+    return {module: {"rank": u.A.shape[0], "error": u.error} for module, u in updates.items()}
+
+
+def _write(request: Request, adapter: NewAdapter) -> None:
+    with partial_folder(request.out, force=request.force) as folder:
+        write_adapter(folder / "model", adapter)
+
+
+def _page(updates: Mapping[str, Update], request: Request, saved: Sequence[str] = ()) -> str:
+    rows = [(module, str(u.A.shape[0]), f"{u.error:.3g}") for module, u in updates.items()]
+    lines = columns([("module", "rank", "relative error"), *rows]) if rows else []
+    kept = [f"stored whole (modules_to_save): {', '.join(saved)}"] if saved else []
+    return "\n".join([*lines, *kept, f"wrote {request.out}"])
