@@ -12,6 +12,7 @@ import numpy as np
 from alignment.checks import LISTED, unknown
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.errors import CheckpointError
+from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.network import fitted
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.stored import StoredModel
@@ -62,8 +63,8 @@ def from_named(config: Config, tensors: Tensors, *, source: str = "tensors") -> 
             tensors of another shape or no real numbers, at once; a tied head that differs from the embedding.
     """
     names, own = _names(config, source), abstract(config).variables
-    leaves = flatten(own)
-    spelled = _matched(names, tensors, source, lambda row, x: _fault(row, x, leaves))
+    shapes = named_shapes(config)
+    spelled = _matched(names, tensors, source, lambda row, x: _fault(row, x, shapes[row.theirs]))
     found: dict[str, jax.Array] = {}
     for row in names.rows:
         if not row.ours or row.theirs not in spelled:
@@ -73,7 +74,7 @@ def from_named(config: Config, tensors: Tensors, *, source: str = "tensors") -> 
             if path in found and not np.array_equal(found[path], x, equal_nan=True):
                 raise CheckpointError(source, "differs from the tensor that the configuration ties it to", row.theirs)
             found[path] = found.get(path, jnp.asarray(x))
-    return jax.tree.unflatten(jax.tree.structure(own), [found[path] for path in leaves])
+    return jax.tree.unflatten(jax.tree.structure(own), [found[path] for path in flatten(own)])
 
 
 def to_named(config: Config, variables: PyTree, *, like: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -100,6 +101,16 @@ def to_named(config: Config, variables: PyTree, *, like: Iterable[str] | None = 
         found = _matched(names, dict.fromkeys(like), "like", lambda row, x: None)
         spelled = {theirs: spelling for theirs, spelling in found.items() if theirs in rows}
     return {spelling: np.asarray(_theirs(rows[theirs], leaves), order="C") for theirs, spelling in spelled.items()}
+
+
+def named_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The names of an architecture's tensors in PyTorch's order, with the shapes that they have there.
+
+    Raises:
+        CheckpointError: an architecture without a table.
+    """
+    blanks = {path: np.broadcast_to(np.uint8(0), x.shape) for path, x in flatten(abstract(config).variables).items()}
+    return {row.theirs: _theirs(row, blanks).shape for row in _names(config, "named_shapes").rows}
 
 
 def config_of(tensors: Tensors, described: Mapping[str, Any] | None = None, *, source: str = "tensors", **given: Any) -> Config:
@@ -190,10 +201,9 @@ def _listed(found: list[str]) -> str:
     return ", ".join(found[:LISTED]) + more
 
 
-def _fault(row: Name, x: Any, own: Mapping[str, Any]) -> str | None:
+def _fault(row: Name, x: Any, expected: tuple[int, ...]) -> str | None:
     """What is wrong with a tensor, if anything is."""
-    blanks = {path: np.broadcast_to(np.uint8(0), own[path].shape) for path in row.paths}
-    expected, got = _theirs(row, blanks).shape, tuple(np.shape(x))
+    got = tuple(np.shape(x))
     if got != expected:
         return f"{row.theirs} (got {got}, expected {expected})"
     if row.ours and not jnp.issubdtype(x.dtype, jnp.floating):
@@ -209,8 +219,6 @@ class _Stored:
     """A tensor on disk that becomes an array when asked."""
 
     def __init__(self, model: StoredModel, name: str):
-        from npmerge.checkpoint.headers import DTYPES
-
         self._model, self._name = model, name
         self.shape, self.dtype = model.entries[name].shape, DTYPES[model.entries[name].dtype]
 

@@ -11,43 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import npmerge as nm
 from alignment import ActivationMatching, WeightMatching
 from alignment.maps import random_element
+from npmerge.checkpoint.names import load_named
 from npmerge.models import ResNetCifar, build, example
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 CHECKPOINT = DATA / "resnet_cifar10" / "resnet20_akamaster.safetensors"
 IMAGES = DATA / "cifar10" / "x_test.npy.xz"
 pytestmark = pytest.mark.skipif(not (CHECKPOINT.exists() and IMAGES.exists()), reason="needs ../shared/data")
-NAMES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-
-
-def imported():
-    """The checkpoint in the names and layouts of `ResNetCifar`."""
-    stored = {k.removeprefix("module."): jnp.asarray(v) for k, v in load_file(CHECKPOINT).items()}
-    tree = {"params": {"blocks": {}}, "batch_stats": {"blocks": {}}}
-
-    def norm(ours, theirs, params, statistics):
-        for name, new in NAMES.items():
-            target = statistics if name.startswith("running") else params
-            target.setdefault(ours, {})[new] = stored[f"{theirs}.{name}"]
-
-    def conv(name):
-        return {"kernel": stored[f"{name}.weight"].transpose(2, 3, 1, 0)}
-
-    tree["params"]["conv"] = conv("conv1")
-    norm("norm", "bn1", tree["params"], tree["batch_stats"])
-    for k in range(9):
-        name = f"layer{k // 3 + 1}.{k % 3}"
-        params, statistics = {"conv1": conv(f"{name}.conv1"), "conv2": conv(f"{name}.conv2")}, {}
-        norm("norm1", f"{name}.bn1", params, statistics)
-        norm("norm2", f"{name}.bn2", params, statistics)
-        tree["params"]["blocks"][k], tree["batch_stats"]["blocks"][k] = params, statistics
-    tree["params"]["head"] = {"kernel": stored["linear.weight"].T, "bias": stored["linear.bias"]}
-    return tree
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +35,9 @@ def images():
 
 
 def test_a_real_network_is_read_verified_and_recovered(images):
-    config = ResNetCifar()
-    network, variables = build(config), imported()
+    config, variables = load_named(CHECKPOINT)
+    assert config == ResNetCifar()
+    network = build(config)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, network.variables)
     assert nm.evaluate(network.apply, variables, [images]).accuracy > 0.85  # 91.73 % on the whole test set
 
