@@ -14,15 +14,11 @@ from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.network import fitted
+from npmerge.checkpoint.recognise import Tensors, config_of, without_wrappers
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.models import Config, WithWidths, abstract
-from npmerge.models.names import NAMED, Architecture, Name, Names
-
-WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
-"""What DataParallel and torch.compile put in front of every name."""
-
-Tensors = Mapping[str, Any]
+from npmerge.models.names import NAMED, Name, Names
 
 
 def load_named(path: Path | str, config: Config | None = None, **given: Any) -> tuple[Config, PyTree]:
@@ -69,11 +65,11 @@ def from_named(config: Config, tensors: Tensors, *, source: str = "tensors") -> 
     for row in names.rows:
         if not row.ours or row.theirs not in spelled:
             continue
-        theirs = np.asarray(tensors[spelled[row.theirs]]).astype(np.float32)
+        theirs = np.asarray(tensors[spelled[row.theirs]]).astype(np.float32, copy=False)
         for path, x in zip(row.paths, row.layout.ours(theirs), strict=True):
             if path in found and not np.array_equal(found[path], x, equal_nan=True):
                 raise CheckpointError(source, "differs from the tensor that the configuration ties it to", row.theirs)
-            found[path] = found.get(path, jnp.asarray(x))
+            found[path] = found.get(path, jnp.array(x))
     return jax.tree.unflatten(jax.tree.structure(own), [found[path] for path in flatten(own)])
 
 
@@ -113,52 +109,6 @@ def named_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return {row.theirs: _theirs(row, blanks).shape for row in _names(config, "named_shapes").rows}
 
 
-def config_of(tensors: Tensors, described: Mapping[str, Any] | None = None, *, source: str = "tensors", **given: Any) -> Config:
-    """The architecture that has these tensors.
-
-    Args:
-        tensors: by name; only names and shapes are looked at.
-        described: the content of `config.json`, if there is one. What it says counts, and a feature that is not supported is
-            an error. Without one, what tensors do not tell has to be given: the heads of attention, and for Llama the base of
-            rotary positions and the epsilon of norms.
-        source: what messages call the tensors.
-        given: fields of the configuration, which count before all else.
-
-    Raises:
-        CheckpointError: no known architecture (which are), a field that must be given, one that there is not, and what the
-            architecture cannot represent.
-    """
-    described = described or {}
-    shapes = {WRAPPED.sub("", name): tuple(np.shape(x)) for name, x in tensors.items()}
-    known = _recognised(shapes, described, source)
-    missing = [field for field in known.asks if field not in given and not described]
-    if missing:
-        raise CheckpointError(
-            source, f"the tensors of {known.config.__name__} do not tell {', '.join(missing)}: give them, or a config.json"
-        )
-    try:
-        return known.config(**{**known.fields(shapes, described, given), **given})
-    except KeyError as error:
-        raise CheckpointError(source, f"config.json or the tensors lack {error}") from None
-    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise CheckpointError(source, f"does not describe {known.config.__name__}: {error}") from None
-
-
-def _recognised(shapes: Mapping[str, Any], described: Mapping[str, Any], source: str) -> Architecture:
-    kind = described.get("model_type")
-    if kind is not None:
-        for known in NAMED:
-            if kind in known.types:
-                return known
-        raise CheckpointError(source, unknown("model_type", kind, [x for known in NAMED for x in known.types]))
-    for known in NAMED:
-        if all(any(re.fullmatch(mark, name) for name in shapes) for mark in known.marks):
-            return known
-    classes = ", ".join(known.config.__name__ for known in NAMED)
-    begin = ", ".join(list(shapes)[:3])
-    raise CheckpointError(source, f"no known architecture has tensors such as {begin}: expected one of {classes}")
-
-
 def _names(config: Config, source: str) -> Names:
     plain = config.config if isinstance(config, WithWidths) else config
     for known in NAMED:
@@ -190,7 +140,7 @@ def _matched(names: Names, tensors: Tensors, source: str, fault: Callable[[Name,
 
 
 def _plain(names: Names, name: str) -> str:
-    name = WRAPPED.sub("", name)
+    name = without_wrappers(name)
     for pattern, replacement in names.spellings:
         name = re.sub(pattern, replacement, name)
     return name

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from npmerge import models
-from npmerge.checkpoint.names import config_of, from_named, load_named, named_shapes, to_named
+from npmerge.checkpoint import config_of, from_named, load_named, named_shapes, to_named
 from npmerge.models import abstract
 from npmerge.models.names import NAMED
 from tests.fixtures.named_cases import CASES, inputs, weights

@@ -27,7 +27,7 @@ def names(config: ResNet) -> Names:
 def fields(shapes: Shapes, described: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """See `Architecture.fields`."""
     width, channels = shape(shapes, "conv1.weight")[:2]
-    stages = count(shapes, r"^layer(\d+)\.") - 1
+    stages = count(shapes, r"^layer(\d+)\.")
     return {
         "block": "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic",
         "stages": tuple(count(shapes, rf"^layer{k + 1}\.(\d+)\.") for k in range(stages)),

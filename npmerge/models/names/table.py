@@ -190,8 +190,8 @@ def embedding(theirs: str, ours: str, *, optional: bool = False) -> Rows:
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """How many numbers stand in the group of a pattern: 1 more than the largest, 0 without a match."""
-    return 1 + max(numbers(shapes, pattern), default=-1)
+    """How many numbers the group of a pattern matches among the names: never more than there are names."""
+    return len(numbers(shapes, pattern))
 
 
 def numbers(shapes: Shapes, pattern: str) -> list[int]:
