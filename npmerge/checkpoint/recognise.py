@@ -20,9 +20,9 @@ def config_of(tensors: Tensors, described: Mapping[str, Any] | None = None, *, s
 
     Args:
         tensors: by name; only names and shapes are looked at.
-        described: the content of `config.json`, if there is one that says its "model_type". What it says counts, and a feature
-            that is not supported is an error. Without one, what tensors do not tell has to be given: the heads of attention, and
-            for Llama the base of rotary positions and the epsilon of norms.
+        described: the content of `config.json`, if there is one that says its "model_type". What it says counts, and a
+            feature that is not supported is an error. Without one, what tensors do not tell has to be given: the heads of
+            attention, and for Llama the base of rotary positions and the epsilon of norms.
         source: what messages call the tensors.
         given: fields of the configuration, which count before all else.
 

@@ -55,7 +55,8 @@ def difference(case, got, expected):
     return np.abs(np.where(seen, got - expected, 0)).max() / np.abs(expected).max()
 
 
-def test_every_table_has_a_case():
+def test_every_model_has_a_table_and_every_table_a_case():
+    assert set(models.MODELS) - {known.config for known in NAMED} == {models.Mlp, models.WithWidths}
     assert {known.config.__name__ for known in NAMED} == {case.config for case in CASES.values()}
     assert {type(c) for c in PUBLISHED.values()} == {known.config for known in NAMED} - {models.ResNetCifar}
 
