@@ -241,6 +241,7 @@ def test_as_many_parameters_as_published(config, parameters):
         (lambda: Llama(kv_heads=2), "heads must be a multiple of kv_heads, got heads=9, kv_heads=2"),
         (lambda: Llama(width=27), "width / heads must be even, got 27 / 9"),
         (lambda: Llama(window=0), "window must be positive or None, got 0"),
+        (lambda: Llama(stretch=(8.0, 4.0, 1.0, 9)), r"stretch must be \(factor > 0.* got \(8.0, 4.0, 1.0, 9\)"),
         (
             lambda: WithWidths(RESNET, (("params/head", 3),)),
             "unknown node 'params/head': .* expected one of params/conv",

@@ -83,7 +83,9 @@ def test_the_architecture_is_told_from_the_tensors(case):
     expected = config(case)
     asks = next(known.asks for known in NAMED if known.config is type(expected))
     given = {
-        field: getattr(expected, field) for field in (*asks, "side", "window", "tied", "length") if hasattr(expected, field)
+        field: getattr(expected, field)
+        for field in (*asks, "side", "window", "stretch", "tied", "length")
+        if hasattr(expected, field)
     }
     assert config_of(named(case), **given) == expected
 

@@ -15,6 +15,7 @@ FEED_FORWARD = (
 NORMS = (*norm("input_layernorm", "norm1", bias=False), *norm("post_attention_layernorm", "norm2", bias=False))
 NORM = norm("model.norm", "norm", bias=False)
 SPELLINGS = ((r"^(?=(embed_tokens|layers|norm)\.)", "model."),)  # without the head
+STRETCH = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 IGNORED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rotary_emb\.inv_freq")
 
 
@@ -57,7 +58,8 @@ def _described(described: Mapping[str, Any]) -> dict[str, Any]:
         described, hidden_act="silu", attention_bias=False, mlp_bias=False, head_dim=width // heads, use_sliding_window=False
     )
     rope = described.get("rope_parameters") or described.get("rope_scaling") or {}
-    expect({"rope_type": rope.get("rope_type", rope.get("type", "default"))}, rope_type="default")
+    stretched = rope.get("rope_type", rope.get("type")) == "llama3"
+    expect({} if stretched else {"rope_type": rope.get("rope_type", rope.get("type"))}, rope_type="default")
     return {
         "vocabulary": described["vocab_size"],
         "width": width,
@@ -71,6 +73,7 @@ def _described(described: Mapping[str, Any]) -> dict[str, Any]:
         "bias": kind == "qwen2",
         "tied": described.get("tie_word_embeddings", False),
         "window": described.get("sliding_window") if kind == "mistral" else None,
+        "stretch": tuple(rope[key] for key in STRETCH) if stretched else None,
     }
 
 

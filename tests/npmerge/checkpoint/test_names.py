@@ -14,6 +14,7 @@ from npmerge.checkpoint.errors import CheckpointError
 from npmerge.models import Bert, Gpt2, Llama, Mlp, ResNet, ResNetCifar, Vit, WithWidths, abstract
 from npmerge.models.names import NAMED
 from tests.contract.test_models import CONFIGS, generic
+from tests.fixtures.named_cases import ROPE
 
 CIFAR = ResNetCifar(1, 4, classes=3, side=8, channels=2)
 GPT2, (BERT, CLASSIFIER), VIT = CONFIGS[Gpt2][0], CONFIGS[Bert], CONFIGS[Vit][0]
@@ -181,6 +182,19 @@ JSON = {
         Llama(151_936, 896, 2, 14, 2, 4864, 131_072, 1e6, 1e-6, bias=True),
     ),
 }
+JSON["Llama 3.2"] = (
+    JSON["SmolLM2"][0]
+    | {
+        "rope_scaling": {
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        }
+    },
+    Llama(layers=2, stretch=(32.0, 1.0, 4.0, 8192)),
+)
 BLANKS = {f"tensor{k}": np.zeros(()) for k in range(40)}
 
 
@@ -195,9 +209,11 @@ STRANGE = {
     "another family": ({"model_type": "lama"}, "unknown model_type 'lama': the nearest is 'llama'"),
     "no text": ({"model_type": ["gpt2"]}, "unknown model_type"),
     "a key too few": ({"model_type": "gpt2", "n_embd": 8}, "lack 'vocab_size'"),
-    "scaled rotary positions": (
-        SMOL | {"rope_scaling": {"rope_type": "llama3"}},
-        "rope_type = 'llama3', which is not supported",
+    "scaled rotary positions": (SMOL | {"rope_scaling": {"type": "yarn"}}, "rope_type = 'yarn', which is not supported"),
+    "half of a scale": (SMOL | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lack 'low_freq_factor'"),
+    "a scale upside down": (
+        SMOL | {"rope_scaling": ROPE | {"low_freq_factor": 9.0}},
+        "stretch must be .* got .8.0, 9.0",
     ),
     "another activation": (SMOL | {"hidden_act": "relu"}, "hidden_act = 'relu', which is not supported: expected 'silu'"),
     "wide heads": (SMOL | {"head_dim": 128}, "head_dim = 128, which is not supported: expected 64"),
