@@ -31,7 +31,10 @@ POOLER = (r"pooler\.dense\.(weight|bias)",)
 
 
 def names(config: Bert) -> Names:
-    """The table: of features without pooler, or of a classifier. The heads that BERT was trained with are ignored."""
+    """The table: of features without pooler (`BertModel(..., add_pooling_layer=False)`), or of a classifier.
+
+    The heads that BERT was trained with are ignored.
+    """
     rows = [*EMBEDDINGS]
     for k in range(config.layers):
         rows += inside(BLOCK, f"encoder.layer.{k}.", f"blocks/{k}/")
