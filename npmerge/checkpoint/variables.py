@@ -1,5 +1,6 @@
 """Variables of Flax NNX, Linen, Equinox and Haiku by path, and back into the same containers."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -54,13 +55,12 @@ def with_variables(model: T, variables: Mapping[str, Any] | StoredModel) -> T:
 
 def _leaves(model: Any) -> tuple[list[tuple[str, Any]], Any]:
     """The leaves with their paths, and what puts other leaves into their place."""
-    from flax import nnx
-
-    if isinstance(model, nnx.Module):
+    nnx: Any = sys.modules.get("flax.nnx")  # where it has not been imported nothing can be of it
+    if nnx and isinstance(model, nnx.Module):
         definition, state = nnx.split(model)
         leaves, rebuild = _leaves(state)
         return leaves, lambda new: nnx.merge(definition, rebuild(new))
-    if isinstance(model, nnx.State):
+    if nnx and isinstance(model, nnx.State):
         flat = list(nnx.to_flat_state(model))
         leaves = [("/".join(map(str, path)), variable.get_value()) for path, variable in flat]
         return leaves, lambda new: nnx.from_flat_state([(p, v.replace(x)) for (p, v), x in zip(flat, new, strict=True)])

@@ -29,6 +29,9 @@ class Llama(Config):
         bias: biases on queries, keys and values, as in Qwen2.
         tied: the head is the token embedding.
         window: how many tokens, itself included, a token sees in each block, as in Mistral; None is all before it.
+        stretch: (factor, low, high, old length) of rotary positions, as from Llama 3.1 on: turns of which fewer than `low` fit
+            into the old length are slowed down by the factor, those of which more than `high` do are not, with a linear
+            transition; None slows down none.
     """
 
     vocabulary: int = 49152
@@ -43,6 +46,7 @@ class Llama(Config):
     bias: bool = False
     tied: bool = True
     window: int | None = None
+    stretch: tuple[float, float, float, int] | None = None
 
     input_dtype: ClassVar[str] = "int32"
 
@@ -53,6 +57,8 @@ class Llama(Config):
             raise ValueError(f"rotary positions turn pairs: width / heads must be even, got {self.width} / {self.heads}")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be positive or None, got {self.window}")
+        if self.stretch is not None and not (self.stretch[0] > 0 and self.stretch[2] > self.stretch[1] >= 0 < self.stretch[3]):
+            raise ValueError(f"stretch must be (factor > 0, low, high > low, old length > 0) or None, got {self.stretch}")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -64,11 +70,20 @@ class Llama(Config):
         return _Llama(self, rngs)
 
 
-def _rotate(x: Float[Array, "n t heads size"], theta: float) -> Float[Array, "n t heads size"]:
-    """Turn the features k and k + size/2 of the token at position t by the angle t theta^(-2k/size)."""
+def _frequencies(config: Llama) -> Float[np.ndarray, " half"]:
+    """theta^(-2k/size), stretched; in float32, rounded as the checkpoints have been trained."""
+    half = config.width // config.heads // 2
+    frequencies = np.float32(1) / np.float32(config.theta) ** (np.arange(half, dtype=np.float32) / np.float32(half))
+    if config.stretch is None:
+        return frequencies
+    factor, low, high, length = config.stretch
+    kept = np.clip((length * frequencies / np.float32(2 * np.pi) - low) / (high - low), 0, 1)
+    return ((1 - kept) * frequencies / factor + kept * frequencies).astype(np.float32)
+
+
+def _rotate(x: Float[Array, "n t heads size"], frequencies: Float[np.ndarray, " half"]) -> Float[Array, "n t heads size"]:
+    """Turn the features k and k + size/2 of the token at position t by the angle t times the k-th frequency."""
     half = x.shape[3] // 2
-    # in float32, rounded as the checkpoints have been trained
-    frequencies = np.float32(1) / np.float32(theta) ** (np.arange(half, dtype=np.float32) / np.float32(half))
     angles = np.arange(x.shape[1], dtype=np.float32)[None, :, None, None] * frequencies
     cos, sin = jnp.asarray(np.cos(angles), x.dtype), jnp.asarray(np.sin(angles), x.dtype)
     a, b = x[..., :half], x[..., half:]
@@ -77,7 +92,7 @@ def _rotate(x: Float[Array, "n t heads size"], theta: float) -> Float[Array, "n 
 
 class _Attention(nnx.Module):
     def __init__(self, config: Llama, rngs: nnx.Rngs):
-        self.size, self.theta = config.width // config.heads, config.theta
+        self.size, self.frequencies = config.width // config.heads, tuple(_frequencies(config).tolist())
         self.window = None if config.window is None else (config.window - 1, 0)
         groups = config.kv_heads * self.size
         self.query = linear(config.width, config.width, rngs, bias=config.bias)
@@ -87,7 +102,8 @@ class _Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "n t width"]) -> Float[Array, "n t width"]:
         query, key, value = (split_heads(f(x), self.size) for f in (self.query, self.key, self.value))
-        query, key = _rotate(query, self.theta), _rotate(key, self.theta)
+        frequencies = np.array(self.frequencies, np.float32)
+        query, key = _rotate(query, frequencies), _rotate(key, frequencies)
         return self.out(attend(query, key, value, is_causal=True, local_window_size=self.window))
 
 

@@ -47,7 +47,8 @@ class ResNetCifar(Config):
 
 
 def _conv(old: int, new: int, kernel: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(old, new, (kernel, kernel), strides=(stride, stride), use_bias=False, rngs=rngs)
+    padding = ((kernel // 2, kernel // 2),) * 2  # on both sides, also where strides would leave one of them out
+    return nnx.Conv(old, new, (kernel, kernel), strides=(stride, stride), padding=padding, use_bias=False, rngs=rngs)
 
 
 class _Block(nnx.Module):

@@ -4,6 +4,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -21,6 +23,8 @@ class Vgg(Config):
         side: height and width of the images; halved by every stage.
         channels: channels of the images.
         norm: "batch" puts BatchNorm between every convolution, which keeps its bias, and its ReLU.
+        pooled: height and width that the last stage is averaged to, as torchvision does (7) to images of any side; None
+            leaves it as it is.
     """
 
     stages: tuple[tuple[int, ...], ...] = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -29,12 +33,20 @@ class Vgg(Config):
     side: int = 32
     channels: int = 3
     norm: Literal["none", "batch"] = "none"
+    pooled: int | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in ("none", "batch"):
             raise ValueError(f"norm must be 'none' or 'batch', got {self.norm!r}")
         if self.side % 2 ** len(self.stages):
             raise ValueError(f"side must be divisible by 2^stages = {2 ** len(self.stages)}, got {self.side}")
+        if self.pooled is not None and self.pooled < 1:
+            raise ValueError(f"pooled must be positive or None, got {self.pooled}")
+
+    @property
+    def flat_side(self) -> int:
+        """Height and width of the image that is flattened."""
+        return self.side // 2 ** len(self.stages) if self.pooled is None else self.pooled
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -56,6 +68,13 @@ class _Convolution(nnx.Module):
         return nnx.relu(x if self.norm is None else self.norm(x))
 
 
+def _averages(old: int, new: int) -> np.ndarray:
+    """Matrix (new, old) of means over `new` windows that cover an axis of `old` entries, as PyTorch's adaptive pooling."""
+    begin, end = np.arange(new) * old // new, -(-np.arange(1, new + 1) * old // new)
+    inside = (begin[:, None] <= np.arange(old)) & (np.arange(old) < end[:, None])
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+
+
 class _Vgg(nnx.Module):
     def __init__(self, config: Vgg, rngs: nnx.Rngs):
         width, stages = config.channels, []
@@ -66,8 +85,8 @@ class _Vgg(nnx.Module):
                 width = new
             stages.append(nnx.List(convolutions))
         self.stages = nnx.List(stages)
-        flat = width * (config.side // 2 ** len(config.stages)) ** 2
-        sizes = (flat, *config.dense, config.classes)
+        self.pooled = config.pooled
+        sizes = (width * config.flat_side**2, *config.dense, config.classes)
         self.dense = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
 
     def __call__(self, x: Float[Array, "n side side channels"]) -> Float[Array, "n classes"]:
@@ -75,6 +94,9 @@ class _Vgg(nnx.Module):
             for convolution in stage:
                 x = convolution(x)
             x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        if self.pooled not in (None, x.shape[1]):
+            means = jnp.asarray(_averages(x.shape[1], self.pooled), x.dtype)
+            x = jnp.einsum("nhwc,ih,jw->nijc", x, means, means)
         x = x.reshape(x.shape[0], -1)
         for layer in self.dense[:-1]:
             x = nnx.relu(layer(x))

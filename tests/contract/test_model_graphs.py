@@ -39,6 +39,7 @@ TABLES: dict[type[Config], tuple[list[Row], ...]] = {
     Vgg: (
         [(3, S, 1), (4, S, 1), (5, S, 1), (6, S, 1)],
         [(3, P, 1), (4, P, 1), (5, P, 1), (6, S, 1)],  # BatchNorm behind the convolutions, not the dense layer
+        [(3, S, 1), (4, S, 1), (5, S, 1), (6, S, 1)],  # averages of parts of the image
     ),
     ResNetCifar: (
         [(4, P, 1), (4, P, 1), (8, P, 1), (4, P, 1), (16, P, 1), (8, P, 1)],  # stream, hidden; hidden, padded channels; ...

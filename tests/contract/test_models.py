@@ -35,7 +35,7 @@ VIT = Vit(patch=4, width=8, layers=1, heads=2, hidden=6, classes=3, side=8, chan
 RESNET = ResNetCifar(1, 4, classes=3, side=8, channels=2)
 CONFIGS: dict[type[Config], tuple[Config, ...]] = {
     Mlp: (Mlp(4, (6, 5), 3),),
-    Vgg: (VGG, dataclasses.replace(VGG, norm="batch")),
+    Vgg: (VGG, dataclasses.replace(VGG, norm="batch"), dataclasses.replace(VGG, pooled=3)),
     ResNetCifar: tuple(ResNetCifar(1, 4, shortcut, classes=3, side=8, channels=2) for shortcut in ("A", "B")),
     ResNet: (
         ResNet("basic", (1, 1), width=3, classes=3, side=8, channels=2),
@@ -230,6 +230,7 @@ def test_as_many_parameters_as_published(config, parameters):
         (lambda: ResNetCifar(shortcut="C"), "shortcut must be 'A'.* got 'C'"),
         (lambda: ResNetCifar(width=3), "width must be even.*got width=3"),
         (lambda: ResNetCifar(blocks=0), "blocks positive.*blocks=0"),
+        (lambda: Vgg(pooled=0), "pooled must be positive or None, got 0"),
         (lambda: Vgg(norm="layer"), "norm must be 'none' or 'batch', got 'layer'"),
         (lambda: ResNet("wide"), "block must be 'basic' or 'bottleneck', got 'wide'"),
         (lambda: ResNet(stages=(2, 0)), "every stage must be positive.*stages=\\(2, 0\\)"),
@@ -240,6 +241,7 @@ def test_as_many_parameters_as_published(config, parameters):
         (lambda: Llama(kv_heads=2), "heads must be a multiple of kv_heads, got heads=9, kv_heads=2"),
         (lambda: Llama(width=27), "width / heads must be even, got 27 / 9"),
         (lambda: Llama(window=0), "window must be positive or None, got 0"),
+        (lambda: Llama(stretch=(8.0, 4.0, 1.0, 9)), r"stretch must be \(factor > 0.* got \(8.0, 4.0, 1.0, 9\)"),
         (
             lambda: WithWidths(RESNET, (("params/head", 3),)),
             "unknown node 'params/head': .* expected one of params/conv",
