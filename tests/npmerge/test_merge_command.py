@@ -108,6 +108,16 @@ def test_threads_memory_and_files_of_the_inputs_change_no_tensor(
     }
 
 
+@pytest.mark.parametrize("recipe", ["ties", "two"])
+def test_the_number_of_devices_changes_no_byte(folder: Path, recipe: str) -> None:
+    merge(f"{recipe}.yml", "eight")
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    command = [sys.executable, "-m", "npmerge", "merge", f"{recipe}.yml", "one", "--quiet"]
+    subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": flags})
+    for name in ("model.safetensors", "npmerge.json"):
+        assert (folder / "one" / name).read_bytes() == (folder / "eight" / name).read_bytes()
+
+
 def test_what_is_not_included_is_the_base_bit_for_bit_which_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 100)
     (folder / "some.yml").write_text(TIES + "include: [layers.0]\n")
