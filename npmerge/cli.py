@@ -1,5 +1,6 @@
 """The `npmerge` command."""
 
+import gc
 import json
 import os
 import shlex
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command; bad input, and what the file system refuses, ends in one line and exit status 2."""
+    gc.set_threshold(50_000)  # looking for cycles during imports would take a tenth of the time in which a merge starts
     try:
         app()
     except (ValueError, OSError) as error:

@@ -4,6 +4,8 @@ It holds no time, no machine and no absolute path: the same merge writes the sam
 """
 
 import hashlib
+import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +24,7 @@ KINDS = {"recipe": str, "seed": int, "mergekit_semantics": bool}
 KINDS |= dict.fromkeys(("options", "inputs", "outputs", "versions"), dict)
 OPTIONS = {"out_shard_size": str, "seed": int}
 NAMES = {str: "a text", dict: "an object", int: "an integer", bool: "true or false"}
-CHUNK = 2**22  # bytes that are hashed at a time
+CHUNK = 2**23  # bytes that are hashed at a time
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,19 @@ class Replay:
 
 
 def sha256_of_file(path: Path) -> str:
-    """The sha256 of a file, which is read once and never held whole. Raises ValueError for one that cannot be read."""
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK))
+    """The sha256 of a file, which is mapped piece by piece and never held. Raises ValueError for one that cannot be read.
+
+    To copy the pieces instead would take a fifth of the time again.
+    """
+    digest = hashlib.sha256()
     try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                digest.update(buffer[:count])
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            for start in range(0, size, CHUNK):
+                with mmap.mmap(file.fileno(), min(CHUNK, size - start), access=mmap.ACCESS_READ, offset=start) as piece:
+                    digest.update(piece)
+    except (OSError, ValueError) as error:  # ValueError: a file that has become shorter
+        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     return digest.hexdigest()
 
 

@@ -26,7 +26,7 @@ from npmerge.stream.conventions import BarycentricSlerp, FewStepsToKarcherMean, 
 from npmerge.stream.della import Della
 from npmerge.stream.elementwise import Elementwise, consensus, mean, near_swap
 from npmerge.stream.sce import Sce
-from npmerge.stream.task_vectors import TaskVectors, Trimmed, number, per_model
+from npmerge.stream.task_vectors import TaskVectors, Trimmed, fused, number, per_model
 from npmerge.stream.whole import Whole
 from npmerge.weights import vanishes
 
@@ -79,6 +79,11 @@ def _linear(step: Step, conventions: Conventions) -> Kernel:
     if vanishes(weights):
         raise ValueError(f"linear needs weights whose sum is not zero for {step.name!r}, got {weights.tolist()}")
     return Constant(weights / weights.sum())
+
+
+def _task_arithmetic(step: Step, conventions: Conventions) -> Kernel:
+    weights = per_model(step, "weight")
+    return Constant(fused(weights, step, elect=False)[1] * weights)
 
 
 def _passthrough(step: Step, conventions: Conventions) -> Kernel:
@@ -174,7 +179,7 @@ KERNELS: dict[str, KernelOf] = {
     "model_stock": _model_stock,
     "nearswap": _near_swap,
     "arcee_fusion": lambda step, conventions: Whole(ArceeFusion()),
-    "task_arithmetic": _task_vectors(),
+    "task_arithmetic": _task_arithmetic,
     "ties": _task_vectors("largest", elect=True),
     "dare_linear": _task_vectors(drop=True),
     "dare_ties": _task_vectors(drop=True, elect=True),
