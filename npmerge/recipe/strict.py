@@ -23,7 +23,7 @@ class Block(BaseModel):
         refused: keys that users may know from elsewhere and that are refused by name, with the reason.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # few of the blocks are used in a run
     refused: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
