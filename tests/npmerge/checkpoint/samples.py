@@ -48,7 +48,7 @@ def npz(folder: Path, tensors: Mapping[str, np.ndarray] = TENSORS) -> Path:
 
 
 def compressed(folder: Path, tensors: Mapping[str, np.ndarray] = TENSORS) -> Path:
-    np.savez_compressed(folder / "c.npz", **{k: x for k, x in tensors.items() if x.dtype.kind in "biufc" and "F8" not in k})
+    np.savez_compressed(folder / "c.npz", **{k: x for k, x in tensors.items() if x.dtype.kind in "biufc" and "F8" not in k})  # type: ignore[arg-type]
     return folder / "c.npz"
 
 
