@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,8 +76,9 @@ def run_merge(request: Request) -> None:
     use_device(request.device)
     keep_freed_memory()
     switch_often()
-    with _ended_by_signals(), partial_folder(request.out, force=request.force, resume=request.resume) as folder:
+    with _ended_by_signals() as check, partial_folder(request.out, force=request.force, resume=request.resume) as folder:
         made = documents.make(recipes, folder)
+        check()
     if not request.quiet:
         _tell(request, made, time.perf_counter() - begun)
 
@@ -119,17 +120,28 @@ def _tell(request: Request, made: Made, seconds: float) -> None:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM, by which clusters end jobs, end the merge as an error does, so that nothing is left."""
+def _ended_by_signals() -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C, and SIGTERM by which clusters end jobs, end the merge as an error does, so that nothing is left.
+
+    Yields what raises for a signal whose exception was lost, as it is where Python runs a destructor or a callback.
+    """
+    seen: list[int] = []
 
     def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+        seen.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    def check() -> None:
+        if seen:
+            end(seen[0], None)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
-    before = signal.signal(signal.SIGTERM, end)
+    numbers = [x for x in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(x) is not signal.SIG_IGN]  # as under nohup
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
