@@ -1,6 +1,5 @@
 """The configuration of a LoRA adapter as PEFT writes it: which modules it is for, and by what its updates are multiplied."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from npmerge.checkpoint.errors import CheckpointError, short
+from npmerge.checkpoint.indices import read_object
 
 CONFIG = "adapter_config.json"
 LARGEST = 2**24
@@ -85,7 +85,7 @@ def read_config(folder: Path) -> LoraConfig:
         CheckpointError: no such file, one that is damaged, or an adapter of a kind that is not applied here (which one).
     """
     path = folder / CONFIG
-    raw = _json(path)
+    raw = read_object(path, LARGEST)
     kind = raw.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(path, f"is of the kind {short(kind)}: only LoRA (peft_type 'LORA') is applied")
@@ -108,19 +108,6 @@ def read_config(folder: Path) -> LoraConfig:
         _patterns(path, raw, "alpha_pattern"),
         str(raw.get("base_model_name_or_path") or ""),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it takes more than {LARGEST} bytes")
-        raw = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or str(error)[:200]
-        raise CheckpointError(path, f"cannot be read: {why}") from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(path, f"expected a JSON object, got {type(raw).__name__}")
-    return raw
 
 
 def _number(path: Path, key: str, value: Any, *, whole: bool = False) -> Any:

@@ -1,8 +1,7 @@
 """Models as folders of safetensors files, or one such file: headers are checked whole, tensors are read when asked for."""
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from npmerge.checkpoint.errors import CheckpointError, short
-from npmerge.checkpoint.headers import DTYPES, MOST, Header, read_header
+from npmerge.checkpoint.headers import DTYPES, Header, read_header
+from npmerge.checkpoint.indices import check_agreement, read_object, tensors_by_file
 from npmerge.checkpoint.stored import Entry, StoredModel
 
 INDEX = ".safetensors.index.json"
@@ -80,7 +80,7 @@ def open_chosen(path: Path, chosen: Path, name: str, *, index: bool) -> ShardedM
     folder = chosen.parent
     if not any(header.tensors for header in files.values()):
         raise CheckpointError(path, "has no tensors")
-    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     return ShardedModel(path, files, config, name)
 
 
@@ -133,12 +133,7 @@ def _listed(paths: list[Path]) -> str:
 
 def _indexed(index: Path) -> dict[Path, Header]:
     """The files that an index names, which must agree with it."""
-    where = _read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where or not all(isinstance(x, str) for x in where.values()):
-        raise CheckpointError(index, "is a broken index: expected weight_map, an object from tensors to files")
-    names: dict[str, set[str]] = {}
-    for tensor, file in where.items():
-        names.setdefault(file, set()).add(tensor)
+    names = tensors_by_file(index)
     for file in names:
         if Path(file).name != file or not file.endswith(".safetensors") or len(file) > 200:
             raise CheckpointError(index, f"is a broken index: {short(file)} is no safetensors file of its folder")
@@ -147,27 +142,8 @@ def _indexed(index: Path) -> dict[Path, Header]:
         check_inside(index.parent, index.parent / file)
     files = {index.parent / file: read_header(index.parent / file) for file in sorted(names)}
     for path, header in files.items():
-        _check_agreement(index, path, names[path.name], header.tensors)
+        check_agreement(index, path, names[path.name], header.tensors)
     return files
-
-
-def _check_agreement(index: Path, path: Path, expected: set[str], got: Iterable[str]) -> None:
-    for names, why in ((expected - set(got), "which is not in"), (set(got) - expected, "that it does not name lies in")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(index, f"is a broken index: {short(min(names))}{more}, {why} {path.name}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MOST:
-            raise ValueError(f"it takes more than {MOST} bytes")
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(path, f"cannot be read: {str(error)[:200]}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(path, f"expected a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:

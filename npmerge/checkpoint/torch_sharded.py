@@ -7,7 +7,8 @@ import numpy as np
 
 from npmerge.checkpoint import torch_legacy, torch_zip
 from npmerge.checkpoint.errors import CheckpointError, short
-from npmerge.checkpoint.sharded import _read_json, check_inside
+from npmerge.checkpoint.indices import check_agreement, read_object, tensors_by_file
+from npmerge.checkpoint.sharded import check_inside
 from npmerge.checkpoint.spans import NamedModel
 from npmerge.checkpoint.strided import StridedModel
 from npmerge.checkpoint.zips import LOCAL, opened
@@ -43,19 +44,14 @@ def open_file(path: Path) -> TorchShards:
             not agree with them; what the readers of the files raise.
     """
     path = Path(path)
-    where = _read_json(path).get("weight_map")
-    if not isinstance(where, dict) or not where or not all(isinstance(x, str) for x in where.values()):
-        raise CheckpointError(path, "is a broken index: expected weight_map, an object from tensors to files")
-    names: dict[str, set[str]] = {}
-    for tensor, file in where.items():
-        names.setdefault(file, set()).add(tensor)
+    names = tensors_by_file(path)
     _check_files(path, sorted(names))
     shards = {path.parent / file: open_torch(path.parent / file) for file in sorted(names)}
     for file, shard in shards.items():
-        _check_agreement(path, file, names[file.name], set(shard.entries))
+        check_agreement(path, file, names[file.name], shard.entries)
     model = TorchShards(path, shards)
     config = path.parent / "config.json"
-    model.config = _read_json(config) if config.is_file() else {}
+    model.config = read_object(config) if config.is_file() else {}
     return model
 
 
@@ -69,10 +65,3 @@ def _check_files(index: Path, names: list[str]) -> None:
         raise CheckpointError(index, f"lacks {len(missing)} of {len(names)} files: {', '.join(missing[:3])}{more}")
     for name in names:
         check_inside(index.parent, index.parent / name)
-
-
-def _check_agreement(index: Path, file: Path, expected: set[str], got: set[str]) -> None:
-    for names, why in ((expected - got, "which is not in"), (got - expected, "that it does not name lies in")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(index, f"is a broken index: {short(min(names))}{more}, {why} {file.name}")

@@ -36,9 +36,9 @@ COSTS = {
     "pcb": 64.0,
     "consensus_ta": 4.4,
 }
-"""CPU time per byte that is read, as a multiple of `probed`: three models in bfloat16, hashes of inputs and outputs included.
+"""CPU time per byte that is read, as a multiple of `probed`: three models in bfloat16, hashes of inputs included.
 
-Measured by `python -m experiments.benchmarks.cost_of_methods` on two cores under load.
+Measured by `python -m experiments.benchmarks.cost_of_methods` on two cores under load, when results were hashed too.
 """
 
 START = 2.5

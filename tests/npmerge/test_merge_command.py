@@ -245,6 +245,18 @@ sys.argv = ["npmerge", "merge", "linear.yml", "out", "--num-threads", "1"]
 main()
 """
 
+SWALLOWED = """
+from npmerge.commands.documents import Documents
+make = Documents.make
+def swallowed(self, *given):
+    try:
+        os.kill(os.getpid(), number)
+    except KeyboardInterrupt:
+        pass
+    return make(self, *given)
+Documents.make = swallowed
+"""
+
 
 def child(code: str, nth: int, number: int) -> subprocess.CompletedProcess[str]:
     """A process that gets a signal in the middle of its n-th write."""
@@ -273,6 +285,12 @@ def test_a_process_that_is_told_to_stop_leaves_nothing(folder: Path, number: int
     done = child(COMMAND, 9, number)
     assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
+    assert sorted(x.name for x in folder.iterdir() if x.is_dir()) == ["m0", "m1", "m2"]
+
+
+def test_an_interruption_that_is_swallowed_on_the_way_is_one(folder: Path) -> None:
+    done = child(SWALLOWED + COMMAND, 0, signal.SIGINT)
+    assert done.returncode == 130 and "interrupted" in done.stderr
     assert sorted(x.name for x in folder.iterdir() if x.is_dir()) == ["m0", "m1", "m2"]
 
 

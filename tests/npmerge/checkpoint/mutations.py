@@ -3,10 +3,13 @@
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from npmerge.checkpoint.errors import CheckpointError
+from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
 
 TELLING = (0, 1, 127, 128, 255, 0xC9, 0xDD, 0xDF)
@@ -83,3 +86,15 @@ def read_all(model: StoredModel) -> None:
     for name, entry in model.entries.items():
         got = model.read(name, 0, None if entry.nbytes < 2**24 else 1)
         assert got.ndim == 1 and got.flags.writeable
+
+
+def check_holds(model: StoredModel, expected: Mapping[str, np.ndarray]) -> None:
+    """The model has these tensors and no others, bit for bit, whole and in part."""
+    assert set(model.entries) == set(expected)
+    for name, array in expected.items():
+        entry, got = model.entries[name], model.read(name)
+        assert (entry.shape, entry.nbytes, DTYPES[entry.dtype]) == (array.shape, array.nbytes, array.dtype)
+        assert got.dtype == array.dtype and got.tobytes() == array.tobytes() and got.flags.writeable
+        assert model.read(name, entry.size // 2, entry.size // 3).tobytes() == (
+            array.reshape(-1)[entry.size // 2 :][: entry.size // 3].tobytes()
+        )
