@@ -14,7 +14,7 @@ from npmerge.checkpoint.partial import emptied, sync_folder
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Planned, planned
-from npmerge.folder import Provenance, Replay, differences, files_beside, finish, sha256_of_file
+from npmerge.folder import Provenance, Replay, differences, files_beside, finish, hash_of_file
 from npmerge.folder.networks import as_network
 from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
@@ -27,7 +27,7 @@ from npmerge.stream.progress import shown
 from npmerge.stream.sizes import parse_size
 from npmerge.stream.writing import Target, write_model
 
-UNKNOWN = "0" * 64
+UNKNOWN = f"blake3:{'0' * 64}"
 """Stands for a hash in headers that are laid out before it is known."""
 
 Hashes = Mapping[str, Future[str]]
@@ -94,7 +94,7 @@ class Documents:
             for number, recipe in enumerate(recipes):
                 document = self._planned(recipe, results)
                 for path in _files(document.plan, results):
-                    hashes.setdefault(str(path), hashers.submit(sha256_of_file, path))
+                    hashes.setdefault(str(path), hashers.submit(hash_of_file, path))
                 if recipe is not recipes[-1]:
                     results[str(recipe.name)] = self._intermediate(document, emptied(folder / "results" / str(number)))
             return self._final(document, folder, hashes)

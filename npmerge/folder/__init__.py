@@ -7,9 +7,9 @@ from npmerge.folder.record import (
     Replay,
     differences,
     files_beside,
+    hash_of_file,
     is_record,
     recipe_of_record,
-    sha256_of_file,
 )
 from npmerge.folder.templates import check_template
 from npmerge.folder.vocabulary import Vocabulary
@@ -23,8 +23,8 @@ __all__ = [
     "disagreements",
     "files_beside",
     "finish",
+    "hash_of_file",
     "is_record",
     "make_vocabulary",
     "recipe_of_record",
-    "sha256_of_file",
 ]

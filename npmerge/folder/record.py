@@ -3,7 +3,6 @@
 It holds no time, no machine and no absolute path: the same merge writes the same record.
 """
 
-import hashlib
 import mmap
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder.configs import read_json
@@ -34,7 +34,7 @@ class Provenance:
     Attributes:
         recipe: the text of the recipe's file, as it was read.
         options: by name, whatever else decides on the bytes of the result, such as "out_shard_size".
-        inputs: sha256 of every file that was read, by its path as the recipe leads to it; empty where none was taken.
+        inputs: `hash_of_file` of every file that was read, by its path as the recipe leads to it; empty where none was taken.
         outputs: digest of the tensors of every file that was written, by its name in the folder: equal for equal tensors.
     """
 
@@ -61,12 +61,16 @@ class Replay:
     versions: Mapping[str, str]
 
 
-def sha256_of_file(path: Path) -> str:
-    """The sha256 of a file, which is mapped piece by piece and never held. Raises ValueError for one that cannot be read.
+def hash_of_file(path: Path) -> str:
+    """The BLAKE3 hash of a file, "blake3:" and what `b3sum` gives (O'Connor et al. 2020).
 
-    To copy the pieces instead would take a fifth of the time again.
+    Three times as fast as SHA-256 where processors have instructions for that, ten times elsewhere. The file is mapped piece
+    by piece and never held.
+
+    Raises:
+        ValueError: a file that cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = blake3()
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -75,7 +79,7 @@ def sha256_of_file(path: Path) -> str:
                     digest.update(piece)
     except (OSError, ValueError) as error:  # ValueError: a file that has become shorter
         raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    return digest.hexdigest()
+    return f"blake3:{digest.hexdigest()}"
 
 
 def files_beside(model: StoredModel) -> list[Path]:
@@ -143,10 +147,15 @@ def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str]) -> 
         return []
     names = sorted({*before, *after})
     return [
-        f"{kind} {name}: {after.get(name, 'none')[:12]}, recorded was {before.get(name, 'none')[:12]}"
+        f"{kind} {name}: {_start(after, name)}, recorded was {_start(before, name)}"
         for name in names
         if before.get(name) != after.get(name)
     ]
+
+
+def _start(hashes: Mapping[str, str], name: str) -> str:
+    """As much of a hash as tells it from others."""
+    return hashes.get(name, "none").removeprefix("blake3:")[:12]
 
 
 def _version(package: str) -> str:

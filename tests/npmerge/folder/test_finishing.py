@@ -10,7 +10,7 @@ import yaml
 
 from npmerge.checkpoint.sharded import open_model
 from npmerge.commands.planning import planned
-from npmerge.folder import Provenance, differences, finish, make_vocabulary, recipe_of_record, sha256_of_file
+from npmerge.folder import Provenance, differences, finish, hash_of_file, make_vocabulary, recipe_of_record, record
 from npmerge.folder.card import card, name_of
 from npmerge.folder.configs import changed_config
 from npmerge.folder.templates import TEMPLATES, check_template, chosen_template
@@ -238,9 +238,23 @@ def test_changed_inputs_and_outputs_are_told_by_name(tmp_path, out):
     replay = recipe_of_record(out / "npmerge.json")
     assert differences(replay, MADE) == [] == differences(replay, Provenance(MADE.recipe))
     file = tmp_path / "a" / "model.safetensors"
-    again = Provenance(MADE.recipe, MADE.options, {str(file): sha256_of_file(file)}, MADE.outputs)
+    again = Provenance(MADE.recipe, MADE.options, {str(file): hash_of_file(file)}, MADE.outputs)
     found = differences(replay, again)
     assert len(found) == 2 and "recorded was 111111111111" in found[-1] + found[0]
+
+
+def test_a_hash_is_that_of_the_whole_file_and_of_the_standard(tmp_path, monkeypatch):
+    file = tmp_path / "a"
+    file.write_bytes(b"IETF")
+    assert hash_of_file(file) == "blake3:83a2de1ee6f4e6ab686889248f4ec0cf4cc5709446a682ffd1cbb4d6165181e2"
+    file.write_bytes(bytes(range(256)) * 500)
+    whole = hash_of_file(file)
+    monkeypatch.setattr(record, "CHUNK", 2**16)
+    assert hash_of_file(file) == whole
+    file.write_bytes(b"")
+    assert hash_of_file(file) == "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+    with pytest.raises(ValueError, match="cannot read .*: No such file"):
+        hash_of_file(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
