@@ -1,11 +1,12 @@
 """Arrays as batches: in order for measuring, shuffled without end for learning."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from alignment.checks import check_count
 from alignment.graph import Graph, PyTree
@@ -88,6 +89,55 @@ def counted(batch: tuple) -> Bool[Array, "examples ..."]:
     ):
         return jnp.asarray(labels) >= 0
     return jnp.ones(examples, bool)
+
+
+def masked_mean(values: Float[Array, "examples ..."], batch: tuple) -> Float[Array, ""]:
+    """The mean over examples, or over the positions of each, that the mask of a batch keeps; 0 if it keeps none. Traceable.
+
+    Args:
+        values: one for each example, or for each position of each.
+        batch: `(inputs, targets)`, of which all count, or `(inputs, targets, mask)` with a mask (examples,) or of the values'
+            shape.
+    """
+    if len(batch) < 3:
+        return values.mean()
+    mask = jnp.broadcast_to(batch[2].reshape(*batch[2].shape, *(1,) * (values.ndim - batch[2].ndim)), values.shape)
+    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
+
+
+def weight_of(batch: tuple) -> Float[Array, ""]:
+    """How many examples, or positions, of a batch count: by its mask if it has one. Traceable."""
+    if len(batch) == 3 and getattr(batch[2], "dtype", None) == bool:
+        return batch[2].sum().astype(jnp.float32)
+    return jnp.float32(_examples(batch))
+
+
+def padded(batch: tuple, size: int) -> tuple:
+    """A batch with examples of zeros up to a size, and the mask of those that were there.
+
+    Args:
+        batch: `(inputs, targets)`, or with a mask of bool as its third part, which is padded with False.
+        size: number of examples that it gets.
+
+    Raises:
+        ValueError: more examples than that.
+    """
+    count = _examples(batch)
+    if count > size:
+        raise ValueError(f"a batch of {count} examples cannot be filled up to {size}")
+    whole = batch if len(batch) == 3 else (*batch, np.ones(count, bool))
+    if count == size:
+        return whole
+
+    def fill(x: Data) -> Data:
+        xp: Any = jnp if isinstance(x, jax.Array) else np
+        return xp.concatenate([x, xp.zeros((size - count, *x.shape[1:]), x.dtype)]) if np.ndim(x) else x
+
+    return jax.tree.map(fill, whole)
+
+
+def _examples(batch: tuple) -> int:
+    return next((len(x) for x in jax.tree.leaves(batch) if np.ndim(x)), 1)
 
 
 def with_mask(batch: tuple) -> tuple:

@@ -1,6 +1,5 @@
 """The Optax loop: descend on theta, keep the best, never lose it."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,9 +14,10 @@ from jaxtyping import Array
 from alignment.checks import check_count, check_key, kind_of
 from alignment.graph import PyTree
 from npmerge.batches import check_filled, measured
+from npmerge.sharding import Devices, layout_of
 from npmerge.stack import Stack
+from npmerge.updates import Feed, Loss, Run, State, evaluate, joined, partition, update
 
-Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at random
 Status = Literal["finished", "stopped early", "diverged"]
 
 
@@ -53,6 +53,10 @@ def fit(
     patience: int | None = None,
     progress: Callable[[int, float], Any] | None = None,
     key: Array | None = None,
+    devices: Devices = None,
+    parallel: Literal["jit", "pmap"] = "jit",
+    shard: Literal["features"] | None = None,
+    accumulate: int = 1,
 ) -> FitResult:
     """Minimise `loss(theta, stack, batch)` over the floating-point leaves of theta.
 
@@ -72,10 +76,17 @@ def fit(
         progress: called with the step and the latest training loss.
         key: randomness for a loss that draws at random (`along_line`): it is called with `key=`, another one in each step. On
             held-out batches it is called without, and must then be deterministic.
+        devices: among which batches are divided by examples, or how many; None for JAX's own rule, where the arrays are. With
+            several processes (`jax.distributed`) all of them call this with `jax.devices()`, each with its own examples, as
+            many as the others. Batches that do not divide evenly are filled up, and a mask leaves that out of the loss.
+        parallel: "jit" over a mesh, or "pmap", where devices None are all.
+        shard: "features" divides theta, the optimiser's state and the models among the devices too; under jit only.
+        accumulate: batches go through the network in so many parts one after another, in a part of the memory.
 
     Raises:
         ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
-            arguments in another order, an optimizer that is none.
+            arguments in another order, an optimizer that is none, more devices than there are, batches that do not divide
+            where the loss takes no mask.
 
     A loss or gradient that is not finite stops the run with status "diverged"; theta is that of the last good step.
     """
@@ -84,38 +95,45 @@ def fit(
         raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
     _refuse_nonsense(optimizer, steps, every, patience, held_out)
     check_key(key)
+    check_count("accumulate", accumulate)
+    layout = layout_of(devices, parallel, shard)
+    run = Run(layout, accumulate)
     check = _Checker(loss, theta, stack)
-    learned, fixed = _partition(theta)
+    learned, fixed = partition(theta)
     if not jax.tree.leaves(learned):
         raise ValueError("nothing to learn: theta has no floating-point leaves")
     held_out = list(measured(held_out))
-    state = _State(jax.tree.map(jnp.array, learned), optimizer.init(learned), jnp.array(True))
     for batch in held_out:
         check(batch)
-    judge = _Judge(loss, fixed, stack, held_out)
+    learned = jax.tree.map(jnp.array, learned)  # a copy: the step donates its state
+    state = layout.place(State(learned, optimizer.init(learned), jnp.array(True)))
+    given = layout.place(fixed), layout.place(stack)
+    judge = _Judge(loss, run, given, held_out)
     judge(0, state.learned)
+    step_of, feed = layout.compiled(update, donated=(3,)), Feed(loss, run)
     losses: list[Array] = []
     status: Status = "finished"
     source = iter(_endless(batches, steps))
     for step in range(1, steps + 1):
         batch = next(source)
         check(batch)
-        state, value = _step(loss, optimizer, state, fixed, stack, batch, _at_step(key, step))
+        state, value = step_of(loss, optimizer, run, state, *given, feed(batch), _at_step(key, step))
         losses.append(value)
         if step % every and step < steps:
             continue
         if progress is not None:
-            progress(step, float(value))
-        if not bool(state.healthy):
+            progress(step, float(layout.take(value)))
+        if not bool(layout.take(state.healthy)):
             status = "diverged"
             break
         judge(step, state.learned)
         if patience is not None and judge.stale >= patience:
             status = "stopped early" if step < steps else "finished"
             break
-    best = judge.best if held_out else state.learned
-    history = History(np.array(jax.device_get(losses), np.float32), np.array(judge.steps), np.array(judge.losses, np.float32))
-    return FitResult(_join(best, fixed), _until_bad(history), status)
+    best = layout.take(judge.best if held_out else state.learned)
+    measured_losses = np.array(jax.device_get(layout.take(losses)), np.float32)
+    history = History(measured_losses, np.array(judge.steps), np.array(judge.losses, np.float32))
+    return FitResult(joined(best, fixed), _until_bad(history), status)
 
 
 def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
@@ -129,47 +147,16 @@ def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | Non
         raise ValueError(f"optimizer must be an Optax transformation such as optax.adam(1e-2), got {type(optimizer).__name__}")
 
 
-class _State(NamedTuple):
-    learned: PyTree
-    optimizer: PyTree
-    healthy: Array  # no step so far had a non-finite loss or gradient
-
-
 def _at_step(key: Array | None, step: int) -> dict[str, Array]:
     return {} if key is None else {"key": jax.random.fold_in(key, step)}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _step(
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    state: _State,
-    fixed: PyTree,
-    stack: Stack | None,
-    batch: tuple,
-    random: dict[str, Array],
-) -> tuple[_State, Array]:
-    value, gradient = jax.value_and_grad(lambda learned: loss(_join(learned, fixed), stack, batch, **random))(state.learned)
-    with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers; strictness is for the caller's own code
-        updates, new = optimizer.update(gradient, state.optimizer, state.learned)
-        learned = optax.apply_updates(state.learned, updates)
-    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((value, gradient, learned))]
-    good = functools.reduce(jnp.logical_and, finite, state.healthy)
-    # a bad step changes nothing, and no later one does: the device runs ahead of the check on the host
-    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), _State(learned, new, good), state)
-    return kept._replace(healthy=good), value
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _evaluate(loss: Loss, learned: PyTree, fixed: PyTree, stack: Stack | None, batch: tuple) -> Array:
-    return loss(_join(learned, fixed), stack, batch)
 
 
 class _Judge:
     """Held-out losses so far, the best theta among them, and how many judgements ago that was."""
 
-    def __init__(self, loss: Loss, fixed: PyTree, stack: Stack | None, held_out: Sequence[tuple]):
-        self.loss, self.fixed, self.stack, self.held_out = loss, fixed, stack, held_out
+    def __init__(self, loss: Loss, run: Run, given: tuple, held_out: Sequence[tuple]):
+        self.loss, self.run, self.given, self.held_out = loss, run, given, held_out
+        self.evaluate, self.feed = run.layout.compiled(evaluate), Feed(loss, run)
         self.steps: list[int] = []
         self.losses: list[float] = []
         self.best: PyTree = None
@@ -180,8 +167,8 @@ class _Judge:
         if not self.held_out:
             return
         sizes = [len(leaves[0]) if (leaves := jax.tree.leaves(batch)) else 1 for batch in self.held_out]
-        values = [_evaluate(self.loss, learned, self.fixed, self.stack, batch) for batch in self.held_out]
-        value = float(np.average(jax.device_get(values), weights=sizes))
+        values = [self.evaluate(self.loss, None, self.run, learned, *self.given, self.feed(x), {}) for x in self.held_out]
+        value = float(np.average(jax.device_get(self.run.layout.take(values)), weights=sizes))
         self.stale += 1
         if self.best is None or (math.isfinite(value) and value < self.lowest):  # one of -inf is an overflow
             self.lowest = value if math.isfinite(value) else math.inf
@@ -225,17 +212,3 @@ class _Checker:
             self.check = self.build(*self.arguments, batch)
         if self.check is not None:
             self.check(batch)
-
-
-def _partition(theta: PyTree) -> tuple[PyTree, PyTree]:
-    """The floating-point leaves and the others, each tree with None in the places of the other."""
-
-    def floating(x: Any) -> bool:
-        return jnp.issubdtype(jnp.result_type(x), jnp.floating)
-
-    learned = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)) if floating(x) else None, theta)
-    return learned, jax.tree.map(lambda x: None if floating(x) else x, theta)
-
-
-def _join(learned: PyTree, fixed: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: b if a is None else a, learned, fixed, is_leaf=lambda x: x is None)

@@ -8,6 +8,7 @@ import abc
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +22,30 @@ from alignment.graph import Graph, PyTree
 from alignment.maps import transport
 from alignment.weight_distance import weight_distance
 from npmerge.base import Merge, between
-from npmerge.batches import check_pair
+from npmerge.batches import check_pair, masked_mean
 from npmerge.stack import Stack, check_stack
 
 Apply = Callable[[PyTree, Array], Array]
+Padded = Callable[[tuple, Callable[[tuple], tuple]], tuple]
 
 
 class Objective(abc.ABC):
-    """A scalar to minimise, averaged over the examples of a batch."""
+    """A scalar to minimise, averaged over the examples of a batch.
+
+    Attributes:
+        masks: whether batches may be `(inputs, targets, mask)`, as `npmerge.batches.padded` makes them: the mean is then over
+            the examples that the mask keeps.
+    """
+
+    masks: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The value for the network `params`; `stack` holds the models it was merged from."""
+
+    def padded(self, batch: tuple, pad: Callable[[tuple], tuple]) -> tuple:
+        """The batch with `pad` done to every `(inputs, targets)` in it."""
+        return pad(batch)
 
     def check(self, batch: tuple, outputs: PyTree) -> None:  # noqa: B027 (nothing to check is the default)
         """Raise ValueError if a network with these outputs (`jax.ShapeDtypeStruct`) cannot learn from the batch. Host side."""
@@ -45,11 +58,13 @@ class CrossEntropy(Objective):
     Of a language model, whose batches are `(tokens[:, :-1], tokens[:, 1:])`, it is the loss of the next token.
     """
 
+    masks: ClassVar[bool] = True
+
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The mean over the batch, in nats."""
-        inputs, labels = batch
+        inputs, labels = batch[:2]
         logits = apply(params, inputs).astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), batch)
 
     def check(self, batch: tuple, outputs: PyTree) -> None:
         """A batch must be `(inputs, labels)`, the labels integers in [0, classes)."""
@@ -67,6 +82,7 @@ class Distillation(Objective):
         temperature: T.
     """
 
+    masks: ClassVar[bool] = True
     temperature: float = 1.0
 
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
@@ -77,7 +93,7 @@ class Distillation(Objective):
         student = jax.nn.log_softmax(apply(params, inputs).astype(jnp.float32) / t)
         predictions = [jax.nn.softmax(apply(model, inputs).astype(jnp.float32) / t) for model in stack.models()]
         teacher = jax.lax.stop_gradient(sum(predictions[1:], predictions[0]) / len(predictions))
-        return t**2 * optax.kl_divergence(student, teacher).mean()
+        return t**2 * masked_mean(optax.kl_divergence(student, teacher), batch)
 
 
 @dataclass(frozen=True)
@@ -90,10 +106,12 @@ class Entropy(Objective):
     that of the softmax itself.
     """
 
+    masks: ClassVar[bool] = True
+
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The mean over the batch, in nats."""
         logs = jax.nn.log_softmax(apply(params, batch[0]).astype(jnp.float32))
-        return -(jnp.exp(logs) * logs).sum(-1).mean()
+        return masked_mean(-(jnp.exp(logs) * logs).sum(-1), batch)
 
 
 def check_labels(labels: Int[Array, "examples ..."], outputs: PyTree) -> None:
@@ -128,6 +146,11 @@ class WeightSpaceLoss:
         """The objective of `merge.apply(theta, stack)`."""
         return self.objective(self.apply, self.merge.apply(theta, check_stack(stack)), stack, batch)
 
+    @property
+    def padded(self) -> Padded | None:
+        """Fills batches up; None if the objective takes no masks."""
+        return self.objective.padded if self.objective.masks else None
+
     def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
         check_pair(batch)
@@ -145,6 +168,11 @@ class FineTuningLoss:
     def __call__(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The objective of theta."""
         return self.objective(self.apply, theta, stack, batch)
+
+    @property
+    def padded(self) -> Padded | None:
+        """Fills batches up; None if the objective takes no masks."""
+        return self.objective.padded if self.objective.masks else None
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
@@ -175,6 +203,11 @@ class LineLoss:
         points = [between(models[0], other, t) for other in moved[1:]]
         losses = [self.objective(self.apply, point, stack, batch) for point in points]
         return sum(losses[1:], losses[0]) / len(losses)
+
+    @property
+    def padded(self) -> Padded | None:
+        """Fills batches up; None if the objective takes no masks."""
+        return self.objective.padded if self.objective.masks else None
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: tuple) -> Callable[[tuple], None]:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""

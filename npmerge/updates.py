@@ -1,0 +1,165 @@
+"""One step of a fit, traced: the loss, its gradient over all parts of a batch, the optimiser's update."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool
+
+from alignment.graph import PyTree
+from npmerge.batches import padded, weight_of
+from npmerge.sharding import AsGiven, Layout, Mapped
+
+Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at random
+
+
+class State(NamedTuple):
+    """What a step changes: the leaves that are learned, the optimiser's state, and whether every number so far was finite."""
+
+    learned: PyTree
+    optimizer: PyTree
+    healthy: Bool[Array, ""]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How steps are computed; static.
+
+    Attributes:
+        layout: where arrays lie.
+        accumulate: parts of a batch, one after another.
+    """
+
+    layout: Layout
+    accumulate: int = 1
+
+
+def update(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    run: Run,
+    state: State,
+    fixed: PyTree,
+    stack: PyTree,
+    batch: tuple,
+    random: dict[str, Array],
+) -> tuple[State, Array]:
+    """The state after a step, and the loss before it. A bad step changes nothing, and no later one does."""
+    value, gradient = _gradient(loss, run, state.learned, lambda x: joined(x, fixed), stack, batch, random)
+    with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers; strictness is for the caller's own code
+        updates, new = optimizer.update(gradient, state.optimizer, state.learned)
+        learned = optax.apply_updates(state.learned, updates)
+    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((value, gradient, learned))]
+    good = functools.reduce(jnp.logical_and, finite, state.healthy)
+    # the device runs ahead of the check on the host
+    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), State(learned, new, good), state)
+    return run.layout.keep(kept._replace(healthy=good)), value
+
+
+def evaluate(
+    loss: Loss, _: None, run: Run, learned: PyTree, fixed: PyTree, stack: PyTree, batch: tuple, random: dict[str, Array]
+) -> Array:
+    """The loss of theta on a batch; takes what `update` takes."""
+    return run.layout.mean(loss(joined(learned, fixed), stack, batch, **random), weight_of(batch))
+
+
+def _gradient(
+    loss: Loss,
+    run: Run,
+    learned: PyTree,
+    whole: Callable[[PyTree], PyTree],
+    stack: PyTree,
+    batch: tuple,
+    random: dict[str, Array],
+) -> tuple[Array, PyTree]:
+    def of(part: tuple) -> tuple[Array, PyTree]:
+        return jax.value_and_grad(lambda x: loss(whole(x), stack, part, **random))(learned)
+
+    if run.accumulate == 1:
+        return run.layout.mean(of(batch), weight_of(batch))
+
+    def add(total: tuple, part: tuple) -> tuple[tuple, Array]:
+        weight = weight_of(part)
+        return jax.tree.map(lambda t, x: t + weight.astype(x.dtype) * x, total, of(part)), weight
+
+    parts = jax.tree.map(lambda x: _every(x, run.accumulate), batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of, first))
+    total, weights = jax.lax.scan(add, nothing, parts)
+    weight = weights.sum()
+    found = jax.tree.map(lambda x: x / jnp.maximum(weight, 1).astype(x.dtype), total)
+    return run.layout.mean(found, weight)
+
+
+def _every(x: Array, parts: int) -> Array:
+    """(parts, examples / parts, ...): part k takes every parts-th example, so that each is divided among devices as the whole."""
+    if not x.ndim:
+        return jnp.broadcast_to(x, (parts,))
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+class Feed:
+    """Batches as a compiled step takes them: filled up to a size that divides, and put in place.
+
+    Smaller batches are filled up to the size of those before, so that nothing is compiled again.
+    """
+
+    def __init__(self, loss: Loss, run: Run):
+        self.layout, self.multiple = run.layout, run.layout.parts * run.accumulate
+        self.whole = isinstance(run.layout, AsGiven) and run.accumulate == 1
+        self.alone = isinstance(run.layout, Mapped) or run.accumulate > 1
+        self.padded = getattr(loss, "padded", None)
+        self.sizes: dict[int, int] = {}
+
+    def __call__(self, batch: tuple) -> tuple:
+        """Raises ValueError for a batch that neither divides nor can be filled up."""
+        if self.whole:
+            return batch
+        if self.padded is None:
+            self._check_divides(batch)
+            return self.layout.divide(batch)
+        position = itertools.count()
+        return self.layout.divide(self.padded(batch, lambda pair: self._filled(pair, next(position))))
+
+    def _filled(self, pair: tuple, position: int) -> tuple:
+        count = _length(pair)
+        size = self.sizes[position] = max(-(-count // self.multiple) * self.multiple, self.sizes.get(position, 0))
+        if position and self.alone and count < size:
+            raise ValueError(
+                f"batches of several tasks cannot be filled up where parts are computed alone: got one of {count} examples, "
+                f"expected a multiple of {self.multiple}"
+            )
+        return padded(pair, size)
+
+    def _check_divides(self, batch: tuple) -> None:
+        for x in jax.tree.leaves(batch):
+            if np.ndim(x) and len(x) % self.multiple:
+                raise ValueError(
+                    f"a batch of {len(x)} examples does not divide into {self.multiple} equal parts, and this loss takes no "
+                    "mask to fill it up: give batches of a multiple"
+                )
+
+
+def _length(batch: Any) -> int:
+    return next((len(x) for x in jax.tree.leaves(batch) if np.ndim(x)), 1)
+
+
+def partition(theta: PyTree) -> tuple[PyTree, PyTree]:
+    """The floating-point leaves and the others, each tree with None in the places of the other."""
+
+    def floating(x: Any) -> bool:
+        return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+    learned = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)) if floating(x) else None, theta)
+    return learned, jax.tree.map(lambda x: None if floating(x) else x, theta)
+
+
+def joined(learned: PyTree, fixed: PyTree) -> PyTree:
+    """The tree whose leaves `partition` has told apart."""
+    return jax.tree.map(lambda a, b: b if a is None else a, learned, fixed, is_leaf=lambda x: x is None)
