@@ -44,6 +44,15 @@ class Shuffled(Iterator[tuple]):
         chosen, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
         return self.inputs[chosen], self.targets[chosen]
 
+    def get_state(self) -> dict[str, Any]:
+        """Where it is, as JSON holds it."""
+        return {"rng": self.rng.bit_generator.state, "waiting": self.waiting.tolist()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.rng.bit_generator.state = state["rng"]
+        self.waiting = np.array(state["waiting"], np.int64)
+
 
 def measured(batches: Iterable[tuple], *, masks: bool = False) -> Iterator[tuple]:
     """The batches of something that measures: each must be a tuple `(inputs, targets)`, and they must end.
@@ -107,7 +116,7 @@ def masked_mean(values: Float[Array, "examples ..."], batch: tuple) -> Float[Arr
 
 def weight_of(batch: tuple) -> Float[Array, ""]:
     """How many examples, or positions, of a batch count: by its mask if it has one. Traceable."""
-    if len(batch) == 3 and getattr(batch[2], "dtype", None) == bool:
+    if len(batch) == 3 and jnp.result_type(batch[2]) == jnp.bool_:
         return batch[2].sum().astype(jnp.float32)
     return jnp.float32(_examples(batch))
 

@@ -45,6 +45,10 @@ class Layout(abc.ABC):
     def take(self, tree: PyTree) -> PyTree:
         """What was placed, or came out of a compiled function, as ordinary arrays."""
 
+    def logical(self, tree: PyTree) -> PyTree:
+        """What was placed, as it is to be saved: each array once, whoever holds its parts."""
+        return tree
+
     @abc.abstractmethod
     def compiled(self, function: Callable[..., Any], *, donated: tuple[int, ...] = ()) -> Callable[..., Any]:
         """`function(loss, optimizer, run, state, fixed, stack, batch, random)`: the first three are static."""
@@ -169,6 +173,10 @@ class Mapped(Layout):
     def compiled(self, function: Callable[..., Any], *, donated: tuple[int, ...] = ()) -> Callable[..., Any]:
         """By pmap."""
         return _mapped(function, donated, self.devices)
+
+    def logical(self, tree: PyTree) -> PyTree:
+        """See `Layout.logical`."""
+        return Sharded(self.devices).place(self.take(tree))
 
     def mean(self, tree: PyTree, weight: Float[Array, ""]) -> PyTree:
         """See `Layout.mean`."""

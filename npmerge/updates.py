@@ -98,7 +98,7 @@ def _gradient(
 
 
 def _every(x: Array, parts: int) -> Array:
-    """(parts, examples / parts, ...): part k takes every parts-th example, so that each is divided among devices as the whole."""
+    """(parts, examples / parts, ...): part k takes every parts-th example, so that devices have equal shares of each."""
     if not x.ndim:
         return jnp.broadcast_to(x, (parts,))
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

@@ -1,0 +1,166 @@
+"""A fit on disk, so that what ends it costs no more than the steps since: theta, the optimiser's state, what was measured."""
+
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from alignment.checks import check_count
+from alignment.graph import PyTree
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often a fit is saved; one that finds an earlier part of itself there goes on from it.
+
+    Saved by Orbax, whole or not at all; the last two are kept. Several processes need a folder that all of them see.
+
+    Attributes:
+        folder: of the checkpoints, made if it is not there.
+        steps: between two of them; None to go by time alone.
+        minutes: after which there is one, at the next judgement (`every`); None to go by steps alone.
+    """
+
+    folder: Path | str
+    steps: int | None = 1000
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            check_count("the steps between checkpoints", self.steps)
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes between checkpoints must be more than 0, got {self.minutes}")
+        if self.steps is None and self.minutes is None:
+            raise ValueError("checkpoints need steps or minutes: got neither")
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        arrays: trees of arrays.
+        numbers: what JSON holds.
+    """
+
+    arrays: dict[str, PyTree]
+    numbers: dict[str, Any]
+
+
+class Saver:
+    """Saves and finds the checkpoints of one fit.
+
+    Args:
+        checkpoints: where and how often.
+        start: theta as the fit was given it; another fit's checkpoints are refused by it.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, start: PyTree):
+        import orbax.checkpoint as ocp  # not needed where nothing is saved
+
+        self.checkpoints, self.start = checkpoints, fingerprint(start)
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self.folder = Path(checkpoints.folder).absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._arguments, self._last = ocp.args, time.monotonic()
+
+    def found(self, like: Mapping[str, PyTree]) -> tuple[int, Saved] | None:
+        """The newest checkpoint and its step; None if there is none.
+
+        Args:
+            like: trees of the arrays that are expected, laid out as they are to be.
+
+        Raises:
+            ValueError: checkpoints of a fit with another start, or arrays that are not as expected.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        numbers = self._manager.restore(step, args=self._arguments.Composite(numbers=self._arguments.JsonRestore())).numbers
+        if numbers.get("start") != self.start:
+            raise ValueError(f"{self.folder} holds a fit that started at another theta: name another folder")
+        abstract = jax.tree.map(_abstract, {**like, "losses": np.zeros(step, np.float32)})
+        arguments = self._arguments.Composite(arrays=self._arguments.StandardRestore(abstract))
+        try:
+            arrays = self._manager.restore(step, args=arguments).arrays
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{self.folder} holds a fit of another optimizer or kind of theta ({reason})") from None
+        return step, Saved(arrays, numbers)
+
+    def is_due(self, step: int, *, judged: bool) -> bool:
+        """Whether to save now.
+
+        Args:
+            step: that was done.
+            judged: whether theta was judged at it: only then is the time looked at.
+        """
+        every, minutes = self.checkpoints.steps, self.checkpoints.minutes
+        if every is not None and step % every == 0:
+            return True
+        return judged and minutes is not None and _of_first(time.monotonic() - self._last > 60 * minutes)
+
+    def save(self, step: int, saved: Saved) -> None:
+        """Write a checkpoint. Raises ValueError for a disk that cannot be written."""
+        numbers = {**saved.numbers, "start": self.start}
+        arguments = self._arguments.Composite(
+            arrays=self._arguments.StandardSave(saved.arrays), numbers=self._arguments.JsonSave(numbers)
+        )
+        try:
+            self._manager.save(step, args=arguments, force=True)
+        except OSError as error:
+            raise ValueError(f"cannot write {self.folder}: {error.strerror or error}") from None
+        self._last = time.monotonic()
+
+    def close(self) -> None:
+        """Let Orbax end what it does."""
+        self._manager.close()
+
+
+def fingerprint(tree: PyTree) -> int:
+    """Of the values, shapes and dtypes of a tree whose arrays this process has."""
+    found = 0
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        value = np.ascontiguousarray(x)
+        described = f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}"
+        found = zlib.crc32(value.view(np.uint8).data if value.size else b"", zlib.crc32(described.encode(), found))
+    return found
+
+
+def position_of(source: Iterator[Any]) -> Any:
+    """What a source of batches needs to go on, where it says so by `get_state` as the iterators of grain do; else None."""
+    get = getattr(source, "get_state", None)
+    if get is None:
+        return None
+    state = get()
+    return state.decode() if isinstance(state, bytes) else state
+
+
+def go_on(source: Iterator[Any], position: Any, steps: int) -> None:
+    """Move a source of batches to where it was: by `set_state`, or past the batches that were used."""
+    if position is not None and hasattr(source, "set_state"):
+        source.set_state(position)
+        return
+    for _ in range(steps):
+        if next(source, None) is None:
+            return
+
+
+def _abstract(x: Any) -> Any:
+    if isinstance(x, jax.Array):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    return x
+
+
+def _of_first(value: bool) -> bool:
+    """What the first process says: clocks differ."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
