@@ -82,9 +82,9 @@ class Judge:
         """Judge theta after a step."""
         if not self.held_out:
             return
-        sizes = [len(leaves[0]) if (leaves := jax.tree.leaves(batch)) else 1 for batch in self.held_out]
-        values = [self.evaluate(self.loss, None, self.run, learned, *self.given, self.feed(x), {}) for x in self.held_out]
-        value = float(np.average(jax.device_get(self.run.layout.take(values)), weights=sizes))
+        found = [self.evaluate(self.loss, None, self.run, learned, *self.given, self.feed(x), {}) for x in self.held_out]
+        values, sizes = zip(*jax.device_get(self.run.layout.take(found)), strict=True)
+        value = float(np.average(values, weights=sizes))
         self.stale += 1
         if self.best is None or (math.isfinite(value) and value < self.lowest):  # one of -inf is an overflow
             self.lowest = value if math.isfinite(value) else math.inf

@@ -61,6 +61,10 @@ class Layout(abc.ABC):
         """Traced: the mean over the parts, weighted, where each part is computed on its own."""
         return tree
 
+    def total(self, weight: Float[Array, ""]) -> Float[Array, ""]:
+        """Traced: the sum over the parts, likewise."""
+        return weight
+
 
 @dataclass(frozen=True)
 class AsGiven(Layout):
@@ -180,8 +184,12 @@ class Mapped(Layout):
 
     def mean(self, tree: PyTree, weight: Float[Array, ""]) -> PyTree:
         """See `Layout.mean`."""
-        share = weight / jax.lax.psum(weight, AXIS)
+        share = weight / self.total(weight)
         return jax.tree.map(lambda x: jax.lax.psum(share.astype(x.dtype) * x, AXIS), tree)
+
+    def total(self, weight: Float[Array, ""]) -> Float[Array, ""]:
+        """See `Layout.total`."""
+        return jax.lax.psum(weight, AXIS)
 
     @property
     def _local(self) -> list[jax.Device]:

@@ -64,9 +64,10 @@ def update(
 
 def evaluate(
     loss: Loss, _: None, run: Run, learned: PyTree, fixed: PyTree, stack: PyTree, batch: tuple, random: dict[str, Array]
-) -> Array:
-    """The loss of theta on a batch; takes what `update` takes."""
-    return run.layout.mean(loss(joined(learned, fixed), stack, batch, **random), weight_of(batch))
+) -> tuple[Array, Array]:
+    """The loss of theta on a batch, and how many examples that were; takes what `update` takes."""
+    value, weight = loss(joined(learned, fixed), stack, batch, **random), weight_of(batch)
+    return run.layout.mean(value, weight), run.layout.total(weight)
 
 
 def _gradient(

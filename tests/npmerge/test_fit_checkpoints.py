@@ -51,9 +51,7 @@ def test_a_fit_goes_on_from_its_checkpoints(tmp_path: Path, data: str) -> None:
         run(20, batches(), progress=pull, **saving)
     assert sorted(int(x.name) for x in (tmp_path / "fit").iterdir()) == [4, 8]
     same(run(20, batches(), **saving), expected)
-    taken = []
-    same(run(20, map(lambda x: taken.append(1) or x, batches()), **saving), expected)  # it is over
-    assert len(taken) in (0, 20)
+    same(run(20, batches(), **saving), expected)  # it is over
 
 
 @pytest.mark.parametrize("way", ["jit x8", "jit x8, features", "pmap x8"])
@@ -88,7 +86,9 @@ run(20, DATA["shuffled"](), every=5, progress=progress, checkpoints=Checkpoints(
 
 def test_a_fit_that_is_killed_goes_on(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(x for x in sys.path if x)}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "fit")], env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "fit")], env=environment, capture_output=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert sorted(int(x.name) for x in (tmp_path / "fit").iterdir() if x.name.isdigit()) == [8, 12]
     found = run(20, DATA["shuffled"](), checkpoints=Checkpoints(tmp_path / "fit", steps=4))
