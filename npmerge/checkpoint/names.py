@@ -110,7 +110,7 @@ def named_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def paths_of(config: Config, tensors: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """For each name of a tensor, in whatever spelling, the paths that it has in the network; none where that has no use for it.
+    """For each name of a tensor, in whatever spelling, its paths in the network; none where that has no use for it.
 
     Raises:
         CheckpointError: as `from_named` does for names.
@@ -118,7 +118,9 @@ def paths_of(config: Config, tensors: Iterable[str]) -> dict[str, tuple[str, ...
     names = _names(config, "tensors")
     rows = {row.theirs: row for row in names.rows}
     spelled = _matched(names, dict.fromkeys(tensors), "tensors", lambda row, x: None)
-    found = {spelling: rows[theirs].paths if rows[theirs].ours else () for theirs, spelling in spelled.items() if theirs in rows}
+    found = {
+        spelling: rows[theirs].paths if rows[theirs].ours else () for theirs, spelling in spelled.items() if theirs in rows
+    }
     return {name: found.get(name, ()) for name in tensors}
 
 

@@ -118,6 +118,8 @@ class Documents:
         plan, said = self._followed(document, model, folder / "fit")
         target = Target(model, folder / "journal", size, partial(self._metadata, document.plan, hashes), self.keep)
         outcomes = self._write(plan, target, self.out.name)
+        done = {step.name: step.action for step in document.plan.steps}
+        outcomes = [replace(x, action=done[x.name]) for x in outcomes]  # what was learned is copied into the files
         merged = open_model(model)
         copies = [*said, *compared(plan, merged)]
         sync_folder(model)
@@ -125,7 +127,7 @@ class Documents:
         provenance = replace(self._provenance(hashes, final=True), outputs=outputs)
         notes = _finish(document, model, provenance, self.out.resolve().name)
         changed = differences(self.replay, provenance) if self.replay else []
-        return Made(plan, outcomes, [*copies, *notes, *(f"warning: not as the first time: {x}" for x in changed)])
+        return Made(document.plan, outcomes, [*copies, *notes, *(f"warning: not as the first time: {x}" for x in changed)])
 
     def _followed(self, document: Planned, folder: Path, work: Path) -> "tuple[Plan, list[str]]":
         """The plan of what is written, when the networks of a document have been aligned and learned from; what to say."""

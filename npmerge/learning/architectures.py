@@ -5,8 +5,9 @@ import functools
 import importlib
 import inspect
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 
 from alignment.checks import unknown
 from alignment.graph import PyTree, flatten
-from npmerge.checkpoint.names import from_named, paths_of, to_named
+from npmerge.checkpoint.errors import CheckpointError
+from npmerge.checkpoint.names import from_named, named_shapes, paths_of, to_named
 from npmerge.checkpoint.network import network_config
 from npmerge.checkpoint.recognise import config_of
 from npmerge.checkpoint.sharded import ShardedModel
@@ -25,6 +27,7 @@ from npmerge.checkpoint.stored import StoredModel
 from npmerge.learning.members import Tensors
 from npmerge.models import MODELS, Config, abstract
 from npmerge.recipe.blocks import Named
+from npmerge.recipe.layers import layers_of
 
 Apply = Callable[[PyTree, Any], PyTree]
 TrainApply = Callable[[PyTree, Any], tuple[PyTree, PyTree]]
@@ -65,6 +68,15 @@ class Architecture(ABC):
     @abstractmethod
     def paths(self, name: str, like: Tensors) -> tuple[str, ...]:
         """Where a tensor stands among the variables."""
+
+    def in_order(self, paths: Iterable[str]) -> list[str]:
+        """Paths of variables from the inputs to the outputs, as far as names tell."""
+        layers = layers_of(paths := list(paths))
+
+        def place(path: str) -> tuple:
+            return (1 if layers.place(path) else 2 * layers.is_after(path), _natural(path))
+
+        return sorted(paths, key=place)
 
     @property
     def forward(self) -> Apply:
@@ -116,6 +128,15 @@ class Known(Architecture):
     def paths(self, name: str, like: Tensors) -> tuple[str, ...]:
         """See `Architecture.paths`."""
         return (name,) if self.own else paths_of(self.known, like)[name]
+
+    def in_order(self, paths: Iterable[str]) -> list[str]:
+        """In the order of PyTorch's `state_dict`, where there is one."""
+        try:
+            theirs = paths_of(self.known, named_shapes(self.known))
+        except CheckpointError:
+            return super().in_order(paths)
+        order = {path: k for k, path in enumerate(path for own in theirs.values() for path in own)}
+        return sorted(paths, key=order.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -236,6 +257,11 @@ def _forward(train_apply: TrainApply) -> Apply:
 
 def _shape(tensors: Mapping[str, Any], path: str) -> str:
     return str(tuple(tensors[path].shape)) if path in tensors else "none"
+
+
+def _natural(name: str) -> list:
+    """Numbers in names are numbers."""
+    return [(0, int(x), "") if x.isdigit() else (1, 0, x) for x in re.split(r"(\d+)", name) if x]
 
 
 def _hashable(x: Any) -> Any:

@@ -178,5 +178,3 @@ def _keys(data: Examples) -> np.ndarray:
     rows = np.ascontiguousarray(data.inputs)
     found = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
     return np.frombuffer(b"".join(found), np.uint64)
-
-

@@ -31,7 +31,8 @@ def read_dataset(data: Data) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _table(datasets: Any, data: Data) -> Any:
     try:
-        if Path(str(data.dataset)).is_dir() and not (found := datasets.load_from_disk(data.dataset)) is None:
+        if Path(str(data.dataset)).is_dir():
+            found = datasets.load_from_disk(data.dataset)
             return found[data.split] if isinstance(found, dict) else found
         return datasets.load_dataset(data.dataset, split=data.split)
     except (OSError, ValueError, KeyError) as error:

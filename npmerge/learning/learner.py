@@ -13,6 +13,7 @@ from npmerge.base import LinearMerge
 from npmerge.batches import shuffled
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.fit import Checkpoints, FitResult, fit
+from npmerge.fit_checkpoints import fingerprint
 from npmerge.learned import Learned
 from npmerge.learning.aligning import whole
 from npmerge.learning.architectures import Architecture
@@ -153,7 +154,10 @@ class Learner:
         return {name: evaluate(self.network.apply, variables, batches) for name, variables in networks.items()}
 
     def _coefficients(self, theta: PyTree) -> dict[str, np.ndarray]:
-        return {name: np.asarray(self.values.constraint.forward(x)) for name, x in theta.items()}
+        """By group, from the inputs of the network to its outputs."""
+        group = self.values.granularity.group
+        order = dict.fromkeys(group(path) for path in self.network.in_order(flatten(self.stack.params)))
+        return {x: np.asarray(self.values.constraint.forward(theta[x])) for x in order if x in theta}
 
     def checkpoints(self, folder: Path, *, wanted: bool) -> Checkpoints | None:
         """Where the fit is saved: a folder that another block, other data or other networks do not share.
@@ -169,9 +173,8 @@ class Learner:
         return Checkpoints(folder / name, *((SAVED, None) if given is None else (given.steps, given.minutes)))
 
     def _identity(self) -> str:
-        """What decides on the fit besides theta: the block without its steps, data, weights."""
-        data = [zlib.crc32(np.ascontiguousarray(x)) for x in (self.parts.train.inputs, self.parts.train.filled)]
-        weights = [zlib.crc32(np.ascontiguousarray(x)) for x in flatten(self.stack.params).values()]
-        return repr((self.block.model_dump(exclude={"steps", "checkpoints"}), data, weights))
-
-
+        """What decides on the fit besides theta: the block, data, weights."""
+        train, held_out = self.parts
+        data = [train.inputs, train.filled, *([] if held_out is None else [held_out.inputs, held_out.filled])]
+        given = self.block.model_dump(exclude={"checkpoints"})
+        return repr((given, fingerprint(data), fingerprint(self.stack.params)))

@@ -95,7 +95,9 @@ def _ended(learnt: Learnt) -> str:
         return f"{said}; without held-out examples the last theta is kept, not the best."
     best = int(np.nanargmin(history.held_out_loss)) if np.isfinite(history.held_out_loss).any() else 0
     first, lowest = history.held_out_loss[0], history.held_out_loss[best]
-    return f"{said}; held-out loss {first:.4f} at the start, {lowest:.4f} at its best, after step {history.held_out_step[best]}."
+    return (
+        f"{said}; held-out loss {first:.4f} at the start, {lowest:.4f} at its best, after step {history.held_out_step[best]}."
+    )
 
 
 def _table(learner: Learner, learnt: Learnt) -> list[str]:

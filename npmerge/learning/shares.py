@@ -1,13 +1,10 @@
 """How much of the merged network comes from each model, from the first layer to the last."""
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-
-from npmerge.recipe.layers import layers_of
 
 
 class Shares(NamedTuple):
@@ -26,18 +23,12 @@ def shares_of(coefficients: Mapping[str, np.ndarray]) -> Shares:
     """The mean coefficient of each model in each module, weighted by the number of coefficients.
 
     Args:
-        coefficients: by group, (models, ...); groups are called after tensors or modules.
+        coefficients: by group, (models, ...), in order; groups are called after tensors or modules.
     """
-    layers = layers_of(coefficients)
-
-    def depth(name: str) -> tuple:
-        place = layers.place(name)
-        return (1 if place else 2 * layers.is_after(name), _natural(name))
-
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
-    for name in sorted(coefficients, key=depth):
-        c, module = coefficients[name], _module(name)
+    for name, c in coefficients.items():
+        module = _module(name)
         flat = c.reshape(len(c), -1).astype(np.float64)
         sums[module] = sums.get(module, 0.0) + flat.sum(1)
         counts[module] = counts.get(module, 0) + flat.shape[1]
@@ -49,8 +40,3 @@ def _module(name: str) -> str:
     module, _, last = name.rpartition("/") if "/" in name else name.rpartition(".")
     whole = module if last in ("kernel", "bias", "scale", "weight", "embedding") and module else name
     return whole.removeprefix("params/")
-
-
-def _natural(name: str) -> list:
-    """Numbers in names are numbers."""
-    return [(0, int(x), "") if x.isdigit() else (1, 0, x) for x in re.split(r"(\d+)", name) if x]

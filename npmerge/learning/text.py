@@ -22,14 +22,18 @@ def read_text(path: Path, data: Data, config: Config | None, reference: Path) ->
     windows = [_windows(_tokens(file, data, config, reference), length) for file in files]
     tokens = np.concatenate(windows) if windows else np.zeros((0, length + 1), np.int32)
     if not len(tokens):
-        raise ValueError(f"{path} has fewer tokens than the {length + 1} of one example: give a shorter data.length or more text")
+        raise ValueError(
+            f"{path} has fewer tokens than the {length + 1} of one example: give a shorter data.length or more text"
+        )
     return tokens[:, :-1], tokens[:, 1:]
 
 
 def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
     count = max(0, (len(tokens) - 1) // length)
-    return np.stack([tokens[k * length : (k + 1) * length + 1] for k in range(count)]) if count else np.zeros(
-        (0, length + 1), np.int32
+    return (
+        np.stack([tokens[k * length : (k + 1) * length + 1] for k in range(count)])
+        if count
+        else np.zeros((0, length + 1), np.int32)
     )
 
 

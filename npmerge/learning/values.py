@@ -1,4 +1,4 @@
-"""What a recipe names, as values of the library and of Optax: unknown names and arguments are told with the nearest valid one."""
+"""What a recipe names, as values of the library and of Optax; of misspelt names and arguments the nearest is told."""
 
 import dataclasses
 import functools
@@ -111,7 +111,9 @@ def _called(kind: str, named: Named | None, there: Mapping[str, Callable], more:
 @functools.cache
 def optimizers() -> dict[str, Callable]:
     """Optax's optimisers by name: its functions that take a learning rate."""
-    plain = {name: f for name, f in sorted(vars(optax).items()) if inspect.isfunction(f) and not name.startswith(("_", "scale_"))}
+    plain = {
+        name: f for name, f in sorted(vars(optax).items()) if inspect.isfunction(f) and not name.startswith(("_", "scale_"))
+    }
     return {name: f for name, f in plain.items() if "learning_rate" in inspect.signature(f).parameters}
 
 
@@ -123,7 +125,7 @@ def schedules() -> dict[str, Callable]:
 
 
 def _fields(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    return [field.name for field in dataclasses.fields(kind) if field.init]
 
 
 def _tuples(x: Any) -> Any:

@@ -20,14 +20,14 @@ CONSTRAINTS = ("simplex", "box", "clip", "free")
 
 Scalar = StrictBool | StrictInt | float | StrictStr
 Value = Scalar | list[Scalar]
-Arguments = Annotated[dict[str, Value], Field(default_factory=dict)]
+Arguments = dict[str, Value]
 
 
 class Named(Block):
     """Something of the library by its name, with its arguments; a recipe may give the name alone."""
 
     name: Annotated[str, Field(min_length=1)]
-    arguments: Arguments
+    arguments: Arguments = Field(default_factory=dict)
 
 
 class Optimizer(Named):
@@ -129,7 +129,7 @@ class Align(Block):
     data: Examples | None = None
     batch_size: Annotated[StrictInt, Field(ge=1)] = 128
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
-    parameters: Arguments
+    parameters: Arguments = Field(default_factory=dict)
 
 
 class Learn(Block):
