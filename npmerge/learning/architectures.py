@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ class Architecture(ABC):
         """The tensors by name, for those names that are of the network."""
 
     @abstractmethod
-    def paths(self, name: str, like: Tensors) -> tuple[str, ...]:
-        """Where a tensor stands among the variables."""
+    def paths(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Where tensors stand among the variables."""
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
         """Paths of variables from the inputs to the outputs, as far as names tell."""
@@ -125,9 +125,9 @@ class Known(Architecture):
             return {path: np.asarray(x) for path, x in flatten(variables).items()}
         return to_named(self.known, variables, like=like)
 
-    def paths(self, name: str, like: Tensors) -> tuple[str, ...]:
+    def paths(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """See `Architecture.paths`."""
-        return (name,) if self.own else paths_of(self.known, like)[name]
+        return {name: (name,) for name in names} if self.own else paths_of(self.known, names)
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
         """In the order of PyTorch's `state_dict`, where there is one."""
@@ -174,9 +174,9 @@ class UserFunction(Architecture):
         """See `Architecture.tensors`."""
         return {name: np.asarray(x) for name, x in variables.items()}
 
-    def paths(self, name: str, like: Tensors) -> tuple[str, ...]:
+    def paths(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """See `Architecture.paths`."""
-        return (name,)
+        return {name: (name,) for name in names}
 
 
 def architecture_of(given: Named | None, reference: StoredModel, tensors: Tensors) -> Architecture:

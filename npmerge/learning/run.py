@@ -91,11 +91,13 @@ class Blocks:
     def learner(self, learn: Learn, parts: Parts, networks: Sequence[PyTree]) -> Learner:
         """The fit of a `learn:`."""
         base, models = (None, networks) if self.members.base is None else (networks[0], networks[1:])
-        tensors = self.members.models[0]
-        merged = [step.name for step in self.plan.steps if step.action == "merge"]
-        paths = {name: self.network.paths(name, tensors) for name in merged}
-        start, stack = start_of(self.recipe, self.plan, paths), stack_models(list(models), base)
+        start, stack = start_of(self.recipe, self.plan, self.paths), stack_models(list(models), base)
         return Learner(self.recipe, learn, self.network, stack, start, values_of(self.recipe, learn), parts)
+
+    @property
+    def paths(self) -> dict[str, tuple[str, ...]]:
+        """Where each merged tensor stands among the variables."""
+        return self.network.paths([step.name for step in self.plan.steps if step.action == "merge"])
 
     @property
     def names(self) -> list[str]:

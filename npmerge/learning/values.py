@@ -23,6 +23,10 @@ LEARNING_RATE = 0.05
 """Of Adam, where a recipe names no optimiser: latents start near 0 and move by about as much in each step."""
 
 
+_made: dict[str, optax.GradientTransformation] = {}
+"""Optimisers by their block: `fit` compiles a step once for each object."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Values:
     """The parts of a `learn:` block that are values."""
@@ -72,12 +76,15 @@ def _value(module: Any, named: Named) -> Any:
 def _optimizer(recipe: Recipe, learn: Learn) -> optax.GradientTransformation:
     given = learn.optimizer
     if given is None:
-        return optax.adam(LEARNING_RATE)
+        given = Optimizer(name="adam", arguments={"learning_rate": LEARNING_RATE})
     path: Path = ("learn", "optimizer")
-    rate = None
-    if given.schedule is not None:
-        rate = _at(recipe, (*path, "schedule"), lambda: _called("schedule", given.schedule, schedules()))
-    return _at(recipe, path, lambda: _with_rate(given, rate))
+    key = given.model_dump_json()
+    if key not in _made:
+        rate = None
+        if given.schedule is not None:
+            rate = _at(recipe, (*path, "schedule"), lambda: _called("schedule", given.schedule, schedules()))
+        _made[key] = _at(recipe, path, lambda: _with_rate(given, rate))
+    return _made[key]
 
 
 def _with_rate(given: Optimizer, schedule: Any) -> optax.GradientTransformation:
@@ -101,7 +108,11 @@ def _called(kind: str, named: Named | None, there: Mapping[str, Callable], more:
         raise ValueError(unknown(kind, named.name, there))
     function = there[named.name]
     arguments = {**named.arguments, **(more or {})}
-    check_arguments(named.name, arguments, list(inspect.signature(function).parameters))
+    parameters = inspect.signature(function).parameters
+    check_arguments(named.name, arguments, list(parameters))
+    missing = [x.name for x in parameters.values() if x.default is x.empty and x.name not in arguments]
+    if missing:
+        raise ValueError(f"{named.name} needs {', '.join(missing)}: give it under arguments")
     try:
         return function(**arguments)
     except TypeError as error:
