@@ -16,6 +16,7 @@ from tests.npmerge.learning.digits import learn, merge, networks, recipe, run
 RESNET = ResNetCifar(blocks=1, width=4, side=8)
 GPT = Gpt2(vocabulary=256, width=8, layers=1, heads=2, hidden=8, length=8)
 
+FALLING = {"name": "cosine_decay_schedule", "arguments": {"init_value": 0.1, "decay_steps": 10}}
 FUNCTION = """
 import jax
 
@@ -23,7 +24,7 @@ def network(slope=0.0):
     def apply(tensors, inputs):
         x = inputs
         for k in range(3):
-            x = x @ tensors[f"l{k}.weight"].T + tensors[f"l{k}.bias"]
+            x = x @ tensors[f"l{k}.weight"].T + tensors[f"l{k}.bias"][None]
             x = x if k == 2 else jax.nn.leaky_relu(x, slope)
         return x
     return apply
@@ -90,7 +91,7 @@ def test_language_models_learn_the_next_token_in_half_precision(here):
         save_file({key: x.astype(jnp.bfloat16) for key, x in tensors.items()}, here / f"{name}.safetensors")
     block = learn(
         architecture={"name": "Gpt2", "arguments": {"heads": 2}}, data="text.txt", granularity="per_tensor", steps=10,
-        optimizer={"name": "adam", "schedule": {"name": "cosine_decay_schedule", "arguments": {"init_value": 0.1, "decay_steps": 10}}},
+        optimizer={"name": "adam", "schedule": FALLING},
     )  # fmt: skip
     folder = merge(here, "out", recipe(learn=block))
     assert {x.dtype for x in load_file(folder / "model.safetensors").values()} == {np.dtype(jnp.bfloat16)}

@@ -56,5 +56,5 @@ def test_a_plan_says_what_learning_takes(here):
 
 def test_a_plan_of_a_faulty_block_is_refused(here):
     (here / "recipe.yml").write_text(recipe(learn=learn(optimizer="adm")))
-    with pytest.raises(ValueError, match="recipe.yml:.*the nearest is 'adam'"):
+    with pytest.raises(ValueError, match=r"recipe\.yml:.*the nearest is 'adam'"):
         run("plan", "recipe.yml")

@@ -51,7 +51,7 @@ def test_text_is_windows_of_bytes_and_what_follows_them(tmp_path):
     np.testing.assert_array_equal(found.targets, np.arange(20).reshape(4, 5) + 1)
     shorter = read_examples(Data(path=str(tmp_path / "text.txt"), length=11), None, tmp_path)
     assert shorter.inputs.shape == (2, 11)
-    with pytest.raises(ValueError, match="fewer tokens than the 31 of an example"):
+    with pytest.raises(ValueError, match="fewer tokens than the 31 of one example"):
         read_examples(Data(path=str(tmp_path / "text.txt"), length=30), None, tmp_path)
     with pytest.raises(ValueError, match=r"inputs must have the shape \(examples, up to 5\), got \(2, 11\)"):
         read_examples(Data(path=str(tmp_path / "text.txt"), length=11), TOKENS, tmp_path)
@@ -65,7 +65,7 @@ def test_text_by_the_tokenizer_of_the_model(tmp_path):
     (tmp_path / "text.txt").write_text("b c a b c")
     found = read_examples(Data(path=str(tmp_path / "text.txt"), length=2), TOKENS, tmp_path / "model")
     assert found.inputs.tolist() == [[1, 2], [0, 1]]
-    with pytest.raises(ValueError, match="no tokenizer.json"):
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         read_examples(Data(path=str(tmp_path / "text.txt"), tokenizer="model"), TOKENS, tmp_path)
 
 

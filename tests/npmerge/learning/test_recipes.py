@@ -89,9 +89,12 @@ def test_alignment_alone_is_followed_by_the_merge_of_tensors(here):
     folder = merge(here, "out", recipe(align={"method": "weight_matching"}))
     close(load_network(folder / "model.safetensors")[1], a)
     folder = merge(here, "by", recipe(align={"method": "activation_matching", "data": "train.npz"}))
-    assert nm.evaluate(
-        build(CONFIG).apply, load_network(folder / "model.safetensors")[1], [tuple(load_digits("80-20", seed=0).test)]
-    ) > 0.9
+    assert (
+        nm.evaluate(
+            build(CONFIG).apply, load_network(folder / "model.safetensors")[1], [tuple(load_digits("80-20", seed=0).test)]
+        )
+        > 0.9
+    )
 
 
 def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
