@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from alignment.graph import PyTree, flatten
@@ -20,7 +21,7 @@ from npmerge.learning.architectures import Architecture
 from npmerge.learning.data import Examples, Parts
 from npmerge.learning.values import Values
 from npmerge.normalisation import reset_statistics
-from npmerge.objectives import weight_space
+from npmerge.objectives import check_labels, weight_space
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.schema import Recipe
 from npmerge.stack import Stack
@@ -42,7 +43,7 @@ class Learnt(NamedTuple):
         variables: of the merged network.
         result: of the fit.
         coefficients: of each group, (models, ...), in the shape of the granularity.
-        rows: accuracy and loss by name, of what was merged, the start and the result; empty without labels.
+        rows: accuracy and loss by name, of what was merged, the start and the result; empty where labels do not tell.
         measured_on: which examples those are of.
     """
 
@@ -149,10 +150,22 @@ class Learner:
         return self.parts.held_out or self.parts.train
 
     def _measured(self, networks: Mapping[str, PyTree]) -> dict[str, Metrics]:
-        if self._tested.targets is None:
+        if not self._has_labels():
             return {}
         batches = self._tested.batches(self.block.batch_size if self.network.train_apply is None else RESET)
         return {name: evaluate(self.network.apply, variables, batches) for name, variables in networks.items()}
+
+    def _has_labels(self) -> bool:
+        """Whether the examples have labels, and those are of what the network predicts."""
+        first = self._tested.take(np.arange(1))
+        if first.targets is None:
+            return False
+        variables = jax.tree.map(lambda x: x[0], self.stack.params)
+        try:
+            check_labels(self._tested.filled, jax.eval_shape(self.network.apply, variables, first.inputs))
+        except ValueError:
+            return False
+        return True
 
     def _coefficients(self, theta: PyTree) -> dict[str, np.ndarray]:
         """By group, from the inputs of the network to its outputs."""

@@ -75,13 +75,13 @@ def members_of(recipe: Recipe, plan: Plan, block: str) -> Members:
 
 
 def with_tensors(plan: Plan, arrays: tuple[dict[str, np.ndarray], ...], base: dict[str, np.ndarray] | None) -> Plan:
-    """The plan with these arrays in the place of what it merges."""
+    """The plan with these arrays in the place of what it merges; tensors that the network has no use for stay."""
     first = len(plan.models)
     config = plan.models[plan.reference].config
     held = [HeldModel(f"aligned model {k}", x, config) for k, x in enumerate([*arrays, *([] if base is None else [base])])]
 
     def moved(step: Step) -> Step:
-        if step.action != "merge":
+        if step.action != "merge" or step.name not in arrays[0]:
             return step
         sources = tuple(Source(first + k, step.name) for k in range(len(step.sources)))
         return replace(step, sources=sources, base=step.base and Source(first + len(arrays), step.name))
@@ -90,13 +90,17 @@ def with_tensors(plan: Plan, arrays: tuple[dict[str, np.ndarray], ...], base: di
 
 
 def with_results(plan: Plan, arrays: Mapping[str, np.ndarray]) -> Plan:
-    """The plan with every merge replaced by a copy of what was learned, rounded once to the dtype that it asks for."""
-    stored = {s.name: arrays[s.name].astype(DTYPES[s.dtype]) for s in plan.steps if s.action == "merge"}
+    """The plan with its merges replaced by copies of what was learned, rounded once to the dtype that it asks for.
+
+    Tensors that the network has no use for are merged as planned.
+    """
+    learned = [step for step in plan.steps if step.action == "merge" and step.name in arrays]
+    stored = {step.name: arrays[step.name].astype(DTYPES[step.dtype]) for step in learned}
     held = HeldModel("what was learned", stored, {})
     number = len(plan.models)
 
     def copied(step: Step) -> Step:
-        if step.action != "merge":
+        if step.name not in stored:
             return step
         return replace(step, action="copy", sources=(Source(number, step.name),), base=None, method="", parameters={})
 

@@ -102,7 +102,7 @@ def _ended(learnt: Learnt) -> str:
 
 def _table(learner: Learner, learnt: Learnt) -> list[str]:
     if not learnt.rows:
-        return ["The examples have no labels: no accuracy can be told."]
+        return ["The examples have no labels of what the networks predict: no accuracy can be told."]
     rows = [(name, f"{x.accuracy:.4f}", f"{x.loss:.4f}") for name, x in learnt.rows.items()]
     return [_measured_on(learner, learnt), "", *markdown_table(("network", "accuracy", "loss (nats)"), rows)]
 

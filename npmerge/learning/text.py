@@ -52,4 +52,6 @@ def _tokens(file: Path, data: Data, config: Config | None, reference: Path) -> n
     import tokenizers  # not needed where there is no text
 
     tokenizer = tokenizers.Tokenizer.from_file(str(own))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)

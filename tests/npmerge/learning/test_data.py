@@ -60,6 +60,8 @@ def test_text_is_windows_of_bytes_and_what_follows_them(tmp_path):
 def test_text_by_the_tokenizer_of_the_model(tmp_path):
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "c": 2}, "a"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.enable_truncation(2)
+    made.enable_padding(length=7)
     (tmp_path / "model").mkdir()
     made.save(str(tmp_path / "model" / "tokenizer.json"))
     (tmp_path / "text.txt").write_text("b c a b c")
