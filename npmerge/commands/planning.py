@@ -53,6 +53,10 @@ def planned(
     Raises:
         ValueError: models that cannot be read, and whatever does not fit them.
     """
+    if recipe.align is not None or recipe.learn is not None:
+        from npmerge.learning.run import check_blocks  # imports flax and Optax, which merges of tensors do without
+
+        check_blocks(recipe)
     models = open_models(recipe, open_reference, results)
     if out is not None:
         check_apart(out, [path for name in models if name not in results for path in paths_of(name)])

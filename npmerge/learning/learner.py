@@ -162,7 +162,8 @@ class Learner:
             return False
         variables = jax.tree.map(lambda x: x[0], self.stack.params)
         try:
-            check_labels(self._tested.filled, jax.eval_shape(self.network.apply, variables, first.inputs))
+            outputs = jax.eval_shape(self.network.apply, variables, first.inputs)
+            check_labels(self._tested.filled, outputs)  # type: ignore[arg-type]
         except ValueError:
             return False
         return True

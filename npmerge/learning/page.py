@@ -28,12 +28,17 @@ def write_pages(folder: Path, learner: Learner, learnt: Learnt, names: Sequence[
     history = json.dumps(content(learner, learnt, shares, names), indent=1, allow_nan=False)
     (folder / "history.json").write_text(history + "\n", encoding="utf-8")
     (folder / "report.md").write_text("\n".join(page(learner, learnt, shares, names)), encoding="utf-8")
-    drawn = {
+    draw(folder, learnt, shares, names)
+
+
+def draw(folder: Path, learnt: Learnt, shares: Shares, names: Sequence[str]) -> None:
+    """Write the figures, without what differs between versions of the library that draws them."""
+    figures = {
         "loss": loss_figure(learnt),
         "shares": share_figure(shares, names),
         "coefficients": coefficient_figure(learnt.coefficients, names),
     }
-    for name, figure in drawn.items():
+    for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
 
 

@@ -19,7 +19,7 @@ from npmerge.learning.page import FILES, told, write_pages
 from npmerge.learning.progress import fit_progress
 from npmerge.learning.starts import start_of
 from npmerge.learning.values import alignment_of, values_of
-from npmerge.recipe.blocks import Align, Data, Learn
+from npmerge.recipe.blocks import Data, Learn
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.schema import Recipe
 from npmerge.recipe.settings import Path as Keys
@@ -53,13 +53,6 @@ class Blocks:
     plan: Plan
     members: Members
     network: Architecture
-
-    @property
-    def block(self) -> Align | Learn:
-        """The one that is named in errors of both."""
-        found = self.recipe.learn or self.recipe.align
-        assert found is not None
-        return found
 
     def examples(self, data: Data, keys: Keys) -> Examples:
         """Those of the recipe. Raises ValueError as `read_examples`, with file and line."""
@@ -107,6 +100,21 @@ class Blocks:
         return short if len(set(short)) == len(short) else names
 
 
+def check_blocks(recipe: Recipe) -> None:
+    """Unless everything that is named in the blocks of a document is there, as far as is known without its models.
+
+    Raises:
+        ValueError: unknown names and arguments, data that are missing (file and line).
+    """
+    if recipe.learn is not None:
+        values_of(recipe, recipe.learn)
+    if recipe.align is not None:
+        alignment_of(recipe, recipe.align)
+    for keys, data in _data(recipe):
+        if data.path is not None and not Path(data.path).exists():
+            raise recipe.error(keys, f"{data.path}: no such file or folder of data")
+
+
 def blocks_of(recipe: Recipe, plan: Plan) -> Blocks | None:
     """The blocks of a document; None if it has none.
 
@@ -120,10 +128,6 @@ def blocks_of(recipe: Recipe, plan: Plan) -> Blocks | None:
     given = (recipe.learn and recipe.learn.architecture) or (recipe.align and recipe.align.architecture)
     with _at(recipe, (block, *(("architecture",) if given else ()))):
         network = architecture_of(given or None, plan.models[plan.reference], members.models[0])
-    if recipe.learn is not None:
-        values_of(recipe, recipe.learn)
-    if recipe.align is not None:
-        alignment_of(recipe, recipe.align)
     return Blocks(recipe, plan, members, network)
 
 
@@ -153,9 +157,17 @@ def follow(blocks: Blocks, folder: Path, work: Path, *, quiet: bool, keep: bool)
 
 def data_files(recipe: Recipe) -> list[Path]:
     """The files and folders of examples of a document that are on this machine."""
-    blocks = [recipe.align and recipe.align.data, recipe.learn and recipe.learn.data, recipe.learn and recipe.learn.held_out]
-    named = [Path(x.path or str(x.dataset)) for x in blocks if isinstance(x, Data)]
+    named = [Path(data.path or str(data.dataset)) for _, data in _data(recipe)]
     return [path for path in dict.fromkeys(named) if path.exists()]
+
+
+def _data(recipe: Recipe) -> Iterator[tuple[Keys, Data]]:
+    """What a document reads, and where it stands there."""
+    for block in ("align", "learn"):
+        for key in ("data", "held_out"):
+            found = getattr(getattr(recipe, block), key, None)
+            if isinstance(found, Data):
+                yield (block, key), found
 
 
 def _aligned(blocks: Blocks) -> Ready:

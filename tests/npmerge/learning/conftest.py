@@ -16,6 +16,17 @@ def stored(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def drawn() -> None:
+    """Asked for by tests of figures: the others do without, or most of their time would go into them."""
+
+
+@pytest.fixture(autouse=True)
+def _without_figures(request, monkeypatch) -> None:
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("npmerge.learning.page.draw", lambda *_: None)
+
+
+@pytest.fixture
 def here(stored, tmp_path, monkeypatch) -> Path:
     """The working directory, with links to the files."""
     for file in stored.iterdir():

@@ -95,6 +95,17 @@ KARCHER = """merge_method: karcher
 models: [{model: a.safetensors}, {model: b.safetensors}]
 learn: {data: train.npz}
 """
+
+
+@pytest.mark.parametrize("case", ["an optimiser", "a schedule", "a constraint", "data that are not there"])
+def test_what_the_recipe_tells_is_refused_before_a_model_is_opened(case, data, monkeypatch):
+    monkeypatch.setattr("npmerge.commands.planning.open_models", lambda *_: pytest.fail("a model was opened"))
+    block, message = FAULTS[case]
+    with pytest.raises(ValueError) as caught:
+        merge(data, "out", recipe(learn=block))
+    assert message in str(caught.value)
+
+
 OTHERS = {
     "a method without coefficients": (KARCHER, "learn: cannot start from karcher: expected one of linear, task_arithmetic"),
     "a start outside": (

@@ -22,7 +22,7 @@ def close(a, b, atol=1e-6) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-5), a, b)
 
 
-def test_a_learned_merge_is_better_than_its_start_and_says_so(here):
+def test_a_learned_merge_is_better_than_its_start_and_says_so(here, drawn):
     folder = merge(here, "out", recipe(learn=learn(held_out="test.npz", steps=60)))
     assert {*FILES, "npmerge.json", "README.md", "model.safetensors"} == {x.name for x in folder.iterdir()}
     config, variables = load_network(folder / "model.safetensors")
@@ -64,7 +64,7 @@ def test_no_steps_are_the_closed_form(here):
     close(load_network(merge(here, "based", text) / "model.safetensors")[1], b)  # a + (b - a) / 2 twice
 
 
-def test_the_same_recipe_makes_the_same_bytes_and_is_made_again_by_its_record(here):
+def test_the_same_recipe_makes_the_same_bytes_and_is_made_again_by_its_record(here, drawn):
     text = recipe(learn=learn(), align={"method": "weight_matching"})
     first, second = merge(here, "first", text), merge(here, "second", text)
     run("merge", "first/npmerge.json", "third", "--quiet")
@@ -89,12 +89,9 @@ def test_alignment_alone_is_followed_by_the_merge_of_tensors(here):
     folder = merge(here, "out", recipe(align={"method": "weight_matching"}))
     close(load_network(folder / "model.safetensors")[1], a)
     folder = merge(here, "by", recipe(align={"method": "activation_matching", "data": "train.npz"}))
-    assert (
-        nm.evaluate(
-            build(CONFIG).apply, load_network(folder / "model.safetensors")[1], [tuple(load_digits("80-20", seed=0).test)]
-        )
-        > 0.9
-    )
+    found = load_network(folder / "model.safetensors")[1]
+    test = [tuple(load_digits("80-20", seed=0).test)]
+    assert nm.evaluate(build(CONFIG).apply, found, test).accuracy > nm.evaluate(build(CONFIG).apply, a, test).accuracy - 0.1
 
 
 def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
@@ -125,5 +122,5 @@ def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
     monkeypatch.setattr(running.Learner, "learnt", counted)
     out = merge(here, "out", text, "--resume")
     assert steps[0].folder.name == fit.name
-    for file in ("model.safetensors", "history.json", "loss.png"):
+    for file in ("model.safetensors", "history.json", "report.md"):
         assert (out / file).read_bytes() == (expected / file).read_bytes()
