@@ -234,7 +234,13 @@ def _user_function(given: Named) -> UserFunction:
     if not callable(apply) or not (train_apply is None or callable(train_apply)):
         raise ValueError(f"{given.name} must return apply, or (apply, train_apply), got {type(made).__name__}")
     file = inspect.getsourcefile(module)
-    return UserFunction(given.name, (apply, train_apply), Path(file) if file else None)
+    return UserFunction(given.name, (apply, train_apply), _from_here(Path(file)) if file else None)
+
+
+def _from_here(file: Path) -> Path:
+    """As records have paths: relative to where the command runs, if it lies there."""
+    here = Path.cwd()
+    return file.relative_to(here) if file.is_relative_to(here) else file
 
 
 def _described(reference: StoredModel) -> Config | None:
