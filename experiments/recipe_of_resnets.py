@@ -1,7 +1,7 @@
 """Three strangers' ResNet-20 merged by one recipe: `python -m experiments.recipe_of_resnets FOLDER`, then what it prints.
 
-Writes the networks, examples and `recipe.yml` into the folder. With `--control` it fine-tunes the aligned average instead, on the
-same batches for as many steps, from the files that are there.
+Writes the networks, examples and `recipe.yml` into the folder. With `--control` it fine-tunes the aligned average instead, on
+the same batches for as many steps, from the files that are there.
 """
 
 import argparse
