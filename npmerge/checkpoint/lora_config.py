@@ -153,4 +153,3 @@ def _by_pattern(patterns: Patterns, raw: Mapping[str, Any], key: str, *, whole: 
         patterns.check(key, pattern)
         _number(patterns.path, key, value, whole=whole)
     return found
-
