@@ -54,7 +54,7 @@ def _written(write: Callable[[Pieces], Any], source: Path) -> None:
 def by_orbax(arrays: dict[str, np.ndarray], out: Path) -> None:
     """The same arrays saved by nothing but Orbax."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(out, arrays)
+        checkpointer.save(out.absolute(), arrays)
 
 
 def timed(ours: Callable[[], Any], floor: Callable[[], Any], clear: Callable[[], None]) -> tuple[float, float]:
@@ -89,7 +89,7 @@ def main(out: Path) -> None:
             "npz": lambda x: write_npz(result.with_suffix(".npz"), x),
             "Orbax": lambda x: write_orbax(result.with_suffix(".orbax"), x),
         }
-        rows = [(f"read {k}", *timed(partial(read, p), partial(copy, p, None), clear)) for k, p in sources.items()]
+        rows = [(f"read {k}", *timed(partial(read, p), partial(copy, source, None), clear)) for k, p in sources.items()]
         floor = folder / "out.copy"
         for name, write in writers.items():
             seconds = timed(partial(_written, write, source), partial(copy, source, floor), clear)
