@@ -1,11 +1,13 @@
 """Arrays as batches: in order for measuring, shuffled without end for learning."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from alignment.checks import check_count
 from alignment.graph import Graph, PyTree
@@ -32,6 +34,8 @@ def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled"
 class Shuffled(Iterator[tuple]):
     """What `shuffled` returns: an iterator that never ends."""
 
+    endless = "shuffled"
+
     def __init__(self, inputs: Data, targets: Data, size: int, seed: int):
         self.inputs, self.targets, self.size = inputs, targets, size
         self.rng = np.random.default_rng(seed)
@@ -44,31 +48,75 @@ class Shuffled(Iterator[tuple]):
         return self.inputs[chosen], self.targets[chosen]
 
 
-def measured(batches: Iterable[tuple], *, masks: bool = False) -> Iterator[tuple]:
+def measured(
+    batches: Iterable[tuple], *, masks: bool = False, each: Callable[[Callable, tuple], Any] | None = None
+) -> Iterator[tuple]:
     """The batches of something that measures: each must be a tuple `(inputs, targets)`, and they must end.
 
     Args:
         batches: of examples.
         masks: whether a batch may also be `(inputs, targets, mask)`.
+        each: where batches are written otherwise, or are those of several tasks: a function of a function and a batch, which calls
+            it for every `(inputs, targets)` in it (`Objective.map_batches`).
 
     Raises:
         ValueError: for endless batches, for a bare batch in the place of a list of them, for batches without targets or
             without examples, for another number of targets than of inputs, for inputs with NaN or infinity: some networks make
             finite outputs of those.
     """
-    if isinstance(batches, Shuffled):
-        raise ValueError("measuring needs batches that end: got shuffled(...), use in_order(...) or a list")
+    if name := getattr(batches, "endless", ""):
+        raise ValueError(f"measuring needs batches that end: got {name}(...), use in_order(...) or a list")
+    check = functools.partial(_check_measurable, masks=masks)
     for batch in batches:
-        if masks and isinstance(batch, tuple | list) and len(batch) == 3:
-            _check_mask(batch)
+        if each is None:
+            check(batch)
         else:
-            check_pair(batch)
-        check_filled(batch)
-        _check_lengths(batch)
-        for x in jax.tree.leaves(batch[0]):
-            if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
-                raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
+            each(check, batch)
         yield batch
+
+
+def _check_measurable(batch: tuple, *, masks: bool) -> None:
+    check_batch(batch, masks=masks)
+    check_filled(batch)
+    _check_lengths(batch)
+    for x in jax.tree.leaves(batch[0]):
+        if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
+            raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
+
+
+def check_batch(batch: object, *, masks: bool = False) -> None:
+    """Raise ValueError unless a batch is `(inputs, targets)`, or `(inputs, targets, mask)` where masks are heeded."""
+    if masks and isinstance(batch, tuple | list) and len(batch) == 3:
+        _check_mask(batch)
+    else:
+        check_pair(batch)
+
+
+def masked_mean(values: Float[Array, "examples ..."], batch: tuple) -> Float[Array, ""]:
+    """The mean of values over the examples of a batch, or positions of them, that its mask keeps; over all without one.
+
+    Zero where none is kept. What is padding must be finite all the same, for gradients to be. Traceable.
+    """
+    return values.mean() if len(batch) < 3 else mean_where(values, jnp.asarray(batch[2]))
+
+
+def mean_where(values: Float[Array, "examples ..."], mask: Bool[Array, "examples ..."]) -> Float[Array, ""]:
+    """The mean of the values that a mask over the first axes keeps, zero of none."""
+    where = kept(mask, values.shape)
+    return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(dtype=values.dtype), 1)
+
+
+def kept(mask: Bool[Array, "examples ..."], shape: tuple[int, ...]) -> Bool[Array, "examples ..."]:
+    """A mask over the first axes as one over all of them; an example whose positions are not told apart counts if one does.
+
+    Raises:
+        ValueError: if it is of other examples or positions.
+    """
+    mask = jnp.asarray(mask)
+    mask = mask.any(tuple(range(len(shape), mask.ndim)))
+    if mask.shape != shape[: mask.ndim]:
+        raise ValueError(f"the mask is of shape {mask.shape}, the values that it belongs to are of {shape}")
+    return jnp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(shape) - mask.ndim)), shape)
 
 
 def counted(batch: tuple) -> Bool[Array, "examples ..."]:

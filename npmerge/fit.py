@@ -88,7 +88,7 @@ def fit(
     learned, fixed = _partition(theta)
     if not jax.tree.leaves(learned):
         raise ValueError("nothing to learn: theta has no floating-point leaves")
-    held_out = list(measured(held_out))
+    held_out = list(measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None)))
     state = _State(jax.tree.map(jnp.array, learned), optimizer.init(learned), jnp.array(True))
     for batch in held_out:
         check(batch)
