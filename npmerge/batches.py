@@ -1,7 +1,7 @@
 """Arrays as batches: in order for measuring, shuffled without end for learning."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -56,8 +56,8 @@ def measured(
     Args:
         batches: of examples.
         masks: whether a batch may also be `(inputs, targets, mask)`.
-        each: where batches are written otherwise, or are those of several tasks: a function of a function and a batch, which calls
-            it for every `(inputs, targets)` in it (`Objective.map_batches`).
+        each: where batches are written otherwise, or are those of several tasks: a function of a function and a batch, which
+            calls it for every `(inputs, targets)` in it (`Objective.map_batches`).
 
     Raises:
         ValueError: for endless batches, for a bare batch in the place of a list of them, for batches without targets or
@@ -145,11 +145,11 @@ def with_mask(batch: tuple) -> tuple:
     return (*batch, mask)
 
 
-def _check_mask(batch: tuple) -> None:
+def _check_mask(batch: Sequence) -> None:
     """Raise ValueError unless the third of a batch is true or false for each example, or each position of each."""
     mask, examples = batch[2], len(jax.tree.leaves(batch[0])[0])
     if not hasattr(mask, "dtype") or np.ndim(mask) not in (1, 2) or len(mask) != examples or mask.dtype != bool:
-        got = f"{np.shape(mask)} of {getattr(mask, 'dtype', type(mask).__name__)}"
+        got = f"{np.shape(mask)} of {mask.dtype}" if hasattr(mask, "dtype") else type(mask).__name__
         raise ValueError(f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}")
 
 

@@ -15,8 +15,8 @@ Batch = Any
 def prefetched(batches: Iterable[Batch], size: int = 2) -> "Prefetched":
     """The same batches in the same order, read in a thread that stays up to `size` of them ahead.
 
-    An exception of the iterable is raised where its batch would have come. The thread ends with the data, when the result is closed
-    (also by `with`) or when nobody holds it any more; a batch that it is reading then is read to its end.
+    An exception of the iterable is raised where its batch would have come. The thread ends with the data, when the result is
+    closed (also by `with`) or when nobody holds it any more; a batch that it is reading then is read to its end.
 
     Args:
         batches: any iterable, such as a `grain` loader or a generator; the thread alone reads it from now on.
@@ -104,7 +104,7 @@ def columns(
     """Batches that are mappings, as those of `grain` or Hugging Face `datasets`, as `(inputs, targets)` or with a mask.
 
     Args:
-        batches: mappings from names to arrays. A list gives a list, other iterables one that can be gone through as often as they.
+        batches: mappings from names to arrays. A list gives a list, other iterables one to be gone through as often as they.
         inputs: the name of what the network reads; of several names it reads a mapping.
         targets: that of the labels, None for none.
         mask: that of what is no padding.
@@ -147,8 +147,8 @@ def _pair(batch: Any, inputs: str | tuple[str, ...], targets: str | None, mask: 
 def by_task(batches: Sequence[Iterable[Batch]]) -> Iterable[tuple]:
     """Joint batches: the first batches of all tasks as one tuple, then the second, as `Joint` takes them.
 
-    Lists of one length, one for each task, give a list: it ends, so it can be measured with, and `fit` cycles it. Otherwise an iterator
-    that ends when the first of the iterables ends; lists among them are cycled.
+    Lists of one length, one for each task, give a list: it ends, so it can be measured with, and `fit` cycles it. Otherwise an
+    iterator that ends when the first of the iterables ends; lists among them are cycled.
 
     Args:
         batches: for each task an iterable of its batches, such as `shuffled(...)`.
@@ -166,10 +166,8 @@ def by_task(batches: Sequence[Iterable[Batch]]) -> Iterable[tuple]:
     if len(lists) < len(batches):
         return ByTask(batches)
     if len({len(each) for each in lists}) > 1:
-        raise ValueError(
-            f"the tasks have {', '.join(str(len(each)) for each in lists)} batches: give lists of one length, or iterators such as "
-            "shuffled(...) to learn from"
-        )
+        counts = ", ".join(str(len(each)) for each in lists)
+        raise ValueError(f"the tasks have {counts} batches: give lists of one length, or iterators such as shuffled(...)")
     return list(zip(*lists, strict=True))
 
 
@@ -180,7 +178,7 @@ class ByTask(Iterator[tuple]):
         listed = [isinstance(each, list | tuple) for each in batches]
         ends = not all(is_list or getattr(each, "endless", "") for each, is_list in zip(batches, listed, strict=True))
         self.endless = "" if ends else "by_task"
-        self._parts = [itertools.cycle(each) if is_list else iter(each) for each, is_list in zip(batches, listed, strict=True)]
+        self._parts = [itertools.cycle(each) if k else iter(each) for each, k in zip(batches, listed, strict=True)]
 
     def __next__(self) -> tuple:
-        return tuple([next(part) for part in self._parts])  # of a generator StopIteration would be an error
+        return tuple([next(part) for part in self._parts])  # a generator would make an error of StopIteration

@@ -1,8 +1,8 @@
 """What learning minimises, one objective a file, and how an objective becomes a loss of a merge's parameters.
 
-Objectives are values: `objective(apply, params, stack, batch) -> scalar`, with batches `(inputs, targets)`, or `(inputs, targets,
-mask)` where some examples are padding. `Sum` adds them, `Joint` has batches of several tasks, and `weight_space` turns one into the
-`loss(theta, stack, batch)` that `fit` descends on.
+Objectives are values: `objective(apply, params, stack, batch) -> scalar`, with batches `(inputs, targets)`, or `(inputs,
+targets, mask)` where some examples are padding. `Sum` adds them, `Joint` has batches of several tasks, and `weight_space`
+turns one into the `loss(theta, stack, batch)` that `fit` descends on.
 """
 
 from typing import TYPE_CHECKING

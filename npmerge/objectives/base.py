@@ -35,8 +35,8 @@ class Objective(abc.ABC):
     def map_batches(self, function: Callable[[tuple], Any], batch: Any) -> Any:
         """`function` of the batch, written as `(inputs, targets)` or `(inputs, targets, mask)`.
 
-        Where the batch is one of several tasks, a tuple of what the function makes of that of each. What this returns is a batch of
-        the objective again if the function returns batches: so they are checked, padded and put in their places.
+        Where the batch is one of several tasks, a tuple of what the function makes of that of each. What this returns is a
+        batch of the objective again if the function returns batches: so they are checked, padded and put in their places.
         """
         return function(batch)
 
@@ -59,3 +59,10 @@ class Objective(abc.ABC):
     def check(self, batch: tuple, outputs: PyTree) -> None:
         """Raise ValueError if a network with these outputs (`jax.ShapeDtypeStruct`) cannot learn from the batch."""
         check_batch(batch, masks=self.masks)
+
+
+def tasks_of(objective: Objective, batch: Any) -> int:
+    """The number of tasks whose batches make up one of an objective."""
+    found: list[tuple] = []
+    objective.map_batches(found.append, batch)
+    return len(found)

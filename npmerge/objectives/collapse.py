@@ -11,13 +11,13 @@ from jaxtyping import Array
 
 from alignment.checks import check_fraction, check_kinds
 from alignment.graph import PyTree
-from npmerge.objectives.base import Apply, Objective
+from npmerge.objectives.base import Apply, Objective, tasks_of
 from npmerge.objectives.losses import WeightSpaceLoss
 from npmerge.stack import Stack, check_stack
 
 WARNING = (
-    "model {} alone has an objective of {:.3g} on the only task, the start of the merge one of {:.3g}: learned coefficients will "
-    "collapse onto that model; learn on the data of every model (Joint), or hold them near equal shares (EqualShares)"
+    "model {} alone has an objective of {:.3g} on the only task, the start of the merge one of {:.3g}: learned coefficients "
+    "will collapse onto that model; learn on the data of every model (Joint), or hold them near equal shares (EqualShares)"
 )
 
 
@@ -26,8 +26,9 @@ def warn_of_collapse(
 ) -> int | None:
     """Warn, in one sentence, if one of the models already solves the only task that coefficients are to be learned on.
 
-    That is taken to be so where its objective is below a share of the start's. Call it once, before `fit`: it evaluates every model and
-    the start, so held-out batches or the first training batch are enough. Nothing is evaluated for joint objectives of several tasks.
+    That is taken to be so where its objective is below a share of the start's. Call it once, before `fit`: it evaluates every
+    model and the start, so held-out batches or the first training batch are enough. Nothing is evaluated for joint objectives
+    of several tasks.
 
     Args:
         loss: `weight_space(merge, apply, objective)`.
@@ -58,13 +59,6 @@ def warn_of_collapse(
         return None
     warnings.warn(WARNING.format(best, alone[best], start), stacklevel=2)
     return best
-
-
-def tasks_of(objective: Objective, batch: tuple) -> int:
-    """The number of tasks whose batches make up one of an objective."""
-    found: list[tuple] = []
-    objective.map_batches(found.append, batch)
-    return len(found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -17,8 +17,8 @@ from npmerge.stack import Stack
 class CrossEntropy(Objective):
     """Mean cross entropy of the logits (examples, ..., classes) with integer labels (examples, ...).
 
-    Of a language model, whose batches are `(tokens[:, :-1], tokens[:, 1:])`, it is the loss of the next token, as `NextToken()` is
-    on the tokens themselves.
+    Of a language model, whose batches are `(tokens[:, :-1], tokens[:, 1:])`, it is the loss of the next token, as
+    `NextToken()` is on the tokens themselves.
     """
 
     masks = True

@@ -21,8 +21,9 @@ from npmerge.stack import Stack
 class Distillation(Objective):
     """Kullback-Leibler divergence from the predictions of the models that are merged; needs no labels.
 
-    T^2 KL(softmax(f_m(x) / T) || softmax(f(x) / T)) (Hinton et al. 2015), from the mean of all predictions, from one model m, or
-    from each model on the data of its own task: `Joint(Distillation(2.0, teacher="own"))`, as DAM does (Gauthier-Caron et al. 2024).
+    T^2 KL(softmax(f_m(x) / T) || softmax(f(x) / T)) (Hinton et al. 2015), from the mean of all predictions, from one model m,
+    or from each model on the data of its own task: `Joint(Distillation(2.0, teacher="own"))`, as DAM does (Gauthier-Caron et
+    al. 2024).
 
     Attributes:
         temperature: T.

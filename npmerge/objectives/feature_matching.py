@@ -31,22 +31,23 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureMatching(Objective):
-    """Mean over the layers of ||h - t||^2 / ||t||^2, h the features of the merged network and t those of its teacher; needs no labels.
+    """Mean over the layers of ||h - t||^2 / ||t||^2, h the features of the merged network, t its teacher's; needs no labels.
 
-    The models must be aligned, so that the same unit is the same feature in all of them (`align` first; not the loss of an `Aligned`
-    merge). `sequential` compares the features of every node of the graph, each network on what its own earlier layers make of the
-    data, so errors add up over the layers and are undone by later ones (hints of Romero et al. 2015, "FitNets", of all layers). Without,
-    layers are teacher-forced: every linear site, with its bias, gets the inputs that it has in the teacher, and its outputs are compared
-    with the teacher's, as in the layerwise regressions of RegMean (Jin et al. 2023) and PLeaS (Nasery et al. 2024). Then layers learn
-    apart, what is no linear site (norms, embeddings) is not seen, and of convolutions all patches are in memory.
+    The models must be aligned, so that the same unit is the same feature in all of them (`align` first; not the loss of an
+    `Aligned` merge). `sequential` compares the features of every node of the graph, each network on what its own earlier
+    layers make of the data, so errors add up over the layers and are undone by later ones (hints of Romero et al. 2015,
+    "FitNets", of all layers). Without, layers are teacher-forced: every linear site, with its bias, gets the inputs that it
+    has in the teacher, and its outputs are compared with the teacher's, as in the layerwise regressions of RegMean (Jin et al.
+    2023) and PLeaS (Nasery et al. 2024). Then layers learn apart, what is no linear site (norms, embeddings) is not seen, and
+    of convolutions all patches are in memory.
 
-    The sums are over all samples and units of a layer, so layers weigh alike and the value has no unit; it is a ratio of means over the
-    batch, not a mean over examples. What the network returns is no node: add `Distillation` for it.
+    The sums are over all samples and units of a layer, so layers weigh alike and the value has no unit; it is a ratio of means
+    over the batch, not a mean over examples. What the network returns is no node: add `Distillation` for it.
 
     Attributes:
         graph: that of the network, `trace(apply, variables, inputs)`.
-        teacher: "mean" for the mean of what all models make, the number of a model, or "own" inside `Joint`: on the data of each task
-            the model of that task.
+        teacher: "mean" for the mean of what all models make, the number of a model, or "own" inside `Joint`: on the data of each
+            task the model of that task.
         sequential: whether inputs of a layer are what the merged network makes, else those of the teacher.
         names: the nodes (sequential) or sites to compare, all that can be by default. Of what is not asked for nothing is kept.
     """

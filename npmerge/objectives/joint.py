@@ -22,8 +22,8 @@ class Joint(Objective):
     Attributes:
         objective: one for all tasks, or one for each.
         weights: w_k; None is the mean over the tasks.
-        functions: one network function for each task, in the place of the loss's one, where tasks have heads of their own; () for
-            the same network.
+        functions: one network function for each task, in the place of the loss's one, where tasks have heads of their own; ()
+            for the same network.
     """
 
     objective: Objective | tuple[Objective, ...]
@@ -92,7 +92,9 @@ class Joint(Objective):
         objectives = self._objectives(len(batch))
         found = [objective.of_task(k) for k, objective in enumerate(objectives)]
         if stack is not None and stack.size != len(found) and any(a != b for a, b in zip(found, objectives, strict=True)):
-            raise ValueError(f"teacher='own' asks for a task for each model: got batches of {len(found)} for {stack.size} models")
+            raise ValueError(
+                f"teacher='own' asks for a task for each model: got batches of {len(found)} for {stack.size} models"
+            )
         return found
 
     def _functions(self, apply: Apply, batch: tuple) -> tuple[Apply, ...]:

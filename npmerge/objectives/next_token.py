@@ -23,10 +23,10 @@ Tokens = Int[Array, "examples length"]
 class NextToken(Objective):
     """Mean cross entropy of each token given those before it (Radford et al. 2018, "Improving Language Understanding").
 
-    Batches are tokens (examples, length) alone, `(tokens, anything)` or `(tokens, anything, mask)`: the network reads all but the last
-    token of each example and is asked for all but the first. Negative tokens are padding, and so is what a mask (examples,) or
-    (examples, length) does not keep: it is never asked for, and the network reads it as token 0. Padding stands at the end, where
-    no causal network looks at it; a network that sees it elsewhere must be told so by its own inputs.
+    Batches are tokens (examples, length) alone, `(tokens, anything)` or `(tokens, anything, mask)`: the network reads all but
+    the last token of each example and is asked for all but the first. Negative tokens, which the network reads as token 0, and
+    what a mask (examples,) or (examples, length) does not keep are padding, and never asked for. Padding belongs at the end,
+    where no causal network looks at it.
     """
 
     masks = True

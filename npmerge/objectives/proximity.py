@@ -1,11 +1,11 @@
 """A regulariser of the merged network: not far from where it starts."""
 
-import numbers
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
@@ -18,8 +18,9 @@ from npmerge.stack import Stack, check_stack, mean_of
 class Proximity(Objective):
     """Mean over all weights of (p - p_0)^2, p_0 one of the networks that are merged or their mean: L2-SP (Li et al. 2018).
 
-    "Explicit Inductive Bias for Transfer Learning with Convolutional Networks"; for fine-tuning as for merges. Running statistics take
-    no part. It reads no data: `Sum((CrossEntropy(), Proximity()), (1.0, 0.1))`. `TowardStart` is the same in theta.
+    "Explicit Inductive Bias for Transfer Learning with Convolutional Networks"; for fine-tuning as for merges. Running
+    statistics take no part. It reads no data: `Sum((CrossEntropy(), Proximity()), (1.0, 0.1))`. `TowardStart` is the same in
+    theta.
 
     Attributes:
         to: "mean" of the models, which is where a merge that starts at the average starts, "base", or the number of a model.
@@ -31,7 +32,7 @@ class Proximity(Objective):
     reads_batches = False
 
     def __post_init__(self) -> None:
-        number = isinstance(self.to, numbers.Integral) and not isinstance(self.to, bool) and self.to >= 0
+        number = isinstance(self.to, int | np.integer) and not isinstance(self.to, bool) and self.to >= 0
         if not number and self.to not in ("mean", "base"):
             raise ValueError(f"Proximity is to 'mean', 'base' or the number of a model, got {self.to!r}")
 

@@ -54,9 +54,9 @@ class EqualShares:
 class TowardStart:
     """`loss(theta, stack, batch)`: mean over the floating-point numbers of theta of (theta - start)^2; reads no data.
 
-    L2 in the merge's own parameters: of latents, where those are constrained. Leaves that are the same number everywhere, as those of
-    a merge that starts at the average, are kept as that one number; others are constants of the compiled step. For networks in the place
-    of theta take `Proximity`, which reads them from the stack.
+    L2 in the merge's own parameters: of latents, where those are constrained. Leaves that are the same number everywhere, as
+    those of a merge that starts at the average, are kept as that one number; others are constants of the compiled step. For
+    networks in the place of theta take `Proximity`, which reads them from the stack.
 
     Attributes:
         start: theta to stay near, such as `merge.init(stack)`.
@@ -68,7 +68,9 @@ class TowardStart:
 
     def __post_init__(self) -> None:
         if not floating(self.start):
-            raise ValueError(f"TowardStart takes the theta to start from, got {kind_of(self.start)} without floating-point leaves")
+            raise ValueError(
+                f"TowardStart takes the theta to start from, got {kind_of(self.start)} without floating-point leaves"
+            )
         object.__setattr__(self, "shapes", {path: np.shape(x) for path, x in flatten(self.start).items()})
         object.__setattr__(self, "start", {path: _compact(x) for path, x in floating(self.start).items()})
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree
-from npmerge.objectives.base import Apply, Check, Objective
+from npmerge.objectives.base import Apply, Check, Objective, tasks_of
 from npmerge.objectives.terms import all_of, check_weights, one_or_more, weighted
 from npmerge.stack import Stack
 
@@ -62,7 +62,9 @@ class Sum(Objective):
         return Sum(tuple(o.of_task(task) for o in self.objectives), self.weights)
 
     def checker(self, apply: Apply, params: PyTree, stack: Stack | None, batch: Any) -> Check:
-        """The checks of all."""
+        """The checks of all, which must read batches of the same tasks."""
+        if len({tasks_of(o, batch) for o in self._readers}) > 1:
+            raise ValueError("a Sum is of objectives on the same batch, some of these read one for each task: Joint(Sum(...))")
         return all_of([o.checker(apply, params, stack, batch) for o in self.objectives])
 
     def check(self, batch: Any, outputs: PyTree) -> None:

@@ -1,7 +1,8 @@
 """Which of the merged models an objective learns from."""
 
-import numbers
 from typing import Any, Literal
+
+import numpy as np
 
 from alignment.graph import PyTree
 from npmerge.stack import Stack, check_stack
@@ -12,7 +13,7 @@ Teacher = int | Literal["mean", "own"]
 
 def check_teacher(name: str, teacher: Any) -> None:
     """Raise ValueError unless `teacher` is a `Teacher`; `name` is who asks."""
-    number = isinstance(teacher, numbers.Integral) and not isinstance(teacher, bool) and teacher >= 0
+    number = isinstance(teacher, int | np.integer) and not isinstance(teacher, bool) and teacher >= 0
     if not number and teacher not in ("mean", "own"):
         raise ValueError(f"the teacher of {name} must be 'mean', 'own' or the number of a model, got {teacher!r}")
 

@@ -39,7 +39,7 @@ class UserObjective(Objective):
         """The function must return a real number."""
         self.check(batch, None)
         found = jax.eval_shape(lambda p, s, b: self.function(apply, p, s, b), params, stack, batch)
-        if jax.tree.structure(found).num_leaves != 1 or not _is_scalar(found):
+        if not _is_scalar(found):
             got = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", found)
             raise ValueError(f"the function of UserObjective must return a floating-point scalar, got {got}")
         return lambda batch: self.check(batch, None)
@@ -71,7 +71,9 @@ class PerExample(Objective):
         examples = len(jax.tree.leaves(batch[0])[0])
         found = jax.eval_shape(lambda p, x, y: self.function(apply(p, x), y), params, *batch[:2])
         if np.shape(found)[:1] != (examples,):
-            raise ValueError(f"the function of PerExample must return values for each of {examples} examples: got {np.shape(found)}")
+            raise ValueError(
+                f"the function of PerExample must return values for each of {examples} examples: got {np.shape(found)}"
+            )
         return check
 
 

@@ -143,9 +143,9 @@ def test_bad_batches_are_refused(case):
         return
     bare = [mapped(case, function) for function in (lambda b: (b[0],), lambda b: (*b, None), lambda b: (*b, b[0][:, 0] > 0, 1))]
     for wrong in bare:
-        with pytest.raises(ValueError, match="batch must be|a mask must be"):
+        with pytest.raises(ValueError, match=r"batch must be|a mask must be"):
             check(wrong)
-        with pytest.raises(ValueError, match="batch must be|a mask must be"):
+        with pytest.raises(ValueError, match=r"batch must be|a mask must be"):
             case.objective.checker(case.apply, start(case), case.stack, wrong)
     for mask in (jnp.ones(8), jnp.ones(7, bool), jnp.ones((8, 2, 2), bool)):
         with pytest.raises(ValueError, match="a mask must be of bool"):

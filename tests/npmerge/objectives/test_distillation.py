@@ -70,4 +70,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match="got no stack"):
         nm.Distillation().checker(apply, STUDENT, None, TASKS[0])
     with pytest.raises(ValueError, match="apply must return logits"):
-        nm.Distillation().checker(lambda v, x: (apply(v, x), v), STUDENT, STACK, TASKS[0])
+        nm.Distillation().checker(lambda v, x: (apply(v, x), v), STUDENT, STACK, TASKS[0])(TASKS[0])

@@ -146,7 +146,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="nothing to compare: the graph has no node"):
         nm.FeatureMatching(GRAPH, names=())
     check = nm.FeatureMatching(GRAPH).checker
-    with pytest.raises(ValueError, match="variables do not fit the graph at 'first/kernel'"):
+    with pytest.raises(ValueError, match="variables do not fit the graph at 'first/bias'"):
         check(apply, MERGED | {"first": {"kernel": jnp.zeros((4, 5)), "bias": jnp.zeros(5)}}, STACK, (X, None))
     with pytest.raises(ValueError, match="is not where it was traced"):
         check(lambda v, x: x, MERGED, STACK, (X, None))

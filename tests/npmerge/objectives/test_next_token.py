@@ -45,7 +45,9 @@ def test_negative_tokens_and_masks_are_padding():
     assert loss(jnp.asarray(np.where(real, tokens, -100))) == pytest.approx(want, rel=1e-5)
     assert loss((TOKENS, None, jnp.asarray(real))) == pytest.approx(want, rel=1e-5)
     some = jnp.asarray(lengths > 2)
-    assert loss((TOKENS, None, some)) == pytest.approx(expected(tokens, np.broadcast_to(lengths[:, None] > 2, (8, 6))), rel=1e-5)
+    assert loss((TOKENS, None, some)) == pytest.approx(
+        expected(tokens, np.broadcast_to(lengths[:, None] > 2, (8, 6))), rel=1e-5
+    )
     assert loss((jnp.asarray(np.where(real, tokens, -1)), None, some)) == pytest.approx(
         expected(tokens, real & (lengths[:, None] > 2)), rel=1e-5
     )
@@ -62,7 +64,10 @@ def test_what_is_no_tokens():
         (TOKENS[:, :1], r"with a length of two or more: got \(8, 1\)"),
         (TOKENS[0], r"got \(6,\)"),
         (TOKENS.at[2, 3].set(5), "tokens out of range: got 5, the network has logits of 5"),
-        ((TOKENS, None, jnp.ones((8, 5), bool)), r"the mask is of shape \(8, 5\), the tokens that it belongs to are of \(8, 6\)"),
+        (
+            (TOKENS, None, jnp.ones((8, 5), bool)),
+            r"the mask is of shape \(8, 5\), the tokens that it belongs to are of \(8, 6\)",
+        ),
         ((TOKENS, None, jnp.ones(8)), "a mask must be of bool"),
     ):
         with pytest.raises(ValueError, match=message):
