@@ -78,7 +78,7 @@ def measured(
 def _check_measurable(batch: tuple, *, masks: bool) -> None:
     check_batch(batch, masks=masks)
     check_filled(batch)
-    _check_lengths(batch)
+    check_lengths(batch)
     for x in jax.tree.leaves(batch[0]):
         if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
             raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
@@ -153,7 +153,7 @@ def _check_mask(batch: Sequence) -> None:
         raise ValueError(f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}")
 
 
-def _check_lengths(batch: tuple) -> None:
+def check_lengths(batch: tuple) -> None:
     """Raise ValueError unless all arrays of the targets are of as many examples as the inputs; single numbers are of none."""
     first = jax.tree.leaves(batch[0])[0]
     for y in jax.tree.leaves(batch[1]):

@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.batches import check_batch, kept, masked_mean
+from npmerge.batches import check_batch, check_lengths, kept, masked_mean
 from npmerge.objectives.base import Apply, Objective
 from npmerge.objectives.labels import check_labels
 from npmerge.stack import Stack
@@ -34,4 +34,5 @@ class CrossEntropy(Objective):
     def check(self, batch: tuple, outputs: PyTree) -> None:
         """A batch must be `(inputs, labels)`, or with a mask, the labels that count integers in [0, classes)."""
         check_batch(batch, masks=True)
+        check_lengths(batch)
         check_labels(batch[1], outputs, *batch[2:])

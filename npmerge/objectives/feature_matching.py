@@ -46,8 +46,8 @@ class FeatureMatching(Objective):
 
     Attributes:
         graph: that of the network, `trace(apply, variables, inputs)`.
-        teacher: "mean" for the mean of what all models make, the number of a model, or "own" inside `Joint`: on the data of each
-            task the model of that task.
+        teacher: "mean" for the mean of what all models make, the number of a model, or "own" inside `Joint`: on the data of
+            each task the model of that task.
         sequential: whether inputs of a layer are what the merged network makes, else those of the teacher.
         names: the nodes (sequential) or sites to compare, all that can be by default. Of what is not asked for nothing is kept.
     """

@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from npmerge.batches import check_batch, mean_where
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.labels import check_logits
 from npmerge.stack import Stack
-
-Tokens = Int[Array, "examples length"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class NextToken(Objective):
         tokens = jnp.asarray(parts[0])
         logits = apply(params, jnp.maximum(tokens[:, :-1], 0)).astype(jnp.float32)
         values = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(tokens[:, 1:], 0))
-        return mean_where(values, _asked_for(tokens, parts))
+        return mean_where(values, _asked_for(tokens, *map(jnp.asarray, parts[2:])))
 
     def map_batches(self, function: Callable[[tuple], Any], batch: Any) -> Any:
         """`function` of the batch; of tokens alone it is `(tokens, None)`."""
@@ -49,8 +47,8 @@ class NextToken(Objective):
         vocabulary = check_logits(jax.eval_shape(apply, params, jax.ShapeDtypeStruct(tokens[:, :-1].shape, tokens.dtype)))
 
         def check(batch: Any) -> None:
-            tokens, *others = _checked(batch)
-            asked = np.asarray(tokens[:, 1:])[np.asarray(_asked_for(jnp.asarray(tokens), (tokens, *others)))]
+            tokens, _, *mask = _checked(batch)
+            asked = np.asarray(tokens)[:, 1:][_asked_for(np.asarray(tokens), *map(np.asarray, mask))]
             if asked.size and asked.max() >= vocabulary[-1]:
                 raise ValueError(f"tokens out of range: got {asked.max()}, the network has logits of {vocabulary[-1]}")
 
@@ -61,13 +59,10 @@ def _parts(batch: Any) -> tuple:
     return tuple(batch) if isinstance(batch, tuple | list) else (batch, None)
 
 
-def _asked_for(tokens: Tokens, parts: tuple) -> Bool[Array, "examples length-1"]:
-    """Which of all tokens but the first of each example are to be predicted."""
+def _asked_for(tokens: Any, mask: Any = None) -> Any:
+    """Which of all tokens but the first of each example are to be predicted, (examples, length - 1); of either array library."""
     asked = tokens[:, 1:] >= 0
-    if len(parts) < 3:
-        return asked
-    mask = jnp.asarray(parts[2])
-    return asked & (mask[:, 1:] if mask.ndim == 2 else jnp.broadcast_to(mask[:, None], asked.shape))
+    return asked if mask is None else asked & (mask[:, 1:] if mask.ndim == 2 else mask[:, None])
 
 
 def _checked(batch: Any) -> tuple:

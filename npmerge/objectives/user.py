@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_flags, kind_of
 from alignment.graph import PyTree
-from npmerge.batches import masked_mean
+from npmerge.batches import check_lengths, masked_mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.stack import Stack
 
@@ -67,14 +67,19 @@ class PerExample(Objective):
 
     def checker(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Check:
         """The function must return values for each example."""
-        check = super().checker(apply, params, stack, batch)
+        self.check(batch, None)
         examples = len(jax.tree.leaves(batch[0])[0])
         found = jax.eval_shape(lambda p, x, y: self.function(apply(p, x), y), params, *batch[:2])
         if np.shape(found)[:1] != (examples,):
             raise ValueError(
                 f"the function of PerExample must return values for each of {examples} examples: got {np.shape(found)}"
             )
-        return check
+        return lambda batch: self.check(batch, None)
+
+    def check(self, batch: tuple, outputs: PyTree) -> None:
+        """Targets must be as many as inputs."""
+        super().check(batch, outputs)
+        check_lengths(batch)
 
 
 def _check_function(call: str, function: object) -> None:

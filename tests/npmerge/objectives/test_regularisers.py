@@ -48,8 +48,7 @@ def test_proximity_refuses_what_is_not_there():
         nm.Proximity().checker(apply, P, None, ())
 
 
-@pytest.mark.parametrize("granularity", [nm.PerModel(), nm.PerTensor(), nm.PerParameter()], ids=str)
-@pytest.mark.parametrize("models", [2, 3])
+@pytest.mark.parametrize(("granularity", "models"), [(nm.PerModel(), 2), (nm.PerTensor(), 3), (nm.PerParameter(), 2)], ids=str)
 def test_equal_shares_are_those_of_the_average(granularity, models):
     stack = nm.stack_models(MODELS[:models])
     merge = nm.Learned(nm.Average(), granularity, nm.Simplex())

@@ -54,6 +54,9 @@ def test_bad_functions():
     ):
         with pytest.raises(ValueError, match=f"must return a floating-point scalar, got .*{got}"):
             nm.UserObjective(function).checker(apply, P, None, (X, LABELS))
+    for objective in (nm.PerExample(lambda y, t: y[:, 0]), nm.CrossEntropy()):
+        with pytest.raises(ValueError, match="a batch has 8 inputs and 5 labels"):
+            objective.checker(apply, P, None, (X, LABELS))((X, LABELS[:5]))
     with pytest.raises(ValueError, match=r"must return values for each of 8 examples: got \(\)"):
         nm.PerExample(lambda y, t: y.mean()).checker(apply, P, None, (X, LABELS))
 
