@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
     from npmerge.learned import Learned
     from npmerge.least_squares import LeastSquares, Solved
+    from npmerge.loading import by_task, columns, prefetched
     from npmerge.methods import (
         METHODS,
         ArceeFusion,
@@ -66,14 +67,26 @@ if TYPE_CHECKING:
     from npmerge.multi_head import Headed, MultiHead, multi_head
     from npmerge.normalisation import reset_statistics
     from npmerge.objectives import (
+        OBJECTIVES,
         CrossEntropy,
         Distillation,
         Entropy,
+        EqualShares,
+        FeatureMatching,
+        Joint,
+        NextToken,
         Objective,
+        PerExample,
+        Proximity,
+        Sum,
+        TowardStart,
+        UserObjective,
         WeightDistance,
         along_line,
         fine_tuning,
+        warn_of_collapse,
         weight_space,
+        weighted_sum,
     )
     from npmerge.per_task import PerTask, TaskNetworks
     from npmerge.pleas import Pleas, PreparedPleas, Sized
@@ -108,6 +121,7 @@ else:
             "npmerge.granularity": "PerChannel PerInput PerLayer PerModel PerParameter PerTensor",
             "npmerge.learned": "Learned",
             "npmerge.least_squares": "LeastSquares Solved",
+            "npmerge.loading": "by_task columns prefetched",
             "npmerge.methods": (
                 "METHODS ArceeFusion Average Breadcrumbs ChainOfMerges ConsensusTA Dare Della Emr Fisher GreedySoup IsoC "
                 "IsoCTS KarcherMean MaTS Mlerp ModelStock MultiSlerp NearSwap NuSlerp Passthrough Pcb RegMean "
@@ -116,7 +130,9 @@ else:
             "npmerge.multi_head": "Headed MultiHead multi_head",
             "npmerge.normalisation": "reset_statistics",
             "npmerge.objectives": (
-                "CrossEntropy Distillation Entropy Objective WeightDistance along_line fine_tuning weight_space"
+                "OBJECTIVES CrossEntropy Distillation Entropy EqualShares FeatureMatching Joint NextToken Objective PerExample "
+                "Proximity Sum TowardStart UserObjective WeightDistance along_line fine_tuning warn_of_collapse weight_space "
+                "weighted_sum"
             ),
             "npmerge.per_task": "PerTask TaskNetworks",
             "npmerge.pleas": "Pleas PreparedPleas Sized",
@@ -133,6 +149,7 @@ else:
 
 __all__ = [
     "METHODS",
+    "OBJECTIVES",
     "Aligned",
     "ArceeFusion",
     "Average",
@@ -150,7 +167,9 @@ __all__ = [
     "Distillation",
     "Emr",
     "Entropy",
+    "EqualShares",
     "Examples",
+    "FeatureMatching",
     "Fisher",
     "FitResult",
     "Free",
@@ -160,6 +179,7 @@ __all__ = [
     "InputGram",
     "IsoC",
     "IsoCTS",
+    "Joint",
     "JointMoments",
     "KarcherMean",
     "KroneckerFactors",
@@ -175,6 +195,7 @@ __all__ = [
     "MultiHead",
     "MultiSlerp",
     "NearSwap",
+    "NextToken",
     "NodeMoments",
     "NuSlerp",
     "Objective",
@@ -182,6 +203,7 @@ __all__ = [
     "Path",
     "Pcb",
     "PerChannel",
+    "PerExample",
     "PerInput",
     "PerLayer",
     "PerModel",
@@ -190,6 +212,7 @@ __all__ = [
     "PerTensor",
     "Pleas",
     "PreparedPleas",
+    "Proximity",
     "RegMean",
     "RegMeanPlusPlus",
     "Repaired",
@@ -200,11 +223,14 @@ __all__ = [
     "Solved",
     "Stack",
     "Statistic",
+    "Sum",
     "TallMasks",
     "TaskArithmetic",
     "TaskNetworks",
     "Ties",
+    "TowardStart",
     "TsvM",
+    "UserObjective",
     "WeightDistance",
     "WeightedAverage",
     "Wudi",
@@ -214,10 +240,12 @@ __all__ = [
     "along_line",
     "barrier",
     "barrier_figure",
+    "by_task",
     "capture",
     "checkpoint",
     "collect",
     "collect_each",
+    "columns",
     "combine",
     "correlation_figure",
     "cost",
@@ -234,6 +262,7 @@ __all__ = [
     "np_merge",
     "parameters",
     "path_between",
+    "prefetched",
     "repair",
     "reset_statistics",
     "resetting",
@@ -245,5 +274,7 @@ __all__ = [
     "transport",
     "verify",
     "verify_each",
+    "warn_of_collapse",
     "weight_space",
+    "weighted_sum",
 ]

@@ -126,7 +126,7 @@ def test_neither_import_nor_help_brings_in_slow_packages(code):
     assert not after & {"jax", "flax", "optax", "scipy", "matplotlib", "sklearn", "torch", "torchax", "tensorflow"}
 
 
-LAZY = ["alignment", "npmerge", "npmerge.checkpoint"]
+LAZY = ["alignment", "npmerge", "npmerge.checkpoint", "npmerge.objectives"]
 
 
 @pytest.mark.parametrize("package", LAZY)
