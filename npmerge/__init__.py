@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         resetting,
     )
     from npmerge.figures import barrier_figure, correlation_figure, graph_figure
-    from npmerge.fit import FitResult, History, fit
+    from npmerge.fit import Checkpoints, FitResult, History, fit
     from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
     from npmerge.learned import Learned
     from npmerge.least_squares import LeastSquares, Solved
@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     )
     from npmerge.per_task import PerTask, TaskNetworks
     from npmerge.pleas import Pleas, PreparedPleas, Sized
+    from npmerge.precision import mixed_precision, remat
     from npmerge.published import ada_merging, dam, np_merge
     from npmerge.repair import Repaired, repair
     from npmerge.stack import Stack, stack_models
@@ -117,7 +118,7 @@ else:
             "npmerge.constraints": "Box Clip Free Simplex",
             "npmerge.evaluate": "Barrier LogitEnsemble Metrics Path barrier evaluate flops parameters path_between resetting",
             "npmerge.figures": "barrier_figure correlation_figure graph_figure",
-            "npmerge.fit": "FitResult History fit",
+            "npmerge.fit": "Checkpoints FitResult History fit",
             "npmerge.granularity": "PerChannel PerInput PerLayer PerModel PerParameter PerTensor",
             "npmerge.learned": "Learned",
             "npmerge.least_squares": "LeastSquares Solved",
@@ -136,6 +137,7 @@ else:
             ),
             "npmerge.per_task": "PerTask TaskNetworks",
             "npmerge.pleas": "Pleas PreparedPleas Sized",
+            "npmerge.precision": "mixed_precision remat",
             "npmerge.published": "ada_merging dam np_merge",
             "npmerge.repair": "Repaired repair",
             "npmerge.stack": "Stack stack_models",
@@ -157,6 +159,7 @@ __all__ = [
     "Box",
     "Breadcrumbs",
     "ChainOfMerges",
+    "Checkpoints",
     "Clip",
     "Composed",
     "ConsensusTA",
@@ -258,11 +261,13 @@ __all__ = [
     "graph_figure",
     "in_order",
     "load_statistics",
+    "mixed_precision",
     "multi_head",
     "np_merge",
     "parameters",
     "path_between",
     "prefetched",
+    "remat",
     "repair",
     "reset_statistics",
     "resetting",
