@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from npmerge.objectives.joint import Joint
     from npmerge.objectives.labels import check_labels
     from npmerge.objectives.line import LineLoss, along_line
+    from npmerge.objectives.loss_sum import LossSum, weighted_sum
     from npmerge.objectives.losses import FineTuningLoss, WeightSpaceLoss, fine_tuning, weight_space
     from npmerge.objectives.next_token import NextToken
     from npmerge.objectives.proximity import Proximity
     from npmerge.objectives.regularisers import EqualShares, TowardStart
-    from npmerge.objectives.sums import LossSum, Sum, weighted_sum
+    from npmerge.objectives.sums import Sum
     from npmerge.objectives.user import PerExample, UserObjective
     from npmerge.objectives.weight_distance import WeightDistance
 else:
@@ -41,11 +42,12 @@ else:
             "npmerge.objectives.joint": "Joint",
             "npmerge.objectives.labels": "check_labels",
             "npmerge.objectives.line": "LineLoss along_line",
+            "npmerge.objectives.loss_sum": "LossSum weighted_sum",
             "npmerge.objectives.losses": "FineTuningLoss WeightSpaceLoss fine_tuning weight_space",
             "npmerge.objectives.next_token": "NextToken",
             "npmerge.objectives.proximity": "Proximity",
             "npmerge.objectives.regularisers": "EqualShares TowardStart",
-            "npmerge.objectives.sums": "LossSum Sum weighted_sum",
+            "npmerge.objectives.sums": "Sum",
             "npmerge.objectives.user": "PerExample UserObjective",
             "npmerge.objectives.weight_distance": "WeightDistance",
         },

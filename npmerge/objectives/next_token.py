@@ -35,7 +35,7 @@ class NextToken(Objective):
         tokens = jnp.asarray(parts[0])
         logits = apply(params, jnp.maximum(tokens[:, :-1], 0)).astype(jnp.float32)
         values = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(tokens[:, 1:], 0))
-        return mean_where(values, _asked_for(tokens, *map(jnp.asarray, parts[2:])))
+        return mean_where(values, _real(tokens, *map(jnp.asarray, parts[2:]))[:, 1:])
 
     def map_batches(self, function: Callable[[tuple], Any], batch: Any) -> Any:
         """`function` of the batch; of tokens alone it is `(tokens, None)`."""
@@ -44,18 +44,17 @@ class NextToken(Objective):
     def weight(self, batch: Any) -> Float[Array, ""]:
         """How many tokens are asked for."""
         tokens, _, *mask = _parts(batch)
-        return _asked_for(jnp.asarray(tokens), *map(jnp.asarray, mask)).sum().astype(jnp.float32)
+        return _real(jnp.asarray(tokens), *map(jnp.asarray, mask))[:, 1:].sum().astype(jnp.float32)
 
     def checker(self, apply: Apply, params: PyTree, stack: Stack | None, batch: Any) -> Check:
         """Tokens must be integers (examples, length), two of them or more, in the network's vocabulary."""
-        tokens = _checked(batch)[0]
-        vocabulary = check_logits(jax.eval_shape(apply, params, jax.ShapeDtypeStruct(tokens[:, :-1].shape, tokens.dtype)))
+        vocabulary = check_logits(jax.eval_shape(lambda p, t: apply(p, t[:, :-1]), params, _checked(batch)[0]))[-1]
 
         def check(batch: Any) -> None:
             tokens, _, *mask = _checked(batch)
-            asked = np.asarray(tokens)[:, 1:][_asked_for(np.asarray(tokens), *map(np.asarray, mask))]
-            if asked.size and asked.max() >= vocabulary[-1]:
-                raise ValueError(f"tokens out of range: got {asked.max()}, the network has logits of {vocabulary[-1]}")
+            real = np.asarray(tokens)[_real(np.asarray(tokens), *map(np.asarray, mask))]
+            if real.size and real.max() >= vocabulary:
+                raise ValueError(f"tokens out of range: got {real.max()}, the network has logits of {vocabulary}")
 
         return check
 
@@ -64,10 +63,9 @@ def _parts(batch: Any) -> tuple:
     return tuple(batch) if isinstance(batch, tuple | list) else (batch, None)
 
 
-def _asked_for(tokens: Any, mask: Any = None) -> Any:
-    """Which of all tokens but the first of each example are to be predicted, (examples, length - 1); in numpy or JAX."""
-    asked = tokens[:, 1:] >= 0
-    return asked if mask is None else asked & (mask[:, 1:] if mask.ndim == 2 else mask[:, None])
+def _real(tokens: Any, mask: Any = None) -> Any:
+    """Which tokens are no padding, (examples, length); of numpy or JAX."""
+    return tokens >= 0 if mask is None else (tokens >= 0) & (mask if mask.ndim == 2 else mask[:, None])
 
 
 def _checked(batch: Any) -> tuple:

@@ -42,3 +42,9 @@ def all_of(checks: Sequence[Callable[..., None]]) -> Callable[..., None]:
             each(*arguments)
 
     return check
+
+
+def check_equal(name: str, what: str, values: tuple, weights: tuple | None) -> None:
+    """Raise ValueError unless there are as many weights as values, or none; `name` is who asks, `what` it weighs."""
+    if weights is not None and len(weights) != len(values):
+        raise ValueError(f"{name} takes a weight for each of {len(values)} {what}: got {len(weights)}")

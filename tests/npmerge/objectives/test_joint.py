@@ -156,3 +156,6 @@ def test_losses_are_summed_with_their_checks_and_keys():
         total.checker(theta, STACK, TASKS[0])((TASKS[0][0], TASKS[0][1] + 3))
     assert not total.masks
     assert nm.weighted_sum([LOSS, nm.EqualShares(MERGE)]).masks
+    near = nm.weight_space(MERGE, apply, nm.Proximity())
+    assert nm.weighted_sum([near, nm.EqualShares(MERGE), LOSS]).map_batches(len, TASKS[0]) == 2
+    assert not nm.weighted_sum([near, nm.EqualShares(MERGE)]).reads_batches

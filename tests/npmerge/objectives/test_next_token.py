@@ -31,7 +31,7 @@ def loss(batch) -> float:
 def test_tokens_alone_or_with_anything_else():
     tokens = np.asarray(TOKENS)
     want = expected(tokens, np.ones_like(tokens))
-    for batch in (TOKENS, tokens, (TOKENS, None), (TOKENS, jnp.zeros(3))):
+    for batch in (TOKENS, tokens.astype(np.int64), tokens.astype(np.uint16), (TOKENS, None), (TOKENS, jnp.zeros(3))):
         assert loss(batch) == pytest.approx(want, rel=1e-5)
     shifted = nm.CrossEntropy()(read, V, None, (TOKENS[:, :-1], TOKENS[:, 1:]))
     assert loss(TOKENS) == pytest.approx(float(shifted), rel=1e-6)
@@ -63,6 +63,7 @@ def test_what_is_no_tokens():
         (TOKENS.astype(jnp.float32), r"tokens must be integers \(examples, length\).*of float32"),
         (TOKENS[:, :1], r"with a length of two or more: got \(8, 1\)"),
         (TOKENS[0], r"got \(6,\)"),
+        (TOKENS.at[2, 0].set(5), "tokens out of range: got 5"),
         (TOKENS.at[2, 3].set(5), "tokens out of range: got 5, the network has logits of 5"),
         (
             (TOKENS, None, jnp.ones((8, 5), bool)),
