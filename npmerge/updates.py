@@ -131,13 +131,15 @@ class Feed:
         if not self.masks or self.each is None:
             self._check_divides(batch)
             return self.layout.divide(batch)
+        pairs: list[tuple] = []
+        self.each(pairs.append, batch)
         position = itertools.count()
-        return self.layout.divide(self.each(lambda pair: self._filled(pair, next(position)), batch))
+        return self.layout.divide(self.each(lambda pair: self._filled(pair, next(position), len(pairs)), batch))
 
-    def _filled(self, pair: tuple, position: int) -> tuple:
+    def _filled(self, pair: tuple, position: int, tasks: int) -> tuple:
         count = _length(pair)
         size = self.sizes[position] = max(-(-count // self.multiple) * self.multiple, self.sizes.get(position, 0))
-        if position and self.alone and count < size:
+        if tasks > 1 and self.alone and count < size:  # each task's mean would need weights of its own
             raise ValueError(
                 f"batches of several tasks cannot be filled up where parts are computed alone: got one of {count} examples, "
                 f"expected a multiple of {self.multiple}"
