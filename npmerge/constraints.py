@@ -119,6 +119,9 @@ class Simplex(Constraint):
 
     def mixed(self, latent: Float[Array, "rows ..."], models: Float[Array, "models ..."]) -> Float[Array, "..."]:
         """The same as for every constraint, in far less memory and time; differentiable in reverse only."""
+        columns = latent.shape[-1:] > (1,) and latent.shape[1:] != models.shape[1:]
+        if columns:  # a coefficient per channel: its gradient sums over all axes but the last, which XLA fuses badly on CPUs
+            return super().mixed(latent, models)
         return on_simplex(latent, models)
 
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:

@@ -2,7 +2,8 @@
 
 By the softmax itself a step holds its coefficients, and more of their size for the gradient. Written out over the models every
 coefficient is made where it is used: the models and latents are read once for the merge and once for the gradient. Measured for
-8 models on two CPU cores: 27 ms where the softmax took 129 ms, and 9 networks of memory where it took 31.
+three layers of 512 x 512 on CPU cores: 8 models 12 ms where the softmax took 120 ms, with 1.7 networks of memory besides what
+goes in and out where it took 31; 2 models 1.6 ms for 3.3 ms, and 0.3 networks for 3.
 """
 
 import functools
@@ -49,18 +50,21 @@ def _log_sum(rows: Array) -> Array:
 def _backward(saved: tuple, gradient: Array) -> tuple[Array, Array]:
     """dL/da_k = c_k (W_k - W) dL/dW for the softmax, c (1 - c) (W_1 - W_2) dL/dW for the sigmoid; dL/dW_k = c_k dL/dW."""
     latent, models, scale, merged = saved
-    rows, weights = wide(latent), wide(models)
+    rows = wide(latent)
+    shared = [k for k in range(1, latent.ndim) if latent.shape[k] < models.shape[k]]
     if scale is None:
         small = jnp.exp(-jnp.abs(rows))  # not the forward's expression, or XLA would keep that one's values until here
-        slope = (small / jnp.square(1 + small)).astype(weights.dtype)
-        of_latent = slope * ((weights[:1] - weights[1:]) * gradient[None])
+        slope = small / jnp.square(1 + small)
         coefficients = jnp.concatenate([jax.nn.sigmoid(rows), jax.nn.sigmoid(-rows)])
     else:
-        coefficients = jnp.exp(rows - scale[None])
-        of_latent = coefficients.astype(weights.dtype) * ((weights - merged[None]) * gradient[None])
-    shared = [k for k in range(1, latent.ndim) if latent.shape[k] < of_latent.shape[k]]
-    of_models = coefficients.astype(weights.dtype) * gradient[None]
-    return of_latent.sum(shared, keepdims=True).astype(latent.dtype), of_models.astype(models.dtype)
+        slope = coefficients = jnp.exp(rows - scale[None])
+    if scale is None and not shared:
+        along = (wide(models[:1]) - wide(models[1:])) * gradient[None]
+    else:
+        along = ((wide(models) - merged[None]) * gradient[None]).sum(shared, keepdims=True)
+        along = along if scale is not None else along[:1] - along[1:]
+    of_models = coefficients.astype(gradient.dtype) * gradient[None]
+    return (slope.astype(along.dtype) * along).astype(latent.dtype), of_models.astype(models.dtype)
 
 
 on_simplex.defvjp(_forward, _backward)
