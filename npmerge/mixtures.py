@@ -19,8 +19,8 @@ from npmerge.base import wide
 def on_simplex(latent: Float[Array, "rows ..."], models: Float[Array, "models ..."]) -> Float[Array, "..."]:
     """The sum over the models of each times its coefficient, in float32.
 
-    For one row a of latents and two models sigmoid(a) W_1 + (1 - sigmoid(a)) W_2, else the softmax over the rows. Differentiable
-    in reverse, as often as one likes.
+    For one row a of latents and two models sigmoid(a) W_1 + (1 - sigmoid(a)) W_2, else the softmax over the rows.
+    Differentiable in reverse, as often as one likes.
 
     Args:
         latent: it broadcasts against the models from the second axis on.

@@ -103,7 +103,7 @@ def test_no_coefficients_are_kept(n):
         step = jax.jit(jax.grad(functools.partial(loss, mixed=mixed)))
         return step.lower(latents, stacks).compile().memory_analysis().temp_size_in_bytes / (3 * 128 * 128 * 4)
 
-    assert temporaries(on_simplex) < 2 < n < temporaries(functools.partial(Constraint.mixed, Simplex()))
+    assert temporaries(on_simplex) < 2 <= n < temporaries(functools.partial(Constraint.mixed, Simplex()))
 
 
 def test_other_constraints_are_sums():
