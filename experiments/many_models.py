@@ -8,7 +8,6 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,42 +19,25 @@ import typer
 import npmerge as nm
 from alignment.graph import PyTree
 from experiments.data import Examples, Images, load_images
-from experiments.run import Preset, Rows, machine, mean_and_deviation
+from experiments.many_models_page import figure, page
+from experiments.many_models_settings import (
+    AVERAGE,
+    CONTROL,
+    ENSEMBLE,
+    JOINT,
+    LONG,
+    PAIRS,
+    PARENTS,
+    PRESETS,
+    REVERSED,
+    SHORT,
+    START,
+    TENSORS,
+    Settings,
+)
+from experiments.run import Preset, Rows, machine
+from npmerge.granularity import Granularity
 from npmerge.models import Mlp, build
-from npmerge.report import Curve, draw_curves, markdown_table, new_figure
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much work a run does. Both grids of rates are of one length: learned merges and controls are tuned alike."""
-
-    counts: tuple[int, ...] = (2, 4, 8, 16, 32)
-    hidden: tuple[int, ...] = (64,)
-    part: int = 100  # training images of each network
-    skew: float = 0.5  # concentration of the Dirichlet distribution from which each network's classes are drawn
-    training_rate: float = 1e-2
-    training_steps: int = 100
-    labelled: int = 200  # images that merges and controls learn from; no network saw them
-    steps: int = 100
-    batch: int = 50
-    learned_rates: tuple[float, ...] = (0.01, 0.1, 1.0)
-    control_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
-
-
-PRESETS = {
-    Preset.test: Settings(
-        counts=(2, 3), hidden=(8,), part=40, training_steps=5, labelled=40, steps=4, batch=20, learned_rates=(0.1,),
-        control_rates=(1e-3,),
-    ),
-    Preset.cpu: Settings(),
-    Preset.paper: Settings(hidden=(256, 256), steps=500, training_steps=300),
-}  # fmt: skip
-
-PARENTS, ENSEMBLE, AVERAGE = "networks, on average", "ensemble of logits", "average"
-JOINT, TENSORS = "joint, per parameter", "joint, per tensor"
-SHORT, PAIRS, REVERSED = "pairs, as many steps in all", "pairs, as many steps each", "pairs, in reversed order"
-CONTROL, LONG = "control: average fine-tuned", "control: as many steps as pairs"
-METHODS = (PARENTS, AVERAGE, JOINT, TENSORS, SHORT, CONTROL, PAIRS, REVERSED, LONG, ENSEMBLE)
 
 
 class Found(NamedTuple):
@@ -92,21 +74,21 @@ class Experiment:
 
     def jobs(self, n: int) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         """What there is to do for the first n models: a method, and the function that makes its row."""
-        s = self.settings
-        each, all_pairs = max(1, s.steps // (n - 1)), s.steps * (n - 1)
-        yield PARENTS, functools.partial(self.parents, n)
-        yield ENSEMBLE, functools.partial(self.ensemble, n)
-        yield AVERAGE, functools.partial(self.average, n)
-        yield (
-            JOINT,
-            functools.partial(self.tuned, s.learned_rates, functools.partial(self.joint, n, nm.PerParameter()), s.steps),
-        )
-        yield TENSORS, functools.partial(self.tuned, s.learned_rates, functools.partial(self.joint, n, nm.PerTensor()), s.steps)
-        forward, backward = list(range(n)), list(range(n))[::-1]
-        for name, order, steps in ((SHORT, forward, each), (PAIRS, forward, s.steps), (REVERSED, backward, s.steps)):
-            yield name, functools.partial(self.tuned, s.learned_rates, functools.partial(self.pairs, order), steps)
-        for name, steps in ((CONTROL, s.steps), (LONG, all_pairs)):
-            yield name, functools.partial(self.tuned, s.control_rates, functools.partial(self.control, n), steps)
+        for name, measure in ((PARENTS, self.parents), (ENSEMBLE, self.ensemble), (AVERAGE, self.average)):
+            yield name, functools.partial(measure, n)
+        for name, learn, rates, steps in self.learned(n):
+            yield name, functools.partial(self.tuned, rates, learn, steps)
+
+    def learned(self, n: int) -> Iterator[tuple[str, Callable[..., Found], tuple[float, ...], int]]:
+        """The rows that learn: how, at which rates, and for how many steps (of each pair)."""
+        s, given = self.settings, list(range(n))
+        yield JOINT, functools.partial(self.joint, n, nm.PerParameter()), s.learned_rates, s.steps
+        yield TENSORS, functools.partial(self.joint, n, nm.PerTensor()), s.learned_rates, s.steps
+        yield SHORT, functools.partial(self.pairs, given), s.learned_rates, max(1, s.steps // (n - 1))
+        yield PAIRS, functools.partial(self.pairs, given), s.learned_rates, s.steps
+        yield REVERSED, functools.partial(self.pairs, given[::-1]), s.learned_rates, s.steps
+        for name, start, steps in ((CONTROL, n, s.steps), (START, 0, s.steps), (LONG, n, s.steps * (n - 1))):
+            yield name, functools.partial(self.control, start), s.control_rates, steps
 
     def parent(self, k: int) -> PyTree:
         """Train one network from the common start on classes drawn for it."""
@@ -142,7 +124,7 @@ class Experiment:
         shares = [round(float(x), 5) for x in found[best].shares]
         return row | {"learned": found[best].learned, "shares": shares}
 
-    def joint(self, n: int, granularity: nm.PerParameter, optimizer: optax.GradientTransformation, steps: int) -> Found:
+    def joint(self, n: int, granularity: Granularity, optimizer: optax.GradientTransformation, steps: int) -> Found:
         """All coefficients of all models at once."""
         stack, merge = nm.stack_models(self.models[:n]), nm.Learned(nm.Average(), granularity, nm.Simplex())
         theta = self.fitted(merge.init(stack), nm.weight_space(merge, self.apply, self.objective), stack, optimizer, steps)
@@ -158,9 +140,10 @@ class Experiment:
         return Found(found.network, _mean_shares(found.shares, found.network), nm.parameters(found.turns[0].theta))
 
     def control(self, n: int, optimizer: optax.GradientTransformation, steps: int) -> Found:
-        """All weights of the average."""
+        """All weights of the average of n models, of the common start for none."""
         loss = nm.fine_tuning(self.apply, self.objective)
-        network = self.fitted(nm.Average()(nm.stack_models(self.models[:n])), loss, None, optimizer, steps)
+        start = nm.Average()(nm.stack_models(self.models[:n])) if n else self.start
+        network = self.fitted(start, loss, None, optimizer, steps)
         return Found(network, np.array([]), nm.parameters(network))
 
     def fitted(self, theta: PyTree, loss: Callable, stack: Any, optimizer: optax.GradientTransformation, steps: int) -> PyTree:
@@ -198,99 +181,6 @@ def _mean_shares(shares: PyTree, network: PyTree) -> np.ndarray:
     """The share of each model, (models,), its mean over the parameters."""
     sums = jax.tree.map(lambda c, x: np.broadcast_to(c, (len(c), *x.shape)).reshape(len(c), -1).sum(1), shares, network)
     return np.sum(jax.tree.leaves(sums), axis=0) / nm.parameters(network)
-
-
-# --------------------------------------------------------------------------------------------------------------- the page
-
-
-INTRODUCTION = """Networks that start alike and see other classes each are merged into one, two of them or up to 32. A joint merge learns
-coefficients of all of them at once (a softmax over the models for each parameter or tensor), successive pairs learn one
-sigmoid per parameter for each model that joins the merge so far, as NP Merge is published for more than two. All learned rows
-and the fine-tuned controls start at the plain average and see the same few labelled images. The question is what the
-coefficients of many models are worth beside the weights of their average, which are as free."""
-
-
-def page(rows: Rows, command: str, settings: Settings, data: str) -> str:
-    """The result as a page: every number in it comes from the rows."""
-    counts = sorted({row["models"] for row in rows.all})
-    seeds = sorted({row["seed"] for row in rows.all})
-    accuracies = [(name, *(_cell(rows, name, n, "accuracy") for n in counts)) for name in METHODS]
-    losses = [(name, *(_cell(rows, name, n, "loss") for n in counts)) for name in METHODS]
-    header = [f"{n} models" for n in counts]
-    costs = [(name, *(f"{_mean(rows, name, n, 'learned'):,.0f}" for n in counts)) for name in (JOINT, TENSORS, PAIRS, CONTROL)]
-    return "\n".join([
-        "# Many models", "", INTRODUCTION, "", "![Test accuracy against the number of models](accuracy.png)", "",
-        *markdown_table(("test accuracy", *header), accuracies), "",
-        *markdown_table(("test loss", *header), losses), "",
-        f"Mean and deviation over seeds {seeds}.", "",
-        *markdown_table(("numbers learned at once", *header), costs), "",
-        "## Protocol", "", *(f"- {line}" for line in _protocol(settings, data, rows)), "",
-        "## Expected, and what came out", "", *(f"- {line}" for line in _findings(rows, counts)), "",
-        f"`{command}`, {sum(row['seconds'] for row in rows.all):.0f} s for the rows, {machine()}.", "",
-    ])  # fmt: skip
-
-
-def _protocol(s: Settings, data: str, rows: Rows) -> list[str]:
-    def chosen(*names: str) -> str:
-        return ", ".join(f"{x:g}" for x in sorted({row["rate"] for row in rows.all if row["method"] in names}))
-
-    return [
-        f"Data: {data}; a tenth of the training images is for validation, {s.labelled} are labelled for merging, of the others "
-        f"each network sees {s.part}, drawn by a distribution of classes of its own (Dirichlet, {s.skew:g}).",
-        f"Networks: perceptrons with hidden layers {s.hidden} from one initialisation for each seed, Adam at "
-        f"{s.training_rate:g}, {s.training_steps} steps of {s.batch}; no alignment, since they start alike.",
-        f"Learning: Adam, batches of {s.batch} of the labelled images, {s.steps} steps; of pairs {s.steps} steps for each or "
-        f"{s.steps} in all, of the longer control as many as all pairs together. The best of eleven moments on validation data.",
-        f"Rates on validation data: of {s.learned_rates} for coefficients (chosen: {chosen(JOINT, TENSORS, SHORT, PAIRS)}), of "
-        f"{s.control_rates} for weights (chosen: {chosen(CONTROL, LONG)}). Nothing else is tuned, and the test set is read once "
-        "for each row.",
-    ]
-
-
-def _findings(rows: Rows, counts: Sequence[int]) -> list[str]:
-    most = counts[-1]
-    points = {name: 100 * _mean(rows, name, most, "accuracy") for name in METHODS}
-    shares = [row["shares"] for row in _rows(rows, PAIRS, most)]
-    low, high = (float(np.mean([extreme(x) for x in shares])) for extreme in (min, max))
-    wins = [
-        sum(_mean(rows, name, n, "accuracy") > _mean(rows, control, n, "accuracy") for n in counts)
-        for name, control in ((JOINT, CONTROL), (PAIRS, LONG))
-    ]
-    return [
-        f"{most} networks, jointly: {points[JOINT]:.1f} % per parameter, {points[TENSORS]:.1f} % per tensor, where the average "
-        f"has {points[AVERAGE]:.1f} % and the fine-tuned average {points[CONTROL]:.1f} %; the joint merge per parameter is "
-        f"above that control at {wins[0]} of {len(counts)} numbers of models.",
-        f"{most} networks in pairs: {points[SHORT]:.1f} % with as many steps in all, {points[PAIRS]:.1f} % with as many for each "
-        f"pair, where the control of equal length has {points[LONG]:.1f} %; above it at {wins[1]} of {len(counts)} numbers.",
-        f"The other order of merging gives {points[REVERSED]:.1f} % instead of {points[PAIRS]:.1f} % at {most} networks. The mean "
-        f"share of a network, {1 / most:.4f} at the start, ends between {low:.4f} and {high:.4f} in the order given.",
-    ]
-
-
-def _rows(rows: Rows, name: str, n: int) -> list[dict[str, Any]]:
-    return [row for row in rows.all if row["method"] == name and row["models"] == n]
-
-
-def _mean(rows: Rows, name: str, n: int, column: str) -> float:
-    return float(np.mean([row[column] for row in _rows(rows, name, n)]))
-
-
-def _cell(rows: Rows, name: str, n: int, column: str) -> str:
-    return mean_and_deviation([row[column] for row in _rows(rows, name, n)])
-
-
-def figure(rows: Rows) -> Any:
-    """Test accuracy against the number of models, the mean over seeds with its deviation."""
-    drawing, axes = new_figure(1)
-    counts = sorted({row["models"] for row in rows.all})
-    values = {name: [[row["accuracy"] for row in _rows(rows, name, n)] for n in counts] for name in METHODS}
-    curves = [
-        Curve(name, counts, [float(np.mean(v)) for v in found], [float(np.std(v)) for v in found], name in (CONTROL, LONG))
-        for name, found in values.items()
-    ]
-    draw_curves(axes[0], curves)
-    axes[0].set(xlabel="models merged", ylabel="test accuracy")
-    return drawing
 
 
 def main(

@@ -5,18 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments.many_models import (
-    AVERAGE,
-    JOINT,
-    METHODS,
-    PAIRS,
-    PRESETS,
-    REVERSED,
-    SHORT,
-    TENSORS,
-    Experiment,
-    main,
-)
+from experiments.many_models import Experiment, main
+from experiments.many_models_settings import AVERAGE, JOINT, METHODS, PAIRS, PRESETS, REVERSED, SHORT, TENSORS
 from experiments.run import Preset
 
 

@@ -162,7 +162,5 @@ def test_what_is_no_chain_is_refused():
         merged([MODELS[0], MODELS[0]["out"]])
     with pytest.raises(ValueError, match="Learned takes"):
         merged(granularity=Average())
-    with pytest.raises(
-        ValueError, match="the data ended after 4 batches, 3 steps were asked for|the data ended after 1 batches"
-    ):
-        successive(MODELS, apply, CrossEntropy(), iter(BATCHES + BATCHES[:1]), ADAM, steps=3)
+    with pytest.raises(ValueError, match="the data ended after 1 batches, 3 steps were asked for"):
+        successive(MODELS, apply, CrossEntropy(), iter([*BATCHES, BATCHES[0]]), ADAM, steps=3)
