@@ -106,6 +106,7 @@ if TYPE_CHECKING:
         collect_each,
     )
     from npmerge.statistics_files import load_statistics, save_statistics
+    from npmerge.successive import Successive, successive
     from npmerge.transforms import Composed
 else:
     make_lazy(
@@ -145,6 +146,7 @@ else:
                 "DiagonalFisher Examples InputGram JointMoments KroneckerFactors NodeMoments Statistic collect collect_each"
             ),
             "npmerge.statistics_files": "load_statistics save_statistics",
+            "npmerge.successive": "Successive successive",
             "npmerge.transforms": "Composed",
         },
     )
@@ -226,6 +228,7 @@ __all__ = [
     "Solved",
     "Stack",
     "Statistic",
+    "Successive",
     "Sum",
     "TallMasks",
     "TaskArithmetic",
@@ -275,6 +278,7 @@ __all__ = [
     "save_statistics",
     "shuffled",
     "stack_models",
+    "successive",
     "trace",
     "transport",
     "verify",
