@@ -133,10 +133,9 @@ class Experiment:
 
     def pairs(self, order: Sequence[int], optimizer: optax.GradientTransformation, steps: int) -> Found:
         """One model after another."""
-        s = self.settings
-        batches = nm.shuffled(*self.labelled, s.batch, seed=self.seed)
-        models, options = self.models[: len(order)], {"held_out": [self.validation], "order": order, "every": _every(steps)}
-        found = nm.successive(models, self.apply, self.objective, batches, optimizer, steps=steps, **options)
+        learn = functools.partial(nm.successive, self.models[: len(order)], self.apply, self.objective, order=order)
+        batches = nm.shuffled(*self.labelled, self.settings.batch, seed=self.seed)
+        found = learn(batches, optimizer, steps=steps, held_out=[self.validation], every=_every(steps))
         return Found(found.network, _mean_shares(found.shares, found.network), nm.parameters(found.turns[0].theta))
 
     def control(self, n: int, optimizer: optax.GradientTransformation, steps: int) -> Found:
@@ -149,8 +148,8 @@ class Experiment:
     def fitted(self, theta: PyTree, loss: Callable, stack: Any, optimizer: optax.GradientTransformation, steps: int) -> PyTree:
         """The theta of lowest validation loss."""
         batches = nm.shuffled(*self.labelled, self.settings.batch, seed=self.seed)
-        options = {"held_out": [self.validation], "every": _every(steps)}
-        return nm.fit(theta, loss, stack, batches, optimizer, steps=steps, **options).theta
+        learn = functools.partial(nm.fit, held_out=[self.validation], every=_every(steps))
+        return learn(theta, loss, stack, batches, optimizer, steps=steps).theta
 
 
 def _row(metrics: nm.Metrics, *, rate: float | str = "", steps: int = 0) -> dict[str, Any]:
