@@ -91,8 +91,8 @@ def _findings(rows: Rows, counts: Sequence[int]) -> list[str]:
         f"each pair, where the control of equal length has {points[LONG]:.1f} %; above it at {wins[1]} of {count}.",
         f"Merging in the reversed order gives {points[REVERSED]:.1f} % instead of {points[PAIRS]:.1f} % at {most} networks. "
         f"The mean share of a network, {1 / most:.4f} at the start, ends between {low:.4f} and {high:.4f} as given.",
-        f"From {counts[1]} models on the joint merge and the fine-tuned average are at most {100 * apart:.1f} points apart, and "
-        f"seeds {100 * spread:.1f} points: which of them is better these rows do not tell.",
+        f"From {counts[1]} models on the joint merge and the fine-tuned average are at most {100 * apart:.1f} points apart, "
+        f"and seeds {100 * spread:.1f} points: which of them is better these rows do not tell.",
         f"The ensemble of {most} networks has {points[ENSEMBLE]:.1f} %, the networks alone {points[PARENTS]:.1f} %.",
     ]
 
