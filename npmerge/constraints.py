@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from npmerge.base import wide
+from npmerge.mixtures import on_simplex
 from npmerge.stack import FEW, rows
 
 FLOOR = 1e-7
@@ -25,6 +27,11 @@ class Constraint(abc.ABC):
     @abc.abstractmethod
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:
         """A latent whose coefficients these are, up to `FLOOR`. Traceable."""
+
+    def mixed(self, latent: Float[Array, "rows ..."], models: Float[Array, "models ..."]) -> Float[Array, "..."]:
+        """The sum over the models of each times its coefficient, in float32; the latent broadcasts against them."""
+        coefficients = self.forward(latent)
+        return functools.reduce(jnp.add, [coefficients[k].astype(wide(w).dtype) * wide(w) for k, w in enumerate(models)])
 
     def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:  # noqa: B027 (nothing to check is the default)
         """Raise ValueError unless some latent has these coefficients."""
@@ -110,6 +117,13 @@ class Simplex(Constraint):
         if latent.shape[0] > 1:
             return _softmax(latent)
         return jnp.concatenate([jax.nn.sigmoid(latent), jax.nn.sigmoid(-latent)])
+
+    def mixed(self, latent: Float[Array, "rows ..."], models: Float[Array, "models ..."]) -> Float[Array, "..."]:
+        """The same as for every constraint, in far less memory and time; differentiable in reverse only."""
+        columns = latent.shape[-1:] > (1,) and latent.shape[1:] != models.shape[1:]
+        if columns:  # a coefficient per channel: its gradient sums over all axes but the last, which XLA fuses badly on CPUs
+            return super().mixed(latent, models)
+        return on_simplex(latent, models)
 
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:
         """Log-odds for two models, centred logarithms otherwise."""
