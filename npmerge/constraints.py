@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 
 from npmerge.base import wide
 from npmerge.mixtures import on_simplex
-from npmerge.stack import FEW, rows
 
 FLOOR = 1e-7
 """Distance from the boundary at which a start is placed: its latent stays finite, its coefficient equal to rounding."""
@@ -115,7 +114,7 @@ class Simplex(Constraint):
     def forward(self, latent: Float[Array, "rows ..."]) -> Float[Array, "models ..."]:
         """Sigmoid for one row, softmax over the rows otherwise."""
         if latent.shape[0] > 1:
-            return _softmax(latent)
+            return jax.nn.softmax(latent, axis=0)
         return jnp.concatenate([jax.nn.sigmoid(latent), jax.nn.sigmoid(-latent)])
 
     def mixed(self, latent: Float[Array, "rows ..."], models: Float[Array, "models ..."]) -> Float[Array, "..."]:
@@ -139,17 +138,6 @@ class Simplex(Constraint):
         _refuse(coefficients, coefficients < -FLOOR, "outside the simplex, such as")
         total = coefficients.sum(0)
         _refuse(total, np.abs(total - 1) > 1e-5, "outside the simplex: over the models they sum to")
-
-
-def _softmax(latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
-    """Over the models, written out for few of them: on CPUs `jax.nn.softmax` over a leading axis takes several times as long."""
-    if len(latent) > FEW:
-        return jax.nn.softmax(latent, axis=0)
-    each = rows(latent)
-    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, each))
-    powers = [jnp.exp(x - top) for x in each]
-    total = functools.reduce(jnp.add, powers)
-    return jnp.stack([x / total for x in powers])
 
 
 def _refuse(values: np.ndarray, bad: np.ndarray, what: str) -> None:
