@@ -15,7 +15,7 @@ from alignment.checks import check_flags
 from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic as is_statistic
 from npmerge.lora import LoraStack
-from npmerge.stack import Stack, check_stack, rows
+from npmerge.stack import Stack, check_stack
 
 Stats = Mapping[type, Any]
 
@@ -134,15 +134,13 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
 
     def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
         check_of_models(path_name(path), c, x)
-        models = [wide(model) for model in rows(x)]
+        models = [wide(x[k]) for k in range(len(x))]
         if is_statistic(path_name(path)):
             return mean(models).astype(x.dtype)
-        shares = rows(c) if len(c) == len(models) else rows(c) * len(models)
-        terms = [(k.astype(w.dtype), w) for k, w in zip(shares, models, strict=True)]
         if base is None:
-            return _sum([k * w for k, w in terms]).astype(x.dtype)
+            return _sum([c[k].astype(w.dtype) * w for k, w in enumerate(models)]).astype(x.dtype)
         origin = wide(base)
-        return (origin + _sum([k * (w - origin) for k, w in terms])).astype(x.dtype)
+        return (origin + _sum([c[k].astype(w.dtype) * (w - origin) for k, w in enumerate(models)])).astype(x.dtype)
 
     bases = () if stack.base is None else (stack.base,)
     return jax.tree_util.tree_map_with_path(leaf, coefficients, stack.params, *bases)

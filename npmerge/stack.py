@@ -14,9 +14,6 @@ from alignment.checks import check_list, kind_of
 from alignment.graph import PyTree, flatten, path_name
 from alignment.widths import KEPT_APART
 
-FEW = 8
-"""Up to so many models sums over them are written out on the way back, too: of 32 XLA takes minutes to compile that."""
-
 
 class Stack(NamedTuple):
     """The models to merge: a tree with leaves of shape (models, ...), and the base they were fine-tuned from, if any."""
@@ -79,16 +76,6 @@ def check_models(models: Sequence[PyTree], base: PyTree | None = None) -> None:
 @jax.jit
 def _side_by_side(models: tuple) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-
-
-def rows(x: Array) -> list[Array]:
-    """The arrays along the first axis, one by one.
-
-    Of up to `FEW` models the gradient is one concatenation, where that of `list(x)` is a sum of padded arrays.
-    """
-    if len(x) > FEW:
-        return [x[k] for k in range(len(x))]
-    return [part.reshape(x.shape[1:]) for part in jax.lax.split(x, (1,) * len(x))]
 
 
 def mean_of(models: Sequence[PyTree]) -> PyTree:

@@ -28,6 +28,7 @@ class Stepping:
         self.step, self.state = step, state
 
     def __call__(self) -> Any:
+        """The state after it."""
         self.state = self.step(self.state)
         return self.state
 
