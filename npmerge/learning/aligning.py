@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from alignment import align, trace
 from alignment.graph import PyTree
@@ -47,6 +48,11 @@ def aligned(
             found = align(method, graph, models, stats=stats, key=jax.random.key(block.seed))
     except ValueError as error:
         raise recipe.error(("align",), str(error)) from None
+    if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, list(models)):
+        message = (
+            f"{block.method} makes networks of other widths, and a recipe keeps the reference's: npmerge align merges those"
+        )
+        raise recipe.error(("align", "method"), message)
     if not getattr(method, "approximate", False) or network.train_apply is None:
         return found
     return [found[0], *(reset_statistics(network.train_apply, x, whole(batches)) for x in found[1:])]

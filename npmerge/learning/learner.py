@@ -26,7 +26,7 @@ from npmerge.recipe.schema import Recipe
 from npmerge.stack import Stack
 
 RESET = 128
-"""Examples of a batch in which statistics of BatchNorm are estimated anew, and networks evaluated."""
+"""Examples of a batch in which statistics of BatchNorm are estimated anew, and networks that have them are evaluated."""
 
 MOST = 64
 """Batches that they are estimated from at most."""
@@ -124,7 +124,8 @@ class Learner:
         except ValueError as error:
             raise self.recipe.error(("learn",), str(error)) from None
         merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
-        rows = self._measured(dict(zip(names, self.stack.models(), strict=True)) | merged)
+        base = {} if self.stack.base is None else {"base": self.stack.base}
+        rows = self._measured(base | dict(zip(names, self.stack.models(), strict=True)) | merged)
         return Learnt(merged["learned"], result, self._coefficients(result.theta), rows, self._tested.name)
 
     @property
@@ -150,7 +151,7 @@ class Learner:
     def _measured(self, networks: Mapping[str, PyTree]) -> dict[str, Metrics]:
         if self._tested.targets is None:
             return {}
-        batches = self._tested.batches(RESET)
+        batches = self._tested.batches(self.block.batch_size if self.network.train_apply is None else RESET)
         return {name: evaluate(self.network.apply, variables, batches) for name, variables in networks.items()}
 
     def _coefficients(self, theta: PyTree) -> dict[str, np.ndarray]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.held import HeldModel
 from npmerge.checkpoint.stored import StoredModel
-from npmerge.learning.held import HeldModel
 from npmerge.recipe.plan import Plan, Source, Step
 from npmerge.recipe.schema import Recipe
 

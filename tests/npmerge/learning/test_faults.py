@@ -107,6 +107,10 @@ OTHERS = {
         recipe(align={"method": "weight_matching", "parameters": {"restart": 2}}),
         "align.parameters: unknown argument of weight_matching 'restart': the nearest is 'restarts'",
     ),
+    "other widths": (
+        recipe(align={"method": "zip_it", "data": "train.npz", "parameters": {"width": 0.75}}),
+        "align.method: zip_it makes networks of other widths",
+    ),
     "activations": (recipe(align={"method": "activation_matching"}), "activation_matching needs activations"),
 }
 
