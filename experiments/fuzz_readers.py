@@ -8,7 +8,6 @@ import platform
 import resource
 import tempfile
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,32 +16,15 @@ import typer
 from npmerge.report import markdown_table
 from npmerge.version import __version__
 from tests.npmerge.checkpoint.mutations import attempts
-from tests.npmerge.checkpoint.samples import FIXTURES, SAMPLES
+from tests.npmerge.checkpoint.samples import ADAPTER, SAMPLES, Opener
 
 PART = 500
 """Damaged copies of one seed: an error is found again within so many."""
 
 
-def reader(module: str) -> Any:
-    """The function of `npmerge.checkpoint` that opens files of a format."""
-    found = import_module(f"npmerge.checkpoint.{module}")
-    return found.open_model if module == "sharded" else found.open_file
-
-
-def sources(folder: Path) -> dict[str, tuple[str, Path]]:
-    """Reader and sound file by format: those of `SAMPLES`, and what PyTorch has written into the tests' fixtures."""
-    made: dict[str, tuple[str, Path]] = {}
-    for kind, module in (("zip", "torch_zip"), ("legacy", "torch_legacy")):
-        for what in ("nested", "views"):
-            path = FIXTURES / "torch_2_13" / f"{kind}_{what}.pt"
-            made[f"PyTorch {kind}, {what}"] = (module, path)
-    return made | {name: (module, make(folder)) for name, (module, make) in SAMPLES.items()}
-
-
-def fuzz(name: str, module: str, path: Path, folder: Path, mutations: int) -> dict[str, Any]:
+def fuzz(name: str, open_file: Opener, path: Path, folder: Path, mutations: int) -> dict[str, Any]:
     """What became of damaged copies of one file. Raises RuntimeError with the seed for an error of another kind."""
     begun, times, read = time.perf_counter(), [0.0], 0
-    open_file: Any = reader(module)
     for seed in range(-(-mutations // PART)):
         try:
             for was_read, seconds in attempts(open_file, path, folder, min(PART, mutations - seed * PART), seed):
@@ -63,10 +45,11 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         sound, copies = Path(scratch, "sound"), Path(scratch, "copies")
         sound.mkdir()
-        chosen = {name: x for name, x in sources(sound).items() if only in (None, name)}
         rows: list[dict[str, Any]] = []
-        for name, (module, path) in chosen.items():
-            rows.append(fuzz(name, module, path, copies, mutations))
+        for name, sample in {**SAMPLES, "LoRA adapter": ADAPTER}.items():
+            if only not in (None, name):
+                continue
+            rows.append(fuzz(name, sample.open, sample.make(sound), copies, mutations))
             typer.echo(json.dumps(rows[-1]), err=True)
             _write(out, rows, mutations)
     typer.echo((out / "README.md").read_text(encoding="utf-8"))

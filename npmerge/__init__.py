@@ -25,10 +25,11 @@ if TYPE_CHECKING:
         resetting,
     )
     from npmerge.figures import barrier_figure, correlation_figure, graph_figure
-    from npmerge.fit import FitResult, History, fit
+    from npmerge.fit import Checkpoints, FitResult, History, fit
     from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
     from npmerge.learned import Learned
     from npmerge.least_squares import LeastSquares, Solved
+    from npmerge.loading import by_task, columns, prefetched
     from npmerge.methods import (
         METHODS,
         ArceeFusion,
@@ -66,17 +67,30 @@ if TYPE_CHECKING:
     from npmerge.multi_head import Headed, MultiHead, multi_head
     from npmerge.normalisation import reset_statistics
     from npmerge.objectives import (
+        OBJECTIVES,
         CrossEntropy,
         Distillation,
         Entropy,
+        EqualShares,
+        FeatureMatching,
+        Joint,
+        NextToken,
         Objective,
+        PerExample,
+        Proximity,
+        Sum,
+        TowardStart,
+        UserObjective,
         WeightDistance,
         along_line,
         fine_tuning,
+        warn_of_collapse,
         weight_space,
+        weighted_sum,
     )
     from npmerge.per_task import PerTask, TaskNetworks
     from npmerge.pleas import Pleas, PreparedPleas, Sized
+    from npmerge.precision import mixed_precision, remat
     from npmerge.published import ada_merging, dam, np_merge
     from npmerge.repair import Repaired, repair
     from npmerge.stack import Stack, stack_models
@@ -92,6 +106,7 @@ if TYPE_CHECKING:
         collect_each,
     )
     from npmerge.statistics_files import load_statistics, save_statistics
+    from npmerge.successive import Successive, successive
     from npmerge.transforms import Composed
 else:
     make_lazy(
@@ -104,10 +119,11 @@ else:
             "npmerge.constraints": "Box Clip Free Simplex",
             "npmerge.evaluate": "Barrier LogitEnsemble Metrics Path barrier evaluate flops parameters path_between resetting",
             "npmerge.figures": "barrier_figure correlation_figure graph_figure",
-            "npmerge.fit": "FitResult History fit",
+            "npmerge.fit": "Checkpoints FitResult History fit",
             "npmerge.granularity": "PerChannel PerInput PerLayer PerModel PerParameter PerTensor",
             "npmerge.learned": "Learned",
             "npmerge.least_squares": "LeastSquares Solved",
+            "npmerge.loading": "by_task columns prefetched",
             "npmerge.methods": (
                 "METHODS ArceeFusion Average Breadcrumbs ChainOfMerges ConsensusTA Dare Della Emr Fisher GreedySoup IsoC "
                 "IsoCTS KarcherMean MaTS Mlerp ModelStock MultiSlerp NearSwap NuSlerp Passthrough Pcb RegMean "
@@ -116,10 +132,13 @@ else:
             "npmerge.multi_head": "Headed MultiHead multi_head",
             "npmerge.normalisation": "reset_statistics",
             "npmerge.objectives": (
-                "CrossEntropy Distillation Entropy Objective WeightDistance along_line fine_tuning weight_space"
+                "OBJECTIVES CrossEntropy Distillation Entropy EqualShares FeatureMatching Joint NextToken Objective PerExample "
+                "Proximity Sum TowardStart UserObjective WeightDistance along_line fine_tuning warn_of_collapse weight_space "
+                "weighted_sum"
             ),
             "npmerge.per_task": "PerTask TaskNetworks",
             "npmerge.pleas": "Pleas PreparedPleas Sized",
+            "npmerge.precision": "mixed_precision remat",
             "npmerge.published": "ada_merging dam np_merge",
             "npmerge.repair": "Repaired repair",
             "npmerge.stack": "Stack stack_models",
@@ -127,12 +146,14 @@ else:
                 "DiagonalFisher Examples InputGram JointMoments KroneckerFactors NodeMoments Statistic collect collect_each"
             ),
             "npmerge.statistics_files": "load_statistics save_statistics",
+            "npmerge.successive": "Successive successive",
             "npmerge.transforms": "Composed",
         },
     )
 
 __all__ = [
     "METHODS",
+    "OBJECTIVES",
     "Aligned",
     "ArceeFusion",
     "Average",
@@ -140,6 +161,7 @@ __all__ = [
     "Box",
     "Breadcrumbs",
     "ChainOfMerges",
+    "Checkpoints",
     "Clip",
     "Composed",
     "ConsensusTA",
@@ -150,7 +172,9 @@ __all__ = [
     "Distillation",
     "Emr",
     "Entropy",
+    "EqualShares",
     "Examples",
+    "FeatureMatching",
     "Fisher",
     "FitResult",
     "Free",
@@ -160,6 +184,7 @@ __all__ = [
     "InputGram",
     "IsoC",
     "IsoCTS",
+    "Joint",
     "JointMoments",
     "KarcherMean",
     "KroneckerFactors",
@@ -175,6 +200,7 @@ __all__ = [
     "MultiHead",
     "MultiSlerp",
     "NearSwap",
+    "NextToken",
     "NodeMoments",
     "NuSlerp",
     "Objective",
@@ -182,6 +208,7 @@ __all__ = [
     "Path",
     "Pcb",
     "PerChannel",
+    "PerExample",
     "PerInput",
     "PerLayer",
     "PerModel",
@@ -190,6 +217,7 @@ __all__ = [
     "PerTensor",
     "Pleas",
     "PreparedPleas",
+    "Proximity",
     "RegMean",
     "RegMeanPlusPlus",
     "Repaired",
@@ -200,11 +228,15 @@ __all__ = [
     "Solved",
     "Stack",
     "Statistic",
+    "Successive",
+    "Sum",
     "TallMasks",
     "TaskArithmetic",
     "TaskNetworks",
     "Ties",
+    "TowardStart",
     "TsvM",
+    "UserObjective",
     "WeightDistance",
     "WeightedAverage",
     "Wudi",
@@ -214,10 +246,12 @@ __all__ = [
     "along_line",
     "barrier",
     "barrier_figure",
+    "by_task",
     "capture",
     "checkpoint",
     "collect",
     "collect_each",
+    "columns",
     "combine",
     "correlation_figure",
     "cost",
@@ -230,10 +264,13 @@ __all__ = [
     "graph_figure",
     "in_order",
     "load_statistics",
+    "mixed_precision",
     "multi_head",
     "np_merge",
     "parameters",
     "path_between",
+    "prefetched",
+    "remat",
     "repair",
     "reset_statistics",
     "resetting",
@@ -241,9 +278,12 @@ __all__ = [
     "save_statistics",
     "shuffled",
     "stack_models",
+    "successive",
     "trace",
     "transport",
     "verify",
     "verify_each",
+    "warn_of_collapse",
     "weight_space",
+    "weighted_sum",
 ]

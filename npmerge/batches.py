@@ -1,6 +1,7 @@
 """Arrays as batches: in order for measuring, shuffled without end for learning."""
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +34,8 @@ def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled"
 class Shuffled(Iterator[tuple]):
     """What `shuffled` returns: an iterator that never ends."""
 
+    endless = "shuffled"
+
     def __init__(self, inputs: Data, targets: Data, size: int, seed: int):
         self.inputs, self.targets, self.size = inputs, targets, size
         self.rng = np.random.default_rng(seed)
@@ -54,31 +57,75 @@ class Shuffled(Iterator[tuple]):
         self.waiting = np.array(state["waiting"], np.int64)
 
 
-def measured(batches: Iterable[tuple], *, masks: bool = False) -> Iterator[tuple]:
+def measured(
+    batches: Iterable[tuple], *, masks: bool = False, each: Callable[[Callable, tuple], Any] | None = None
+) -> Iterator[tuple]:
     """The batches of something that measures: each must be a tuple `(inputs, targets)`, and they must end.
 
     Args:
         batches: of examples.
         masks: whether a batch may also be `(inputs, targets, mask)`.
+        each: where batches are written otherwise, or are those of several tasks: a function of a function and a batch, which
+            calls it for every `(inputs, targets)` in it (`Objective.map_batches`).
 
     Raises:
         ValueError: for endless batches, for a bare batch in the place of a list of them, for batches without targets or
             without examples, for another number of targets than of inputs, for inputs with NaN or infinity: some networks make
             finite outputs of those.
     """
-    if isinstance(batches, Shuffled):
-        raise ValueError("measuring needs batches that end: got shuffled(...), use in_order(...) or a list")
+    if name := getattr(batches, "endless", ""):
+        raise ValueError(f"measuring needs batches that end: got {name}(...), use in_order(...) or a list")
+    check = functools.partial(_check_measurable, masks=masks)
     for batch in batches:
-        if masks and isinstance(batch, tuple | list) and len(batch) == 3:
-            _check_mask(batch)
+        if each is None:
+            check(batch)
         else:
-            check_pair(batch)
-        check_filled(batch)
-        _check_lengths(batch)
-        for x in jax.tree.leaves(batch[0]):
-            if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
-                raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
+            each(check, batch)
         yield batch
+
+
+def _check_measurable(batch: tuple, *, masks: bool) -> None:
+    check_batch(batch, masks=masks)
+    check_filled(batch)
+    check_lengths(batch)
+    for x in jax.tree.leaves(batch[0]):
+        if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
+            raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
+
+
+def check_batch(batch: object, *, masks: bool = False) -> None:
+    """Raise ValueError unless a batch is `(inputs, targets)`, or `(inputs, targets, mask)` where masks are heeded."""
+    if masks and isinstance(batch, tuple | list) and len(batch) == 3:
+        _check_mask(batch)
+    else:
+        check_pair(batch)
+
+
+def masked_mean(values: Float[Array, "examples ..."], batch: tuple) -> Float[Array, ""]:
+    """The mean of values over the examples of a batch, or positions of them, that its mask keeps; over all without one.
+
+    Zero where none is kept. What is padding must be finite all the same, for gradients to be. Traceable.
+    """
+    return values.mean() if len(batch) < 3 else mean_where(values, jnp.asarray(batch[2]))
+
+
+def mean_where(values: Float[Array, "examples ..."], mask: Bool[Array, "examples ..."]) -> Float[Array, ""]:
+    """The mean of the values that a mask over the first axes keeps, zero of none."""
+    where = kept(mask, values.shape)
+    return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(dtype=values.dtype), 1)
+
+
+def kept(mask: Bool[Array, "examples ..."], shape: tuple[int, ...]) -> Bool[Array, "examples ..."]:
+    """A mask over the first axes as one over all of them; an example whose positions are not told apart counts if one does.
+
+    Raises:
+        ValueError: if it is of other examples or positions.
+    """
+    mask = jnp.asarray(mask)
+    mask = mask.any(tuple(range(len(shape), mask.ndim)))
+    if mask.shape != shape[: mask.ndim]:
+        raise ValueError(f"the mask is of shape {mask.shape}, the values that it belongs to are of {shape}")
+    return jnp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(shape) - mask.ndim)), shape)
 
 
 def counted(batch: tuple) -> Bool[Array, "examples ..."]:
@@ -98,20 +145,6 @@ def counted(batch: tuple) -> Bool[Array, "examples ..."]:
     ):
         return jnp.asarray(labels) >= 0
     return jnp.ones(examples, bool)
-
-
-def masked_mean(values: Float[Array, "examples ..."], batch: tuple) -> Float[Array, ""]:
-    """The mean over examples, or over the positions of each, that the mask of a batch keeps; 0 if it keeps none. Traceable.
-
-    Args:
-        values: one for each example, or for each position of each.
-        batch: `(inputs, targets)`, of which all count, or `(inputs, targets, mask)` with a mask (examples,) or of the values'
-            shape.
-    """
-    if len(batch) < 3:
-        return values.mean()
-    mask = jnp.broadcast_to(batch[2].reshape(*batch[2].shape, *(1,) * (values.ndim - batch[2].ndim)), values.shape)
-    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
 
 
 def weight_of(batch: tuple) -> Float[Array, ""]:
@@ -156,15 +189,15 @@ def with_mask(batch: tuple) -> tuple:
     return (*batch, mask)
 
 
-def _check_mask(batch: tuple) -> None:
+def _check_mask(batch: Sequence) -> None:
     """Raise ValueError unless the third of a batch is true or false for each example, or each position of each."""
     mask, examples = batch[2], len(jax.tree.leaves(batch[0])[0])
     if not hasattr(mask, "dtype") or np.ndim(mask) not in (1, 2) or len(mask) != examples or mask.dtype != bool:
-        got = f"{np.shape(mask)} of {getattr(mask, 'dtype', type(mask).__name__)}"
+        got = f"{np.shape(mask)} of {mask.dtype}" if hasattr(mask, "dtype") else type(mask).__name__
         raise ValueError(f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}")
 
 
-def _check_lengths(batch: tuple) -> None:
+def check_lengths(batch: tuple) -> None:
     """Raise ValueError unless all arrays of the targets are of as many examples as the inputs; single numbers are of none."""
     first = jax.tree.leaves(batch[0])[0]
     for y in jax.tree.leaves(batch[1]):

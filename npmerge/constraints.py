@@ -1,12 +1,16 @@
 """Where coefficients may live: each constraint maps unconstrained latents to coefficients, and back."""
 
 import abc
+import functools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from npmerge.base import wide
+from npmerge.mixtures import on_simplex
 
 FLOOR = 1e-7
 """Distance from the boundary at which a start is placed: its latent stays finite, its coefficient equal to rounding."""
@@ -22,6 +26,11 @@ class Constraint(abc.ABC):
     @abc.abstractmethod
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:
         """A latent whose coefficients these are, up to `FLOOR`. Traceable."""
+
+    def mixed(self, latent: Float[Array, "rows ..."], models: Float[Array, "models ..."]) -> Float[Array, "..."]:
+        """The sum over the models of each times its coefficient, in float32; the latent broadcasts against them."""
+        coefficients = self.forward(latent)
+        return functools.reduce(jnp.add, [coefficients[k].astype(wide(w).dtype) * wide(w) for k, w in enumerate(models)])
 
     def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:  # noqa: B027 (nothing to check is the default)
         """Raise ValueError unless some latent has these coefficients."""
@@ -107,6 +116,13 @@ class Simplex(Constraint):
         if latent.shape[0] > 1:
             return jax.nn.softmax(latent, axis=0)
         return jnp.concatenate([jax.nn.sigmoid(latent), jax.nn.sigmoid(-latent)])
+
+    def mixed(self, latent: Float[Array, "rows ..."], models: Float[Array, "models ..."]) -> Float[Array, "..."]:
+        """The same as for every constraint, in far less memory and time; differentiable in reverse only."""
+        columns = latent.shape[-1:] > (1,) and latent.shape[1:] != models.shape[1:]
+        if columns:  # a coefficient per channel: its gradient sums over all axes but the last, which XLA fuses badly on CPUs
+            return super().mixed(latent, models)
+        return on_simplex(latent, models)
 
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "rows ..."]:
         """Log-odds for two models, centred logarithms otherwise."""

@@ -133,7 +133,7 @@ def cost_table(costs: Mapping[str, Cost]) -> list[str]:
 
     def row(name: str, c: Cost) -> tuple[str, ...]:
         least = "at least " if c.uncounted else ""
-        return name, least + _scaled(c.flops), _scaled(c.bytes, "B"), _scaled(c.peak_bytes, "B"), f"{c.seconds:.2g}"
+        return name, least + scaled(c.flops), scaled(c.bytes, "B"), scaled(c.peak_bytes, "B"), f"{c.seconds:.2g}"
 
     header = ("", "operations", "kept", "peak memory", "seconds")
     notes = [f"- {name}: {text}" for name, c in costs.items() for text in c.notes]
@@ -193,7 +193,7 @@ def _shape(batch: tuple) -> tuple:
     return tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(batch))
 
 
-def _scaled(number: float, unit: str = "") -> str:
+def scaled(number: float, unit: str = "") -> str:
     """In the power of a thousand that leaves one to three digits in front of the point."""
     power = 0
     while number >= 999.5 and power < 4:

@@ -78,7 +78,13 @@ def fit(
     check_key(key)
     check_count("accumulate", accumulate)
     run = Run(layout_of(devices, parallel, shard), accumulate)
-    loop = Loop(loss, optimizer, run, (theta, stack), list(measured(held_out)))
+    loop = Loop(
+        loss,
+        optimizer,
+        run,
+        (theta, stack),
+        list(measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None))),
+    )
     source = Source(batches, steps)
     saver = None if checkpoints is None else Saver(checkpoints, theta)
     try:

@@ -138,13 +138,13 @@ def position_of(source: Iterator[Any]) -> Any:
     if get is None:
         return None
     state = get()
-    return state.decode() if isinstance(state, bytes) else state
+    return {"bytes": state.hex()} if isinstance(state, bytes) else {"state": state}
 
 
 def go_on(source: Iterator[Any], position: Any, steps: int) -> None:
     """Move a source of batches to where it was: by `set_state`, or past the batches that were used."""
     if position is not None and hasattr(source, "set_state"):
-        source.set_state(position)
+        source.set_state(bytes.fromhex(position["bytes"]) if "bytes" in position else position["state"])
         return
     for _ in range(steps):
         if next(source, None) is None:

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from alignment.graph import PyTree
 from npmerge.batches import check_filled
 from npmerge.fit_checkpoints import Saved, Saver, go_on, position_of
+from npmerge.fit_memory import check_step
 from npmerge.stack import Stack
 from npmerge.updates import Feed, Loss, Run, State, evaluate, joined, partition, update
 
@@ -127,6 +128,7 @@ class Loop:
     def __init__(self, loss: Loss, optimizer: optax.GradientTransformation, run: Run, given: tuple, held_out: Sequence[tuple]):
         theta, stack = given
         self.loss, self.optimizer, self.run, self.layout = loss, optimizer, run, run.layout
+        self.shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), (theta, stack))
         self.check = Checker(loss, theta, stack)
         learned, self.fixed = partition(theta)
         if not jax.tree.leaves(learned):
@@ -144,6 +146,8 @@ class Loop:
     def step(self, batch: tuple, random: dict[str, Array]) -> None:
         """One update."""
         self.check(batch)
+        if not self.losses:
+            check_step(self.loss, self.optimizer, (*self.shapes, batch), self.layout)
         self.state, value = self.compiled(
             self.loss, self.optimizer, self.run, self.state, *self.given, self.feed(batch), random
         )

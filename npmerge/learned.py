@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignment.checks import check_kinds, kind_of
-from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Merge, Stats, merged_by
+from alignment.graph import PyTree, path_name
+from npmerge.base import LinearMerge, Merge, Stats, check_of_models, is_statistic, mean, merged_by, wide
 from npmerge.bits import packed, unpacked
-from npmerge.constraints import Constraint
-from npmerge.granularity import Granularity
+from npmerge.constraints import Constraint, Simplex
+from npmerge.granularity import Granularity, PerChannel
 from npmerge.stack import Stack
 
 
@@ -78,8 +78,29 @@ class Learned(Merge):
         return jax.tree.map(lambda c, m, x: jnp.where(unpacked(m, x.shape[1:]), c, 0), found, theta["masks"], stack.params)
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
-        """`combine` with the coefficients of theta."""
-        return merged_by(self.coefficients(theta, stack), stack, needs_base=self.start.needs_base)
+        """`combine` with the coefficients of theta. Where the models are mixed as they are, no coefficients are held."""
+        if self._of_task_vectors or not isinstance(stack, Stack):
+            return merged_by(self.coefficients(theta, stack), stack, needs_base=self.start.needs_base)
+        latents = self.granularity.expand(theta, stack.params)
+        return jax.tree_util.tree_map_with_path(self._mixed, latents, stack.params)
+
+    @property
+    def _of_task_vectors(self) -> bool:
+        return self.masks is not None or self.start.needs_base
+
+    @property
+    def lean(self) -> bool:
+        """Whether a gradient holds no coefficients of the models' size: those of a simplex over the models as they are."""
+        columns = isinstance(self.granularity, PerChannel)
+        return isinstance(self.constraint, Simplex) and not columns and not self._of_task_vectors
+
+    def _mixed(self, path: tuple, latent: Array, models: Array) -> Array:
+        """One leaf of the merge; running statistics are averaged, as `combine` does."""
+        name = path_name(path)
+        if is_statistic(name):
+            return mean([wide(x) for x in models]).astype(models.dtype)
+        check_of_models(name, jax.eval_shape(self.constraint.forward, latent), models)
+        return self.constraint.mixed(latent, models).astype(models.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -38,7 +38,8 @@ def dam() -> Learned:
 
     They start at 1 / N; W is (out, in) as the paper writes it, so columns are input channels. The published objective is a
     Kullback-Leibler divergence of temperature 2 from each model on its own data, with small penalties of the coefficients'
-    cosines (0.01), magnitudes (1e-6) and norms (1e-5), by AdamW at 1e-2; `Distillation(2.0)` distils from the mean of them.
+    cosines (0.01), magnitudes (1e-6) and norms (1e-5), by AdamW at 1e-2: `Joint(Distillation(2.0, teacher="own"))`, with
+    `weighted_sum` for penalties.
 
     Where implementations disagree: the published program can pass coefficients through a tanh, here they are free; it has one
     coefficient for a whole bias and one for each column of an embedding, here they are one per entry and one per row.

@@ -109,7 +109,7 @@ class Sharded(Layout):
 
     def place(self, tree: PyTree) -> PyTree:
         """Copied to all devices, or divided by features."""
-        return jax.tree.map(lambda x: jax.device_put(x, self._sharding(np.shape(x))), tree)
+        return jax.tree.map(lambda x: jax.device_put(x, self.sharding(np.shape(x))), tree)
 
     def divide(self, batch: tuple) -> tuple:
         """Divided by examples; each process gives its own."""
@@ -135,13 +135,14 @@ class Sharded(Layout):
 
     def keep(self, tree: PyTree) -> PyTree:
         """See `Layout.keep`."""
-        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self._sharding(x.shape)), tree)
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.sharding(x.shape)), tree)
 
     @property
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
 
-    def _sharding(self, shape: tuple[int, ...]) -> NamedSharding:
+    def sharding(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Where an array of this shape lies that is placed."""
         count = len(self.devices)
         whole = [k for k in range(1, len(shape)) if shape[k] % count == 0 and shape[k]] if self.features else []
         if not whole:

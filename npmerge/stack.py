@@ -57,6 +57,12 @@ def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
     Raises:
         ValueError: no models, trees that differ (the path and both shapes), an integer leaf, a NaN or infinity (named).
     """
+    check_models(models, base)
+    return Stack(_side_by_side(tuple(models)), base)
+
+
+def check_models(models: Sequence[PyTree], base: PyTree | None = None) -> None:
+    """Raise ValueError unless `stack_models` can put these side by side."""
     check_list(models)
     if not models:
         raise ValueError("nothing to merge: got an empty list of models")
@@ -65,7 +71,6 @@ def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
         _check_same(models[0], model, name)
         _check_floating(model, name)
         check_finite(model, name)
-    return Stack(_side_by_side(tuple(models)), base)
 
 
 @jax.jit

@@ -66,7 +66,7 @@ def evaluate(
     loss: Loss, _: None, run: Run, learned: PyTree, fixed: PyTree, stack: PyTree, batch: tuple, random: dict[str, Array]
 ) -> tuple[Array, Array]:
     """The loss of theta on a batch, and how many examples that were; takes what `update` takes."""
-    value, weight = loss(joined(learned, fixed), stack, batch, **random), weight_of(batch)
+    value, weight = loss(joined(learned, fixed), stack, batch, **random), _weight(loss, batch)
     return run.layout.mean(value, weight), run.layout.total(weight)
 
 
@@ -83,10 +83,10 @@ def _gradient(
         return jax.value_and_grad(lambda x: loss(whole(x), stack, part, **random))(learned)
 
     if run.accumulate == 1:
-        return run.layout.mean(of(batch), weight_of(batch))
+        return run.layout.mean(of(batch), _weight(loss, batch))
 
     def add(total: tuple, part: tuple) -> tuple[tuple, Array]:
-        weight = weight_of(part)
+        weight = _weight(loss, part)
         return jax.tree.map(lambda t, x: t + weight.astype(x.dtype) * x, total, of(part)), weight
 
     parts = jax.tree.map(lambda x: _every(x, run.accumulate), batch)
@@ -96,6 +96,12 @@ def _gradient(
     weight = weights.sum()
     found = jax.tree.map(lambda x: x / jnp.maximum(weight, 1).astype(x.dtype), total)
     return run.layout.mean(found, weight)
+
+
+def _weight(loss: Loss, batch: tuple) -> Array:
+    """How many examples the loss is the mean of, or positions of them."""
+    weight: Callable[[tuple], Array] = getattr(loss, "weight", weight_of)
+    return weight(batch)
 
 
 def _every(x: Array, parts: int) -> Array:
@@ -115,23 +121,25 @@ class Feed:
         self.layout, self.multiple = run.layout, run.layout.parts * run.accumulate
         self.whole = isinstance(run.layout, AsGiven) and run.accumulate == 1
         self.alone = isinstance(run.layout, Mapped) or run.accumulate > 1
-        self.padded = getattr(loss, "padded", None)
+        self.masks, self.each = getattr(loss, "masks", False), getattr(loss, "map_batches", None)
         self.sizes: dict[int, int] = {}
 
     def __call__(self, batch: tuple) -> tuple:
         """Raises ValueError for a batch that neither divides nor can be filled up."""
         if self.whole:
             return batch
-        if self.padded is None:
+        if not self.masks or self.each is None:
             self._check_divides(batch)
             return self.layout.divide(batch)
+        pairs: list[tuple] = []
+        self.each(pairs.append, batch)
         position = itertools.count()
-        return self.layout.divide(self.padded(batch, lambda pair: self._filled(pair, next(position))))
+        return self.layout.divide(self.each(lambda pair: self._filled(pair, next(position), len(pairs)), batch))
 
-    def _filled(self, pair: tuple, position: int) -> tuple:
+    def _filled(self, pair: tuple, position: int, tasks: int) -> tuple:
         count = _length(pair)
         size = self.sizes[position] = max(-(-count // self.multiple) * self.multiple, self.sizes.get(position, 0))
-        if position and self.alone and count < size:
+        if tasks > 1 and self.alone and count < size:  # each task's mean would need weights of its own
             raise ValueError(
                 f"batches of several tasks cannot be filled up where parts are computed alone: got one of {count} examples, "
                 f"expected a multiple of {self.multiple}"

@@ -76,6 +76,11 @@ def test_alignment_stands_alone():
     refuse([i for i in ALL if i.file.parts[0] == "alignment" and i.top not in allowed])
 
 
+def test_one_file_names_meshes():
+    named = ("jax.sharding", "jax.experimental.shard_map", "jax.experimental.mesh_utils")
+    refuse([i for i in ALL if i.file != Path("npmerge/sharding.py") and i.module.startswith(named)])
+
+
 def test_nobody_imports_experiments_or_tests():
     refuse([i for i in ALL if i.top in ("experiments", "tests")])
 
@@ -126,7 +131,7 @@ def test_neither_import_nor_help_brings_in_slow_packages(code):
     assert not after & {"jax", "flax", "optax", "scipy", "matplotlib", "sklearn", "torch", "torchax", "tensorflow"}
 
 
-LAZY = ["alignment", "npmerge", "npmerge.checkpoint"]
+LAZY = ["alignment", "npmerge", "npmerge.checkpoint", "npmerge.objectives"]
 
 
 @pytest.mark.parametrize("package", LAZY)

@@ -1,6 +1,7 @@
 """Reading and writing checkpoints against a plain copy of the same bytes: `python -m experiments.benchmarks.convert OUT`.
 
-Each pair is timed interleaved, and every written file is waited for on the disk; what counts is the ratio of medians.
+Each pair is timed interleaved, and every written file is waited for on the disk; what counts is the ratio of medians. Orbax
+writes and reads its checkpoints itself, which takes longer than a copy whoever calls it: it is also timed alone.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orbax.checkpoint as ocp
 from safetensors.numpy import save_file
 
 from npmerge.checkpoint.conversion import Pieces, write_npz, write_orbax, write_safetensors
@@ -49,6 +51,12 @@ def _written(write: Callable[[Pieces], Any], source: Path) -> None:
     write(Pieces(open_checkpoint(source)))
 
 
+def by_orbax(arrays: dict[str, np.ndarray], out: Path) -> None:
+    """The same arrays saved by nothing but Orbax."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(out.absolute(), arrays)
+
+
 def timed(ours: Callable[[], Any], floor: Callable[[], Any], clear: Callable[[], None]) -> tuple[float, float]:
     """Medians of both, interleaved."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -68,8 +76,9 @@ def main(out: Path) -> None:
         folder = Path(scratch)
         source, result = folder / "in.safetensors", folder / "out"
         save_file({f"w{k}": rng.standard_normal(ENTRIES, np.float32) for k in range(TENSORS)}, source)
-        sources = {"safetensors": source, "npz": folder / "in.npz"}
+        sources = {"safetensors": source, "npz": folder / "in.npz", "Orbax": folder / "in.orbax"}
         write_npz(sources["npz"], Pieces(open_checkpoint(source)))
+        write_orbax(sources["Orbax"], Pieces(open_checkpoint(source)))
 
         def clear() -> None:
             for path in folder.glob("out*"):
@@ -80,11 +89,14 @@ def main(out: Path) -> None:
             "npz": lambda x: write_npz(result.with_suffix(".npz"), x),
             "Orbax": lambda x: write_orbax(result.with_suffix(".orbax"), x),
         }
-        rows = [(f"read {k}", *timed(partial(read, p), partial(copy, p, None), clear)) for k, p in sources.items()]
+        rows = [(f"read {k}", *timed(partial(read, p), partial(copy, source, None), clear)) for k, p in sources.items()]
         floor = folder / "out.copy"
         for name, write in writers.items():
             seconds = timed(partial(_written, write, source), partial(copy, source, floor), clear)
             rows.append((f"safetensors to {name}", *seconds))
+        arrays = {name: open_checkpoint(source).read(name) for name in open_checkpoint(source).entries}
+        seconds = timed(partial(by_orbax, arrays, result.with_suffix(".orbax")), partial(copy, source, floor), clear)
+        rows.append(("arrays in memory by Orbax itself", *seconds))
     header = ("what", "seconds", "plain copy (s)", "ratio")
     size = TENSORS * ENTRIES * 4 / 1e9
     lines = ["# Checkpoints against a plain copy", ""]

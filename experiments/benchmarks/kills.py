@@ -1,4 +1,4 @@
-"""A merge killed at random moments and resumed: `python -m experiments.benchmarks.kills --moments 50 --out DIR`.
+"""A merge killed at random moments and resumed: `python -m experiments.benchmarks.kills --moments 50`.
 
 Each time the whole command runs in a process of its own, gets SIGKILL somewhere between the first file that it writes and its
 usual end, and is called again with `--resume`. The result must have the bytes of a merge that nobody interrupted.
@@ -6,14 +6,17 @@ usual end, and is called again with `--resume`. The result must have the bytes o
 
 import hashlib
 import json
+import math
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +36,7 @@ models:
 """
 
 
-def killed_and_resumed(folder: Path, after: float) -> dict[str, object]:
+def killed_and_resumed(folder: Path, after: float) -> dict[str, Any]:
     """One merge, killed so many seconds after it begins to write and resumed.
 
     Returns:
@@ -75,29 +78,45 @@ def _command(*flags: str) -> list[str]:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, results and rows.json.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/benchmarks/kills"),
     moments: Annotated[int, typer.Option(help="How many merges are killed.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
     """Kill, resume, compare."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_checkpoints(folder, SHAPE, models=2, shards=4)
+        (folder / "recipe.yml").write_text(RECIPE)
+        process, begun = _writing(folder), time.perf_counter()
+        if process.wait():
+            raise typer.Exit(1)
+        usual, expected = time.perf_counter() - begun, hash_of(folder / "out")
+        rng = random.Random(seed)
+        rows: list[dict[str, Any]] = []
+        while sum(row["killed"] for row in rows) < moments:
+            rows.append(killed_and_resumed(folder, rng.uniform(0, usual)))
+            typer.echo(json.dumps(rows[-1]), err=True)
+    write(out, {"expected": expected, "moments": moments, "seed": seed, "rows": rows})
+    typer.echo((out / "README.md").read_text(encoding="utf-8"))
+    if any(row["sha256"] != expected for row in rows):
+        raise typer.Exit(1)
+
+
+def write(out: Path, content: Mapping[str, Any]) -> None:
+    """The rows, and the page of them."""
+    rows = [row for row in content["rows"] if row["killed"]]
+    wrong, there = sum(row["sha256"] != content["expected"] for row in rows), sum(row["there"] for row in rows)
+    kept = [row["kept"] for row in rows if row["kept"]]
+    entries = sum(math.prod(shape) for shape in SHAPE.tensors().values())
+    lines = ["# Merges that are killed", "", f"{len(rows)} merges of two models by TIES ({entries / 1e6:.0f} M parameters in "]
+    lines[-1] += "four files) got SIGKILL, each at another moment between the first file that it wrote and its usual end."
+    lines += ["", f"- {there} had put their result into place, the others were resumed"]
+    lines += [f"- {len(kept)} of those kept tensors, {min(kept, default=0)} to {max(kept, default=0)} of them"]
+    lines += [f"- {wrong} ended with other bytes than a merge that nobody interrupted", ""]
+    lines += [f"`python -m experiments.benchmarks.kills --moments {content['moments']} --seed {content['seed']}`"]
     out.mkdir(parents=True, exist_ok=True)
-    write_checkpoints(out, SHAPE, models=2, shards=4)
-    (out / "recipe.yml").write_text(RECIPE)
-    process, begun = _writing(out), time.perf_counter()
-    if process.wait():
-        raise typer.Exit(1)
-    usual, expected = time.perf_counter() - begun, hash_of(out / "out")
-    rng = random.Random(seed)
-    rows: list[dict[str, object]] = []
-    while sum(bool(row["killed"]) for row in rows) < moments:
-        rows.append(killed_and_resumed(out, rng.uniform(0, usual)))
-        typer.echo(json.dumps(rows[-1]))
-        (out / "rows.json").write_text(json.dumps(rows, indent=1))
-    wrong = sum(row["sha256"] != expected for row in rows)
-    kept = sum(bool(row["kept"]) for row in rows)
-    typer.echo(f"{moments} merges killed, {kept} of them after tensors that were kept, {wrong} with other bytes")
-    if wrong:
-        raise typer.Exit(1)
+    (out / "rows.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Two functions timed in turns."""
+"""Functions timed in turns."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,12 +14,18 @@ Row = tuple[str, str, float, float]
 
 def interleaved(ours: Thunk, peer: Thunk, *, repeats: int, warm: bool = True) -> tuple[float, float]:
     """Median seconds of two functions, called in turns, after one call each to compile unless they are not `warm`ed up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for thunk in (ours, peer) if warm else ():
+    found = in_turns({"ours": ours, "peer": peer}, repeats=repeats, warm=warm)
+    return found["ours"], found["peer"]
+
+
+def in_turns(thunks: Mapping[str, Thunk], *, repeats: int, warm: bool = True) -> dict[str, float]:
+    """Median seconds of several functions, likewise."""
+    times: dict[str, list[float]] = {name: [] for name in thunks}
+    for thunk in thunks.values() if warm else ():
         jax.block_until_ready(thunk())
     for _ in range(repeats):
-        for thunk, taken in zip((ours, peer), times, strict=True):
+        for name, thunk in thunks.items():
             began = time.perf_counter()
             jax.block_until_ready(thunk())
-            taken.append(time.perf_counter() - began)
-    return statistics.median(times[0]), statistics.median(times[1])
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken) for name, taken in times.items()}

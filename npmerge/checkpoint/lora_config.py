@@ -1,7 +1,6 @@
 """The configuration of a LoRA adapter as PEFT writes it: which modules it is for, and by what its updates are multiplied."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from npmerge.checkpoint.errors import CheckpointError, short
 from npmerge.checkpoint.indices import read_object
+from npmerge.checkpoint.patterns import Patterns
 
 CONFIG = "adapter_config.json"
 LARGEST = 2**24
@@ -40,6 +40,7 @@ class LoraConfig:
 
     Attributes:
         path: of the file.
+        patterns: what matches its regular expressions.
         r: the rank of modules that no pattern names.
         alpha: likewise.
         rslora: whether alpha is divided by the root of the rank.
@@ -51,6 +52,7 @@ class LoraConfig:
     """
 
     path: Path
+    patterns: Patterns
     r: int
     alpha: float
     rslora: bool = False
@@ -62,11 +64,11 @@ class LoraConfig:
 
     def rank(self, module: str) -> int:
         """Of a module's update."""
-        return _found(self.ranks, module, self.r)
+        return self._found(self.ranks, module, self.r)
 
     def scale(self, module: str) -> float:
         """By which B A is multiplied: alpha / r, or alpha / sqrt(r) (Kalajdzievski 2023)."""
-        rank, alpha = self.rank(module), _found(self.alphas, module, self.alpha)
+        rank, alpha = self.rank(module), self._found(self.alphas, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def is_target(self, module: str) -> bool:
@@ -74,8 +76,12 @@ class LoraConfig:
         if not self.targets or self.targets == "all-linear":
             return True
         if isinstance(self.targets, str):
-            return re.fullmatch(self.targets, module) is not None
+            return self.patterns.match(rf"(?:{self.targets})\Z", module)
         return any(module == x or module.endswith(f".{x}") for x in self.targets)
+
+    def _found(self, values: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+        """The value of the first pattern that matches an end of the name which begins it or follows a dot, as in PEFT."""
+        return next((x for pattern, x in values.items() if self.patterns.match(rf"(.*\.)?({pattern})$", module)), otherwise)
 
 
 def read_config(folder: Path) -> LoraConfig:
@@ -97,15 +103,17 @@ def read_config(folder: Path) -> LoraConfig:
         raise CheckpointError(
             path, f"is {short(start)}, for a base with other weights: convert it with PEFT", "init_lora_weights"
         )
+    patterns = Patterns(path)
     return LoraConfig(
         path,
+        patterns,
         _number(path, "r", raw.get("r"), whole=True),
         _number(path, "lora_alpha", raw.get("lora_alpha")),
         _flag(path, raw, "use_rslora"),
         _flag(path, raw, "fan_in_fan_out"),
-        _targets(path, raw.get("target_modules")),
-        _patterns(path, raw, "rank_pattern", whole=True),
-        _patterns(path, raw, "alpha_pattern"),
+        _targets(patterns, raw.get("target_modules")),
+        _by_pattern(patterns, raw, "rank_pattern", whole=True),
+        _by_pattern(patterns, raw, "alpha_pattern"),
         str(raw.get("base_model_name_or_path") or ""),
     )
 
@@ -124,34 +132,24 @@ def _flag(path: Path, raw: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _targets(path: Path, value: Any) -> str | tuple[str, ...]:
+def _targets(patterns: Patterns, value: Any) -> str | tuple[str, ...]:
     if isinstance(value, list) and all(isinstance(x, str) for x in value):
         return tuple(value)
     if value is None:
         return ()
     if not isinstance(value, str):
-        raise CheckpointError(path, f"is {short(value)}, expected a list of names or a regular expression", "target_modules")
-    _check_pattern(path, "target_modules", value)
+        raise CheckpointError(
+            patterns.path, f"is {short(value)}, expected a list of names or a regular expression", "target_modules"
+        )
+    patterns.check("target_modules", value)
     return value
 
 
-def _patterns(path: Path, raw: Mapping[str, Any], key: str, *, whole: bool = False) -> dict[str, Any]:
+def _by_pattern(patterns: Patterns, raw: Mapping[str, Any], key: str, *, whole: bool = False) -> dict[str, Any]:
     found = raw.get(key) or {}
     if not isinstance(found, dict):
-        raise CheckpointError(path, f"is {short(found)}, expected an object of patterns", key)
+        raise CheckpointError(patterns.path, f"is {short(found)}, expected an object of patterns", key)
     for pattern, value in found.items():
-        _check_pattern(path, key, pattern)
-        _number(path, key, value, whole=whole)
+        patterns.check(key, pattern)
+        _number(patterns.path, key, value, whole=whole)
     return found
-
-
-def _check_pattern(path: Path, key: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise CheckpointError(path, f"holds {short(pattern)}, no regular expression: {error}", key) from None
-
-
-def _found(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that matches an end of the name which begins it or follows a dot, as in PEFT."""
-    return next((x for pattern, x in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)), otherwise)

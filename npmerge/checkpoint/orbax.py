@@ -1,6 +1,7 @@
 """Orbax checkpoints, read through tensorstore a piece at a time. `npmerge.checkpoint.orbax_writer` writes them."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 
 GROWTH = 40_000
 """Times its bytes on disk that a checkpoint may hold: zstandard packs 128 KiB of one byte into four bytes at best."""
+
+CACHE, MOST_CACHE = 2**26, 2**31
+"""Bytes of chunks that are kept, and where these are large, the most."""
 
 MOST_METADATA = 256 * 2**20
 MOST_FILES = 1_000_000
@@ -56,7 +60,9 @@ def open_file(path: Path) -> OrbaxModel:
     if not isinstance(tree, dict):
         raise CheckpointError(item / METADATA, "is damaged: expected tree_metadata, an object")
     names, left = _names(item, tree)
-    arrays = _opened(item, content, names)
+    arrays = _opened(item, content, names, CACHE)
+    if (needed := 2 * max(map(_chunk_bytes, arrays.values()), default=0)) > CACHE:  # else each piece would unpack it again
+        arrays = _opened(item, content, names, min(needed, MOST_CACHE))
     entries = [checked_entry(path, name, x.dtype.numpy_dtype.name, x.shape) for name, x in arrays.items()]
     if sum(x.nbytes for x in entries) > GROWTH * size:
         raise CheckpointError(path, f"says that it holds more than {GROWTH:,} times its {size} bytes")
@@ -131,13 +137,13 @@ def _names(item: Path, tree: Mapping[str, Any]) -> tuple[dict[str, str], list[st
     return names, left
 
 
-def _opened(item: Path, content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _opened(item: Path, content: Mapping[str, Any], names: Mapping[str, str], cache: int) -> dict[str, Any]:
     """The arrays by name: their own metadata has been read, none of their entries."""
     ts = optional("tensorstore", "orbax", item)
     driver = "zarr3" if content.get("use_zarr3") is True else "zarr"
     missing = content.get("store_array_data_equal_to_fill_value") is not True  # then what equals it is not there
     base = f"{item.absolute()}/"
-    context = ts.Context({"cache_pool": {"total_bytes_limit": 2**26}})
+    context = ts.Context({"cache_pool": {"total_bytes_limit": cache}})
 
     def spec(stored: str) -> dict[str, Any]:
         file = {"driver": "file", "path": base}
@@ -151,6 +157,12 @@ def _opened(item: Path, content: Mapping[str, Any], names: Mapping[str, str]) ->
         return {name: x.result() for name, x in waiting.items()}
 
     return guarded(item, "an Orbax checkpoint", opened)
+
+
+def _chunk_bytes(array: Any) -> int:
+    """Bytes of what is read at once of an array, or of all of it where that is less."""
+    shape = map(min, array.chunk_layout.read_chunk.shape or (), array.shape)
+    return math.prod(shape) * array.dtype.numpy_dtype.itemsize
 
 
 def _empty_ones(path: Path) -> list[Entry]:

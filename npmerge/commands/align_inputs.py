@@ -119,7 +119,7 @@ def read_data(path: Path, config: Config) -> Data:
     network = abstract(config)
     outputs = jax.eval_shape(network.apply, network.variables, jax.ShapeDtypeStruct(inputs.shape, config.input_dtype))
     try:
-        check_labels(labels, outputs)  # type: ignore[arg-type]
+        check_labels(labels, outputs)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if len(labels) != len(inputs):

@@ -12,6 +12,7 @@ from npmerge.checkpoint.formats import is_orbax, open_checkpoint
 from npmerge.checkpoint.partial import check_apart
 from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import StoredModel
+from npmerge.commands.signals import ended_by_signals
 from npmerge.folder.carried import carry
 from npmerge.stream.progress import shown
 from npmerge.stream.sizes import duration, parse_size, size
@@ -66,9 +67,10 @@ def run_convert(request: Request) -> None:
     _check_output(request)
     model = open_checkpoint(request.source)
     total = sum(x.nbytes for x in model.entries.values())
-    with shown(total, "converting", quiet=request.quiet) as progress:
+    with ended_by_signals() as check, shown(total, "converting", quiet=request.quiet) as progress:
         pieces = Pieces(model, request.dtype, progress.advance)
         left = _write(request, target, pieces, shard_bytes)
+        check()
     if not request.quiet:
         for line in _told(request, pieces, [*model.notes, *left]):
             typer.echo(line)

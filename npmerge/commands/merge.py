@@ -2,12 +2,8 @@
 
 import os
 import resource
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import typer
 
 from npmerge.checkpoint.partial import check_replaceable, partial_folder
 from npmerge.commands.documents import Documents, Made
+from npmerge.commands.signals import ended_by_signals
 from npmerge.folder import Replay, is_record, recipe_of_record
 from npmerge.recipe import Recipe, parse_recipe, read_recipe
 from npmerge.stream.allocation import keep_freed_memory
@@ -76,7 +73,7 @@ def run_merge(request: Request) -> None:
     use_device(request.device)
     keep_freed_memory()
     switch_often()
-    with _ended_by_signals() as check, partial_folder(request.out, force=request.force, resume=request.resume) as folder:
+    with ended_by_signals() as check, partial_folder(request.out, force=request.force, resume=request.resume) as folder:
         made = documents.make(recipes, folder)
         check()
     if not request.quiet:
@@ -117,31 +114,3 @@ def _tell(request: Request, made: Made, seconds: float) -> None:
     each = [line(step, outcome) for step, outcome in pairs] if request.verbose else []
     for text in (*each, *made.notes, *summary(made.plan, made.outcomes, seconds, peak), f"written to {request.out}"):
         typer.echo(text)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[Callable[[], None]]:
-    """Let Ctrl-C, and SIGTERM by which clusters end jobs, end the merge as an error does, so that nothing is left.
-
-    Yields what raises for a signal whose exception was lost, as it is where Python runs a destructor or a callback.
-    """
-    seen: list[int] = []
-
-    def end(number: int, frame: object) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    def check() -> None:
-        if seen:
-            end(seen[0], None)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    numbers = [x for x in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(x) is not signal.SIG_IGN]  # as under nohup
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

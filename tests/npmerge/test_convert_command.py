@@ -98,10 +98,11 @@ def test_what_is_there_stays_unless_it_may_be_replaced(source: Path, tmp_path: P
     assert "its folder does not exist" in refused(source, tmp_path / "none" / "x.npz")
 
 
+NAMES = ["x.npz", "x.safetensors", "x", "x.orbax"]
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))"
 
 
-@pytest.mark.parametrize("name", ["x.npz", "x.safetensors", "x"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_disk_that_fills_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     big = samples.npz(tmp_path, {"w": np.arange(2000, dtype=np.float32)}).rename(tmp_path / "big.npz")
     convert(samples.npz(tmp_path, {"w": np.ones(2, np.float32)}), tmp_path / name)
@@ -115,6 +116,29 @@ def test_a_disk_that_fills_leaves_what_was_there(tmp_path: Path, name: str) -> N
     )
     assert ran.returncode == 2 and "cannot write" in ran.stderr and "File too large" in ran.stderr
     assert sorted(tmp_path.rglob("*")) == before and values(tmp_path / name)["w"].tolist() == [1, 1]
+
+
+STOPPED = """
+import os, signal, sys
+from npmerge.checkpoint.conversion import Pieces
+from npmerge.cli import main
+
+first = Pieces.__init__
+def told(self, model, dtype, advance):
+    first(self, model, dtype, lambda nbytes: os.kill(os.getpid(), signal.SIGTERM))
+Pieces.__init__ = told
+sys.argv = ["npmerge", "convert", *sys.argv[1:], "--force"]
+main()
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_conversion_that_is_told_to_stop_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+    source = samples.npz(tmp_path, {"w": np.ones(2, np.float32)})
+    convert(source, tmp_path / name)
+    before = sorted(tmp_path.rglob("*"))
+    ran = subprocess.run([sys.executable, "-c", STOPPED, str(source), str(tmp_path / name)], check=False)
+    assert ran.returncode == 143 and sorted(tmp_path.rglob("*")) == before
 
 
 MEMORY = """

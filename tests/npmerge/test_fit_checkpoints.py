@@ -36,9 +36,31 @@ def pull(step: int, loss: float) -> None:
         raise RuntimeError("a wire was pulled")
 
 
+class Loader:
+    """An iterator with a position, as those of grain have it: of bytes."""
+
+    def __init__(self):
+        self.at, self.read = 0, []
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.at += 1
+        self.read.append(self.at)
+        return EVEN[self.at % 3]
+
+    def get_state(self) -> bytes:
+        return str(self.at).encode()
+
+    def set_state(self, state: bytes) -> None:
+        self.at = int(state)
+
+
 DATA = {
     "a list": lambda: EVEN,
     "a generator": lambda: itertools.cycle(EVEN),
+    "a loader": Loader,
     "shuffled": lambda: shuffled(*examples(5, 20), 8, seed=0),
 }
 
@@ -52,6 +74,14 @@ def test_a_fit_goes_on_from_its_checkpoints(tmp_path: Path, data: str) -> None:
     assert sorted(int(x.name) for x in (tmp_path / "fit").iterdir()) == [4, 8]
     same(run(20, batches(), **saving), expected)
     same(run(20, batches(), **saving), expected)  # it is over
+
+
+def test_batches_that_were_used_are_not_read_again_where_there_is_a_position(tmp_path: Path) -> None:
+    saving = Checkpoints(tmp_path / "fit", steps=4)
+    run(4, Loader(), checkpoints=saving)
+    second = Loader()
+    run(6, second, checkpoints=saving)
+    assert second.read == [5, 6]
 
 
 @pytest.mark.parametrize("way", ["jit x8", "jit x8, features", "pmap x8"])

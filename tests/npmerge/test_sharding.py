@@ -7,7 +7,19 @@ import numpy as np
 import optax
 import pytest
 
-from npmerge import Average, CrossEntropy, Learned, PerParameter, Simplex, fine_tuning, fit, stack_models, weight_space
+from npmerge import (
+    Average,
+    CrossEntropy,
+    Joint,
+    Learned,
+    NextToken,
+    PerParameter,
+    Simplex,
+    fine_tuning,
+    fit,
+    stack_models,
+    weight_space,
+)
 from npmerge.batches import masked_mean, padded, weight_of
 from npmerge.sharding import layout_of
 
@@ -151,3 +163,36 @@ def test_layouts_are_values() -> None:
     assert layout_of(4, "jit", None) == layout_of(jax.devices()[:4], "jit", None) != layout_of(4, "pmap", None)
     assert hash(layout_of(4, "jit", None)) == hash(layout_of(4, "jit", None))
     assert layout_of(None, "pmap", None).parts == 8 == layout_of(None, "jit", "features").parts
+
+
+TOKENS = np.random.default_rng(3).integers(CLASSES, size=(11, 5))
+TOKENS[0, 3:] = TOKENS[5, 1:] = -1  # padding
+
+
+def language(params, tokens):
+    return jnp.tanh(params["w0"][tokens]) @ params["w1"]
+
+
+TASKS = (examples(1, 8), examples(2, 8))
+KINDS = {
+    "tokens": (language, NextToken(), TOKENS, TOKENS[:7]),
+    "tasks": (apply, Joint(CrossEntropy()), TASKS, (examples(3, 5), examples(4, 8))),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["jit x8", "pmap x8", "jit x4, two parts"])
+def test_tokens_and_tasks_are_divided_as_examples_are(way: str, kind: str) -> None:
+    network_of, objective, first, second = KINDS[kind]
+    loss = weight_space(NP, network_of, objective)
+    batches = [first, second] if kind == "tokens" or way == "jit x8" else [first]
+    one, found = (fit(NP.init(STACK), loss, STACK, batches, ADAM, steps=4, **options) for options in ({}, WAYS[way]))
+    chex.assert_trees_all_close(jax.device_get(found.theta), jax.device_get(one.theta), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.history.loss, one.history.loss, rtol=1e-5)
+
+
+def test_tasks_that_do_not_divide_are_refused_where_parts_are_computed_alone() -> None:
+    loss = weight_space(NP, apply, Joint(CrossEntropy()))
+    for batch in ((examples(1, 8), examples(2, 5)), (examples(1, 5), examples(2, 8))):
+        with pytest.raises(ValueError, match="several tasks cannot be filled up where parts are computed alone: got one of 5"):
+            fit(NP.init(STACK), loss, STACK, [batch], ADAM, steps=1, **WAYS["pmap x8"])

@@ -1,14 +1,36 @@
 """A small sound checkpoint in every format that is read, with tensors of every dtype that the format has."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from npmerge.checkpoint.adapted import open_reference
 from npmerge.checkpoint.conversion import Pieces, write_npz, write_orbax, write_safetensors
+from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.spans import CODES
 from npmerge.checkpoint.stored import Entry, StoredModel
+
+Opener = Callable[[Path], StoredModel]
+
+
+class Sample(NamedTuple):
+    """A format that is read.
+
+    Attributes:
+        open: its reader, without the look at the first bytes.
+        make: writes a sound file or folder of it into a folder, and returns it.
+    """
+
+    open: Opener
+    make: Callable[[Path], Path]
+
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
@@ -97,15 +119,62 @@ def onnx(folder: Path) -> Path:
     return folder / "a.onnx"
 
 
-SAMPLES: Mapping[str, tuple[str, Callable[[Path], Path]]] = {
-    "safetensors": ("sharded", safetensors),
-    "safetensors, sharded": ("sharded", sharded),
-    "npz": ("npz", npz),
-    "npz, compressed": ("npz", compressed),
-    "Flax msgpack": ("msgpack", msgpack),
-    "Keras": ("keras", keras),
-    "GGUF": ("gguf", gguf),
-    "ONNX": ("onnx", onnx),
-    "Orbax": ("orbax", orbax),
+def torch_zip(folder: Path) -> Path:
+    return Path(shutil.copyfile(FIXTURES / "torch_2_13" / "zip_nested.pt", folder / "zip.pt"))
+
+
+def torch_zip_views(folder: Path) -> Path:
+    return Path(shutil.copyfile(FIXTURES / "torch_2_13" / "zip_views.pt", folder / "views.pt"))
+
+
+def torch_legacy(folder: Path) -> Path:
+    return Path(shutil.copyfile(FIXTURES / "torch_2_13" / "legacy_nested.pt", folder / "legacy.pt"))
+
+
+def torch_legacy_views(folder: Path) -> Path:
+    return Path(shutil.copyfile(FIXTURES / "torch_2_13" / "legacy_views.pt", folder / "legacy_views.pt"))
+
+
+def torch_sharded(folder: Path) -> Path:
+    out = folder / "torch_sharded"
+    out.mkdir()
+    files = {f"pytorch_model-{k}.bin": FIXTURES / "torch_2_13" / f"zip_{what}.pt" for k, what in enumerate(("nested", "views"))}
+    for name, file in files.items():
+        shutil.copyfile(file, out / name)
+    where = {tensor: name for name, file in files.items() for tensor in open_checkpoint(file).entries}
+    (out / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return out
+
+
+def adapter(folder: Path) -> Path:
+    return shutil.copytree(FIXTURES / "adapters" / "patterns", folder / "adapter")
+
+
+def _reader(module: str) -> Opener:
+    def open_file(path: Path) -> StoredModel:
+        model: StoredModel = import_module(f"npmerge.checkpoint.{module}").open_file(path)
+        return model
+
+    return open_file
+
+
+SAMPLES: Mapping[str, Sample] = {
+    "safetensors": Sample(open_model, safetensors),
+    "safetensors, sharded": Sample(open_model, sharded),
+    "npz": Sample(_reader("npz"), npz),
+    "npz, compressed": Sample(_reader("npz"), compressed),
+    "PyTorch zip, nested": Sample(_reader("torch_zip"), torch_zip),
+    "PyTorch zip, views": Sample(_reader("torch_zip"), torch_zip_views),
+    "PyTorch legacy, nested": Sample(_reader("torch_legacy"), torch_legacy),
+    "PyTorch legacy, views": Sample(_reader("torch_legacy"), torch_legacy_views),
+    "PyTorch, sharded": Sample(lambda x: _reader("torch_sharded")(x / "pytorch_model.bin.index.json"), torch_sharded),
+    "Flax msgpack": Sample(_reader("msgpack"), msgpack),
+    "Keras": Sample(_reader("keras"), keras),
+    "GGUF": Sample(_reader("gguf"), gguf),
+    "ONNX": Sample(_reader("onnx"), onnx),
+    "Orbax": Sample(_reader("orbax"), orbax),
 }
-"""The module of the reader, and what makes a file for it."""
+"""By the format."""
+
+ADAPTER = Sample(lambda x: open_reference(f"{FIXTURES / 'adapters' / 'base'}+{x}"), adapter)
+"""A LoRA adapter, read with its base."""

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from npmerge.checkpoint import patterns
 from npmerge.checkpoint.adapted import open_reference, split_reference
+from npmerge.checkpoint.adapter import open_adapter
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.sharded import open_model
 from npmerge.cli import app
+from tests.npmerge.checkpoint.mutations import check_survives
+from tests.npmerge.checkpoint.samples import ADAPTER
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "adapters"
 CASES = ["plain", "rslora", "patterns", "embedding", "kernels", "conv1d", "bias"]
@@ -114,6 +118,7 @@ def broken(tmp_path, *, config=None, tensors=None, rename=None):
         ({"config": {"use_rslora": 1}}, "expected true or false"),
         ({"config": {"target_modules": ["up"]}}, "which target_modules does not name"),
         ({"config": {"target_modules": "layers.(q"}}, "no regular expression"),
+        ({"config": {"target_modules": "(" * 6000 + ")" * 6000}}, "holds a pattern of 12000 characters"),
         ({"config": {"rank_pattern": [1]}}, "expected an object of patterns"),
         ({"tensors": {"base_model.model.layers.0.q.lora_A.weight": None}}, "expected a factor A of 'layers.0.q'"),
         (
@@ -129,6 +134,19 @@ def test_bad_adapters(tmp_path, change, says):
     folder = broken(tmp_path, **change)
     with pytest.raises(CheckpointError, match=re.escape(says)):
         open_reference(f"{FIXTURES / 'base'}+{folder}")
+
+
+def test_patterns_that_would_take_for_ever_are_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(patterns, "SECONDS", 0.1)
+    slow = "(?:.|.|.|.|.|.|.)+[xz]"
+    for config in ({"target_modules": slow}, {"rank_pattern": {slow: 1}}):
+        with pytest.raises(CheckpointError, match="to match '"):
+            open_adapter(broken(tmp_path, config=config))
+        shutil.rmtree(tmp_path / "adapter")
+
+
+def test_damaged_adapters_are_read_or_refused(tmp_path):
+    assert min(check_survives(ADAPTER.open, ADAPTER.make(tmp_path), tmp_path / "copies", 200)) > 5
 
 
 def test_folders_that_hold_no_adapter(tmp_path):

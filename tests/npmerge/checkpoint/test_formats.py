@@ -27,7 +27,6 @@ WRITERS = {
     "npz": lambda out, pieces: write_npz(out.with_suffix(".npz"), pieces),
     "orbax": lambda out, pieces: write_orbax(out.with_suffix(".orbax"), pieces),
 }
-READ_TOO = {"msgpack": samples.msgpack}
 
 
 def same(model: StoredModel) -> None:
@@ -38,24 +37,30 @@ def same(model: StoredModel) -> None:
         assert got.tobytes() == expected.tobytes(), name
 
 
+def held(model: StoredModel) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Dtype, shape and bytes of every tensor."""
+    return {name: (entry.dtype, entry.shape, model.read(name).tobytes()) for name, entry in model.entries.items()}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("made")
-    makers = {"safetensors": samples.safetensors, "sharded": samples.sharded, "npz": samples.npz, "orbax": samples.orbax}
-    return {name: make(folder) for name, make in {**makers, **READ_TOO}.items()}
+    return {name: sample.make(folder) for name, sample in samples.SAMPLES.items()}
 
 
-@pytest.mark.parametrize(("source", "target"), list(itertools.product([*WRITERS, *READ_TOO], WRITERS)))
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(samples.SAMPLES, WRITERS)))
 def test_between_all_pairs_of_formats_bit_for_bit(made: dict[str, Path], tmp_path: Path, source: str, target: str) -> None:
     model = open_checkpoint(made[source])
-    same(model)
+    if source in ("safetensors", "safetensors, sharded", "npz", "Flax msgpack", "Orbax"):
+        same(model)
     WRITERS[target](tmp_path / "out", Pieces(model))
     (out,) = tmp_path.iterdir()
-    same(open_checkpoint(out))
+    found = held(open_checkpoint(out))
+    assert found == held(model) and len(found) >= 2
 
 
 def test_the_name_of_a_file_does_not_matter_and_a_wrong_one_is_no_reason(made: dict[str, Path], tmp_path: Path) -> None:
-    for name in ("safetensors", "npz", "msgpack"):
+    for name in ("safetensors", "npz", "Flax msgpack"):
         shutil.copyfile(made[name], tmp_path / "x.bin")
         same(open_checkpoint(tmp_path / "x.bin"))
         assert (open_checkpoint(tmp_path / "x.bin", name="mine").name, open_checkpoint(tmp_path).path) == ("mine", tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.keras import open_file
 from tests.npmerge.checkpoint.mutations import check_holds, check_survives
+from tests.npmerge.checkpoint.samples import FIXTURES
 
 h5py = pytest.importorskip("h5py", reason='needs the package h5py: pip install "npmerge[keras]"')
 
@@ -30,6 +31,19 @@ def legacy(path: Path, container: str = "") -> Path:
 
 def check(path: Path, expected: dict[str, np.ndarray]) -> None:
     check_holds(open_file(path), expected)
+
+
+def test_files_that_keras_has_written(tmp_path: Path) -> None:
+    """See tests/fixtures/record_keras.py."""
+    with np.load(FIXTURES / "keras_3_15" / "values.npz") as found:
+        values = dict(found)
+    # the newer format numbers the variables of a layer in the order in which it made them
+    places = {"conv2d": "net/first", "batch_normalization": "net/batch_normalization", "dense": "net/dense"}
+    numbered = {place: [x for name, x in values.items() if name.rpartition("/")[0] == place] for place in places.values()}
+    expected = {f"layers/{name}/vars/{k}": x for name, place in places.items() for k, x in enumerate(numbered[place])}
+    check(FIXTURES / "keras_3_15" / "net.weights.h5", expected)
+    check(FIXTURES / "keras_3_15" / "whole.h5", {f"{name.split('/')[1]}/{name}": x for name, x in values.items()})
+    assert len(values) == 8
 
 
 def test_legacy_files_are_read_with_their_names_and_a_whole_models_container_is_said(tmp_path: Path) -> None:

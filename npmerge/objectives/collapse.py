@@ -1,0 +1,66 @@
+"""Coefficients that are learned on one task go to the model that solves it already: a warning before the first step."""
+
+import functools
+import itertools
+import warnings
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from alignment.checks import check_fraction, check_kinds
+from alignment.graph import PyTree
+from npmerge.objectives.base import Apply, Objective, tasks_of
+from npmerge.objectives.losses import WeightSpaceLoss
+from npmerge.stack import Stack, check_stack
+
+WARNING = (
+    "model {} alone has an objective of {:.3g} on the only task, the start of the merge one of {:.3g}: learned coefficients "
+    "will collapse onto that model; learn on the data of every model (Joint), or hold them near equal shares (EqualShares)"
+)
+
+
+def warn_of_collapse(
+    loss: WeightSpaceLoss, theta: PyTree, stack: Stack, batches: Iterable[tuple], *, share: float = 0.5
+) -> int | None:
+    """Warn, in one sentence, if one of the models already solves the only task that coefficients are to be learned on.
+
+    That is taken to be so where its objective is below a share of the start's. Call it once, before `fit`: it evaluates every
+    model and the start, so held-out batches or the first training batch are enough. Nothing is evaluated for joint objectives
+    of several tasks.
+
+    Args:
+        loss: `weight_space(merge, apply, objective)`.
+        theta: where learning starts.
+        stack: the models.
+        batches: some to judge by, that end.
+        share: of the start's objective; 1 warns of every model that is better than the start.
+
+    Returns:
+        The number of that model, or None where there is no warning.
+
+    Raises:
+        ValueError: for a loss of another kind, a share that is no fraction, or no batches.
+    """
+    check_kinds("warn_of_collapse takes (loss, theta, stack)", (loss, WeightSpaceLoss), (stack, Stack))
+    check_fraction("share", share, positive=True)
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("warn_of_collapse judges by data: got no batches")
+    if check_stack(stack).size < 2 or tasks_of(loss.objective, first) > 1:
+        return None
+    networks = [jax.jit(loss.merge.apply)(theta, stack), *stack.models()]
+    rows = [[_value(loss.objective, loss.apply, n, stack, b) for n in networks] for b in itertools.chain([first], batches)]
+    start, *alone = np.mean(jax.device_get(rows), axis=0)
+    best = int(np.argmin(alone))
+    if not alone[best] < start - (1 - share) * abs(start):
+        return None
+    warnings.warn(WARNING.format(best, alone[best], start), stacklevel=2)
+    return best
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _value(objective: Objective, apply: Apply, params: PyTree, stack: Stack, batch: tuple) -> Array:
+    return objective(apply, params, stack, batch)

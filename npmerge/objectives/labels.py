@@ -1,0 +1,46 @@
+"""Whether labels and outputs of a network belong together."""
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from alignment.graph import PyTree
+
+
+def check_labels(
+    labels: Int[np.ndarray, "examples ..."], outputs: PyTree, mask: Bool[np.ndarray, "examples ..."] | None = None
+) -> None:
+    """Raise ValueError unless the outputs are logits (examples, ..., classes) and the labels integers in [0, classes).
+
+    Args:
+        labels: one per prediction: one per example, or per token of it.
+        outputs: what the network returns for the batch, as arrays or `jax.ShapeDtypeStruct`.
+        mask: which examples, or positions of them, are no padding: labels of padding may be any.
+    """
+    logits = check_logits(outputs)
+    values = np.asarray(labels)
+    if values.ndim != len(logits) - 1 or values.shape[1:] != logits[1:-1]:  # other batches may hold other numbers of examples
+        raise ValueError(f"labels must be one per prediction, of shape {logits[:-1]}: got {values.shape}")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
+    if mask is not None:
+        check_positions(mask, values.shape)
+        values = values[np.asarray(mask)]
+    if values.size and not 0 <= values.min() <= values.max() < logits[-1]:
+        raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {logits[-1] - 1}")
+
+
+def check_logits(outputs: PyTree) -> tuple[int, ...]:
+    """The shape of outputs that are logits (examples, ..., classes). Raises ValueError for others."""
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) < 2:
+        got = jax.tree.map(lambda x: x.shape, outputs)
+        raise ValueError(f"apply must return logits (examples, classes), got {got}; in training mode drop the new statistics")
+    return shape
+
+
+def check_positions(mask: Bool[np.ndarray, "examples ..."], predictions: tuple[int, ...]) -> None:
+    """Raise ValueError unless a mask is of these examples, or of these positions of them."""
+    shape = np.shape(mask)
+    if shape != predictions[: len(shape)]:
+        raise ValueError(f"the mask is of shape {shape}, the predictions that it belongs to are of {predictions}")

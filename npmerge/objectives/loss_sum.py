@@ -1,0 +1,98 @@
+"""Weighted sums of losses."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from alignment.checks import kind_of
+from alignment.graph import PyTree
+from npmerge.batches import weight_of
+from npmerge.objectives.base import Check, Objective
+from npmerge.objectives.terms import all_of, check_equal, check_weights, weighted
+from npmerge.stack import Stack
+
+Loss = Callable[..., Array]
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """`loss(theta, stack, batch)`, with a key for those terms that draw at random: sum_i w_i loss_i."""
+
+    losses: tuple[Loss, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        losses = tuple(self.losses) if isinstance(self.losses, Sequence) else ()
+        if not losses or not all(callable(loss) and not isinstance(loss, type | Objective) for loss in losses):
+            got = ", ".join(map(kind_of, losses)) or kind_of(self.losses)
+            raise ValueError(f"weighted_sum takes losses such as weight_space(merge, apply, objective), got {got}")
+        object.__setattr__(self, "losses", losses)
+        check_weights(self)
+        check_equal("weighted_sum", "losses", losses, self.weights)
+
+    def __call__(self, theta: PyTree, stack: Stack | None, batch: Any, *, key: Array | None = None) -> Float[Array, ""]:
+        """The weighted sum."""
+        values = [loss(theta, stack, batch, **_drawn(loss, key)) for loss in self.losses]
+        return weighted(values, self.weights or (1.0,) * len(values))
+
+    @property
+    def masks(self) -> bool:
+        """Whether all that read batches heed masks."""
+        return all(getattr(loss, "masks", False) for loss in self._readers)
+
+    @property
+    def transductive(self) -> bool:
+        """Whether one of the losses is."""
+        return any(getattr(loss, "transductive", False) for loss in self.losses)
+
+    @property
+    def reads_batches(self) -> bool:
+        """Whether one of the losses does."""
+        return bool(self._readers)
+
+    def map_batches(self, function: Callable[[tuple], Any], batch: Any) -> Any:
+        """As the losses that read it do."""
+        for loss in self._readers:
+            if (mapped := getattr(loss, "map_batches", None)) is not None:
+                return mapped(function, batch)
+        return function(batch) if self._readers else batch
+
+    def weight(self, batch: Any) -> Float[Array, ""]:
+        """As the losses that read it say."""
+        return next((loss.weight(batch) for loss in self._readers if hasattr(loss, "weight")), weight_of(batch))
+
+    def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
+        """The checks of all that have some."""
+        builders = [loss.checker for loss in self.losses if hasattr(loss, "checker")]
+        return all_of([build(theta, stack, batch) for build in builders])
+
+    def check_theta(self, theta: PyTree, stack: Stack | None) -> None:
+        """Raise ValueError where one of the losses does."""
+        for loss in self.losses:
+            if hasattr(loss, "check_theta"):
+                loss.check_theta(theta, stack)
+
+    @property
+    def _readers(self) -> list[Any]:
+        return [loss for loss in self.losses if getattr(loss, "reads_batches", True)]
+
+
+def weighted_sum(losses: Sequence[Loss], weights: Sequence[float] | None = None) -> LossSum:
+    """The loss sum_i w_i loss_i, all of the same theta: `weight_space(...)` with `EqualShares` and `TowardStart`, say.
+
+    Args:
+        losses: functions of (theta, stack, batch).
+        weights: w_i, one each by default.
+
+    Raises:
+        ValueError: anything that is no loss, another number of weights.
+    """
+    return LossSum(losses, weights)  # type: ignore[arg-type]
+
+
+def _drawn(loss: Loss, key: Array | None) -> dict[str, Array]:
+    """The key, for a loss that takes one."""
+    return {} if key is None or "key" not in inspect.signature(loss).parameters else {"key": key}

@@ -1,0 +1,91 @@
+"""Objectives of one's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from alignment.checks import check_flags, kind_of
+from alignment.graph import PyTree
+from npmerge.batches import check_lengths, masked_mean
+from npmerge.objectives.base import Apply, Check, Objective
+from npmerge.stack import Stack
+
+
+@dataclass(frozen=True)
+class UserObjective(Objective):
+    """Any pure function of `(apply, params, stack, batch)` to a scalar, as an objective.
+
+    Attributes:
+        function: it. Name it once: a loss is compiled for each function, and two lambdas are two.
+        masks: whether it heeds the third part of a batch: `npmerge.batches.masked_mean` takes such a mean.
+    """
+
+    function: Callable[[Apply, PyTree, Stack | None, tuple], Float[Array, ""]]
+    masks: bool = False
+
+    def __post_init__(self) -> None:
+        _check_function("UserObjective takes a function of (apply, params, stack, batch)", self.function)
+        check_flags(self)
+
+    def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
+        """What the function returns."""
+        return self.function(apply, params, stack, batch)
+
+    def checker(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Check:
+        """The function must return a real number."""
+        self.check(batch, None)
+        found = jax.eval_shape(lambda p, s, b: self.function(apply, p, s, b), params, stack, batch)
+        if not _is_scalar(found):
+            got = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", found)
+            raise ValueError(f"the function of UserObjective must return a floating-point scalar, got {got}")
+        return lambda batch: self.check(batch, None)
+
+
+@dataclass(frozen=True)
+class PerExample(Objective):
+    """The mean over the examples that count of any pure function of `(outputs, targets)` to values (examples, ...).
+
+    Attributes:
+        function: of what the network returns and of the targets, such as `optax.losses.sigmoid_binary_cross_entropy`.
+    """
+
+    function: Callable[[PyTree, PyTree], Float[Array, "examples ..."]]
+
+    masks = True
+
+    def __post_init__(self) -> None:
+        _check_function("PerExample takes a function of (outputs, targets)", self.function)
+
+    def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
+        """The mean over the batch."""
+        values = self.function(apply(params, batch[0]), jax.tree.map(jnp.asarray, batch[1]))
+        return masked_mean(values.astype(jnp.float32), batch)
+
+    def checker(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Check:
+        """The function must return values for each example."""
+        self.check(batch, None)
+        examples = len(jax.tree.leaves(batch[0])[0])
+        found = jax.eval_shape(lambda p, x, y: self.function(apply(p, x), y), params, *batch[:2])
+        if np.shape(found)[:1] != (examples,):
+            raise ValueError(
+                f"the function of PerExample must return values for each of {examples} examples: got {np.shape(found)}"
+            )
+        return lambda batch: self.check(batch, None)
+
+    def check(self, batch: tuple, outputs: PyTree) -> None:
+        """Targets must be as many as inputs."""
+        super().check(batch, outputs)
+        check_lengths(batch)
+
+
+def _check_function(call: str, function: object) -> None:
+    if not callable(function) or isinstance(function, type | Objective):
+        raise ValueError(f"{call}, got {kind_of(function)}")
+
+
+def _is_scalar(x: jax.ShapeDtypeStruct) -> bool:
+    return getattr(x, "shape", None) == () and jnp.issubdtype(x.dtype, jnp.floating)
