@@ -169,10 +169,9 @@ def _examples(document: Planned) -> "list[tuple[Path, Callable[[Path], str]]]":
     if document.blocks is None:
         return []
     from npmerge.learning.data import hash_of_data
-    from npmerge.learning.run import data_files
+    from npmerge.learning.run import code_files, data_files
 
-    source = document.blocks.network.source
-    return [(path, hash_of_data) for path in [*data_files(document.recipe), *([source] if source else [])]]
+    return [(path, hash_of_data) for path in (*data_files(document.recipe), *code_files(document.blocks))]
 
 
 def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:

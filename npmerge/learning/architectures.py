@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -220,26 +221,34 @@ def check_arguments(owner: str, given: Mapping[str, Any], valid: list[str]) -> N
 
 
 def _user_function(given: Named) -> UserFunction:
-    module_name, _, name = given.name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{given.name!r} cannot be imported: {error}; PYTHONPATH says where Python looks") from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(unknown(f"function of {module_name}", name, [k for k, x in vars(module).items() if callable(x)]))
+    module, function = imported(given.name)
     check_arguments(given.name, given.arguments, list(inspect.signature(function).parameters))
     made = function(**given.arguments)
     apply, train_apply = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not callable(apply) or not (train_apply is None or callable(train_apply)):
         raise ValueError(f"{given.name} must return apply, or (apply, train_apply), got {type(made).__name__}")
-    file = inspect.getsourcefile(module)
-    return UserFunction(given.name, (apply, train_apply), _from_here(Path(file)) if file else None)
+    return UserFunction(given.name, (apply, train_apply), source_of(module))
 
 
-def _from_here(file: Path) -> Path:
-    """As records have paths: relative to where the command runs, if it lies there."""
-    here = Path.cwd()
+def imported(text: str) -> tuple[ModuleType, Callable]:
+    """The module and the function of `module:function`. Raises ValueError for what cannot be imported; the nearest is named."""
+    module_name, _, name = text.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"{text!r} cannot be imported: {error}; PYTHONPATH says where Python looks") from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(unknown(f"function of {module_name}", name, [k for k, x in vars(module).items() if callable(x)]))
+    return module, function
+
+
+def source_of(module: ModuleType) -> Path | None:
+    """The file of a module as records have paths: relative to where the command runs, if it lies there."""
+    found = inspect.getsourcefile(module)
+    if found is None:
+        return None
+    here, file = Path.cwd(), Path(found)
     return file.relative_to(here) if file.is_relative_to(here) else file
 
 

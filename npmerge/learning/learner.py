@@ -1,5 +1,6 @@
 """The `learn:` block: coefficients that start at the recipe's method and descend on its objective."""
 
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from npmerge.learning.architectures import Architecture
 from npmerge.learning.data import Examples, Parts
 from npmerge.learning.values import Values
 from npmerge.normalisation import reset_statistics
-from npmerge.objectives import check_labels, weight_space
+from npmerge.objectives import check_labels, warn_of_collapse, weight_space
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.schema import Recipe
 from npmerge.stack import Stack
@@ -45,6 +46,7 @@ class Learnt(NamedTuple):
         coefficients: of each group, (models, ...), in the shape of the granularity.
         rows: accuracy and loss by name, of what was merged, the start and the result; empty where labels do not tell.
         measured_on: which examples those are of.
+        warnings: of what was learned from.
     """
 
     variables: PyTree
@@ -52,6 +54,7 @@ class Learnt(NamedTuple):
     coefficients: dict[str, np.ndarray]
     rows: dict[str, Metrics]
     measured_on: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +107,7 @@ class Learner:
         block, theta = self.block, self.theta()
         loss = weight_space(self.merge, self.network.forward, self.values.objective)
         train = self.parts.train
+        warned = self._warnings(loss, theta)
         try:
             result = fit(
                 theta,
@@ -127,7 +131,7 @@ class Learner:
         merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
         base = {} if self.stack.base is None else {"base": self.stack.base}
         rows = self._measured(base | dict(zip(names, self.stack.models(), strict=True)) | merged)
-        return Learnt(merged["learned"], result, self._coefficients(result.theta), rows, self._tested.name)
+        return Learnt(merged["learned"], result, self._coefficients(result.theta), rows, self._tested.name, warned)
 
     @property
     def held_out(self) -> list[tuple]:
@@ -155,6 +159,18 @@ class Learner:
         batches = self._tested.batches(self.block.batch_size if self.network.train_apply is None else RESET)
         return {name: evaluate(self.network.apply, variables, batches) for name, variables in networks.items()}
 
+    def _warnings(self, loss: Any, theta: PyTree) -> tuple[str, ...]:
+        """What the library warns of before the first step."""
+        size = self.block.batch_size
+        batches = self.held_out[:1] or self.parts.train.take(np.arange(min(size, len(self.parts.train.inputs)))).batches(size)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            warn_of_collapse(loss, theta, self.stack, batches)
+        found = [str(x.message) for x in caught if issubclass(x.category, UserWarning)]
+        if self.values.objective.transductive and self.parts.held_out is None:
+            found.append("learned on the inputs that the networks are measured on: the result is transductive")
+        return tuple(found)
+
     def _has_labels(self) -> bool:
         """Whether the examples have labels, and those are of what the network predicts."""
         first = self._tested.take(np.arange(1))
@@ -163,7 +179,7 @@ class Learner:
         variables = jax.tree.map(lambda x: x[0], self.stack.params)
         try:
             outputs = jax.eval_shape(self.network.apply, variables, first.inputs)
-            check_labels(self._tested.filled, outputs)  # type: ignore[arg-type]
+            check_labels(self._tested.filled, outputs)
         except ValueError:
             return False
         return True

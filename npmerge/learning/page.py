@@ -72,6 +72,7 @@ def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str])
         f"{block.steps} steps of {block.batch_size} of the {len(train.inputs):,} examples of {train.name}, seed {block.seed}; "
         f"{_ended(learnt)}",
         "",
+        *(f"Warning: {x}.\n" for x in learnt.warnings),
         "![loss](loss.png)",
         "",
         "![shares](shares.png)",
@@ -88,7 +89,8 @@ def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str])
 def told(learner: Learner, learnt: Learnt) -> list[str]:
     """What the terminal shows."""
     rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {x.loss:.4f}" for name, x in learnt.rows.items()]
-    return [f"learned: {_ended(learnt)}", *rows, *([] if not rows else [_measured_on(learner, learnt)])]
+    measured = [_measured_on(learner, learnt)] if rows else []
+    return [f"learned: {_ended(learnt)}", *rows, *measured, *(f"warning: {x}" for x in learnt.warnings)]
 
 
 def _ended(learnt: Learnt) -> str:

@@ -11,7 +11,7 @@ import jax
 from alignment.graph import PyTree
 from npmerge.folder.tokenizers import folder_of
 from npmerge.learning.aligning import aligned
-from npmerge.learning.architectures import Architecture, architecture_of
+from npmerge.learning.architectures import Architecture, architecture_of, imported, source_of
 from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split
 from npmerge.learning.learner import Learner
 from npmerge.learning.members import Members, members_of, with_results, with_tensors
@@ -141,7 +141,7 @@ def follow(blocks: Blocks, folder: Path, work: Path, *, quiet: bool, keep: bool)
         quiet: whether no progress is shown.
         keep: whether the fit is saved, to go on after an interruption.
     """
-    recipe, learn = blocks.recipe, blocks.recipe.learn
+    learn = blocks.recipe.learn
     if learn is None:
         return _aligned(blocks)
     parts = blocks.parts(learn)
@@ -152,13 +152,21 @@ def follow(blocks: Blocks, folder: Path, work: Path, *, quiet: bool, keep: bool)
     write_pages(folder, learner, learnt, blocks.names)
     tensors = blocks.network.tensors(learnt.variables, blocks.members.models[0])
     plan = with_results(blocks.plan, tensors)
-    return Ready(plan, [*told(learner, learnt), f"{', '.join(FILES)} say more", *_warnings(recipe, learner)])
+    return Ready(plan, [*told(learner, learnt), f"{', '.join(FILES)} say more"])
 
 
 def data_files(recipe: Recipe) -> list[Path]:
     """The files and folders of examples of a document that are on this machine."""
     named = [Path(data.path or str(data.dataset)) for _, data in _data(recipe)]
     return [path for path in dict.fromkeys(named) if path.exists()]
+
+
+def code_files(blocks: Blocks) -> list[Path]:
+    """The files of a user's functions."""
+    learn, found = blocks.recipe.learn, [blocks.network.source]
+    if learn is not None and ":" in learn.objective.name:
+        found.append(source_of(imported(learn.objective.name)[0]))
+    return [path for path in found if path is not None]
 
 
 def _data(recipe: Recipe) -> Iterator[tuple[Keys, Data]]:
@@ -179,12 +187,6 @@ def _aligned(blocks: Blocks) -> Ready:
     if blocks.network.train_apply is not None:
         notes.append("running statistics are averaged: learn, with steps: 0 if need be, estimates them from data")
     return Ready(with_tensors(blocks.plan, tuple(models), base), notes)
-
-
-def _warnings(recipe: Recipe, learner: Learner) -> list[str]:
-    if learner.block.objective.name == "entropy" and learner.parts.held_out is None:
-        return ["warning: entropy was learned on the inputs that the networks are measured on: the result is transductive"]
-    return []
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import alignment
 from alignment import Alignment
 from alignment.checks import unknown
 from npmerge import constraints, granularity, objectives
-from npmerge.learning.architectures import check_arguments
+from npmerge.learning.architectures import check_arguments, imported
 from npmerge.recipe.blocks import Align, Learn, Named, Optimizer
 from npmerge.recipe.schema import Recipe
 from npmerge.recipe.settings import Path
@@ -68,6 +68,9 @@ def _at(recipe: Recipe, path: Path, make: Callable[[], Any]) -> Any:
 
 
 def _value(module: Any, named: Named) -> Any:
+    if ":" in named.name:
+        check_arguments(named.name, named.arguments, [])
+        return objectives.UserObjective(imported(named.name)[1])
     kind = getattr(module, "".join(part.capitalize() for part in named.name.split("_")))
     check_arguments(named.name, named.arguments, _fields(kind))
     return kind(**{key: _tuples(x) for key, x in named.arguments.items()})

@@ -14,7 +14,7 @@ ALIGNMENTS = (
 )  # fmt: skip
 """The alignments by the names that recipes have for them: their classes' in lower case with underscores."""
 
-OBJECTIVES = ("cross_entropy", "distillation", "entropy")
+OBJECTIVES = ("cross_entropy", "next_token", "distillation", "entropy")
 GRANULARITIES = ("per_model", "per_layer", "per_tensor", "per_channel", "per_input", "per_parameter")
 CONSTRAINTS = ("simplex", "box", "clip", "free")
 
@@ -89,10 +89,12 @@ def _by_name(raw: Any) -> Any:
     return {"name": raw} if isinstance(raw, str) else raw
 
 
-def _one_of(kind: str, valid: tuple[str, ...]) -> AfterValidator:
+def _one_of(kind: str, valid: tuple[str, ...], *, own: bool = False) -> AfterValidator:
+    """Unless it is one of these, or `module:function` where that may be."""
+
     def check(named: Named) -> Named:
-        if named.name not in valid:
-            raise fault(unknown(kind, named.name, valid))
+        if named.name not in valid and not (own and ":" in named.name):
+            raise fault(unknown(kind, named.name, valid) + (", or module:function" if own else ""))
         return named
 
     return AfterValidator(check)
@@ -137,7 +139,9 @@ class Learn(Block):
 
     architecture: Architecture | None = None
     data: Examples
-    objective: Annotated[Named, BeforeValidator(_by_name), _one_of("objective", OBJECTIVES)] = Named(name="cross_entropy")
+    objective: Annotated[Named, BeforeValidator(_by_name), _one_of("objective", OBJECTIVES, own=True)] = Named(
+        name="cross_entropy"
+    )
     granularity: Annotated[Named, BeforeValidator(_by_name), _one_of("granularity", GRANULARITIES)] = Named(name="per_tensor")
     constraint: Annotated[Named, BeforeValidator(_by_name), _one_of("constraint", CONSTRAINTS)] = Named(name="simplex")
     optimizer: Annotated[Optimizer, BeforeValidator(_by_name)] | None = None
