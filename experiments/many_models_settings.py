@@ -15,7 +15,7 @@ class Settings:
     skew: float = 0.5  # concentration of the Dirichlet distribution from which each network's classes are drawn
     training_rate: float = 1e-2
     training_steps: int = 100
-    labelled: int = 200  # images that merges and controls learn from; no network saw them
+    labelled: int = 50  # images that merges and controls learn from; no network saw them
     steps: int = 100
     batch: int = 50
     learned_rates: tuple[float, ...] = (0.01, 0.1, 1.0)

@@ -242,6 +242,25 @@ def compare(
 
 
 @app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Checkpoints, or base+adapter, as recipes name them.")],
+    data: Annotated[
+        Path, typer.Option(help="An .npz file with `inputs` and `labels`, a folder with a folder of images per class, or text.")
+    ],
+    architecture: Annotated[
+        str | None, typer.Option(help="Such as ResNetCifar, or module:function; by default what the tensors tell.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples that are computed together.")] = 128,
+    as_json: options.Json = False,
+) -> None:
+    """Say how good models are on examples: accuracy and cross entropy."""
+    from npmerge.commands.evaluate import Request, run_evaluate  # not needed for --help
+
+    with _interruptible():
+        typer.echo(run_evaluate(Request(tuple(models), data, architecture, batch_size, as_json)))
+
+
+@app.command()
 def convert(
     source: Annotated[
         Path,

@@ -161,6 +161,8 @@ class Loop:
             self.status = "diverged"
             return
         self.judge(step, self.state.learned)
+        if (judged := getattr(progress, "judged", None)) is not None and self.judge.losses:
+            judged(step, self.judge.losses[-1])
         if patience is not None and self.judge.stale >= patience and step < steps:
             self.status = "stopped early"
 

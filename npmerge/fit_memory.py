@@ -9,14 +9,15 @@ With N models of P parameters in s bytes each, merged on the simplex, a step hol
 
 and besides these at most the larger of what it needs to find the gradient and to use it:
 
-    gradient     P c of the merged network in the c bytes of its dtype, the gradient of theta (of the largest merged tensor, if
-                 that is more), and the activations of the network alone, forward and backward
+    gradient     P c of the merged network in the c bytes of its dtype, the gradient of theta, and the activations of the
+                 network alone, forward and backward; where coefficients are shared, theta is small and about half of the merged
+                 network's gradient waits to be summed up (its largest tensor, if that is more)
     update       theta and moments once more, for the old ones are kept until the new ones are known to be finite; the gradient
                  in the place of the moments where it is larger; moments of 16 bits are made in 32 and then rounded
 
-For two models and Adam that is N P s + 6 P 4, where fine-tuning one network takes 6 P 4: merging costs the models, no more. XLA
-reports up to 15 % more or less. Coefficients per channel, of other constraints, or of task vectors are held as well while the
-gradient is found: up to N P 4 more, which is not counted.
+For two models and Adam that is N P s + 6 P 4, where fine-tuning one network takes 6 P 4: merging costs the models, no more.
+XLA reports up to 15 % more or less. Coefficients per channel, of other constraints or of task vectors are multiplied with all
+models first: N P 4 in the place of the gradient.
 """
 
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ import optax
 from alignment.checks import check_count, kind_of
 from alignment.graph import PyTree
 from npmerge.cost import scaled
+from npmerge.learned import Learned
 from npmerge.memory import bytes_of, peak_bytes
 from npmerge.objectives import FineTuningLoss, WeightSpaceLoss
 from npmerge.sharding import Layout
@@ -43,7 +45,7 @@ class FitMemory(NamedTuple):
         moments: the optimizer's state.
         batch: inputs and targets.
         merged: the merged network.
-        gradient: of theta, or of the largest merged tensor.
+        gradient: of theta, and what it is made of.
         activations: of the network, forward and backward.
         update: the new theta and moments, or the gradient that these are made of.
     """
@@ -81,6 +83,7 @@ def predicted_bytes(
     stack: PyTree,
     batch: tuple,
     *,
+    compute: Any = None,
     plan: bool = True,
 ) -> FitMemory:
     """What a step of `fit(theta, loss, stack, [batch], optimizer, ...)` will hold on one device that holds all of it.
@@ -91,6 +94,7 @@ def predicted_bytes(
         theta: arrays or `jax.ShapeDtypeStruct`, as everything that follows; nothing is allocated.
         stack: the models; None for `fine_tuning`.
         batch: one as they will come.
+        compute: the dtype in which the network runs, if it is another than the models'.
         plan: whether XLA plans the activations, by compiling the network's gradient, which takes seconds; otherwise they are
             counted on the jaxpr as it is written.
 
@@ -104,14 +108,15 @@ def predicted_bytes(
     moments = jax.tree.leaves(jax.eval_shape(optimizer.init, learned))
     is_merge = isinstance(loss, WeightSpaceLoss)
     network = jax.eval_shape(loss.merge.apply, theta, stack) if isinstance(loss, WeightSpaceLoss) else theta
-    largest = max((bytes_of(x) for x in jax.tree.leaves(network)), default=0)
+    if compute is not None:
+        network, batch = (jax.tree.map(lambda x: _cast(x, compute), tree) for tree in (network, batch))
     return FitMemory(
         models=bytes_of(stack),
         theta=bytes_of(theta),
         moments=bytes_of(moments),
         batch=bytes_of(batch),
         merged=bytes_of(network) if is_merge else 0,
-        gradient=max(bytes_of(learned), largest),
+        gradient=max(bytes_of(learned), _waiting(loss, network, stack)),
         activations=_activations(loss, network, stack, batch, plan),
         update=bytes_of(learned) + max(bytes_of(learned), sum(map(_made, moments))),
     )
@@ -176,10 +181,22 @@ def _activations(loss: Any, network: PyTree, stack: PyTree, batch: tuple, plan: 
     return max(0, peak_bytes(traced.jaxpr.jaxpr) - bytes_of((network, network, stack, batch)))
 
 
+def _waiting(loss: WeightSpaceLoss | FineTuningLoss, network: PyTree, stack: PyTree) -> int:
+    """What is held for the gradient of theta besides it."""
+    if isinstance(loss, WeightSpaceLoss) and isinstance(loss.merge, Learned) and not loss.merge.lean:
+        return 4 * sum(x.size for x in jax.tree.leaves(stack.params))
+    sizes = [bytes_of(x) for x in jax.tree.leaves(network)]
+    return max(*sizes, sum(sizes) // 2, 0)
+
+
 def _made(moment: jax.ShapeDtypeStruct) -> int:
     """Bytes of a new moment: one of 16 bits is made in 32."""
     narrow = jnp.issubdtype(moment.dtype, jnp.floating) and moment.dtype.itemsize < 4
     return bytes_of(moment) + (4 * moment.size if narrow else 0)
+
+
+def _cast(x: jax.ShapeDtypeStruct, dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
 
 
 def _shape_of(x: Any) -> jax.ShapeDtypeStruct:

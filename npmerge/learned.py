@@ -11,8 +11,8 @@ from alignment.checks import check_kinds, kind_of
 from alignment.graph import PyTree, path_name
 from npmerge.base import LinearMerge, Merge, Stats, check_of_models, is_statistic, mean, merged_by, wide
 from npmerge.bits import packed, unpacked
-from npmerge.constraints import Constraint
-from npmerge.granularity import Granularity
+from npmerge.constraints import Constraint, Simplex
+from npmerge.granularity import Granularity, PerChannel
 from npmerge.stack import Stack
 
 
@@ -79,10 +79,20 @@ class Learned(Merge):
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """`combine` with the coefficients of theta. Where the models are mixed as they are, no coefficients are held."""
-        if self.masks is not None or self.start.needs_base or not isinstance(stack, Stack):
+        if self._of_task_vectors or not isinstance(stack, Stack):
             return merged_by(self.coefficients(theta, stack), stack, needs_base=self.start.needs_base)
         latents = self.granularity.expand(theta, stack.params)
         return jax.tree_util.tree_map_with_path(self._mixed, latents, stack.params)
+
+    @property
+    def _of_task_vectors(self) -> bool:
+        return self.masks is not None or self.start.needs_base
+
+    @property
+    def lean(self) -> bool:
+        """Whether a gradient holds no coefficients of the models' size: those of a simplex over the models as they are."""
+        columns = isinstance(self.granularity, PerChannel)
+        return isinstance(self.constraint, Simplex) and not columns and not self._of_task_vectors
 
     def _mixed(self, path: tuple, latent: Array, models: Array) -> Array:
         """One leaf of the merge; running statistics are averaged, as `combine` does."""

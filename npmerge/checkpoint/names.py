@@ -109,6 +109,21 @@ def named_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return {row.theirs: _theirs(row, blanks).shape for row in _names(config, "named_shapes").rows}
 
 
+def paths_of(config: Config, tensors: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """For each name of a tensor, in whatever spelling, its paths in the network; none where that has no use for it.
+
+    Raises:
+        CheckpointError: as `from_named` does for names.
+    """
+    names = _names(config, "tensors")
+    rows = {row.theirs: row for row in names.rows}
+    spelled = _matched(names, dict.fromkeys(tensors), "tensors", lambda row, x: None)
+    found = {
+        spelling: rows[theirs].paths if rows[theirs].ours else () for theirs, spelling in spelled.items() if theirs in rows
+    }
+    return {name: found.get(name, ()) for name in tensors}
+
+
 def _names(config: Config, source: str) -> Names:
     plain = config.config if isinstance(config, WithWidths) else config
     for known in NAMED:

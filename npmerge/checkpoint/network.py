@@ -49,7 +49,7 @@ def load_network(path: Path | str) -> "tuple[Config, PyTree]":
     record = load_record(path)
     if "architecture" not in record:
         raise ValueError(f"{path} does not say its architecture: save it by npmerge.checkpoint.save_network")
-    config = _config(path, record["architecture"])
+    config = network_config(path, record["architecture"])
     return config, jax.tree.map(jnp.asarray, fitted(config, load(path), str(path)))
 
 
@@ -73,7 +73,8 @@ def _shape(leaves: dict[str, Any], path: str) -> str:
     return str(np.shape(leaves[path])) if path in leaves else "no such leaf"
 
 
-def _config(path: Path | str, described: Any) -> "Config":
+def network_config(path: Path | str, described: Any) -> "Config":
+    """The configuration that `architecture` described. Raises ValueError, with the path, for what is none."""
     from npmerge.models import abstract
 
     classes = _classes()
@@ -87,7 +88,7 @@ def _config(path: Path | str, described: Any) -> "Config":
     if foreign := [key for key in fields if key not in known]:
         raise ValueError(f"{path}: {unknown(f'field of {name}', foreign[0], known)}")
     try:
-        inner = {key: _config(path, x) if isinstance(x, dict) else x for key, x in fields.items()}
+        inner = {key: network_config(path, x) if isinstance(x, dict) else x for key, x in fields.items()}
         config = classes[name](**inner)
         abstract(config)
     except (TypeError, ValueError) as error:

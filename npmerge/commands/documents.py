@@ -1,7 +1,7 @@
 """The documents of a recipe, one after the other, each to a folder: weights first, then what stands beside them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -95,6 +95,8 @@ class Documents:
                 document = self._planned(recipe, results)
                 for path in _files(document.plan, results):
                     hashes.setdefault(str(path), hashers.submit(hash_of_file, path))
+                for path, hash_of in _examples(document):
+                    hashes.setdefault(str(path), hashers.submit(hash_of, path))
                 if recipe is not recipes[-1]:
                     results[str(recipe.name)] = self._intermediate(document, emptied(folder / "results" / str(number)))
             return self._final(document, folder, hashes)
@@ -106,27 +108,38 @@ class Documents:
 
     def _intermediate(self, document: Planned, folder: Path) -> ShardedModel:
         name = str(document.recipe.name)
-        self._write(document, Target(folder, folder.with_suffix(".journal"), keep=self.keep), name)
+        plan, _ = self._followed(document, folder, folder.with_suffix(".fit"))
+        self._write(plan, Target(folder, folder.with_suffix(".journal"), keep=self.keep), name)
         _finish(document, folder, Provenance(self.text), name)
         return open_model(folder, name=name)
 
     def _final(self, document: Planned, folder: Path, hashes: Hashes) -> Made:
-        model, plan, size = folder / "model", document.plan, parse_size("--out-shard-size", self.shard_size)
-        target = Target(model, folder / "journal", size, partial(self._metadata, plan, hashes), self.keep)
-        outcomes = self._write(document, target, self.out.name)
+        model, size = folder / "model", parse_size("--out-shard-size", self.shard_size)
+        plan, said = self._followed(document, model, folder / "fit")
+        target = Target(model, folder / "journal", size, partial(self._metadata, document.plan, hashes), self.keep)
+        outcomes = self._write(plan, target, self.out.name)
+        done = {step.name: step.action for step in document.plan.steps}
+        outcomes = [replace(x, action=done[x.name]) for x in outcomes]  # what was learned is copied into the files
         merged = open_model(model)
-        copies = compared(plan, merged)
+        copies = [*said, *compared(plan, merged)]
         sync_folder(model)
         outputs = digests(outcomes, {path.name: header.tensors for path, header in merged.files.items()})
         provenance = replace(self._provenance(hashes, final=True), outputs=outputs)
         notes = _finish(document, model, provenance, self.out.resolve().name)
         changed = differences(self.replay, provenance) if self.replay else []
-        return Made(plan, outcomes, [*copies, *notes, *(f"warning: not as the first time: {x}" for x in changed)])
+        return Made(document.plan, outcomes, [*copies, *notes, *(f"warning: not as the first time: {x}" for x in changed)])
 
-    def _write(self, document: Planned, target: Target, label: str) -> list[Outcome]:
+    def _followed(self, document: Planned, folder: Path, work: Path) -> "tuple[Plan, list[str]]":
+        """The plan of what is written, when the networks of a document have been aligned and learned from; what to say."""
+        if document.blocks is None:
+            return document.plan, []
+        from npmerge.learning.run import follow  # imports flax and Optax
+
+        return follow(document.blocks, folder, work, quiet=self.quiet, keep=self.keep)
+
+    def _write(self, plan: Plan, target: Target, label: str) -> list[Outcome]:
         from npmerge.stream.kernels import kernel_of  # imports JAX
 
-        plan = document.plan
         if not self.quiet:
             for warning in plan.warnings:
                 typer.echo(f"warning: {warning}", err=True)
@@ -149,6 +162,17 @@ class Documents:
 
 def _finish(document: Planned, folder: Path, provenance: Provenance, name: str) -> list[str]:
     return finish(folder, document.plan, document.recipe, provenance, vocabulary=document.vocabulary, name=name)
+
+
+def _examples(document: Planned) -> "list[tuple[Path, Callable[[Path], str]]]":
+    """The examples that a document reads, and what finds their hash."""
+    if document.blocks is None:
+        return []
+    from npmerge.learning.data import hash_of_data
+    from npmerge.learning.run import data_files
+
+    source = document.blocks.network.source
+    return [(path, hash_of_data) for path in [*data_files(document.recipe), *([source] if source else [])]]
 
 
 def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:

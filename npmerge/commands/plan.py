@@ -9,11 +9,10 @@ from typing import Any
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands import plan_page as page
 from npmerge.commands.merge import default_options
-from npmerge.commands.planning import planned
+from npmerge.commands.planning import Planned, planned
 from npmerge.commands.prediction import Prediction, predicted, probed
 from npmerge.folder import is_record, recipe_of_record
 from npmerge.recipe import PlannedModel, Recipe, load_recipe, parse_recipe
-from npmerge.recipe.plan import Plan
 from npmerge.stream.engine import Options
 from npmerge.version import __version__
 
@@ -40,21 +39,42 @@ class Request:
 def plan_page(request: Request) -> str:
     """The plans of all documents as text. Raises ValueError for whatever is wrong with recipe or models."""
     lines: list[str] = []
-    for title, plan, prediction in _documents(request):
-        lines += ["", title, "", *page.told(plan, prediction, verbose=request.verbose)]
+    for title, document, prediction in _documents(request):
+        lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose), *_blocks(document)]
     return "\n".join(lines[1:])
 
 
 def plan_json(request: Request) -> str:
     """As `plan_page`, for programs."""
     documents: list[dict[str, Any]] = [
-        {"title": title, "predicted": prediction._asdict(), **page.as_json(plan)}
-        for title, plan, prediction in _documents(request)
+        {"title": title, "predicted": prediction._asdict(), **page.as_json(document.plan), **_fit(document)}
+        for title, document, prediction in _documents(request)
     ]
     return json.dumps({"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}, indent=1)
 
 
-def _documents(request: Request) -> Iterator[tuple[str, Plan, Prediction]]:
+def _blocks(document: Planned) -> list[str]:
+    """Lines on what a document aligns and learns."""
+    align, learn = document.recipe.align, document.recipe.learn
+    lines = ["", f"align: {align.method}, to the units of the reference"] if align else []
+    if learn is None or document.blocks is None:
+        return lines
+    from npmerge.learning.predictions import predicted_fit, told  # imports flax and Optax
+
+    return [*(lines or [""]), *told(learn, predicted_fit(document.blocks, learn))]
+
+
+def _fit(document: Planned) -> dict[str, Any]:
+    learn = document.recipe.learn
+    if learn is None or document.blocks is None:
+        return {}
+    from npmerge.learning.predictions import predicted_fit  # imports flax and Optax
+
+    found = predicted_fit(document.blocks, learn)
+    return {"learn": found and found._asdict()}
+
+
+def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
     """Every document with a line that says what it is, and what it will take."""
     recipes, seed, semantics = _read(request)
     probe = probed()
@@ -65,12 +85,13 @@ def _documents(request: Request) -> Iterator[tuple[str, Plan, Prediction]]:
                 f"{request.recipe}: {_name(recipe)} takes tokenizers of results that are not made yet, so it cannot be planned "
                 "before they are; `npmerge merge` makes them first"
             )
-        plan = planned(recipe, results, seed=seed, mergekit_semantics=semantics).plan
+        document = planned(recipe, results, seed=seed, mergekit_semantics=semantics)
+        plan = document.plan
         results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
         conventions = ", mergekit's conventions" if semantics else ""
         yield (
             f"{_name(recipe)}: {recipe.merge_method}, seed {plan.seed}{conventions}",
-            plan,
+            document,
             predicted(plan, request.options, probe),
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from npmerge.checkpoint.adapted import open_reference, paths_of
 from npmerge.checkpoint.partial import check_apart
@@ -13,6 +13,9 @@ from npmerge.recipe import Recipe
 from npmerge.recipe.make_plan import make_plan, open_models
 from npmerge.recipe.plan import Plan
 
+if TYPE_CHECKING:
+    from npmerge.learning.run import Blocks
+
 
 class Planned(NamedTuple):
     """One document, ready to be followed.
@@ -21,11 +24,13 @@ class Planned(NamedTuple):
         recipe: the document.
         plan: what it comes to.
         vocabulary: of the merged model, where the recipe asks for one.
+        blocks: its `align:` and `learn:`, where it has them.
     """
 
     recipe: Recipe
     plan: Plan
     vocabulary: Vocabulary | None
+    blocks: "Blocks | None" = None
 
 
 def planned(
@@ -61,4 +66,13 @@ def planned(
         vocabulary=vocabulary,
     )
     said = vocabulary.notes if vocabulary else disagreements(plan.models, plan.reference)
-    return Planned(recipe, replace(plan, warnings=(*plan.warnings, *said)), vocabulary)
+    plan = replace(plan, warnings=(*plan.warnings, *said))
+    return Planned(recipe, plan, vocabulary, _blocks(recipe, plan))
+
+
+def _blocks(recipe: Recipe, plan: Plan) -> "Blocks | None":
+    if recipe.align is None and recipe.learn is None:
+        return None
+    from npmerge.learning.run import blocks_of  # imports flax and Optax, which merges of tensors do without
+
+    return blocks_of(recipe, plan)

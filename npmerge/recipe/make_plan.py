@@ -48,9 +48,6 @@ def make_plan(
     Raises:
         ValueError: shapes, layers, modules, filters and values that do not fit the models (file, line, tensor).
     """
-    for name in ("align", "learn"):
-        if getattr(recipe, name) is not None:
-            raise recipe.error((name,), "is parsed and checked, but not executed yet: leave it out")
     models = open_models(recipe, open_model, results)
     planner = Steps(recipe, Targets(recipe, models, mergekit_semantics), vocabulary)
     steps = planner.all()

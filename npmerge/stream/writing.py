@@ -9,6 +9,7 @@ import numpy as np
 
 from npmerge.checkpoint.adapted import AdaptedModel
 from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.held import HeldModel
 from npmerge.checkpoint.journal import Journal
 from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import Entry, StoredModel
@@ -84,6 +85,8 @@ def _entry(step: Step) -> Entry:
 
 
 def _identity(model: StoredModel) -> str:
+    if isinstance(model, HeldModel):
+        return repr([*model.entries.values(), model.digest])
     if not isinstance(model, ShardedModel | AdaptedModel):
         return repr(list(model.entries.values()))
     stats = [(str(path.resolve()), path.stat()) for path in model.files]

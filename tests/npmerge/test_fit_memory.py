@@ -13,6 +13,7 @@ from npmerge import (
     Average,
     CrossEntropy,
     Learned,
+    PerChannel,
     PerParameter,
     PerTensor,
     Simplex,
@@ -34,7 +35,8 @@ ADAM = optax.adam(1e-2)
 LEAN = optax.adam(1e-2, mu_dtype=jnp.bfloat16)
 FACTORED = optax.adafactor(1e-2)
 MLP, RESNET = Mlp(64, (256, 512, 256), 10), ResNetCifar(1, 32, "B", classes=10, side=8)
-MERGES = {"parameter": Learned(Average(), PerParameter(), Simplex()), "tensor": Learned(Average(), PerTensor(), Simplex())}
+GRANULARITIES = {"parameter": PerParameter(), "tensor": PerTensor(), "channel": PerChannel()}
+MERGES = {name: Learned(Average(), granularity, Simplex()) for name, granularity in GRANULARITIES.items()}
 
 
 def of_shapes(config, n, granularity, examples=2, dtype=jnp.float32):
@@ -53,9 +55,9 @@ def of_shapes(config, n, granularity, examples=2, dtype=jnp.float32):
     return weight_space(merge, network.apply, CrossEntropy()), theta, stack, data
 
 
-def predicted(config, n, granularity, optimizer=ADAM, *, plan=True, **options):
+def predicted(config, n, granularity, optimizer=ADAM, *, plan=True, compute=None, **options):
     loss, *given = of_shapes(config, n, granularity, **options)
-    return predicted_bytes(loss, optimizer, *given, plan=plan)
+    return predicted_bytes(loss, optimizer, *given, plan=plan, compute=compute)
 
 
 def reported(loss, optimizer, theta, stack, data):
@@ -74,6 +76,7 @@ def reported(loss, optimizer, theta, stack, data):
         (MLP, 2, "parameter", ADAM),
         (MLP, 5, "parameter", ADAM),
         (MLP, 5, "tensor", ADAM),
+        (MLP, 3, "channel", ADAM),
         (MLP, 2, "parameter", LEAN),
         (MLP, 3, "parameter", FACTORED),
         (MLP, 2, "parameter", optax.sgd(0.1)),
@@ -95,7 +98,7 @@ def test_the_parts_are_the_formulas(n, granularity):
     assert found.merged == 4 * parameters
     assert found.theta == 4 * latents
     assert found.moments == 8 * latents + 4  # Adam counts its steps
-    assert found.gradient == 4 * max(latents, 256 * 512)
+    assert found.gradient == 4 * max(latents, 256 * 512, parameters // 2)
     assert found.update == 12 * latents + 4
     assert found.batch == 4 * 2 * 64 + 4 * 2
     held = found.models + found.theta + found.moments + found.batch
@@ -121,6 +124,8 @@ def test_activations_grow_with_the_batch_with_and_without_a_compiler():
 def test_low_precision_halves_models_and_moments():
     a, b = (predicted(MLP, 2, "parameter", dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
     assert (b.models, b.merged, b.theta, b.moments) == (a.models // 2, a.merged // 2, a.theta, a.moments)
+    c = predicted(MLP, 2, "parameter", compute=jnp.bfloat16)
+    assert (c.models, c.merged, c.theta, c.moments) == (a.models, b.merged, a.theta, a.moments)
     lean, factored = (predicted(MLP, 2, "parameter", optimizer) for optimizer in (LEAN, FACTORED))
     assert lean.moments == pytest.approx(0.75 * a.moments, rel=1e-3)
     assert factored.moments < 0.1 * a.moments

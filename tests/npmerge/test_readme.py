@@ -83,6 +83,7 @@ def test_checkpoints_are_saved_and_the_command_aligns_them(tmp_path, monkeypatch
     (network,) = json.loads((tmp_path / "aligned" / "summary.json").read_text())["networks"]
     assert network["barrier"]["before"] > network["barrier"]["after"] + 0.1  # of networks that have learned something
     follow_the_recipe(tmp_path)
+    learn_by_the_recipe(tmp_path)
 
 
 def follow_the_recipe(folder: Path) -> None:
@@ -105,6 +106,17 @@ def follow_the_recipe(folder: Path) -> None:
     for path, method in expected.items():
         got, *models = (flatten(tree)[path] for tree in (merged, a, b))
         np.testing.assert_allclose(got, method(nm.stack_models([{"x": x} for x in models]))["x"], rtol=1e-5, atol=1e-6)
+
+
+def learn_by_the_recipe(folder: Path) -> None:
+    """Learning from data does better than the aligned average."""
+    recipe, commands = (re.search(rf"<!-- {name} -->\n```\w+\n(.*?)\n```", README, re.S)[1] for name in ("learned", "learn"))
+    (folder / "learned.yml").write_text(recipe)
+    for command in commands.splitlines():
+        result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
+        assert result.exit_code == 0, command
+    rows = json.loads((folder / "learned" / "history.json").read_text())["evaluation"]["networks"]
+    assert rows["learned"]["loss"] < rows["start"]["loss"]
 
 
 def test_the_commands_are_the_ones_that_ci_runs():

@@ -230,11 +230,6 @@ def test_seeds_of_the_caller_win_over_the_recipes():
     assert planned(TIES + "seed: 3\n", seed=0).seed == 0
 
 
-@pytest.mark.parametrize("block", ["align: {method: cca}", "learn: {architecture: resnet, data: images}"])
-def test_blocks_that_do_not_run_yet_are_refused(block):
-    assert "is parsed and checked, but not executed yet" in refusal(TIES + block + "\n")
-
-
 def test_floats_of_8_bits_are_said_to_be_merged_without_their_scales():
     narrow = language_model() | {"model.layers.0.mlp.weight": ((4, 4), "F8_E4M3")}
     models = {name: Headers(name, narrow) for name in ("a", "b")}

@@ -1,0 +1,66 @@
+"""`npmerge evaluate`: accuracy and loss of stored models on examples."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from npmerge.checkpoint.adapted import open_reference, paths_of
+from npmerge.commands.text import columns, plural
+from npmerge.evaluate import Metrics, evaluate
+from npmerge.folder.tokenizers import folder_of
+from npmerge.learning.architectures import architecture_of
+from npmerge.learning.data import hash_of_data, read_examples
+from npmerge.learning.members import StoredTensor
+from npmerge.recipe.blocks import Data, Named
+from npmerge.version import __version__
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of `npmerge evaluate`.
+
+    Attributes:
+        models: as recipes name them.
+        data: an .npz, a folder of images or text.
+        architecture: a name or module:function; None to tell it by the tensors.
+        batch_size: examples at a time.
+        as_json: whether it is for programs.
+    """
+
+    models: tuple[str, ...]
+    data: Path
+    architecture: str | None = None
+    batch_size: int = 128
+    as_json: bool = False
+
+
+def run_evaluate(request: Request) -> str:
+    """A table with a line for each model. Raises ValueError for what cannot be read or does not fit (its path)."""
+    if request.batch_size < 1:
+        raise ValueError(f"--batch-size must be 1 or more, got {request.batch_size}")
+    for path in (path for model in request.models for path in paths_of(model)):
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder")
+    rows = {model: _metrics(request, model) for model in request.models}
+    if request.as_json:
+        data = {"path": str(request.data), "hash": hash_of_data(request.data)}
+        found = {name: row._asdict() for name, row in rows.items()}
+        return json.dumps({"npmerge": __version__, "data": data, "models": found}, indent=1)
+    examples = max(row.examples for row in rows.values())
+    table = [(name, f"{row.accuracy:.4f}", f"{row.loss:.4f}") for name, row in rows.items()]
+    lines = columns([("model", "accuracy", "loss (nats)"), *table])
+    return "\n".join([*lines, "", f"{plural(examples, 'prediction')} on {request.data}"])
+
+
+def _metrics(request: Request, name: str) -> Metrics:
+    model = open_reference(name)
+    tensors = {key: StoredTensor(model, key) for key in model.entries}
+    given = None if request.architecture is None else Named(name=request.architecture)
+    try:
+        network = architecture_of(given, model, tensors)
+        examples = read_examples(Data(path=str(request.data)), network.config, folder_of(model.path))
+        if examples.targets is None:
+            raise ValueError(f"{request.data} has no 'labels'")
+        return evaluate(network.apply, network.variables(tensors), examples.batches(request.batch_size))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,63 @@
+"""The `align:` block: networks into the units of the reference, as `npmerge align` does."""
+
+import warnings
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from alignment import align, trace
+from alignment.graph import PyTree
+from npmerge.learning.architectures import Architecture
+from npmerge.learning.data import Examples
+from npmerge.learning.values import alignment_of
+from npmerge.models import example
+from npmerge.normalisation import reset_statistics
+from npmerge.recipe.blocks import Align
+from npmerge.recipe.schema import Recipe
+from npmerge.statistics import collect
+
+
+def aligned(
+    recipe: Recipe, block: Align, network: Architecture, models: Sequence[PyTree], data: Examples | None
+) -> list[PyTree]:
+    """The networks in the units of the first.
+
+    Args:
+        recipe: for the lines of errors.
+        block: of it.
+        network: as functions.
+        models: variables.
+        data: for alignments that need activations, and for BatchNorm where maps are approximate.
+
+    Raises:
+        ValueError: data that are missing, networks that the alignment cannot align (file and line).
+    """
+    method = alignment_of(recipe, block)
+    if method.needs and data is None:
+        raise recipe.error(("align",), f"{block.method} needs activations: give examples of the task as data")
+    if network.config is None and data is None:
+        raise recipe.error(("align",), "a network of your own is traced with examples: give them as data")
+    inputs = example(network.config) if data is None and network.config is not None else data.inputs[:2]  # type: ignore[union-attr]
+    graph = trace(network.apply, models[0], inputs)
+    batches = [] if data is None else data.batches(block.batch_size)
+    stats = collect(network.apply, graph, models, batches, list(method.needs)) if method.needs else None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "approximate maps leave running statistics")  # re-estimated below
+            found = align(method, graph, models, stats=stats, key=jax.random.key(block.seed))
+    except ValueError as error:
+        raise recipe.error(("align",), str(error)) from None
+    if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, list(models)):
+        message = (
+            f"{block.method} makes networks of other widths, and a recipe keeps the reference's: npmerge align merges those"
+        )
+        raise recipe.error(("align", "method"), message)
+    if not getattr(method, "approximate", False) or network.train_apply is None:
+        return found
+    return [found[0], *(reset_statistics(network.train_apply, x, whole(batches)) for x in found[1:])]
+
+
+def whole(batches: list[tuple]) -> list[tuple]:
+    """Without a smaller batch at the end, which would count as much as the others in statistics of BatchNorm."""
+    return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches

@@ -1,0 +1,180 @@
+"""Examples of a recipe: read, checked against the network, and split into what is learned from and what is held out."""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from blake3 import blake3
+
+from alignment.checks import unknown
+from npmerge.batches import in_order
+from npmerge.folder.record import hash_of_file
+from npmerge.learning.images import class_folders, read_images
+from npmerge.learning.text import read_text
+from npmerge.models import Config
+from npmerge.recipe.blocks import Data
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Examples in memory.
+
+    Attributes:
+        name: what messages call them.
+        inputs: (examples, ...), of the dtype that the network takes.
+        targets: integers, (examples,) or one for each position; None where there are none.
+    """
+
+    name: str
+    inputs: np.ndarray
+    targets: np.ndarray | None
+
+    @property
+    def filled(self) -> np.ndarray:
+        """The targets; zeros that nobody reads where there are none."""
+        return np.zeros(len(self.inputs), np.int32) if self.targets is None else self.targets
+
+    def take(self, index: np.ndarray) -> "Examples":
+        """Those at the given places."""
+        return Examples(self.name, self.inputs[index], None if self.targets is None else self.targets[index])
+
+    def batches(self, size: int) -> list[tuple]:
+        """All of them, in order."""
+        return in_order(self.inputs, self.filled, size)
+
+
+class Parts(NamedTuple):
+    """What is learned from, and what is held out, if anything is."""
+
+    train: Examples
+    held_out: Examples | None
+
+
+def read_examples(data: Data, config: Config | None, reference: Path) -> Examples:
+    """The examples that a recipe names.
+
+    Args:
+        data: of the recipe.
+        config: of the network, where it is one of `npmerge.models`: inputs must fit it.
+        reference: folder of the reference, in which its tokenizer lies.
+
+    Raises:
+        ValueError: data that cannot be found or read or do not fit the network; packages that are missing.
+    """
+    if data.dataset is not None:
+        from npmerge.learning.datasets import read_dataset
+
+        inputs, targets = read_dataset(data)
+        return _checked(Examples(data.dataset, inputs, targets), config)
+    path = Path(str(data.path))
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder of data")
+    kind = data.kind or _kind(path)
+    if kind == "images":
+        inputs, targets = read_images(path, data, config)
+    elif kind == "text":
+        inputs, targets = read_text(path, data, config, reference)
+    else:
+        inputs, targets = _read_arrays(path, data)
+    return _checked(Examples(str(path), inputs, targets), config)
+
+
+def split(data: Examples, fraction: float, seed: int) -> Parts:
+    """Hold out a fraction of the different examples, drawn by a seed; copies of one example stay together.
+
+    Raises:
+        ValueError: a part without examples.
+    """
+    if not fraction:
+        return Parts(data, None)
+    keys, group = np.unique(_keys(data), return_inverse=True)
+    chosen = np.random.default_rng(seed).permutation(len(keys))[: round(fraction * len(keys))]
+    held = np.isin(group, chosen)
+    if held.all() or not held.any():
+        raise ValueError(f"held_out {fraction:g} of {len(keys)} different examples leaves one part empty")
+    return Parts(data.take(np.flatnonzero(~held)), data.take(np.flatnonzero(held)))
+
+
+def check_apart(train: Examples, held_out: Examples) -> None:
+    """Raise ValueError if some of the held-out inputs are among those that are learned from."""
+    common = np.isin(_keys(held_out), _keys(train))
+    if common.any():
+        first = int(np.flatnonzero(common)[0])
+        raise ValueError(
+            f"{held_out.name} is to be held out, but {int(common.sum())} of its {len(common)} inputs are in {train.name} too, "
+            f"such as number {first}"
+        )
+
+
+def hash_of_data(path: Path) -> str:
+    """The hash of a file, or of the names and hashes of all files in a folder, as records have it."""
+    if not path.is_dir():
+        return hash_of_file(path)
+    digest = blake3()
+    for file in sorted(x for x in path.rglob("*") if x.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()} {hash_of_file(file)}\n".encode())
+    return f"blake3:{digest.hexdigest()}"
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "images" if class_folders(path) else "text"
+    if path.suffix == ".npz" or path.suffix == "":
+        return "npz"
+    if path.suffix in (".npy", ".csv", ".json", ".parquet", ".h5"):
+        raise ValueError(f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; kind: text reads it")
+    return "text"
+
+
+def _read_arrays(path: Path, data: Data) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name in (data.inputs, data.labels)}
+            names = list(file.files)
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an .npz file of arrays, as numpy.savez writes it: {error}") from None
+    if data.inputs not in arrays:
+        raise ValueError(f"{path}: {unknown('array', data.inputs, names)}")
+    return arrays[data.inputs], arrays.get(data.labels)
+
+
+def _checked(data: Examples, config: Config | None) -> Examples:
+    inputs, targets, name = data.inputs, data.targets, data.name
+    if not len(inputs):
+        raise ValueError(f"{name} holds no examples")
+    if config is not None:
+        inputs = _fitting(name, inputs, config)
+    elif inputs.dtype == np.float64:
+        inputs = inputs.astype(np.float32)
+    if targets is None:
+        return Examples(name, inputs, None)
+    if len(targets) != len(inputs):
+        raise ValueError(f"{name} has {len(inputs)} inputs and {len(targets)} labels")
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(f"{name}: labels must be integers, got {targets.dtype}")
+    return Examples(name, inputs, targets.astype(np.int32))
+
+
+def _fitting(name: str, inputs: np.ndarray, config: Config) -> np.ndarray:
+    wanted, tokens = config.input_shape, np.dtype(config.input_dtype).kind == "i"
+    fits = inputs.shape[1:] == wanted or (tokens and inputs.ndim == 2 and 0 < inputs.shape[1] <= wanted[0])
+    if not fits:
+        shape = ", ".join(f"{'up to ' if tokens else ''}{size}" for size in wanted)
+        raise ValueError(f"{name}: inputs must have the shape (examples, {shape}), got {inputs.shape}")
+    if inputs.dtype.kind not in ("iu" if tokens else "f"):
+        raise ValueError(f"{name}: inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}")
+    if tokens and not 0 <= inputs.min() <= inputs.max() < (size := config.vocabulary):  # type: ignore[attr-defined]
+        raise ValueError(f"{name}: tokens must be from 0 to {size - 1}, got {inputs.min()} to {inputs.max()}")
+    if not tokens and (bad := int(np.count_nonzero(~np.isfinite(inputs)))):
+        raise ValueError(f"{name}: inputs hold {bad} values that are not finite")
+    return inputs.astype(config.input_dtype)
+
+
+def _keys(data: Examples) -> np.ndarray:
+    """A number for each input: equal ones have equal numbers, others with a probability of 1 - 2^-64."""
+    rows = np.ascontiguousarray(data.inputs)
+    found = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
+    return np.frombuffer(b"".join(found), np.uint64)

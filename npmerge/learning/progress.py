@@ -1,0 +1,66 @@
+"""How far a fit has got, on a terminal: loss, held-out loss, steps per second, memory."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from npmerge.stream.sizes import size
+
+
+class FitProgress:
+    """What `fit` tells; a line of rich where there is a terminal.
+
+    Args:
+        bar: the display, if there is one.
+        steps: of the whole fit.
+    """
+
+    def __init__(self, bar: Progress | None, steps: int):
+        self.bar, self.begun, self.first = bar, time.perf_counter(), 0
+        self.said = {"loss": "", "held-out": "", "speed": ""}
+        self.task: TaskID | None = None if bar is None else bar.add_task("", total=steps)
+
+    def __call__(self, step: int, loss: float) -> None:
+        """After a step that `fit` looks at, with its training loss."""
+        now = time.perf_counter()
+        if not self.first:  # compilation does not count
+            self.first, self.begun = step, now
+        elif now > self.begun:
+            self.said["speed"] = f"{(step - self.first) / (now - self.begun):.3g} steps/s"
+        self.said["loss"] = f"loss {loss:.4g}"
+        self._show(step)
+
+    def judged(self, step: int, loss: float) -> None:
+        """After theta was judged, with its held-out loss."""
+        self.said["held-out"] = f"held-out {loss:.4g}"
+        self._show(step)
+
+    def _show(self, step: int) -> None:
+        if self.bar is not None and self.task is not None:
+            text = "  ".join([*filter(None, self.said.values()), memory()])
+            self.bar.update(self.task, completed=step, description=text)
+
+
+def memory() -> str:
+    """The most that the process, and the first device if it says, have held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    on_device = f", device {size(stats['peak_bytes_in_use'])}" if "peak_bytes_in_use" in stats else ""
+    return f"{size(peak)}{on_device}"
+
+
+@contextmanager
+def fit_progress(steps: int, *, quiet: bool) -> Iterator[FitProgress]:
+    """A display on the terminal of the standard error; nothing where that is none, or if it is to be quiet."""
+    if quiet or not sys.stderr.isatty():
+        yield FitProgress(None, steps)
+        return
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield FitProgress(bar, steps)

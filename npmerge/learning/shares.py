@@ -1,0 +1,42 @@
+"""How much of the merged network comes from each model, from the first layer to the last."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+
+class Shares(NamedTuple):
+    """Mean coefficients by depth.
+
+    Attributes:
+        names: of modules, from the inputs to the outputs.
+        values: (modules, models).
+    """
+
+    names: list[str]
+    values: Float[np.ndarray, "modules models"]
+
+
+def shares_of(coefficients: Mapping[str, np.ndarray]) -> Shares:
+    """The mean coefficient of each model in each module, weighted by the number of coefficients.
+
+    Args:
+        coefficients: by group, (models, ...), in order; groups are called after tensors or modules.
+    """
+    sums: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for name, c in coefficients.items():
+        module = _module(name)
+        flat = c.reshape(len(c), -1).astype(np.float64)
+        sums[module] = sums.get(module, 0.0) + flat.sum(1)
+        counts[module] = counts.get(module, 0) + flat.shape[1]
+    return Shares(list(sums), np.stack([sums[x] / counts[x] for x in sums]))
+
+
+def _module(name: str) -> str:
+    """A tensor's name without what tells it from the others of its module, and without the root of the tree."""
+    module, _, last = name.rpartition("/") if "/" in name else name.rpartition(".")
+    whole = module if last in ("kernel", "bias", "scale", "weight", "embedding") and module else name
+    return whole.removeprefix("params/")

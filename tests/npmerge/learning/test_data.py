@@ -1,0 +1,114 @@
+"""Examples: images, text, datasets; what is held out never overlaps what is learned from."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import tokenizers
+
+from npmerge.learning.data import Examples, check_apart, hash_of_data, read_examples, split
+from npmerge.models import Gpt2, ResNetCifar
+from npmerge.recipe.blocks import Data
+
+IMAGES = ResNetCifar(side=4)
+TOKENS = Gpt2(vocabulary=256, width=8, layers=1, heads=2, hidden=8, length=5)
+
+
+def test_folders_of_images_are_classes_in_the_order_of_their_names(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+    for name, k in (("b/1.png", 0), ("a/2.png", 1), ("a/1.png", 2)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image.fromarray(pixels[k]).save(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    found = read_examples(Data(path=str(tmp_path)), IMAGES, tmp_path)
+    np.testing.assert_allclose(found.inputs, pixels[[2, 1, 0]] / 255, atol=1e-7)
+    assert found.targets is not None and found.targets.tolist() == [0, 0, 1] and found.inputs.dtype == np.float32
+    scaled = read_examples(Data(path=str(tmp_path), mean=[0.5], deviation=[0.25, 0.5, 1]), IMAGES, tmp_path)
+    np.testing.assert_allclose(scaled.inputs, (pixels[[2, 1, 0]] / 255 - 0.5) / [0.25, 0.5, 1], atol=1e-6)
+    smaller = read_examples(Data(path=str(tmp_path), size=(2, 3)), None, tmp_path)
+    assert smaller.inputs.shape == (3, 2, 3, 3)
+    (tmp_path / "b" / "2.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"2\.png cannot be read as an image"):
+        read_examples(Data(path=str(tmp_path)), IMAGES, tmp_path)
+
+
+def test_images_without_pillow_say_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ValueError, match="pip install pillow"):
+        read_examples(Data(path=str(tmp_path)), IMAGES, tmp_path)
+
+
+def test_text_is_windows_of_bytes_and_what_follows_them(tmp_path):
+    (tmp_path / "text.txt").write_bytes(bytes(range(23)))
+    found = read_examples(Data(path=str(tmp_path / "text.txt")), TOKENS, tmp_path)
+    assert found.targets is not None
+    np.testing.assert_array_equal(found.inputs, np.arange(20).reshape(4, 5))
+    np.testing.assert_array_equal(found.targets, np.arange(20).reshape(4, 5) + 1)
+    shorter = read_examples(Data(path=str(tmp_path / "text.txt"), length=11), None, tmp_path)
+    assert shorter.inputs.shape == (2, 11)
+    with pytest.raises(ValueError, match="fewer tokens than the 31 of one example"):
+        read_examples(Data(path=str(tmp_path / "text.txt"), length=30), None, tmp_path)
+    with pytest.raises(ValueError, match=r"inputs must have the shape \(examples, up to 5\), got \(2, 11\)"):
+        read_examples(Data(path=str(tmp_path / "text.txt"), length=11), TOKENS, tmp_path)
+
+
+def test_text_by_the_tokenizer_of_the_model(tmp_path):
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "c": 2}, "a"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    (tmp_path / "model").mkdir()
+    made.save(str(tmp_path / "model" / "tokenizer.json"))
+    (tmp_path / "text.txt").write_text("b c a b c")
+    found = read_examples(Data(path=str(tmp_path / "text.txt"), length=2), TOKENS, tmp_path / "model")
+    assert found.inputs.tolist() == [[1, 2], [0, 1]]
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
+        read_examples(Data(path=str(tmp_path / "text.txt"), tokenizer="model"), TOKENS, tmp_path)
+
+
+class Table:
+    """As much of a dataset as is read."""
+
+    column_names = ("image", "label")
+
+    def __getitem__(self, name):
+        pixels = np.arange(2 * 16 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+        return {"image": list(pixels), "label": [1, 0]}[name]
+
+
+def test_datasets_are_read_by_their_package(tmp_path, monkeypatch):
+    module = types.ModuleType("datasets")
+    asked = []
+    module.load_dataset = lambda name, split: asked.append((name, split)) or Table()
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    found = read_examples(Data(dataset="some/set", split="test", inputs="image", labels="label"), IMAGES, tmp_path)
+    assert asked == [("some/set", "test")] and found.targets is not None and found.targets.tolist() == [1, 0]
+    np.testing.assert_allclose(found.inputs.reshape(-1), np.arange(96) / 255, atol=1e-7)
+    with pytest.raises(ValueError, match="unknown column of some/set 'img': the nearest is 'image'"):
+        read_examples(Data(dataset="some/set", inputs="img"), IMAGES, tmp_path)
+
+
+def test_what_is_held_out_is_drawn_by_the_seed_and_copies_stay_together():
+    inputs = np.repeat(np.arange(40, dtype=np.float32)[:, None], 2, 0)
+    data = Examples("x", inputs, np.arange(80) % 3)
+    first, second, other = split(data, 0.25, 0), split(data, 0.25, 0), split(data, 0.25, 1)
+    assert first.held_out is not None and len(first.held_out.inputs) == 20 and len(first.train.inputs) == 60
+    assert not set(first.train.inputs[:, 0]) & set(first.held_out.inputs[:, 0])
+    np.testing.assert_array_equal(first.train.inputs, second.train.inputs)
+    assert not np.array_equal(first.train.inputs, other.train.inputs)
+    check_apart(first.train, first.held_out)
+    with pytest.raises(ValueError, match=r"20 of its 20 inputs are in x too, such as number 0"):
+        check_apart(data, first.held_out)
+    assert split(data, 0, 0).held_out is None
+
+
+def test_the_hash_of_a_folder_is_that_of_its_files_and_their_names(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder / "a").mkdir(parents=True)
+        (tmp_path / folder / "a" / "x").write_bytes(b"1")
+    assert hash_of_data(tmp_path / "one") == hash_of_data(tmp_path / "two")
+    (tmp_path / "two" / "a" / "x").rename(tmp_path / "two" / "a" / "y")
+    assert hash_of_data(tmp_path / "one") != hash_of_data(tmp_path / "two")

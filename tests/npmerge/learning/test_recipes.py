@@ -1,0 +1,129 @@
+"""Recipes that align and learn, from files to folders."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import npmerge as nm
+from npmerge import Learned, PerParameter, Simplex
+from npmerge.checkpoint import load_network
+from npmerge.demo.digits import load_digits
+from npmerge.learning import run as running
+from npmerge.learning.page import FILES
+from npmerge.learning.progress import FitProgress
+from npmerge.models import build
+from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe, run
+
+
+def close(a, b, atol=1e-6) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol, rtol=1e-5), a, b)
+
+
+def test_a_learned_merge_is_better_than_its_start_and_says_so(here):
+    folder = merge(here, "out", recipe(learn=learn(held_out="test.npz", steps=60)))
+    assert {*FILES, "npmerge.json", "README.md", "model.safetensors"} == {x.name for x in folder.iterdir()}
+    config, variables = load_network(folder / "model.safetensors")
+    assert config == CONFIG
+    history = json.loads((folder / "history.json").read_text())
+    rows = history["evaluation"]["networks"]
+    assert list(rows) == ["a.safetensors", "b.safetensors", "start", "learned"]
+    assert rows["learned"]["loss"] < rows["start"]["loss"] - 0.01
+    test = load_digits("80-20", seed=0).test
+    measured = nm.evaluate(build(config).apply, variables, [tuple(test)])
+    np.testing.assert_allclose(rows["learned"]["loss"], measured.loss, rtol=1e-5)
+    assert (len(history["loss"]), history["held_out_step"]) == (60, [*range(0, 61, 5)])
+    shares = np.array([*history["shares"]["modules"].values()])
+    assert list(history["shares"]["modules"]) == ["layers/0", "layers/1", "layers/2"]
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
+    report = (folder / "report.md").read_text()
+    for text in ("| start |", "PerParameter()", "held-out loss", "| layers/2 |", "359 held-out examples of test.npz"):
+        assert text in report
+
+
+def test_it_is_what_the_library_learns(here):
+    folder = merge(here, "out", recipe(learn=learn(held_out=0, optimizer={"name": "sgd", "arguments": {"learning_rate": 1.0}})))
+    stack = nm.stack_models(list(networks()))
+    rule = Learned(nm.Average(), PerParameter(), Simplex())
+    data = load_digits("80-20", seed=0).validation
+    loss = nm.weight_space(rule, build(CONFIG).apply, nm.CrossEntropy())
+    batches = nm.shuffled(data.inputs, data.labels, 16, seed=0)
+    theta = nm.fit(rule.init(stack), loss, stack, batches, optax.sgd(1.0), steps=20).theta
+    close(load_network(folder / "model.safetensors")[1], rule.apply(theta, stack))
+
+
+def test_no_steps_are_the_closed_form(here):
+    text = recipe(learn=learn(steps=0)).replace("weight: 1", "weight: 3", 1)
+    a, b = networks()
+    close(load_network(merge(here, "out", text) / "model.safetensors")[1], nm.WeightedAverage((3, 1))(nm.stack_models([a, b])))
+    (here / "c.safetensors").symlink_to(here / "b.safetensors")
+    text = recipe(learn=learn(steps=0, constraint="free"), base_model="a.safetensors").replace("linear", "task_arithmetic")
+    text = text.replace("model: a.safetensors", "model: c.safetensors", 1).replace("weight: 1", "weight: 0.5")
+    close(load_network(merge(here, "based", text) / "model.safetensors")[1], b)  # a + (b - a) / 2 twice
+
+
+def test_the_same_recipe_makes_the_same_bytes_and_is_made_again_by_its_record(here):
+    text = recipe(learn=learn(), align={"method": "weight_matching"})
+    first, second = merge(here, "first", text), merge(here, "second", text)
+    run("merge", "first/npmerge.json", "third", "--quiet")
+    for file in first.iterdir():
+        content = file.read_bytes()
+        assert (here / "third" / file.name).read_bytes() == content or file.name == "README.md", file.name
+        assert (second / file.name).read_bytes() == content or file.name == "README.md", file.name
+    inputs = json.loads((first / "npmerge.json").read_text())["inputs"]
+    assert [*inputs] == ["a.safetensors", "b.safetensors", "train.npz"]
+
+
+def test_alignment_alone_is_followed_by_the_merge_of_tensors(here):
+    rng = np.random.default_rng(0)
+    order = rng.permutation(16)
+    a, _ = networks()
+    hidden = jax.tree.map(np.array, a)
+    layers = hidden["params"]["layers"]
+    layers[0]["kernel"], layers[0]["bias"] = layers[0]["kernel"][:, order], layers[0]["bias"][order]
+    layers[1]["kernel"] = layers[1]["kernel"][order]
+    (here / "b.safetensors").unlink()
+    nm.checkpoint.save_network(here / "b.safetensors", CONFIG, hidden)
+    folder = merge(here, "out", recipe(align={"method": "weight_matching"}))
+    close(load_network(folder / "model.safetensors")[1], a)
+    folder = merge(here, "by", recipe(align={"method": "activation_matching", "data": "train.npz"}))
+    assert (
+        nm.evaluate(
+            build(CONFIG).apply, load_network(folder / "model.safetensors")[1], [tuple(load_digits("80-20", seed=0).test)]
+        )
+        > 0.9
+    )
+
+
+def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
+    text = recipe(learn=learn(steps=40, checkpoints={"steps": 10}))
+    expected = merge(here, "whole", text)
+
+    class PulledError(Exception):
+        pass
+
+    class Pulling(FitProgress):
+        def judged(self, step, loss):
+            if step == 25:
+                raise PulledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("npmerge.learning.progress.FitProgress", Pulling)
+        with pytest.raises(PulledError):
+            merge(here, "out", text, "--resume")
+    (fit,) = (here / ".out.partial" / "fit").iterdir()
+    assert sorted(int(x.name) for x in fit.iterdir()) == [10, 20]
+    steps = []
+    real = running.Learner.learnt
+
+    def counted(self, names, progress, checkpoints):
+        steps.append(checkpoints)
+        return real(self, names, progress, checkpoints)
+
+    monkeypatch.setattr(running.Learner, "learnt", counted)
+    out = merge(here, "out", text, "--resume")
+    assert steps[0].folder.name == fit.name
+    for file in ("model.safetensors", "history.json", "loss.png"):
+        assert (out / file).read_bytes() == (expected / file).read_bytes()
