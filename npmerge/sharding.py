@@ -4,8 +4,10 @@ The only file that names meshes. Models are never divided: batches are, by examp
 """
 
 import abc
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,6 +58,10 @@ class Layout(abc.ABC):
     def keep(self, tree: PyTree) -> PyTree:
         """Traced: results lie as what was placed does, so that they can be passed in again without compiling anew."""
         return tree
+
+    def whole(self, network: PyTree) -> PyTree:
+        """Traced: the network as it runs, every array on every device that it runs on."""
+        return network
 
     def mean(self, tree: PyTree, weight: Float[Array, ""]) -> PyTree:
         """Traced: the mean over the parts, weighted, where each part is computed on its own."""
@@ -137,6 +143,12 @@ class Sharded(Layout):
         """See `Layout.keep`."""
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.sharding(x.shape)), tree)
 
+    def whole(self, network: PyTree) -> PyTree:
+        """See `Layout.whole`. Else XLA divides activations by features as well, which takes it far more sending."""
+        if not self.features:
+            return network
+        return jax.lax.with_sharding_constraint(network, NamedSharding(self._mesh, PartitionSpec()))
+
     @property
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -195,6 +207,25 @@ class Mapped(Layout):
     @property
     def _local(self) -> list[jax.Device]:
         return [x for x in self.devices if x.process_index == jax.process_index()]
+
+
+_RUNNING: ContextVar[Layout | None] = ContextVar("layout of the step that is traced", default=None)
+
+
+@contextlib.contextmanager
+def running(layout: Layout) -> Iterator[None]:
+    """Within it `gathered` goes by this layout."""
+    token = _RUNNING.set(layout)
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+
+
+def gathered(network: PyTree) -> PyTree:
+    """Traced: the network as it runs in the step that is traced, if it is one of a fit; see `Layout.whole`."""
+    layout = _RUNNING.get()
+    return network if layout is None else layout.whole(network)
 
 
 def layout_of(devices: Devices, parallel: Literal["jit", "pmap"], shard: Literal["features"] | None) -> Layout:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool
 
 from alignment.graph import PyTree
 from npmerge.batches import padded, weight_of
-from npmerge.sharding import AsGiven, Layout, Mapped
+from npmerge.sharding import AsGiven, Layout, Mapped, running
 
 Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at random
 
@@ -66,7 +66,8 @@ def evaluate(
     loss: Loss, _: None, run: Run, learned: PyTree, fixed: PyTree, stack: PyTree, batch: tuple, random: dict[str, Array]
 ) -> tuple[Array, Array]:
     """The loss of theta on a batch, and how many examples that were; takes what `update` takes."""
-    value, weight = loss(joined(learned, fixed), stack, batch, **random), _weight(loss, batch)
+    with running(run.layout):
+        value, weight = loss(joined(learned, fixed), stack, batch, **random), _weight(loss, batch)
     return run.layout.mean(value, weight), run.layout.total(weight)
 
 
@@ -80,7 +81,8 @@ def _gradient(
     random: dict[str, Array],
 ) -> tuple[Array, PyTree]:
     def of(part: tuple) -> tuple[Array, PyTree]:
-        return jax.value_and_grad(lambda x: loss(whole(x), stack, part, **random))(learned)
+        with running(run.layout):
+            return jax.value_and_grad(lambda x: loss(whole(x), stack, part, **random))(learned)
 
     if run.accumulate == 1:
         return run.layout.mean(of(batch), _weight(loss, batch))

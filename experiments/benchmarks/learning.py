@@ -134,7 +134,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/benchmarks/learning"),
-    repeats: Annotated[int, typer.Option("-n", help="Turns.")] = 7,
+    repeats: Annotated[int, typer.Option("-n", help="Turns.")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, one turn: to see that it runs.")] = False,
 ) -> None:
     """Time every network and number of models, and write the table."""

@@ -137,7 +137,7 @@ def moments_on(step: Step, devices: int) -> float:
     if step.way != "features":
         return step.bytes
     rows = 1 if step.models == 2 else step.models
-    divided = 4 * step.parameters * (2 * step.models + 8 * rows)
+    divided = 4 * step.parameters * (2 * step.models + 7 * rows)
     return step.bytes - divided * (1 / COMPILED - 1 / devices)
 
 

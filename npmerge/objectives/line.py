@@ -15,6 +15,7 @@ from alignment.maps import transport
 from npmerge.base import between
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.losses import OfObjective
+from npmerge.sharding import gathered
 from npmerge.stack import Stack, check_stack
 
 
@@ -39,7 +40,7 @@ class LineLoss(OfObjective):
         maps = maps_of(self.alignment, self.graph, theta, len(models))
         moved = [transport(self.graph, m, v) for m, v in zip(maps, models, strict=True)]
         points = [between(models[0], other, t) for other in moved[1:]]
-        losses = [self.objective(self.apply, point, stack, batch) for point in points]
+        losses = [self.objective(self.apply, gathered(point), stack, batch) for point in points]
         return sum(losses[1:], losses[0]) / len(losses)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:

@@ -11,6 +11,7 @@ from alignment.checks import check_kinds
 from alignment.graph import PyTree
 from npmerge.base import Merge
 from npmerge.objectives.base import Apply, Check, Objective
+from npmerge.sharding import gathered
 from npmerge.stack import Stack, check_stack
 
 
@@ -53,7 +54,7 @@ class WeightSpaceLoss(OfObjective):
 
     def __call__(self, theta: PyTree, stack: Stack | None, batch: Any) -> Float[Array, ""]:
         """The objective of `merge.apply(theta, stack)`."""
-        return self.objective(self.apply, self.merge.apply(theta, check_stack(stack)), stack, batch)
+        return self.objective(self.apply, gathered(self.merge.apply(theta, check_stack(stack))), stack, batch)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
@@ -70,7 +71,7 @@ class FineTuningLoss(OfObjective):
 
     def __call__(self, theta: PyTree, stack: Stack | None, batch: Any) -> Float[Array, ""]:
         """The objective of theta."""
-        return self.objective(self.apply, theta, stack, batch)
+        return self.objective(self.apply, gathered(theta), stack, batch)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""

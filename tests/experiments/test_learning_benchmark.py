@@ -65,6 +65,14 @@ def test_batches_are_of_images_or_of_tokens():
     assert following.shape == (3, 4) and following.min() >= 0 and following.max() < 5
 
 
+@pytest.mark.parametrize("models", [1, 2])
+def test_networks_are_gathered_before_they_run(models):
+    config = Gpt2(vocabulary=16, width=24, layers=1, heads=3, hidden=48, length=64)
+    step = scaling.compiled_step(scaling.Setting("", config, 8), "features", models)
+    size = 4 * step.parameters
+    assert sum(step.collectives.values()) < 3 * size  # each device has 8 x 64 tokens: activations are far larger
+
+
 def test_steps_learn():
     batch = random_batch(TINY, 2)
     for step in (merging(TINY, 2, batch), merging(TINY, 3, batch), fine_tuning(TINY, batch), plain(TINY, batch)):
@@ -89,4 +97,4 @@ def test_a_quick_run(benchmark, tmp_path):
     size = 4 * by_examples["parameters"]
     assert set(by_examples["collectives"]) == {"all-reduce"}
     assert size <= by_examples["collectives"]["all-reduce"] < 1.01 * size  # the network's gradient, the loss and its weight
-    assert 0.8 * size < by_features["collectives"]["all-gather"] <= size  # what 8 divides
+    assert 0.8 * size < by_features["collectives"]["all-gather"] < 1.05 * size  # statistics, too
