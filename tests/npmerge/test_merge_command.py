@@ -219,11 +219,12 @@ def test_a_disk_with_too_little_room_is_told_with_both_figures(folder: Path, mon
 
 
 CHILD = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from npmerge.checkpoint import journal, writer
 from npmerge.stream import blocks
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would this process
 nth, number, pwrite, calls = int(sys.argv[1]), int(sys.argv[2]), os.pwrite, []
 def write(file, data, offset):
     calls.append(offset)
