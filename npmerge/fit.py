@@ -1,6 +1,7 @@
 """The Optax loop: descend on theta, keep the best, never lose it."""
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -34,7 +35,7 @@ def fit(
     parallel: Literal["jit", "pmap"] = "jit",
     shard: Literal["features"] | None = None,
     accumulate: int = 1,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Checkpoints | Path | str | None = None,
 ) -> FitResult:
     """Minimise `loss(theta, stack, batch)` over the floating-point leaves of theta.
 
@@ -61,8 +62,10 @@ def fit(
         parallel: "jit" over a mesh, or "pmap", where devices None are all.
         shard: "features" divides theta, the optimiser's state and the models among the devices too; under jit only.
         accumulate: batches go through the network in so many parts one after another, in a part of the memory.
-        checkpoints: where the fit is saved on its way; the same call with the same folder goes on from there, to the same theta
-            bit for bit. Iterators are asked for their position (`get_state`, `set_state`), others are read past what was used.
+        checkpoints: where the fit is saved on its way, or a folder for the defaults; the same call with the same folder goes on
+            from there, to the same theta bit for bit. Theta, models and held-out batches must be the same, which is checked,
+            and so must loss, optimizer and training batches; devices may be others. Iterators are asked for their position
+            (`get_state`, `set_state`), others are read past what was used.
 
     Raises:
         ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
@@ -86,9 +89,13 @@ def fit(
         list(measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None))),
     )
     source = Source(batches, steps)
-    saver = None if checkpoints is None else Saver(checkpoints, theta)
+    if isinstance(checkpoints, str | Path):
+        checkpoints = Checkpoints(checkpoints)
+    saver = None if checkpoints is None else Saver(checkpoints, (theta, stack), loop.judge.held_out)
     try:
         done = 0 if saver is None else loop.resume(saver, source)
+        if done > steps:
+            raise ValueError(f"the checkpoints have {done} steps, {steps} were asked for: name another folder")
         if not done:
             loop.judge(0, loop.state.learned)
         for step in range(done + 1, steps + 1):

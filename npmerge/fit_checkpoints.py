@@ -56,16 +56,24 @@ class Saver:
 
     Args:
         checkpoints: where and how often.
-        start: theta as the fit was given it; another fit's checkpoints are refused by it.
+        start: theta and the stack as the fit was given them; another fit's checkpoints are refused by them.
+        held_out: batches, likewise, where they are all this process's.
+
+    Raises:
+        ValueError: a folder that cannot be made or written.
     """
 
-    def __init__(self, checkpoints: Checkpoints, start: PyTree):
+    def __init__(self, checkpoints: Checkpoints, start: PyTree, held_out: PyTree):
         import orbax.checkpoint as ocp  # not needed where nothing is saved
 
         self.checkpoints, self.start = checkpoints, fingerprint(start)
+        self.held_out = fingerprint(held_out) if jax.process_count() == 1 else None
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self.folder = Path(checkpoints.folder).absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot write {self.folder}: {error.strerror or error}") from None
         self._manager = ocp.CheckpointManager(self.folder, options=options)
         self._arguments, self._last = ocp.args, time.monotonic()
 
@@ -76,22 +84,27 @@ class Saver:
             like: trees of the arrays that are expected, laid out as they are to be.
 
         Raises:
-            ValueError: checkpoints of a fit with another start, or arrays that are not as expected.
+            ValueError: checkpoints of a fit with another start, damaged ones, or arrays that are not as expected.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
-        numbers = self._manager.restore(step, args=self._arguments.Composite(numbers=self._arguments.JsonRestore())).numbers
-        if numbers.get("start") != self.start:
-            raise ValueError(f"{self.folder} holds a fit that started at another theta: name another folder")
+        numbers = self._restored(step, numbers=self._arguments.JsonRestore()).numbers
+        judged_by = {self.held_out, numbers.get("held_out_batches")} - {None}
+        if numbers.get("start") != self.start or len(judged_by) > 1:
+            what = "another theta, other models or held-out batches"
+            raise ValueError(f"{self.folder} holds a fit of {what}: name another folder")
         abstract = jax.tree.map(_abstract, {**like, "losses": np.zeros(step, np.float32)})
-        arguments = self._arguments.Composite(arrays=self._arguments.StandardRestore(abstract))
-        try:
-            arrays = self._manager.restore(step, args=arguments).arrays
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"{self.folder} holds a fit of another optimizer or kind of theta ({reason})") from None
+        arrays = self._restored(step, arrays=self._arguments.StandardRestore(abstract)).arrays
         return step, Saved(arrays, numbers)
+
+    def _restored(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=self._arguments.Composite(**items))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            message = f"{self.folder / str(step)} is damaged, or of another optimizer or kind of theta ({reason})"
+            raise ValueError(f"{message}: take it away to go on from an earlier one") from None
 
     def is_due(self, step: int, *, judged: bool) -> bool:
         """Whether to save now.
@@ -107,7 +120,7 @@ class Saver:
 
     def save(self, step: int, saved: Saved) -> None:
         """Write a checkpoint. Raises ValueError for a disk that cannot be written."""
-        numbers = {**saved.numbers, "start": self.start}
+        numbers = {**saved.numbers, "start": self.start, "held_out_batches": self.held_out}
         arguments = self._arguments.Composite(
             arrays=self._arguments.StandardSave(saved.arrays), numbers=self._arguments.JsonSave(numbers)
         )

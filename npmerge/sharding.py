@@ -255,11 +255,16 @@ def _devices(devices: Devices) -> tuple[jax.Device, ...]:
     there = jax.devices()
     if devices is None:
         return tuple(there)
-    if isinstance(devices, int):
+    if isinstance(devices, int) and not isinstance(devices, bool):
         if not 1 <= devices <= len(there):
             raise ValueError(f"devices must be from 1 to the {len(there)} that JAX finds here, got {devices}")
         return tuple(there[:devices])
-    if not devices or not all(isinstance(x, jax.Device) for x in devices) or len(set(devices)) < len(devices):
+    if (
+        not isinstance(devices, Sequence)
+        or not devices
+        or not all(isinstance(x, jax.Device) for x in devices)
+        or len(set(devices)) < len(devices)
+    ):
         raise ValueError(f"devices must be a number, or several devices of JAX, each once: got {devices}")
     return tuple(devices)
 

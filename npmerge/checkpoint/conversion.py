@@ -139,6 +139,7 @@ def write_orbax(out: Path, pieces: Pieces) -> None:
     with _beside(out, hidden="") as beside:  # Orbax overlooks names that begin with a dot
         write(beside, View(pieces))
         sync_folder(beside)
+        pieces.advance(0)  # the last moment at which who listens can stop it
         _moved(beside, out)
 
 

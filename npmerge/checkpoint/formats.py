@@ -181,8 +181,15 @@ def _reader(kind: str) -> Callable[[Path], StoredModel]:
 
 
 def _is_json(path: Path) -> bool:
+    """Whether a file is an index, not tensors behind the length of their header, whose first bytes may look like one."""
     with path.open("rb") as file:
-        return file.read(64).lstrip()[:1] == b"{"
+        first = file.read(64)
+    return not _has_header(first, path.stat().st_size) and first.lstrip()[:1] == b"{"
+
+
+def _has_header(first: bytes, size: int) -> bool:
+    """Whether a file begins as safetensors do: a length that fits into it, then an object."""
+    return first[8:9] == b"{" and 8 + int.from_bytes(first[:8], "little") <= size
 
 
 def _json(path: Path) -> dict[str, Any]:

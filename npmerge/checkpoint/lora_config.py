@@ -120,7 +120,8 @@ def read_config(folder: Path) -> LoraConfig:
 
 def _number(path: Path, key: str, value: Any, *, whole: bool = False) -> Any:
     kinds = (int,) if whole else (int, float)
-    if type(value) not in kinds or not math.isfinite(value) or (whole and not 0 < value < 2**31):
+    fits = type(value) in kinds and -(2**31) < value < 2**31
+    if not fits or (whole and value <= 0):
         raise CheckpointError(path, f"is {short(value)}, expected a {'rank of 1 or more' if whole else 'finite number'}", key)
     return value
 

@@ -118,7 +118,13 @@ def write(file: BinaryIO, model: StoredModel, read: Callable[[Entry], Iterator[n
         file: to write to.
         model: whose entries are written.
         read: the values of one of them, flat and in pieces.
+
+    Raises:
+        ValueError: a name that a zip archive does not hold.
     """
+    for name in model.entries:
+        if "\0" in name or len(name.encode()) > 65_000:
+            raise ValueError(f"{short(name, 80)} is no name for a member of a zip archive: write safetensors")
     voids = {name: DTYPES[x.dtype].name for name, x in model.entries.items() if DTYPES[x.dtype].name in VOIDS}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for entry in model.entries.values():

@@ -132,6 +132,8 @@ def _check_names(path: Path, names: Iterable[str]) -> None:
         stored = name.replace("/", ".")
         if stored in found:
             raise ValueError(f"cannot write {path}: Orbax stores {found[stored]!r} and {name!r} under one name")
-        if name in folders or "" in name.split("/"):
-            raise ValueError(f"cannot write {path}: {name!r} {'is also the beginning of a path' if name else 'is no name'}")
+        if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
+            raise ValueError(f"cannot write {path}: {name!r} is no name for Orbax")
+        if name in folders:
+            raise ValueError(f"cannot write {path}: {name!r} is also the beginning of a path")
         found[stored] = name

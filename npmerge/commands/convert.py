@@ -1,5 +1,6 @@
 """`npmerge convert`: a checkpoint of any format that is read, written as safetensors, npz or Orbax."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ import typer
 
 from npmerge.checkpoint.conversion import FLOATS, Pieces, write_npz, write_orbax, write_safetensors
 from npmerge.checkpoint.formats import is_orbax, open_checkpoint
+from npmerge.checkpoint.indices import tensors_by_file
 from npmerge.checkpoint.partial import check_apart
 from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.signals import ended_by_signals
-from npmerge.folder.carried import carry
+from npmerge.folder.carried import carried, carry
 from npmerge.stream.progress import shown
 from npmerge.stream.sizes import duration, parse_size, size
 
@@ -23,10 +25,12 @@ FORMATS = ("safetensors", "npz", "orbax")
 FOREIGN = (".bin", ".pt", ".pth", ".th", ".ckpt", ".h5", ".hdf5", ".keras", ".msgpack", ".gguf", ".onnx", ".npy", ".json")
 """Endings of names that promise what is not written here."""
 
-OURS = ("model*.safetensors", "model.safetensors.index.json", "config.json")
-
-ORBAX = ("_", "manifest.ocdbt", "orbax.checkpoint", "commit_success.txt")
-"""How the files begin that Orbax puts into a folder, beside folders."""
+OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json")
+ORBAX = re.compile(
+    r"_METADATA|_CHECKPOINT_METADATA|_sharding|_strings\.json|manifest\.ocdbt|orbax\.checkpoint|commit_success\.txt"
+    r"|d|state|default|array_metadatas|descriptor|ocdbt\.process_\d+"
+)
+"""What a conversion puts into a folder, besides what it carries over; and what Orbax does."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,14 @@ def run_convert(request: Request) -> None:
     _check_output(request)
     model = open_checkpoint(request.source)
     total = sum(x.nbytes for x in model.entries.values())
-    with ended_by_signals() as check, shown(total, "converting", quiet=request.quiet) as progress:
-        pieces = Pieces(model, request.dtype, progress.advance)
+    interruptible = ended_by_signals(at_checks=target == "orbax")  # whose threads would go on writing
+    with interruptible as check, shown(total, "converting", quiet=request.quiet) as progress:
+
+        def advance(nbytes: int) -> None:
+            check()
+            progress.advance(nbytes)
+
+        pieces = Pieces(model, request.dtype, advance)
         left = _write(request, target, pieces, shard_bytes)
         check()
     if not request.quiet:
@@ -137,8 +147,10 @@ def _check_output(request: Request) -> None:
     out, source = request.out, request.source
     if out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"the output {out} is the input: name another")
-    if out.suffix not in FILES:
+    if out.suffix not in FILES or source.is_dir():
         check_apart(out, [source])
+    if source.suffix == ".json" and out.parent.resolve() == source.parent.resolve() and out.name in tensors_by_file(source):
+        raise ValueError(f"the output {out} is a file of the input: name another")
     if not out.exists() or (out.is_dir() and out.suffix not in FILES and not any(out.iterdir())):
         return
     if not request.force:
@@ -152,11 +164,11 @@ def _check_output(request: Request) -> None:
 
 
 def _foreign(source: Path, out: Path) -> list[Path]:
-    """What a folder holds that no conversion of this input has put there."""
+    """What a folder holds that no conversion of this input would put there."""
     if is_orbax(out):
-        return sorted(x for x in out.iterdir() if x.is_file() and not x.name.startswith(ORBAX))
-    carried = {out / x.name for x in source.iterdir()} if source.is_dir() else set()
-    return sorted(set(out.iterdir()) - carried - {x for pattern in OURS for x in out.glob(pattern)})
+        return sorted(x for x in out.iterdir() if not ORBAX.fullmatch(x.name))
+    taken = carried(source)
+    return sorted(x for x in out.iterdir() if not (OURS.fullmatch(x.name) and x.is_file()) and x.name not in taken)
 
 
 def _told(request: Request, pieces: Pieces, notes: list[str]) -> list[str]:

@@ -7,20 +7,25 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[Callable[[], None]]:
+def ended_by_signals(*, at_checks: bool = False) -> Iterator[Callable[[], None]]:
     """Let Ctrl-C, and SIGTERM by which clusters end jobs, end a command as an error does, so that nothing is left.
 
     Yields what raises for a signal whose exception was lost, as it is where Python runs a destructor or a callback.
+
+    Args:
+        at_checks: whether signals only raise there, in any thread: for libraries that leave things behind when they are
+            interrupted.
     """
     seen: list[int] = []
 
     def end(number: int, frame: object) -> None:
         seen.append(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        if not at_checks:
+            check()
 
     def check() -> None:
         if seen:
-            end(seen[0], None)
+            raise KeyboardInterrupt if seen[0] == signal.SIGINT else SystemExit(128 + seen[0])
 
     if threading.current_thread() is not threading.main_thread():
         yield check

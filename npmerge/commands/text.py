@@ -39,7 +39,7 @@ def shape_of(shape: Sequence[int]) -> str:
 
 def kind_of(name: str) -> str:
     """A tensor's name without the numbers in its path: what tensors of different layers have in common."""
-    return _NUMBER.sub("*", name)
+    return _NUMBER.sub("*", name.replace("*", "**"))
 
 
 def braced(names: Sequence[str]) -> str:

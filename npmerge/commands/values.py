@@ -97,7 +97,7 @@ class Moments:
             found,
             count=total,
             mean=self.mean + shift * n / total,
-            m2=self.m2 + inner(wide, wide) + shift**2 * self.count * n / total,
+            m2=self.m2 + inner(wide, wide) + shift * shift * self.count * n / total,
             least=min(self.least, least),
             most=max(self.most, most),
         )

@@ -37,6 +37,14 @@ def carry(source: Path, target: Path, skip: Callable[[str], bool] = lambda name:
     return left
 
 
+def carried(source: Path) -> set[str]:
+    """The names of files that `carry` may copy: not of folders, which may hold more than they did."""
+    found = source.iterdir() if source.is_dir() else ()
+    return {
+        x.name for x in found if x.is_file() and x.name not in OWN and not x.name.startswith((".", "__")) and not _is_weight(x)
+    }
+
+
 def _carry_folder(source: Path, target: Path) -> list[str]:
     inside = sorted(source.rglob("*"))
     files = [path for path in inside if path.is_file()]

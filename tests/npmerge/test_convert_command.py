@@ -98,6 +98,42 @@ def test_what_is_there_stays_unless_it_may_be_replaced(source: Path, tmp_path: P
     assert "its folder does not exist" in refused(source, tmp_path / "none" / "x.npz")
 
 
+def test_what_force_would_lose_is_refused(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "d")
+    convert(source, tmp_path / "d.orbax")
+    for folder, name in (
+        ("d", "README.md"),
+        ("d", "optimizer.pt"),
+        ("d", "model_final.safetensors"),
+        ("d.orbax", "_notes.txt"),
+    ):
+        (source / name).touch()  # a namesake beside the input says nothing
+        (tmp_path / folder / name).write_text("mine")
+        assert f"holds {name}, which --force would lose" in refused(source, tmp_path / folder, "--force")
+        (tmp_path / folder / name).unlink()
+    for folder in ("d", "d.orbax"):
+        (tmp_path / folder / "precious").mkdir()
+        assert "holds precious, which --force would lose" in refused(source, tmp_path / folder, "--force")
+
+
+def test_outputs_inside_the_input_are_refused(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "d", "--out-shard-size", "100")
+    shards = sorted((tmp_path / "d").glob("*.safetensors"))
+    before = [x.read_bytes() for x in shards]
+    assert "lie one in the other" in refused(tmp_path / "d", shards[0], "--force")
+    assert "is a file of the input" in refused(tmp_path / "d" / "model.safetensors.index.json", shards[1], "--force")
+    assert [x.read_bytes() for x in shards] == before
+    convert(source, tmp_path / "d.orbax")
+    assert "lie one in the other" in refused(tmp_path / "d.orbax", tmp_path / "d.orbax" / "x.npz")
+
+
+def test_names_that_a_format_does_not_hold_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    odd = samples.safetensors(tmp_path, {"a\0b": np.ones(2, np.float32), "c": np.ones(2, np.float32)})
+    assert "no name for a member of a zip archive" in refused(odd, tmp_path / "x.npz")
+    assert "is no name for Orbax" in refused(odd, tmp_path / "x.orbax")
+    assert [x.name for x in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 NAMES = ["x.npz", "x.safetensors", "x", "x.orbax"]
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))"
 
@@ -125,7 +161,10 @@ from npmerge.cli import main
 
 first = Pieces.__init__
 def told(self, model, dtype, advance):
-    first(self, model, dtype, lambda nbytes: os.kill(os.getpid(), signal.SIGTERM))
+    def stop(nbytes):
+        os.kill(os.getpid(), signal.SIGTERM)
+        advance(nbytes)
+    first(self, model, dtype, stop)
 Pieces.__init__ = told
 sys.argv = ["npmerge", "convert", *sys.argv[1:], "--force"]
 main()

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from npmerge import fit
+from npmerge import fit, stack_models
 from npmerge.batches import shuffled
 from npmerge.fit_checkpoints import Checkpoints
 from tests.npmerge.test_sharding import ADAM, EVEN, LOSS, NP, STACK, WAYS, examples, learned, network
@@ -133,10 +133,23 @@ def test_a_fit_by_the_clock(tmp_path: Path) -> None:
 def test_checkpoints_of_another_fit_are_refused(tmp_path: Path) -> None:
     saving = Checkpoints(tmp_path / "fit", steps=4)
     run(4, EVEN, checkpoints=saving)
-    with pytest.raises(ValueError, match="holds a fit that started at another theta"):
-        fit(jax.tree.map(lambda x: x + 1, NP.init(STACK)), LOSS, STACK, EVEN, ADAM, steps=8, checkpoints=saving)
-    with pytest.raises(ValueError, match="holds a fit of another optimizer or kind of theta"):
-        fit(NP.init(STACK), LOSS, STACK, EVEN, optax.sgd(0.1, momentum=0.9), steps=8, checkpoints=saving)
+    other, options = (
+        "holds a fit of another theta, other models or held-out",
+        {"held_out": [examples(9, 11)], "checkpoints": saving},
+    )
+    with pytest.raises(ValueError, match=other):
+        fit(jax.tree.map(lambda x: x + 1, NP.init(STACK)), LOSS, STACK, EVEN, ADAM, steps=8, **options)
+    with pytest.raises(ValueError, match=other):
+        fit(NP.init(STACK), LOSS, stack_models([network(0), network(2)]), EVEN, ADAM, steps=8, **options)
+    with pytest.raises(ValueError, match=other):
+        run(8, EVEN, held_out=[examples(8, 11)], checkpoints=saving)
+    with pytest.raises(ValueError, match="is damaged, or of another optimizer or kind of theta"):
+        fit(NP.init(STACK), LOSS, STACK, EVEN, optax.sgd(0.1, momentum=0.9), steps=8, **options)
+    with pytest.raises(ValueError, match="the checkpoints have 4 steps, 3 were asked for"):
+        run(3, EVEN, checkpoints=str(tmp_path / "fit"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot write"):
+        run(3, EVEN, checkpoints=tmp_path / "file")
     for wrong, message in (({"steps": 0}, "steps between checkpoints"), ({"minutes": 0}, "more than 0")):
         with pytest.raises(ValueError, match=message):
             Checkpoints(tmp_path, **wrong)

@@ -138,6 +138,7 @@ def test_masks_leave_out_what_was_filled_up() -> None:
         ({"devices": 9}, "devices must be from 1 to the 8 that JAX finds here, got 9"),
         ({"devices": 0}, "devices must be from 1 to the 8"),
         ({"devices": []}, "each once"),
+        ({"devices": 2.5}, "each once"),
         ({"devices": [jax.devices()[0]] * 2}, "each once"),
         ({"parallel": "pmpa"}, "nearest is 'pmap'"),
         ({"shard": "models"}, "unknown shard 'models'"),

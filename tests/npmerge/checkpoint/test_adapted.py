@@ -119,6 +119,9 @@ def broken(tmp_path, *, config=None, tensors=None, rename=None):
         ({"config": {"target_modules": ["up"]}}, "which target_modules does not name"),
         ({"config": {"target_modules": "layers.(q"}}, "no regular expression"),
         ({"config": {"target_modules": "(" * 6000 + ")" * 6000}}, "holds a pattern of 12000 characters"),
+        ({"config": {"target_modules": "(?:x{1000}){1000}"}}, "which repeats more than 10000 times"),
+        ({"config": {"target_modules": "(?R)"}}, "no regular expression"),
+        ({"config": {"lora_alpha": 10**400}}, "expected a finite number"),
         ({"config": {"rank_pattern": [1]}}, "expected an object of patterns"),
         ({"tensors": {"base_model.model.layers.0.q.lora_A.weight": None}}, "expected a factor A of 'layers.0.q'"),
         (

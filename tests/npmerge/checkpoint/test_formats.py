@@ -90,6 +90,14 @@ def test_what_is_no_checkpoint_is_said(tmp_path: Path, name: str, content: bytes
     assert str(tmp_path / name) in str(error.value) or str(tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize("length", [123, 31520])
+def test_a_length_that_reads_as_the_beginning_of_json_is_one(tmp_path: Path, length: int) -> None:
+    text = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + text + np.float32(3).tobytes())
+    for place in (tmp_path, tmp_path / "a.safetensors"):
+        assert open_checkpoint(place).read("w").tolist() == [3]
+
+
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         open_checkpoint(tmp_path / "none")
