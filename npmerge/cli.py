@@ -28,7 +28,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command; bad input, and what the file system refuses, ends in one line and exit status 2."""
     gc.set_threshold(50_000)  # looking for cycles during imports would take a tenth of the time in which a merge starts
-    atexit.register(gc.freeze)  # and a last look through everything, 0.15 s after it is done
+    atexit.register(gc.freeze)  # and one last look through everything would delay the end
     try:
         app()
     except (ValueError, OSError) as error:

@@ -10,7 +10,7 @@ import regex
 from npmerge.checkpoint.errors import CheckpointError, short
 
 SECONDS = 10.0
-"""That all patterns of a file may take together; PEFT's own take microseconds."""
+"""That all patterns of a file may take together."""
 
 LONGEST = 10_000
 """Characters of a pattern."""

@@ -64,8 +64,7 @@ class Replay:
 def hash_of_file(path: Path) -> str:
     """The BLAKE3 hash of a file, "blake3:" and what `b3sum` gives (O'Connor et al. 2020).
 
-    Three times as fast as SHA-256 where processors have instructions for that, ten times elsewhere. The file is mapped piece
-    by piece and never held.
+    SHA-256 would take longer than most merges. The file is mapped piece by piece and never held.
 
     Raises:
         ValueError: a file that cannot be read.

@@ -19,7 +19,7 @@ def use_device(name: str) -> None:
     kind, number = match[1], int(match[2] or 0)
     if "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = PLATFORMS[kind]
-        os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "0")  # every block has its thread; to hand it on costs 7 %
+        os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "0")  # every block has a thread of its own already
     if kind == "cpu" and not number:
         return
     import jax  # only where it has to be asked

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
 
-from npmerge.checkpoint import orbax_writer
+from npmerge.checkpoint import orbax, orbax_writer
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.orbax import open_file
 from npmerge.checkpoint.orbax_writer import write
@@ -138,6 +138,25 @@ def test_a_stored_model_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.
     write(tmp_path / ".again", open_file(tmp_path / "new"))
     restored = ocp.PyTreeCheckpointer().restore(tmp_path / ".again" / "state")
     assert restored["kinds"]["int8"].tobytes() == ARRAYS["kinds/int8"].tobytes()
+
+
+def test_parts_are_stored_as_they_are_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orbax_writer, "CHUNK", 2**14)
+    save_file({"w": np.zeros((64, 1024), np.float32)}, tmp_path / "model.safetensors")
+    write(tmp_path / "new", open_model(tmp_path / "model.safetensors"))
+    layout = open_file(tmp_path / "new")._arrays["w"].chunk_layout.read_chunk
+    assert 0 < np.prod(layout.shape) * 4 <= 2**14
+    assert sum(x.stat().st_size for x in (tmp_path / "new").rglob("*") if x.is_file()) > 64 * 1024 * 4
+
+
+def test_large_chunks_are_kept_while_they_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, limits, opened = saved(tmp_path / "own"), [], orbax._opened
+    monkeypatch.setattr(orbax, "_opened", lambda *given: limits.append(given[-1]) or opened(*given))
+    open_file(path)
+    monkeypatch.setattr(orbax, "CACHE", 10)
+    model = open_file(path)
+    assert limits == [2**26, 10, 2 * TREE["a"]["b"].nbytes]
+    assert model.read("a/b", 1, 2).tolist() == [1, 2]
 
 
 def test_a_model_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
