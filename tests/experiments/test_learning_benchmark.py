@@ -67,10 +67,11 @@ def test_batches_are_of_images_or_of_tokens():
 
 @pytest.mark.parametrize("models", [1, 2])
 def test_networks_are_gathered_before_they_run(models):
-    config = Gpt2(vocabulary=16, width=24, layers=1, heads=3, hidden=48, length=64)
+    """Heads that divide among the devices tempt XLA most: of one network it sent 64 a step."""
+    config = Gpt2(vocabulary=64, width=32, layers=2, heads=8, hidden=128, length=32)
     step = scaling.compiled_step(scaling.Setting("", config, 8), "features", models)
     size = 4 * step.parameters
-    assert sum(step.collectives.values()) < 3 * size  # each device has 8 x 64 tokens: activations are far larger
+    assert sum(step.collectives.values()) < 3 * size
 
 
 def test_steps_learn():
