@@ -4,7 +4,9 @@ import itertools
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +118,22 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     samples.npz(tmp_path).chmod(0)
     with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
         open_checkpoint(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("make", [samples.npz, samples.safetensors, samples.torch_zip, samples.msgpack])
+def test_a_file_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path]) -> None:
+    """Whoever runs the tests: the superuser may read everything."""
+    path, opened = make(tmp_path), Path.open
+
+    def refusing(self: Path, *given: Any, **named: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(CheckpointError, match="cannot be read: Permission denied") as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value)
 
 
 def test_links_out_of_a_folder_are_refused_but_the_cache_of_hugging_face_is_read(tmp_path: Path) -> None:
