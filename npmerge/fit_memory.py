@@ -12,10 +12,12 @@ and besides these at most the larger of what it needs to find the gradient and t
     gradient     P c of the merged network in the c bytes of its dtype, the gradient of theta, and the activations of the
                  network alone, forward and backward; where coefficients are shared, theta is small and about half of the merged
                  network's gradient waits to be summed up (its largest tensor, if that is more)
-    update       theta and moments once more, for the old ones are kept until the new ones are known to be finite; the gradient
-                 in the place of the moments where it is larger; moments of 16 bits are made in 32 and then rounded
+    update       the gradient of theta, and what the optimizer makes besides what it writes in the place of theta and moments:
+                 nothing of their size for SGD and Adam, theta once more where the update is scaled by a norm of its own
 
-For two models and Adam that is N P s + 6 P 4, where fine-tuning one network takes 6 P 4: merging costs the models, no more.
+For two models and Adam that is N P s + P c + 4 P 4 and the activations, where fine-tuning one network takes 4 P 4 and the same
+activations: merging costs the models and their merge, no more. A step that turns out bad is undone without a second copy of
+theta and moments, see `npmerge.updates`.
 XLA reports up to 15 % more or less. Coefficients per channel, of other constraints or of task vectors are multiplied with all
 models first: N P 4 in the place of the gradient.
 """
@@ -34,6 +36,7 @@ from npmerge.learned import Learned
 from npmerge.memory import bytes_of, peak_bytes
 from npmerge.objectives import FineTuningLoss, WeightSpaceLoss
 from npmerge.sharding import Layout
+from npmerge.updates import State, stepped
 
 
 class FitMemory(NamedTuple):
@@ -47,7 +50,7 @@ class FitMemory(NamedTuple):
         merged: the merged network.
         gradient: of theta, and what it is made of.
         activations: of the network, forward and backward.
-        update: the new theta and moments, or the gradient that these are made of.
+        update: the gradient, and what the optimizer needs to use it.
     """
 
     models: int
@@ -105,7 +108,7 @@ def predicted_bytes(
         raise ValueError(f"bytes are predicted for weight_space(...) or fine_tuning(...): got {kind_of(loss)}")
     theta, stack, batch = (jax.tree.map(_shape_of, tree) for tree in (theta, stack, batch))
     learned = [x for x in jax.tree.leaves(theta) if jnp.issubdtype(x.dtype, jnp.floating)]
-    moments = jax.tree.leaves(jax.eval_shape(optimizer.init, learned))
+    moments = jax.eval_shape(optimizer.init, learned)
     is_merge = isinstance(loss, WeightSpaceLoss)
     network = jax.eval_shape(loss.merge.apply, theta, stack) if isinstance(loss, WeightSpaceLoss) else theta
     if compute is not None:
@@ -118,7 +121,7 @@ def predicted_bytes(
         merged=bytes_of(network) if is_merge else 0,
         gradient=max(bytes_of(learned), _waiting(loss, network, stack)),
         activations=_activations(loss, network, stack, batch, plan),
-        update=bytes_of(learned) + max(bytes_of(learned), sum(map(_made, moments))),
+        update=_stepping(optimizer, learned, plan),
     )
 
 
@@ -162,7 +165,7 @@ def _remedies(found: FitMemory) -> list[str]:
     return [
         f'1. shard the features (shard="features") over several devices, which divides {_text(state)} by their number',
         "2. models in bfloat16, moments in bfloat16 (optax.adam(..., mu_dtype=jnp.bfloat16)) or factored (optax.adafactor): "
-        f"models are {_text(found.models)}, moments {_text(found.moments)} and as much in the update",
+        f"models are {_text(found.models)}, moments {_text(found.moments)}",
         "3. a coarser granularity (PerChannel, PerTensor) for fewer latents, or fewer examples in a batch: theta is "
         f"{_text(found.theta)}, activations are {_text(found.activations)}",
     ]
@@ -189,10 +192,19 @@ def _waiting(loss: WeightSpaceLoss | FineTuningLoss, network: PyTree, stack: PyT
     return max(*sizes, sum(sizes) // 2, 0)
 
 
-def _made(moment: jax.ShapeDtypeStruct) -> int:
-    """Bytes of a new moment: one of 16 bits is made in 32."""
-    narrow = jnp.issubdtype(moment.dtype, jnp.floating) and moment.dtype.itemsize < 4
-    return bytes_of(moment) + (4 * moment.size if narrow else 0)
+def _stepping(optimizer: optax.GradientTransformation, learned: PyTree, plan: bool) -> int:
+    """The gradient, and what a step of the optimizer takes besides it and what it changes; theta once more without a plan."""
+
+    def step(state: State, other: PyTree) -> State:
+        gradient = jax.tree.map(lambda x: jnp.sort(x) if x.ndim else x, other)  # held once, as a gradient is
+        return stepped(optimizer, state, gradient)
+
+    if plan:
+        state = jax.eval_shape(lambda x: State(x, optimizer.init(x), jnp.array(True)), learned)
+        analysis = jax.jit(step, donate_argnums=0).lower(state, learned).compile().memory_analysis()
+        if analysis is not None:
+            return int(analysis.temp_size_in_bytes)
+    return 2 * bytes_of(learned)
 
 
 def _cast(x: jax.ShapeDtypeStruct, dtype: Any) -> jax.ShapeDtypeStruct:

@@ -50,16 +50,30 @@ def update(
     batch: tuple,
     random: dict[str, Array],
 ) -> tuple[State, Array]:
-    """The state after a step, and the loss before it. A bad step changes nothing, and no later one does."""
+    """The state after a step, and the loss before it. A bad step leaves theta as it was, and so does every later one.
+
+    A gradient with one bad number is made bad everywhere. Moments may then be bad too, but no longer matter: so the old ones
+    need not be kept, and the new are written in their place.
+    """
     value, gradient = _gradient(loss, run, state.learned, lambda x: joined(x, fixed), stack, batch, random)
+    healthy = _finite(state.healthy, (value, gradient))
+    gradient = jax.tree.map(lambda x: jnp.where(healthy, x, jnp.nan), gradient)
+    return run.layout.keep(stepped(optimizer, state._replace(healthy=healthy), gradient)), value
+
+
+def stepped(optimizer: optax.GradientTransformation, state: State, gradient: PyTree) -> State:
+    """The state after the optimiser's step; theta stays as it is where that is not finite, which the host sees later."""
     with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers; strictness is for the caller's own code
-        updates, new = optimizer.update(gradient, state.optimizer, state.learned)
+        updates, moments = optimizer.update(gradient, state.optimizer, state.learned)
         learned = optax.apply_updates(state.learned, updates)
-    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves((value, gradient, learned))]
-    good = functools.reduce(jnp.logical_and, finite, state.healthy)
-    # the device runs ahead of the check on the host
-    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), State(learned, new, good), state)
-    return run.layout.keep(kept._replace(healthy=good)), value
+    healthy = _finite(state.healthy, learned)
+    kept = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), learned, state.learned)
+    return State(kept, moments, healthy)
+
+
+def _finite(healthy: Bool[Array, ""], tree: PyTree) -> Bool[Array, ""]:
+    """Whether all numbers are finite, as they were before."""
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)], healthy)
 
 
 def evaluate(

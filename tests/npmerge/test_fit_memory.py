@@ -79,6 +79,7 @@ def reported(loss, optimizer, theta, stack, data):
         (MLP, 3, "channel", ADAM),
         (MLP, 2, "parameter", LEAN),
         (MLP, 3, "parameter", FACTORED),
+        (MLP, 3, "parameter", optax.chain(optax.clip_by_global_norm(1.0), ADAM)),
         (MLP, 2, "parameter", optax.sgd(0.1)),
         (MLP, 1, None, ADAM),
         (RESNET, 3, "parameter", ADAM),
@@ -99,7 +100,7 @@ def test_the_parts_are_the_formulas(n, granularity):
     assert found.theta == 4 * latents
     assert found.moments == 8 * latents + 4  # Adam counts its steps
     assert found.gradient == 4 * max(latents, 256 * 512, parameters // 2)
-    assert found.update == 12 * latents + 4
+    assert 4 * latents <= found.update < 1.3 * 4 * latents + 1000  # the gradient, and the largest tensor
     assert found.batch == 4 * 2 * 64 + 4 * 2
     held = found.models + found.theta + found.moments + found.batch
     assert found.total == held + max(found.update, found.merged + found.gradient + found.activations)
@@ -109,15 +110,24 @@ def test_two_models_cost_their_bytes_and_no_more_than_fine_tuning():
     merging, tuning = (
         predicted_bytes(given[0], ADAM, *given[1:]) for given in (of_shapes(MLP, 2, "parameter"), of_shapes(MLP, 1, None))
     )
-    assert merging.total - tuning.total == merging.models
+    assert merging.total - tuning.total == pytest.approx(merging.models + merging.merged, rel=0.15)
     many = predicted_bytes(*(x := of_shapes(MLP, 8, "parameter"))[:1], ADAM, *x[1:])
     assert many.theta == 8 * merging.theta
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [(ADAM, 1), (optax.chain(optax.clip_by_global_norm(1.0), ADAM), 2)])
+def test_a_step_of_adam_holds_one_gradient_and_no_second_moments(optimizer, copies):
+    """What XLA reports besides what is held throughout; a norm of the gradient has to be waited for."""
+    loss, *given = of_shapes(MLP, 8, "parameter")
+    found = predicted(MLP, 8, "parameter", optimizer)
+    assert reported(loss, optimizer, *given) - found.models - found.theta - found.moments < (copies + 0.3) * found.theta
 
 
 def test_activations_grow_with_the_batch_with_and_without_a_compiler():
     planned, counted = (predicted(MLP, 2, "parameter", examples=512, plan=plan) for plan in (True, False))
     assert 0.5 < planned.activations / counted.activations < 2
-    assert counted._replace(activations=0) == planned._replace(activations=0)
+    assert counted._replace(activations=0, update=0) == planned._replace(activations=0, update=0)
+    assert counted.update == 2 * counted.theta
     assert planned.activations > 10 * predicted(MLP, 2, "parameter").activations
 
 
@@ -145,7 +155,7 @@ def test_real_arrays_are_predicted_as_their_shapes():
 def test_what_does_not_fit_is_refused_with_three_remedies():
     found = predicted(MLP, 2, "parameter")
     check_fits(found, found.total)
-    with pytest.raises(ValueError, match=r"a step needs 9.\d\d MB and the device has 5 MB") as error:
+    with pytest.raises(ValueError, match=r"a step needs 7.\d\d MB and the device has 5 MB") as error:
         check_fits(found, 5_000_000)
     message = str(error.value)
     for remedy in (
