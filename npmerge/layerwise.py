@@ -107,14 +107,22 @@ class Layers:
     def replaced(self, layers: Mapping[str, Layer], variables: PyTree) -> PyTree:
         """A merged network with these layers, rounded once to its dtypes."""
         leaves = flatten(variables)
-        new: dict[str, Array] = {}
-        for name, layer in layers.items():
-            site = self.sites[name]
-            new[site.path] = site.replaced(leaves[site.path], layer.matrix)
-            if layer.bias is not None:
-                old = leaves[self.biases[name]]
-                new[self.biases[name]] = jnp.asarray(layer.bias).reshape(np.shape(old)).astype(old.dtype)
+        paths = [path for name in layers for path in (self.sites[name].path, self.biases.get(name)) if path is not None]
+        new = _replaced(self, dict(layers), {path: leaves[path] for path in paths})
         return jax.tree_util.tree_map_with_path(lambda path, x: new.get(path_name(path), x), variables)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _replaced(layers: Layers, new: Mapping[str, Layer], leaves: Mapping[str, Array]) -> dict[str, Array]:
+    """The leaves that these layers are in, with them: compiled once, where every step of it would be by itself."""
+    found = dict(leaves)
+    for name, layer in new.items():
+        site = layers.sites[name]
+        found[site.path] = site.replaced(leaves[site.path], layer.matrix)
+        if layer.bias is not None:
+            old = leaves[layers.biases[name]]
+            found[layers.biases[name]] = jnp.asarray(layer.bias).reshape(old.shape).astype(old.dtype)
+    return found
 
 
 class Prepared(NamedTuple):
@@ -140,7 +148,8 @@ class Prepared(NamedTuple):
     def allowed(self, name: str) -> Bool[np.ndarray, "*copies rows columns"]:
         """The blocks of a site: entry (i, j) may move where some model has units in row i and in column j."""
         site = self.layers.sites[name]
-        return np.asarray(site.matrix(flatten(self.support)[site.path]) > 0)
+        leaf = np.asarray(flatten(self.support)[site.path])
+        return leaf.ravel()[np.asarray(site.places(leaf.shape))] > 0
 
     def renewed(self, variables: PyTree, batches: Iterable[tuple]) -> PyTree:
         """A merged network with statistics that belong to its weights, where they are re-estimated."""

@@ -247,10 +247,15 @@ def _add_errors(layers: Layers, given: _Given, ends: dict[str, Layer], x: PyTree
 
 def _changed(layer: Layer, change: Change) -> Layer:
     matrix, rows = np.asarray(layer.matrix, np.float64), layer.matrix.shape[-2]
-    new = jnp.asarray(matrix + change.change[..., :rows, :], jnp.float32)
+    new = _rounded(matrix + change.change[..., :rows, :])
     if layer.bias is None:
         return Layer(new, None)
-    return Layer(new, jnp.asarray(np.asarray(layer.bias, np.float64) + change.change[..., rows, :], jnp.float32))
+    return Layer(new, _rounded(np.asarray(layer.bias, np.float64) + change.change[..., rows, :]))
+
+
+def _rounded(x: np.ndarray) -> Array:
+    """On the host: on a device every shape would be compiled."""
+    return jnp.asarray(x.astype(np.float32), np.float32)
 
 
 def _solve(name: str, sums: Sums, allowed: np.ndarray, ridge: float) -> Change:

@@ -97,9 +97,14 @@ def no_sums(now: Mapping[str, Layer]) -> dict[str, Sums]:
     for name, layer in now.items():
         *copies, rows, columns = layer.matrix.shape
         rows += layer.bias is not None
-        gram, cross = (jnp.zeros((*copies, rows, n), jnp.float32) for n in (rows, columns))
-        found[name] = Sums(jnp.zeros(()), gram, cross, Errors(jnp.zeros(()), jnp.zeros(())))
+        gram, cross = (_zeros(*copies, rows, n) for n in (rows, columns))
+        found[name] = Sums(_zeros(), gram, cross, Errors(_zeros(), _zeros()))
     return found
+
+
+def _zeros(*shape: int) -> Array:
+    """Made on the host: on a device every shape would be compiled."""
+    return jnp.asarray(np.zeros(shape, np.float32), np.float32)
 
 
 def bytes_of(layer: Layer) -> tuple[int, int]:

@@ -94,10 +94,15 @@ def mean_of(models: Sequence[PyTree]) -> PyTree:
             )
         if not jnp.issubdtype(jnp.result_type(leaves[0]), jnp.floating):
             return leaves[0]
-        total = functools.reduce(jnp.add, (jnp.asarray(x).astype(jnp.float32) for x in leaves))
-        return (total / len(leaves)).astype(jnp.result_type(leaves[0]))
+        return _mean(leaves, np.float32(len(leaves)))
 
     return jax.tree_util.tree_map_with_path(mean, *models)
+
+
+@jax.jit
+def _mean(leaves: tuple[Array, ...], count: Array) -> Array:
+    total = functools.reduce(jnp.add, (x.astype(jnp.float32) for x in leaves))
+    return (total / count).astype(leaves[0].dtype)
 
 
 def _check_same(reference: PyTree, model: PyTree, name: str) -> None:

@@ -1,5 +1,6 @@
 """Every test runs with strict dtype and rank promotion, warnings as errors and eight host devices."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # tests compile far more than they compute
+
+gc.set_threshold(50_000, 20, 20)  # tracing makes many objects and few cycles
 
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000  # Linux allows a process 65,530, every compiled function takes some, and XLA crashes without

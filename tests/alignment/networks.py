@@ -73,8 +73,8 @@ def data(*shape: int, seed: int = 7) -> jax.Array:
 
 
 def float32(x: np.ndarray) -> jax.Array:
-    """Rounded on the host: on a device every shape would be compiled."""
-    return jnp.asarray(np.asarray(x, np.float32))
+    """Rounded on the host, and its dtype said: otherwise JAX compiles a program for every shape."""
+    return jnp.asarray(np.asarray(x, np.float32), np.float32)
 
 
 def dense(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:

@@ -52,7 +52,7 @@ SHAPES = {
 
 def model(seed: int) -> Any:
     rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in SHAPES.items()}
+    return {name: jnp.asarray(rng.standard_normal(shape).astype(np.float32), np.float32) for name, shape in SHAPES.items()}
 
 
 TOKENS = jnp.asarray(np.random.default_rng(9).integers(0, VOCABULARY, (4, LENGTH)))
@@ -172,7 +172,7 @@ def test_maps_stay_in_their_groups_wherever_theta_is_moved():
     """As learning moves it: orthogonal parameters are projected, the inverse is that of the matrix itself."""
     method, rng = GroupMatching(learn_permutations=True), np.random.default_rng(0)
     theta = method.init(graph(), [model(0), model(1)])
-    theta = jax.tree.map(lambda x: x + 0.05 * jnp.asarray(rng.standard_normal(x.shape), jnp.float32), theta)
+    theta = jax.tree.map(lambda x: x + 0.05 * jnp.asarray(rng.standard_normal(x.shape).astype(np.float32), np.float32), theta)
     assert discrepancy(apply, graph(), method.maps(theta, graph())[1], model(1), TOKENS) < 1e-4
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 import alignment
 
 IDS = jnp.asarray([[0, 5, 2], [5, 5, 1]], jnp.int32)
-TABLE = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4)), jnp.float32)
+TABLE = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32), np.float32)
 BEYOND = IDS + 2
 
 CASES = {

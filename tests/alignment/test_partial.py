@@ -257,8 +257,10 @@ def test_heads_are_separate_as_a_whole():
         mix = jax.nn.softmax(jnp.einsum("bhtd,bhsd->bhts", q, k), axis=-1)
         return jnp.einsum("bhts,bhsd,hdc->btc", mix, value, v["out"])
 
-    models = [{n: jnp.asarray(rng.standard_normal(s), jnp.float32) for n, s in shapes.items()} for _ in range(3)]
-    x = jnp.asarray(rng.standard_normal((2, 7, 5)), jnp.float32)
+    models = [
+        {n: jnp.asarray(rng.standard_normal(s).astype(np.float32), np.float32) for n, s in shapes.items()} for _ in range(3)
+    ]
+    x = jnp.asarray(rng.standard_normal((2, 7, 5)).astype(np.float32), np.float32)
     graph = trace(apply, models[0], x)
     (heads,) = separable(graph)
     assert graph.nodes[heads].size == 3 and set(held(graph)) == set(graph.nodes) - {heads}

@@ -46,7 +46,7 @@ def test_twice_the_units_read_by_half_are_the_same_function(name):
     nodes = net.graph.nodes.values()
     wide = transport(net.graph, {node.name: doubled(node) for node in nodes}, net.variables)
     larger = resize(net.apply, net.graph, wide, {node.name: 2 * node.size for node in nodes})
-    same(jax.jit(larger)(wide, net.inputs), net.apply(net.variables, net.inputs))
+    same(*jax.jit(lambda w, v, x: (larger(w, x), net.apply(v, x)))(wide, net.variables, net.inputs))
 
 
 @pytest.mark.parametrize("config", [c for m in MODELS for c in CONFIGS[m]], ids=str)
@@ -137,11 +137,11 @@ def test_widths_written_into_the_code():
 
     rng = np.random.default_rng(0)
     shapes = {"fused": (3, 8), "bias": (4,), "down": (4, 2)}
-    variables = {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
-    x = jnp.asarray(rng.standard_normal((5, 3)), jnp.float32)
+    variables = {name: jnp.asarray(rng.standard_normal(shape).astype(np.float32), np.float32) for name, shape in shapes.items()}
+    x = jnp.asarray(rng.standard_normal((5, 3)).astype(np.float32), np.float32)
     graph = trace(apply, variables, x)
     wide = {
-        name: jnp.asarray(rng.standard_normal(s), jnp.float32)
+        name: jnp.asarray(rng.standard_normal(s).astype(np.float32), np.float32)
         for name, s in {"fused": (3, 14), "bias": (7,), "down": (7, 2)}.items()
     }
     a, b = np.split(np.asarray(x) @ np.asarray(wide["fused"]), 2, axis=1)

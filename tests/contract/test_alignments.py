@@ -91,7 +91,7 @@ def graph():
     return trace(apply, model(0), jnp.zeros((2, WIDTHS[0])))
 
 
-BATCH = (jnp.asarray(np.random.default_rng(1).standard_normal((256, WIDTHS[0])), jnp.float32), None)
+BATCH = (jnp.asarray(np.random.default_rng(1).standard_normal((256, WIDTHS[0])).astype(np.float32), np.float32), None)
 
 
 def stats_for(alignment: Alignment, graph: Any, models: list) -> Any:

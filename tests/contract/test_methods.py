@@ -178,7 +178,7 @@ def network(variables: Any, x: Any) -> Any:
 
 def run(stack: Stack, seed: int) -> Run:
     """The same inputs for all models."""
-    x = jnp.asarray(np.random.default_rng(seed).standard_normal((8, 3)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(seed).standard_normal((8, 3)).astype(np.float32), np.float32)
     return Run((((x, jnp.ones(8, bool)),),) * stack.size, network, graph())
 
 
@@ -481,7 +481,9 @@ def predict(params: Any, x: Any) -> Any:
 def task(seed: int) -> tuple:
     """Inputs and labels of one of the tasks that are learned jointly."""
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.standard_normal((8, 3)), jnp.float32), jnp.asarray(rng.integers(0, 4, 8), jnp.int32)
+    return jnp.asarray(rng.standard_normal((8, 3)).astype(np.float32), np.float32), jnp.asarray(
+        rng.integers(0, 4, 8), jnp.int32
+    )
 
 
 TASKS = [task(seed) for seed in (70, 71)]

@@ -68,15 +68,15 @@ def generic(tree: Any, seed: int = 0) -> Any:
     def leaf(path: tuple, x: jax.Array) -> jax.Array:
         name = path_name(path)
         if "scale" in name or "var" in name:
-            return jnp.asarray(rng.uniform(0.5, 1.5, x.shape).astype(x.dtype))
+            return jnp.asarray(rng.uniform(0.5, 1.5, x.shape).astype(x.dtype), x.dtype)
         if "bias" in name or "mean" in name:  # means below biases: between the two a unit would die
             low, high = (0.5, 1.5) if "bias" in name else (-0.2, 0.2)
-            return jnp.asarray(rng.uniform(low, high, x.shape).astype(x.dtype))
+            return jnp.asarray(rng.uniform(low, high, x.shape).astype(x.dtype), x.dtype)
         values = rng.standard_normal(x.shape)
         if "kernel" in name:  # nearly centred: behind a ReLU all inputs are positive, and a unit would live or die
             values -= 0.8 * values.mean(tuple(range(x.ndim - 1)), keepdims=True)
             values /= np.sqrt(np.prod(x.shape[:-1]) / 2)
-        return jnp.asarray(values.astype(x.dtype))
+        return jnp.asarray(values.astype(x.dtype), x.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
@@ -85,11 +85,11 @@ def inputs(config: Config, seed: int = 3, n: int = 4) -> jax.Array:
     """Random images or tokens; the sequences of an encoder end in padding, the first one as long as it can be."""
     shape, rng = example(config, n).shape, np.random.default_rng(seed)
     if not isinstance(config, Bert | Gpt2 | Llama):
-        return jnp.asarray(rng.standard_normal(shape).astype(np.float32))
+        return jnp.asarray(rng.standard_normal(shape).astype(np.float32), np.float32)
     tokens = rng.integers(1, config.vocabulary, shape)
     lengths = config.length - np.arange(n) % config.length
     padded = isinstance(config, Bert) & (np.arange(config.length) >= lengths[:, None])
-    return jnp.asarray(np.where(padded, 0, tokens).astype(np.int32))
+    return jnp.asarray(np.where(padded, 0, tokens).astype(np.int32), np.int32)
 
 
 def output_shape(config: Any, n: int = 4) -> tuple[int, ...]:

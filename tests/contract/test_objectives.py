@@ -29,7 +29,7 @@ def read(v: Any, tokens: jax.Array) -> jax.Array:
 
 
 READERS = [{"table": array(10 + k, 5, 4), "head": array(20 + k, 4, 5)} for k in range(3)]
-TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 5, (8, 6)).astype(np.int32))
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 5, (8, 6)).astype(np.int32), np.int32)
 
 
 def squares(apply, params, stack, batch):

@@ -174,8 +174,8 @@ def test_what_does_not_fit_is_refused_with_three_remedies():
 def learnable():
     """Two models of a matrix large enough to be factored, and labels that one of them solves."""
     rng = np.random.default_rng(0)
-    models = [{"w": jnp.asarray(rng.standard_normal((128, 130)), jnp.float32)} for _ in range(2)]
-    inputs = jnp.asarray(rng.standard_normal((16, 128)), jnp.float32)
+    models = [{"w": jnp.asarray(rng.standard_normal((128, 130)).astype(np.float32), np.float32)} for _ in range(2)]
+    inputs = jnp.asarray(rng.standard_normal((16, 128)).astype(np.float32), np.float32)
     labels = (inputs @ models[0]["w"]).argmax(1).astype(jnp.int32)
     stack = stack_models(models)
     loss = weight_space(MERGES["parameter"], lambda v, x: x @ v["w"], CrossEntropy())

@@ -182,7 +182,7 @@ def answering(v, x):
 
 def drawn(shapes, seed):
     rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+    return {name: jnp.asarray(rng.standard_normal(shape).astype(np.float32), np.float32) for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize(

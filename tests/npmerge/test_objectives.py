@@ -193,7 +193,7 @@ def test_the_weight_distance_is_the_mean_squared_difference():
 
 
 def test_every_token_may_have_a_label():
-    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32), np.float32)
     labels = jnp.array([[0, 3, 1], [2, 2, 0]])
     got = CrossEntropy()(lambda v, x: logits, None, None, (X, labels))
     expected = -log_softmax64(np.asarray(logits, np.float64).reshape(6, 4))[np.arange(6), np.ravel(labels)].mean()

@@ -40,7 +40,9 @@ def deep(params, x):
 
 def test_what_is_computed_anew_is_the_same_and_less_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     """What the compiler makes of it is seen on accelerators only: that for CPUs undoes it."""
-    params = [jnp.asarray(np.random.default_rng(k).standard_normal((16, 16)), jnp.float32) / 4 for k in range(4)]
+    params = [
+        jnp.asarray(np.random.default_rng(k).standard_normal((16, 16)).astype(np.float32), np.float32) / 4 for k in range(4)
+    ]
     inputs = jnp.asarray(examples(0, 32)[0])
 
     def kept(network) -> int:

@@ -53,7 +53,7 @@ def start(out: Path, *arguments: str) -> list[subprocess.Popen[bytes]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")}
     environment = {**os.environ, **flags, "PYTHONPATH": os.pathsep.join(x for x in sys.path if x)}
     return [
         subprocess.Popen(

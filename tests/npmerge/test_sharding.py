@@ -40,7 +40,7 @@ WAYS = {
 def network(seed: int) -> dict:
     rng = np.random.default_rng(seed)
     sizes = [(WIDTH, WIDTH), (WIDTH, CLASSES)]
-    return {f"w{k}": jnp.asarray(rng.standard_normal(s) / 4, jnp.float32) for k, s in enumerate(sizes)}
+    return {f"w{k}": jnp.asarray((rng.standard_normal(s) / 4).astype(np.float32), np.float32) for k, s in enumerate(sizes)}
 
 
 def apply(params, x):

@@ -37,7 +37,7 @@ def network(weights, x):
 def initial(seed):
     rng = np.random.default_rng(seed)
     shapes = {"w1": (5, 8), "b1": (8,), "w2": (8, 6), "b2": (6,), "shift": (6,), "w3": (6, 3), "b3": (3,)}
-    return {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+    return {name: jnp.asarray(rng.standard_normal(shape).astype(np.float32), np.float32) for name, shape in shapes.items()}
 
 
 def shuffle(weights, seed):
@@ -63,7 +63,7 @@ def as_users_run_it():
 
 def test_end_to_end():
     a, b = initial(0), shuffle(initial(0), 1)
-    x = jnp.asarray(np.random.default_rng(2).standard_normal((64, 5)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(2).standard_normal((64, 5)).astype(np.float32), np.float32)
     labels = jnp.asarray(network(initial(5), x).argmax(-1), jnp.int32)
 
     graph = trace(network, a, x)

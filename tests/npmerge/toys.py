@@ -15,7 +15,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 
 
 def array(seed: int, *shape: int, dtype: Any = np.float32) -> jax.Array:
-    return jnp.asarray(normal(seed, *shape).astype(dtype))
+    return jnp.asarray(normal(seed, *shape).astype(dtype), dtype)  # nothing is compiled where the dtype is said
 
 
 def dense(layer: Any, x: jax.Array) -> jax.Array:
@@ -30,7 +30,7 @@ def apply(variables: Any, x: jax.Array) -> jax.Array:
 def variables(seed: int) -> dict[str, Any]:
     n, h, c = SIZES
     draws = [normal(100 * seed + k, *shape) for k, shape in enumerate([(n, h), (h,), (h, c), (c,)])]
-    kernel, bias, out, last = (jnp.asarray(x.astype(np.float32)) for x in draws)
+    kernel, bias, out, last = (jnp.asarray(x.astype(np.float32), np.float32) for x in draws)
     return {"first": {"kernel": kernel, "bias": 0.3 * jnp.abs(bias)}, "out": {"kernel": out, "bias": last}}
 
 
@@ -45,7 +45,7 @@ def permuted(model: dict[str, Any], index: np.ndarray) -> dict[str, Any]:
 
 def batch(seed: int, n: int = 8) -> tuple[jax.Array, jax.Array]:
     labels = np.random.default_rng(seed).integers(0, SIZES[-1], n)
-    return array(seed, n, SIZES[0]), jnp.asarray(labels.astype(np.int32))
+    return array(seed, n, SIZES[0]), jnp.asarray(labels.astype(np.int32), np.int32)
 
 
 def float64(tree: Any) -> Any:

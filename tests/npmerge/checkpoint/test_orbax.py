@@ -101,7 +101,7 @@ def test_two_processes_write_the_shards_that_they_hold(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")}
     hosts = [
         subprocess.Popen(
             [sys.executable, "-c", HOST, port, str(k), str(tmp_path / "new")],

@@ -36,7 +36,7 @@ def test_each_model_on_its_own_task():
 
 
 def test_the_mask_of_positions_is_that_of_predictions():
-    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32), np.float32)
     mask = jnp.array([[True, True, False], [True, False, False]])
 
     def network(v, x):

@@ -105,7 +105,7 @@ def test_each_model_on_its_own_task():
 
 def test_layers_alone_can_be_learned_to_the_regression():
     """Teacher-forced with a merge of all weights free ends where each layer's least squares do."""
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 4)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32), np.float32)
     objective = nm.FeatureMatching(GRAPH, 1, False, ("out/kernel",))
     loss = nm.fine_tuning(apply, objective)
     result = nm.fit(MERGED, loss, STACK, [(x, None)], optax.adam(0.05), steps=400)
@@ -115,8 +115,8 @@ def test_layers_alone_can_be_learned_to_the_regression():
 
 @pytest.mark.parametrize("sequential", [True, False])
 def test_convolutions_and_attention_with_padding(sequential):
-    images = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4, 4, 3)), jnp.float32)
-    tokens = jnp.asarray(np.random.default_rng(2).integers(0, 16, (3, 6)).astype(np.int32))
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4, 4, 3)).astype(np.float32), np.float32)
+    tokens = jnp.asarray(np.random.default_rng(2).integers(0, 16, (3, 6)).astype(np.int32), np.int32)
     for config, inputs in (
         (ResNetCifar(blocks=1, width=2, side=4), images),
         (Gpt2(vocabulary=16, width=8, layers=1, heads=2, hidden=8, length=6), tokens),

@@ -33,7 +33,7 @@ def test_any_function_is_an_objective():
 
 
 def test_a_mean_over_examples():
-    targets = jnp.asarray(np.random.default_rng(0).standard_normal((8, 3)), jnp.float32)
+    targets = jnp.asarray(np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32), np.float32)
     squares = nm.PerExample(lambda y, t: jnp.square(y - t))
     errors = np.square(logits64(P, X) - float64(targets))
     assert float(squares(apply, P, None, (X, targets))) == pytest.approx(errors.mean(), rel=1e-4)
