@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignment.cut_places import candidates, cuts_at
 from alignment.graph import flatten, path_name
 from npmerge.models import (
     MODELS,
@@ -264,3 +265,21 @@ def test_widths_of_an_architecture_are_those_that_differ():
     assert changed == WithWidths(RESNET, (("params/blocks/0/conv1", 6),))
     assert WithWidths.of(changed, {"params/conv": 5}).widths == (("params/blocks/0/conv1", 6), ("params/conv", 5))
     assert WithWidths.of(changed, {"params/blocks/0/conv1": 4}) == RESNET
+
+
+@configs
+def test_layer_groups_one_after_another_are_the_network(config):
+    network, x = build(config), inputs(config)
+    params = generic(network.variables)
+    places = candidates(network.apply, params, x)
+    cuts = cuts_at(network.apply, params, x, [place.behind for place in places])
+
+    @jax.jit
+    def run(params, x):
+        leaves, values = flatten(params), {}
+        for group in cuts.groups(x):
+            values |= group({path: leaves[path] for path in group.leaves}, x, {n: values[n] for n in group.needs})
+        return cuts.groups(x)[-1].returned(values)
+
+    assert len(places) > len(flatten(params)) // 4
+    chex.assert_trees_all_equal(run(params, x), jax.jit(network.apply)(params, x))

@@ -1,0 +1,277 @@
+"""Merges learned layer group by layer group: the same as `fit` where both apply, and with a part of the network in memory."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import npmerge as nm
+from alignment import WeightMatching
+from alignment.graph import flatten
+from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.models import Gpt2, build
+from tests.npmerge.toys import apply, array, batch, float64, permuted, variables
+
+ADAM = optax.adam(0.05)
+MERGE = nm.np_merge()
+MODELS = [variables(k) for k in range(2)]
+STACK = nm.stack_models(MODELS)
+BATCHES = [batch(10 + k, 6) for k in range(3)]
+DEEP = 6
+"""Layers of the network that is larger than what may be held."""
+
+
+def learned(models=MODELS, batches=BATCHES, *, merge=MERGE, network=apply, steps=5, **options):
+    options = {"groups": ["first"], **options}
+    return nm.fit_layerwise(merge, network, models, batches, ADAM, steps=steps, **options)
+
+
+def deep(params, x):
+    for layer in params:
+        y = x @ layer["kernel"]
+        x = jnp.tanh(y + jnp.broadcast_to(layer["bias"], y.shape))
+    return x
+
+
+def deep_params(seed: int, width: int = 8):
+    rng = np.random.default_rng(seed)
+    draws = [(rng.standard_normal((width, width)) / width**0.5, rng.standard_normal(width)) for _ in range(DEEP)]
+    return [{"kernel": w.astype(np.float32), "bias": 0.1 * b.astype(np.float32)} for w, b in draws]
+
+
+def test_one_group_is_the_fit_of_the_whole():
+    whole = nm.fit(MERGE.init(STACK), nm.weight_space(MERGE, apply, nm.Distillation()), STACK, BATCHES, ADAM, steps=5)
+    result = learned(groups=None, max_bytes=10**9, last=nm.Distillation())
+    chex.assert_trees_all_close(result.variables, MERGE.apply(whole.theta, STACK), atol=1e-6)
+    (only,) = result.groups
+    np.testing.assert_allclose(only.history.loss, whole.history.loss, rtol=1e-6)
+    assert set(only.paths) == set(flatten(MODELS[0]))
+
+
+@pytest.mark.parametrize("teacher", ["mean", 1])
+def test_a_group_up_to_a_node_is_feature_matching_of_it(teacher):
+    graph = nm.trace(apply, MODELS[0], BATCHES[0][0])
+    loss = nm.weight_space(MERGE, apply, nm.FeatureMatching(graph, teacher, names="first"))
+    whole = nm.fit(MERGE.init(STACK), loss, STACK, BATCHES, ADAM, steps=5)
+    result = learned(teacher=teacher)
+    first, out = result.groups
+    assert (first.name, set(first.paths)) == ("first/bias", {"first/kernel", "first/bias"})
+    assert set(out.paths) == {"out/kernel", "out/bias"}
+    np.testing.assert_allclose(first.history.loss, whole.history.loss, rtol=1e-5)
+    chex.assert_trees_all_close(result.variables["first"], MERGE.apply(whole.theta, STACK)["first"], atol=1e-6)
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_the_second_group_reads_what_the_first_has_made(sequential):
+    """Against float64: the loss before the first step, of the outputs of what the group is fed."""
+    result = learned(sequential=sequential, steps=2)
+    merged, average = float64(result.variables), float64(nm.Average()(STACK))
+    x = np.asarray(BATCHES[0][0], np.float64)
+
+    def hidden(model):
+        m = float64(model)["first"]
+        return np.maximum(x @ m["kernel"] + m["bias"], 0)
+
+    read = hidden(merged) if sequential else np.mean([hidden(m) for m in MODELS], axis=0)
+    made = read @ average["out"]["kernel"] + average["out"]["bias"]
+    target = np.mean([hidden(m) @ float64(m)["out"]["kernel"] + float64(m)["out"]["bias"] for m in MODELS], axis=0)
+    expected = np.square(made - target).sum() / np.square(target).sum()
+    assert float(result.groups[1].history.loss[0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_steps_are_the_closed_form():
+    for merge in (MERGE, nm.Learned(nm.TaskArithmetic(0.3), nm.PerLayer("^(first)"), nm.Free()), nm.Ties()):
+        base = variables(9)
+        result = learned(merge=merge, steps=0, base=base if merge is not MERGE else None)
+        expected = merge(nm.stack_models(MODELS, base if merge is not MERGE else None))
+        chex.assert_trees_all_close(result.variables, expected, atol=1e-6)
+
+
+def test_tied_embeddings_are_learned_once_and_unread_leaves_merged():
+    config = Gpt2(vocabulary=11, width=8, layers=2, heads=2, hidden=6, length=5)
+    models = [{**build(config, seed=k).variables, "unread": array(k, 3)} for k in range(2)]
+    network = build(config).apply
+    tokens = np.random.default_rng(0).integers(0, 11, (4, 5)).astype(np.int32)
+
+    def with_more(params, x):
+        return network({key: x for key, x in params.items() if key != "unread"}, x)
+
+    told = []
+    result = learned(
+        models, [(tokens, None)], network=with_more, groups=r"blocks/(\d+)/", every=1, progress=lambda *x: told.append(x)
+    )
+    embedding, *blocks, head = result.groups
+    assert "params/tokens/embedding" in embedding.paths
+    assert set(head.paths) == {"params/norm/bias", "params/norm/scale"}
+    assert all(group.history.loss[-1] < group.history.loss[0] for group in (embedding, *blocks, head))
+    assert [x[:2] for x in told] == [(group.name, step) for group in result.groups for step in range(1, 6)]
+    assert result.status == "finished"
+    alone = learned(
+        models, [(tokens, None)], network=lambda v, x: v["params"]["tokens"]["embedding"][x], groups=None, max_bytes=10**9
+    )
+    chex.assert_trees_all_close(result.variables["params"]["tokens"], alone.variables["params"]["tokens"], atol=0.2)
+    chex.assert_trees_all_close(result.variables["unread"], (models[0]["unread"] + models[1]["unread"]) / 2, atol=1e-6)
+    assert jax.tree.structure(result.variables) == jax.tree.structure(models[0])
+
+
+def test_no_more_than_a_group_is_on_the_device():
+    width, models = 128, [deep_params(k, 128) for k in range(3)]
+    inputs = np.random.default_rng(0).standard_normal((4, width)).astype(np.float32)
+    before, most = sum(x.nbytes for x in jax.live_arrays()), []
+
+    def look(name: str, step: int, loss: float) -> None:
+        most.append(sum(x.nbytes for x in jax.live_arrays()) - before)
+
+    result = learned(models, [(inputs, None)], network=deep, groups=r"^(\d+)/", every=1, progress=look)
+    assert len(result.groups) == DEEP
+    layer = 4 * (width**2 + width)
+    # three models, three rows of theta and two moments of each, and copies that a step may have in flight
+    assert 12 * layer <= max(most) <= 22 * layer < 3 * DEEP * layer + 9 * DEEP * layer
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(result.variables))
+
+
+def test_groups_are_as_large_as_a_device_holds():
+    models = [deep_params(k, 32) for k in range(2)]
+    batches = [(np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32), None)]
+    layer, options = 4 * (32**2 + 32), {"network": deep, "groups": None, "steps": 0}
+    sizes = {
+        share: [len(group.paths) for group in learned(models, batches, max_bytes=share * layer, **options).groups]
+        for share in (12, 30, 100)
+    }
+    assert sizes[100] == [2 * DEEP]
+    assert sizes[12] == [2] * DEEP  # kernel and bias, and not the kernel of one with the bias of another
+    assert 2 <= len(sizes[30]) < DEEP
+    with pytest.raises(ValueError, match=r"the layer group of '0/kernel': a step needs .* and the device has 4 kB"):
+        learned(models, batches, max_bytes=4000, **options)
+    with pytest.raises(ValueError, match="the layer group of '0/bias': a step needs"):
+        learned(models, batches, network=deep, groups=r"^(\d+)/", max_bytes=4000)
+
+
+def test_a_loop_that_does_not_fit_is_told():
+    def network(params, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["layers"])[0]
+
+    models = [{"layers": np.stack([layer["kernel"] for layer in deep_params(k, 32)])} for k in range(2)]
+    batches = [(np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32), None)]
+    with pytest.raises(ValueError, match=r"group of 'layers' \(it holds a scan, which is one equation and is not cut\)"):
+        learned(models, batches, network=network, groups=None, max_bytes=50_000)
+
+
+def test_aligned_networks_are_merged_better_than_by_their_average():
+    """Two networks fine-tuned apart, the units of one shuffled: held-out features and outputs."""
+    rng = np.random.default_rng(0)
+    models = [jax.tree.map(lambda x: x + 0.5 * rng.standard_normal(x.shape).astype(np.float32), variables(0)) for _ in range(2)]
+    models[1] = permuted(models[1], rng.permutation(6))
+    x, held = (rng.standard_normal((n, 4)).astype(np.float32) for n in (64, 256))
+    graph = nm.trace(apply, models[0], x)
+    stack = nm.stack_models(nm.align(WeightMatching(), graph, models))
+
+    def errors(merged):
+        outputs = [apply(m, held) for m in stack.models()]
+        target = (outputs[0] + outputs[1]) / 2
+        features = nm.FeatureMatching(graph)(apply, merged, stack, (held, None))
+        return float(features), float(jnp.square(apply(merged, held) - target).mean() / jnp.square(target).mean())
+
+    result = learned(stack.models(), [(x, None)], held_out=[(held[:64], None)], steps=150)
+    average, ours = errors(nm.Average()(stack)), errors(jax.tree.map(jnp.asarray, result.variables))
+    assert ours[0] < 0.7 * average[0]
+    assert ours[1] < 0.5 * average[1]
+    for group in result.groups:
+        assert group.history.held_out_loss.min() < group.history.held_out_loss[0]
+
+
+def test_padding_is_not_learned_from():
+    x, more = array(0, 6, 4), array(1, 6, 4)
+    mask = np.arange(6) < 4
+    a, b = (learned(batches=[(jnp.where(mask[:, None], x, y), None, mask)]) for y in (0 * x, more))
+    chex.assert_trees_all_close(a.variables, b.variables, atol=1e-6)
+    alone = learned(batches=[(x[:4], None)])
+    chex.assert_trees_all_close(a.variables, alone.variables, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"devices": 4}, {"devices": 4, "shard": "features"}, {"accumulate": 2}])
+def test_devices_and_parts_change_nothing(options):
+    uneven = [batch(20, 6), batch(21, 5)]
+    a, b = learned(batches=uneven), learned(batches=uneven, **options)
+    chex.assert_trees_all_close(a.variables, b.variables, atol=1e-5)
+
+
+def test_models_are_read_when_they_are_needed(tmp_path):
+    """Functions and stored models, and a merge that goes to a folder."""
+    read = []
+
+    def later(k: int, path: str, x):
+        return lambda: read.append((k, path)) or np.asarray(x)
+
+    lazy = [jax.tree_util.tree_map_with_path(lambda p, x, k=k: later(k, p[0].key, x), m) for k, m in enumerate(MODELS)]
+    for k, model in enumerate(MODELS):
+        nm.checkpoint.save(tmp_path / f"{k}.safetensors", model)
+    stored = [open_checkpoint(tmp_path / f"{k}.safetensors") for k in range(2)]
+    expected = learned().variables
+    chex.assert_trees_all_equal(learned(lazy, like=MODELS[0]).variables, expected)
+    assert read == [(k, name) for name in ("first", "out") for k in range(2) for _ in range(2)]
+    result = learned(stored, like=MODELS[0], folder=tmp_path / "merged")
+    chex.assert_trees_all_equal(result.variables, expected)
+    assert isinstance(result.variables["out"]["kernel"], np.memmap)
+    assert set(open_checkpoint(tmp_path / "merged").entries) == set(flatten(MODELS[0]))
+    with pytest.raises(ValueError, match="exists: choose another folder"):
+        learned(stored, like=MODELS[0], folder=tmp_path / "merged")
+    with pytest.raises(ValueError, match=r"shapes of the variables are not known from .*Model: give like="):
+        learned(stored)
+
+
+def test_goes_on_where_it_was_interrupted(tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(name: str, step: int, loss: float) -> None:
+        if name.startswith("out") and step == 3:
+            raise StoppedError
+
+    options = {"checkpoints": nm.Checkpoints(tmp_path, steps=1), "every": 1}
+    with pytest.raises(StoppedError):
+        learned(progress=stop, **options)
+    told = []
+    result = learned(progress=lambda *x: told.append(x[:2]), **options)
+    assert told == [("out/bias", step) for step in (4, 5)]  # step 3 was told before it was saved
+    chex.assert_trees_all_equal(result.variables, learned().variables)
+
+
+def test_a_group_that_diverges_keeps_its_last_good_theta():
+    huge = dataclasses.replace(MERGE, constraint=nm.Free())
+    result = nm.fit_layerwise(huge, apply, MODELS, BATCHES, optax.sgd(1e38), steps=6, groups=["first"], every=1)
+    assert result.status == "diverged"
+    chex.assert_tree_all_finite(result.variables)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"groups": ["frist"]}, "unknown node to cut behind 'frist': the nearest is 'first'"),
+        ({"groups": "layer_(.)"}, "match none of 4 paths"),
+        ({"groups": None}, "give groups= .* or max_bytes="),
+        ({"batches": iter(BATCHES)}, "the data ended after 3 batches, 5 steps were asked for"),
+        ({"batches": []}, "got no batches"),
+        ({"batches": [BATCHES[0][0]]}, r"each batch must be a tuple \(inputs, targets\)"),
+        ({"models": [MODELS[0], {"first": MODELS[0]["first"]}]}, "model 1 does not fit at 'out/bias': got no such leaf"),
+        (
+            {"models": [MODELS[0], {**MODELS[1], "out": {**MODELS[1]["out"], "bias": np.zeros(2, np.float32)}}]},
+            r"model 1 does not fit at 'out/bias': got float32\[2\], expected float32\[3\]",
+        ),
+        ({"models": [MODELS[0], jax.tree.map(lambda x: x * jnp.nan, MODELS[1])]}, "model 1 has .* non-finite values"),
+        ({"models": []}, "nothing to merge"),
+        ({"teacher": 2}, "the teacher must be 'mean' or one of the models 0 to 1, got 2"),
+        ({"merge": nm.Fisher()}, "Fisher needs statistics of whole networks"),
+        ({"last": "cross_entropy"}, "last must be an objective"),
+        ({"patient": 3}, "unknown argument of fit_layerwise 'patient': the nearest is 'patience'"),
+        ({"steps": -1}, "steps must be an integer of 0 or more"),
+        ({"max_bytes": 0}, "max_bytes must be an integer of 1 or more"),
+    ],
+)
+def test_bad_input_is_told(change, message):
+    with pytest.raises(ValueError, match=message):
+        learned(**change)
