@@ -133,7 +133,7 @@ def fit_layerwise(
         base=None if base is None else Leaves("the base", base, shapes),
         teachers=numbers,
         merged=merged,
-        data=tuple(Features(x, len(numbers), sequential=sequential) for x in data),
+        data=[Features(x, len(numbers), sequential=sequential) for x in data],
         last=last,
         optimizer=optimizer,
         layout=layout,

@@ -58,12 +58,17 @@ class Learning:
             own if self.base else None,
         )
         values = {number: _shape(avals[number]) for number in group.needs}
-        targets = {number: jax.ShapeDtypeStruct(_shape(avals[number]).shape, jnp.float32) for number in group.learned}
+        scale = jax.ShapeDtypeStruct((), jnp.float32)
+        targets = {number: (jax.ShapeDtypeStruct(avals[number].shape, jnp.float32), scale) for number in group.learned}
         if not own or not targets:
             held = bytes_of((own, fixed, self.inputs, values, [_shape(avals[number]) for number in group.makes]))
             return FitMemory(0, 0, 0, held, 0, 0, 0, 0)
         merge, theta = _stand_in(self.merge, stack)
-        loss = weight_space(merge, lambda p, x: apply({**x[0], **p}, x[1:]), Reconstruction())
+
+        def whole(params: PyTree, x: Any) -> PyTree:
+            return apply({**x[0], **params}, x[1:])
+
+        loss = weight_space(merge, whole, Reconstruction())
         data = ((fixed, self.inputs, values), targets)
         found = predicted_bytes(loss, self.optimizer, theta, stack, data, plan=False)
         parts = self.layout.parts * jax.process_count()
@@ -148,8 +153,8 @@ def _check(learning: Learning, cuts: Cuts, index: int, max_bytes: int) -> None:
 
 def _stand_in(merge: Merge, stack: Stack) -> tuple[Learned, dict[str, jax.ShapeDtypeStruct]]:
     """A merge whose theta is of known shapes and takes as many bytes; of kinds that are no `Learned` the most that it can."""
-    known = isinstance(merge, Learned)
-    granularity, constraint = (merge.granularity, merge.constraint) if known else (PerParameter(), Free())
+    known = merge if isinstance(merge, Learned) else Learned(Average(), PerParameter(), Free())
+    granularity, constraint = known.granularity, known.constraint
     shapes = granularity.shapes(stack.params).items()
     coefficients = {name: jax.ShapeDtypeStruct((stack.size, *shape), jnp.float32) for name, shape in shapes}
     theta = {name: jax.eval_shape(constraint.inverse, x) for name, x in coefficients.items()}

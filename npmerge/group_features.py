@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from npmerge.group_loss import GroupApply, Params
+from npmerge.group_loss import GroupApply, Params, fitting
 
 Made = dict[int, np.ndarray]
 
@@ -56,7 +56,9 @@ class Features:
 
     def batches_of(self, group: GroupApply, given: Sequence[tuple[Any, Made]]) -> list[tuple]:
         """What a group is fed and what it is to make of it, as batches: the targets of the teachers, or the batches' own."""
-        targets = [batch[1] for batch in self.batches] if group.returns else self.targets
+        targets = [batch[1] for batch in self.batches]
+        if not group.returns:
+            targets = [_scaled(t, batch[2:]) for t, batch in zip(self.targets, self.batches, strict=True)]
         return [(x, t, *batch[2:]) for x, t, batch in zip(given, targets, self.batches, strict=True)]
 
     def advance(self, group: GroupApply, params: Params, keep: frozenset[int]) -> None:
@@ -65,6 +67,16 @@ class Features:
             for k, batch in enumerate(self.batches):
                 made = _made(group, params, batch[0], self.own[k])
                 self.own[k] = _kept({**self.own[k], **made}, keep)
+
+
+def _scaled(targets: Made, mask: tuple) -> dict[int, tuple[np.ndarray, np.float32]]:
+    """Each target, and the mean of its squares over what counts."""
+
+    def scale(x: np.ndarray) -> np.float32:
+        some = x[fitting(np.asarray(mask[0]), x.shape)] if mask else x
+        return np.float32(np.square(some).mean() if some.size else 0)
+
+    return {number: (x, scale(x)) for number, x in targets.items()}
 
 
 def _kept(values: Made, keep: frozenset[int]) -> Made:

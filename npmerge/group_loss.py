@@ -14,7 +14,6 @@ from npmerge.base import Merge
 from npmerge.batches import mean_where
 from npmerge.objectives import Apply, Objective
 from npmerge.objectives.base import Check
-from npmerge.objectives.feature_matching import relative
 from npmerge.objectives.losses import OfObjective
 from npmerge.sharding import gathered
 from npmerge.stack import Stack
@@ -48,7 +47,7 @@ class GroupApply:
     index: int
     returns: bool = False
 
-    def __call__(self, params: Params, inputs: tuple[PyTree, Mapping[int, Array]]) -> PyTree:
+    def __call__(self, params: Params, inputs: Any) -> PyTree:
         """What it makes."""
         group = self.group(inputs[0])
         made = group(params, *inputs)
@@ -61,9 +60,9 @@ class GroupApply:
 
 @dataclass(frozen=True)
 class Reconstruction(Objective):
-    """Mean over the values that a group makes of ||h - t||^2 / ||t||^2, h what it makes and t the target.
+    """Mean over the values that a group makes of mean (h - t)^2 / s, h what it makes and t the target, s the mean of t^2.
 
-    Sums are over all examples that count, positions and units. The targets of a batch are the t by number.
+    Means are over what counts of the batch. Its targets are (t, s) by number: so parts of a batch add up to the whole.
     """
 
     masks = True
@@ -71,16 +70,17 @@ class Reconstruction(Objective):
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The mean over the values."""
         made = apply(params, batch[0])
-        errors = [relative(made[number].astype(jnp.float32), t, lambda x: _mean(x, batch)) for number, t in batch[1].items()]
+        errors = [self._error(made[number], t, batch[2:]) / jnp.where(s > 0, s, 1) for number, (t, s) in batch[1].items()]
         return sum(errors[1:], errors[0]) / len(errors)
 
+    def _error(self, x: Array, target: Array, mask: tuple) -> Float[Array, ""]:
+        squares = jnp.square(x.astype(jnp.float32) - target)
+        return mean_where(squares, jnp.asarray(fitting(mask[0], x.shape))) if mask else squares.mean()
 
-def _mean(x: Array, batch: tuple) -> Float[Array, ""]:
-    """Over what counts; a mask over positions is that of the second axis, where this is as long."""
-    if len(batch) < 3:
-        return x.mean()
-    mask = jnp.asarray(batch[2])
-    return mean_where(x, mask if mask.shape == x.shape[: mask.ndim] else mask.any(tuple(range(1, mask.ndim))))
+
+def fitting(mask: Any, shape: tuple[int, ...]) -> Any:
+    """A mask for values of this shape: one over positions is that of their second axis, where this is as long."""
+    return mask if mask.shape == shape[: mask.ndim] else mask.any(tuple(range(1, mask.ndim)))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Stream:
     base: Leaves | None
     teachers: Sequence[int]
     merged: Merged
-    data: tuple[Features, Features]
+    data: Sequence[Features]
     last: Objective | None
     optimizer: optax.GradientTransformation
     layout: Layout

@@ -141,13 +141,18 @@ def _writer(folder: Path, shapes: Shapes) -> Any:
     path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = path.is_file() and any(path.open("rb").read(8))  # of one that is not finished these are zeros
+        there = path.is_file() and _is_finished(path)
     except OSError as error:
         raise ValueError(f"cannot write {folder}: {error.strerror or error}") from None
     if there:
         raise ValueError(f"{path} exists: choose another folder")
     entries = [Entry(p, CODES[np.dtype(x.dtype)], x.shape, x.size * np.dtype(x.dtype).itemsize) for p, x in shapes.items()]
     return ModelWriter(folder, entries, {})
+
+
+def _is_finished(path: Path) -> bool:
+    with path.open("rb") as file:
+        return any(file.read(8))  # the length of the header, which is written last
 
 
 def _mapped(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:

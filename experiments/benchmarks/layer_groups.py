@@ -1,6 +1,6 @@
 """Bytes that learning a merge holds, by layer groups and of the whole at once: `python -m experiments.benchmarks.layer_groups`.
 
-Two networks with random weights, on the host. What counts is the most that JAX's live arrays hold at any step, and what
+Two networks near one with random weights, on the host. What counts is the most that JAX's live arrays hold at any step, and what
 `predicted_bytes` says of a step with all that XLA needs on its way. Errors are those of the outputs on data held out.
 """
 
@@ -31,6 +31,9 @@ from npmerge.version import __version__
 SIZE = Gpt2(vocabulary=8192, width=512, layers=12, heads=8, hidden=2048, length=64)
 QUICK = Gpt2(vocabulary=64, width=16, layers=3, heads=2, hidden=32, length=8)
 LAYERS = r"blocks/(\d+)/"
+NOISE = 0.02
+"""Deviation of what tells the two networks apart: about that of their weights."""
+
 WHOLE = "the whole at once"
 
 
@@ -81,7 +84,8 @@ class Problem:
 
     def __init__(self, config: Gpt2, examples: int, steps: int):
         self.config, self.steps, self.apply = config, steps, build(config).apply
-        self.models = [jax.device_get(build(config, seed=k).variables) for k in range(2)]
+        start, rng = jax.device_get(build(config).variables), np.random.default_rng(1)
+        self.models = [jax.tree.map(lambda x: x + NOISE * rng.standard_normal(x.shape, np.float32), start) for _ in range(2)]
         tokens = np.random.default_rng(0).integers(0, config.vocabulary, (3 * examples, config.length)).astype(np.int32)
         self.batches = [(tokens[k * examples : (k + 1) * examples], None) for k in range(2)]
         self.held_out = tokens[2 * examples :]
@@ -102,8 +106,8 @@ class Problem:
         """By `fit`, to make what the models make."""
         watch = Watch()
         stack = nm.stack_models(self.models)
-        loss = nm.weight_space(NP_MERGE, lambda v, x: {0: self.apply(v, x)}, Reconstruction())
-        batches = [(x, {0: self._target(stack, x)}) for x, _ in self.batches]
+        loss = nm.weight_space(NP_MERGE, self._numbered, Reconstruction())
+        batches = [(x, {0: (t := self._target(stack, x), np.float32(np.square(t).mean()))}) for x, _ in self.batches]
         result = nm.fit(
             jax.device_get(NP_MERGE.init(stack)), loss, stack, batches, ADAM, steps=self.steps, every=1, progress=watch
         )
@@ -120,6 +124,10 @@ class Problem:
         groups = len(result.groups)
         predicted = options.get("max_bytes") or self._predicted()
         return Row(way, groups, watch.most, predicted, watch.seconds, self.error(result.variables))
+
+    def _numbered(self, variables: PyTree, x: Any) -> Any:
+        """The outputs as a group of layers gives them."""
+        return {0: self.apply(variables, x)}
 
     def _target(self, stack: nm.Stack, x: np.ndarray) -> np.ndarray:
         made = [np.asarray(jax.jit(self.apply)(model, x), np.float32) for model in stack.models()]
@@ -163,7 +171,8 @@ def main(
     size = bytes_of(abstract(config).variables)
     lines = ["# Layer groups: what learning a merge holds", "", *markdown_table(header, table), ""]
     lines += [
-        f"Two GPT-2 networks of {count / 1e6:.1f} M random parameters, {size / 1e6:.0f} MB each, {config.layers} blocks; "
+        f"Two GPT-2 networks of {count / 1e6:.1f} M parameters, {size / 1e6:.0f} MB each, {config.layers} blocks, random weights "
+        f"with noise of {NOISE} that tells them apart; "
         f"{steps} steps a group on {2 * examples} sequences of {config.length} tokens, Adam. Held is the most of JAX's live "
         "arrays at any step. The error is that of the outputs against the mean of both models', relative.",
         "",

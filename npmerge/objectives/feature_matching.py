@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,18 +152,14 @@ def _mean(features: list[Array]) -> Float[Array, "*copies samples units"]:
 
 
 def _relative(ours: Seen, theirs: Float[Array, "*copies samples units"]) -> Float[Array, ""]:
-    """The relative error over the samples that count."""
+    """The squared distance as a share of the squares of the teacher; where those are zero, the mean square itself."""
 
-    def mean(x: Array) -> Array:
+    def total(x: Array) -> Any:
+        squares = jnp.square(x)
         if ours.counts is None:
-            return x.mean()
+            return squares.mean()
         counts = jnp.broadcast_to(ours.counts[:, None], x.shape)
-        return jnp.where(counts, x, 0).sum() / jnp.maximum(counts.sum(dtype=jnp.float32), 1)
+        return jnp.where(counts, squares, 0).sum() / jnp.maximum(counts.sum(dtype=jnp.float32), 1)
 
-    return relative(ours.values.astype(jnp.float32), theirs, mean)
-
-
-def relative(x: Array, target: Array, mean: Callable[[Array], Array]) -> Float[Array, ""]:
-    """The squared distance as a share of the squares of the target; where those are zero, the mean square itself."""
-    scale = mean(jnp.square(target))
-    return mean(jnp.square(x - target)) / jnp.where(scale > 0, scale, 1)
+    scale = total(theirs)
+    return total(ours.values.astype(jnp.float32) - theirs) / jnp.where(scale > 0, scale, 1)

@@ -267,7 +267,7 @@ def test_widths_of_an_architecture_are_those_that_differ():
     assert WithWidths.of(changed, {"params/blocks/0/conv1": 4}) == RESNET
 
 
-@configs
+@pytest.mark.parametrize("config", [pytest.param(CONFIGS[m][-1], id=m.__name__) for m in MODELS if m in CONFIGS])
 def test_layer_groups_one_after_another_are_the_network(config):
     network, x = build(config), inputs(config)
     params = generic(network.variables)
