@@ -190,13 +190,17 @@ def _measured(apply: Apply, variables: Signature, inputs: Signature) -> tuple[Fl
     Which values are is seen by tracing a batch of one example more.
     """
     count = next((shape[0] for shape, _ in inputs[1] if shape), 1)
-    first, more = (
-        flow_of(apply, variables, _resized(inputs, count, size), None)[0] for size in (max(count, 2), max(count, 2) + 1)
-    )
+    size = max(count, 2)  # some functions are written otherwise for a batch of one
+    first, _ = flow_of(apply, variables, _resized(inputs, count, size), None)
+    try:
+        more, _ = flow_of(apply, variables, _resized(inputs, count, size + 1), None)
+    except Exception as error:  # whatever the network's library raises
+        line = str(error).strip().split("\n")[0]
+        raise ValueError(f"the network takes {size} examples and not {size + 1}, so it cannot be cut: {line}") from error
     a, b = first.program.avals, more.program.avals
     if len(a) != len(b):
-        raise ValueError("the network has other equations for a batch of one example more, so it cannot be cut")
-    return first, {v: _bytes(a[v], b[v], max(count, 2)) for v in first.data}
+        raise ValueError(f"the network has other equations for {size + 1} examples than for {size}, so it cannot be cut")
+    return first, {v: _bytes(a[v], b[v], size) for v in first.data}
 
 
 def _resized(inputs: Signature, count: int, size: int) -> Signature:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.base import check_finite
 from alignment.checks import kind_of
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.headers import DTYPES
@@ -48,7 +47,8 @@ class Leaves:
             leaf = self._leaves[path]
             found[path] = np.asarray(leaf() if callable(leaf) else leaf)
             self._check(path, self._described(found[path]))
-        check_finite(found, self.name)
+            if bad := int((~np.isfinite(found[path])).sum()):
+                raise ValueError(f"{self.name} has {bad} non-finite values of {found[path].size} in {path!r}")
         return found
 
     def _described(self, leaf: Any) -> str | None:

@@ -14,7 +14,6 @@ from alignment import WeightMatching
 from alignment.graph import flatten
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.group_choice import Learning, cuts_of
-from npmerge.models import Gpt2, build
 from npmerge.sharding import AsGiven
 from tests.npmerge.toys import apply, array, batch, float64, permuted, variables
 
@@ -23,7 +22,7 @@ MERGE = nm.np_merge()
 MODELS = [variables(k) for k in range(2)]
 STACK = nm.stack_models(MODELS)
 BATCHES = [batch(10 + k, 6) for k in range(3)]
-DEEP = 4
+DEEP = 3
 """Layers of the network that is larger than what may be held."""
 
 
@@ -86,51 +85,34 @@ def test_the_second_group_reads_what_the_first_has_made(sequential):
 
 def test_no_steps_are_the_closed_form():
     base = variables(9)
-    for merge in (MERGE, nm.Learned(nm.TaskArithmetic(0.3), nm.PerLayer("^(first)"), nm.Free()), nm.Dare(0.5)):
-        options = {"base": base, "key": jax.random.key(3)} if merge is not MERGE else {}
-        result = learned(merge=merge, steps=0, **options)
-        expected = merge(nm.stack_models(MODELS, options.get("base")), key=options.get("key"))
+    for merge in (nm.Learned(nm.TaskArithmetic(0.3), nm.PerLayer("^(first)"), nm.Free()), nm.Dare(0.5)):
+        result = learned(merge=merge, steps=0, base=base, key=jax.random.key(3))
+        expected = merge(nm.stack_models(MODELS, base), key=jax.random.key(3))
         chex.assert_trees_all_close(result.variables, expected, atol=1e-6)
 
 
 def test_tied_embeddings_are_learned_once_and_unread_leaves_merged():
-    config = Gpt2(vocabulary=11, width=8, layers=1, heads=2, hidden=6, length=5)
-    rng, start = np.random.default_rng(1), build(config).variables
-    models = [
-        {**jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape).astype(np.float32), start), "unread": array(k, 3)}
-        for k in range(2)
-    ]
+    def network(params, tokens):
+        x = params["embedding"][tokens]
+        x = jnp.tanh(x @ params["inner"])
+        return jnp.tanh(x @ params["outer"]) @ params["embedding"].T
+
+    shapes = {"embedding": (11, 4), "inner": (4, 4), "outer": (4, 4), "unread": (3,)}
+    models = [{name: array(10 * k + n, *shape) for n, (name, shape) in enumerate(shapes.items())} for k in range(2)]
     tokens = np.random.default_rng(0).integers(0, 11, (4, 5)).astype(np.int32)
-
-    def with_more(params, x):
-        return build(config).apply({key: x for key, x in params.items() if key != "unread"}, x)
-
     told = []
-    result = learned(
-        models,
-        [(tokens, None)],
-        network=with_more,
-        groups=r"blocks/(\d+)/",
-        teacher=1,
-        every=1,
-        progress=lambda *x: told.append(x),
-    )
-    embedding, _, head = result.groups
-    assert "params/tokens/embedding" in embedding.paths
-    assert set(head.paths) == {"params/norm/bias", "params/norm/scale"}
+    options = {"groups": "(inner|outer)", "teacher": 1, "every": 1, "progress": lambda *x: told.append(x)}
+    result = learned(models, [(tokens, None)], network=network, **options)
+    assert [group.paths for group in result.groups] == [("embedding",), ("inner",), ("outer",)]
     assert all(group.history.loss[-1] < group.history.loss[0] for group in result.groups)
     assert [x[:2] for x in told] == [(group.name, step) for group in result.groups for step in range(1, 6)]
     assert result.status == "finished"
-    alone = learned(
-        models, [(tokens, None)], network=lambda v, x: v["params"]["tokens"]["embedding"][x], groups=None, max_bytes=10**9
-    )
-    chex.assert_trees_all_close(result.variables["params"]["tokens"], alone.variables["params"]["tokens"], atol=0.2)
     chex.assert_trees_all_close(result.variables["unread"], (models[0]["unread"] + models[1]["unread"]) / 2, atol=1e-6)
     assert jax.tree.structure(result.variables) == jax.tree.structure(models[0])
 
 
 def test_no_more_than_a_group_is_on_the_device():
-    width, models = 128, [deep_params(k, 128) for k in range(3)]
+    width, models = 128, [deep_params(k, 128) for k in range(2)]
     inputs = np.random.default_rng(0).standard_normal((4, width)).astype(np.float32)
     before, most = sum(x.nbytes for x in jax.live_arrays()), []
 
@@ -140,8 +122,8 @@ def test_no_more_than_a_group_is_on_the_device():
     result = learned(models, [(inputs, None)], network=deep, groups=r"^(\d+)/", every=1, progress=look)
     assert len(result.groups) == DEEP
     layer = 4 * (width**2 + width)
-    # three models, three rows of theta and two moments of each, and copies that a step may have in flight
-    assert 12 * layer <= max(most) <= 22 * layer < 3 * DEEP * layer + 9 * DEEP * layer
+    # two models, theta and two moments of one layer, and what a step has in flight; the whole would hold 5 of each layer
+    assert 5 * layer <= max(most) < 8 * layer < 5 * DEEP * layer
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(result.variables))
 
 
@@ -157,7 +139,7 @@ def test_groups_are_as_large_as_a_device_holds():
 
     assert sizes(100) == [2 * DEEP]
     assert sizes(12) == [2] * DEEP  # kernel and bias, and not the kernel of one with the bias of another
-    assert 2 <= len(sizes(25)) < DEEP
+    assert sizes(18) == [4, 2]
     with pytest.raises(ValueError, match=r"the layer group of '0/kernel': a step needs .* and the device has 4 kB"):
         cuts_of(None, 4000, (deep, shapes, inputs), learning)
     with pytest.raises(ValueError, match="the layer group of '0/bias': a step needs"):
@@ -242,16 +224,16 @@ def test_goes_on_where_it_was_interrupted(tmp_path):
         pass
 
     def stop(name: str, step: int, loss: float) -> None:
-        if name.startswith("out") and step == 3:
+        if name.startswith("out") and step == 2:
             raise StoppedError
 
     options = {"checkpoints": nm.Checkpoints(tmp_path, steps=1), "every": 1}
     with pytest.raises(StoppedError):
-        learned(progress=stop, **options)
+        learned(steps=3, progress=stop, **options)
     told = []
-    result = learned(progress=lambda *x: told.append(x[:2]), **options)
-    assert told == [("out/bias", step) for step in (3, 4, 5)]  # told before it is saved
-    chex.assert_trees_all_equal(result.variables, learned().variables)
+    result = learned(steps=3, progress=lambda *x: told.append(x[:2]), **options)
+    assert told == [("out/bias", step) for step in (2, 3)]  # told before it is saved
+    chex.assert_trees_all_equal(result.variables, learned(steps=3).variables)
 
 
 def test_a_group_that_diverges_keeps_its_last_good_theta():
