@@ -71,7 +71,7 @@ class LayerGroup:
 
     Attributes:
         program: its steps, and what they need that depends on no data.
-        leaves: the numbers of the leaves of the variables that it reads, by path.
+        leaves: the numbers of the leaves of the variables that it reads, by path, in the order in which it does.
         inputs: the numbers of the inputs of the network.
         needs: the values that it reads of those that earlier groups make.
         makes: the values that later groups read; the outputs of the network, for the last group.
@@ -181,14 +181,15 @@ def _group(flow: Flow, structure: jax.tree_util.PyTreeDef, start: int, end: int,
     kept = tuple(step for i, step in enumerate(program.steps) if i not in others)
     part = replace(program, steps=kept).wanted(makes)
     made = {v for step in part.steps for v in step.outs}
-    read = {v for step in part.steps for v in step.ins}.union(makes)
-    leaves = {path: v for path, v in zip(flow.names, program.inputs, strict=False) if v in read}
+    read = dict.fromkeys([*(v for step in part.steps for v in step.ins), *makes])
+    paths = dict(zip(program.inputs, flow.names, strict=False))
+    leaves = {paths[v]: v for v in read if v in paths}
     moved = reached(part, leaves.values()) & flow.data & made
     return LayerGroup(
         program=part,
         leaves=leaves,
         inputs=program.inputs[len(flow.names) :],
-        needs=tuple(sorted((read & flow.data).difference(made, program.inputs))),
+        needs=tuple(sorted((read.keys() & flow.data).difference(made, program.inputs))),
         makes=makes,
         learned=tuple(v for v in makes if v in moved and is_floating(program.avals[v])),
         outputs=program.outputs if last else (),
