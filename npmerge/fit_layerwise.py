@@ -25,7 +25,7 @@ from npmerge.group_features import Features
 from npmerge.group_loss import GroupApply
 from npmerge.layer_stream import GroupFit, Stream
 from npmerge.model_leaves import Leaves, Merged, shapes_of
-from npmerge.objectives import Apply, Objective
+from npmerge.objectives import Apply, FeatureMatching, Joint, NextToken, Objective
 from npmerge.objectives.teachers import Teacher, check_teacher
 from npmerge.sharding import Layout, layout_of
 
@@ -100,7 +100,7 @@ def fit_layerwise(
             what the teacher's make (teacher-forced).
         last: what the last group minimises with the targets of the batches, such as `CrossEntropy()`; None as the others, on
             the outputs of the teacher. One that asks the models (`Distillation`) gets what their last groups make of the same
-            values. Those that read the inputs (`NextToken`) or nodes do not go.
+            values. Those that read the inputs (`NextToken`), nodes or several tasks do not go.
         base: that the models were fine-tuned from, for merges of task vectors.
         like: the variables as arrays or `jax.ShapeDtypeStruct`, where models are stored or functions.
         held_out: batches by which the best theta of each group is kept.
@@ -178,6 +178,11 @@ def _checked(merge: Merge, models: Any, teacher: Teacher, last: Any, options: di
         raise ValueError(f"{type(merge).__name__} needs statistics of whole networks, which are not there in layer groups")
     if last is not None and not isinstance(last, Objective):
         raise ValueError(f"last must be an objective such as CrossEntropy(), got {kind_of(last)}")
+    if isinstance(last, NextToken | FeatureMatching | Joint):
+        raise ValueError(
+            f"{kind_of(last)} reads more than the outputs of the network: give last an objective of these and the targets, "
+            "such as CrossEntropy()"
+        )
     if wrong := [name for name in options if name not in OPTIONS]:
         raise ValueError(unknown("argument of fit_layerwise", wrong[0], OPTIONS))
     check_teacher("fit_layerwise", teacher)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alignment.checks import check_count
-from alignment.cut_places import Candidate, candidates, cut_behind, cut_between, cuts_at
+from alignment.checks import check_count, check_list
+from alignment.cut_places import candidates, cut_behind, cut_between, cuts_at
 from alignment.graph import PyTree, as_shapes, flatten
 from alignment.layer_groups import Cuts
 from npmerge.base import Merge
@@ -99,7 +99,9 @@ def cuts_of(
                 "pattern of paths, or nodes) or max_bytes="
             )
         return _within(max_bytes, network, learning)
-    cuts = cut_between(*network, groups) if isinstance(groups, str) else cut_behind(*network, list(groups))
+    if not isinstance(groups, str):
+        check_list(groups, "nodes to cut behind, or a pattern of paths")
+    cuts = cut_between(*network, groups) if isinstance(groups, str) else cut_behind(*network, groups)
     if max_bytes is not None:
         for index in range(len(cuts.behind) + 1):
             _check(learning, cuts, index, max_bytes)
@@ -113,31 +115,25 @@ def _within(max_bytes: int, network: tuple[Any, PyTree, PyTree], learning: Learn
     held = [sum(sizes[path] for path in place.read) for place in places]
     behind: list[tuple[int, ...]] = []
     start = 0
-    while (end := _fitting(max_bytes, network, learning, places, start)) <= len(places):
-        if end == start:  # not even the smallest
-            cuts = cuts_at(*network, [*behind, *(place.behind for place in places[start : start + 1])])
-            _check(learning, cuts, len(behind), max_bytes)
-        half = sum(held[start:end]) / 2
-        large = [k for k in range(start, end) if sum(held[start : k + 1]) >= half]
-        chosen = min(large, key=lambda k: (places[k].living, -k))
-        behind.append(places[chosen].behind)
-        start = chosen + 1
-    return cuts_at(*network, behind)
-
-
-def _fitting(
-    max_bytes: int, network: tuple[Any, PyTree, PyTree], learning: Learning, places: Sequence[Candidate], start: int
-) -> int:
-    """The first candidate behind which a group from `start` on would not fit; one more than there are if all that is left does.
-
-    The end of the network counts as the last candidate.
-    """
 
     def too_large(end: int) -> bool:
-        before, after = ([place.behind for place in some] for some in (places[:start][-1:], places[end : end + 1]))
-        return learning.memory(cuts_at(*network, [*before, *after]), len(before)).total > max_bytes
+        """Whether a group from the start up to a candidate is; the end of the network is the last candidate."""
+        cuts = cuts_at(*network, [*behind[-1:], *(place.behind for place in places[end : end + 1])])
+        return learning.memory(cuts, len(behind[-1:])).total > max_bytes
 
-    return start + bisect.bisect_left(range(start, len(places) + 1), True, key=too_large)
+    while True:
+        ends = range(start, len(places) + 1)
+        fitting = bisect.bisect_left(ends, True, key=too_large)
+        if fitting == len(ends):
+            return cuts_at(*network, behind)
+        if not fitting:
+            cuts = cuts_at(*network, [*behind, *(place.behind for place in places[start : start + 1])])
+            _check(learning, cuts, len(behind), max_bytes)
+        half = sum(held[start : start + fitting]) / 2
+        large = [end for end in ends[:fitting] if sum(held[start : end + 1]) >= half]
+        chosen = next(end for end in sorted(large, key=lambda end: (places[end].living, -end)) if not too_large(end))
+        behind.append(places[chosen].behind)
+        start = chosen + 1
 
 
 def _check(learning: Learning, cuts: Cuts, index: int, max_bytes: int) -> None:

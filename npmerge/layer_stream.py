@@ -88,11 +88,8 @@ class Stream:
         """
         given = [data.given(apply) for data in self.data]
         models = [model(own) for model in self.models]
-        if not apply.returns:
-            for teacher, number in enumerate(self.teachers):
-                params = jax.device_put({**models[number], **self.models[number](earlier)})
-                for data in self.data:
-                    data.teach(apply, teacher, params, keep)
+        for teacher, number in enumerate(() if apply.returns else self.teachers):
+            self._teach(apply, teacher, {**models[number], **self.models[number](earlier)}, keep)
         found = GroupFit("", (), None, None)
         if own:
             batches = [data.batches_of(apply, x) for data, x in zip(self.data, given, strict=True)]
@@ -102,6 +99,12 @@ class Stream:
             for data in self.data:
                 data.advance(apply, params, keep)
         return found
+
+    def _teach(self, apply: GroupApply, teacher: int, leaves: Host, keep: frozenset[int]) -> None:
+        """One teacher goes through a group; its leaves are on the device until this returns."""
+        params = jax.device_put(leaves)
+        for data in self.data:
+            data.teach(apply, teacher, params, keep)
 
     def closed_form(self, path: str) -> None:
         """Merge a leaf that no group reads."""

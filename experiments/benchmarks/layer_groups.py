@@ -157,7 +157,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: to see that it runs.")] = False,
 ) -> None:
     """Learn the merge in every way and write the table."""
-    config, examples, steps = (QUICK, 2, 2) if quick else (SIZE, 2, 8)
+    config, examples, steps = (QUICK, 2, 2) if quick else (SIZE, 2, 4)
     found = rows(config, examples, steps)
     count = parameters(config)
     header = ("learned", "groups", "MB held", "MB of a step, predicted", "error of held-out outputs")

@@ -261,6 +261,8 @@ def test_a_group_that_diverges_keeps_its_last_good_theta():
         ({"teacher": 2}, "the teacher must be 'mean' or one of the models 0 to 1, got 2"),
         ({"merge": nm.Fisher()}, "Fisher needs statistics of whole networks"),
         ({"last": "cross_entropy"}, "last must be an objective"),
+        ({"last": nm.NextToken()}, "NextToken reads more than the outputs of the network"),
+        ({"groups": 3}, "expected a list of nodes to cut behind, or a pattern of paths, got int"),
         ({"patient": 3}, "unknown argument of fit_layerwise 'patient': the nearest is 'patience'"),
         ({"steps": -1}, "steps must be an integer of 0 or more"),
         ({"max_bytes": 0}, "max_bytes must be an integer of 1 or more"),
