@@ -19,12 +19,18 @@ PRODUCTS = {"dot_general", "conv_general_dilated"}
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One operation: `call(*ins) -> outs`, with values by number; `eqn` is the equation that it is, None for an added step."""
+    """One operation: `call(*ins) -> outs`, with values by number.
+
+    Attributes:
+        eqn: the equation that it is, None for an added step.
+        location: of the equation, one number for each level of nested calls.
+    """
 
     call: Callable[..., Sequence[Any]]
     ins: tuple[int, ...]
     outs: tuple[int, ...]
     eqn: JaxprEqn | None = None
+    location: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -91,8 +97,15 @@ class Program:
         return [env[v] for v in self.outputs]
 
 
-def flattened(closed: ClosedJaxpr) -> Program:
-    """The program of a jaxpr. Functions with derivatives of their own keep them, unless a norm or a contraction is inside."""
+def flattened(closed: ClosedJaxpr, opens: Callable[[JaxprEqn, tuple[int, ...]], bool] | None = None) -> Program:
+    """The program of a jaxpr.
+
+    Args:
+        closed: the jaxpr.
+        opens: whether the call at a location is inlined; None for all but functions with derivatives of their own, which keep
+            them unless a norm or a contraction is inside.
+    """
+    opens = opens or _holds_products
     constants: dict[int, Any] = {}
     avals: dict[int, Any] = {}
     steps: list[Step] = []
@@ -105,7 +118,7 @@ def flattened(closed: ClosedJaxpr) -> Program:
         constants[value := new(aval)] = x
         return value
 
-    def walk(inner: ClosedJaxpr, args: Sequence[int]) -> list[int]:
+    def walk(inner: ClosedJaxpr, args: Sequence[int], prefix: tuple[int, ...]) -> list[int]:
         jaxpr: Jaxpr = inner.jaxpr
         env: dict[Var, int] = dict(zip(jaxpr.invars, args, strict=True))
         env |= {v: constant(x, v.aval) for v, x in zip(jaxpr.constvars, inner.consts, strict=True)}
@@ -113,21 +126,24 @@ def flattened(closed: ClosedJaxpr) -> Program:
         def read(v: Var | Literal) -> int:
             return constant(v.val, v.aval) if isinstance(v, Literal) else env[v]
 
-        for eqn in jaxpr.eqns:
-            ins = [read(v) for v in eqn.invars]
-            if (called := nested(eqn)) is not None and (
-                eqn.primitive.name not in CUSTOM or holds(called.jaxpr, ROOTS | PRODUCTS)
-            ):
-                outs = walk(called, ins)
+        for index, eqn in enumerate(jaxpr.eqns):
+            ins, location = [read(v) for v in eqn.invars], (*prefix, index)
+            if (called := nested(eqn)) is not None and opens(eqn, location):
+                outs = walk(called, ins, location)
             else:
                 outs = [new(v.aval) for v in eqn.outvars]
-                steps.append(Step(functools.partial(evaluated, eqn, jaxpr), tuple(ins), tuple(outs), eqn))
+                steps.append(Step(functools.partial(evaluated, eqn, jaxpr), tuple(ins), tuple(outs), eqn, location))
             env.update(zip(eqn.outvars, outs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
     inputs = [new(v.aval) for v in closed.jaxpr.invars]
-    outputs = walk(closed, inputs)
+    outputs = walk(closed, inputs, ())
     return Program(tuple(steps), tuple(inputs), constants, tuple(outputs), avals)
+
+
+def _holds_products(eqn: JaxprEqn, _: tuple[int, ...]) -> bool:
+    called = nested(eqn)
+    return eqn.primitive.name not in CUSTOM or (called is not None and holds(called.jaxpr, ROOTS | PRODUCTS))
 
 
 def holds(jaxpr: Jaxpr, names: set[str]) -> bool:

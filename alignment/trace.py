@@ -63,7 +63,7 @@ def walked(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> "W
     for path, leaf in leaves.items():
         if not hasattr(leaf, "dtype") and not isinstance(leaf, float | int | complex):
             raise ValueError(f"variables must be arrays, got {type(leaf).__name__} at {path!r}")
-    closed, returned = _program(apply, variables, inputs)
+    closed, returned = closed_program(apply, variables, inputs)
     walk = Walk(closed, jax.tree.structure(returned))
     walk.params = {path: walk.parameter(path, leaf) for path, leaf in leaves.items()}
     shapes = [_shape(v) for v in closed.jaxpr.invars[len(leaves) :]]
@@ -93,7 +93,7 @@ def _renews(variables: PyTree, returned: PyTree) -> bool:
     return old == new
 
 
-def _program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> tuple[ClosedJaxpr, PyTree]:
+def closed_program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> tuple[ClosedJaxpr, PyTree]:
     """The jaxpr of a pure function of arrays, and what it returns as shapes. Raises ValueError where it is none."""
 
     def checked(*args: PyTree) -> PyTree:

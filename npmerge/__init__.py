@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from npmerge.figures import barrier_figure, correlation_figure, graph_figure
     from npmerge.fit import Checkpoints, FitResult, History, fit
+    from npmerge.fit_layerwise import GroupFit, Layerwise, fit_layerwise
     from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
     from npmerge.learned import Learned
     from npmerge.least_squares import LeastSquares, Solved
@@ -120,6 +121,7 @@ else:
             "npmerge.evaluate": "Barrier LogitEnsemble Metrics Path barrier evaluate flops parameters path_between resetting",
             "npmerge.figures": "barrier_figure correlation_figure graph_figure",
             "npmerge.fit": "Checkpoints FitResult History fit",
+            "npmerge.fit_layerwise": "GroupFit Layerwise fit_layerwise",
             "npmerge.granularity": "PerChannel PerInput PerLayer PerModel PerParameter PerTensor",
             "npmerge.learned": "Learned",
             "npmerge.least_squares": "LeastSquares Solved",
@@ -179,6 +181,7 @@ __all__ = [
     "FitResult",
     "Free",
     "GreedySoup",
+    "GroupFit",
     "Headed",
     "History",
     "InputGram",
@@ -188,6 +191,7 @@ __all__ = [
     "JointMoments",
     "KarcherMean",
     "KroneckerFactors",
+    "Layerwise",
     "Learned",
     "LeastSquares",
     "LinearMerge",
@@ -260,6 +264,7 @@ __all__ = [
     "evaluate",
     "fine_tuning",
     "fit",
+    "fit_layerwise",
     "flops",
     "graph_figure",
     "in_order",

@@ -134,14 +134,14 @@ def check_step(loss: Any, optimizer: optax.GradientTransformation, given: tuple,
         given: theta, stack and a batch.
         layout: where they lie.
     """
-    limit = _limit(layout)
+    limit = device_limit(layout)
     if limit is None or not isinstance(loss, WeightSpaceLoss | FineTuningLoss):
         return
     predicted = predicted_bytes(loss, optimizer, *given, plan=False)
     check_fits(predicted.on(layout.parts * jax.process_count(), features=getattr(layout, "features", False)), limit)
 
 
-def _limit(layout: Layout) -> int | None:
+def device_limit(layout: Layout) -> int | None:
     """Bytes that a device may hold, where it says so: accelerators do."""
     device = next(iter(getattr(layout, "devices", ())), jax.devices()[0])
     statistics = device.memory_stats() if device.process_index == jax.process_index() else None

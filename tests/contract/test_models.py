@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignment.graph import flatten, path_name
+from alignment.cut_places import candidates, cuts_at
+from alignment.graph import flatten, path_name, signature
+from alignment.layer_groups import flow_of
 from npmerge.models import (
     MODELS,
     Bert,
@@ -264,3 +266,24 @@ def test_widths_of_an_architecture_are_those_that_differ():
     assert changed == WithWidths(RESNET, (("params/blocks/0/conv1", 6),))
     assert WithWidths.of(changed, {"params/conv": 5}).widths == (("params/blocks/0/conv1", 6), ("params/conv", 5))
     assert WithWidths.of(changed, {"params/blocks/0/conv1": 4}) == RESNET
+
+
+@pytest.mark.parametrize("config", [pytest.param(CONFIGS[m][-1], id=m.__name__) for m in MODELS if m in CONFIGS])
+def test_layer_groups_are_the_network_each_equation_once(config):
+    """Run, they are equal bit for bit (`test_layer_groups`); here of every architecture what is run and what it makes."""
+    network, x = abstract(config), example(config)
+    places = candidates(network.apply, network.variables, x)
+    cuts = cuts_at(network.apply, network.variables, x, [place.behind for place in places])
+    groups, leaves = cuts.groups(x), flatten(network.variables)
+    assert len(places) > len(leaves) // 4
+    whole, _ = flow_of(network.apply, cuts.variables, signature(x), cuts.behind)
+    run = [step.outs for group in groups for step in group.program.steps if whole.data.intersection(step.outs)]
+    assert run == [whole.program.steps[k].outs for k in whole.order]
+
+    def chain(leaves, x):
+        values = {}
+        for group in groups:
+            values |= group({path: leaves[path] for path in group.leaves}, x, {n: values[n] for n in group.needs})
+        return groups[-1].returned(values)
+
+    assert jax.eval_shape(chain, leaves, x) == jax.eval_shape(network.apply, network.variables, x)

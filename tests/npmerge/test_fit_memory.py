@@ -206,13 +206,13 @@ def test_a_fit_that_a_device_cannot_hold_is_refused_before_its_first_step(monkey
     loss = weight_space(merge, apply, CrossEntropy())
     given = merge.init(stack), loss, stack, [batch(0)], ADAM
     needed = predicted_bytes(loss, ADAM, given[0], stack, batch(0), plan=False)
-    monkeypatch.setattr(fit_memory, "_limit", lambda layout: needed.total)
+    monkeypatch.setattr(fit_memory, "device_limit", lambda layout: needed.total)
     fit(*given, steps=1)
-    monkeypatch.setattr(fit_memory, "_limit", lambda layout: needed.total - 1)
+    monkeypatch.setattr(fit_memory, "device_limit", lambda layout: needed.total - 1)
     with pytest.raises(ValueError, match=r"1\. shard the features"):
         fit(*given, steps=1)
     fit(*given, steps=1, devices=2, shard="features")
     with pytest.raises(ValueError, match=r"1\. shard the features"):
-        monkeypatch.setattr(fit_memory, "_limit", lambda layout: 100)
+        monkeypatch.setattr(fit_memory, "device_limit", lambda layout: 100)
         fit(*given, steps=1, devices=2, parallel="pmap")
     assert needed.on(2, features=True).theta == needed.theta // 2 and needed.on(2, features=False).theta == needed.theta

@@ -71,6 +71,14 @@ def test_networks_of_other_sizes():
     assert min(found.values()) > 0.6
 
 
+def test_a_merge_is_learned_layer_group_by_layer_group():
+    (example,) = [e for e in EXAMPLES if "fit_layerwise" in e]
+    shares = [float(line.split(" ")[1]) for line in run(example).splitlines()]
+    assert len(shares) == 2
+    assert min(shares) < 0.8
+    assert max(shares) <= 1
+
+
 def test_checkpoints_are_saved_and_the_command_aligns_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (example,) = [e for e in EXAMPLES if "save_network" in e]
