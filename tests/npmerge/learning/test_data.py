@@ -9,7 +9,7 @@ import tokenizers
 
 from npmerge.learning.data import Examples, check_apart, hash_of_data, read_examples, split
 from npmerge.models import Gpt2, ResNetCifar
-from npmerge.recipe.blocks import Data
+from npmerge.recipe.examples import Data
 
 IMAGES = ResNetCifar(side=4)
 TOKENS = Gpt2(vocabulary=256, width=8, layers=1, heads=2, hidden=8, length=5)
