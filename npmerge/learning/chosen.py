@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from typing import Any
 
 from alignment.checks import unknown
 from npmerge.checkpoint.network import network_config
@@ -12,6 +11,7 @@ from npmerge.checkpoint.stored import StoredModel
 from npmerge.learning.architectures import Architecture
 from npmerge.learning.known_networks import Known
 from npmerge.learning.members import Tensors
+from npmerge.learning.named_values import hashable
 from npmerge.learning.user_code import check_arguments, user_network
 from npmerge.models import MODELS, Config
 from npmerge.recipe.named import Named
@@ -35,7 +35,7 @@ def architecture_of(given: Named | None, reference: StoredModel, tensors: Tensor
         if described is not None and (given is None or type(described).__name__ == given.name):
             return Known(described, own=True)
     own = "params" in {name.split("/")[0] for name in tensors}
-    arguments = {} if given is None else {key: _hashable(x) for key, x in given.arguments.items()}
+    arguments = {} if given is None else {key: hashable(x) for key, x in given.arguments.items()}
     if given is None:
         return Known(config_of(tensors, reference.config, source=reference.name))
     kind = {x.__name__: x for x in MODELS}.get(given.name)
@@ -61,7 +61,3 @@ def _described(reference: StoredModel) -> Config | None:
     except (ValueError, KeyError, TypeError):
         return None
     return network_config(path, described)
-
-
-def _hashable(x: Any) -> Any:
-    return tuple(x) if isinstance(x, list) else x

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from alignment.checks import unknown
-from npmerge.recipe.blocks import Data
+from npmerge.recipe.examples import Data
 
 
 def read_dataset(data: Data) -> tuple[np.ndarray, np.ndarray | None]:

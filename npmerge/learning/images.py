@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from npmerge.models import Config
-from npmerge.recipe.blocks import Data
+from npmerge.recipe.examples import Data
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 

@@ -8,7 +8,7 @@ from npmerge.recipe.examples import Examples, HeldOut, Tasks
 from npmerge.recipe.filters import Filters
 from npmerge.recipe.named import Arguments, Named, by_name, name_of, one_of
 from npmerge.recipe.strict import Block, fault
-from npmerge.recipe.terms import Term, Terms
+from npmerge.recipe.terms import REGULARISERS, Term, Terms
 
 ALIGNMENTS = (
     "weight_matching", "activation_matching", "procrustes", "cca", "scale", "group_matching", "soft_permutation",
@@ -88,3 +88,12 @@ class Learn(Block):
         """All that are given, of all tasks and of single ones, with their places below the block."""
         own = [(("data", k, "objective"), task.objective) for k, task in enumerate(self.data)]
         return [(("objective",), self.objective), *((path, found) for path, found in own if found is not None)]
+
+    @property
+    def minimised(self) -> str:
+        """The terms in words, such as "cross_entropy + 0.1 proximity, joint over 2 tasks"."""
+        kinds = [[x for x in task.objective or self.objective if x.name not in REGULARISERS] for task in self.data]
+        different = dict.fromkeys(" + ".join(map(str, terms)) for terms in kinds)
+        held = [str(term) for term in self.objective if term.name in REGULARISERS]
+        joint = f", joint over {len(self.data)} tasks" if len(self.data) > 1 else ""
+        return " + ".join([", ".join(different), *held]) + joint

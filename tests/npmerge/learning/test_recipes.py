@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import yaml
 
 import npmerge as nm
 from npmerge import Learned, PerParameter, Simplex
@@ -124,3 +125,14 @@ def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
     assert steps[0].folder.name == fit.name
     for file in ("model.safetensors", "history.json", "report.md"):
         assert (out / file).read_bytes() == (expected / file).read_bytes()
+
+
+def test_each_learned_document_leaves_its_report(here, drawn):
+    half = yaml.safe_load(recipe(learn=learn(steps=5)))
+    text = yaml.safe_dump({"name": "half", **half}) + "---\n" + recipe(learn=learn(steps=10)).replace("b.safetensors", "half")
+    folder = merge(here, "out", text)
+    steps = [len(json.loads((x / "history.json").read_text())["loss"]) for x in (folder / "reports" / "half", folder)]
+    assert steps == [5, 10]
+    assert set(FILES) == {x.name for x in (folder / "reports" / "half").iterdir()}
+    (here / "recipe.yml").write_text(text)
+    assert "half: learned: finished after 5 steps" in run("merge", "recipe.yml", "again")
