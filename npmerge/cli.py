@@ -177,7 +177,8 @@ def merge(
     distributed: Annotated[
         bool,
         typer.Option(
-            "--distributed", help="One of several processes of a SLURM or Open MPI job or a TPU pod: they learn, the first writes."
+            "--distributed",
+            help="One of several processes of a SLURM or Open MPI job or a TPU pod: they learn, the first writes.",
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the result of an earlier merge.")] = False,

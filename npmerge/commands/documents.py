@@ -117,7 +117,8 @@ class Documents:
         for number, recipe in enumerate(recipes):
             document, place = self._planned(recipe, results), _result(folder, number)
             work = folder / "fit" if recipe is recipes[-1] else place.with_suffix(".fit")
-            self._followed(document, None, work)
+            if recipe.learn is not None:
+                self._followed(document, None, work)
             self._wait(number if recipe is not recipes[-1] else len(recipes))
             if recipe is not recipes[-1]:
                 results[str(recipe.name)] = open_model(place, name=str(recipe.name))

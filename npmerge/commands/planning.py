@@ -14,7 +14,7 @@ from npmerge.recipe.make_plan import make_plan, open_models
 from npmerge.recipe.plan import Plan
 
 if TYPE_CHECKING:
-    from npmerge.learning.run import Blocks
+    from npmerge.learning.blocks import Blocks
 
 
 class Planned(NamedTuple):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from alignment import trace
 from alignment.graph import PyTree, flatten
@@ -85,7 +84,9 @@ class Blocks:
         align, learn = self.recipe.align, self.recipe.learn
         if align is None:
             return found
-        given = placed(("align", "data"), [align.data]) if align.data else placed(("learn", "data"), learn.data if learn else [])
+        given = (
+            placed(("align", "data"), [align.data]) if align.data else placed(("learn", "data"), learn.data if learn else [])
+        )
         examples = [self.examples(data, keys) for keys, data in given]
         with inside(self.recipe, ("align",)):
             data = joined_examples(examples) if examples else None

@@ -1,4 +1,4 @@
-"""Several processes of one job that follow a recipe together: each learns from its part of every batch, the first one writes."""
+"""Processes of one job that follow a recipe together: each learns from its part of every batch, the first one writes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

@@ -28,9 +28,7 @@ class Measured(NamedTuple):
     name: str
 
 
-def measured(
-    apply: Callable, networks: Mapping[str, PyTree], tasks: Mapping[str, Examples], batch_size: int
-) -> Measured:
+def measured(apply: Callable, networks: Mapping[str, PyTree], tasks: Mapping[str, Examples], batch_size: int) -> Measured:
     """The networks on the examples of each task that has labels of what they predict.
 
     Args:

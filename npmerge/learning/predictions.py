@@ -126,7 +126,7 @@ def _compiled(learner: Learner, theta: PyTree, batch: tuple) -> tuple[Any, tuple
     state = State(learned, jax.eval_shape(learner.optimizer.init, learned), healthy)
     loss = learner.goal.data_loss(learner.merge, learner.network.forward)
     step = functools.partial(update, loss, learner.optimizer, Run(AsGiven(), learner.block.accumulate))
-    given = (state, fixed, learner.stack, batch, {})
+    given: tuple = (state, fixed, learner.stack, batch, {})
     return jax.jit(step, donate_argnums=0).lower(*given).compile(), given
 
 

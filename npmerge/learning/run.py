@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 
 from npmerge.folder import Vocabulary
+from npmerge.folder.configs import changed_config
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.chosen import architecture_of
 from npmerge.learning.goals import check_goal, functions_of
@@ -64,7 +65,8 @@ def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) 
     members = members_of(recipe, plan, block)
     given = (recipe.learn and recipe.learn.architecture) or (recipe.align and recipe.align.architecture)
     with inside(recipe, (block, *(("architecture",) if given else ()))):
-        network = architecture_of(given or None, plan.models[plan.reference], members.models[0])
+        config = changed_config(plan, vocabulary.old_rows, vocabulary.rows) if vocabulary else None
+        network = architecture_of(given or None, plan.models[plan.reference], members.models[0], config)
     return Blocks(recipe, plan, members, network, vocabulary)
 
 

