@@ -68,7 +68,7 @@ def read_examples(data: Data, config: Config | None, tokenizer: Path | Mapping[s
     if data.dataset is not None:
         from npmerge.learning.datasets import read_dataset
 
-        inputs, targets = read_dataset(data)
+        inputs, targets = read_dataset(data, config, tokenizer)
         return _checked(Examples(data.dataset, inputs, targets), config)
     path = Path(str(data.path))
     if not path.exists():

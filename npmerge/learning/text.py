@@ -1,7 +1,7 @@
 """Text as windows of tokens: the targets are the tokens that follow."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,34 @@ def read_text(
         ValueError: no text, no tokenizer where the model's is asked for, fewer tokens than one example has.
     """
     files = sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path]
+    try:
+        texts = [file.read_bytes() for file in files]
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as text: {error}") from None
+    return windows(str(path), texts, data, config, tokenizer)
+
+
+def windows(
+    name: str, texts: Sequence[bytes], data: Data, config: Config | None, tokenizer: Path | Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (examples, length) and those that follow each, in consecutive windows of every text.
+
+    Args:
+        name: what messages call the texts.
+        texts: in UTF-8.
+        data: of the recipe.
+        config: of the network, where it is known.
+        tokenizer: folder in which that of the model lies, or its content.
+
+    Raises:
+        ValueError: no text, no tokenizer where the model's is asked for, fewer tokens than one example has.
+    """
     length = data.length or min(LENGTH, *(config.input_shape if config is not None else (LENGTH,)))
-    windows = [_windows(_tokens(file, data, tokenizer), length) for file in files]
-    tokens = np.concatenate(windows) if windows else np.zeros((0, length + 1), np.int32)
+    found = [_windows(_tokens(name, text, data, tokenizer), length) for text in texts]
+    tokens = np.concatenate(found) if found else np.zeros((0, length + 1), np.int32)
     if not len(tokens):
         raise ValueError(
-            f"{path} has fewer tokens than the {length + 1} of one example: give a shorter data.length or more text"
+            f"{name} has fewer tokens than the {length + 1} of one example: give a shorter data.length or more text"
         )
     return tokens[:, :-1], tokens[:, 1:]
 
@@ -49,18 +71,17 @@ def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
     )
 
 
-def _tokens(file: Path, data: Data, tokenizer: Path | Mapping[str, Any]) -> np.ndarray:
+def _tokens(name: str, raw: bytes, data: Data, tokenizer: Path | Mapping[str, Any]) -> np.ndarray:
     stored = not isinstance(tokenizer, Path) or (tokenizer / FILE).is_file()
     kind = data.tokenizer or ("model" if stored else "bytes")
-    try:
-        raw = file.read_bytes()
-        if kind == "bytes":
-            return np.frombuffer(raw, np.uint8).astype(np.int32)
-        text = raw.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as text: {error}") from None
+    if kind == "bytes":
+        return np.frombuffer(raw, np.uint8).astype(np.int32)
     if not stored:
         raise ValueError(f"{tokenizer} has no tokenizer.json: say tokenizer: bytes for the numbers of bytes")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} cannot be read as text: {error}") from None
     return np.array(_loaded(tokenizer).encode(text, add_special_tokens=False).ids, np.int32)
 
 
