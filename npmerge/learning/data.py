@@ -69,7 +69,8 @@ def read_examples(data: Data, config: Config | None, tokenizer: Path | Mapping[s
         from npmerge.learning.datasets import read_dataset
 
         inputs, targets = read_dataset(data, config, tokenizer)
-        return _checked(Examples(data.dataset, inputs, targets), config)
+        name = f"{data.dataset}[{data.split}]" if "split" in data.model_fields_set else data.dataset
+        return _checked(Examples(name, inputs, targets), config)
     path = Path(str(data.path))
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder of data")
