@@ -104,13 +104,17 @@ def _theta(learner: Learner) -> PyTree:
 
 
 def _memory(learner: Learner, theta: PyTree, batch: tuple) -> FitMemory:
-    """Of one device that holds all. Where a batch goes through in parts, activations are those of one part."""
+    """Of one device that holds all.
+
+    Where a batch goes through in parts, activations are those of one part, and the loop over the parts holds the sum of their
+    gradients and a copy of the models.
+    """
     block = learner.block
     part = _sized(batch, -(-block.batch_size // block.accumulate))
     loss = learner.goal.data_loss(learner.merge, learner.network.forward)
     found = predicted_bytes(loss, learner.optimizer, theta, learner.stack, part)
-    summed = found.theta if block.accumulate > 1 else 0  # the gradient so far
-    return found._replace(batch=bytes_of(batch), gradient=found.gradient + summed)
+    looped = found.theta + found.models if block.accumulate > 1 else 0
+    return found._replace(batch=bytes_of(batch), gradient=found.gradient + looped)
 
 
 def _devices(learn: Learn) -> int:
