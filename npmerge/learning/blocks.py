@@ -61,21 +61,12 @@ class Blocks:
         for k, (keys, data) in enumerate(placed(("learn", "data"), learn.data)):
             if (term := needs_labels(learn, k)) is not None and train[k].targets is None:
                 raise self.recipe.error(keys, f"{term} needs labels: {train[k].name} has no {data.labels!r}")
+        given = learn.held_out if isinstance(learn.held_out, tuple) else ()
+        held_out = [self.examples(data, keys) for keys, data in placed(("learn", "held_out"), given)]
         with inside(self.recipe, ("learn", "held_out")):
-            parts = self._parts(learn, train)
+            parts = _parts(learn, train, held_out)
             check_all_apart(parts)
         return Tasks(tuple(parts), learn.seed)
-
-    def _parts(self, learn: Learn, train: Sequence[Examples]) -> list[Parts]:
-        given = learn.held_out
-        if not isinstance(given, tuple):
-            return [split(x, given, learn.seed) for x in train]
-        if len(given) != len(train):
-            raise ValueError(f"expected a fraction, or data for each of {len(train)} tasks, got {len(given)} of them")
-        held_out = [self.examples(data, keys) for keys, data in placed(("learn", "held_out"), given)]
-        for mine, other in zip(train, held_out, strict=True):
-            check_apart(mine, other)
-        return [Parts(mine, other) for mine, other in zip(train, held_out, strict=True)]
 
     def networks(self) -> list[PyTree]:
         """Variables of the models, the base first if there is one; aligned if they are to be."""
@@ -84,10 +75,8 @@ class Blocks:
         align, learn = self.recipe.align, self.recipe.learn
         if align is None:
             return found
-        given = (
-            placed(("align", "data"), [align.data]) if align.data else placed(("learn", "data"), learn.data if learn else [])
-        )
-        examples = [self.examples(data, keys) for keys, data in given]
+        block, given = ("align", [align.data]) if align.data else ("learn", learn.data if learn else [])
+        examples = [self.examples(data, keys) for keys, data in placed((block, "data"), given)]
         with inside(self.recipe, ("align",)):
             data = joined_examples(examples) if examples else None
         return aligned(self.recipe, align, self.network, found, data)
@@ -123,6 +112,17 @@ class Blocks:
         names = list(self.members.names[: len(self.members.models)])
         short = [Path(name).name for name in names]
         return short if len(set(short)) == len(short) else names
+
+
+def _parts(learn: Learn, train: Sequence[Examples], held_out: Sequence[Examples]) -> list[Parts]:
+    """What is learned from and held out, by task. Raises ValueError for parts that are empty, missing or overlap."""
+    if not isinstance(learn.held_out, tuple):
+        return [split(x, learn.held_out, learn.seed) for x in train]
+    if len(held_out) != len(train):
+        raise ValueError(f"expected a fraction, or data for each of {len(train)} tasks, got {len(held_out)} of them")
+    for mine, other in zip(train, held_out, strict=True):
+        check_apart(mine, other)
+    return [Parts(mine, other) for mine, other in zip(train, held_out, strict=True)]
 
 
 def stacked(models: Sequence[PyTree], base: PyTree | None) -> Stack:

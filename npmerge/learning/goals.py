@@ -58,18 +58,16 @@ def goal_of(recipe: Recipe, learn: Learn, models: Sequence[str], graph: Graph | 
     Raises:
         ValueError: terms that cannot be made, tasks of models that there are not (file and line).
     """
-    common = [term for term in learn.objective if term.name not in REGULARISERS]
     regularisers = tuple((term.name, term.weight) for term in learn.objective if term.name in REGULARISERS)
-    if len(learn.data) == 1:
-        only = learn.data[0].objective
-        path: Path = ("learn", "objective") if only is None else ("learn", "data", "objective")
-        return Goal(_summed(recipe, path, common if only is None else only, graph), regularisers)
-    whose = _models_of_tasks(recipe, learn, models)
+    places = dict(learn.terms)
     found = []
-    for k, task in enumerate(learn.data):
-        path = ("learn", "objective") if task.objective is None else ("learn", "data", k, "objective")
-        objective = _summed(recipe, path, common if task.objective is None else task.objective, graph)
-        found.append(objective if whose is None else objective.of_task(whose[k]))
+    for task, path in zip(learn.data, learn.own_places, strict=True):
+        place = ("objective",) if task.objective is None else path
+        found.append(_summed(recipe, ("learn", *place), places[place], graph))
+    if len(found) == 1:
+        return Goal(found[0], regularisers)
+    if (whose := _models_of_tasks(recipe, learn, models)) is not None:
+        found = [objective.of_task(model) for objective, model in zip(found, whose, strict=True)]
     every = found[0] if all(x == found[0] for x in found) else tuple(found)
     weights = [task.weight / len(learn.data) for task in learn.data]
     return Goal(Joint(every, tuple(weights) if any(task.weight != 1 for task in learn.data) else None), regularisers)
@@ -103,6 +101,8 @@ def check_goal(recipe: Recipe, learn: Learn) -> None:
             raise recipe.error(path, f"{terms[0].name} holds back what is learned from something: add an objective of data")
         for k, term in enumerate(terms):
             at(recipe, _of(path, k, terms), lambda term=term: _check_term(term, len(learn.data)))  # type: ignore[misc]
+    if len(learn.data) == 1 and (given := learn.data[0].model_fields_set & {"model", "weight"}):
+        raise recipe.error(("learn", "data"), f"{min(given)} is of one of several tasks: give a list of them")
     named = [task.model is not None for task in learn.data]
     if any(named) and not all(named):
         raise recipe.error(("learn", "data", named.index(False)), "model is missing: name that of every task, or of none")
@@ -121,13 +121,13 @@ def _check_term(term: Term, tasks: int) -> None:
 
 
 def _summed(recipe: Recipe, path: Path, terms: Sequence[Term], graph: Graph | None) -> Objective:
+    chosen = [(k, term) for k, term in enumerate(terms) if term.name not in REGULARISERS]
     found = [
         at(recipe, _of(path, k, terms), lambda term=term: _objective(term, graph))  # type: ignore[misc]
-        for k, term in enumerate(terms)
+        for k, term in chosen
     ]
-    if len(found) == 1 and terms[0].weight == 1:
-        return found[0]
-    return Sum(tuple(found), tuple(term.weight for term in terms))
+    weights = tuple(term.weight for _, term in chosen)
+    return found[0] if weights == (1.0,) else Sum(tuple(found), weights)
 
 
 def _objective(term: Term, graph: Graph | None) -> Objective:

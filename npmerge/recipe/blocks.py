@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, StrictInt, model_validator
 from npmerge.recipe.examples import Examples, HeldOut, Tasks
 from npmerge.recipe.filters import Filters
 from npmerge.recipe.named import Arguments, Named, by_name, name_of, one_of
+from npmerge.recipe.settings import Path
 from npmerge.recipe.strict import Block, fault
 from npmerge.recipe.terms import REGULARISERS, Term, Terms
 
@@ -84,9 +85,14 @@ class Learn(Block):
     checkpoints: Saving | None = None
 
     @property
-    def terms(self) -> list[tuple[tuple[str | int, ...], Terms]]:
+    def own_places(self) -> list[Path]:
+        """Where below the block the objective of each task alone stands, if it is given."""
+        return [("data", *((k,) if len(self.data) > 1 else ()), "objective") for k in range(len(self.data))]
+
+    @property
+    def terms(self) -> list[tuple[Path, Terms]]:
         """All that are given, of all tasks and of single ones, with their places below the block."""
-        own = [(("data", k, "objective"), task.objective) for k, task in enumerate(self.data)]
+        own = zip(self.own_places, [task.objective for task in self.data], strict=True)
         return [(("objective",), self.objective), *((path, found) for path, found in own if found is not None)]
 
     @property

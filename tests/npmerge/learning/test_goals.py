@@ -138,6 +138,18 @@ FAULTS = {
         learn(objective={"name": "feature_matching", "arguments": {"names": ["nothing"]}}),
         "learn.objective: unknown node 'nothing': expected one of params/layers/0",
     ),
+    "a node of one of several": (
+        learn(objective=["equal_shares", {"name": "feature_matching", "arguments": {"names": ["nothing"]}}]),
+        "learn.objective[1]: unknown node",
+    ),
+    "a weight of the only task": (
+        learn(data={"path": "train.npz", "weight": 2}),
+        "learn.data: weight is of one of several tasks",
+    ),
+    "an objective of the only task": (
+        learn(data={"path": "train.npz", "objective": "entrpy"}),
+        "learn.data.objective: unknown objective 'entrpy': the nearest is 'entropy'",
+    ),
     "a sum": (learn(objective="sum"), "sum is written as a list of objectives"),
     "a distance": (learn(objective="weight_distance"), "straight_through"),
     "a regulariser alone": (learn(objective="equal_shares"), "equal_shares holds back what is learned from something"),
