@@ -17,7 +17,7 @@ from experiments.data import CIFAR, stored_images
 from experiments.published_resnets import DEVIATION, MEAN, load_test_set
 from npmerge.checkpoint.names import load_named
 from npmerge.evaluate import Metrics
-from npmerge.learning.architectures import Known
+from npmerge.learning.known_networks import Known
 from npmerge.models import abstract, example
 
 NAMES = ("akamaster", "zheng", "bognev")

@@ -174,6 +174,13 @@ def merge(
         bool,
         typer.Option("--resume", help="Go on with what an interrupted merge left, and leave it if this one is interrupted."),
     ] = False,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="One of several processes of a SLURM or Open MPI job or a TPU pod: they learn, the first writes.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the result of an earlier merge.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: options.Verbose = False,
@@ -183,7 +190,7 @@ def merge(
 
     options.check_seed(seed)
     given = options.engine_options(num_threads, memory_budget)
-    asked: dict[str, Any] = {"resume": resume, "force": force, "quiet": quiet, "verbose": verbose}
+    asked: dict[str, Any] = {"resume": resume, "force": force, "quiet": quiet, "verbose": verbose, "distributed": distributed}
     with _interruptible(kept=resume):
         run_merge(Request(recipe, out, device, out_shard_size, seed, given, mergekit_semantics, **asked))
 

@@ -32,7 +32,6 @@ import optax
 from alignment.checks import check_count, kind_of
 from alignment.graph import PyTree
 from npmerge.cost import scaled
-from npmerge.learned import Learned
 from npmerge.memory import bytes_of, peak_bytes
 from npmerge.objectives import FineTuningLoss, WeightSpaceLoss
 from npmerge.sharding import Layout
@@ -186,7 +185,7 @@ def _activations(loss: Any, network: PyTree, stack: PyTree, batch: tuple, plan: 
 
 def _waiting(loss: WeightSpaceLoss | FineTuningLoss, network: PyTree, stack: PyTree) -> int:
     """What is held for the gradient of theta besides it."""
-    if isinstance(loss, WeightSpaceLoss) and isinstance(loss.merge, Learned) and not loss.merge.lean:
+    if isinstance(loss, WeightSpaceLoss) and not getattr(loss.merge, "lean", True):
         return 4 * sum(x.size for x in jax.tree.leaves(stack.params))
     sizes = [bytes_of(x) for x in jax.tree.leaves(network)]
     return max(*sizes, sum(sizes) // 2, 0)

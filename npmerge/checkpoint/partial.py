@@ -31,7 +31,7 @@ def partial_folder(out: Path, *, force: bool = False, resume: bool = False) -> I
     """
     out = out.resolve()
     check_replaceable(out, force=force)
-    folder = out.with_name(f".{out.name}.partial")
+    folder = partial_place(out)
     lock = _locked(folder)
     try:
         if not resume:
@@ -47,6 +47,12 @@ def partial_folder(out: Path, *, force: bool = False, resume: bool = False) -> I
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def partial_place(out: Path) -> Path:
+    """The folder in which a result is made."""
+    out = out.resolve()
+    return out.with_name(f".{out.name}.partial")
 
 
 def emptied(folder: Path) -> Path:

@@ -61,6 +61,7 @@ class Documents:
         quiet: whether no progress is shown.
         keep: whether what has been written is to be of use after an error.
         replay: the merge that is made again, if it is one.
+        distributed: whether several processes learn together.
     """
 
     text: str
@@ -72,6 +73,7 @@ class Documents:
     quiet: bool
     keep: bool
     replay: Replay | None
+    distributed: bool = False
 
     def check(self, recipes: Sequence[Recipe]) -> None:
         """Plan all that can be planned now, so that what is wrong is told before anything is made.
@@ -87,6 +89,7 @@ class Documents:
 
     def make(self, recipes: Sequence[Recipe], folder: Path) -> Made:
         """Make every document; those before the last in a folder of their own inside this one, the last in its `model`."""
+        notes: list[str] = []
         results: dict[str, StoredModel] = {}
         hashers = ThreadPoolExecutor(max(1, self.options.threads // 2), thread_name_prefix="hash")
         hashes: dict[str, Future[str]] = {}
@@ -98,20 +101,45 @@ class Documents:
                 for path, hash_of in _examples(document):
                     hashes.setdefault(str(path), hashers.submit(hash_of, path))
                 if recipe is not recipes[-1]:
-                    results[str(recipe.name)] = self._intermediate(document, emptied(folder / "results" / str(number)))
-            return self._final(document, folder, hashes)
+                    made, said = self._intermediate(document, folder, number)
+                    results[str(recipe.name)] = made
+                    notes += [f"{recipe.name}: {text}" for text in said]
+                    self._wait(number)
+            made_last = self._final(document, folder, hashes)
+            self._wait(len(recipes))
+            return made_last._replace(notes=[*notes, *made_last.notes])
         finally:
             hashers.shutdown(cancel_futures=True)
+
+    def attend(self, recipes: Sequence[Recipe], folder: Path) -> None:
+        """Take part in learning, where another process makes every document in this folder."""
+        results: dict[str, StoredModel] = {}
+        for number, recipe in enumerate(recipes):
+            document, place = self._planned(recipe, results), _result(folder, number)
+            work = folder / "fit" if recipe is recipes[-1] else place.with_suffix(".fit")
+            if recipe.learn is not None:
+                self._followed(document, None, work)
+            self._wait(number if recipe is not recipes[-1] else len(recipes))
+            if recipe is not recipes[-1]:
+                results[str(recipe.name)] = open_model(place, name=str(recipe.name))
+
+    def _wait(self, number: int) -> None:
+        """For the other processes, at the end of a document."""
+        if self.distributed:
+            from npmerge.learning.hosts import wait_for_all
+
+            wait_for_all(f"document {number}")
 
     def _planned(self, recipe: Recipe, results: Mapping[str, StoredModel]) -> Planned:
         return planned(recipe, results, seed=self.seed, mergekit_semantics=self.mergekit_semantics, out=self.out)
 
-    def _intermediate(self, document: Planned, folder: Path) -> ShardedModel:
-        name = str(document.recipe.name)
-        plan, _ = self._followed(document, folder, folder.with_suffix(".fit"))
-        self._write(plan, Target(folder, folder.with_suffix(".journal"), keep=self.keep), name)
-        _finish(document, folder, Provenance(self.text), name)
-        return open_model(folder, name=name)
+    def _intermediate(self, document: Planned, folder: Path, number: int) -> tuple[ShardedModel, list[str]]:
+        """The result, and what is to be said of it; its report stays beside the final model."""
+        name, place = str(document.recipe.name), emptied(_result(folder, number))
+        plan, said = self._followed(document, folder / "model" / "reports" / name, place.with_suffix(".fit"))
+        self._write(plan, Target(place, place.with_suffix(".journal"), keep=self.keep), name)
+        _finish(document, place, Provenance(self.text), name)
+        return open_model(place, name=name), said
 
     def _final(self, document: Planned, folder: Path, hashes: Hashes) -> Made:
         model, size = folder / "model", parse_size("--out-shard-size", self.shard_size)
@@ -129,13 +157,13 @@ class Documents:
         changed = differences(self.replay, provenance) if self.replay else []
         return Made(document.plan, outcomes, [*copies, *notes, *(f"warning: not as the first time: {x}" for x in changed)])
 
-    def _followed(self, document: Planned, folder: Path, work: Path) -> "tuple[Plan, list[str]]":
+    def _followed(self, document: Planned, report: Path | None, work: Path) -> "tuple[Plan, list[str]]":
         """The plan of what is written, when the networks of a document have been aligned and learned from; what to say."""
         if document.blocks is None:
             return document.plan, []
         from npmerge.learning.run import follow  # imports flax and Optax
 
-        return follow(document.blocks, folder, work, quiet=self.quiet, keep=self.keep)
+        return follow(document.blocks, report, work, quiet=self.quiet or report is None, keep=self.keep)
 
     def _write(self, plan: Plan, target: Target, label: str) -> list[Outcome]:
         from npmerge.stream.kernels import kernel_of  # imports JAX
@@ -162,6 +190,11 @@ class Documents:
 
 def _finish(document: Planned, folder: Path, provenance: Provenance, name: str) -> list[str]:
     return finish(folder, document.plan, document.recipe, provenance, vocabulary=document.vocabulary, name=name)
+
+
+def _result(folder: Path, number: int) -> Path:
+    """Where a document that is not the last is made."""
+    return folder / "results" / str(number)
 
 
 def _examples(document: Planned) -> "list[tuple[Path, Callable[[Path], str]]]":

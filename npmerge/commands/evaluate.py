@@ -8,10 +8,11 @@ from npmerge.checkpoint.adapted import open_reference, paths_of
 from npmerge.commands.text import columns, plural
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.folder.tokenizers import folder_of
-from npmerge.learning.architectures import architecture_of
+from npmerge.learning.chosen import architecture_of
 from npmerge.learning.data import hash_of_data, read_examples
 from npmerge.learning.members import StoredTensor
-from npmerge.recipe.blocks import Data, Named
+from npmerge.recipe.examples import Data
+from npmerge.recipe.named import Named
 from npmerge.version import __version__
 
 

@@ -4,12 +4,13 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import typer
 
-from npmerge.checkpoint.partial import check_replaceable, partial_folder
+from npmerge.checkpoint.partial import check_replaceable, partial_folder, partial_place
 from npmerge.commands.documents import Documents, Made
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder import Replay, is_record, recipe_of_record
@@ -45,6 +46,7 @@ class Request:
         force: whether an earlier result may be replaced.
         quiet: whether to print nothing but errors.
         verbose: whether to print a line for every tensor.
+        distributed: whether this is one of several processes of a job, which learn together.
     """
 
     recipe: Path
@@ -58,6 +60,7 @@ class Request:
     force: bool = False
     quiet: bool = False
     verbose: bool = False
+    distributed: bool = False
 
 
 def run_merge(request: Request) -> None:
@@ -68,16 +71,45 @@ def run_merge(request: Request) -> None:
     """
     begun = time.perf_counter()
     request, recipes, documents = _read(request)
+    use_device(request.device)
+    if request.distributed and not _is_first(recipes):
+        _attend(request, recipes, documents)
+        return
     check_replaceable(request.out, force=request.force)
     documents.check(recipes)
-    use_device(request.device)
     keep_freed_memory()
     switch_often()
     with ended_by_signals() as check, partial_folder(request.out, force=request.force, resume=request.resume) as folder:
+        if request.distributed:
+            _begin()
         made = documents.make(recipes, folder)
         check()
     if not request.quiet:
         _tell(request, made, time.perf_counter() - begun)
+
+
+def _is_first(recipes: Sequence[Recipe]) -> bool:
+    """Join the job; whether this is the process of it that writes. Raises ValueError for a recipe that does not learn."""
+    if not any(recipe.learn for recipe in recipes):
+        raise ValueError("--distributed is for recipes with learn: other merges take one process")
+    from npmerge.learning.hosts import is_first, join_job  # imports JAX
+
+    join_job()
+    return is_first()
+
+
+def _attend(request: Request, recipes: Sequence[Recipe], documents: Documents) -> None:
+    """Learn with the process that writes, once its folder is there."""
+    _begin()
+    keep_freed_memory()
+    with ended_by_signals():
+        documents.attend(recipes, partial_place(request.out))
+
+
+def _begin() -> None:
+    from npmerge.learning.hosts import wait_for_all  # imports JAX
+
+    wait_for_all("the folder of the result")
 
 
 def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
@@ -103,6 +135,7 @@ def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
         quiet=request.quiet,
         keep=request.resume,
         replay=replay,
+        distributed=request.distributed,
     )
     parse_size("--out-shard-size", documents.shard_size)
     return request, parse_recipe(text, str(request.recipe)), documents

@@ -71,7 +71,7 @@ def _fit(document: Planned) -> dict[str, Any]:
     from npmerge.learning.predictions import predicted_fit  # imports flax and Optax
 
     found = predicted_fit(document.blocks, learn)
-    return {"learn": found and found._asdict()}
+    return {"learn": found and found.as_json()}
 
 
 def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:

@@ -14,7 +14,7 @@ from npmerge.recipe.make_plan import make_plan, open_models
 from npmerge.recipe.plan import Plan
 
 if TYPE_CHECKING:
-    from npmerge.learning.run import Blocks
+    from npmerge.learning.blocks import Blocks
 
 
 class Planned(NamedTuple):
@@ -71,12 +71,12 @@ def planned(
     )
     said = vocabulary.notes if vocabulary else disagreements(plan.models, plan.reference)
     plan = replace(plan, warnings=(*plan.warnings, *said))
-    return Planned(recipe, plan, vocabulary, _blocks(recipe, plan))
+    return Planned(recipe, plan, vocabulary, _blocks(recipe, plan, vocabulary))
 
 
-def _blocks(recipe: Recipe, plan: Plan) -> "Blocks | None":
+def _blocks(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None) -> "Blocks | None":
     if recipe.align is None and recipe.learn is None:
         return None
     from npmerge.learning.run import blocks_of  # imports flax and Optax, which merges of tensors do without
 
-    return blocks_of(recipe, plan)
+    return blocks_of(recipe, plan, vocabulary)

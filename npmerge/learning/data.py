@@ -2,9 +2,10 @@
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from blake3 import blake3
@@ -15,7 +16,7 @@ from npmerge.folder.record import hash_of_file
 from npmerge.learning.images import class_folders, read_images
 from npmerge.learning.text import read_text
 from npmerge.models import Config
-from npmerge.recipe.blocks import Data
+from npmerge.recipe.examples import Data
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +54,13 @@ class Parts(NamedTuple):
     held_out: Examples | None
 
 
-def read_examples(data: Data, config: Config | None, reference: Path) -> Examples:
+def read_examples(data: Data, config: Config | None, tokenizer: Path | Mapping[str, Any]) -> Examples:
     """The examples that a recipe names.
 
     Args:
         data: of the recipe.
         config: of the network, where it is one of `npmerge.models`: inputs must fit it.
-        reference: folder of the reference, in which its tokenizer lies.
+        tokenizer: folder in which that of the model lies, or the content of its file.
 
     Raises:
         ValueError: data that cannot be found or read or do not fit the network; packages that are missing.
@@ -67,8 +68,9 @@ def read_examples(data: Data, config: Config | None, reference: Path) -> Example
     if data.dataset is not None:
         from npmerge.learning.datasets import read_dataset
 
-        inputs, targets = read_dataset(data)
-        return _checked(Examples(data.dataset, inputs, targets), config)
+        inputs, targets = read_dataset(data, config, tokenizer)
+        name = f"{data.dataset}[{data.split}]" if "split" in data.model_fields_set else data.dataset
+        return _checked(Examples(name, inputs, targets), config)
     path = Path(str(data.path))
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder of data")
@@ -76,7 +78,7 @@ def read_examples(data: Data, config: Config | None, reference: Path) -> Example
     if kind == "images":
         inputs, targets = read_images(path, data, config)
     elif kind == "text":
-        inputs, targets = read_text(path, data, config, reference)
+        inputs, targets = read_text(path, data, config, tokenizer)
     else:
         inputs, targets = _read_arrays(path, data)
     return _checked(Examples(str(path), inputs, targets), config)

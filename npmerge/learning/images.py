@@ -1,12 +1,13 @@
 """Folders of images: a folder for each class, in the order of their names."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from npmerge.models import Config
-from npmerge.recipe.blocks import Data
+from npmerge.recipe.examples import Data
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -25,30 +26,48 @@ def read_images(path: Path, data: Data, config: Config | None) -> tuple[np.ndarr
     folders = class_folders(path)
     if not folders:
         raise ValueError(f"{path} holds no folders of images: expected a folder for each class ({', '.join(SUFFIXES)})")
-    shape = () if config is None or len(config.input_shape) != 3 else config.input_shape
-    size, channels = data.size or shape[:2], shape[2] if shape else 3
-    if not size:
-        raise ValueError(f"{path}: the network does not tell the size of its images: give data.size, [height, width]")
     files = [(file, k) for k, x in enumerate(folders) for file in sorted(x.iterdir()) if file.suffix.lower() in SUFFIXES]
-    images = np.stack([_read(file, (size[0], size[1]), channels) for file, _ in files])
-    mean, deviation = (_channels(path, name, getattr(data, name), channels) for name in ("mean", "deviation"))
+    shape = _shape(str(path), data, config)
+    images = np.stack([_read(file, shape) for file, _ in files])
+    return _scaled(str(path), images, data), np.array([k for _, k in files], np.int32)
+
+
+def prepared(name: str, images: Sequence[Any], data: Data, config: Config | None) -> np.ndarray:
+    """Images of Pillow as `read_images` has those of files. Raises ValueError for no size to bring them to."""
+    shape = _shape(name, data, config)
+    return _scaled(name, np.stack([_pixels(image, shape) for image in images]), data)
+
+
+def _shape(name: str, data: Data, config: Config | None) -> tuple[int, int, int]:
+    """Height, width and channels that the network takes."""
+    shape = () if config is None or len(config.input_shape) != 3 else config.input_shape
+    size = data.size or shape[:2]
+    if not size:
+        raise ValueError(f"{name}: the network does not tell the size of its images: give data.size, [height, width]")
+    return size[0], size[1], shape[2] if shape else 3
+
+
+def _scaled(name: str, images: np.ndarray, data: Data) -> np.ndarray:
+    mean, deviation = (_channels(name, key, getattr(data, key), images.shape[-1]) for key in ("mean", "deviation"))
     if mean is not None:
         images = images - mean
-    if deviation is not None:
-        images = images / deviation
-    return images, np.array([k for _, k in files], np.int32)
+    return images if deviation is None else images / deviation
 
 
-def _read(file: Path, size: tuple[int, int], channels: int) -> np.ndarray:
-    image_module = _pillow()
+def _read(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
-        with image_module.open(file) as image:
-            plain = image.convert("L" if channels == 1 else "RGB")
-            if plain.size != (size[1], size[0]):
-                plain = plain.resize((size[1], size[0]), image_module.Resampling.BILINEAR)
-            return np.asarray(plain, np.float32).reshape(*size, channels) / np.float32(255)
+        with _pillow().open(file) as image:
+            return _pixels(image, shape)
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"{file} cannot be read as an image: {error}") from None
+
+
+def _pixels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """From 0 to 1, brought to that size."""
+    plain = image.convert("L" if shape[2] == 1 else "RGB")
+    if plain.size != (shape[1], shape[0]):
+        plain = plain.resize((shape[1], shape[0]), _pillow().Resampling.BILINEAR)
+    return np.asarray(plain, np.float32).reshape(shape) / np.float32(255)
 
 
 def _pillow() -> Any:
@@ -59,7 +78,7 @@ def _pillow() -> Any:
     return Image
 
 
-def _channels(path: Path, name: str, given: list[float] | None, channels: int) -> np.ndarray | None:
+def _channels(path: str, name: str, given: list[float] | None, channels: int) -> np.ndarray | None:
     if given is not None and len(given) not in (1, channels):
         raise ValueError(f"{path}: data.{name} must have 1 or {channels} numbers, got {len(given)}")
     return None if given is None else np.array(given, np.float32)

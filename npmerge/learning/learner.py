@@ -2,27 +2,27 @@
 
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+import optax
 
 from alignment.graph import PyTree, flatten
-from npmerge.base import LinearMerge
-from npmerge.batches import shuffled
-from npmerge.evaluate import Metrics, evaluate
 from npmerge.fit import Checkpoints, FitResult, fit
 from npmerge.fit_checkpoints import fingerprint
 from npmerge.learned import Learned
 from npmerge.learning.aligning import whole
 from npmerge.learning.architectures import Architecture
-from npmerge.learning.data import Examples, Parts
-from npmerge.learning.values import Values
+from npmerge.learning.goals import Goal
+from npmerge.learning.hosts import batches_of_process, devices_of_job, held_out_of_process, on_every_process
+from npmerge.learning.measuring import Measured, measured
+from npmerge.learning.partly import PartlyLearned, latents_of
+from npmerge.learning.tasks import Tasks
 from npmerge.normalisation import reset_statistics
-from npmerge.objectives import check_labels, warn_of_collapse, weight_space
+from npmerge.objectives import warn_of_collapse
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.schema import Recipe
 from npmerge.stack import Stack
@@ -44,16 +44,14 @@ class Learnt(NamedTuple):
         variables: of the merged network.
         result: of the fit.
         coefficients: of each group, (models, ...), in the shape of the granularity.
-        rows: accuracy and loss by name, of what was merged, the start and the result; empty where labels do not tell.
-        measured_on: which examples those are of.
+        measured: accuracy and loss of what was merged, the start and the result.
         warnings: of what was learned from.
     """
 
     variables: PyTree
     result: FitResult
     coefficients: dict[str, np.ndarray]
-    rows: dict[str, Metrics]
-    measured_on: str
+    measured: Measured
     warnings: tuple[str, ...] = ()
 
 
@@ -66,28 +64,25 @@ class Learner:
         block: its `learn:`.
         network: as functions.
         stack: the networks, aligned if they are to be, and their base.
-        start: the closed form of the recipe's method.
-        values: what the block names.
-        parts: of the data.
+        merge: what is learned, from the closed form of the recipe's method on.
+        optimizer: by which.
+        goal: what is minimised.
+        tasks: the data.
     """
 
     recipe: Recipe
     block: Learn
     network: Architecture
     stack: Stack
-    start: LinearMerge
-    values: Values
-    parts: Parts
-
-    def __post_init__(self) -> None:
-        if self.block.objective.name == "cross_entropy" and self.parts.train.targets is None:
-            message = f"cross_entropy needs labels: {self.parts.train.name} has no {self.block.data.labels!r}"
-            raise self.recipe.error(("learn", "data"), message)
+    merge: Learned | PartlyLearned
+    optimizer: optax.GradientTransformation
+    goal: Goal
+    tasks: Tasks
 
     @property
-    def merge(self) -> Learned:
-        """What is learned."""
-        return Learned(self.start, self.values.granularity, self.values.constraint)
+    def learned(self) -> Learned:
+        """The merge of the leaves that are learned."""
+        return self.merge.learned if isinstance(self.merge, PartlyLearned) else self.merge
 
     def theta(self) -> PyTree:
         """Where it starts. Raises ValueError for a start that granularity or constraint do not hold (the line)."""
@@ -105,22 +100,21 @@ class Learner:
             checkpoints: where the fit is saved on its way.
         """
         block, theta = self.block, self.theta()
-        loss = weight_space(self.merge, self.network.forward, self.values.objective)
-        train = self.parts.train
-        warned = self._warnings(loss, theta)
+        loss = self.goal.loss(self.merge, self.network.forward, theta)
+        warned = self._warnings(theta)
         try:
             result = fit(
                 theta,
                 loss,
                 self.stack,
-                shuffled(train.inputs, train.filled, block.batch_size, seed=block.seed),
-                self.values.optimizer,
+                batches_of_process(self.tasks.batches(block.batch_size)),
+                self.optimizer,
                 steps=block.steps,
-                held_out=self.held_out,
+                held_out=held_out_of_process(self.held_out, loss),
                 every=block.every,
                 patience=block.patience,
                 progress=progress,
-                devices=block.devices,
+                devices=devices_of_job(block.devices),
                 parallel=block.parallel,
                 shard=block.shard,
                 accumulate=block.accumulate,
@@ -128,67 +122,45 @@ class Learner:
             )
         except ValueError as error:
             raise self.recipe.error(("learn",), str(error)) from None
+        result = result._replace(theta=on_every_process(result.theta))
         merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
         base = {} if self.stack.base is None else {"base": self.stack.base}
-        rows = self._measured(base | dict(zip(names, self.stack.models(), strict=True)) | merged)
-        return Learnt(merged["learned"], result, self._coefficients(result.theta), rows, self._tested.name, warned)
+        networks = base | dict(zip(names, self.stack.models(), strict=True)) | merged
+        size = block.batch_size if self.network.train_apply is None else RESET
+        found = measured(self.network.apply, networks, self.tasks.measured, size)
+        return Learnt(merged["learned"], result, self._coefficients(result.theta), found, warned)
 
     @property
     def held_out(self) -> list[tuple]:
         """The batches on which theta is judged."""
-        if self.parts.held_out is None:
-            return []
-        batches = self.parts.held_out.batches(self.block.batch_size)
-        return batches if self.network.train_apply is None else whole(batches)
+        batches = self.tasks.held_out(self.block.batch_size)
+        return batches if self.network.train_apply is None or self.tasks.joint else whole(batches)
 
     def finished(self, theta: PyTree) -> PyTree:
         """The merged network, its running statistics estimated from what is learned from."""
         variables = self.merge.apply(theta, self.stack)
         if self.network.train_apply is None:
             return variables
-        batches = whole(self.parts.train.batches(RESET))[:MOST]
-        return reset_statistics(self.network.train_apply, variables, batches)
+        return reset_statistics(self.network.train_apply, variables, whole(self.tasks.mixed(RESET, MOST + 1))[:MOST])
 
-    @property
-    def _tested(self) -> Examples:
-        return self.parts.held_out or self.parts.train
-
-    def _measured(self, networks: Mapping[str, PyTree]) -> dict[str, Metrics]:
-        if not self._has_labels():
-            return {}
-        batches = self._tested.batches(self.block.batch_size if self.network.train_apply is None else RESET)
-        return {name: evaluate(self.network.apply, variables, batches) for name, variables in networks.items()}
-
-    def _warnings(self, loss: Any, theta: PyTree) -> tuple[str, ...]:
+    def _warnings(self, theta: PyTree) -> tuple[str, ...]:
         """What the library warns of before the first step."""
-        size = self.block.batch_size
-        batches = self.held_out[:1] or self.parts.train.take(np.arange(min(size, len(self.parts.train.inputs)))).batches(size)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            warn_of_collapse(loss, theta, self.stack, batches)
-        found = [str(x.message) for x in caught if issubclass(x.category, UserWarning)]
-        if self.values.objective.transductive and self.parts.held_out is None:
+        found = []
+        if "equal_shares" not in dict(self.goal.regularisers):  # which is what the warning advises
+            loss = self.goal.data_loss(self.merge, self.network.forward)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                warn_of_collapse(loss, theta, self.stack, self.held_out[:1] or [self.tasks.first(self.block.batch_size)])
+            found += [str(x.message) for x in caught if issubclass(x.category, UserWarning)]
+        if self.goal.objective.transductive and not self.tasks.has_held_out:
             found.append("learned on the inputs that the networks are measured on: the result is transductive")
         return tuple(found)
 
-    def _has_labels(self) -> bool:
-        """Whether the examples have labels, and those are of what the network predicts."""
-        first = self._tested.take(np.arange(1))
-        if first.targets is None:
-            return False
-        variables = jax.tree.map(lambda x: x[0], self.stack.params)
-        try:
-            outputs = jax.eval_shape(self.network.apply, variables, first.inputs)
-            check_labels(self._tested.filled, outputs)
-        except ValueError:
-            return False
-        return True
-
     def _coefficients(self, theta: PyTree) -> dict[str, np.ndarray]:
         """By group, from the inputs of the network to its outputs."""
-        group = self.values.granularity.group
+        group, latents = self.learned.granularity.group, latents_of(self.merge, theta)
         order = dict.fromkeys(group(path) for path in self.network.in_order(flatten(self.stack.params)))
-        return {x: np.asarray(self.values.constraint.forward(theta[x])) for x in order if x in theta}
+        return {x: np.asarray(self.learned.constraint.forward(latents[x])) for x in order if x in latents}
 
     def checkpoints(self, folder: Path, *, wanted: bool) -> Checkpoints | None:
         """Where the fit is saved: a folder that another block, other data or other networks do not share.
@@ -205,7 +177,6 @@ class Learner:
 
     def _identity(self) -> str:
         """What decides on the fit besides theta: the block, data, weights."""
-        train, held_out = self.parts
-        data = [train.inputs, train.filled, *([] if held_out is None else [held_out.inputs, held_out.filled])]
+        data = [(x.inputs, x.filled) for part in self.tasks.parts for x in part if x is not None]
         given = self.block.model_dump(exclude={"checkpoints"})
         return repr((given, fingerprint(data), fingerprint(self.stack.params)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.held import HeldModel
+from npmerge.checkpoint.rows import read_rows
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Plan, Source, Step
 from npmerge.recipe.schema import Recipe
@@ -22,6 +23,18 @@ class StoredTensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self._model.read(self._name).reshape(self.shape)
+
+
+class JoinedTensor(StoredTensor):
+    """A table of tokens that is put together from rows of several models."""
+
+    def __init__(self, plan: Plan, source: Source, shape: tuple[int, ...]):
+        super().__init__(plan.models[source.model], source.name)
+        assert source.rows is not None
+        self._models, self._rows, self.shape = plan.models, source.rows, shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return read_rows(self._models, self._rows).reshape(self.shape)
 
 
 Tensors = Mapping[str, StoredTensor]
@@ -55,17 +68,13 @@ def members_of(recipe: Recipe, plan: Plan, block: str) -> Members:
         block: "align" or "learn", whose line messages name.
 
     Raises:
-        ValueError: plans of which networks cannot be made: other numbers of models in its parts, tensors that are left out of
-            the merge, vocabularies that are joined (the line of the block).
+        ValueError: plans of which networks cannot be made: other numbers of models in its parts, or nothing that is merged
+            (the line of the block).
     """
-    merged = [step for step in plan.steps if step.action == "merge"]
+    merged = [step for step in plan.steps if step.action == "merge" and not step.note]  # notes: running statistics
     counts = {(len(step.sources), step.base is not None) for step in merged}
-    if recipe.include or recipe.exclude:
-        raise recipe.error((block,), "merges whole networks: leave out include and exclude")
     if len(counts) != 1:
         raise recipe.error((block,), f"needs the same models for all tensors, got {sorted(x for x, _ in counts)} of them")
-    if any(source.rows is not None for step in merged for source in _sources(step)):
-        raise recipe.error((block,), "needs one vocabulary: join those of the models in documents of their own first")
     ((count, based),) = counts
     models = tuple(_tensors(plan, k) for k in range(count))
     base = _tensors(plan, None) if based else None
@@ -109,13 +118,19 @@ def with_results(plan: Plan, arrays: Mapping[str, np.ndarray]) -> Plan:
 
 def _tensors(plan: Plan, place: int | None) -> dict[str, StoredTensor]:
     """Of the source at a place, or of the base for None; tensors that are copied are those of the result."""
-    found = {}
-    for step in plan.steps:
-        source = step.sources[0] if step.action == "copy" else step.base if place is None else step.sources[place]
-        assert source is not None
-        found[step.name] = StoredTensor(plan.models[source.model], source.name)
-    return found
+    based = next((step.base.model for step in plan.steps if step.base is not None), 0)
+    return {step.name: _tensor(plan, step, _source(plan, step, place, based)) for step in plan.steps}
 
 
-def _sources(step: Step) -> tuple[Source, ...]:
-    return (*step.sources, *([step.base] if step.base else []))
+def _source(plan: Plan, step: Step, place: int | None, based: int) -> Source:
+    if step.action == "copy" or (step.note and len(step.sources) == 1):
+        return step.sources[0]
+    if place is not None:
+        return step.sources[place]
+    return step.base or Source(based, step.name if step.name in plan.models[based].entries else step.sources[0].name)
+
+
+def _tensor(plan: Plan, step: Step, source: Source) -> StoredTensor:
+    if source.rows is not None:
+        return JoinedTensor(plan, source, step.shape)
+    return StoredTensor(plan.models[source.model], source.name)

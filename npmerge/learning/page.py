@@ -2,44 +2,38 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from npmerge.learning.figures import draw
 from npmerge.learning.learner import Learner, Learnt
+from npmerge.learning.measuring import Rows
+from npmerge.learning.partly import PartlyLearned
 from npmerge.learning.shares import Shares, shares_of
-from npmerge.report import markdown_table, new_figure
+from npmerge.report import markdown_table
 
 FILES = ("report.md", "history.json", "loss.png", "shares.png", "coefficients.png")
 
 
 def write_pages(folder: Path, learner: Learner, learnt: Learnt, names: Sequence[str]) -> None:
-    """Write all files of a learned merge into its folder.
+    """Write all files of a learned merge into a folder.
 
     Args:
-        folder: of the result.
+        folder: made if it is not there.
         learner: what was asked for.
         learnt: what became of it.
         names: of the models, in the order of the coefficients.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     shares = shares_of(learnt.coefficients)
     history = json.dumps(content(learner, learnt, shares, names), indent=1, allow_nan=False)
     (folder / "history.json").write_text(history + "\n", encoding="utf-8")
     (folder / "report.md").write_text("\n".join(page(learner, learnt, shares, names)), encoding="utf-8")
     draw(folder, learnt, shares, names)
-
-
-def draw(folder: Path, learnt: Learnt, shares: Shares, names: Sequence[str]) -> None:
-    """Write the figures, without what differs between versions of the library that draws them."""
-    figures = {
-        "loss": loss_figure(learnt),
-        "shares": share_figure(shares, names),
-        "coefficients": coefficient_figure(learnt.coefficients, names),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
 
 
 def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str]) -> dict[str, Any]:
@@ -51,9 +45,10 @@ def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[st
         "held_out_step": history.held_out_step.tolist(),
         "held_out_loss": _plain(history.held_out_loss),
         "evaluation": {
-            "examples": learnt.measured_on,
-            "held_out": learner.parts.held_out is not None,
-            "networks": {name: row._asdict() for name, row in learnt.rows.items()},
+            "examples": learnt.measured.name,
+            "held_out": learner.tasks.has_held_out,
+            "networks": _rows(learnt.measured.rows),
+            **({"tasks": {x: _rows(rows) for x, rows in tasks.items()}} if (tasks := learnt.measured.by_task) else {}),
         },
         "shares": {
             "models": list(names),
@@ -64,14 +59,13 @@ def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[st
 
 def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str]) -> list[str]:
     """Lines of `report.md`."""
-    block, train = learner.block, learner.parts.train
-    values = learner.values
+    block, merge = learner.block, learner.learned
     lines = ["# A learned merge", "", *_table(learner, learnt), "", "## What was learned", ""]
     lines += [
-        f"From {learner.recipe.merge_method} on: {values.granularity}, {values.constraint}, {values.objective}. "
-        f"{block.steps} steps of {block.batch_size} of the {len(train.inputs):,} examples of {train.name}, seed {block.seed}; "
-        f"{_ended(learnt)}",
+        f"From {learner.recipe.merge_method} on: {merge.granularity}, {merge.constraint}, {block.minimised}. "
+        f"{block.steps} steps of {block.batch_size} of {_examples(learner)}, seed {block.seed}; {_ended(learnt)}",
         "",
+        *_fixed(learner),
         *(f"Warning: {x}.\n" for x in learnt.warnings),
         "![loss](loss.png)",
         "",
@@ -88,7 +82,7 @@ def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str])
 
 def told(learner: Learner, learnt: Learnt) -> list[str]:
     """What the terminal shows."""
-    rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {x.loss:.4f}" for name, x in learnt.rows.items()]
+    rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {x.loss:.4f}" for name, x in learnt.measured.rows.items()]
     measured = [_measured_on(learner, learnt)] if rows else []
     return [f"learned: {_ended(learnt)}", *rows, *measured, *(f"warning: {x}" for x in learnt.warnings)]
 
@@ -107,56 +101,42 @@ def _ended(learnt: Learnt) -> str:
     )
 
 
+def _examples(learner: Learner) -> str:
+    found = [f"the {len(x.inputs):,} examples of {x.name}" for x in learner.tasks.train]
+    return found[0] if len(found) == 1 else f"each of {', '.join(found)}"
+
+
+def _fixed(learner: Learner) -> list[str]:
+    """What has no coefficients that are learned, if anything."""
+    if not isinstance(merge := learner.merge, PartlyLearned):
+        return []
+    total = len(jax.tree.leaves(learner.stack.params))
+    return [f"Learned: {len(merge.paths)} of {total} tensors; the others are merged by {learner.recipe.merge_method}.", ""]
+
+
+def _rows(rows: Rows) -> dict[str, Any]:
+    return {name: row._asdict() for name, row in rows.items()}
+
+
 def _table(learner: Learner, learnt: Learnt) -> list[str]:
-    if not learnt.rows:
+    found = learnt.measured
+    if not found.rows:
         return ["The examples have no labels of what the networks predict: no accuracy can be told."]
-    rows = [(name, f"{x.accuracy:.4f}", f"{x.loss:.4f}") for name, x in learnt.rows.items()]
-    return [_measured_on(learner, learnt), "", *markdown_table(("network", "accuracy", "loss (nats)"), rows)]
+    lines = [_measured_on(learner, learnt), "", *_accuracies(found.rows)]
+    for task, rows in found.by_task.items():
+        lines += ["", f"On {task}:", "", *_accuracies(rows)]
+    return lines
+
+
+def _accuracies(rows: Rows) -> list[str]:
+    table = [(name, f"{x.accuracy:.4f}", f"{x.loss:.4f}") for name, x in rows.items()]
+    return markdown_table(("network", "accuracy", "loss (nats)"), table)
 
 
 def _measured_on(learner: Learner, learnt: Learnt) -> str:
-    examples = next(iter(learnt.rows.values())).examples
-    kind = "held-out" if learner.parts.held_out is not None else "training"
-    return f"Measured on {examples:,} {kind} examples of {learnt.measured_on}."
-
-
-def loss_figure(learnt: Learnt) -> Any:
-    """Training loss of every step, held-out loss where it was judged."""
-    figure, (axes,) = new_figure(1)
-    history = learnt.result.history
-    axes.plot(np.arange(1, len(history.loss) + 1), history.loss, color="tab:grey", linewidth=0.8, label="batch")
-    if len(history.held_out_loss):
-        axes.plot(history.held_out_step, history.held_out_loss, marker="o", color="tab:red", label="held out")
-    axes.set(xlabel="step", ylabel="objective (nats)", title="Loss")
-    axes.legend(frameon=False)
-    return figure
-
-
-def share_figure(shares: Shares, names: Sequence[str]) -> Any:
-    """Mean coefficient by depth, a line for each model."""
-    figure, (axes,) = new_figure(1)
-    figure.set_figwidth(max(6.5, 3 + 0.18 * len(shares.names)))
-    for name, column in zip(names, shares.values.T, strict=True):
-        axes.plot(range(len(column)), column, marker=".", label=name)
-    axes.axhline(1 / len(names), color="grey", linestyle=":", linewidth=0.8)
-    axes.set_xticks(range(len(shares.names)), labels=shares.names, rotation=90, fontsize=6)
-    axes.set(ylabel="mean coefficient", title="Share of each model by depth")
-    axes.legend(frameon=False, fontsize="small")
-    return figure
-
-
-def coefficient_figure(coefficients: Mapping[str, np.ndarray], names: Sequence[str]) -> Any:
-    """A histogram of all coefficients of each model, on one scale."""
-    figure, (axes,) = new_figure(1)
-    low = min(float(x.min()) for x in coefficients.values())
-    high = max(float(x.max()) for x in coefficients.values())
-    edges = np.linspace(low, high if high > low else low + 1e-3, 61)
-    for k, name in enumerate(names):
-        counts = sum(np.histogram(x[k], edges)[0] for x in coefficients.values())
-        axes.stairs(counts, edges, label=name)
-    axes.set(xlabel="coefficient", ylabel="how many", yscale="log", title="Coefficients")
-    axes.legend(frameon=False, fontsize="small")
-    return figure
+    examples = next(iter(learnt.measured.rows.values())).examples
+    kind = "held-out" if learner.tasks.has_held_out else "training"
+    return f"Measured on {examples:,} {kind} examples of {learnt.measured.name}."
 
 
 def _plain(values: np.ndarray) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""What a `learn:` block will take, from shapes alone: a step is compiled as `fit` does, and run on zeros to time it."""
+"""What a `learn:` block will take, from shapes alone: bytes by their closed form, operations and time by a step on zeros."""
 
 import functools
 import math
@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignment.graph import PyTree
-from npmerge.commands.text import counted
-from npmerge.learned import Learned
-from npmerge.learning.run import Blocks
-from npmerge.learning.starts import start_of
-from npmerge.learning.values import values_of
+from npmerge.commands.text import counted, plural
+from npmerge.constraints import Simplex
+from npmerge.fit_memory import FitMemory, predicted_bytes
+from npmerge.learning.blocks import Blocks
+from npmerge.learning.learner import Learner
+from npmerge.learning.partly import PartlyLearned, latents_of
+from npmerge.memory import bytes_of
 from npmerge.models import abstract
-from npmerge.objectives import weight_space
 from npmerge.recipe.blocks import Learn
 from npmerge.sharding import AsGiven
-from npmerge.stack import Stack
 from npmerge.stream.sizes import duration, size
 from npmerge.updates import Run, State, update
 
@@ -28,77 +28,110 @@ LARGEST = 2 * 10**9
 
 
 class LearnPrediction(NamedTuple):
-    """What a fit will take on one device that holds all of it.
+    """What a fit will take.
 
     Attributes:
         coefficients: that are learned.
-        memory: bytes of a step, as XLA plans them: models, theta, optimiser, batch and what lies between.
+        devices: among which it is divided.
+        memory: bytes that each of them holds in a step, by what holds them (`npmerge.fit_memory`).
         flops: of a step, as XLA counts them.
-        seconds: of all steps on this machine, compilation and measurements not counted; None for steps that are not run here.
+        seconds: of all steps on one device of this machine, compilation and measurements not counted; None for steps that are
+            too large to be run here.
     """
 
     coefficients: int
-    memory: int
+    devices: int
+    memory: FitMemory
     flops: float
     seconds: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        memory = {"total": self.memory.total, **self.memory._asdict()}
+        return {**self._asdict(), "memory": memory}
 
 
 def predicted_fit(blocks: Blocks, learn: Learn) -> LearnPrediction | None:
     """What a block will take; None for a network of the user's own, whose variables are not known from headers."""
     if blocks.network.config is None:
         return None
-    parts, stack = blocks.parts(learn), _stack(blocks)
-    values = values_of(blocks.recipe, learn)
-    start = start_of(blocks.recipe, blocks.plan, blocks.paths)
-    merge = Learned(start, values.granularity, values.constraint)
-    rows = 1 if learn.constraint.name == "simplex" and stack.size == 2 else stack.size
-    shapes = values.granularity.shapes(stack.params).items()
-    theta = {name: jax.ShapeDtypeStruct((rows, *shape), jnp.float32) for name, shape in shapes}
-    batch = tuple(
-        jax.ShapeDtypeStruct((learn.batch_size, *x.shape[1:]), x.dtype) for x in (parts.train.inputs, parts.train.filled)
-    )
-    optimizer = values.optimizer
-    healthy: Any = jax.ShapeDtypeStruct((), jnp.bool_)
-    state = State(theta, jax.eval_shape(optimizer.init, theta), healthy)
-    loss = weight_space(merge, blocks.network.forward, values.objective)
-    step = functools.partial(update, loss, optimizer, Run(AsGiven()))
-    fixed = jax.tree.map(lambda x: None, theta)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, fixed, stack, batch, {}).compile()
-    memory, analysis = _memory(compiled), compiled.cost_analysis() or {}
-    seconds = _timed(compiled, (state, fixed, stack, batch, {})) * learn.steps if memory < LARGEST else None
-    count = sum(math.prod(x.shape) for x in theta.values())
-    return LearnPrediction(count, memory, float(analysis.get("flops", math.nan)), seconds)
+    tasks, one = blocks.tasks(learn), _variables(blocks)
+    learner = blocks.learner(learn, tasks, [one] * len(blocks.members.all))
+    theta, count = _theta(learner), -(-learn.batch_size // learn.accumulate) * learn.accumulate
+    batch = _sized(tasks.first(1), count)
+    memory, devices = _memory(learner, theta, batch), _devices(learn)
+    step, given = _compiled(learner, theta, batch)
+    flops = float((step.cost_analysis() or {}).get("flops", math.nan))
+    seconds = _timed(step, given) * learn.steps if memory.total < LARGEST else None
+    latents = sum(math.prod(x.shape) for x in latents_of(learner.merge, theta).values())
+    return LearnPrediction(latents, devices, memory.on(devices, features=learn.shard is not None), flops, seconds)
 
 
 def told(learn: Learn, found: LearnPrediction | None) -> list[str]:
     """Lines for the terminal."""
-    what = f"{learn.objective.name}, {learn.granularity.name}, {learn.constraint.name}"
+    what = f"{learn.minimised}, {learn.granularity.name}, {learn.constraint.name}"
     first = f"learn: {what}, {learn.steps} steps of {learn.batch_size}"
     if found is None:
         return [first, "a network of your own: what it takes is not known from headers"]
-    seconds = (
-        "not timed" if found.seconds is None else f"{duration(found.seconds)} here, compilation and measurements not counted"
-    )
+    parts = ", ".join(f"{name} {size(value)}" for name, value in found.memory._asdict().items())
+    time = "not timed: it is too large to be tried here"
+    if found.seconds is not None:
+        time = f"{duration(found.seconds)} on one device here, compilation and measurements not counted"
     return [
-        first,
-        f"{counted(found.coefficients)} coefficients to learn; a step holds {size(found.memory)} and takes "
-        f"{counted(found.flops)}FLOP; {learn.steps} steps: {seconds}",
+        f"{first}; {counted(found.coefficients)} coefficients to learn",
+        f"each of {plural(found.devices, 'device')} holds {size(found.memory.total)} in a step: {parts}",
+        f"a step takes {counted(found.flops)}FLOP; {plural(learn.steps, 'step')}: {time}",
     ]
 
 
-def _stack(blocks: Blocks) -> Stack:
-    """The models as shapes."""
+def _variables(blocks: Blocks) -> PyTree:
+    """Those of the network, as shapes."""
     assert blocks.network.config is not None
-    one: PyTree = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract(blocks.network.config).variables)
-    count = len(blocks.members.models)
-    many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
-    return Stack(many, one if blocks.members.base is not None else None)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract(blocks.network.config).variables)
 
 
-def _memory(compiled: Any) -> int:
-    found = compiled.memory_analysis()
-    held = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-    return int(held - found.alias_size_in_bytes)
+def _theta(learner: Learner) -> PyTree:
+    """Its shapes; coefficients that stay fixed are taken to be one number for each model and tensor."""
+    merge, stack, partly = learner.learned, learner.stack, learner.merge
+    ours, others = partly.parts(stack) if isinstance(partly, PartlyLearned) else (stack, None)
+    rows = 1 if isinstance(merge.constraint, Simplex) and stack.size == 2 else stack.size
+    shapes = merge.granularity.shapes(ours.params).items()
+    latents = {name: jax.ShapeDtypeStruct((rows, *shape), jnp.float32) for name, shape in shapes}
+    if others is None:
+        return latents
+    fixed = {path: jax.ShapeDtypeStruct((stack.size, *(1,) * (x.ndim - 1)), jnp.int32) for path, x in others.params.items()}
+    return {"latents": latents, "fixed": fixed}
+
+
+def _memory(learner: Learner, theta: PyTree, batch: tuple) -> FitMemory:
+    """Of one device that holds all.
+
+    Where a batch goes through in parts, activations are those of one part, and the loop over the parts holds the sum of their
+    gradients and a copy of the models.
+    """
+    block = learner.block
+    part = _sized(batch, -(-block.batch_size // block.accumulate))
+    loss = learner.goal.data_loss(learner.merge, learner.network.forward)
+    found = predicted_bytes(loss, learner.optimizer, theta, learner.stack, part)
+    looped = found.theta + found.models if block.accumulate > 1 else 0
+    return found._replace(batch=bytes_of(batch), gradient=found.gradient + looped)
+
+
+def _devices(learn: Learn) -> int:
+    """Among how many devices a fit will be divided; of those that are not here, too."""
+    everywhere = learn.parallel == "pmap" or learn.shard is not None
+    return learn.devices or (jax.device_count() if everywhere else 1)
+
+
+def _compiled(learner: Learner, theta: PyTree, batch: tuple) -> tuple[Any, tuple]:
+    """The step on one device, and the shapes that it takes."""
+    learned, fixed = (jax.tree.map(lambda x, k=k: x if _is_learned(x) == k else None, theta) for k in (True, False))
+    healthy: Any = jax.ShapeDtypeStruct((), jnp.bool_)
+    state = State(learned, jax.eval_shape(learner.optimizer.init, learned), healthy)
+    loss = learner.goal.data_loss(learner.merge, learner.network.forward)
+    step = functools.partial(update, loss, learner.optimizer, Run(AsGiven(), learner.block.accumulate))
+    given: tuple = (state, fixed, learner.stack, batch, {})
+    return jax.jit(step, donate_argnums=0).lower(*given).compile(), given
 
 
 def _timed(compiled: Any, shapes: tuple) -> float:
@@ -112,3 +145,11 @@ def _timed(compiled: Any, shapes: tuple) -> float:
         jax.block_until_ready(compiled(*arguments))
         took = time.perf_counter() - begun
     return took
+
+
+def _sized(batch: tuple, size: int) -> tuple:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batch)
+
+
+def _is_learned(x: jax.ShapeDtypeStruct) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))

@@ -1,6 +1,6 @@
 """Where learning starts: the closed form that the recipe's method is, tensor by tensor where it has other numbers for each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Array
 from alignment.graph import PyTree, path_name
 from npmerge.base import LinearMerge, Stats, constant
 from npmerge.methods import ModelStock, Slerp, Ties
+from npmerge.recipe.blocks import Learn
 from npmerge.recipe.plan import Plan, Step
 from npmerge.recipe.schema import Recipe
 
@@ -72,6 +73,23 @@ def start_of(recipe: Recipe, plan: Plan, paths: Mapping[str, tuple[str, ...]]) -
         raise recipe.error(("learn",), f"starts from {method} with the same parameters for all tensors, got {len(values)} sets")
     (given,) = values.values()
     return _whole(method, given)
+
+
+def chosen_tensors(recipe: Recipe, learn: Learn, names: Sequence[str]) -> list[str]:
+    """Of which of the merged tensors coefficients are learned.
+
+    Raises:
+        ValueError: a filter that holds for none of them, or none that is left (the line).
+    """
+    for key in ("include", "exclude"):
+        for i, pattern in enumerate(getattr(learn, key)):
+            if not any(map(pattern.matches, names)):
+                raise recipe.error(("learn", key, i), f"{pattern.text!r} matches no tensor that is merged")
+    found = [name for name in names if not learn.include or any(pattern.matches(name) for pattern in learn.include)]
+    found = [name for name in found if not any(pattern.matches(name) for pattern in learn.exclude)]
+    if not found:
+        raise recipe.error(("learn",), "include and exclude leave no tensor whose coefficients would be learned")
+    return found
 
 
 def _coefficients(step: Step) -> tuple[float, ...]:

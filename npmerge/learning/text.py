@@ -1,29 +1,63 @@
 """Text as windows of tokens: the targets are the tokens that follow."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from npmerge.folder.tokenizers import FILE
 from npmerge.models import Config
-from npmerge.recipe.blocks import Data
+from npmerge.recipe.examples import Data
 
 LENGTH = 128
 """Tokens of an example where neither recipe nor network says less."""
 
 
-def read_text(path: Path, data: Data, config: Config | None, reference: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_text(
+    path: Path, data: Data, config: Config | None, tokenizer: Path | Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (examples, length) and those that follow each, in consecutive windows of a file, or of each file of a folder.
+
+    Args:
+        path: of the text.
+        data: of the recipe.
+        config: of the network, where it is known.
+        tokenizer: folder in which that of the model lies, or its content.
 
     Raises:
         ValueError: no text, no tokenizer where the model's is asked for, fewer tokens than one example has.
     """
     files = sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path]
+    try:
+        texts = [file.read_bytes() for file in files]
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as text: {error}") from None
+    return windows(str(path), texts, data, config, tokenizer)
+
+
+def windows(
+    name: str, texts: Sequence[bytes], data: Data, config: Config | None, tokenizer: Path | Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (examples, length) and those that follow each, in consecutive windows of every text.
+
+    Args:
+        name: what messages call the texts.
+        texts: in UTF-8.
+        data: of the recipe.
+        config: of the network, where it is known.
+        tokenizer: folder in which that of the model lies, or its content.
+
+    Raises:
+        ValueError: no text, no tokenizer where the model's is asked for, fewer tokens than one example has.
+    """
     length = data.length or min(LENGTH, *(config.input_shape if config is not None else (LENGTH,)))
-    windows = [_windows(_tokens(file, data, config, reference), length) for file in files]
-    tokens = np.concatenate(windows) if windows else np.zeros((0, length + 1), np.int32)
+    found = [_windows(_tokens(name, text, data, tokenizer), length) for text in texts]
+    tokens = np.concatenate(found) if found else np.zeros((0, length + 1), np.int32)
     if not len(tokens):
         raise ValueError(
-            f"{path} has fewer tokens than the {length + 1} of one example: give a shorter data.length or more text"
+            f"{name} has fewer tokens than the {length + 1} of one example: give a shorter data.length or more text"
         )
     return tokens[:, :-1], tokens[:, 1:]
 
@@ -37,21 +71,26 @@ def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
     )
 
 
-def _tokens(file: Path, data: Data, config: Config | None, reference: Path) -> np.ndarray:
-    own = reference / "tokenizer.json"
-    kind = data.tokenizer or ("model" if own.is_file() else "bytes")
+def _tokens(name: str, raw: bytes, data: Data, tokenizer: Path | Mapping[str, Any]) -> np.ndarray:
+    stored = not isinstance(tokenizer, Path) or (tokenizer / FILE).is_file()
+    kind = data.tokenizer or ("model" if stored else "bytes")
+    if kind == "bytes":
+        return np.frombuffer(raw, np.uint8).astype(np.int32)
+    if not stored:
+        raise ValueError(f"{tokenizer} has no tokenizer.json: say tokenizer: bytes for the numbers of bytes")
     try:
-        raw = file.read_bytes()
-        if kind == "bytes":
-            return np.frombuffer(raw, np.uint8).astype(np.int32)
         text = raw.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as text: {error}") from None
-    if not own.is_file():
-        raise ValueError(f"{reference} has no tokenizer.json: say tokenizer: bytes for the numbers of bytes")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} cannot be read as text: {error}") from None
+    return np.array(_loaded(tokenizer).encode(text, add_special_tokens=False).ids, np.int32)
+
+
+def _loaded(tokenizer: Path | Mapping[str, Any]) -> Any:
+    """Without truncation and padding."""
     import tokenizers  # not needed where there is no text
 
-    tokenizer = tokenizers.Tokenizer.from_file(str(own))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+    kind = tokenizers.Tokenizer
+    found = kind.from_file(str(tokenizer / FILE)) if isinstance(tokenizer, Path) else kind.from_str(json.dumps(tokenizer))
+    found.no_truncation()
+    found.no_padding()
+    return found

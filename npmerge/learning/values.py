@@ -13,9 +13,11 @@ import optax
 import alignment
 from alignment import Alignment
 from alignment.checks import unknown
-from npmerge import constraints, granularity, objectives
-from npmerge.learning.architectures import check_arguments, imported
-from npmerge.recipe.blocks import Align, Learn, Named, Optimizer
+from npmerge import constraints, granularity
+from npmerge.learning.named_values import at, fields_of, hashable, made
+from npmerge.learning.user_code import check_arguments
+from npmerge.recipe.blocks import Align, Learn, Optimizer
+from npmerge.recipe.named import Named
 from npmerge.recipe.schema import Recipe
 from npmerge.recipe.settings import Path
 
@@ -31,7 +33,6 @@ _made: dict[str, optax.GradientTransformation] = {}
 class Values:
     """The parts of a `learn:` block that are values."""
 
-    objective: objectives.Objective
     granularity: granularity.Granularity
     constraint: constraints.Constraint
     optimizer: optax.GradientTransformation
@@ -40,9 +41,8 @@ class Values:
 def values_of(recipe: Recipe, learn: Learn) -> Values:
     """The values of a block. Raises ValueError for what cannot be made, with file and line."""
     return Values(
-        _at(recipe, ("learn", "objective"), lambda: _value(objectives, learn.objective)),
-        _at(recipe, ("learn", "granularity"), lambda: _value(granularity, learn.granularity)),
-        _at(recipe, ("learn", "constraint"), lambda: _value(constraints, learn.constraint)),
+        at(recipe, ("learn", "granularity"), lambda: made(granularity, learn.granularity)),
+        at(recipe, ("learn", "constraint"), lambda: made(constraints, learn.constraint)),
         _optimizer(recipe, learn),
     )
 
@@ -53,27 +53,10 @@ def alignment_of(recipe: Recipe, align: Align) -> Alignment:
 
     def make() -> Alignment:
         kind = kinds[align.method.replace("_", "")]
-        check_arguments(align.method, align.parameters, _fields(kind))
-        return kind(**{key: _tuples(x) for key, x in align.parameters.items()})
+        check_arguments(align.method, align.parameters, fields_of(kind))
+        return kind(**{key: hashable(x) for key, x in align.parameters.items()})
 
-    return _at(recipe, ("align", *(("parameters",) if align.parameters else ("method",))), make)
-
-
-def _at(recipe: Recipe, path: Path, make: Callable[[], Any]) -> Any:
-    """What `make` returns; its errors get the line of the block."""
-    try:
-        return make()
-    except (ValueError, TypeError) as error:
-        raise recipe.error(path, str(error)) from None
-
-
-def _value(module: Any, named: Named) -> Any:
-    if ":" in named.name:
-        check_arguments(named.name, named.arguments, [])
-        return objectives.UserObjective(imported(named.name)[1])
-    kind = getattr(module, "".join(part.capitalize() for part in named.name.split("_")))
-    check_arguments(named.name, named.arguments, _fields(kind))
-    return kind(**{key: _tuples(x) for key, x in named.arguments.items()})
+    return at(recipe, ("align", *(("parameters",) if align.parameters else ("method",))), make)
 
 
 def _optimizer(recipe: Recipe, learn: Learn) -> optax.GradientTransformation:
@@ -85,8 +68,8 @@ def _optimizer(recipe: Recipe, learn: Learn) -> optax.GradientTransformation:
     if key not in _made:
         rate = None
         if given.schedule is not None:
-            rate = _at(recipe, (*path, "schedule"), lambda: _called("schedule", given.schedule, schedules()))
-        _made[key] = _at(recipe, path, lambda: _with_rate(given, rate))
+            rate = at(recipe, (*path, "schedule"), lambda: _called("schedule", given.schedule, schedules()))
+        _made[key] = at(recipe, path, lambda: _with_rate(given, rate))
     return _made[key]
 
 
@@ -136,11 +119,3 @@ def schedules() -> dict[str, Callable]:
     """Optax's schedules by name."""
     found = {name: f for name, f in sorted(vars(optax).items()) if inspect.isfunction(f)}
     return {name: f for name, f in found.items() if name.endswith("_schedule") or name == "exponential_decay"}
-
-
-def _fields(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind) if field.init]
-
-
-def _tuples(x: Any) -> Any:
-    return tuple(x) if isinstance(x, list) else x

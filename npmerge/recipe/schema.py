@@ -18,9 +18,10 @@ from pydantic import (
 
 from alignment.checks import unknown
 from npmerge.recipe.blocks import Align, Learn
+from npmerge.recipe.filters import Filters
 from npmerge.recipe.lines import Document
 from npmerge.recipe.parameters import METHODS, REFUSED
-from npmerge.recipe.settings import Filter, Path, Setting, SettingError, read_setting, shown
+from npmerge.recipe.settings import Path, Setting, SettingError, read_setting, shown
 from npmerge.recipe.strict import Block, fault
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
@@ -32,21 +33,6 @@ def _setting(raw: Any) -> Setting:
         return read_setting(raw)
     except SettingError as error:
         raise fault(str(error), error.path) from None
-
-
-def _filters(raw: Any) -> tuple[Filter, ...]:
-    texts = [raw] if isinstance(raw, str) else raw
-    if not isinstance(texts, list) or not texts:
-        raise fault(f"expected a list of parts of names, got {shown(raw)}")
-    found = []
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise fault(f"expected a part of a name, got {shown(text)}", (i,))
-        try:
-            found.append(Filter(text))
-        except SettingError as error:
-            raise fault(str(error), (i,)) from None
-    return tuple(found)
 
 
 def _some(raw: Any) -> Any:
@@ -77,7 +63,6 @@ def _method(raw: str) -> str:
 
 
 Parameters = Annotated[dict[str, Annotated[Setting, PlainValidator(_setting)]], Field(default_factory=dict)]
-Filters = Annotated[tuple[Filter, ...], PlainValidator(_filters)]
 DtypeName = Annotated[str, AfterValidator(_dtype)]
 Name = Annotated[str, Field(min_length=1)]
 

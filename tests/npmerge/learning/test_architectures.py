@@ -9,9 +9,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import npmerge as nm
+from alignment.graph import flatten
 from npmerge.checkpoint import save_network
 from npmerge.checkpoint.names import from_named, to_named
-from npmerge.models import Gpt2, ResNetCifar, build
+from npmerge.commands.planning import planned
+from npmerge.models import Gpt2, ResNetCifar, abstract, build
+from npmerge.recipe import parse_recipe
 from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe, run
 
 RESNET = ResNetCifar(blocks=1, width=4, side=8)
@@ -82,6 +85,22 @@ def test_statistics_of_batch_norm_are_estimated_from_what_is_learned_from(here):
     again = nm.reset_statistics(build(RESNET).train_apply, found, [(inputs, labels)])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, again)
     assert "measured on 32 training examples" in (folder / "report.md").read_text().lower()
+
+
+def test_running_statistics_of_the_base_are_its_own(here):
+    rng = np.random.default_rng(0)
+    shapes = {path: x.shape for path, x in flatten(abstract(RESNET).variables).items()}
+    stored = {name: {path: rng.normal(size=x).astype(np.float32) for path, x in shapes.items()} for name in ("a", "b", "base")}
+    for name, tensors in stored.items():
+        (here / f"{name}.safetensors").unlink(missing_ok=True)
+        save_file(tensors, here / f"{name}.safetensors")
+    kind = {"name": "ResNetCifar", "arguments": {"blocks": 1, "width": 4, "side": 8}}
+    text = recipe(base_model="base.safetensors", learn=learn(architecture=kind)).replace("linear", "task_arithmetic")
+    (found,) = parse_recipe(text)
+    members = planned(found, {}).blocks.members
+    statistic = next(path for path in shapes if path.endswith("mean"))
+    for tensors, name in zip(members.all, ("base", "a", "b"), strict=True):
+        np.testing.assert_array_equal(np.asarray(tensors[statistic]), stored[name][statistic])
 
 
 def test_language_models_learn_the_next_token_in_half_precision(here):

@@ -49,7 +49,9 @@ def test_a_plan_says_what_learning_takes(here):
     (document,) = json.loads(run("plan", "recipe.yml", "--json"))["documents"]
     found = document["learn"]
     assert found["coefficients"] == entries  # one latent for two models
-    assert found["memory"] > 4 * entries * (2 + 1 + 2)  # the models, theta and Adam's moments
+    memory = found["memory"]
+    assert (memory["models"], memory["theta"], memory["moments"]) == (8 * entries, 4 * entries, 8 * entries + 4)
+    assert "each of 1 device holds" in output and memory["total"] > 4 * entries * (2 + 1 + 2)
     assert found["flops"] > 3 * 2 * 16 * (64 * 16 + 16 * 16 + 16 * 10) - 2 * 16 * 64 * 16
     assert found["seconds"] > 0
 
@@ -58,3 +60,19 @@ def test_a_plan_of_a_faulty_block_is_refused(here):
     (here / "recipe.yml").write_text(recipe(learn=learn(optimizer="adm")))
     with pytest.raises(ValueError, match=r"recipe\.yml:.*the nearest is 'adam'"):
         run("plan", "recipe.yml")
+
+
+def test_a_plan_says_what_each_of_several_devices_holds(here):
+    own = {"name": "distillation", "arguments": {"teacher": "own"}}
+    block = learn(data=["train.npz", "train.npz"], objective=own, exclude=["layers/0"], batch_size=64)
+    found = []
+    for more in ({}, {"devices": 4, "shard": "features", "accumulate": 4}):
+        (here / "recipe.yml").write_text(recipe(learn={**block, **more}))
+        (document,) = json.loads(run("plan", "recipe.yml", "--json"))["documents"]
+        found.append(document["learn"])
+    one, parts = [x["memory"] for x in found]
+    assert [x["devices"] for x in found] == [1, 4]
+    assert found[0]["coefficients"] == 16 * 16 + 16 + 16 * 10 + 10
+    assert one["batch"] == 2 * 64 * 65 * 4 == 4 * parts["batch"]
+    assert one["models"] == 4 * parts["models"] and one["merged"] == parts["merged"]
+    assert parts["activations"] < one["activations"] / 8

@@ -9,7 +9,7 @@ import tokenizers
 
 from npmerge.learning.data import Examples, check_apart, hash_of_data, read_examples, split
 from npmerge.models import Gpt2, ResNetCifar
-from npmerge.recipe.blocks import Data
+from npmerge.recipe.examples import Data
 
 IMAGES = ResNetCifar(side=4)
 TOKENS = Gpt2(vocabulary=256, width=8, layers=1, heads=2, hidden=8, length=5)
@@ -91,6 +91,44 @@ def test_datasets_are_read_by_their_package(tmp_path, monkeypatch):
     np.testing.assert_allclose(found.inputs.reshape(-1), np.arange(96) / 255, atol=1e-7)
     with pytest.raises(ValueError, match="unknown column of some/set 'img': the nearest is 'image'"):
         read_examples(Data(dataset="some/set", inputs="img"), IMAGES, tmp_path)
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """What the package itself writes."""
+    datasets = pytest.importorskip("datasets")
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+    images = {"image": [image.fromarray(x).resize((4 + k, 4), 0) for k, x in enumerate(pixels)], "label": [1, 0, 1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    tables = {"train": datasets.Dataset.from_dict(images, features=features)}
+    datasets.DatasetDict(tables | {"test": tables["train"].select([0])}).save_to_disk("images")
+    vectors = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    datasets.Dataset.from_dict({"inputs": vectors, "labels": [2, 1, 0]}).save_to_disk("vectors")
+    datasets.Dataset.from_dict({"text": ["abcdef", "", "ghijk"]}).save_to_disk("text")
+    return pixels, vectors
+
+
+def test_datasets_that_the_package_has_saved(saved, tmp_path):
+    pixels, vectors = saved
+    named = {"dataset": "images", "inputs": "image", "labels": "label"}
+    found = read_examples(Data(**named), IMAGES, tmp_path)
+    assert found.inputs.shape == (3, 4, 4, 3) and found.targets.tolist() == [1, 0, 1]
+    np.testing.assert_allclose(found.inputs[0], pixels[0] / 255, atol=1e-7)  # the others were of other sizes
+    assert len(read_examples(Data(**named, split="test"), IMAGES, tmp_path).inputs) == 1
+    found = read_examples(Data(dataset="vectors"), None, tmp_path)
+    np.testing.assert_array_equal(found.inputs, vectors)
+    assert found.inputs.dtype == np.float32 and found.targets.tolist() == [2, 1, 0]
+    found = read_examples(Data(dataset="text", inputs="text", length=5), TOKENS, tmp_path)
+    assert [bytes(x.astype(np.uint8)) for x in found.inputs] == [b"abcde", b"f\n\ngh"] and found.targets.shape == (2, 5)
+    for given, message in (
+        ({"dataset": "images", "split": "tset"}, "unknown split of images 'tset': the nearest is 'test'"),
+        ({"dataset": "vectors", "split": "test"}, "vectors is one table without splits"),
+        ({"dataset": "./vector"}, "vector: no such folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_examples(Data(**given), None, tmp_path)
 
 
 def test_what_is_held_out_is_drawn_by_the_seed_and_copies_stay_together():

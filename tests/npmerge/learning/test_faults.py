@@ -112,7 +112,6 @@ OTHERS = {
         recipe(learn=learn()).replace("weight: 1", "weight: -1", 1).replace("weight: 1", "weight: 3"),
         "simplex",
     ),
-    "parts of a network": (recipe(learn=learn(), exclude=["layers/0"]), "leave out include and exclude"),
     "an alignment": (recipe(align={"method": "weight_maching"}), "the nearest is 'weight_matching'"),
     "its argument": (
         recipe(align={"method": "weight_matching", "parameters": {"restart": 2}}),

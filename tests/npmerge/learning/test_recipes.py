@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import optax
 import pytest
+import yaml
 
 import npmerge as nm
 from npmerge import Learned, PerParameter, Simplex
 from npmerge.checkpoint import load_network
 from npmerge.demo.digits import load_digits
-from npmerge.learning import run as running
+from npmerge.learning.learner import Learner
 from npmerge.learning.page import FILES
 from npmerge.learning.progress import FitProgress
 from npmerge.models import build
@@ -113,14 +114,24 @@ def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
     (fit,) = (here / ".out.partial" / "fit").iterdir()
     assert sorted(int(x.name) for x in fit.iterdir()) == [10, 20]
     steps = []
-    real = running.Learner.learnt
+    real = Learner.learnt
 
     def counted(self, names, progress, checkpoints):
         steps.append(checkpoints)
         return real(self, names, progress, checkpoints)
 
-    monkeypatch.setattr(running.Learner, "learnt", counted)
+    monkeypatch.setattr(Learner, "learnt", counted)
     out = merge(here, "out", text, "--resume")
     assert steps[0].folder.name == fit.name
     for file in ("model.safetensors", "history.json", "report.md"):
         assert (out / file).read_bytes() == (expected / file).read_bytes()
+
+
+def test_each_learned_document_leaves_its_report(here):
+    half = yaml.safe_load(recipe(learn=learn(steps=5)))
+    text = recipe(learn=learn(steps=10)).replace("b.safetensors", "half")
+    (here / "recipe.yml").write_text(yaml.safe_dump({"name": "half", **half}) + "---\n" + text)
+    assert "half: learned: finished after 5 steps" in run("merge", "recipe.yml", "out")
+    places = (here / "out" / "reports" / "half", here / "out")
+    assert [len(json.loads((x / "history.json").read_text())["loss"]) for x in places] == [5, 10]
+    assert "| half |" in (places[1] / "report.md").read_text() and "| b.safetensors |" in (places[0] / "report.md").read_text()

@@ -6,7 +6,7 @@ import pytest
 
 import alignment
 import npmerge
-from npmerge.recipe import METHODS, blocks, load_recipe, parse_recipe
+from npmerge.recipe import METHODS, blocks, load_recipe, parse_recipe, terms
 from tests.npmerge.recipe.headers import MODELS, message
 
 
@@ -106,7 +106,7 @@ def snake(name):
 def test_names_of_blocks_are_those_of_classes():
     assert [snake(cls.__name__) for cls in alignment.ALIGNMENTS] == list(blocks.ALIGNMENTS)
     classes = {snake(name) for name in npmerge.__all__}
-    assert classes.issuperset({*blocks.OBJECTIVES, *blocks.GRANULARITIES, *blocks.CONSTRAINTS})
+    assert classes.issuperset({*terms.TERMS, *terms.ELSEWHERE, *blocks.GRANULARITIES, *blocks.CONSTRAINTS})
 
 
 def test_a_link_to_nothing_is_no_model_and_is_not_proposed(folder):

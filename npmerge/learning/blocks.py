@@ -1,0 +1,133 @@
+"""What the `align:` and `learn:` of one document come to: networks that run, their data, and the fit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from alignment import trace
+from alignment.graph import PyTree, flatten
+from npmerge.base import is_statistic
+from npmerge.folder import Vocabulary
+from npmerge.folder.tokenizers import folder_of
+from npmerge.learned import Learned
+from npmerge.learning.aligning import aligned
+from npmerge.learning.architectures import Architecture
+from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split
+from npmerge.learning.goals import goal_of, needs_graph, needs_labels
+from npmerge.learning.learner import Learner
+from npmerge.learning.members import Members
+from npmerge.learning.partly import PartlyLearned
+from npmerge.learning.places import inside, placed
+from npmerge.learning.starts import chosen_tensors, start_of
+from npmerge.learning.tasks import Tasks, check_all_apart, joined_examples
+from npmerge.learning.values import values_of
+from npmerge.recipe.blocks import Learn
+from npmerge.recipe.examples import Data
+from npmerge.recipe.plan import Plan
+from npmerge.recipe.schema import Recipe
+from npmerge.recipe.settings import Path as Keys
+from npmerge.stack import Stack, stack_models
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The `align:` and `learn:` of one document with its networks; made before anything is computed.
+
+    Attributes:
+        recipe: the document.
+        plan: of it, as if it had no such blocks.
+        members: what it merges.
+        network: as functions.
+        vocabulary: of the merged model, where those of the models are joined.
+    """
+
+    recipe: Recipe
+    plan: Plan
+    members: Members
+    network: Architecture
+    vocabulary: Vocabulary | None = None
+
+    def examples(self, data: Data, keys: Keys) -> Examples:
+        """Those of the recipe. Raises ValueError as `read_examples`, with file and line."""
+        folder = folder_of(self.plan.models[self.plan.reference].path)
+        with inside(self.recipe, keys):
+            return read_examples(data, self.network.config, self.vocabulary.tokenizer.content if self.vocabulary else folder)
+
+    def tasks(self, learn: Learn) -> Tasks:
+        """What is learned from and what is held out, by task. Raises ValueError for data that do not fit (file and line)."""
+        train = [self.examples(data, keys) for keys, data in placed(("learn", "data"), learn.data)]
+        for k, (keys, data) in enumerate(placed(("learn", "data"), learn.data)):
+            if (term := needs_labels(learn, k)) is not None and train[k].targets is None:
+                raise self.recipe.error(keys, f"{term} needs labels: {train[k].name} has no {data.labels!r}")
+        given = learn.held_out if isinstance(learn.held_out, tuple) else ()
+        held_out = [self.examples(data, keys) for keys, data in placed(("learn", "held_out"), given)]
+        with inside(self.recipe, ("learn", "held_out")):
+            parts = _parts(learn, train, held_out)
+            check_all_apart(parts)
+        return Tasks(tuple(parts), learn.seed)
+
+    def networks(self) -> list[PyTree]:
+        """Variables of the models, the base first if there is one; aligned if they are to be."""
+        with inside(self.recipe, ("learn" if self.recipe.learn else "align",)):
+            found = [self.network.variables(tensors) for tensors in self.members.all]
+        align, learn = self.recipe.align, self.recipe.learn
+        if align is None:
+            return found
+        block, given = ("align", [align.data]) if align.data else ("learn", learn.data if learn else [])
+        examples = [self.examples(data, keys) for keys, data in placed((block, "data"), given)]
+        with inside(self.recipe, ("align",)):
+            data = joined_examples(examples) if examples else None
+        return aligned(self.recipe, align, self.network, found, data)
+
+    def learner(self, learn: Learn, tasks: Tasks, networks: Sequence[PyTree]) -> Learner:
+        """The fit of a `learn:`, of arrays or `jax.ShapeDtypeStruct`."""
+        base, models = (None, networks) if self.members.base is None else (networks[0], networks[1:])
+        values = values_of(self.recipe, learn)
+        whole = Learned(start_of(self.recipe, self.plan, self.paths), values.granularity, values.constraint)
+        merge = self._partly(learn, whole, models[0])
+        graph = None
+        if needs_graph(learn):
+            with inside(self.recipe, ("learn", "objective")):
+                graph = trace(self.network.forward, models[0], tasks.train[0].inputs[:2])
+        goal = goal_of(self.recipe, learn, self.members.names[: len(models)], graph)
+        return Learner(self.recipe, learn, self.network, stacked(models, base), merge, values.optimizer, goal, tasks)
+
+    def _partly(self, learn: Learn, merge: Learned, model: PyTree) -> Learned | PartlyLearned:
+        """The merge of the tensors whose coefficients are learned; tensors that are copied have none."""
+        names = chosen_tensors(self.recipe, learn, list(self.paths))
+        chosen = frozenset(path for name in names for path in self.paths[name])
+        whole = all(path in chosen or is_statistic(path) for path in flatten(model))
+        return merge if whole else PartlyLearned(merge, chosen)
+
+    @property
+    def paths(self) -> dict[str, tuple[str, ...]]:
+        """Where each merged tensor stands among the variables."""
+        return self.network.paths([step.name for step in self.plan.steps if step.action == "merge"])
+
+    @property
+    def names(self) -> list[str]:
+        """Of the models that are merged, short where that tells them apart."""
+        names = list(self.members.names[: len(self.members.models)])
+        short = [Path(name).name for name in names]
+        return short if len(set(short)) == len(short) else names
+
+
+def _parts(learn: Learn, train: Sequence[Examples], held_out: Sequence[Examples]) -> list[Parts]:
+    """What is learned from and held out, by task. Raises ValueError for parts that are empty, missing or overlap."""
+    if not isinstance(learn.held_out, tuple):
+        return [split(x, learn.held_out, learn.seed) for x in train]
+    if len(held_out) != len(train):
+        raise ValueError(f"expected a fraction, or data for each of {len(train)} tasks, got {len(held_out)} of them")
+    for mine, other in zip(train, held_out, strict=True):
+        check_apart(mine, other)
+    return [Parts(mine, other) for mine, other in zip(train, held_out, strict=True)]
+
+
+def stacked(models: Sequence[PyTree], base: PyTree | None) -> Stack:
+    """The models as a stack, or their shapes as those of one."""
+    if not isinstance(jax.tree.leaves(models[0])[0], jax.ShapeDtypeStruct):
+        return stack_models(list(models), base)
+    many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(models), *x.shape), x.dtype), models[0])
+    return Stack(many, base)

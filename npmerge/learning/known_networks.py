@@ -1,0 +1,75 @@
+"""Networks of `npmerge.models`, whose tensors have the names of PyTorch, or the paths of our own files."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignment.graph import PyTree, flatten
+from npmerge.checkpoint.errors import CheckpointError
+from npmerge.checkpoint.names import from_named, named_shapes, paths_of, to_named
+from npmerge.learning.architectures import Apply, Architecture, TrainApply
+from npmerge.learning.members import Tensors
+from npmerge.models import Config, abstract
+
+
+@dataclass(frozen=True)
+class Known(Architecture):
+    """One of `npmerge.models`; its tensors have the names of PyTorch, or the paths of our own files."""
+
+    known: Config
+    own: bool = False
+
+    @property
+    def apply(self) -> Apply:
+        """See `Architecture.apply`."""
+        return abstract(self.known).apply
+
+    @property
+    def train_apply(self) -> TrainApply | None:
+        """See `Architecture.train_apply`."""
+        network = abstract(self.known)
+        return network.train_apply if jax.tree.leaves(network.variables["batch_stats"]) else None
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self.known
+
+    def variables(self, tensors: Tensors) -> PyTree:
+        """See `Architecture.variables`."""
+        if not self.own:
+            return from_named(self.known, tensors)
+        shapes = abstract(self.known).variables
+        own = flatten(shapes)
+        if wrong := [f"{x} (got {_shape(tensors, x)}, expected {_shape(own, x)})" for x in {**own, **tensors} if
+                     _shape(tensors, x) != _shape(own, x)]:  # fmt: skip
+            raise ValueError(f"the tensors are not those of {self.known}: {', '.join(wrong)}")
+        leaves = [jnp.asarray(np.asarray(tensors[path]).astype(np.float32)) for path in own]
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    def tensors(self, variables: PyTree, like: Tensors) -> dict[str, np.ndarray]:
+        """See `Architecture.tensors`."""
+        if self.own:
+            return {path: np.asarray(x) for path, x in flatten(variables).items()}
+        return to_named(self.known, variables, like=like)
+
+    def paths(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """See `Architecture.paths`."""
+        return {name: (name,) for name in names} if self.own else paths_of(self.known, names)
+
+    def in_order(self, paths: Iterable[str]) -> list[str]:
+        """In the order of PyTorch's `state_dict`, where there is one."""
+        try:
+            theirs = paths_of(self.known, named_shapes(self.known))
+        except CheckpointError:
+            return super().in_order(paths)
+        order = {path: k for k, path in enumerate(path for own in theirs.values() for path in own)}
+        return sorted(paths, key=order.__getitem__)
+
+
+def _shape(tensors: Mapping[str, Any], path: str) -> str:
+    return str(tuple(tensors[path].shape)) if path in tensors else "none"

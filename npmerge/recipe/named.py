@@ -1,0 +1,55 @@
+"""What blocks of a recipe name: something of the library, of Optax or of the user, with its arguments."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr
+
+from alignment.checks import unknown
+from npmerge.recipe.settings import shown
+from npmerge.recipe.strict import Block, fault
+
+Scalar = StrictBool | StrictInt | float | StrictStr
+Value = Scalar | list[Scalar]
+Arguments = dict[str, Value]
+
+
+class Named(Block):
+    """Something by its name, with its arguments; a recipe may give the name alone."""
+
+    name: Annotated[str, Field(min_length=1)]
+    arguments: Arguments = Field(default_factory=dict)
+
+
+def by_name(raw: Any) -> Any:
+    """A mapping, of a name alone."""
+    return {"name": raw} if isinstance(raw, str) else raw
+
+
+def listed(raw: Any) -> Any:
+    """A list with one thing or several, of which one may be given by itself."""
+    if isinstance(raw, list) and not raw:
+        raise fault(f"expected one or more, got {shown(raw)}")
+    return raw if isinstance(raw, list | tuple) else [raw]
+
+
+def one_of(kind: str, valid: Sequence[str]) -> AfterValidator:
+    """Unless something named is one of these."""
+
+    def check(named: Named) -> Named:
+        if named.name not in valid:
+            raise fault(unknown(kind, named.name, valid))
+        return named
+
+    return AfterValidator(check)
+
+
+def name_of(kind: str, valid: Sequence[str]) -> AfterValidator:
+    """Unless a name is one of these."""
+
+    def check(name: str) -> str:
+        if name not in valid:
+            raise fault(unknown(kind, name, valid))
+        return name
+
+    return AfterValidator(check)

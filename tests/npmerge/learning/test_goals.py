@@ -1,0 +1,206 @@
+"""What recipes minimise: terms, sums of them, tasks with data of their own, and what holds learning back."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import optax
+import pytest
+
+import npmerge as nm
+from npmerge import Distillation, Entropy, Joint, Learned, PerParameter, Proximity, Simplex, Sum
+from npmerge.checkpoint import load_network
+from npmerge.demo.digits import load_digits
+from npmerge.learning.goals import check_goal, goal_of
+from npmerge.models import build
+from npmerge.recipe import parse_recipe
+from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe
+from tests.npmerge.learning.test_starts import close
+
+SGD = {"name": "sgd", "arguments": {"learning_rate": 1.0}}
+OWN = {"name": "distillation", "arguments": {"teacher": "own"}}
+
+
+@pytest.fixture
+def bare(here):
+    """Inputs of each network's own task, without labels; 40 of each."""
+    for name, part in zip("ab", load_digits("80-20", seed=0).parts, strict=True):
+        np.savez(here / f"{name}.npz", inputs=part.train.inputs[:40])
+    return here
+
+
+def goal(**block):
+    (found,) = parse_recipe(recipe(learn=learn(**block)), "recipe.yml")
+    check_goal(found, found.learn)
+    return goal_of(found, found.learn, ["a.safetensors", "b.safetensors"], None)
+
+
+def history(folder):
+    return json.loads((folder / "history.json").read_text())
+
+
+def test_each_network_teaches_its_own_task_without_labels(bare):
+    block = learn(data=["a.npz", "b.npz"], objective=OWN, held_out=0, optimizer=SGD, steps=10)
+    folder = merge(bare, "out", recipe(learn=block))
+    stack, rule = nm.stack_models(list(networks())), Learned(nm.Average(), PerParameter(), Simplex())
+    loss = nm.weight_space(rule, build(CONFIG).apply, Joint(Distillation(teacher="own")))
+    parts = [np.load(bare / f"{x}.npz")["inputs"] for x in "ab"]
+    batches = nm.by_task([nm.shuffled(x, np.zeros(40, np.int32), 16, seed=k) for k, x in enumerate(parts)])
+    theta = nm.fit(rule.init(stack), loss, stack, batches, optax.sgd(1.0), steps=10).theta
+    close(load_network(folder / "model.safetensors")[1], rule.apply(theta, stack))
+    report = (folder / "report.md").read_text()
+    assert "distillation, joint over 2 tasks" in report and "no labels" in report
+    assert "each of the 40 examples of a.npz, the 40 examples of b.npz" in report
+    assert {"a.npz", "b.npz"} <= json.loads((folder / "npmerge.json").read_text())["inputs"].keys()
+
+
+def test_tasks_are_measured_apart_and_together(here):
+    test, held_out = load_digits("80-20", seed=0).test, []
+    for k in range(2):
+        part = slice(k, 60, 2 + k)
+        np.savez(here / f"held{k}.npz", inputs=test.inputs[part], labels=test.labels[part])
+        held_out.append(f"held{k}.npz")
+    folder = merge(here, "out", recipe(learn=learn(data=["train.npz", "train.npz"], held_out=held_out)))
+    found = history(folder)
+    rows = found["evaluation"]["tasks"]
+    assert list(rows) == held_out and [rows[x]["learned"]["examples"] for x in held_out] == [30, 20]
+    whole = found["evaluation"]["networks"]["learned"]
+    sums = [rows[x]["learned"]["accuracy"] * n for x, n in zip(held_out, (30, 20), strict=True)]
+    assert whole["examples"] == 50 and whole["accuracy"] == pytest.approx(sum(sums) / 50)
+    expected = np.mean([rows[x]["start"]["loss"] for x in held_out])
+    assert found["held_out_loss"][0] == pytest.approx(expected, rel=0.02)  # in batches of 15 and 10
+    assert min(found["held_out_loss"]) < found["held_out_loss"][0]
+    assert "On held1.npz:" in (folder / "report.md").read_text()
+
+
+def test_sums_and_tasks_are_objectives_of_the_library(here):
+    terms = ["entropy", {"name": "proximity", "weight": 0.5, "arguments": {"to": 1}}]
+    assert goal(objective=terms).objective == Sum((Entropy(), Proximity(1)), (1.0, 0.5))
+    assert goal(data=["x", "y"], objective=OWN).objective == Joint(Distillation(teacher="own"))
+    tasks = [{"path": "x", "objective": "entropy", "weight": 3}, "y"]
+    assert goal(data=tasks, objective=OWN).objective == Joint((Entropy(), Distillation(teacher="own")), (1.5, 0.5))
+    named = [{"path": "x", "model": "b.safetensors"}, {"path": "y", "model": "a.safetensors"}]
+    assert goal(data=named, objective=OWN).objective == Joint((Distillation(teacher=1), Distillation(teacher=0)))
+    held = goal(objective=["entropy", {"name": "equal_shares", "weight": 2}, "toward_start"])
+    assert (held.objective, held.regularisers) == (Entropy(), (("equal_shares", 2.0), ("toward_start", 1.0)))
+
+
+def test_what_holds_back_keeps_coefficients_near(here):
+    spread = []
+    for weight in (0, 100):
+        held = [{"name": name, "weight": weight} for name in ("equal_shares", "toward_start")]
+        terms = ["cross_entropy", {"name": "proximity", "weight": weight / 100}, *held]
+        block = learn(objective=terms, held_out=0, granularity="per_tensor", steps=8, exclude=["layers/1"])
+        shares = history(merge(here, f"out{weight}", recipe(learn=block)))["shares"]["modules"]
+        spread.append(np.abs(np.array([*shares.values()]) - 0.5).max())
+    assert spread[1] < 0.3 * spread[0]
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_features_are_matched_on_the_network_itself(sequential, here):
+    text = {"name": "feature_matching", "arguments": {"sequential": sequential, "teacher": 1}}
+    folder = merge(here, "out", recipe(learn=learn(objective=text, steps=30, granularity="per_tensor")))
+    loss = history(folder)["held_out_loss"]
+    assert loss[-1] < 0.3 * loss[0]  # it goes to the teacher
+    shares = history(folder)["shares"]["modules"]
+    assert all(shares[f"layers/{k}"][1] > 0.6 for k in ((0, 1) if sequential else (0, 1, 2)))  # outputs are no node
+
+
+def test_a_function_of_outputs_and_targets(here, monkeypatch):
+    (here / "values_of_mine.py").write_text("def first(outputs, targets):\n    return (outputs[:, 0] - 1) ** 2\n")
+    monkeypatch.syspath_prepend(str(here))
+    term = {"name": "per_example", "arguments": {"function": "values_of_mine:first"}}
+    folder = merge(here, "out", recipe(learn=learn(objective=term)))
+    loss = history(folder)["held_out_loss"]
+    assert min(loss) < loss[0]
+    assert "values_of_mine.py" in json.loads((folder / "npmerge.json").read_text())["inputs"]
+
+
+FAULTS = {
+    "a term": (
+        learn(objective=["entropy", "proximty"]),
+        "learn.objective[1]: unknown objective 'proximty'",
+    ),
+    "its argument": (
+        learn(objective=["entropy", {"name": "proximity", "arguments": {"too": 1}}]),
+        "learn.objective[1]: unknown argument of proximity 'too': the nearest is 'to'",
+    ),
+    "its value": (
+        learn(objective={"name": "feature_matching", "arguments": {"teacher": "men"}}),
+        "learn.objective: the teacher of FeatureMatching must be",
+    ),
+    "an argument of features": (
+        learn(objective={"name": "feature_matching", "arguments": {"sequentail": True}}),
+        "unknown argument of feature_matching 'sequentail': the nearest is 'sequential'",
+    ),
+    "a node": (
+        learn(objective={"name": "feature_matching", "arguments": {"names": ["nothing"]}}),
+        "learn.objective: unknown node 'nothing': expected one of params/layers/0",
+    ),
+    "a node of one of several": (
+        learn(objective=["equal_shares", {"name": "feature_matching", "arguments": {"names": ["nothing"]}}]),
+        "learn.objective[1]: unknown node",
+    ),
+    "a weight of the only task": (
+        learn(data={"path": "train.npz", "weight": 2}),
+        "learn.data: weight is of one of several tasks",
+    ),
+    "an objective of the only task": (
+        learn(data={"path": "train.npz", "objective": "entrpy"}),
+        "learn.data.objective: unknown objective 'entrpy': the nearest is 'entropy'",
+    ),
+    "a sum": (learn(objective="sum"), "sum is written as a list of objectives"),
+    "a distance": (learn(objective="weight_distance"), "straight_through"),
+    "a regulariser alone": (learn(objective="equal_shares"), "equal_shares holds back what is learned from something"),
+    "a regulariser of a task": (
+        learn(data=["train.npz", {"path": "test.npz", "objective": ["entropy", "toward_start"]}], held_out=0),
+        "learn.data[1].objective: toward_start is of all tasks",
+    ),
+    "a key of a task": (learn(data=["train.npz", {"pth": "x"}]), "unknown key 'pth': the nearest is 'path'"),
+    "a model": (
+        learn(data=[{"path": f"{x}.npz", "model": f"{x}.safetensor"} for x in ("train", "test")], held_out=0),
+        "learn.data[0].model: unknown model 'train.safetensor'",
+    ),
+    "models of some tasks": (
+        learn(data=[{"path": "train.npz", "model": "a.safetensors"}, "test.npz"]),
+        "learn.data[1]: model is missing",
+    ),
+    "one teacher each": (
+        learn(objective=OWN),
+        "learn.objective: teacher: own is the model of each task: give a list under data",
+    ),
+    "tasks for models": (
+        learn(data=["train.npz", "test.npz", "train.npz"], objective=OWN, held_out=0),
+        "asks for a task for each model: got batches of 3 for 2 models",
+    ),
+    "held-out data": (learn(data=["train.npz", "train.npz"], held_out="test.npz"), "data for each of 2 tasks, got 1 of them"),
+    "held-out data of one task": (
+        learn(data=["train.npz", "test.npz"], held_out=["test.npz", "train.npz"]),
+        "of its 359 inputs are in test.npz too",
+    ),
+    "data of a task": (learn(data=["train.npz", "tset.npz"]), "learn.data[1]: tset.npz: no such file"),
+    "labels of a task": (
+        learn(data=["train.npz", {"path": "test.npz", "labels": "y"}], held_out=0),
+        "learn.data[1]: cross_entropy needs labels: test.npz has no 'y'",
+    ),
+    "a filter": (learn(exclude=["layer/9"]), "learn.exclude[0]: 'layer/9' matches no tensor"),
+    "nothing to learn": (learn(exclude=["layers"]), "include and exclude leave no tensor"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_refused_with_the_line_and_what_was_expected(case, here):
+    block, message = FAULTS[case]
+    with pytest.raises(ValueError, match=r"^recipe\.yml:\d+: ") as caught:
+        merge(here, "out", recipe(learn=block))
+    assert message in str(caught.value)
+    assert not (here / "out").exists()
+
+
+def test_the_recipe_of_the_readme(bare):
+    text = re.search(r"<!-- tasks -->\n```yaml\n(.*?)```", (Path(__file__).parents[3] / "README.md").read_text(), re.S)[1]
+    folder = merge(bare, "out", text)
+    loss = history(folder)["held_out_loss"]
+    assert min(loss) < loss[0]
+    assert "distillation + 0.01 equal_shares, joint over 2 tasks" in (folder / "report.md").read_text()
