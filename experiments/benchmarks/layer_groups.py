@@ -28,7 +28,7 @@ from npmerge.report import markdown_table
 from npmerge.sharding import AsGiven
 from npmerge.version import __version__
 
-ADAM = optax.adam(0.1)
+ADAM = optax.adam(0.03)
 SIZE = Gpt2(vocabulary=8192, width=512, layers=12, heads=8, hidden=2048, length=64)
 QUICK = Gpt2(vocabulary=64, width=16, layers=3, heads=2, hidden=32, length=8)
 LAYERS = r"blocks/(\d+)/"
