@@ -35,6 +35,11 @@ def sinkhorn(logits: Float[Array, "*copies n n"], *, iterations: int = 30) -> Fl
         raise ValueError(f"sinkhorn needs logits (*copies, n, n), got shape {logits.shape}")
     if not isinstance(logits, jax.core.Tracer):
         _check(np.asarray(logits))
+    return _plans(iterations, logits)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _plans(iterations: int, logits: Float[Array, "*copies n n"]) -> Float[Array, "*copies n n"]:
     return jnp.vectorize(functools.partial(_plan, iterations), signature="(n,n)->(n,n)")(logits)
 
 
