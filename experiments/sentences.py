@@ -1,0 +1,140 @@
+"""Two tasks on English sentences: the genre of a text, and who speaks in a play, in the tokens of a model's folder."""
+
+import lzma
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int
+
+TEST, LEARNING, SELECTION = 0.2, 0.15, 0.1
+"""Shares of the premises, or of the stretches of the play, that each part has; fine-tuning has the others."""
+
+STRETCH = 10
+"""Speeches that follow each other and stay in one part."""
+
+
+class Part(NamedTuple):
+    """Sentences filled up with zeros, and labels that count the classes of all tasks, one task after another."""
+
+    tokens: Int[np.ndarray, "n length"]
+    labels: Int[np.ndarray, " n"]
+
+
+class TextTask(NamedTuple):
+    """A task, whose labels begin at `first`; no premise and no stretch of the play is in two parts."""
+
+    name: str
+    classes: tuple[str, ...]
+    first: int
+    train: Part  # for its fine-tune
+    learning: Part  # for merges and controls
+    selection: Part  # for every choice
+    test: Part  # the same for every seed
+
+
+class Sources(NamedTuple):
+    """Where model and texts are: a folder with a tokenizer.json, one with XNLI in English by genre, and a play."""
+
+    model: Path
+    xnli: Path
+    play: Path
+
+
+class Sizes(NamedTuple):
+    """Tokens of a sentence, lines of a speech that are one, speakers, and the most sentences of each part of a task."""
+
+    length: int
+    lines: int
+    speakers: int
+    train: int
+    learning: int
+    selection: int
+    test: int
+
+
+class Texts(NamedTuple):
+    """Sentences with their classes, and the group of each, which stays in one part."""
+
+    sentences: list[str]
+    labels: list[str]
+    groups: list[str]
+
+
+def load_text_tasks(sources: Sources, sizes: Sizes, *, seed: int) -> tuple[TextTask, TextTask]:
+    """Genre and speaker. The test part is the same for every seed.
+
+    Raises:
+        ValueError: files that are missing.
+    """
+    encode = _encoder(sources.model, sizes.length)
+    genre = _task("genre", genres(sources.xnli), 0, encode, sizes, seed)
+    play = speeches(sources.play, sizes.speakers, sizes.lines)
+    return genre, _task("speaker", play, len(genre.classes), encode, sizes, seed)
+
+
+def genres(folder: Path) -> Texts:
+    """Premises and hypotheses of XNLI with the genre of the premise, which is their group."""
+    found: dict[tuple[str, str], str] = {}
+    for part in ("dev", "test"):
+        header, *rows = _text(folder / f"my.genre.{part}.tsv.xz").rstrip("\n").split("\n")
+        names = header.split("\t")
+        premise, hypothesis = names.index("sentence1_en"), names.index("sentence2_en")
+        for row in rows:
+            cells = row.split("\t")
+            for k in (premise, hypothesis):
+                found[cells[premise], cells[k]] = cells[names.index("genre")]
+    return Texts([sentence for _, sentence in found], list(found.values()), [premise for premise, _ in found])
+
+
+def speeches(path: Path, speakers: int, lines: int) -> Texts:
+    """What the speakers who speak most often say, a few lines at a time, without their names; groups follow the text."""
+    matches = [re.fullmatch(r"([^\n:]+):\n(.+)", block, re.DOTALL) for block in _text(path).strip().split("\n\n")]
+    said = [(m[1], m[2].split("\n"), str(k // STRETCH)) for k, m in enumerate(matches) if m]
+    names, counts = np.unique([name for name, _, _ in said], return_counts=True)
+    chosen = set(names[np.argsort(-counts, kind="stable")][:speakers])
+    found = [
+        (" ".join(own[k : k + lines]), name, group) for name, own, group in said if name in chosen
+        for k in range(0, len(own), lines)
+    ]  # fmt: skip
+    return Texts(*(list(column) for column in zip(*found, strict=True)))
+
+
+def _text(path: Path) -> str:
+    plain = path.with_suffix("") if path.suffix == ".xz" and not path.is_file() else path
+    if not plain.is_file():
+        raise ValueError(f"no text at {path}: give the folder of XNLI with --xnli and a play with --play")
+    content = plain.read_bytes()
+    return (lzma.decompress(content) if plain.suffix == ".xz" else content).decode("utf-8")
+
+
+def _encoder(folder: Path, length: int) -> tokenizers.Tokenizer:
+    found = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found.enable_truncation(length)
+    found.enable_padding(length=length)
+    return found
+
+
+def _task(name: str, texts: Texts, first: int, encode: tokenizers.Tokenizer, sizes: Sizes, seed: int) -> TextTask:
+    """Sentences that are the same in tokens are taken once, so none is in two parts."""
+    rows = np.array([x.ids for x in encode.encode_batch(texts.sentences)], np.int32)
+    classes, labels = np.unique(texts.labels, return_inverse=True)
+    once = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+    everything = Part(rows[once], (first + labels[once]).astype(np.int32))
+    parts = _parts(np.array(texts.groups)[once], seed)
+    most = (sizes.train, sizes.learning, sizes.selection, sizes.test)
+    cut = [Part(*(x[index[:count]] for x in everything)) for index, count in zip(parts, most, strict=True)]
+    return TextTask(name, tuple(map(str, classes)), first, *cut)
+
+
+def _parts(groups: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Places of the examples of train, learning, selection and test, in a random order."""
+    different = np.random.default_rng(0).permutation(np.unique(groups))
+    test, others = np.split(different, [round(TEST * len(different))])
+    ends = np.cumsum([round(share * len(different)) for share in (LEARNING, SELECTION)])
+    learning, selection, train = np.split(np.random.default_rng([seed, 1]).permutation(others), ends)
+    rng = np.random.default_rng([seed, 2])
+    places = [np.flatnonzero(np.isin(groups, part)) for part in (train, learning, selection)]
+    return [*map(rng.permutation, places), np.random.default_rng(2).permutation(np.flatnonzero(np.isin(groups, test)))]
