@@ -1,5 +1,6 @@
 """Folders of Hugging Face: a fine-tune written as one, and a merged one read by `transformers` beside our own reader."""
 
+import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,9 +59,8 @@ def compared_with_transformers(folder: Path, sentences: Sequence[str]) -> Mappin
         The largest difference between features of tokens that are no padding, the largest feature, whether the tokens are the
         same, tensors that `transformers` missed, and versions.
     """
-    import torch
-    import transformers
-
+    torch: Any = importlib.import_module("torch")  # where the extra `minilm` is installed
+    transformers: Any = importlib.import_module("transformers")
     batch = transformers.AutoTokenizer.from_pretrained(folder)(list(sentences), return_tensors="pt", padding=True)
     network, told = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     with torch.no_grad():

@@ -16,9 +16,9 @@ class Settings:
     probe: int = 1000  # training sentences of each task that its head is fitted to
     training_rate: float = 1e-4
     training_steps: int = 200
-    steps: int = 60
+    steps: int = 40
     batch: int = 32
-    learned_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
+    learned_rates: tuple[float, ...] = (0.1, 0.3, 1.0)
     control_rates: tuple[float, ...] = (1e-5, 5e-5, 2e-4)
     scales: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 

@@ -85,6 +85,7 @@ class Experiment:
         if not (self.folder / FILE).is_file():
             fitted_heads(self.apply, self.base, self.tasks, self.settings.probe).save(self.folder / FILE)
         self.heads = load_heads(self.folder / FILE)
+        self.logits = [task_apply(self.heads, self.apply, task) for task in self.tasks]
         self.loss = nm.fine_tuning(self.apply, nm.UserObjective(functools.partial(own_task_loss, self.heads)))
         self.learning, self.selection = (joined([getattr(t, part) for t in self.tasks]) for part in ("learning", "selection"))
         for name, part in (("learning", self.learning), ("held_out", self.selection)):
@@ -138,8 +139,8 @@ class Experiment:
     def tested(self, networks: Sequence[PyTree], rate: float | str = "", tried: int = 1) -> dict[str, Any]:
         """Accuracy and loss on the test sentences of each task, and their means over the tasks."""
         found = [
-            nm.evaluate(task_apply(self.heads, self.apply, task), network, nm.in_order(tokens, labels - task.first, 64))
-            for task, network in zip(self.tasks, networks, strict=True)
+            nm.evaluate(logits, network, nm.in_order(tokens, labels - task.first, 64))
+            for task, logits, network in zip(self.tasks, self.logits, networks, strict=True)
             for tokens, labels in [task.test]
         ]
         joint = {name: float(np.mean([getattr(m, name) for m in found])) for name in ("accuracy", "loss")}
@@ -170,7 +171,6 @@ class Experiment:
         if not out.is_dir():
             file = out.with_suffix(".yml")
             file.write_text(recipe(self.settings, method, rate, self.seed), encoding="utf-8")
-            jax.clear_caches()  # the loss of a recipe is told by its name: what is compiled may hold heads of another seed
             with contextlib.chdir(self.folder):
                 app(["merge", file.name, out.name, "--quiet"], standalone_mode=False)
             self.say(f"merged {out.name}")
@@ -236,6 +236,7 @@ def main(
     rows = Rows(out / "rows.csv", ("seed", "method"), dataclasses.asdict(settings))
     for k in range(seed, seed + seeds):
         Experiment(sources, settings, k, rows).run()
+        jax.clear_caches()  # the loss of a recipe is told by its name: what is compiled holds the heads of one seed
     checked = check_with_transformers(out, rows, sources)
     command = f"python -m experiments.minilm_twice --preset {preset} --out {out} --seed {seed} --seeds {seeds}"
     write(out, rows, command, settings, checked)
@@ -243,14 +244,14 @@ def main(
 
 def write(out: Path, rows: Rows, command: str, settings: Settings, checked: dict[str, Any]) -> None:
     """Page, figure and summary, from the rows."""
-    folders = sorted((out / "parents").glob("seed_*"))
+    kept, folders = out / "summary.json", sorted((out / "parents").glob("seed_*"))
     trained = {f"{x.parent.name}/{x.stem}": json.loads(x.read_text("utf-8")) for f in folders for x in f.glob("*.json")}
-    summary = {"command": command, "settings": dataclasses.asdict(settings), "machine": machine(), "fine_tunes": trained}
-    kept = out / "summary.json"
     if not trained and kept.is_file():  # a checkout has rows, and not the networks
-        summary["fine_tunes"] = json.loads(kept.read_text(encoding="utf-8"))["fine_tunes"]
-    kept.write_text(json.dumps(summary | {"transformers": checked, "rows": rows.all}, indent=1) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(page(rows, command, settings, summary["fine_tunes"], checked), encoding="utf-8")
+        trained = json.loads(kept.read_text(encoding="utf-8"))["fine_tunes"]
+    made_with = {"command": command, "settings": dataclasses.asdict(settings), "machine": machine()}
+    summary = {**made_with, "fine_tunes": trained, "transformers": checked, "rows": rows.all}
+    kept.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(page(rows, command, settings, trained, checked), encoding="utf-8")
     first = min((row for row in rows.all if row["method"] in GRANULARITIES), key=lambda row: row["seed"])
     shares = out / "parents" / f"seed_{first['seed']}" / merged_name(first["method"], first["rate"]) / "shares.png"
     if shares.is_file():
