@@ -49,8 +49,10 @@ models:
   - {{model: genre, parameters: {{weight: 1}}}}
   - {{model: speaker, parameters: {{weight: 1}}}}
 learn:
-  data: learning.npz
-  held_out: held_out.npz
+  data:
+    - {{path: genre_learning.npz, model: genre}}
+    - {{path: speaker_learning.npz, model: speaker}}
+  held_out: [genre_selection.npz, speaker_selection.npz]
   objective: experiments.minilm_heads:cross_entropy
   granularity: {granularity}
   optimizer: {{name: adam, arguments: {{learning_rate: {rate:g}}}}}
@@ -63,7 +65,7 @@ learn:
 
 def recipe(settings: Settings, method: str, rate: float, seed: int) -> str:
     """The recipe of a learned merge."""
-    numbers = {"steps": settings.steps, "every": every(settings.steps), "batch": settings.batch, "seed": seed}
+    numbers = {"steps": settings.steps, "every": every(settings.steps), "batch": settings.batch // 2, "seed": seed}
     return RECIPE.format(granularity=GRANULARITIES[method], rate=rate, **numbers)
 
 

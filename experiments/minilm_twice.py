@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import optax
 import typer
+from npmerge.learning.tasks import Tasks
 
 import npmerge as nm
 from alignment.graph import PyTree
@@ -40,9 +41,10 @@ from experiments.minilm_settings import (
     recipe,
 )
 from experiments.run import Preset, Rows, machine
-from experiments.sentences import Part, Sources, TextTask, genres, load_text_tasks, speeches
+from experiments.sentences import Sources, TextTask, genres, load_text_tasks, speeches
 from npmerge.checkpoint import load_named
 from npmerge.cli import app
+from npmerge.learning.data import Examples, Parts
 from npmerge.models import abstract
 
 XNLI, PLAY = Path("../shared/data/xnli_en_sw_ur_my"), Path("../shared/data/text_en/tinyshakespeare.txt.xz")
@@ -86,11 +88,12 @@ class Experiment:
             fitted_heads(self.apply, self.base, self.tasks, self.settings.probe).save(self.folder / FILE)
         self.heads = load_heads(self.folder / FILE)
         self.logits = [task_apply(self.heads, self.apply, task) for task in self.tasks]
-        self.loss = nm.fine_tuning(self.apply, nm.UserObjective(functools.partial(own_task_loss, self.heads)))
-        self.learning, self.selection = (joined([getattr(t, part) for t in self.tasks]) for part in ("learning", "selection"))
-        for name, part in (("learning", self.learning), ("held_out", self.selection)):
-            np.savez(self.folder / f"{name}.npz", inputs=part.tokens, labels=part.labels)
+        objective = nm.UserObjective(functools.partial(own_task_loss, self.heads))
+        self.single, self.joint = (nm.fine_tuning(self.apply, each) for each in (objective, nm.Joint(objective)))
         for task in self.tasks:
+            for name in ("learning", "selection"):
+                part = getattr(task, name)
+                np.savez(self.folder / f"{task.name}_{name}.npz", inputs=part.tokens, labels=part.labels)
             if not (self.folder / task.name).is_dir():
                 self.fine_tune(task)
         self.models = [load_named(self.folder / task.name)[1] for task in self.tasks]
@@ -98,18 +101,18 @@ class Experiment:
     def fine_tune(self, task: TextTask) -> None:
         """The whole encoder on one task; the best moment on its selection sentences is kept as a folder."""
         s, began = self.settings, time.perf_counter()
-        found = self.fitted(self.base, task.train, task.selection, s.training_rate, s.training_steps)
+        data = Tasks((Parts(Examples("train", *task.train), Examples("selection", *task.selection)),), self.seed)
+        found = self.fitted(self.base, data, s.training_rate, s.training_steps)
         save_fine_tune(self.sources.model, found.theta, self.folder / task.name)
         seconds, lowest = time.perf_counter() - began, float(np.nanmin(found.history.held_out_loss))
         (self.folder / f"{task.name}.json").write_text(json.dumps({"seconds": seconds, "loss": lowest}), encoding="utf-8")
         self.say(f"fine-tuned on {task.name}: validation loss {lowest:.4f}, {seconds:.0f} s")
 
-    def fitted(self, start: PyTree, data: Part, selection: Part, rate: float, steps: int) -> nm.FitResult:
-        """All weights, from a network on."""
-        batches = nm.shuffled(*data, self.settings.batch, seed=self.seed)
-        held_out = nm.in_order(*selection, self.settings.batch)
-        fit = functools.partial(nm.fit, steps=steps, every=every(steps), held_out=held_out, progress=self.progress)
-        return fit(start, self.loss, None, batches, _adam(rate))
+    def fitted(self, start: PyTree, data: Tasks, rate: float, steps: int) -> nm.FitResult:
+        """All weights, from a network on, with the batches that a recipe makes of the same examples."""
+        loss, size = (self.joint, self.settings.batch // 2) if data.joint else (self.single, self.settings.batch)
+        fit = functools.partial(nm.fit, steps=steps, every=every(steps), progress=self.progress)
+        return fit(start, loss, None, data.batches(size), _adam(rate), held_out=data.held_out(size))
 
     def progress(self, step: int, loss: float) -> None:
         """Told by `fit`."""
@@ -138,19 +141,19 @@ class Experiment:
 
     def tested(self, networks: Sequence[PyTree], rate: float | str = "", tried: int = 1) -> dict[str, Any]:
         """Accuracy and loss on the test sentences of each task, and their means over the tasks."""
-        found = [
-            nm.evaluate(logits, network, nm.in_order(tokens, labels - task.first, 64))
-            for task, logits, network in zip(self.tasks, self.logits, networks, strict=True)
-            for tokens, labels in [task.test]
-        ]
+        found = self.evaluated(networks, "test")
         joint = {name: float(np.mean([getattr(m, name) for m in found])) for name in ("accuracy", "loss")}
         return joint | {t.name: m.accuracy for t, m in zip(self.tasks, found, strict=True)} | {"rate": rate, "tried": tried}
 
     def judged(self, network: PyTree) -> float:
-        """The loss on the selection sentences of both tasks."""
-        batches = nm.in_order(*self.selection, self.settings.batch)
-        sizes = [len(labels) for _, labels in batches]
-        return float(np.average([_value(self.loss, network, batch) for batch in batches], weights=sizes))
+        """The mean over the tasks of the loss on the selection sentences."""
+        return float(np.mean([m.loss for m in self.evaluated([network] * 2, "selection")]))
+
+    def evaluated(self, networks: Sequence[PyTree], part: str) -> list[nm.Metrics]:
+        """Accuracy and loss on a part of each task, by the network for it."""
+        parts = [getattr(task, part) for task in self.tasks]
+        batches = [nm.in_order(x.tokens, x.labels - task.first, 64) for task, x in zip(self.tasks, parts, strict=True)]
+        return [nm.evaluate(*each) for each in zip(self.logits, networks, batches, strict=True)]
 
     def chosen(self, networks: Sequence[PyTree], losses: Sequence[float], rates: Sequence[float]) -> dict[str, Any]:
         """The row of the network of lowest loss on the selection sentences."""
@@ -179,13 +182,9 @@ class Experiment:
     def control(self, start: PyTree) -> dict[str, Any]:
         """All weights, with the sentences, steps and choices of the learned merges."""
         rates = self.settings.control_rates
-        found = [self.fitted(start, self.learning, self.selection, rate, self.settings.steps) for rate in rates]
+        parts = [Parts(Examples(t.name, *t.learning), Examples(t.name, *t.selection)) for t in self.tasks]
+        found = [self.fitted(start, Tasks(tuple(parts), self.seed), rate, self.settings.steps) for rate in rates]
         return self.chosen([x.theta for x in found], [np.nanmin(x.history.held_out_loss) for x in found], rates)
-
-
-def joined(parts: Sequence[Part]) -> Part:
-    """All sentences of several parts."""
-    return Part(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
 def merged_name(method: str, rate: float) -> str:
@@ -197,11 +196,6 @@ def merged_name(method: str, rate: float) -> str:
 def _adam(rate: float) -> optax.GradientTransformation:
     """One object per rate: the compiled step is found again by the optimiser's identity."""
     return optax.adam(rate)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _value(loss: Callable, network: PyTree, batch: tuple) -> jax.Array:
-    return loss(network, None, batch)
 
 
 def check_with_transformers(out: Path, rows: Rows, sources: Sources) -> dict[str, Any]:

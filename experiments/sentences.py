@@ -70,9 +70,10 @@ def load_text_tasks(sources: Sources, sizes: Sizes, *, seed: int) -> tuple[TextT
         ValueError: files that are missing.
     """
     encode = _encoder(sources.model, sizes.length)
-    genre = _task("genre", genres(sources.xnli), 0, encode, sizes, seed)
-    play = speeches(sources.play, sizes.speakers, sizes.lines)
-    return genre, _task("speaker", play, len(genre.classes), encode, sizes, seed)
+    seen: set[bytes] = set()
+    genre = _task("genre", genres(sources.xnli), 0, encode, seen)
+    speaker = _task("speaker", speeches(sources.play, sizes.speakers, sizes.lines), len(genre.classes), encode, seen)
+    return _split(genre, sizes, seed), _split(speaker, sizes, seed)
 
 
 def genres(folder: Path) -> Texts:
@@ -117,16 +118,31 @@ def _encoder(folder: Path, length: int) -> tokenizers.Tokenizer:
     return found
 
 
-def _task(name: str, texts: Texts, first: int, encode: tokenizers.Tokenizer, sizes: Sizes, seed: int) -> TextTask:
-    """Sentences that are the same in tokens are taken once, so none is in two parts."""
+class _Whole(NamedTuple):
+    """A task before it is cut into parts, with the group of each sentence."""
+
+    name: str
+    classes: tuple[str, ...]
+    first: int
+    everything: Part
+    groups: np.ndarray
+
+
+def _task(name: str, texts: Texts, first: int, encode: tokenizers.Tokenizer, seen: set[bytes]) -> _Whole:
+    """Sentences whose tokens were not seen before: so none is in two parts, or in two tasks."""
     rows = np.array([x.ids for x in encode.encode_batch(texts.sentences)], np.int32)
+    keys = [row.tobytes() for row in rows]
+    kept = np.array([k for k, key in enumerate(keys) if not (key in seen or seen.add(key))])  # type: ignore[func-returns-value]
     classes, labels = np.unique(texts.labels, return_inverse=True)
-    once = np.sort(np.unique(rows, axis=0, return_index=True)[1])
-    everything = Part(rows[once], (first + labels[once]).astype(np.int32))
-    parts = _parts(np.array(texts.groups)[once], seed)
+    everything = Part(rows[kept], (first + labels[kept]).astype(np.int32))
+    return _Whole(name, tuple(map(str, classes)), first, everything, np.array(texts.groups)[kept])
+
+
+def _split(task: _Whole, sizes: Sizes, seed: int) -> TextTask:
     most = (sizes.train, sizes.learning, sizes.selection, sizes.test)
-    cut = [Part(*(x[index[:count]] for x in everything)) for index, count in zip(parts, most, strict=True)]
-    return TextTask(name, tuple(map(str, classes)), first, *cut)
+    parts = zip(_parts(task.groups, seed), most, strict=True)
+    cut = [Part(*(x[places[:count]] for x in task.everything)) for places, count in parts]
+    return TextTask(task.name, task.classes, task.first, *cut)
 
 
 def _parts(groups: np.ndarray, seed: int) -> list[np.ndarray]:
