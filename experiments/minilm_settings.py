@@ -16,7 +16,7 @@ class Settings:
     probe: int = 1000  # training sentences of each task that its head is fitted to
     training_rate: float = 1e-4
     training_steps: int = 200
-    steps: int = 40
+    steps: int = 50
     batch: int = 32
     learned_rates: tuple[float, ...] = (0.1, 0.3, 1.0)
     control_rates: tuple[float, ...] = (1e-5, 5e-5, 2e-4)
