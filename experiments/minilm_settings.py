@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from experiments.run import Preset
 from experiments.sentences import Sizes
 
-SIZES = Sizes(length=24, lines=2, speakers=8, train=6000, learning=400, selection=128, test=640)
+SIZES = Sizes(length=24, train=6000, learning=400, selection=128, test=640)
 
 
 @dataclass(frozen=True)
@@ -25,34 +25,34 @@ class Settings:
 
 PRESETS = {
     Preset.test: Settings(
-        sizes=Sizes(length=8, lines=1, speakers=3, train=64, learning=16, selection=8, test=16), probe=48, training_steps=6,
+        sizes=Sizes(length=8, train=64, learning=16, selection=8, test=16), probe=48, training_steps=6,
         training_rate=1e-3, steps=4, batch=8, learned_rates=(1.0,), control_rates=(1e-3,), scales=(0.5, 1.0),
     ),
     Preset.cpu: Settings(),
     Preset.paper: Settings(
-        sizes=Sizes(length=128, lines=6, speakers=8, train=8000, learning=800, selection=384, test=2000),
+        sizes=Sizes(length=128, train=8000, learning=800, selection=384, test=2000),
         training_steps=1000, steps=500,
     ),
 }  # fmt: skip
 
 BASE, OWN = "base, with heads fitted to it", "each fine-tune on its own task"
-GENRE, SPEAKER = "fine-tuned on genre", "fine-tuned on speaker"
+GENRE, LANGUAGE = "fine-tuned on genre", "fine-tuned on language"
 AVERAGE, ARITHMETIC = "average", "task arithmetic"
 PARAMETERS, TENSORS = "NP Merge, per parameter", "NP Merge, per tensor"
 CONTROL, START = "control: average fine-tuned", "control: base fine-tuned"
-METHODS = (BASE, GENRE, SPEAKER, OWN, AVERAGE, ARITHMETIC, PARAMETERS, TENSORS, CONTROL, START)
+METHODS = (BASE, GENRE, LANGUAGE, OWN, AVERAGE, ARITHMETIC, PARAMETERS, TENSORS, CONTROL, START)
 GRANULARITIES = {PARAMETERS: "per_parameter", TENSORS: "per_tensor"}
 
 RECIPE = """\
 merge_method: linear
 models:
   - {{model: genre, parameters: {{weight: 1}}}}
-  - {{model: speaker, parameters: {{weight: 1}}}}
+  - {{model: language, parameters: {{weight: 1}}}}
 learn:
   data:
     - {{path: genre_learning.npz, model: genre}}
-    - {{path: speaker_learning.npz, model: speaker}}
-  held_out: [genre_selection.npz, speaker_selection.npz]
+    - {{path: language_learning.npz, model: language}}
+  held_out: [genre_selection.npz, language_selection.npz]
   objective: experiments.minilm_heads:cross_entropy
   granularity: {granularity}
   optimizer: {{name: adam, arguments: {{learning_rate: {rate:g}}}}}

@@ -1,4 +1,4 @@
-"""A MiniLM fine-tuned twice, on genres and on speakers, and merged by a recipe into a folder that `transformers` loads.
+"""A MiniLM fine-tuned twice, on genres and on languages, and merged by a recipe into a folder that `transformers` loads.
 
 `python -m experiments.minilm_twice --preset cpu --out experiments/results/minilm_twice --seed 0`; needs `npmerge[minilm]`.
 """
@@ -18,7 +18,6 @@ import jax
 import numpy as np
 import optax
 import typer
-from npmerge.learning.tasks import Tasks
 
 import npmerge as nm
 from alignment.graph import PyTree
@@ -31,24 +30,26 @@ from experiments.minilm_settings import (
     BASE,
     GENRE,
     GRANULARITIES,
+    LANGUAGE,
     METHODS,
     OWN,
     PRESETS,
-    SPEAKER,
     START,
     Settings,
     every,
     recipe,
 )
 from experiments.run import Preset, Rows, machine
-from experiments.sentences import Sources, TextTask, genres, load_text_tasks, speeches
+from experiments.sentences import Sources, TextTask, genres, load_text_tasks, translations
 from npmerge.checkpoint import load_named
 from npmerge.cli import app
 from npmerge.learning.data import Examples, Parts
+from npmerge.learning.tasks import Tasks
 from npmerge.models import abstract
 
-XNLI, PLAY = Path("../shared/data/xnli_en_sw_ur_my"), Path("../shared/data/text_en/tinyshakespeare.txt.xz")
-"""Where the texts are looked for: English rows of XNLI by genre (Conneau et al. 2018), and Tiny Shakespeare."""
+XNLI = Path("../shared/data/xnli_en_sw_ur_my")
+STRINGS = Path("../shared/data/text_parallel_ui/django_ui_strings.jsonl.xz")
+"""Where the texts are looked for: English rows of XNLI by genre (Conneau et al. 2018), and Django's translations."""
 
 
 CHECKED = 32
@@ -73,7 +74,7 @@ class Experiment:
             began = time.perf_counter()
             row = {"seed": self.seed, "method": name, **self.row(name)}
             self.rows.add(row | {"seconds": round(time.perf_counter() - began, 1)})
-            self.say(f"{name}: accuracy {row['accuracy']:.4f}, genre {row['genre']:.4f}, speaker {row['speaker']:.4f}")
+            self.say(f"{name}: accuracy {row['accuracy']:.4f}, genre {row['genre']:.4f}, language {row['language']:.4f}")
 
     def say(self, text: str) -> None:
         """Progress."""
@@ -126,7 +127,7 @@ class Experiment:
         networks: dict[str, Callable[[], Sequence[PyTree]]] = {
             BASE: lambda: [self.base] * 2,
             GENRE: lambda: [self.models[0]] * 2,
-            SPEAKER: lambda: [self.models[1]] * 2,
+            LANGUAGE: lambda: [self.models[1]] * 2,
             OWN: lambda: self.models,
             AVERAGE: lambda: [nm.Average()(stack)] * 2,
         }
@@ -208,8 +209,7 @@ def check_with_transformers(out: Path, rows: Rows, sources: Sources) -> dict[str
     folders = [out / "parents" / f"seed_{seed}" / merged_name(name, rate) for name, rate in chosen.items()]
     there = all(importlib.util.find_spec(x) for x in ("torch", "transformers")) and all(x.is_dir() for x in folders)
     if there:
-        s = PRESETS[Preset.cpu].sizes
-        texts = [genres(sources.xnli), speeches(sources.play, s.speakers, s.lines)]
+        texts = [genres(sources.xnli), translations(sources.strings)]
         sentences = [sentence for found in texts for sentence in found.sentences[:CHECKED]]
         found = {x.name: compared_with_transformers(x, sentences) for x in folders}
         kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -223,10 +223,10 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
     model: Annotated[Path | None, typer.Option(help="Folder of a BERT; by default the MiniLM of npmerge[minilm].")] = None,
     xnli: Annotated[Path, typer.Option(help="Folder of my.genre.dev.tsv and my.genre.test.tsv, plain or .xz.")] = XNLI,
-    play: Annotated[Path, typer.Option(help="A play, plain or .xz.")] = PLAY,
+    strings: Annotated[Path, typer.Option(help="Texts in several languages, JSON by line, plain or .xz.")] = STRINGS,
 ) -> None:
     """Fine-tune twice, merge, compare with the controls, write the rows and the page."""
-    sources, settings = Sources(model or published(), xnli, play), PRESETS[preset]
+    sources, settings = Sources(model or published(), xnli, strings), PRESETS[preset]
     rows = Rows(out / "rows.csv", ("seed", "method"), dataclasses.asdict(settings))
     for k in range(seed, seed + seeds):
         Experiment(sources, settings, k, rows).run()

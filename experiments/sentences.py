@@ -1,7 +1,7 @@
-"""Two tasks on English sentences: the genre of a text, and who speaks in a play, in the tokens of a model's folder."""
+"""Two tasks on sentences, in the tokens of a model's folder: the genre of English ones, and the language of short texts."""
 
+import json
 import lzma
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ import tokenizers
 from jaxtyping import Int
 
 TEST, LEARNING, SELECTION = 0.2, 0.15, 0.1
-"""Shares of the premises, or of the stretches of the play, that each part has; fine-tuning has the others."""
+"""Shares of the premises, or of the texts that are translated, that each part has; fine-tuning has the others."""
 
-STRETCH = 10
-"""Speeches that follow each other and stay in one part."""
+LANGUAGES = ("de", "en", "es", "fr", "sw", "tr")
+"""Those in Latin letters: others are told apart by their letters alone."""
 
 
 class Part(NamedTuple):
@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
 
 class TextTask(NamedTuple):
-    """A task, whose labels begin at `first`; no premise and no stretch of the play is in two parts."""
+    """A task, whose labels begin at `first`; no premise is in two parts, and no text in one language and another."""
 
     name: str
     classes: tuple[str, ...]
@@ -36,19 +36,17 @@ class TextTask(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """Where model and texts are: a folder with a tokenizer.json, one with XNLI in English by genre, and a play."""
+    """Where model and texts are: a folder with a tokenizer.json, one with XNLI by genre, and a file of translations."""
 
     model: Path
     xnli: Path
-    play: Path
+    strings: Path
 
 
 class Sizes(NamedTuple):
-    """Tokens of a sentence, lines of a speech that are one, speakers, and the most sentences of each part of a task."""
+    """Tokens of a sentence, and the most sentences of each part of a task."""
 
     length: int
-    lines: int
-    speakers: int
     train: int
     learning: int
     selection: int
@@ -64,7 +62,7 @@ class Texts(NamedTuple):
 
 
 def load_text_tasks(sources: Sources, sizes: Sizes, *, seed: int) -> tuple[TextTask, TextTask]:
-    """Genre and speaker. The test part is the same for every seed.
+    """Genre and language. The test part is the same for every seed.
 
     Raises:
         ValueError: files that are missing.
@@ -72,8 +70,8 @@ def load_text_tasks(sources: Sources, sizes: Sizes, *, seed: int) -> tuple[TextT
     encode = _encoder(sources.model, sizes.length)
     seen: set[bytes] = set()
     genre = _task("genre", genres(sources.xnli), 0, encode, seen)
-    speaker = _task("speaker", speeches(sources.play, sizes.speakers, sizes.lines), len(genre.classes), encode, seen)
-    return _split(genre, sizes, seed), _split(speaker, sizes, seed)
+    language = _task("language", translations(sources.strings), len(genre.classes), encode, seen)
+    return _split(genre, sizes, seed), _split(language, sizes, seed)
 
 
 def genres(folder: Path) -> Texts:
@@ -90,15 +88,11 @@ def genres(folder: Path) -> Texts:
     return Texts([sentence for _, sentence in found], list(found.values()), [premise for premise, _ in found])
 
 
-def speeches(path: Path, speakers: int, lines: int) -> Texts:
-    """What the speakers who speak most often say, a few lines at a time, without their names; groups follow the text."""
-    matches = [re.fullmatch(r"([^\n:]+):\n(.+)", block, re.DOTALL) for block in _text(path).strip().split("\n\n")]
-    said = [(m[1], m[2].split("\n"), str(k // STRETCH)) for k, m in enumerate(matches) if m]
-    names, counts = np.unique([name for name, _, _ in said], return_counts=True)
-    chosen = set(names[np.argsort(-counts, kind="stable")][:speakers])
+def translations(path: Path) -> Texts:
+    """Short texts in each of the languages; one of JSON in each line, {"en": ..., "de": ...}, which is the group."""
     found = [
-        (" ".join(own[k : k + lines]), name, group) for name, own, group in said if name in chosen
-        for k in range(0, len(own), lines)
+        (text, language, str(k)) for k, line in enumerate(_text(path).splitlines())
+        for language, text in json.loads(line).items() if language in LANGUAGES
     ]  # fmt: skip
     return Texts(*(list(column) for column in zip(*found, strict=True)))
 
@@ -106,7 +100,7 @@ def speeches(path: Path, speakers: int, lines: int) -> Texts:
 def _text(path: Path) -> str:
     plain = path.with_suffix("") if path.suffix == ".xz" and not path.is_file() else path
     if not plain.is_file():
-        raise ValueError(f"no text at {path}: give the folder of XNLI with --xnli and a play with --play")
+        raise ValueError(f"no text at {path}: give the folder of XNLI with --xnli and translations with --strings")
     content = plain.read_bytes()
     return (lzma.decompress(content) if plain.suffix == ".xz" else content).decode("utf-8")
 
@@ -140,12 +134,12 @@ def _task(name: str, texts: Texts, first: int, encode: tokenizers.Tokenizer, see
 
 def _split(task: _Whole, sizes: Sizes, seed: int) -> TextTask:
     most = (sizes.train, sizes.learning, sizes.selection, sizes.test)
-    parts = zip(_parts(task.groups, seed), most, strict=True)
+    parts = zip(parted(task.groups, seed), most, strict=True)
     cut = [Part(*(x[places[:count]] for x in task.everything)) for places, count in parts]
     return TextTask(task.name, task.classes, task.first, *cut)
 
 
-def _parts(groups: np.ndarray, seed: int) -> list[np.ndarray]:
+def parted(groups: np.ndarray, seed: int) -> list[np.ndarray]:
     """Places of the examples of train, learning, selection and test, in a random order."""
     different = np.random.default_rng(0).permutation(np.unique(groups))
     test, others = np.split(different, [round(TEST * len(different))])

@@ -15,7 +15,7 @@ from experiments.minilm_heads import Heads, own_task_loss
 from experiments.minilm_settings import METHODS, OWN, PARAMETERS, PRESETS, TENSORS
 from experiments.minilm_twice import Experiment, main
 from experiments.run import Preset
-from experiments.sentences import Sources, load_text_tasks, speeches
+from experiments.sentences import Sources, genres, load_text_tasks, parted, translations
 from npmerge.checkpoint import to_named
 from npmerge.models import Bert, build
 
@@ -41,11 +41,10 @@ def sources(tmp_path_factory):
             premise = said(rng, genre)
             rows += [f"genre{genre}\tneutral\t{premise}\t{said(rng, genre)}\tx\ty" for _ in range(2)]
         (root / f"my.genre.{part}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    names = ["FIRST LORD", "Nurse", "KING", "Page"]
-    blocks = [f"{names[who]}:\n{said(rng, who)}\n{said(rng, who)}" for who in rng.choice(4, 600, p=[0.35, 0.3, 0.25, 0.1])]
-    (root / "play.txt").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    texts = [{language: said(rng, k % 3) for k, language in enumerate(["en", "tr", "ru", "de"])} for _ in range(100)]
+    (root / "strings.jsonl").write_text("".join(json.dumps(x) + "\n" for x in texts), encoding="utf-8")
     bert_folder(root / "model")
-    return Sources(root / "model", root, root / "play.txt.xz")
+    return Sources(root / "model", root, root / "strings.jsonl.xz")
 
 
 def said(rng, who):
@@ -78,7 +77,7 @@ def out(sources, tmp_path_factory):
 
 
 def run(path, sources, preset=Preset.test):
-    main(preset=preset, out=path, seed=0, seeds=1, model=sources.model, xnli=sources.xnli, play=sources.play)
+    main(preset=preset, out=path, seed=0, seeds=1, model=sources.model, xnli=sources.xnli, strings=sources.strings)
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +94,19 @@ def test_no_sentence_is_in_two_parts_and_the_test_part_is_that_of_every_seed(sou
         np.testing.assert_array_equal(task.test.tokens, other.test.tokens)
         assert parts[0] != {x.tobytes() for x in other.train.tokens}
         assert set(task.train.labels) == {task.first, task.first + 1, task.first + 2}
-    text = sources.play.with_suffix("").read_text()
-    found = speeches(sources.play, 3, 2)
-    assert set(found.labels) == {"FIRST LORD", "Nurse", "KING"}
-    for sentence, name in zip(found.sentences[:20], found.labels, strict=False):
-        assert f"{name}:\n" + sentence in text.replace("\n", " ").replace(": ", ":\n")
-    assert found.groups[0] == "0" and len(set(found.groups)) == 60  # 600 speeches
+    assert tasks[0][1].classes == ("de", "en", "tr")
+    assert not {x.tobytes() for x in tasks[0][0].train.tokens} & {x.tobytes() for x in tasks[0][1].selection.tokens}
+
+
+def test_premises_and_translations_stay_together(sources):
+    found = genres(sources.xnli)
+    assert found.groups[:3] == [found.sentences[0]] * 3 and found.groups[3] == found.sentences[3] != found.groups[0]
+    assert len(found.sentences) == 2 * 60 * 3 and len(set(found.groups)) == 2 * 60
+    found = translations(sources.strings)
+    assert found.labels[:6] == ["en", "tr", "de"] * 2 and found.groups[:6] == ["0"] * 3 + ["1"] * 3
+    groups = np.array(found.groups)
+    parts = [set(groups[places]) for places in parted(groups, 0)]
+    assert all(parts) and sum(map(len, parts)) == len(set.union(*parts)) == 100
 
 
 def test_the_loss_is_the_cross_entropy_among_the_classes_of_the_own_task():
@@ -120,7 +126,7 @@ def test_the_loss_is_the_cross_entropy_among_the_classes_of_the_own_task():
 
 def test_fine_tunes_are_folders_with_the_tensors_of_the_model(out, sources):
     base = load_file(sources.model / "model.safetensors")
-    for task in ("genre", "speaker"):
+    for task in ("genre", "language"):
         folder = out / "parents" / "seed_0" / task
         tuned = load_file(folder / "model.safetensors")
         assert list(tuned) == list(base)
@@ -135,16 +141,16 @@ def test_every_row_is_there_and_merges_lie_between_the_fine_tunes(out, rows):
     assert [row["method"] for row in rows] == list(METHODS)
     by_name = {row["method"]: row for row in rows}
     assert by_name[OWN]["genre"] == by_name["fine-tuned on genre"]["genre"]
-    assert by_name[OWN]["accuracy"] == pytest.approx((by_name[OWN]["genre"] + by_name[OWN]["speaker"]) / 2)
+    assert by_name[OWN]["accuracy"] == pytest.approx((by_name[OWN]["genre"] + by_name[OWN]["language"]) / 2)
     folder = out / "parents" / "seed_0"
-    genre, speaker = (load_file(folder / x / "model.safetensors") for x in ("genre", "speaker"))
+    genre, language = (load_file(folder / x / "model.safetensors") for x in ("genre", "language"))
     for method, name in ((PARAMETERS, "per_parameter-1"), (TENSORS, "per_tensor-1")):
         assert by_name[method]["rate"] == 1
         merged = load_file(folder / name / "model.safetensors")
         low = high = 0.5
         for key, x in merged.items():
-            apart = np.abs(speaker[key] - genre[key]) > 1e-4
-            share = ((x - genre[key]) / np.where(apart, speaker[key] - genre[key], 1))[apart]
+            apart = np.abs(language[key] - genre[key]) > 1e-4
+            share = ((x - genre[key]) / np.where(apart, language[key] - genre[key], 1))[apart]
             assert ((share > -0.01) & (share < 1.01)).all()
             low, high = min([low, *share]), max([high, *share])
         assert low < 0.45 and high > 0.55  # something was learned
@@ -153,7 +159,7 @@ def test_every_row_is_there_and_merges_lie_between_the_fine_tunes(out, rows):
 def test_the_page_shows_the_rows_and_nothing_is_done_twice(out, rows, sources, monkeypatch):
     page = (out / "README.md").read_text()
     for row in rows:
-        assert f"| {row['method']} | {row['genre']:.3f} | {row['speaker']:.3f} |" in page
+        assert f"| {row['method']} | {row['genre']:.3f} | {row['language']:.3f} |" in page
     assert (out / "shares.png").stat().st_size > 10_000
     monkeypatch.setattr(Experiment, "prepare", lambda _: pytest.fail("every row is there"))
     run(out, sources)
