@@ -14,7 +14,6 @@ from experiments.minilm_settings import (
     METHODS,
     OWN,
     PARAMETERS,
-    START,
     TENSORS,
     Settings,
     every,
@@ -49,7 +48,7 @@ def page(rows: Rows, command: str, settings: Settings, trained: FineTunes, check
         "## Loaded by transformers", "", *_loaded(checked), "",
         "## The recipe", "", "```yaml", recipe(settings, PARAMETERS, settings.learned_rates[0], seeds[0]).rstrip(), "```", "",
         "## Protocol", "", *(f"- {line}" for line in _protocol(settings)), "",
-        "## Expected, and what came out", "", *(f"- {line}" for line in _findings(rows)), "",
+        "## Expected, and what came out", "", *(f"- {line}" for line in _findings(rows, settings)), "",
         f"`{command}`, {seconds:.0f} s with the fine-tunes on cores that other work shared, {machine()}.", "",
     ])  # fmt: skip
 
@@ -93,7 +92,7 @@ def _protocol(s: Settings) -> list[str]:
     ]
 
 
-def _findings(rows: Rows) -> list[str]:
+def _findings(rows: Rows, settings: Settings) -> list[str]:
     means = {name: np.mean([row["accuracy"] for row in _rows(rows, name)]) for name in METHODS if _rows(rows, name)}
     if len(means) < len(METHODS):
         return ["Not all rows are there yet."]
@@ -105,10 +104,17 @@ def _findings(rows: Rows) -> list[str]:
         f"for both: the fine-tunes {points[GENRE]} and {points[LANGUAGE]}, their average {points[AVERAGE]}, task arithmetic "
         f"{points[ARITHMETIC]}.",
         "Expected: coefficients have a box around them and are no better than weights. Per parameter "
-        f"{points[PARAMETERS]}, per tensor {points[TENSORS]}, the average fine-tuned {points[CONTROL]}, the base fine-tuned on "
-        f"these sentences alone {points[START]}. NP Merge per parameter is above the fine-tuned average in {sum(above)} of "
-        f"{len(above)} seeds.",
+        f"{points[PARAMETERS]}, per tensor {points[TENSORS]}, the average fine-tuned {points[CONTROL]}. NP Merge per parameter "
+        f"is above the fine-tuned average in {sum(above)} of {len(above)} seeds.",
+        f"With {settings.sizes.test} test sentences of each task a mean accuracy has a standard error of {100 * _error(rows) / settings.sizes.test**0.5:.1f} "
+        "points within a seed: rows that are closer are not told apart.",
     ]
+
+
+def _error(rows: Rows) -> float:
+    """The largest deviation of a row's mean accuracy over two tasks, for one sentence of each."""
+    shares = [np.array([row["genre"], row["language"]]) for row in rows.all]
+    return max(float(np.sqrt((p * (1 - p)).sum()) / 2) for p in shares)
 
 
 def _rows(rows: Rows, name: str) -> list[dict[str, Any]]:

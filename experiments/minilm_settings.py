@@ -16,7 +16,7 @@ class Settings:
     probe: int = 1000  # training sentences of each task that its head is fitted to
     training_rate: float = 1e-4
     training_steps: int = 200
-    steps: int = 50
+    steps: int = 40
     batch: int = 32
     learned_rates: tuple[float, ...] = (0.1, 0.3, 1.0)
     control_rates: tuple[float, ...] = (1e-5, 5e-5, 2e-4)
@@ -39,8 +39,8 @@ BASE, OWN = "base, with heads fitted to it", "each fine-tune on its own task"
 GENRE, LANGUAGE = "fine-tuned on genre", "fine-tuned on language"
 AVERAGE, ARITHMETIC = "average", "task arithmetic"
 PARAMETERS, TENSORS = "NP Merge, per parameter", "NP Merge, per tensor"
-CONTROL, START = "control: average fine-tuned", "control: base fine-tuned"
-METHODS = (BASE, GENRE, LANGUAGE, OWN, AVERAGE, ARITHMETIC, PARAMETERS, TENSORS, CONTROL, START)
+CONTROL = "control: average fine-tuned"
+METHODS = (BASE, GENRE, LANGUAGE, OWN, AVERAGE, ARITHMETIC, PARAMETERS, TENSORS, CONTROL)
 GRANULARITIES = {PARAMETERS: "per_parameter", TENSORS: "per_tensor"}
 
 RECIPE = """\

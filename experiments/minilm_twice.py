@@ -34,7 +34,6 @@ from experiments.minilm_settings import (
     METHODS,
     OWN,
     PRESETS,
-    START,
     Settings,
     every,
     recipe,
@@ -138,7 +137,7 @@ class Experiment:
         if name == ARITHMETIC:
             made = [nm.TaskArithmetic(scale)(stack) for scale in self.settings.scales]
             return self.chosen(made, [self.judged(network) for network in made], self.settings.scales)
-        return self.control(self.base if name == START else nm.Average()(stack))
+        return self.control(nm.Average()(stack))
 
     def tested(self, networks: Sequence[PyTree], rate: float | str = "", tried: int = 1) -> dict[str, Any]:
         """Accuracy and loss on the test sentences of each task, and their means over the tasks."""
