@@ -106,8 +106,8 @@ def _findings(rows: Rows, settings: Settings) -> list[str]:
         "Expected: coefficients have a box around them and are no better than weights. Per parameter "
         f"{points[PARAMETERS]}, per tensor {points[TENSORS]}, the average fine-tuned {points[CONTROL]}. NP Merge per parameter "
         f"is above the fine-tuned average in {sum(above)} of {len(above)} seeds.",
-        f"A mean accuracy has a standard error of {100 * _error(rows) / settings.sizes.test**0.5:.1f} points within a seed: rows "
-        "that are closer than that are not told apart.",
+        f"A mean accuracy has a standard error of {100 * _error(rows) / settings.sizes.test**0.5:.1f} points within a seed: "
+        "rows that are closer than that are not told apart.",
     ]
 
 
