@@ -77,8 +77,8 @@ def _protocol(s: Settings) -> list[str]:
     return [
         "Genre: premises and hypotheses of XNLI, 10 genres; a premise and its hypotheses are in one part. Language: texts of "
         f"Django's interface in {', '.join(LANGUAGES)}; a text and its translations are in one part. Sentences that are equal "
-        "in tokens are taken once. A fifth is for testing, the same for every seed. Who speaks in a play (Tiny Shakespeare) was "
-        "tried first as the second task and dropped: the fine-tune hardly learned it.",
+        "in tokens are taken once. A fifth is for testing, the same for every seed. Who speaks in a play was tried first as "
+        "the second task, and dropped because the fine-tune hardly learned it.",
         f"At most {z.train} sentences of a task for its fine-tune, {z.learning} others for merges and controls, {z.selection} "
         f"for every choice, {z.test} for testing, each of {z.length} tokens at most.",
         f"Heads: logistic regression on the base's mean features of {s.probe} training sentences, then fixed, the same for all "
