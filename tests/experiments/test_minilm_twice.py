@@ -60,7 +60,7 @@ def bert_folder(folder):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     rng = np.random.default_rng(2)
-    tensors = to_named(BERT, jax.tree.map(lambda x: np.float32(0.3 * rng.standard_normal(x.shape)), abstract(BERT).variables))
+    tensors = to_named(BERT, jax.tree.map(lambda x: np.float32(0.5 * rng.standard_normal(x.shape)), abstract(BERT).variables))
     pooler = {"pooler.dense.weight": np.eye(16, dtype=np.float32), "pooler.dense.bias": np.ones(16, np.float32)}
     save_file({**tensors, **pooler}, folder / "model.safetensors", {"format": "pt"})
     vocabulary = {token: k for k, token in enumerate([*SPECIAL, *WORDS])}
