@@ -16,8 +16,8 @@ and besides these at most the larger of what it needs to find the gradient and t
                  in the place of the moments where it is larger; moments of 16 bits are made in 32 and then rounded
 
 For two models and Adam that is N P s + 6 P 4, where fine-tuning one network takes 6 P 4: merging costs the models, no more.
-XLA reports up to 15 % more or less. Coefficients per channel, of other constraints or of task vectors are multiplied with all
-models first: N P 4 in the place of the gradient.
+XLA reports up to 15 % more or less, and for several models with plain SGD up to a fifth less. Coefficients per channel, of
+other constraints or of task vectors are multiplied with all models first: N P 4 in the place of the gradient.
 """
 
 from typing import Any, NamedTuple
