@@ -137,10 +137,11 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
         models = [wide(x[k]) for k in range(len(x))]
         if is_statistic(path_name(path)):
             return mean(models).astype(x.dtype)
+        shares = jnp.unstack(jnp.broadcast_to(c, (len(x), *c.shape[1:])))  # c[k]: see `Constraint.mixed`
         if base is None:
-            return _sum([c[k].astype(w.dtype) * w for k, w in enumerate(models)]).astype(x.dtype)
+            return _sum([s.astype(w.dtype) * w for s, w in zip(shares, models, strict=True)]).astype(x.dtype)
         origin = wide(base)
-        return (origin + _sum([c[k].astype(w.dtype) * (w - origin) for k, w in enumerate(models)])).astype(x.dtype)
+        return (origin + _sum([s.astype(w.dtype) * (w - origin) for s, w in zip(shares, models, strict=True)])).astype(x.dtype)
 
     bases = () if stack.base is None else (stack.base,)
     return jax.tree_util.tree_map_with_path(leaf, coefficients, stack.params, *bases)

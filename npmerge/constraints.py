@@ -29,8 +29,8 @@ class Constraint(abc.ABC):
 
     def mixed(self, latent: Float[Array, "rows ..."], models: Float[Array, "models ..."]) -> Float[Array, "..."]:
         """The sum over the models of each times its coefficient, in float32; the latent broadcasts against them."""
-        coefficients = self.forward(latent)
-        return functools.reduce(jnp.add, [coefficients[k].astype(wide(w).dtype) * wide(w) for k, w in enumerate(models)])
+        shares = jnp.unstack(self.forward(latent))  # the gradient of an index would be as large as all of them, for each model
+        return functools.reduce(jnp.add, [c.astype(wide(w).dtype) * wide(w) for c, w in zip(shares, models, strict=True)])
 
     def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:  # noqa: B027 (nothing to check is the default)
         """Raise ValueError unless some latent has these coefficients."""

@@ -17,9 +17,8 @@ and besides these at most the larger of what it needs to find the gradient and t
 
 For two models and Adam that is N P s + P c + 4 P 4 and the activations, where fine-tuning one network takes 4 P 4 and the same
 activations: merging costs the models and their merge, no more. A step that turns out bad is undone without a second copy of
-theta and moments, see `npmerge.updates`.
-XLA reports up to 15 % more or less. Coefficients per channel, of other constraints or of task vectors are multiplied with all
-models first: N P 4 in the place of the gradient.
+theta and moments, see `npmerge.updates`. XLA reports up to 15 % more or less. Coefficients per channel, of other constraints or
+of task vectors are multiplied with all models first: N P 4 in the place of the gradient.
 """
 
 from typing import Any, NamedTuple

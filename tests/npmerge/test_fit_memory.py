@@ -11,13 +11,16 @@ import pytest
 
 from npmerge import (
     Average,
+    Box,
     CrossEntropy,
+    Free,
     Learned,
     PerChannel,
     PerParameter,
     PerTensor,
     Simplex,
     Stack,
+    TaskArithmetic,
     fine_tuning,
     fit,
     fit_memory,
@@ -37,6 +40,9 @@ FACTORED = optax.adafactor(1e-2)
 MLP, RESNET = Mlp(64, (256, 512, 256), 10), ResNetCifar(1, 32, "B", classes=10, side=8)
 GRANULARITIES = {"parameter": PerParameter(), "tensor": PerTensor(), "channel": PerChannel()}
 MERGES = {name: Learned(Average(), granularity, Simplex()) for name, granularity in GRANULARITIES.items()}
+MERGES["box"] = Learned(Average(), PerParameter(), Box())
+MERGES["free"] = Learned(Average(), PerParameter(), Free())
+MERGES["task vectors"] = Learned(TaskArithmetic(0.3), PerParameter(), Free())
 
 
 def of_shapes(config, n, granularity, examples=2, dtype=jnp.float32):
@@ -47,9 +53,10 @@ def of_shapes(config, n, granularity, examples=2, dtype=jnp.float32):
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), network.variables)
     if granularity is None:
         return fine_tuning(network.apply, CrossEntropy()), one, None, data
-    stack = Stack(jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), one))
     merge = MERGES[granularity]
-    rows = 1 if n == 2 else n
+    base = one if isinstance(merge.start, TaskArithmetic) else None
+    stack = Stack(jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), one), base)
+    rows = 1 if n == 2 and isinstance(merge.constraint, Simplex) else n
     shapes = merge.granularity.shapes(stack.params)
     theta = {name: jax.ShapeDtypeStruct((rows, *shape), np.float32) for name, shape in shapes.items()}
     return weight_space(merge, network.apply, CrossEntropy()), theta, stack, data
@@ -82,6 +89,9 @@ def reported(loss, optimizer, theta, stack, data):
         (MLP, 3, "parameter", optax.chain(optax.clip_by_global_norm(1.0), ADAM)),
         (MLP, 2, "parameter", optax.sgd(0.1)),
         (MLP, 1, None, ADAM),
+        (MLP, 8, "box", ADAM),
+        (MLP, 5, "free", ADAM),
+        (MLP, 8, "task vectors", ADAM),
         (RESNET, 3, "parameter", ADAM),
     ],
 )
