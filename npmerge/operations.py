@@ -19,7 +19,7 @@ FREE = frozenset((
     "bitcast_convert_type", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "device_put",
     "dynamic_slice", "dynamic_update_slice", "empty", "empty2", "gather", "iota", "pad", "random_seed", "random_unwrap",
     "random_wrap", "reduce_precision", "reshape", "rev", "scatter", "sharding_constraint", "slice", "split", "squeeze",
-    "stop_gradient", "transpose",
+    "stop_gradient", "transpose", "unstack",
 ))  # fmt: skip
 RANDOM_BITS = 56
 """Operations for 32 random bits: 20 rounds of Threefry make two such words, by an addition, a rotation and an xor each."""
