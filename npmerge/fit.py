@@ -63,16 +63,17 @@ def fit(
         shard: "features" divides theta, the optimiser's state and the models among the devices too; under jit only.
         accumulate: batches go through the network in so many parts one after another, in a part of the memory.
         checkpoints: where the fit is saved on its way, or a folder for the defaults; the same call with the same folder goes on
-            from there, to the same theta bit for bit. Theta, models and held-out batches must be the same, which is checked,
-            and so must loss, optimizer and training batches; devices may be others. Iterators are asked for their position
-            (`get_state`, `set_state`), others are read past what was used.
+            from there, to the same theta bit for bit. Theta, models, loss, held-out batches and a list of training batches must
+            be the same, which is checked, and so must the optimizer and what iterators give, which is not; devices may be
+            others. Iterators are asked for their position (`get_state`, `set_state`), others are read past what was used.
 
     Raises:
         ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
             arguments in another order, an optimizer that is none, more devices than there are, batches that do not divide
             where the loss takes no mask, checkpoints of another fit.
 
-    A loss or gradient that is not finite stops the run with status "diverged"; theta is that of the last good step.
+    A loss or gradient that is not finite stops the run with status "diverged"; without held-out data theta is then the latest
+    whose loss was finite.
     """
     if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
         got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
@@ -91,7 +92,7 @@ def fit(
     source = Source(batches, steps)
     if isinstance(checkpoints, str | Path):
         checkpoints = Checkpoints(checkpoints)
-    saver = None if checkpoints is None else Saver(checkpoints, (theta, stack), loop.judge.held_out)
+    saver = None if checkpoints is None else Saver(checkpoints, (theta, stack), loss, (loop.judge.held_out, source.batches))
     try:
         done = 0 if saver is None else loop.resume(saver, source)
         if done > steps:

@@ -1,5 +1,7 @@
 """A fit on disk, so that what ends it costs no more than the steps since: theta, the optimiser's state, what was measured."""
 
+import dataclasses
+import functools
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -12,6 +14,14 @@ import numpy as np
 
 from alignment.checks import check_count
 from alignment.graph import PyTree
+
+CHECKED = {
+    "start": "another theta or other models",
+    "loss": "another loss",
+    "held_out_batches": "other held-out batches",
+    "batches": "other training batches",
+}
+"""What a fit must have in common with its checkpoints, and what is said of it."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +67,20 @@ class Saver:
     Args:
         checkpoints: where and how often.
         start: theta and the stack as the fit was given them; another fit's checkpoints are refused by them.
-        held_out: batches, likewise, where they are all this process's.
+        loss: likewise.
+        batches: those held out and those to learn from, likewise, where they are lists and all this process's.
 
     Raises:
         ValueError: a folder that cannot be made or written.
     """
 
-    def __init__(self, checkpoints: Checkpoints, start: PyTree, held_out: PyTree):
+    def __init__(self, checkpoints: Checkpoints, start: PyTree, loss: Any, batches: tuple[Any, Any]):
         import orbax.checkpoint as ocp  # not needed where nothing is saved
 
-        self.checkpoints, self.start = checkpoints, fingerprint(start)
-        self.held_out = fingerprint(held_out) if jax.process_count() == 1 else None
+        self.checkpoints = checkpoints
+        held_out, training = (fingerprint(x) if jax.process_count() == 1 else None for x in batches)
+        loss_of = zlib.crc32(described(loss).encode())
+        self.of = {"start": fingerprint(start), "loss": loss_of, "held_out_batches": held_out, "batches": training}
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self.folder = Path(checkpoints.folder).absolute()
         try:
@@ -90,10 +103,9 @@ class Saver:
         if step is None:
             return None
         numbers = self._restored(step, numbers=self._arguments.JsonRestore()).numbers
-        judged_by = {self.held_out, numbers.get("held_out_batches")} - {None}
-        if numbers.get("start") != self.start or len(judged_by) > 1:
-            what = "another theta, other models or held-out batches"
-            raise ValueError(f"{self.folder} holds a fit of {what}: name another folder")
+        known = [(what, numbers.get(name), self.of[name]) for name, what in CHECKED.items()]
+        if wrong := [what for what, there, ours in known if None not in (there, ours) and there != ours]:
+            raise ValueError(f"{self.folder} holds a fit of {' and '.join(wrong)}: name another folder")
         abstract = jax.tree.map(_abstract, {**like, "losses": np.zeros(step, np.float32)})
         arrays = self._restored(step, arrays=self._arguments.StandardRestore(abstract)).arrays
         return step, Saved(arrays, numbers)
@@ -120,7 +132,7 @@ class Saver:
 
     def save(self, step: int, saved: Saved) -> None:
         """Write a checkpoint. Raises ValueError for a disk that cannot be written."""
-        numbers = {**saved.numbers, "start": self.start, "held_out_batches": self.held_out}
+        numbers = {**saved.numbers, **self.of}
         arguments = self._arguments.Composite(
             arrays=self._arguments.StandardSave(saved.arrays), numbers=self._arguments.JsonSave(numbers)
         )
@@ -143,6 +155,24 @@ def fingerprint(tree: PyTree) -> int:
         described = f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}"
         found = zlib.crc32(value.view(np.uint8).data if value.size else b"", zlib.crc32(described.encode(), found))
     return found
+
+
+def described(x: Any) -> str:
+    """A value that a loss is made of, in words that another process finds too: functions by name, arrays by fingerprint."""
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        parts = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
+        return f"{type(x).__qualname__}({', '.join(f'{name}={described(part)}' for name, part in parts.items())})"
+    if isinstance(x, functools.partial):
+        return f"partial({described((x.func, x.args, x.keywords))})"
+    if isinstance(x, Mapping):
+        return f"{{{', '.join(f'{key}: {described(part)}' for key, part in x.items())}}}"
+    if isinstance(x, tuple | list):
+        return f"({', '.join(map(described, x))})"
+    if isinstance(x, np.ndarray | jax.Array):
+        return f"array {fingerprint(x)}"
+    if isinstance(x, str | int | float | complex | bytes | np.generic | None):
+        return repr(x)
+    return f"{getattr(x, '__module__', '')}.{getattr(x, '__qualname__', type(x).__qualname__)}"
 
 
 def position_of(source: Iterator[Any]) -> Any:

@@ -33,7 +33,11 @@ class History(NamedTuple):
 
 
 class FitResult(NamedTuple):
-    """Theta (the best on held-out data where there is any, the start included, else the last good one), history, status."""
+    """Theta, history, status.
+
+    Theta is the best on held-out data where there is any, the start included; else the last one, or the latest whose loss was
+    finite where the fit diverged.
+    """
 
     theta: PyTree
     history: History
@@ -45,8 +49,9 @@ class Source(Iterator[tuple]):
 
     def __init__(self, batches: Iterable[tuple], steps: int):
         self.steps, self.count = steps, 0
-        self.cycled = isinstance(batches, Sequence) and len(batches) > 0
-        self.source = itertools.cycle(batches) if self.cycled else iter(batches)
+        self.batches = batches if isinstance(batches, Sequence) and len(batches) else None
+        self.cycled = self.batches is not None
+        self.source = iter(batches) if self.batches is None else itertools.cycle(self.batches)
 
     def __next__(self) -> tuple:
         try:
@@ -103,7 +108,7 @@ def _until_bad(history: History) -> History:
 class Checker:
     """The loss's own checks: of theta and the stack at once, of batches as they come, if it has any.
 
-    That of batches is built from the first one, cheap for the others.
+    That of batches is built from the first one of each shape, cheap for the others.
     """
 
     def __init__(self, loss: Loss, theta: PyTree, stack: Stack | None):
@@ -111,15 +116,30 @@ class Checker:
             check_theta(theta, stack)
         self.build = getattr(loss, "checker", None)
         self.arguments = theta, stack
-        self.check: Callable[[tuple], None] | None = None
+        self.checks: dict[str, Callable[[tuple], None]] = {}
 
     def __call__(self, batch: tuple) -> None:
         """Raise ValueError for a batch that cannot be learned from."""
         check_filled(batch)
-        if self.build is not None and self.check is None:
-            self.check = self.build(*self.arguments, batch)
-        if self.check is not None:
-            self.check(batch)
+        if self.build is None:
+            return
+        kind = str(jax.tree.map(_kind, batch))
+        if kind not in self.checks:
+            self.checks[kind] = self._built(batch, kind)
+        self.checks[kind](batch)
+
+    def _built(self, batch: tuple, kind: str) -> Callable[[tuple], None]:
+        try:
+            return self.build(*self.arguments, batch)  # type: ignore[misc]
+        except ValueError:
+            raise
+        except Exception as error:  # whatever the network raises
+            reason = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
+            raise ValueError(f"theta, models and a batch of {kind} do not go together ({reason})") from error
+
+
+def _kind(x: Any) -> str:
+    return f"{getattr(x, 'dtype', type(x).__name__)} (n{''.join(f', {size}' for size in np.shape(x)[1:])})"
 
 
 class Loop:
@@ -136,7 +156,8 @@ class Loop:
         for batch in held_out:
             self.check(batch)
         learned = jax.tree.map(jnp.array, learned)  # a copy: the step donates its state
-        self.state = self.layout.place(State(learned, optimizer.init(learned), jnp.array(True)))
+        good = None if held_out else jax.tree.map(jnp.array, learned)  # else the judge keeps the best
+        self.state = self.layout.place(State(learned, optimizer.init(learned), jnp.array(True), good))
         self.given = self.layout.place(self.fixed), self.layout.place(stack)
         self.judge = Judge(loss, run, self.given, held_out)
         self.compiled, self.feed = self.layout.compiled(update, donated=(3,)), Feed(loss, run)

@@ -3,7 +3,8 @@
 With N models of P parameters in s bytes each, merged on the simplex, a step holds throughout
 
     models       N P s, and P s more for a base
-    theta        4 bytes for each latent; R P latents per parameter, with R = 1 row for two models and R = N for more
+    theta        4 bytes for each latent; R P latents, with R = 1 row for two models and R = N for more; and as much for the
+                 best on held-out data, or the latest good ones
     moments      what the optimizer's `init` makes: 2 theta for Adam, rows and columns only where they are factored
     batch        its arrays
 
@@ -15,9 +16,9 @@ and besides these at most the larger of what it needs to find the gradient and t
     update       the gradient of theta, and what the optimizer makes besides what it writes in the place of theta and moments:
                  nothing of their size for SGD and Adam, theta once more where the update is scaled by a norm of its own
 
-For two models and Adam that is N P s + P c + 4 P 4 and the activations, where fine-tuning one network takes 4 P 4 and the same
+For two models and Adam that is N P s + P c + 5 P 4 and the activations, where fine-tuning one network takes 5 P 4 and the same
 activations: merging costs the models and their merge, no more. A step that turns out bad is undone without a second copy of
-theta and moments, see `npmerge.updates`. XLA reports up to 15 % more or less. Coefficients per channel, of other constraints or
+moments, see `npmerge.updates`. XLA reports up to 15 % more or less. Coefficients per channel, of other constraints or
 of task vectors are multiplied with all models first: N P 4 in the place of the gradient.
 """
 
@@ -42,7 +43,7 @@ class FitMemory(NamedTuple):
 
     Attributes:
         models: the stack with its base; 0 where a network itself is learned.
-        theta: what is learned, and what stays fixed in it.
+        theta: what is learned, the best or latest good of it, and what stays fixed.
         moments: the optimizer's state.
         batch: inputs and targets.
         merged: the merged network.
@@ -113,7 +114,7 @@ def predicted_bytes(
         network, batch = (jax.tree.map(lambda x: _cast(x, compute), tree) for tree in (network, batch))
     return FitMemory(
         models=bytes_of(stack),
-        theta=bytes_of(theta),
+        theta=bytes_of(theta) + bytes_of(learned),
         moments=bytes_of(moments),
         batch=bytes_of(batch),
         merged=bytes_of(network) if is_merge else 0,
@@ -198,7 +199,7 @@ def _stepping(optimizer: optax.GradientTransformation, learned: PyTree, plan: bo
         return stepped(optimizer, state, gradient)
 
     if plan:
-        state = jax.eval_shape(lambda x: State(x, optimizer.init(x), jnp.array(True)), learned)
+        state = jax.eval_shape(lambda x: State(x, optimizer.init(x), jnp.array(True), x), learned)
         analysis = jax.jit(step, donate_argnums=0).lower(state, learned).compile().memory_analysis()
         if analysis is not None:
             return int(analysis.temp_size_in_bytes)

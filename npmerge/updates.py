@@ -20,11 +20,19 @@ Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at ra
 
 
 class State(NamedTuple):
-    """What a step changes: the leaves that are learned, the optimiser's state, and whether every number so far was finite."""
+    """What a step changes.
+
+    Attributes:
+        learned: the leaves of theta that are.
+        optimizer: the optimiser's state.
+        healthy: whether every number so far was finite.
+        good: the latest leaves whose loss was found to be; None where somebody else keeps good ones.
+    """
 
     learned: PyTree
     optimizer: PyTree
     healthy: Bool[Array, ""]
+    good: PyTree = None
 
 
 @dataclass(frozen=True)
@@ -50,25 +58,31 @@ def update(
     batch: tuple,
     random: dict[str, Array],
 ) -> tuple[State, Array]:
-    """The state after a step, and the loss before it. A bad step leaves theta as it was, and so does every later one.
+    """The state after a step, and the loss before it. A bad step ends at the latest good theta, and so does every later one.
 
     A gradient with one bad number is made bad everywhere. Moments may then be bad too, but no longer matter: so the old ones
     need not be kept, and the new are written in their place.
     """
     value, gradient = _gradient(loss, run, state.learned, lambda x: joined(x, fixed), stack, batch, random)
-    healthy = _finite(state.healthy, (value, gradient))
+    seen = _finite(state.healthy, value)
+    good = None if state.good is None else _chosen(seen, state.learned, state.good)
+    healthy = _finite(seen, gradient)
     gradient = jax.tree.map(lambda x: jnp.where(healthy, x, jnp.nan), gradient)
-    return run.layout.keep(stepped(optimizer, state._replace(healthy=healthy), gradient)), value
+    return run.layout.keep(stepped(optimizer, state._replace(healthy=healthy, good=good), gradient)), value
 
 
 def stepped(optimizer: optax.GradientTransformation, state: State, gradient: PyTree) -> State:
-    """The state after the optimiser's step; theta stays as it is where that is not finite, which the host sees later."""
+    """The state after the optimiser's step; theta is the latest good one where that is not finite. The host sees it later."""
     with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers; strictness is for the caller's own code
         updates, moments = optimizer.update(gradient, state.optimizer, state.learned)
         learned = optax.apply_updates(state.learned, updates)
     healthy = _finite(state.healthy, learned)
-    kept = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), learned, state.learned)
-    return State(kept, moments, healthy)
+    kept = _chosen(healthy, learned, state.learned if state.good is None else state.good)
+    return State(kept, moments, healthy, state.good)
+
+
+def _chosen(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _finite(healthy: Bool[Array, ""], tree: PyTree) -> Bool[Array, ""]:

@@ -96,8 +96,8 @@ def _with_fixed_statistics(network: Network) -> Apply:
 
 def _of_fit(loss: Loss, theta: PyTree, stack: nm.Stack | None, batch: tuple) -> Stepping:
     learned, fixed = partition(theta)
-    learned = jax.tree.map(jnp.array, learned)  # a copy, to be donated
+    learned, good = (jax.tree.map(jnp.array, learned) for _ in range(2))  # copies, to be donated
     run = Run(AsGiven())
     step = run.layout.compiled(update, donated=(3,))
-    state = State(learned, ADAM.init(learned), jnp.array(True))
+    state = State(learned, ADAM.init(learned), jnp.array(True), good)
     return Stepping(lambda s: step(loss, ADAM, run, s, fixed, stack, batch, {})[0], state)

@@ -142,7 +142,7 @@ def flags(*values: float) -> list:
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_theta(every, bad):
     result = run(data=flags(1, 1, 1, bad, 1, 1, 1), steps=7, loss=flagged, every=every)
     assert result.status == "diverged"
-    close(result, 1 - 0.9**3)
+    close(result, 1 - 0.9**2)  # the last one whose loss was found
     assert len(result.history.loss) == 4
     assert np.isfinite(result.history.loss[:3]).all()
     assert not np.isfinite(result.history.loss[3])
@@ -151,7 +151,17 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_theta(every, bad):
 def test_a_bad_last_step_is_noticed():
     result = run(data=flags(1, 1, np.nan), steps=3, loss=flagged)
     assert result.status == "diverged"
-    close(result, 1 - 0.9**2)
+    close(result, 1 - 0.9)
+
+
+@pytest.mark.parametrize("rate", [1e4, 1e30])
+def test_theta_of_a_fit_that_diverged_has_a_finite_loss(rate):
+    """Theta may grow for some steps before its loss overflows."""
+    result = run(start=0.5, steps=30, optimizer=optax.sgd(rate))
+    assert result.status == "diverged"
+    assert np.isfinite(towards(result.theta, None, target(1.0)))
+    last = result.history.loss[np.isfinite(result.history.loss)][-1]
+    np.testing.assert_allclose(towards(result.theta, None, target(1.0)), last, rtol=1e-6)
 
 
 def test_a_gradient_that_is_not_finite_counts_though_the_loss_is():
@@ -322,3 +332,22 @@ def test_a_loss_that_draws_at_random_gets_another_key_in_each_step():
 def test_held_out_losses_are_taken_without_a_key():
     result = run(loss=noisy, steps=2, every=1, key=jax.random.key(5), held_out=[target(1.0)])
     assert result.history.held_out_loss[0] == pytest.approx(0.5)
+
+
+INPUTS, LABELS = normal(0, 6, 3).astype(np.float32), np.arange(6, dtype=np.int32) % 2
+WRONG = {
+    "width": ((INPUTS[:, :2], LABELS), r"a batch of \('float32 \(n, 2\)', 'int32 \(n\)'\) do not go together \(TypeError: dot"),
+    "text": ((INPUTS.astype(str), LABELS), r"a batch of \('<U\d+ \(n, 3\)', 'int32 \(n\)'\) do not go together"),
+    "tasks": (((INPUTS, LABELS), (INPUTS, LABELS)), r"'int32 \(n\)'\)\) do not go together"),
+}
+
+
+@pytest.mark.parametrize(("batch", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("before", [0, 1])
+def test_batches_that_the_network_cannot_take_are_refused(batch, message, before):
+    """As the first and as a later one, with their shapes and dtypes."""
+    loss = fine_tuning(lambda v, x: x @ v["w"], CrossEntropy())
+    with pytest.raises(ValueError, match=message):
+        fit({"w": np.ones((3, 2), np.float32)}, loss, None, [(INPUTS, LABELS)] * before + [batch], SGD, steps=2)
+    with pytest.raises(ValueError, match=r"do not go together \(KeyError: 'w'\)"):
+        fit({"v": np.ones((3, 2), np.float32)}, loss, None, [(INPUTS, LABELS)], SGD, steps=2)

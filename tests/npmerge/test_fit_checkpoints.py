@@ -1,5 +1,6 @@
 """A fit that is ended and called again ends where one that nobody ended does, bit for bit."""
 
+import functools
 import itertools
 import os
 import signal
@@ -12,9 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from npmerge import fit, stack_models
+from npmerge import Distillation, Entropy, UserObjective, fit, stack_models, weight_space
 from npmerge.batches import shuffled
-from npmerge.fit_checkpoints import Checkpoints
+from npmerge.fit_checkpoints import Checkpoints, described
 from tests.npmerge.test_sharding import ADAM, EVEN, LOSS, NP, STACK, WAYS, examples, learned, network
 
 
@@ -125,6 +126,17 @@ def test_a_fit_that_is_killed_goes_on(tmp_path: Path) -> None:
     same(found, run(20, DATA["shuffled"]()))
 
 
+def test_losses_are_known_again_by_what_they_are_made_of() -> None:
+    """In another process too: by names, not by addresses."""
+    assert described(LOSS) == described(weight_space(NP, LOSS.apply, LOSS.objective))
+    assert " at 0x" not in described(LOSS)
+    others = [Distillation(), Distillation(temperature=2.0), Distillation(teacher=1), UserObjective(np.mean)]
+    losses = [
+        functools.partial(weight_space(NP, LOSS.apply, x), key=k) for x in others for k in (0, np.arange(2), np.arange(3))
+    ]
+    assert len({described(x) for x in losses}) == len(losses)
+
+
 def test_a_fit_by_the_clock(tmp_path: Path) -> None:
     run(20, EVEN, checkpoints=Checkpoints(tmp_path / "fit", steps=None, minutes=1e-9))
     assert sorted(int(x.name) for x in (tmp_path / "fit").iterdir()) == [15, 20]
@@ -133,16 +145,15 @@ def test_a_fit_by_the_clock(tmp_path: Path) -> None:
 def test_checkpoints_of_another_fit_are_refused(tmp_path: Path) -> None:
     saving = Checkpoints(tmp_path / "fit", steps=4)
     run(4, EVEN, checkpoints=saving)
-    other, options = (
-        "holds a fit of another theta, other models or held-out",
-        {"held_out": [examples(9, 11)], "checkpoints": saving},
-    )
-    with pytest.raises(ValueError, match=other):
+    options = {"held_out": [examples(9, 11)], "checkpoints": saving}
+    with pytest.raises(ValueError, match="holds a fit of another theta or other models: name another folder"):
         fit(jax.tree.map(lambda x: x + 1, NP.init(STACK)), LOSS, STACK, EVEN, ADAM, steps=8, **options)
-    with pytest.raises(ValueError, match=other):
+    with pytest.raises(ValueError, match="holds a fit of another theta or other models: name another folder"):
         fit(NP.init(STACK), LOSS, stack_models([network(0), network(2)]), EVEN, ADAM, steps=8, **options)
-    with pytest.raises(ValueError, match=other):
+    with pytest.raises(ValueError, match="holds a fit of other held-out batches"):
         run(8, EVEN, held_out=[examples(8, 11)], checkpoints=saving)
+    with pytest.raises(ValueError, match="holds a fit of another loss and other training batches"):
+        fit(NP.init(STACK), weight_space(NP, LOSS.apply, Entropy()), STACK, EVEN[1:], ADAM, steps=8, **options)
     with pytest.raises(ValueError, match="is damaged, or of another optimizer or kind of theta"):
         fit(NP.init(STACK), LOSS, STACK, EVEN, optax.sgd(0.1, momentum=0.9), steps=8, **options)
     with pytest.raises(ValueError, match="the checkpoints have 4 steps, 3 were asked for"):

@@ -69,7 +69,7 @@ def predicted(config, n, granularity, optimizer=ADAM, *, plan=True, compute=None
 
 def reported(loss, optimizer, theta, stack, data):
     """What XLA says that the step of `fit` holds: what goes in, what comes out anew, and what is needed meanwhile."""
-    state = jax.eval_shape(lambda x: State(x, optimizer.init(x), jnp.array(True)), theta)
+    state = jax.eval_shape(lambda x: State(x, optimizer.init(x), jnp.array(True), x), theta)
     fixed = jax.tree.map(lambda _: None, theta)
     step = AsGiven().compiled(update, donated=(3,))
     found = step.lower(loss, optimizer, Run(AsGiven()), state, fixed, stack, data, {}).compile().memory_analysis()
@@ -107,7 +107,7 @@ def test_the_parts_are_the_formulas(n, granularity):
     latents = {2: 1, 3: 3}[n] * (parameters if granularity == "parameter" else 8)
     assert found.models == 4 * n * parameters
     assert found.merged == 4 * parameters
-    assert found.theta == 4 * latents
+    assert found.theta == 2 * 4 * latents  # one is the latest good
     assert found.moments == 8 * latents + 4  # Adam counts its steps
     assert found.gradient == 4 * max(latents, 256 * 512, parameters // 2)
     assert 4 * latents <= found.update < 1.3 * 4 * latents + 1000  # the gradient, and the largest tensor
@@ -130,14 +130,14 @@ def test_a_step_of_adam_holds_one_gradient_and_no_second_moments(optimizer, copi
     """What XLA reports besides what is held throughout; a norm of the gradient has to be waited for."""
     loss, *given = of_shapes(MLP, 8, "parameter")
     found = predicted(MLP, 8, "parameter", optimizer)
-    assert reported(loss, optimizer, *given) - found.models - found.theta - found.moments < (copies + 0.3) * found.theta
+    assert reported(loss, optimizer, *given) - found.models - found.theta - found.moments < (copies + 0.3) * found.theta / 2
 
 
 def test_activations_grow_with_the_batch_with_and_without_a_compiler():
     planned, counted = (predicted(MLP, 2, "parameter", examples=512, plan=plan) for plan in (True, False))
     assert 0.5 < planned.activations / counted.activations < 2
     assert counted._replace(activations=0, update=0) == planned._replace(activations=0, update=0)
-    assert counted.update == 2 * counted.theta
+    assert counted.update == counted.theta
     assert planned.activations > 10 * predicted(MLP, 2, "parameter").activations
 
 
@@ -155,7 +155,7 @@ def test_real_arrays_are_predicted_as_their_shapes():
     merge, stack = MERGES["parameter"], stack_models([variables(0), variables(1)])
     loss, theta = weight_space(merge, apply, CrossEntropy()), merge.init(stack)
     found = predicted_bytes(loss, ADAM, theta, stack, batch(0))
-    assert (found.models, found.theta) == (bytes_of(stack), bytes_of(theta))
+    assert (found.models, found.theta) == (bytes_of(stack), 2 * bytes_of(theta))
     with pytest.raises(
         ValueError, match=r"bytes are predicted for weight_space\(\.\.\.\) or fine_tuning\(\.\.\.\): got function"
     ):
@@ -165,7 +165,7 @@ def test_real_arrays_are_predicted_as_their_shapes():
 def test_what_does_not_fit_is_refused_with_three_remedies():
     found = predicted(MLP, 2, "parameter")
     check_fits(found, found.total)
-    with pytest.raises(ValueError, match=r"a step needs 7.\d\d MB and the device has 5 MB") as error:
+    with pytest.raises(ValueError, match=r"a step needs 9.\d\d MB and the device has 5 MB") as error:
         check_fits(found, 5_000_000)
     message = str(error.value)
     for remedy in (
