@@ -50,8 +50,8 @@ def test_a_plan_says_what_learning_takes(here):
     found = document["learn"]
     assert found["coefficients"] == entries  # one latent for two models
     memory = found["memory"]
-    assert (memory["models"], memory["theta"], memory["moments"]) == (8 * entries, 4 * entries, 8 * entries + 4)
-    assert "each of 1 device holds" in output and memory["total"] > 4 * entries * (2 + 1 + 2)
+    assert (memory["models"], memory["theta"], memory["moments"]) == (8 * entries, 2 * 4 * entries, 8 * entries + 4)
+    assert "each of 1 device holds" in output and memory["total"] > 4 * entries * (2 + 2 + 2)
     assert found["flops"] > 3 * 2 * 16 * (64 * 16 + 16 * 16 + 16 * 10) - 2 * 16 * 64 * 16
     assert found["seconds"] > 0
 
