@@ -1,8 +1,13 @@
 """Networks of the user that fail: told with the file, the line and what they raised; nothing is written."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from npmerge.learning.user_code import user_network
+from npmerge.recipe.named import Named
 from tests.npmerge.learning.digits import learn, merge, recipe, run
 
 MODULE = """
@@ -62,3 +67,17 @@ def test_inputs_that_the_network_cannot_take_are_told_with_their_shape(mine):
         assert not (mine / "out").exists()
     with pytest.raises(ValueError, match=f"^a.safetensors: {said}"):
         run("evaluate", "a.safetensors", "--data", "narrow.npz", "--architecture", own)
+
+
+def test_the_function_of_the_readme(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "npmerge" / "recipe" / "README.md").read_text()
+    (tmp_path / "net_of_the_page.py").write_text(re.search(r"<!-- function -->\n```python\n(.*?)```", page, re.S)[1])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    network = user_network(Named(name="net_of_the_page:network", arguments={"slope": 0.1}))
+    rng = np.random.default_rng(0)
+    shapes = {"0.weight": (4, 3), "0.bias": (4,), "2.weight": (2, 4), "2.bias": (2,)}
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    x = rng.normal(size=(5, 3)).astype(np.float32)
+    hidden = x @ tensors["0.weight"].T + tensors["0.bias"]
+    expected = np.where(hidden > 0, hidden, 0.1 * hidden) @ tensors["2.weight"].T + tensors["2.bias"]
+    np.testing.assert_allclose(network.apply(network.variables(tensors), x), expected, rtol=1e-5, atol=1e-6)
