@@ -125,6 +125,19 @@ class OutputFolder:
                 (self.path / name).unlink()
 
 
+def json_text(content: Any) -> str:
+    """JSON of what was measured; null stands for numbers that are not finite, which JSON has not."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(x) for key, x in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(x) for x in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_report(folder: FilePath, *, page: str, summary: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
     """Write `report.md`, `summary.json` and each figure as `NAME.png`. Raises ValueError for NaN, which JSON has not."""
     try:

@@ -1,6 +1,5 @@
 """`npmerge evaluate`: accuracy and loss of stored models on examples."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,10 @@ from npmerge.folder.tokenizers import folder_of
 from npmerge.learning.chosen import architecture_of
 from npmerge.learning.data import hash_of_data, read_examples
 from npmerge.learning.members import StoredTensor
+from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
 from npmerge.recipe.named import Named
+from npmerge.report import json_text
 from npmerge.version import __version__
 
 
@@ -46,7 +47,7 @@ def run_evaluate(request: Request) -> str:
     if request.as_json:
         data = {"path": str(request.data), "hash": hash_of_data(request.data)}
         found = {name: row._asdict() for name, row in rows.items()}
-        return json.dumps({"npmerge": __version__, "data": data, "models": found}, indent=1)
+        return json_text({"npmerge": __version__, "data": data, "models": found})
     examples = max(row.examples for row in rows.values())
     table = [(name, f"{row.accuracy:.4f}", f"{row.loss:.4f}") for name, row in rows.items()]
     lines = columns([("model", "accuracy", "loss (nats)"), *table])
@@ -62,6 +63,8 @@ def _metrics(request: Request, name: str) -> Metrics:
         examples = read_examples(Data(path=str(request.data)), network.config, folder_of(model.path))
         if examples.targets is None:
             raise ValueError(f"{request.data} has no 'labels'")
-        return evaluate(network.apply, network.variables(tensors), examples.batches(request.batch_size))
+        variables = network.variables(tensors)
+        check_takes(network, variables, examples)
+        return evaluate(network.apply, variables, examples.batches(request.batch_size))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

@@ -22,6 +22,7 @@ from npmerge.learning.partly import PartlyLearned
 from npmerge.learning.places import inside, placed
 from npmerge.learning.starts import chosen_tensors, start_of
 from npmerge.learning.tasks import Tasks, check_all_apart, joined_examples
+from npmerge.learning.user_code import check_takes
 from npmerge.learning.values import values_of
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.examples import Data
@@ -77,6 +78,7 @@ class Blocks:
             return found
         block, given = ("align", [align.data]) if align.data else ("learn", learn.data if learn else [])
         examples = [self.examples(data, keys) for keys, data in placed((block, "data"), given)]
+        self._check_taken((block, "data"), examples, found[0])
         with inside(self.recipe, ("align",)):
             data = joined_examples(examples) if examples else None
         return aligned(self.recipe, align, self.network, found, data)
@@ -84,6 +86,8 @@ class Blocks:
     def learner(self, learn: Learn, tasks: Tasks, networks: Sequence[PyTree]) -> Learner:
         """The fit of a `learn:`, of arrays or `jax.ShapeDtypeStruct`."""
         base, models = (None, networks) if self.members.base is None else (networks[0], networks[1:])
+        self._check_taken(("learn", "data"), tasks.train, models[0])
+        self._check_taken(("learn", "held_out"), [x.held_out for x in tasks.parts if x.held_out is not None], models[0])
         values = values_of(self.recipe, learn)
         whole = Learned(start_of(self.recipe, self.plan, self.paths), values.granularity, values.constraint)
         merge = self._partly(learn, whole, models[0])
@@ -93,6 +97,12 @@ class Blocks:
                 graph = trace(self.network.forward, models[0], tasks.train[0].inputs[:2])
         goal = goal_of(self.recipe, learn, self.members.names[: len(models)], graph)
         return Learner(self.recipe, learn, self.network, stacked(models, base), merge, values.optimizer, goal, tasks)
+
+    def _check_taken(self, keys: Keys, given: Sequence[Examples], variables: PyTree) -> None:
+        """Raise ValueError for examples that the network cannot take (file and line)."""
+        for place, examples in placed(keys, given):
+            with inside(self.recipe, place):
+                check_takes(self.network, variables, examples)
 
     def _partly(self, learn: Learn, merge: Learned, model: PyTree) -> Learned | PartlyLearned:
         """The merge of the tensors whose coefficients are learned; tensors that are copied have none."""

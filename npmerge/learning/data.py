@@ -147,10 +147,14 @@ def _checked(data: Examples, config: Config | None) -> Examples:
     inputs, targets, name = data.inputs, data.targets, data.name
     if not len(inputs):
         raise ValueError(f"{name} holds no examples")
-    if config is not None:
-        inputs = _fitting(name, inputs, config)
-    elif inputs.dtype == np.float64:
-        inputs = inputs.astype(np.float32)
+    if inputs.dtype.kind not in "biufc":
+        raise ValueError(f"{name}: inputs must be numbers, got {inputs.dtype}")
+    with np.errstate(over="ignore"):  # what is too large for the dtype is told as not finite
+        if config is not None:
+            inputs = _fitting(name, inputs, config)
+        elif inputs.dtype == np.float64:
+            inputs = inputs.astype(np.float32)
+    _check_finite(name, inputs)
     if targets is None:
         return Examples(name, inputs, None)
     if len(targets) != len(inputs):
@@ -170,9 +174,14 @@ def _fitting(name: str, inputs: np.ndarray, config: Config) -> np.ndarray:
         raise ValueError(f"{name}: inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}")
     if tokens and not 0 <= inputs.min() <= inputs.max() < (size := config.vocabulary):  # type: ignore[attr-defined]
         raise ValueError(f"{name}: tokens must be from 0 to {size - 1}, got {inputs.min()} to {inputs.max()}")
-    if not tokens and (bad := int(np.count_nonzero(~np.isfinite(inputs)))):
-        raise ValueError(f"{name}: inputs hold {bad} values that are not finite")
     return inputs.astype(config.input_dtype)
+
+
+def _check_finite(name: str, inputs: np.ndarray) -> None:
+    bad = ~np.isfinite(inputs).reshape(len(inputs), -1)
+    if bad.any():
+        count, first = int(bad.sum()), int(np.flatnonzero(bad.any(1))[0])
+        raise ValueError(f"{name}: inputs hold values that are not finite: {count:,}, the first in example {first}")
 
 
 def _keys(data: Examples) -> np.ndarray:

@@ -29,10 +29,12 @@ class Goal:
     Attributes:
         objective: of the merged network and batches, of one task or joint.
         regularisers: terms of theta with their weights, by name.
+        idle: models that teach no task although tasks have teachers of their own.
     """
 
     objective: Objective
     regularisers: tuple[tuple[str, float], ...] = ()
+    idle: tuple[str, ...] = ()
 
     def data_loss(self, merge: Merge, apply: Callable) -> WeightSpaceLoss:
         """The loss of a merge's theta without the regularisers."""
@@ -70,7 +72,8 @@ def goal_of(recipe: Recipe, learn: Learn, models: Sequence[str], graph: Graph | 
         found = [objective.of_task(model) for objective, model in zip(found, whose, strict=True)]
     every = found[0] if all(x == found[0] for x in found) else tuple(found)
     weights = [task.weight / len(learn.data) for task in learn.data]
-    return Goal(Joint(every, tuple(weights) if any(task.weight != 1 for task in learn.data) else None), regularisers)
+    joint = Joint(every, tuple(weights) if any(task.weight != 1 for task in learn.data) else None)
+    return Goal(joint, regularisers, tuple(models[k] for k in _idle(learn, whose, len(models))))
 
 
 def needs_graph(learn: Learn) -> bool:
@@ -152,6 +155,15 @@ def _models_of_tasks(recipe: Recipe, learn: Learn, models: Sequence[str]) -> lis
             raise recipe.error(("learn", "data", k, "model"), unknown("model", task.model, models))
         found.append(list(models).index(task.model))
     return found
+
+
+def _idle(learn: Learn, whose: Sequence[int] | None, count: int) -> list[int]:
+    """The models that no task names whose teacher is its own; none where tasks have no such teachers."""
+    own = [any(x.arguments.get("teacher") == "own" for x in task.objective or learn.objective) for task in learn.data]
+    if whose is None or not any(own):
+        return []
+    teach = {model for model, taught in zip(whose, own, strict=True) if taught}
+    return [k for k in range(count) if k not in teach]
 
 
 def _of(path: Path, k: int, terms: Sequence[Term]) -> Path:

@@ -152,6 +152,9 @@ class Learner:
                 warnings.simplefilter("always", UserWarning)
                 warn_of_collapse(loss, theta, self.stack, self.held_out[:1] or [self.tasks.first(self.block.batch_size)])
             found += [str(x.message) for x in caught if issubclass(x.category, UserWarning)]
+        if self.goal.idle:
+            named = ", ".join(self.goal.idle)
+            found.append(f"{named} teaches nothing: teacher: own is the model that a task names, and none names it")
         if self.goal.objective.transductive and not self.tasks.has_held_out:
             found.append("learned on the inputs that the networks are measured on: the result is transductive")
         return tuple(found)

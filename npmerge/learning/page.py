@@ -1,7 +1,5 @@
 """What a learned merge says: `report.md`, `history.json` and figures, the same bytes for the same merge."""
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from npmerge.learning.learner import Learner, Learnt
 from npmerge.learning.measuring import Rows
 from npmerge.learning.partly import PartlyLearned
 from npmerge.learning.shares import Shares, shares_of
-from npmerge.report import markdown_table
+from npmerge.report import json_text, markdown_table
 
 FILES = ("report.md", "history.json", "loss.png", "shares.png", "coefficients.png")
 
@@ -30,20 +28,20 @@ def write_pages(folder: Path, learner: Learner, learnt: Learnt, names: Sequence[
     """
     folder.mkdir(parents=True, exist_ok=True)
     shares = shares_of(learnt.coefficients)
-    history = json.dumps(content(learner, learnt, shares, names), indent=1, allow_nan=False)
+    history = json_text(content(learner, learnt, shares, names))
     (folder / "history.json").write_text(history + "\n", encoding="utf-8")
     (folder / "report.md").write_text("\n".join(page(learner, learnt, shares, names)), encoding="utf-8")
     draw(folder, learnt, shares, names)
 
 
 def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str]) -> dict[str, Any]:
-    """What `history.json` holds; None stands for what is not finite."""
+    """What `history.json` holds."""
     history = learnt.result.history
     return {
         "status": learnt.result.status,
-        "loss": _plain(history.loss),
+        "loss": history.loss.tolist(),
         "held_out_step": history.held_out_step.tolist(),
-        "held_out_loss": _plain(history.held_out_loss),
+        "held_out_loss": history.held_out_loss.tolist(),
         "evaluation": {
             "examples": learnt.measured.name,
             "held_out": learner.tasks.has_held_out,
@@ -52,7 +50,7 @@ def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[st
         },
         "shares": {
             "models": list(names),
-            "modules": {name: _plain(x) for name, x in zip(shares.names, shares.values, strict=True)},
+            "modules": {name: x.tolist() for name, x in zip(shares.names, shares.values, strict=True)},
         },
     }
 
@@ -92,6 +90,8 @@ def _ended(learnt: Learnt) -> str:
     said = f"{status} after {len(history.loss)} steps"
     if status == "diverged":
         said = f"diverged: the loss of step {len(history.loss)} or its gradient is not finite, and the last good theta is kept"
+    if status == "diverged" and not len(history.held_out_loss):
+        return f"{said}."
     if not len(history.held_out_loss):
         return f"{said}; without held-out examples the last theta is kept, not the best."
     best = int(np.nanargmin(history.held_out_loss)) if np.isfinite(history.held_out_loss).any() else 0
@@ -137,7 +137,3 @@ def _measured_on(learner: Learner, learnt: Learnt) -> str:
     examples = next(iter(learnt.measured.rows.values())).examples
     kind = "held-out" if learner.tasks.has_held_out else "training"
     return f"Measured on {examples:,} {kind} examples of {learnt.measured.name}."
-
-
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [float(x) if math.isfinite(x) else None for x in values.tolist()]

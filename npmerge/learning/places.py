@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from npmerge.recipe.examples import Data
 from npmerge.recipe.schema import Recipe
 from npmerge.recipe.settings import Path
 
+T = TypeVar("T")
 
-def placed(keys: Path, given: Sequence[Data]) -> list[tuple[Path, Data]]:
+
+def placed(keys: Path, given: Sequence[T]) -> list[tuple[Path, T]]:
     """Each of some data with its place: in a list, if it is one of several."""
     return [((*keys, k) if len(given) > 1 else keys, data) for k, data in enumerate(given)]
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alignment.checks import unknown
 from alignment.graph import PyTree
 from npmerge.learning.architectures import Apply, Architecture, TrainApply
+from npmerge.learning.data import Examples
 from npmerge.learning.members import Tensors
 from npmerge.recipe.named import Named
 
@@ -59,14 +61,40 @@ class UserFunction(Architecture):
 
 
 def user_network(given: Named) -> UserFunction:
-    """The network of a recipe. Raises ValueError for what cannot be imported or returns something else."""
+    """The network of a recipe. Raises ValueError for what cannot be imported, raises, or returns something else."""
     module, function = imported(given.name)
     check_arguments(given.name, given.arguments, list(inspect.signature(function).parameters))
-    made = function(**given.arguments)
+    expected = "it is called with its arguments and must return apply(tensors, inputs), or (apply, train_apply)"
+    try:
+        made = function(**given.arguments)
+    except Exception as error:  # whatever it is that the user's function raises
+        raise ValueError(f"{given.name} raises {first_line(error)}: {expected}") from None
     apply, train_apply = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not callable(apply) or not (train_apply is None or callable(train_apply)):
-        raise ValueError(f"{given.name} must return apply, or (apply, train_apply), got {type(made).__name__}")
+        raise ValueError(f"{given.name} returns {type(made).__name__}: {expected}")
     return UserFunction(given.name, (apply, train_apply), source_of(module))
+
+
+def check_takes(network: Architecture, variables: PyTree, examples: Examples) -> None:
+    """Raise ValueError if a network of the user fails on the examples (their name, shape and dtype, what the network says).
+
+    Those of `npmerge.models` say what they take, which is checked when examples are read.
+    """
+    if network.config is not None:
+        return
+    inputs = examples.inputs[:2]
+    try:
+        jax.eval_shape(network.forward, variables, inputs)
+        jax.eval_shape(network.apply, variables, inputs)
+    except Exception as error:  # whatever it is that the network raises
+        shape = ", ".join(map(str, ("examples", *inputs.shape[1:])))
+        got = f"inputs of the shape ({shape}) and dtype {inputs.dtype}"
+        raise ValueError(f"{examples.name}: the network cannot take {got}: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].removesuffix(": ")
 
 
 def check_arguments(owner: str, given: Mapping[str, Any], valid: list[str]) -> None:
@@ -83,6 +111,8 @@ def imported(text: str) -> tuple[ModuleType, Callable]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"{text!r} cannot be imported: {error}; PYTHONPATH says where Python looks") from None
+    except Exception as error:  # whatever it is that the user's module raises
+        raise ValueError(f"{text!r} cannot be imported: {first_line(error)}") from None
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(unknown(f"function of {module_name}", name, [k for k, x in vars(module).items() if callable(x)]))

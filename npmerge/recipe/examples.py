@@ -59,7 +59,7 @@ class Task(Data):
 
     model: Text | None = None
     objective: Terms | None = None
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
 def _as_data(raw: Any) -> Any:

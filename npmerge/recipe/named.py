@@ -1,15 +1,24 @@
 """What blocks of a recipe name: something of the library, of Optax or of the user, with its arguments."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from alignment.checks import unknown
 from npmerge.recipe.settings import shown
 from npmerge.recipe.strict import Block, fault
 
-Scalar = StrictBool | StrictInt | float | StrictStr
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+")
+
+
+def _number(raw: Any) -> Any:
+    """The number that a text is in YAML 1.2: YAML 1.1 takes 1e-2, without a point, and 1.0e5, without a sign, for text."""
+    return float(raw) if isinstance(raw, str) and _EXPONENT.fullmatch(raw) else raw
+
+
+Scalar = Annotated[StrictBool | StrictInt | float | StrictStr, BeforeValidator(_number)]
 Value = Scalar | list[Scalar]
 Arguments = dict[str, Value]
 

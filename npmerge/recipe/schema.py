@@ -12,6 +12,7 @@ from pydantic import (
     StrictBool,
     StrictInt,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -189,6 +190,13 @@ class Recipe(Block):
     align: Align | None = None
     learn: Learn | None = None
     _document: Document = PrivateAttr(default_factory=Document)
+
+    @field_validator("align", "learn", mode="before")
+    @classmethod
+    def _check_filled(cls, raw: Any, info: ValidationInfo) -> Any:
+        if raw is None:
+            raise fault(f"is empty: give at least {'method' if info.field_name == 'align' else 'data'}")
+        return raw
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> "Recipe":

@@ -26,7 +26,7 @@ ELSEWHERE = {
 class Term(Named):
     """One objective, and what it is multiplied by in a sum."""
 
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
     def __str__(self) -> str:
         return self.name if self.weight == 1 else f"{self.weight:g} {self.name}"

@@ -1,6 +1,7 @@
 """Tables, figures and the folder that is written whole or not at all."""
 
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from npmerge import Path as LossPath
-from npmerge.report import Curve, OutputFolder, draw_curves, draw_paths, markdown_table, new_figure, write_report
+from npmerge.report import Curve, OutputFolder, draw_curves, draw_paths, json_text, markdown_table, new_figure, write_report
 
 
 def names(folder: Path) -> set[str]:
@@ -151,3 +152,8 @@ def test_a_report_holds_no_nan(tmp_path):
     with pytest.raises(ValueError, match="what was measured is not finite at 'rows/1/loss'"):
         write_report(tmp_path, page="", summary={"rows": [{"loss": 1.0}, {"loss": float("nan")}]}, figures={})
     assert not names(tmp_path)
+
+
+def test_null_stands_for_what_is_not_finite():
+    found = json.loads(json_text({"a": [1.5, math.nan, (math.inf, 2)], "b": {"c": -math.inf, "d": "nan", "e": True}}))
+    assert found == {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": "nan", "e": True}}

@@ -55,6 +55,15 @@ FAULTS = {
     "labels out of range": (learn(data="many.npz"), "labels out of range: got 0 to 10, expected 0 to 9"),
     "inputs of another shape": (learn(data="flat.npz"), "inputs must have the shape (examples, 64), got (4, 63)"),
     "integers": (learn(data="bytes.npz"), "inputs must be floating-point, got uint8"),
+    "text": (learn(data="words.npz"), "learn.data: words.npz: inputs must be numbers, got <U3"),
+    "inputs that are not finite": (
+        learn(data="holes.npz"),
+        "learn.data: holes.npz: inputs hold values that are not finite: 3, the first in example 1",
+    ),
+    "held-out inputs that are too large": (
+        learn(held_out="large.npz"),
+        "learn.held_out: large.npz: inputs hold values that are not finite: 1, the first in example 3",
+    ),
     "too many labels": (learn(data="long.npz"), "long.npz has 4 inputs and 5 labels"),
     "held-out data that are learned from": (learn(held_out="part.npz"), "5 of its 5 inputs are in train.npz too"),
     "a fraction": (learn(held_out=1.5), "learn.held_out: expected a fraction from 0 to below 1"),
@@ -75,6 +84,11 @@ def data(here):
     np.savez(here / "flat.npz", inputs=x[:, 1:], labels=y)
     np.savez(here / "flat64.npz", inputs=x, labels=y)
     np.savez(here / "bytes.npz", inputs=x.astype(np.uint8), labels=y)
+    np.savez(here / "words.npz", inputs=np.full(x.shape, "one"), labels=y)
+    holes, large = x.copy(), x.astype(np.float64)
+    holes[[1, 3, 3], [0, 5, 6]], large[3, 2] = (np.nan, np.inf, -np.inf), 1e300
+    np.savez(here / "holes.npz", inputs=holes, labels=y)
+    np.savez(here / "large.npz", inputs=large, labels=y)
     np.savez(here / "long.npz", inputs=x, labels=np.arange(5))
     with np.load(here / "train.npz") as train:
         np.savez(here / "part.npz", inputs=train["inputs"][3:8], labels=train["labels"][3:8])

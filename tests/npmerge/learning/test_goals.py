@@ -50,6 +50,7 @@ def test_each_network_teaches_its_own_task_without_labels(bare):
     theta = nm.fit(rule.init(stack), loss, stack, batches, optax.sgd(1.0), steps=10).theta
     close(load_network(folder / "model.safetensors")[1], rule.apply(theta, stack))
     report = (folder / "report.md").read_text()
+    assert "teaches nothing" not in report
     assert "distillation, joint over 2 tasks" in report and "no labels" in report
     assert "each of the 40 examples of a.npz, the 40 examples of b.npz" in report
     assert {"a.npz", "b.npz"} <= json.loads((folder / "npmerge.json").read_text())["inputs"].keys()
@@ -82,13 +83,17 @@ def test_sums_and_tasks_are_objectives_of_the_library(here):
     assert goal(data=tasks, objective=OWN).objective == Joint((Entropy(), Distillation(teacher="own")), (1.5, 0.5))
     named = [{"path": "x", "model": "b.safetensors"}, {"path": "y", "model": "a.safetensors"}]
     assert goal(data=named, objective=OWN).objective == Joint((Distillation(teacher=1), Distillation(teacher=0)))
+    assert goal(data=named, objective=OWN).idle == goal(data=tasks, objective=OWN).idle == ()
+    same = [{"path": x, "model": "b.safetensors"} for x in "xy"]
+    assert goal(data=same, objective=OWN).idle == ("a.safetensors",)
+    assert goal(data=same, objective="entropy").idle == ()
     held = goal(objective=["entropy", {"name": "equal_shares", "weight": 2}, "toward_start"])
     assert (held.objective, held.regularisers) == (Entropy(), (("equal_shares", 2.0), ("toward_start", 1.0)))
 
 
 def test_what_holds_back_keeps_coefficients_near(here):
     spread = []
-    for weight in (0, 100):
+    for weight in (0.01, 100):
         held = [{"name": name, "weight": weight} for name in ("equal_shares", "toward_start")]
         terms = ["cross_entropy", {"name": "proximity", "weight": weight / 100}, *held]
         block = learn(objective=terms, held_out=0, granularity="per_tensor", steps=8, exclude=["layers/1"])

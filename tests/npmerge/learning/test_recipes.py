@@ -55,6 +55,15 @@ def test_it_is_what_the_library_learns(here):
     close(load_network(folder / "model.safetensors")[1], rule.apply(theta, stack))
 
 
+def test_a_fit_that_diverges_is_written_and_says_so(here):
+    sgd = {"name": "sgd", "arguments": {"learning_rate": 1e37}}
+    folder = merge(here, "out", recipe(learn=learn(held_out=0, optimizer=sgd, constraint="free", batch_size=64)))
+    history = json.loads((folder / "history.json").read_text())
+    assert history["status"] == "diverged" and history["loss"][-1] is None and None not in history["loss"][:-1]
+    assert f"diverged: the loss of step {len(history['loss'])} or" in (folder / "report.md").read_text()
+    assert (folder / "model.safetensors").exists()
+
+
 def test_no_steps_are_the_closed_form(here):
     text = recipe(learn=learn(steps=0)).replace("weight: 1", "weight: 3", 1)
     a, b = networks()

@@ -1,0 +1,46 @@
+"""The `align:` and `learn:` of recipes, as they are written."""
+
+import pytest
+
+from npmerge.recipe import parse_recipe
+from tests.npmerge.recipe.headers import MODELS, message
+
+LINEAR = "merge_method: linear\n" + MODELS
+NUMBERS = """\
+learn:
+  data: x.npz
+  optimizer:
+    name: adam
+    arguments: {learning_rate: 1e-2, b1: .5e0, eps: '1', eps_root: 1.0e-8, mu_dtype: 1e, nesterov: e5}
+    schedule: {name: polynomial_schedule, arguments: {init_value: 1E5, transition_steps: 10}}
+  objective: {name: distillation, arguments: {temperature: +2.e+0, names: [1e1, e1]}}
+"""
+
+
+def test_numbers_that_yaml_1_1_takes_for_text_are_numbers():
+    (found,) = parse_recipe(LINEAR + NUMBERS)
+    adam = found.learn.optimizer
+    same = {"learning_rate": 0.01, "b1": 0.5, "eps": "1", "eps_root": 1e-8, "mu_dtype": "1e", "nesterov": "e5"}
+    assert adam.arguments == same
+    assert adam.schedule.arguments == {"init_value": 1e5, "transition_steps": 10}
+    assert type(adam.schedule.arguments["transition_steps"]) is int
+    assert found.learn.objective[0].arguments == {"temperature": 2.0, "names": [10.0, "e1"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("learn:\n", "recipe.yml:7: learn: is empty: give at least data"),
+        ("align:\n", "recipe.yml:7: align: is empty: give at least method"),
+        (
+            "learn:\n  data: [{path: x}, {path: y, weight: 0}]\n",
+            "recipe.yml:8: learn.data[1].weight: expected greater than 0, got 0",
+        ),
+        (
+            "learn:\n  data: x\n  objective:\n  - entropy\n  - name: proximity\n    weight: -1\n",
+            "recipe.yml:12: learn.objective[1].weight: expected greater than 0, got -1",
+        ),
+    ],
+)
+def test_empty_blocks_and_weights_that_count_for_nothing_are_refused(text, said):
+    assert said in message(LINEAR + text)
