@@ -1,5 +1,8 @@
 """Layer-wise distillation that streams layer groups: a merge is learned of models that no device holds at once."""
 
+import contextlib
+import inspect
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +29,7 @@ from npmerge.group_loss import GroupApply
 from npmerge.layer_stream import GroupFit, Stream
 from npmerge.model_leaves import Leaves, Merged, shapes_of
 from npmerge.objectives import Apply, FeatureMatching, Joint, NextToken, Objective
-from npmerge.objectives.teachers import Teacher, check_teacher
+from npmerge.objectives.teachers import Teacher
 from npmerge.sharding import Layout, layout_of
 
 OPTIONS = ("every", "patience", "devices", "parallel", "shard", "accumulate")
@@ -46,7 +49,7 @@ class Layerwise(NamedTuple):
 
     @property
     def status(self) -> Status:
-        """Diverged if a group has; its leaves are then those of its last good theta."""
+        """Diverged if a group has; its leaves are then those of its last good theta, and the others go on."""
         return "diverged" if any(group.status == "diverged" for group in self.groups) else "finished"
 
 
@@ -81,17 +84,20 @@ def fit_layerwise(
     must be aligned. Running statistics are averaged, and weights learned for these.
 
     A leaf that several groups read (tied embeddings) is learned in the first of them, and fixed in others; one that none
-    reads gets the closed form. A granularity shares coefficients within a group only, and a start sees one group at a time.
+    reads gets the closed form. A granularity shares coefficients within a group only, and a start sees one group at a time:
+    TIES trims within a group, not within the whole model. A group that diverges keeps its last good theta, with a warning
+    that names it, and the others go on.
 
     Args:
         merge: what is learned, such as `np_merge()`.
         apply: the network, `apply(variables, inputs) -> outputs`.
-        models: trees whose leaves are arrays, best on the host, or functions without arguments that return one; or stored
-            models (`npmerge.checkpoint.formats.open_checkpoint`) whose tensors are named by paths.
+        models: trees whose leaves are arrays, best on the host, or functions without arguments that return one, called each
+            time that a group needs the leaf; or stored models (`npmerge.checkpoint.formats.open_checkpoint`) whose tensors are
+            named by paths. The last two need `like`.
         batches: `(inputs, targets)` or `(inputs, targets, mask)`; targets may be None. A list is cycled in each group. Of an
             iterator, which must last for all steps, so many are taken and held: every group learns from them.
         optimizer: an Optax transformation; each group starts with fresh moments.
-        steps: for each group.
+        steps: for each group, not for all together.
         groups: a pattern whose layers are one group each, such as `blocks/(\d+)/` (`alignment.cut_places.cut_between`), or
             names of nodes behind which to cut. None for groups that fit into `max_bytes`.
         max_bytes: that a device may hold; None for what the device says. Groups that are given are checked by it.
@@ -106,7 +112,9 @@ def fit_layerwise(
         held_out: batches by which the best theta of each group is kept.
         progress: called with the name of the group, the step and the latest loss.
         key: randomness for merges whose start draws.
-        folder: for the merged leaves as they come, one safetensors file; None keeps them in memory.
+        folder: for the merged leaves as they come, one file `model.safetensors`, which has this name when it is whole; None
+            keeps them in memory. One that is there is refused at once. `npmerge.checkpoint.formats.open_checkpoint(folder)`
+            reads it, leaf by leaf, and `npmerge.checkpoint.variables.with_variables(like, open_checkpoint(folder))` as a tree.
         checkpoints: where the fits are saved on their way, a folder for each group; the same call goes on from there.
         options: every, patience, devices, parallel, shard and accumulate of `fit`.
 
@@ -115,38 +123,38 @@ def fit_layerwise(
             nearest is named), a cut inside a loop, a group that does not fit, and what `fit` raises.
     """
     check_kinds("fit_layerwise takes (merge, apply, models, ...)", (merge, Merge), (apply, Callable), (models, object))
-    numbers = _checked(merge, models, teacher, last, options)
+    _check(merge, models, last, options)
+    numbers = _numbers(teacher, len(models))
     check_key(key)
     check_count("steps", steps, 0)
     variables = shapes_of(models[0], like)
     shapes = flatten(variables)
     sources = [Leaves(f"model {k}", model, shapes) for k, model in enumerate(models)]
-    data = [_taken(batches, steps), list(measured(held_out, masks=True))]
     layout = _layout(**options)
-    sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), data[0][0][0])
-    learning = Learning(merge, optimizer, len(models), base is not None, layout, options.get("accumulate", 1), sample)
-    cuts = cuts_of(groups, device_limit(layout) if max_bytes is None else max_bytes, (apply, variables, sample), learning)
-    merged = Merged(shapes, folder)
-    stream = Stream(
-        merge=merge,
-        models=sources,
-        base=None if base is None else Leaves("the base", base, shapes),
-        teachers=numbers,
-        merged=merged,
-        data=[Features(x, len(numbers), sequential=sequential) for x in data],
-        last=last,
-        optimizer=optimizer,
-        layout=layout,
-        key=key,
-        checkpoints=Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints,
-        progress=progress,
-        options={**options, "steps": steps},
-    )
-    try:
+    with contextlib.closing(Merged(shapes, folder)) as merged:
+        data = [_taken(batches, steps), list(measured(held_out, masks=True))]
+        sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), data[0][0][0])
+        if last is not None:
+            _check_targets(last, jax.eval_shape(apply, variables, sample), data)
+        learning = Learning(merge, optimizer, len(models), base is not None, layout, options.get("accumulate", 1), sample)
+        cuts = cuts_of(groups, device_limit(layout) if max_bytes is None else max_bytes, (apply, variables, sample), learning)
+        stream = Stream(
+            merge=merge,
+            models=sources,
+            base=None if base is None else Leaves("the base", base, shapes),
+            teachers=numbers,
+            merged=merged,
+            data=[Features(x, len(numbers), sequential=sequential) for x in data],
+            last=last,
+            optimizer=optimizer,
+            layout=layout,
+            key=key,
+            checkpoints=Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints,
+            progress=progress,
+            options={**options, "steps": steps},
+        )
         fits = _followed(stream, cuts, sample)
         return Layerwise(merged.finished(variables), fits)
-    finally:
-        merged.close()
 
 
 def _followed(stream: Stream, cuts: Cuts, sample: PyTree) -> tuple[GroupFit, ...]:
@@ -160,6 +168,9 @@ def _followed(stream: Stream, cuts: Cuts, sample: PyTree) -> tuple[GroupFit, ...
         keep = frozenset(number for later in groups[k + 1 :] for number in later.needs)
         returns = stream.last is not None and k == len(groups) - 1
         fits.append(stream.group(GroupApply(cuts, k, returns), own, earlier, keep))
+        if fits[-1].status == "diverged":
+            what = f"the layer group of {fits[-1].name!r} has diverged: its last good theta is kept, and the others go on"
+            warnings.warn(what, stacklevel=3)
         there.update(dict.fromkeys(own))
     for path in stream.merged.shapes:
         if path not in there:
@@ -167,8 +178,8 @@ def _followed(stream: Stream, cuts: Cuts, sample: PyTree) -> tuple[GroupFit, ...
     return tuple(fits)
 
 
-def _checked(merge: Merge, models: Any, teacher: Teacher, last: Any, options: dict[str, Any]) -> list[int]:
-    """The numbers of the teachers. Raises ValueError for what cannot be learned in groups."""
+def _check(merge: Merge, models: Any, last: Any, options: dict[str, Any]) -> None:
+    """Raise ValueError for what cannot be learned in groups."""
     check_list(models)
     if not models:
         raise ValueError("nothing to merge: got an empty list of models")
@@ -184,11 +195,23 @@ def _checked(merge: Merge, models: Any, teacher: Teacher, last: Any, options: di
             "such as CrossEntropy()"
         )
     if wrong := [name for name in options if name not in OPTIONS]:
-        raise ValueError(unknown("argument of fit_layerwise", wrong[0], OPTIONS))
-    check_teacher("fit_layerwise", teacher)
-    if teacher == "own" or (teacher != "mean" and teacher >= len(models)):
-        raise ValueError(f"the teacher must be 'mean' or one of the models 0 to {len(models) - 1}, got {teacher!r}")
-    return list(range(len(models))) if teacher == "mean" else [int(teacher)]
+        own = [x.name for x in inspect.signature(fit_layerwise).parameters.values() if x.kind is x.KEYWORD_ONLY]
+        raise ValueError(unknown("argument of fit_layerwise", wrong[0], (*own, *OPTIONS)))
+
+
+def _check_targets(last: Objective, outputs: PyTree, data: Sequence[Sequence[tuple]]) -> None:
+    """Raise ValueError for what the last group cannot learn from, before the others are learned."""
+    for batch in (*data[0], *data[1]):
+        last.check(batch, outputs)
+
+
+def _numbers(teacher: Teacher, models: int) -> list[int]:
+    """Those of the teachers. Raises ValueError for others; "own" is none, as groups have no tasks."""
+    if isinstance(teacher, str) and teacher == "mean":
+        return list(range(models))
+    if not isinstance(teacher, int | np.integer) or isinstance(teacher, bool) or not 0 <= teacher < models:
+        raise ValueError(f"the teacher of fit_layerwise must be 'mean' or one of the models 0 to {models - 1}, got {teacher!r}")
+    return [int(teacher)]
 
 
 def _layout(devices: Any = None, parallel: Any = "jit", shard: Any = None, **_: Any) -> Layout:

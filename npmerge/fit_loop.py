@@ -89,8 +89,9 @@ class Judge:
         if not self.held_out:
             return
         found = [self.evaluate(self.loss, None, self.run, learned, *self.given, self.feed(x), {}) for x in self.held_out]
-        values, sizes = zip(*jax.device_get(self.run.layout.take(found)), strict=True)
-        value = float(np.average(values, weights=sizes))
+        values, sizes = np.moveaxis(np.array(jax.device_get(self.run.layout.take(found)), np.float64), 2, 0)
+        totals, counts = (np.where(sizes > 0, values, 0) * sizes).sum(axis=0), sizes.sum(axis=0)  # of each term alone
+        value = sum((totals / np.where(counts > 0, counts, 1)).tolist())
         self.stale += 1
         if self.best is None or (math.isfinite(value) and value < self.lowest):  # one of -inf is an overflow
             self.lowest = value if math.isfinite(value) else math.inf

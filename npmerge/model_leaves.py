@@ -1,6 +1,7 @@
 """Models whose leaves are read one by one, when they are asked for, and a place for the leaves of a merge."""
 
 import functools
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from npmerge.checkpoint.stored import Entry, StoredModel
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 FILE = "model.safetensors"
+PART = ".model.part"
+"""The folder in which the file lies until all leaves are there, in that of the merge."""
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
@@ -92,7 +95,8 @@ class Merged:
 
     Args:
         shapes: that they will have.
-        folder: for one safetensors file, or None. It is made if it is not there.
+        folder: for one safetensors file, or None. It is made if it is not there. The file gets its name when all leaves are
+            there; what a process that was killed has left is overwritten.
 
     Raises:
         ValueError: a folder that has a model already, or cannot be written.
@@ -121,13 +125,15 @@ class Merged:
         """All leaves as a tree; those in a file are read from there when they are needed (`numpy.memmap`)."""
         if self._writer is not None:
             self._writer.finish()
+            _put_in_place(self.folder)  # type: ignore[arg-type]
             self._held = _mapped(self.folder / FILE, self.shapes)  # type: ignore[operator]
         return jax.tree.unflatten(jax.tree.structure(like), [self._held[path] for path in flatten(like)])
 
     def close(self) -> None:
-        """Close the file, whole or not."""
+        """Close the file; one that is not whole goes."""
         if self._writer is not None:
             self._writer.close()
+            shutil.rmtree(self.folder / PART, ignore_errors=True)  # type: ignore[operator]
 
     def _written(self, path: str) -> np.ndarray:
         shape, dtype = self.shapes[path].shape, np.dtype(self.shapes[path].dtype)
@@ -140,19 +146,28 @@ def _writer(folder: Path, shapes: Shapes) -> Any:
 
     path = folder / FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = path.is_file() and _is_finished(path)
+        there = path.exists()
+        if not there:
+            (folder / PART).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {folder}: {error.strerror or error}") from None
     if there:
-        raise ValueError(f"{path} exists: choose another folder")
+        raise ValueError(
+            f"{path} exists, a whole model: read it by npmerge.checkpoint.formats.open_checkpoint, or move it away or name "
+            "another folder to have it written anew; with the same checkpoints no step is then done again"
+        )
     entries = [Entry(p, CODES[np.dtype(x.dtype)], x.shape, x.size * np.dtype(x.dtype).itemsize) for p, x in shapes.items()]
-    return ModelWriter(folder, entries, {})
+    return ModelWriter(folder / PART, entries, {})
 
 
-def _is_finished(path: Path) -> bool:
-    with path.open("rb") as file:
-        return any(file.read(8))  # the length of the header, which is written last
+def _put_in_place(folder: Path) -> None:
+    from npmerge.checkpoint.partial import sync_folder
+
+    sync_folder(folder / PART)
+    try:
+        (folder / PART / FILE).rename(folder / FILE)
+    except OSError as error:
+        raise ValueError(f"cannot write {folder / FILE}: {error.strerror or error}") from None
 
 
 def _mapped(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:

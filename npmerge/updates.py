@@ -92,11 +92,16 @@ def _finite(healthy: Bool[Array, ""], tree: PyTree) -> Bool[Array, ""]:
 
 def evaluate(
     loss: Loss, _: None, run: Run, learned: PyTree, fixed: PyTree, stack: PyTree, batch: tuple, random: dict[str, Array]
-) -> tuple[Array, Array]:
-    """The loss of theta on a batch, and how many examples that were; takes what `update` takes."""
+) -> list[tuple[Array, Array]]:
+    """The terms of the loss of theta on a batch, and of how many examples each is the mean; takes what `update` takes.
+
+    A loss is one term unless it says otherwise (`Objective.terms`).
+    """
+    theta, terms = joined(learned, fixed), getattr(loss, "terms", None)
     with running(run.layout):
-        value, weight = loss(joined(learned, fixed), stack, batch, **random), _weight(loss, batch)
-    return run.layout.mean(value, weight), run.layout.total(weight)
+        alone = terms is None
+        found = [(loss(theta, stack, batch, **random), _weight(loss, batch))] if alone else terms(theta, stack, batch)
+    return [(run.layout.mean(value, weight), run.layout.total(weight)) for value, weight in found]
 
 
 def _gradient(

@@ -15,6 +15,7 @@ from npmerge.stack import Stack
 
 Apply = Callable[[PyTree, Array], Array]
 Check = Callable[[Any], None]
+Term = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 class Objective(abc.ABC):
@@ -46,6 +47,11 @@ class Objective(abc.ABC):
         found: list[Array] = []
         self.map_batches(lambda pair: found.append(weight_of(pair)), batch)
         return sum(found[1:], found[0]) if found else jnp.float32(1)
+
+    def terms(self, apply: Apply, params: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
+        """The value as a sum of means, each with how many examples it is of: over several batches each is averaged alone."""
+        weight = self.weight(batch) if self.reads_batches else jnp.float32(1)
+        return [(self(apply, params, stack, batch), weight)]
 
     def of_task(self, task: int) -> "Objective":
         """What takes the place of the objective on the data of one of several tasks (`Joint`): as a rule, itself."""

@@ -7,8 +7,8 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.objectives.base import Apply, Check, Objective
-from npmerge.objectives.terms import check_weights, one_or_more, weighted
+from npmerge.objectives.base import Apply, Check, Objective, Term
+from npmerge.objectives.terms import check_weights, one_or_more, scaled, weighted
 from npmerge.stack import Stack
 
 
@@ -55,6 +55,11 @@ class Joint(Objective):
         """The weighted sum."""
         terms = zip(self._tasks(stack, batch), self._functions(apply, batch), batch, strict=True)
         return weighted([o(f, params, stack, b) for o, f, b in terms], self._weights(batch))
+
+    def terms(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> list[Term]:
+        """Those of each task: its batches may have a share of the examples that differs from one to the next."""
+        tasks = zip(self._tasks(stack, batch), self._functions(apply, batch), batch, strict=True)
+        return scaled([o.terms(f, params, stack, b) for o, f, b in tasks], self._weights(batch))
 
     def map_batches(self, function: Callable[[tuple], Any], batch: tuple) -> tuple:
         """The batch of each task, mapped."""

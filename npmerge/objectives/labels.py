@@ -18,6 +18,8 @@ def check_labels(
         mask: which examples, or positions of them, are no padding: labels of padding may be any.
     """
     logits = check_logits(outputs)
+    if labels is None:
+        raise ValueError(f"batches need targets, here labels of shape {logits[:-1]}: got None in their place")
     values = np.asarray(labels)
     if values.ndim != len(logits) - 1 or values.shape[1:] != logits[1:-1]:  # other batches may hold other numbers of examples
         raise ValueError(f"labels must be one per prediction, of shape {logits[:-1]}: got {values.shape}")

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree
 from npmerge.batches import weight_of
-from npmerge.objectives.base import Check, Objective
-from npmerge.objectives.terms import all_of, check_equal, check_weights, weighted
+from npmerge.objectives.base import Check, Objective, Term
+from npmerge.objectives.terms import all_of, check_equal, check_weights, scaled, weighted
 from npmerge.stack import Stack
 
 Loss = Callable[..., Array]
@@ -37,6 +38,16 @@ class LossSum:
         """The weighted sum."""
         values = [loss(theta, stack, batch, **_drawn(loss, key)) for loss in self.losses]
         return weighted(values, self.weights or (1.0,) * len(values))
+
+    def terms(self, theta: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
+        """Those of all losses (`Objective.terms`)."""
+
+        def of(loss: Any) -> list[Term]:
+            if hasattr(loss, "terms"):
+                return loss.terms(theta, stack, batch)
+            return [(loss(theta, stack, batch), self.weight(batch) if self.reads_batches else jnp.float32(1))]
+
+        return scaled([of(loss) for loss in self.losses], self.weights or (1.0,) * len(self.losses))
 
     @property
     def masks(self) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from alignment.checks import check_kinds
 from alignment.graph import PyTree
 from npmerge.base import Merge
-from npmerge.objectives.base import Apply, Check, Objective
+from npmerge.objectives.base import Apply, Check, Objective, Term
 from npmerge.sharding import gathered
 from npmerge.stack import Stack, check_stack
 
@@ -56,6 +56,10 @@ class WeightSpaceLoss(OfObjective):
         """The objective of `merge.apply(theta, stack)`."""
         return self.objective(self.apply, gathered(self.merge.apply(theta, check_stack(stack))), stack, batch)
 
+    def terms(self, theta: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
+        """The parts of it that are averaged alone over several batches (`Objective.terms`)."""
+        return self.objective.terms(self.apply, gathered(self.merge.apply(theta, check_stack(stack))), stack, batch)
+
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
         merged = jax.eval_shape(self.merge.apply, theta, check_stack(stack))
@@ -72,6 +76,10 @@ class FineTuningLoss(OfObjective):
     def __call__(self, theta: PyTree, stack: Stack | None, batch: Any) -> Float[Array, ""]:
         """The objective of theta."""
         return self.objective(self.apply, gathered(theta), stack, batch)
+
+    def terms(self, theta: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
+        """The parts of it that are averaged alone over several batches (`Objective.terms`)."""
+        return self.objective.terms(self.apply, gathered(theta), stack, batch)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""

@@ -7,8 +7,8 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.objectives.base import Apply, Check, Objective, tasks_of
-from npmerge.objectives.terms import all_of, check_equal, check_weights, one_or_more, weighted
+from npmerge.objectives.base import Apply, Check, Objective, Term, tasks_of
+from npmerge.objectives.terms import all_of, check_equal, check_weights, one_or_more, scaled, weighted
 from npmerge.stack import Stack
 
 
@@ -48,6 +48,11 @@ class Sum(Objective):
         """The weighted sum."""
         values = [objective(apply, params, stack, batch) for objective in self.objectives]
         return weighted(values, self.weights or (1.0,) * len(values))
+
+    def terms(self, apply: Apply, params: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
+        """Those of all."""
+        found = [objective.terms(apply, params, stack, batch) for objective in self.objectives]
+        return scaled(found, self.weights or (1.0,) * len(found))
 
     def map_batches(self, function: Callable[[tuple], Any], batch: Any) -> Any:
         """As the objectives that read it do."""

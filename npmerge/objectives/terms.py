@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from alignment.checks import check_finite_number, kind_of
-from npmerge.objectives.base import Objective
+from npmerge.objectives.base import Objective, Term
 
 
 def one_or_more(name: str, objectives: Any) -> tuple[Objective, ...]:
@@ -32,6 +32,11 @@ def weighted(values: Sequence[Float[Array, ""]], weights: Sequence[float]) -> Fl
     """sum_k w_k v_k."""
     terms = [w * v for w, v in zip(weights, values, strict=True)]
     return sum(terms[1:], terms[0])
+
+
+def scaled(terms: Sequence[Sequence[Term]], weights: Sequence[float]) -> list[Term]:
+    """The terms (`Objective.terms`) of sum_k w_k v_k, of those of each v_k."""
+    return [(w * value, count) for w, each in zip(weights, terms, strict=True) for value, count in each]
 
 
 def all_of(checks: Sequence[Callable[..., None]]) -> Callable[..., None]:

@@ -13,7 +13,9 @@ import npmerge as nm
 from alignment import WeightMatching
 from alignment.graph import flatten
 from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.checkpoint.variables import with_variables
 from npmerge.group_choice import Learning, cuts_of
+from npmerge.model_leaves import FILE, PART
 from npmerge.sharding import AsGiven
 from tests.npmerge.toys import apply, array, batch, float64, permuted, variables
 
@@ -208,12 +210,18 @@ def test_models_are_read_when_they_are_needed(tmp_path):
     expected = learned().variables
     chex.assert_trees_all_equal(learned(lazy, like=MODELS[0]).variables, expected)
     assert read == [(k, name) for name in ("first", "out") for k in range(2) for _ in range(2)]
-    result = learned(stored, like=MODELS[0], folder=tmp_path / "merged")
+    folder, seen = tmp_path / "merged", []
+    (folder / PART).mkdir(parents=True)
+    (folder / PART / FILE).write_bytes(b"what a kill has left" * 1000)
+    to_folder = {"like": MODELS[0], "folder": folder}
+    result = learned(stored, progress=lambda *_: seen.extend(folder.glob("**/*.safetensors")), **to_folder)
+    assert seen == [folder / PART / FILE] * len(seen) != []
+    assert list(folder.iterdir()) == [folder / FILE]
     chex.assert_trees_all_equal(result.variables, expected)
     assert isinstance(result.variables["out"]["kernel"], np.memmap)
-    assert set(open_checkpoint(tmp_path / "merged").entries) == set(flatten(MODELS[0]))
-    with pytest.raises(ValueError, match="exists: choose another folder"):
-        learned(stored, like=MODELS[0], folder=tmp_path / "merged")
+    chex.assert_trees_all_equal(with_variables(MODELS[0], open_checkpoint(folder)), expected)
+    with pytest.raises(ValueError, match=r"exists, a whole model: read it by .*, or move it away or name another folder"):
+        learned(stored, batches=[], **to_folder)  # told before batches are asked for
     with pytest.raises(ValueError, match=r"shapes of the variables are not known from .*Model: give like="):
         learned(stored)
 
@@ -237,7 +245,13 @@ def test_goes_on_where_it_was_interrupted(tmp_path):
 
 def test_a_group_that_diverges_keeps_its_last_good_theta():
     huge = dataclasses.replace(MERGE, constraint=nm.Free())
-    result = nm.fit_layerwise(huge, apply, MODELS, BATCHES, optax.sgd(1e38), steps=6, groups=["first"], every=1)
+    with pytest.warns(UserWarning, match="has diverged: its last good theta is kept, and the others go on") as told:
+        result = nm.fit_layerwise(huge, apply, MODELS, BATCHES, optax.sgd(1e38), steps=6, groups=["first"], every=1)
+    assert (
+        [str(x.message).split("'")[1] for x in told]
+        == [group.name for group in result.groups]
+        == ["first/kernel", "out/kernel"]
+    )
     assert result.status == "diverged"
     chex.assert_tree_all_finite(result.variables)
 
@@ -258,12 +272,18 @@ def test_a_group_that_diverges_keeps_its_last_good_theta():
         ),
         ({"models": [MODELS[0], jax.tree.map(lambda x: x * jnp.nan, MODELS[1])]}, "model 1 has .* non-finite values"),
         ({"models": []}, "nothing to merge"),
-        ({"teacher": 2}, "the teacher must be 'mean' or one of the models 0 to 1, got 2"),
+        ({"teacher": 2}, "must be 'mean' or one of the models 0 to 1, got 2"),
+        ({"teacher": "own"}, "must be 'mean' or one of the models 0 to 1, got 'own'"),
         ({"merge": nm.Fisher()}, "Fisher needs statistics of whole networks"),
         ({"last": "cross_entropy"}, "last must be an objective"),
+        (
+            {"last": nm.CrossEntropy(), "batches": [(BATCHES[0][0], None)]},
+            r"need targets, here labels of shape \(6,\): got None",
+        ),
         ({"last": nm.NextToken()}, "NextToken reads more than the outputs of the network"),
         ({"groups": 3}, "expected a list of nodes to cut behind, or a pattern of paths, got int"),
         ({"patient": 3}, "unknown argument of fit_layerwise 'patient': the nearest is 'patience'"),
+        ({"max_byte": 5}, "unknown argument of fit_layerwise 'max_byte': the nearest is 'max_bytes'"),
         ({"steps": -1}, "steps must be an integer of 0 or more"),
         ({"max_bytes": 0}, "max_bytes must be an integer of 1 or more"),
     ],

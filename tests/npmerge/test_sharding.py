@@ -14,11 +14,14 @@ from npmerge import (
     Learned,
     NextToken,
     PerParameter,
+    Proximity,
     Simplex,
+    Sum,
     fine_tuning,
     fit,
     stack_models,
     weight_space,
+    weighted_sum,
 )
 from npmerge.batches import masked_mean, padded, weight_of
 from npmerge.sharding import layout_of
@@ -197,3 +200,25 @@ def test_tasks_that_do_not_divide_are_refused_where_parts_are_computed_alone() -
     for batch in ((examples(1, 8), examples(2, 5)), (examples(1, 5), examples(2, 8))):
         with pytest.raises(ValueError, match="several tasks cannot be filled up where parts are computed alone: got one of 5"):
             fit(NP.init(STACK), loss, STACK, [batch], ADAM, steps=1, **WAYS["pmap x8"])
+
+
+@pytest.mark.parametrize("way", ["one device", "jit x4", "pmap x4"])
+def test_each_task_is_averaged_alone_over_held_out_batches_of_other_proportions(way: str) -> None:
+    """Against float64: sum_k w_k of the mean over all examples of task k, which no weights of whole batches give."""
+    held_out = [(examples(1, 4), examples(2, 16)), (examples(3, 12), examples(4, 16))]
+    weights = (0.75, 0.5)
+    both = Joint(Sum((CrossEntropy(), Proximity())), weights)
+    loss = weighted_sum([weight_space(NP, apply, both), weight_space(NP, apply, Sum((Joint(CrossEntropy()), Proximity())))])
+    merged = {name: np.asarray(x, np.float64).mean(axis=0) for name, x in STACK.params.items()}
+    tasks = [[np.concatenate(x) for x in zip(*batches, strict=True)] for batches in zip(*held_out, strict=True)]
+
+    def cross_entropy(x, y) -> float:
+        logits = np.tanh(x @ merged["w0"]) @ merged["w1"]
+        return float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]).mean())
+
+    found = [cross_entropy(*task) for task in tasks]
+    near = float(Proximity()(apply, Average()(STACK), STACK, ()))
+    expected = np.dot(weights, found) + sum(weights) * near + np.mean(found) + near
+    layout = {"one device": {}, "jit x4": {"devices": 4}, "pmap x4": {"devices": 4, "parallel": "pmap"}}[way]
+    result = fit(NP.init(STACK), loss, STACK, held_out, ADAM, steps=0, held_out=held_out, **layout)
+    assert float(result.history.held_out_loss[0]) == pytest.approx(expected, rel=1e-6)
