@@ -97,10 +97,12 @@ def evaluate(
 
     A loss is one term unless it says otherwise (`Objective.terms`).
     """
-    theta, terms = joined(learned, fixed), getattr(loss, "terms", None)
+    theta = joined(learned, fixed)
     with running(run.layout):
-        alone = terms is None
-        found = [(loss(theta, stack, batch, **random), _weight(loss, batch))] if alone else terms(theta, stack, batch)
+        if hasattr(loss, "terms"):
+            found = loss.terms(theta, stack, batch)
+        else:
+            found = [(loss(theta, stack, batch, **random), _weight(loss, batch))]
     return [(run.layout.mean(value, weight), run.layout.total(weight)) for value, weight in found]
 
 
