@@ -85,8 +85,7 @@ def evaluate(
     """
     theta, terms = joined(learned, fixed), getattr(loss, "terms", None)
     with running(run.layout):
-        alone = terms is None
-        found = [(loss(theta, stack, batch, **random), _weight(loss, batch))] if alone else terms(theta, stack, batch)
+        found = terms(theta, stack, batch) if terms else [(loss(theta, stack, batch, **random), _weight(loss, batch))]
     return [(run.layout.mean(value, weight), run.layout.total(weight)) for value, weight in found]
 
 
