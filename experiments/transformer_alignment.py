@@ -51,8 +51,8 @@ class Settings:
 SHAKESPEARE = Path("../shared/data/text_en/tinyshakespeare.txt.xz")
 PRESETS = {
     Preset.test: Settings(
-        layers=1, heads=2, width=16, length=8, batch=8, training_steps=20, learning_steps=4, rates=(1e-2, 1e-1),
-        group_rates=(1e-3, 1e-2), control_rates=(1e-4, 1e-3), points=3, limit=1,
+        layers=1, heads=2, width=16, length=8, batch=8, training_steps=20, learning_steps=4, rates=(1e-1,),
+        group_rates=(1e-2,), control_rates=(1e-3,), points=3, limit=1,
     ),
     Preset.cpu: Settings(),
     Preset.paper: Settings(
