@@ -111,7 +111,8 @@ class Experiment:
         network = build(self.config)
         plain = Nets(network.apply, nm.trace(network.apply, models[0], self.test[0][0]), models)
         folded = fold(network.apply, models[0], self.test[0][0])
-        moved = folded.convert(models[0]), folded.convert(models[1])
+        convert = jax.jit(folded.convert)
+        moved = convert(models[0]), convert(models[1])
         nets = {"plain": plain, "folded": Nets(folded.apply, nm.trace(folded.apply, moved[0], self.test[0][0]), moved)}
         for name in wanted:
             began = time.perf_counter()
