@@ -25,7 +25,7 @@ class Settings:
 
 PRESETS = {
     Preset.test: Settings(
-        sizes=Sizes(length=8, train=64, learning=24, selection=24, test=16), probe=48, training_steps=20,
+        sizes=Sizes(length=8, train=64, learning=24, selection=24, test=24), probe=48, training_steps=20,
         training_rate=3e-3, steps=10, batch=8, learned_rates=(1.0,), control_rates=(1e-3,), scales=(0.5, 1.0),
     ),
     Preset.cpu: Settings(),

@@ -52,7 +52,7 @@ SHAKESPEARE = Path("../shared/data/text_en/tinyshakespeare.txt.xz")
 PRESETS = {
     Preset.test: Settings(
         layers=1, heads=2, width=16, length=8, batch=8, training_steps=20, learning_steps=4, rates=(1e-2, 1e-1),
-        group_rates=(1e-3, 1e-2), control_rates=(1e-4, 1e-3), points=3, limit=1,
+        group_rates=(1e-2,), control_rates=(1e-3,), points=3, limit=1,
     ),
     Preset.cpu: Settings(),
     Preset.paper: Settings(
@@ -111,7 +111,8 @@ class Experiment:
         network = build(self.config)
         plain = Nets(network.apply, nm.trace(network.apply, models[0], self.test[0][0]), models)
         folded = fold(network.apply, models[0], self.test[0][0])
-        moved = folded.convert(models[0]), folded.convert(models[1])
+        convert = jax.jit(folded.convert)
+        moved = convert(models[0]), convert(models[1])
         nets = {"plain": plain, "folded": Nets(folded.apply, nm.trace(folded.apply, moved[0], self.test[0][0]), moved)}
         for name in wanted:
             began = time.perf_counter()

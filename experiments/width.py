@@ -25,6 +25,7 @@ from alignment.graph import PyTree
 from experiments.data import Examples, Images, find_cifar, load_images
 from experiments.run import Preset, Rows, check_settings, machine, mean_and_deviation
 from npmerge import checkpoint
+from npmerge.fit import Loss
 from npmerge.models import ResNetCifar, build, example
 from npmerge.report import markdown_table, new_figure
 
@@ -77,7 +78,7 @@ class Experiment:
         self.images, self.settings, self.seed, self.out, self.rows = images, settings, seed, out, rows
         side, channels = images.train.inputs.shape[1], images.train.inputs.shape[-1]
         self.config = ResNetCifar(settings.blocks, settings.width, "B", classes=10, side=side, channels=channels)
-        self.network, self.objective = build(self.config), nm.CrossEntropy()
+        self.network = build(self.config)
         order = np.random.default_rng(seed).permutation(len(images.train.labels))
         halves = np.array_split(order, 2)
         self.halves = [images.train.take(half) for half in halves]
@@ -117,6 +118,17 @@ class Experiment:
         found += [(ZIPPED, float(stage), self.zipped) for stage in self.settings.stages]
         return [*found, (CONTROL, 1.0, self.control)]
 
+    @functools.cached_property
+    def training(self) -> optax.GradientTransformation:
+        """The parents' optimiser, made once: Optax's hash by identity, and every other one would be compiled anew."""
+        schedule = optax.cosine_decay_schedule(self.settings.training_rate, self.settings.training_steps)
+        return optax.adamw(schedule, weight_decay=1e-3)
+
+    @functools.cached_property
+    def loss(self) -> Loss:
+        """Of all weights, with the statistics of each batch: made once, too."""
+        return nm.fine_tuning(lambda v, x: self.network.train_apply(v, x)[0], nm.CrossEntropy())
+
     def parent(self, k: int) -> PyTree:
         """Train one network on its half, or read the one that was trained before."""
         path, s = self.out / "parents" / f"{self.seed}-{k}.safetensors", self.settings
@@ -125,20 +137,20 @@ class Experiment:
             check_settings(checkpoint.load_record(path).get("settings", {}), made, path)
             return checkpoint.load_network(path)[1]
         began, start = time.perf_counter(), build(self.config, seed=2 * self.seed + k).variables
-        schedule = optax.cosine_decay_schedule(s.training_rate, s.training_steps)
-        trained = self.fitted(start, self.halves[k], optax.adamw(schedule, weight_decay=1e-3), s.training_steps).theta
+        trained = self.fitted(start, self.halves[k], self.training, s.training_steps).theta
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {"seed": self.seed, "half": k, "seconds": round(time.perf_counter() - began, 1), "settings": made}
         checkpoint.save_network(path, self.config, trained, record)
         return trained
 
     def fitted(self, start: PyTree, data: Examples, optimizer: optax.GradientTransformation, steps: int) -> nm.FitResult:
-        """Learn all weights with the statistics of each batch; the best on validation data."""
-        loss = nm.fine_tuning(lambda v, x: self.network.train_apply(v, x)[0], self.objective)
+        """Learn all weights; the best on validation data."""
         batches = nm.shuffled(data.inputs, data.labels, self.settings.batch, seed=self.seed)
         said = lambda step, value: typer.echo(f"seed {self.seed}: step {step}, loss {value:.3f}", err=True)  # noqa: E731
         every = max(steps // 6, 1)
-        return nm.fit(start, loss, None, batches, optimizer, steps=steps, held_out=self.validation, every=every, progress=said)
+        return nm.fit(
+            start, self.loss, None, batches, optimizer, steps=steps, held_out=self.validation, every=every, progress=said
+        )
 
     def renewed(self, train_apply: Callable, variables: PyTree) -> PyTree:
         """Statistics of BatchNorm from the measured images."""

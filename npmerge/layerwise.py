@@ -104,12 +104,26 @@ class Layers:
         bias = jnp.asarray(leaves[self.biases[name]]).astype(jnp.float32)
         return Layer(matrix, bias.reshape(*matrix.shape[:-2], matrix.shape[-1]))
 
+    def several(self, names: tuple[str, ...], variables: PyTree) -> dict[str, Layer]:
+        """The layers of these sites in a merged network."""
+        found = _taken(self, names, self._leaves(names, variables))
+        return {name: found[name] for name in names}  # jit sorts them
+
     def replaced(self, layers: Mapping[str, Layer], variables: PyTree) -> PyTree:
         """A merged network with these layers, rounded once to its dtypes."""
-        leaves = flatten(variables)
-        paths = [path for name in layers for path in (self.sites[name].path, self.biases.get(name)) if path is not None]
-        new = _replaced(self, dict(layers), {path: leaves[path] for path in paths})
+        new = _replaced(self, dict(layers), self._leaves(layers, variables))
         return jax.tree_util.tree_map_with_path(lambda path, x: new.get(path_name(path), x), variables)
+
+    def _leaves(self, names: Iterable[str], variables: PyTree) -> dict[str, Array]:
+        """What these layers are made of."""
+        leaves = flatten(variables)
+        return {path: leaves[path] for name in names for path in (self.sites[name].path, self.biases.get(name)) if path}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _taken(layers: Layers, names: tuple[str, ...], leaves: Mapping[str, Array]) -> dict[str, Layer]:
+    """Compiled once, like `_replaced`."""
+    return {name: layers.layer(name, leaves) for name in names}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -147,7 +147,7 @@ class LeastSquares:
         for names in self._rounds(found):
             if self.sequential:
                 variables = found.renewed(variables, batches)
-            now = {name: layers.layer(name, variables) for name in names}
+            now = layers.several(names, variables)
             new = {}
             for name, sums in self._sums(found, now, variables, [x for x, *_ in batches]).items():
                 change = _solve(name, sums, found.allowed(name), self.ridge)
@@ -194,7 +194,7 @@ class LeastSquares:
 
     def _descended(self, found: Prepared, batches: list[tuple]) -> Solved:
         layers, names = found.layers, found.names
-        start = {name: layers.layer(name, found.start) for name in names}
+        start = layers.several(tuple(names), found.start)
         given = _Given(found.originals, start, {name: jnp.asarray(found.allowed(name)) for name in names})
         if not names:
             return Solved(found.start, {}, {}, found.left, ())

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Jaxpr, Var
 from jaxtyping import Array
 
@@ -48,10 +49,8 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
         return variables
     zeros = {p: jnp.zeros_like(x) for p, x in flatten(variables).items() if p in paths}
     at_zero = _run(train_apply, variables, first[0], zeros)
-    # the second probe is as large as the statistics themselves, or the momentum would drown in rounding
-    probe = {p: (1 + 100 * jnp.abs(x)).astype(zeros[p].dtype) for p, x in at_zero.items()}
-    at_probe = _run(train_apply, variables, first[0], probe)
-    rates = {p: 1 - jnp.mean((at_probe[p] - at_zero[p]) / probe[p].astype(jnp.float32)) for p in paths}
+    probe = _probe(zeros, at_zero)
+    rates = _rates(probe, at_zero, _run(train_apply, variables, first[0], probe))
     for path, rate in rates.items():
         if not float(rate) > 1e-6:
             raise ValueError(f"training mode does not move the statistics at {path!r}: is its momentum 1?")
@@ -59,9 +58,26 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     for inputs, *_ in batches:
         total = jax.tree.map(jnp.add, total, _run(train_apply, variables, inputs, zeros))
         count += 1
-    means = {p: total[p] / (rates[p] * count) for p in paths}
+    means = _means(total, rates, np.float32(count))
     check_finite(means, "what training mode makes of the statistics")
     return _replace(variables, means)
+
+
+@jax.jit
+def _probe(zeros: dict[str, Array], at_zero: dict[str, Array]) -> dict[str, Array]:
+    """As large as the statistics themselves, or the momentum would drown in rounding."""
+    return {path: (1 + 100 * jnp.abs(x)).astype(zeros[path].dtype) for path, x in at_zero.items()}
+
+
+@jax.jit
+def _rates(probe: dict[str, Array], at_zero: dict[str, Array], at_probe: dict[str, Array]) -> dict[str, Array]:
+    """How far one batch moves the statistics: one minus the momentum."""
+    return {path: 1 - jnp.mean((at_probe[path] - at_zero[path]) / x.astype(jnp.float32)) for path, x in probe.items()}
+
+
+@jax.jit
+def _means(total: dict[str, Array], rates: dict[str, Array], count: Array) -> dict[str, Array]:
+    return {path: x / (rates[path] * count) for path, x in total.items()}
 
 
 @functools.lru_cache(maxsize=32)

@@ -181,11 +181,12 @@ class _Demo:
         stack, unaligned = stack_models(aligned), stack_models(parents)
         average = _average(aligned)
         scratch = build(self.config, seed=10_000 + self.result.seed).variables
+        per_parameter = Learned(Average(), PerParameter(), Simplex())
         merges = [
             (f"NP Merge per tensor, {best}", Learned(Average(), PerTensor(), Simplex()), stack),
             (f"NP Merge per channel, {best}", Learned(Average(), PerChannel(), Simplex()), stack),
-            (f"NP Merge per parameter, {best}", Learned(Average(), PerParameter(), Simplex()), stack),
-            ("NP Merge per parameter, unaligned", Learned(Average(), PerParameter(), Simplex()), unaligned),
+            (f"NP Merge per parameter, {best}", per_parameter, stack),
+            ("NP Merge per parameter, unaligned", per_parameter, unaligned),
         ]
         networks = [jax.jit(merge.apply) for _, merge, _ in merges]
         for fraction in self.settings.fractions:

@@ -1,5 +1,6 @@
 """The `learn:` block: coefficients that start at the recipe's method and descend on its objective."""
 
+import functools
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -7,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
+from jaxtyping import Array
 
 from alignment.graph import PyTree, flatten
+from npmerge.constraints import Constraint
 from npmerge.fit import Checkpoints, FitResult, fit
 from npmerge.fit_checkpoints import fingerprint
 from npmerge.learned import Learned
@@ -138,7 +142,7 @@ class Learner:
 
     def finished(self, theta: PyTree) -> PyTree:
         """The merged network, its running statistics estimated from what is learned from."""
-        variables = self.merge.apply(theta, self.stack)
+        variables = _merged(self.merge, theta, self.stack)
         if self.network.train_apply is None:
             return variables
         return reset_statistics(self.network.train_apply, variables, whole(self.tasks.mixed(RESET, MOST + 1))[:MOST])
@@ -163,7 +167,7 @@ class Learner:
         """By group, from the inputs of the network to its outputs."""
         group, latents = self.learned.granularity.group, latents_of(self.merge, theta)
         order = dict.fromkeys(group(path) for path in self.network.in_order(flatten(self.stack.params)))
-        return {x: np.asarray(self.learned.constraint.forward(latents[x])) for x in order if x in latents}
+        return {x: np.asarray(_forward(self.learned.constraint, latents[x])) for x in order if x in latents}
 
     def checkpoints(self, folder: Path, *, wanted: bool) -> Checkpoints | None:
         """Where the fit is saved: a folder that another block, other data or other networks do not share.
@@ -183,3 +187,15 @@ class Learner:
         data = [(x.inputs, x.filled) for part in self.tasks.parts for x in part if x is not None]
         given = self.block.model_dump(exclude={"checkpoints"})
         return repr((given, fingerprint(data), fingerprint(self.stack.params)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _merged(merge: Learned | PartlyLearned, theta: PyTree, stack: Stack) -> PyTree:
+    """Compiled once for the start and the result."""
+    return merge.apply(theta, stack)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(constraint: Constraint, latent: Array) -> Array:
+    """One group at a time, since all coefficients together are as large as all models."""
+    return constraint.forward(latent)

@@ -45,11 +45,11 @@ class LineLoss(OfObjective):
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
-        return self.objective.checker(self.apply, self._models(stack)[0], stack, batch)
+        return self.objective.checker(self.apply, jax.eval_shape(self._models, stack)[0], stack, batch)
 
     def check_theta(self, theta: PyTree, stack: Stack | None) -> None:
         """Raise ValueError unless there is a line, and theta is of these models."""
-        maps_of(self.alignment, self.graph, theta, len(self._models(stack)))
+        maps_of(self.alignment, self.graph, theta, len(jax.eval_shape(self._models, stack)))
 
     def _models(self, stack: Stack | None) -> list[PyTree]:
         models = check_stack(stack).models()

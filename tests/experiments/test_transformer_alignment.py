@@ -168,7 +168,10 @@ def test_what_is_measured_is_rounded(experiment, nets, monkeypatch):
     """Learning puts every unit elsewhere, rounding all of them back."""
 
     def back(alignment: StraightThrough, theta: list) -> list:
-        return [{node: jnp.broadcast_to(jnp.eye(s.shape[-1]), s.shape) for node, s in model.items()} for model in theta]
+        return [
+            {node: np.broadcast_to(np.eye(s.shape[-1], dtype=np.float32), s.shape) for node, s in model.items()}
+            for model in theta
+        ]
 
     def path() -> list[float]:
         monkeypatch.setattr(nm, "fit", Fits([1.0], change=lambda scores: scores[..., ::-1]))
