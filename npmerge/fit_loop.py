@@ -117,26 +117,28 @@ class Checker:
             check_theta(theta, stack)
         self.build = getattr(loss, "checker", None)
         self.arguments = theta, stack
-        self.checks: dict[str, Callable[[tuple], None]] = {}
+        self.checks: dict[Any, Callable[[tuple], None]] = {}
 
     def __call__(self, batch: tuple) -> None:
         """Raise ValueError for a batch that cannot be learned from."""
         check_filled(batch)
         if self.build is None:
             return
-        kind = str(jax.tree.map(_kind, batch))
+        leaves, structure = jax.tree.flatten(batch)
+        kind = structure, *((getattr(x, "dtype", type(x)), np.shape(x)[1:]) for x in leaves)
         if kind not in self.checks:
-            self.checks[kind] = self._built(batch, kind)
+            self.checks[kind] = self._built(batch)
         self.checks[kind](batch)
 
-    def _built(self, batch: tuple, kind: str) -> Callable[[tuple], None]:
+    def _built(self, batch: tuple) -> Callable[[tuple], None]:
         try:
             return self.build(*self.arguments, batch)  # type: ignore[misc]
         except ValueError:
             raise
         except Exception as error:  # whatever the network raises
             reason = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
-            raise ValueError(f"theta, models and a batch of {kind} do not go together ({reason})") from error
+            got = jax.tree.map(_kind, batch)
+            raise ValueError(f"theta, models and a batch of {got} do not go together ({reason})") from error
 
 
 def _kind(x: Any) -> str:
