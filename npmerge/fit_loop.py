@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from alignment.checks import first_line
 from alignment.graph import PyTree
 from npmerge.batches import check_filled
 from npmerge.fit_checkpoints import Saved, Saver, go_on, position_of
@@ -136,9 +137,8 @@ class Checker:
         except ValueError:
             raise
         except Exception as error:  # whatever the network raises
-            reason = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
             got = jax.tree.map(_kind, batch)
-            raise ValueError(f"theta, models and a batch of {got} do not go together ({reason})") from error
+            raise ValueError(f"theta, models and a batch of {got} do not go together ({first_line(error)})") from error
 
 
 def _kind(x: Any) -> str:

@@ -60,8 +60,9 @@ def update(
 ) -> tuple[State, Array]:
     """The state after a step, and the loss before it. A bad step ends at the latest good theta, and so does every later one.
 
-    A gradient with one bad number is made bad everywhere. Moments may then be bad too, but no longer matter: so the old ones
-    need not be kept, and the new are written in their place.
+    Moments may be bad after a bad step, but no longer matter: the old ones are not kept, the new are written in their place.
+    Every update waits until all of the gradient is known to be finite: else XLA holds updates of some leaves, of all models,
+    while it still finds the gradient of others.
     """
     value, gradient = _gradient(loss, run, state.learned, lambda x: joined(x, fixed), stack, batch, random)
     seen = _finite(state.healthy, value)

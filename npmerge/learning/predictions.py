@@ -113,7 +113,8 @@ def _memory(learner: Learner, theta: PyTree, batch: tuple) -> FitMemory:
     part = _sized(batch, -(-block.batch_size // block.accumulate))
     loss = learner.goal.data_loss(learner.merge, learner.network.forward)
     found = predicted_bytes(loss, learner.optimizer, theta, learner.stack, part)
-    looped = found.theta + found.models if block.accumulate > 1 else 0
+    learned = found.theta - bytes_of(theta)  # what is kept besides theta is as large as what is learned
+    looped = learned + found.models if block.accumulate > 1 else 0
     return found._replace(batch=bytes_of(batch), gradient=found.gradient + looped)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import unknown
+from alignment.checks import first_line, unknown
 from alignment.graph import PyTree
 from npmerge.learning.architectures import Apply, Architecture, TrainApply
 from npmerge.learning.data import Examples
@@ -90,11 +90,6 @@ def check_takes(network: Architecture, variables: PyTree, examples: Examples) ->
         shape = ", ".join(map(str, ("examples", *inputs.shape[1:])))
         got = f"inputs of the shape ({shape}) and dtype {inputs.dtype}"
         raise ValueError(f"{examples.name}: the network cannot take {got}: {first_line(error)}") from None
-
-
-def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].removesuffix(": ")
 
 
 def check_arguments(owner: str, given: Mapping[str, Any], valid: list[str]) -> None:

@@ -133,6 +133,22 @@ def test_a_step_of_adam_holds_one_gradient_and_no_second_moments(optimizer, copi
     assert reported(loss, optimizer, *given) - found.models - found.theta - found.moments < (copies + 0.3) * found.theta / 2
 
 
+@pytest.fixture
+def optimised():
+    """XLA as users have it."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def test_no_update_is_made_before_the_gradient_is_there(optimised):
+    """What XLA holds for a while: the gradient, the merged network and its gradient, with nothing of moments beside them."""
+    loss, *given = of_shapes(RESNET, 2, "parameter")
+    found = predicted(RESNET, 2, "parameter")
+    meanwhile = reported(loss, ADAM, *given) - found.models - found.theta - found.moments
+    assert meanwhile < 1.05 * (found.merged + found.gradient + found.activations)
+
+
 def test_activations_grow_with_the_batch_with_and_without_a_compiler():
     planned, counted = (predicted(MLP, 2, "parameter", examples=512, plan=plan) for plan in (True, False))
     assert 0.5 < planned.activations / counted.activations < 2

@@ -52,6 +52,9 @@ def test_a_plan_says_what_learning_takes(here):
     memory = found["memory"]
     assert (memory["models"], memory["theta"], memory["moments"]) == (8 * entries, 2 * 4 * entries, 8 * entries + 4)
     assert "each of 1 device holds" in output and memory["total"] > 4 * entries * (2 + 2 + 2)
+    (here / "parts.yml").write_text(recipe(learn=learn(accumulate=2), align={"method": "weight_matching"}))
+    (document,) = json.loads(run("plan", "parts.yml", "--json"))["documents"]
+    assert document["learn"]["memory"]["gradient"] == memory["gradient"] + 4 * entries + memory["models"]  # the loop's own
     assert found["flops"] > 3 * 2 * 16 * (64 * 16 + 16 * 16 + 16 * 10) - 2 * 16 * 64 * 16
     assert found["seconds"] > 0
 
