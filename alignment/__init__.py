@@ -9,19 +9,16 @@ from alignment.lazy import make_lazy
 
 if TYPE_CHECKING:
     from alignment import primitives
-    from alignment.activation_matching import ActivationMatching
-    from alignment.alignments import ALIGNMENTS
-    from alignment.allocation import Allocation, allocate
+    from alignment.activations.cka import MinibatchCKA, linear_cka, rbf_cka
+    from alignment.activations.correlation import matched_correlation
+    from alignment.activations.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
+    from alignment.activations.taps import Captured, SiteFeatures, capture
     from alignment.base import Alignment, align
-    from alignment.cca import CCA
-    from alignment.cka import MinibatchCKA, linear_cka, rbf_cka
-    from alignment.correlation import matched_correlation
-    from alignment.costs import Costs, costs
-    from alignment.cycle_consistent import CycleConsistent
-    from alignment.folding import Folded, fold
-    from alignment.gains import disagreement, measured_gains
+    from alignment.budget.allocation import Allocation, allocate
+    from alignment.budget.costs import Costs, costs
+    from alignment.budget.gains import disagreement, measured_gains
+    from alignment.folding.fold import Folded, fold
     from alignment.graph import Graph, Node, Pinned, Place, Tap
-    from alignment.group_matching import GroupMatching
     from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
     from alignment.lookups import Lookup
     from alignment.maps import (
@@ -38,59 +35,62 @@ if TYPE_CHECKING:
         verify,
         verify_each,
     )
-    from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
-    from alignment.optimal_transport import OptimalTransport
-    from alignment.partial import PartialMatching
-    from alignment.procrustes import Procrustes
-    from alignment.resizing import Resized, resize, widths_of
-    from alignment.scale import Scale
+    from alignment.methods import ALIGNMENTS
+    from alignment.methods.activation_matching import ActivationMatching
+    from alignment.methods.cca import CCA
+    from alignment.methods.cycle_consistent import CycleConsistent
+    from alignment.methods.group_matching import GroupMatching
+    from alignment.methods.optimal_transport import OptimalTransport
+    from alignment.methods.partial import PartialMatching
+    from alignment.methods.procrustes import Procrustes
+    from alignment.methods.scale import Scale
+    from alignment.methods.soft_permutation import SoftPermutation, annealed
+    from alignment.methods.straight_through import StraightThrough
+    from alignment.methods.weight_matching import WeightMatching
+    from alignment.methods.zipit import ZipIt
+    from alignment.resizing.resize import Resized, resize, widths_of
     from alignment.sinkhorn import sinkhorn
     from alignment.sites import Site
-    from alignment.soft_permutation import SoftPermutation, annealed
-    from alignment.straight_through import StraightThrough
-    from alignment.taps import Captured, SiteFeatures, capture
-    from alignment.trace import trace
+    from alignment.tracing.trace import trace
     from alignment.weight_distance import weight_distance
-    from alignment.weight_matching import WeightMatching
-    from alignment.zipit import ZipIt
 else:
     make_lazy(
         __name__,
         {
-            "alignment.alignments": "ALIGNMENTS",
-            "alignment.activation_matching": "ActivationMatching",
-            "alignment.allocation": "Allocation allocate",
+            "alignment.methods": "ALIGNMENTS",
+            "alignment.methods.activation_matching": "ActivationMatching",
+            "alignment.budget.allocation": "Allocation allocate",
             "alignment.base": "Alignment align",
-            "alignment.cca": "CCA",
-            "alignment.cka": "MinibatchCKA linear_cka rbf_cka",
-            "alignment.correlation": "matched_correlation",
-            "alignment.costs": "Costs costs",
-            "alignment.cycle_consistent": "CycleConsistent",
-            "alignment.folding": "Folded fold",
-            "alignment.gains": "disagreement measured_gains",
+            "alignment.methods.cca": "CCA",
+            "alignment.activations.cka": "MinibatchCKA linear_cka rbf_cka",
+            "alignment.activations.correlation": "matched_correlation",
+            "alignment.budget.costs": "Costs costs",
+            "alignment.methods.cycle_consistent": "CycleConsistent",
+            "alignment.folding.fold": "Folded fold",
+            "alignment.budget.gains": "disagreement measured_gains",
             "alignment.graph": "Graph Node Pinned Place Tap",
-            "alignment.group_matching": "GroupMatching",
+            "alignment.methods.group_matching": "GroupMatching",
             "alignment.labels": "AxisLabel Cases Fixed NodeAxis Part Product Segments",
             "alignment.lookups": "Lookup",
             "alignment.maps": (
                 "NodeMap compose discrepancy general identity invert orthogonal permutation rectangular transport verify "
                 "verify_each"
             ),
-            "alignment.moments": "Joint JointMoments Moments NodeMoments Statistic",
-            "alignment.optimal_transport": "OptimalTransport",
-            "alignment.partial": "PartialMatching",
-            "alignment.procrustes": "Procrustes",
-            "alignment.resizing": "Resized resize widths_of",
-            "alignment.scale": "Scale",
+            "alignment.activations.moments": "Joint JointMoments Moments NodeMoments Statistic",
+            "alignment.methods.optimal_transport": "OptimalTransport",
+            "alignment.methods.partial": "PartialMatching",
+            "alignment.methods.procrustes": "Procrustes",
+            "alignment.resizing.resize": "Resized resize widths_of",
+            "alignment.methods.scale": "Scale",
             "alignment.sinkhorn": "sinkhorn",
             "alignment.sites": "Site",
-            "alignment.soft_permutation": "SoftPermutation annealed",
-            "alignment.straight_through": "StraightThrough",
-            "alignment.taps": "Captured SiteFeatures capture",
-            "alignment.trace": "trace",
+            "alignment.methods.soft_permutation": "SoftPermutation annealed",
+            "alignment.methods.straight_through": "StraightThrough",
+            "alignment.activations.taps": "Captured SiteFeatures capture",
+            "alignment.tracing.trace": "trace",
             "alignment.weight_distance": "weight_distance",
-            "alignment.weight_matching": "WeightMatching",
-            "alignment.zipit": "ZipIt",
+            "alignment.methods.weight_matching": "WeightMatching",
+            "alignment.methods.zipit": "ZipIt",
         },
     )
 

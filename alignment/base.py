@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from alignment.activations.moments import Joint, JointMoments, Moments, NodeMoments, Statistic, check_moments, laid_out
 from alignment.checks import check_key, check_kinds, check_list, kind_of
 from alignment.graph import STATISTICS, Graph, GroupName, Node, PyTree, flatten
 from alignment.labels import node_axes
 from alignment.maps import Maps, permutation, transport
-from alignment.moments import Joint, JointMoments, Moments, NodeMoments, Statistic, check_moments, laid_out
 
 Stats = Mapping[type, Any]
 

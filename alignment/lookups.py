@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from alignment.primitives import Value
 from alignment.sites import Use, stacked_in
-from alignment.terms import Term
+from alignment.unification.terms import Term
 
 
 @dataclass(frozen=True, eq=False)

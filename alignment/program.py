@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from alignment.trace import nested
+from alignment.tracing.trace import nested
 
 CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
 ROOTS = {"rsqrt", "sqrt", "pow"}

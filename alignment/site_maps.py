@@ -20,8 +20,8 @@ from alignment.graph import Graph, PyTree
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments, node_axes
 from alignment.maps import HIGHEST, NodeMap, check_maps
 from alignment.sites import Site
-from alignment.terms import refs
-from alignment.trace import walked
+from alignment.tracing.trace import walked
+from alignment.unification.terms import refs
 
 Side = Literal["inputs", "outputs"]
 SIDES: tuple[Side, Side] = ("inputs", "outputs")

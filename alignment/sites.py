@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from alignment.primitives import Source, Value
 from alignment.primitives.registry import STEP
-from alignment.terms import Term
+from alignment.unification.terms import Term
 
 VIEWS = {"transpose", "reshape", "squeeze", "convert_element_type", "copy", "stop_gradient", "slice", "rev", "split", "unstack"}
 

@@ -23,7 +23,8 @@ from experiments.closed_forms_settings import (
 from experiments.grids import way_of
 from experiments.run import Rows, machine, mean_and_deviation
 from experiments.tasks import Tasks
-from npmerge.report import markdown_table, new_figure
+from npmerge.reports.drawing import new_figure
+from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """Three fine-tunes of one base are merged by every method of `npmerge.METHODS`, each with the hyper-parameters
 that validation data choose from its published grid. From each of these closed forms its coefficients are learned further, from

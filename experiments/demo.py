@@ -14,7 +14,7 @@ import typer
 from npmerge.demo.command import run_demo
 from npmerge.demo.digits import SPLITS
 from npmerge.demo.page import HEADER, sectioned, table, verdict
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 
 EXPECTED = """Expected, after a pilot of one seed on the 80-20 split: alignment removes most of the barrier; a coefficient per
 parameter beats one per tensor when labels are plenty and not when they are few; fine-tuning the aligned average, which has

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 from npmerge.version import __version__
 from tests.npmerge.checkpoint.mutations import attempts
 from tests.npmerge.checkpoint.samples import ADAPTER, SAMPLES, Opener

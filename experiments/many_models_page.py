@@ -22,7 +22,8 @@ from experiments.many_models_settings import (
     Settings,
 )
 from experiments.run import Rows, machine, mean_and_deviation
-from npmerge.report import Curve, draw_curves, markdown_table, new_figure
+from npmerge.reports.drawing import Curve, draw_curves, new_figure
+from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """Networks that start alike and see other classes each are merged into one, two of them or up to 32. A
 joint merge learns coefficients of all of them at once (a softmax over the models for each parameter or tensor), successive

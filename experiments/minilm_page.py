@@ -21,7 +21,7 @@ from experiments.minilm_settings import (
 )
 from experiments.run import Rows, machine, mean_and_deviation
 from experiments.sentences import LANGUAGES
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """A published sentence encoder, all-MiniLM-L6-v2 as a package of PyPI has it, is fine-tuned twice by our own
 network: on the genre of English sentences (XNLI) and on the language of short texts (Django's interface). Both are written as

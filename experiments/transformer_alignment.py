@@ -26,7 +26,8 @@ from experiments.run import Preset, Rows, check_settings, machine, mean_and_devi
 from experiments.text import Text, all_windows, random_windows, read_text
 from npmerge import checkpoint
 from npmerge.models import Gpt2, build
-from npmerge.report import draw_paths, markdown_table, new_figure
+from npmerge.reports.drawing import draw_paths, new_figure
+from npmerge.reports.tables import markdown_table
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,15 @@ import typer
 
 import npmerge as nm
 from alignment import ActivationMatching, ZipIt, resize
-from alignment.costs import costs
+from alignment.budget.costs import costs
 from alignment.graph import PyTree
 from experiments.data import Examples, Images, find_cifar, load_images
 from experiments.run import Preset, Rows, check_settings, machine, mean_and_deviation
 from npmerge import checkpoint
-from npmerge.fit import Loss
+from npmerge.fitting.fit import Loss
 from npmerge.models import ResNetCifar, build, example
-from npmerge.report import markdown_table, new_figure
+from npmerge.reports.drawing import new_figure
+from npmerge.reports.tables import markdown_table
 
 
 @dataclass(frozen=True)

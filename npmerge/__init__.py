@@ -24,12 +24,15 @@ if TYPE_CHECKING:
         path_between,
         resetting,
     )
-    from npmerge.figures import barrier_figure, correlation_figure, graph_figure
-    from npmerge.fit import Checkpoints, FitResult, History, fit
-    from npmerge.fit_layerwise import GroupFit, Layerwise, fit_layerwise
+    from npmerge.fitting.fit import Checkpoints, FitResult, History, fit
+    from npmerge.fitting.precision import mixed_precision, remat
+    from npmerge.fitting.successive import Successive, successive
     from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
+    from npmerge.heads.multi_head import Headed, MultiHead, multi_head
+    from npmerge.layer_groups.fit_layerwise import GroupFit, Layerwise, fit_layerwise
     from npmerge.learned import Learned
-    from npmerge.least_squares import LeastSquares, Solved
+    from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
+    from npmerge.least_squares.solve import LeastSquares, Solved
     from npmerge.loading import by_task, columns, prefetched
     from npmerge.methods import (
         METHODS,
@@ -65,7 +68,6 @@ if TYPE_CHECKING:
         WeightedAverage,
         Wudi,
     )
-    from npmerge.multi_head import Headed, MultiHead, multi_head
     from npmerge.normalisation import reset_statistics
     from npmerge.objectives import (
         OBJECTIVES,
@@ -89,13 +91,11 @@ if TYPE_CHECKING:
         weight_space,
         weighted_sum,
     )
-    from npmerge.per_task import PerTask, TaskNetworks
-    from npmerge.pleas import Pleas, PreparedPleas, Sized
-    from npmerge.precision import mixed_precision, remat
     from npmerge.published import ada_merging, dam, np_merge
     from npmerge.repair import Repaired, repair
+    from npmerge.reports.figures import barrier_figure, correlation_figure, graph_figure
     from npmerge.stack import Stack, stack_models
-    from npmerge.statistics import (
+    from npmerge.statistics.collect import (
         DiagonalFisher,
         Examples,
         InputGram,
@@ -106,9 +106,9 @@ if TYPE_CHECKING:
         collect,
         collect_each,
     )
-    from npmerge.statistics_files import load_statistics, save_statistics
-    from npmerge.successive import Successive, successive
-    from npmerge.transforms import Composed
+    from npmerge.statistics.files import load_statistics, save_statistics
+    from npmerge.task_vectors.per_task import PerTask, TaskNetworks
+    from npmerge.task_vectors.transforms import Composed
 else:
     make_lazy(
         __name__,
@@ -119,37 +119,37 @@ else:
             "npmerge.batches": "in_order shuffled",
             "npmerge.constraints": "Box Clip Free Simplex",
             "npmerge.evaluate": "Barrier LogitEnsemble Metrics Path barrier evaluate flops parameters path_between resetting",
-            "npmerge.figures": "barrier_figure correlation_figure graph_figure",
-            "npmerge.fit": "Checkpoints FitResult History fit",
-            "npmerge.fit_layerwise": "GroupFit Layerwise fit_layerwise",
+            "npmerge.reports.figures": "barrier_figure correlation_figure graph_figure",
+            "npmerge.fitting.fit": "Checkpoints FitResult History fit",
+            "npmerge.layer_groups.fit_layerwise": "GroupFit Layerwise fit_layerwise",
             "npmerge.granularity": "PerChannel PerInput PerLayer PerModel PerParameter PerTensor",
             "npmerge.learned": "Learned",
-            "npmerge.least_squares": "LeastSquares Solved",
+            "npmerge.least_squares.solve": "LeastSquares Solved",
             "npmerge.loading": "by_task columns prefetched",
             "npmerge.methods": (
                 "METHODS ArceeFusion Average Breadcrumbs ChainOfMerges ConsensusTA Dare Della Emr Fisher GreedySoup IsoC "
                 "IsoCTS KarcherMean MaTS Mlerp ModelStock MultiSlerp NearSwap NuSlerp Passthrough Pcb RegMean "
                 "RegMeanPlusPlus Sce Slerp TallMasks TaskArithmetic Ties TsvM WeightedAverage Wudi"
             ),
-            "npmerge.multi_head": "Headed MultiHead multi_head",
+            "npmerge.heads.multi_head": "Headed MultiHead multi_head",
             "npmerge.normalisation": "reset_statistics",
             "npmerge.objectives": (
                 "OBJECTIVES CrossEntropy Distillation Entropy EqualShares FeatureMatching Joint NextToken Objective PerExample "
                 "Proximity Sum TowardStart UserObjective WeightDistance along_line fine_tuning warn_of_collapse weight_space "
                 "weighted_sum"
             ),
-            "npmerge.per_task": "PerTask TaskNetworks",
-            "npmerge.pleas": "Pleas PreparedPleas Sized",
-            "npmerge.precision": "mixed_precision remat",
+            "npmerge.task_vectors.per_task": "PerTask TaskNetworks",
+            "npmerge.least_squares.pleas": "Pleas PreparedPleas Sized",
+            "npmerge.fitting.precision": "mixed_precision remat",
             "npmerge.published": "ada_merging dam np_merge",
             "npmerge.repair": "Repaired repair",
             "npmerge.stack": "Stack stack_models",
-            "npmerge.statistics": (
+            "npmerge.statistics.collect": (
                 "DiagonalFisher Examples InputGram JointMoments KroneckerFactors NodeMoments Statistic collect collect_each"
             ),
-            "npmerge.statistics_files": "load_statistics save_statistics",
-            "npmerge.successive": "Successive successive",
-            "npmerge.transforms": "Composed",
+            "npmerge.statistics.files": "load_statistics save_statistics",
+            "npmerge.fitting.successive": "Successive successive",
+            "npmerge.task_vectors.transforms": "Composed",
         },
     )
 

@@ -21,9 +21,9 @@ from alignment.graph import PyTree
 from npmerge.base import Merge, Stats
 from npmerge.batches import measured, with_mask
 from npmerge.operations import listening, noting, operations
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 from npmerge.stack import Stack, check_stack
-from npmerge.statistics import Statistic, collect, statistics_of
+from npmerge.statistics.collect import Statistic, collect, statistics_of
 
 
 @dataclass(frozen=True)

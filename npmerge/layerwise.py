@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from alignment.activations.taps import SiteFeatures, capture
 from alignment.base import check_finite, functions_of, graphs_of
 from alignment.biases import channel_biases
 from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, path_name, signature
 from alignment.maps import Maps, NodeMap, identity, is_permutation, transport
 from alignment.own_leaves import own_leaves, without
-from alignment.resizing import resize
+from alignment.resizing.resize import resize
 from alignment.site_maps import SIDES, Entangled, FeatureMaps, Side, arranged, entangled, moved, picked
 from alignment.sites import Site
-from alignment.taps import SiteFeatures, capture
-from alignment.trace import trace
-from npmerge.multi_head import Headed, multi_head
+from alignment.tracing.trace import trace
+from npmerge.heads.multi_head import Headed, multi_head
 from npmerge.normalisation import TrainApply, reset_statistics
 from npmerge.stack import mean_of
 

@@ -10,10 +10,10 @@ from jaxtyping import Array
 from alignment.checks import check_kinds, kind_of
 from alignment.graph import PyTree, path_name
 from npmerge.base import LinearMerge, Merge, Stats, check_of_models, is_statistic, mean, merged_by, wide
-from npmerge.bits import packed, unpacked
 from npmerge.constraints import Constraint, Simplex
 from npmerge.granularity import Granularity, PerChannel
 from npmerge.stack import Stack
+from npmerge.task_vectors.bits import packed, unpacked
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from alignment.base import check_finite
 from alignment.checks import kind_of
 from alignment.graph import STATISTICS, PyTree, Signature, as_shapes, flatten, floating, path_name, signature
-from alignment.trace import nested
+from alignment.tracing.trace import nested
 from npmerge.batches import measured
 from npmerge.operations import tell_of
 

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from alignment.activations.taps import capture
 from alignment.base import check_finite, functions_of, graphs_of
 from alignment.biases import channel_biases, made_nodes
 from alignment.checks import check_kinds, check_list
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, check_maps
-from alignment.resizing import resize, widths_of
+from alignment.resizing.resize import resize, widths_of
 from alignment.site_maps import outputs_moved
 from alignment.sites import Site
-from alignment.taps import capture
-from alignment.trace import trace
+from alignment.tracing.trace import trace
 from npmerge.batches import measured
 
 Apply = Callable[..., PyTree]

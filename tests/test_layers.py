@@ -2,9 +2,10 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ import npmerge
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("alignment", "npmerge")
+LAZY = ["alignment", "npmerge", "npmerge.checkpoint", "npmerge.objectives"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -22,6 +25,7 @@ class Import(NamedTuple):
     line: int
     module: str
     at_import: bool  # executed when the file is imported, not only when a function is called
+    for_types: bool = False  # read by type checkers only
 
     @property
     def top(self) -> str:
@@ -34,19 +38,20 @@ class Import(NamedTuple):
 def imports(source: str, file: Path) -> Iterator[Import]:
     """Every import of a file; `from a import b` counts as both `a` and `a.b`."""
 
-    def visit(node: ast.AST, inside: bool) -> Iterator[Import]:
+    def visit(node: ast.AST, inside: bool, types: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
-            yield from (Import(file, node.lineno, alias.name, not inside) for alias in node.names)
+            yield from (Import(file, node.lineno, alias.name, not inside, types) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             package = ".".join(file.parent.parts[: len(file.parent.parts) - node.level + 1]) if node.level else ""
             module = ".".join(filter(None, [package, node.module or ""]))
-            yield Import(file, node.lineno, module, not inside)
-            yield from (Import(file, node.lineno, f"{module}.{alias.name}", not inside) for alias in node.names)
+            yield Import(file, node.lineno, module, not inside, types)
+            yield from (Import(file, node.lineno, f"{module}.{alias.name}", not inside, types) for alias in node.names)
         inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        types = types or (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING")
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, inside)
+            yield from visit(child, inside, types)
 
-    yield from visit(ast.parse(source), False)
+    yield from visit(ast.parse(source), False, False)
 
 
 ALL = [found for file in FILES for found in imports((ROOT / file).read_text(encoding="utf-8"), file)]
@@ -68,7 +73,7 @@ def test_the_parser_sees_every_kind_of_import():
 
 
 def test_files_were_found():
-    assert {Path("alignment/trace.py"), Path("npmerge/cli.py"), Path("npmerge/models/mlp.py")} <= set(FILES)
+    assert {Path("alignment/tracing/trace.py"), Path("npmerge/cli.py"), Path("npmerge/models/mlp.py")} <= set(FILES)
 
 
 def test_alignment_stands_alone():
@@ -105,6 +110,59 @@ def test_slow_packages_are_imported_where_they_are_used():
     refuse([i for i in ALL if i.top in ("matplotlib", "sklearn") and i.at_import])
 
 
+def package_of(file: Path) -> str:
+    """The room of a file: its folder, or the file itself where it lies in none."""
+    parts = file.with_suffix("").parts
+    return ".".join(parts[:2]) if parts[-1] != "__init__" or len(parts) > 2 else parts[0]
+
+
+def module_of(file: Path) -> str:
+    parts = file.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """What is left of a graph after nodes without arrows out, then those without arrows in, are taken away until none is."""
+    for _ in range(2):
+        left = {a: bs - {a} for a, bs in arrows.items()}
+        while ends := {a for a, bs in left.items() if not bs & set(left)}:
+            left = {a: bs for a, bs in left.items() if a not in ends}
+        arrows = {a: {b for b, cs in left.items() if a in cs} for a in left}
+    return [[a, *sorted(bs & set(arrows))] for a, bs in sorted(arrows.items())]
+
+
+def arrows(found: list[Import], name: Callable[[Path], str]) -> dict[str, set[str]]:
+    """Which files, or rooms, import which. Names that a lazy package hands on are those of the file they come from."""
+    homes = {module_of(file): file for file in FILES}
+    drawn: dict[str, set[str]] = {name(file): set() for file in FILES}
+    lazy = {package: vars(importlib.import_module(package))["_homes"] for package in LAZY}
+    for i in found:
+        package, _, last = i.module.rpartition(".")
+        target = homes.get(lazy.get(package, {}).get(last, i.module))
+        if target and i.file != target and module_of(i.file) not in LAZY and module_of(target) not in LAZY:
+            drawn[name(i.file)].add(name(target))
+    return drawn
+
+
+def test_circles_are_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"], ["c", "b"]]
+
+
+def test_no_file_imports_one_that_imports_it():
+    assert circles(arrows([i for i in ALL if not i.for_types], module_of)) == []
+
+
+def test_no_room_imports_one_that_imports_it():
+    assert circles(arrows([i for i in ALL if not i.for_types], package_of)) == []
+
+
+def test_the_readme_tells_every_room():
+    rooms = {f"{file.parent}/" for file in FILES if len(file.parts) == 3}
+    told = re.findall(r"`((?:alignment|npmerge)/\w+/)`", README.split("## The folders")[1].split("## To add")[0])
+    assert sorted(told) == sorted(rooms)
+
+
 def modules_after(code: str) -> set[str]:
     """The top-level modules that a fresh interpreter holds after running some code."""
     program = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('MODULES', *sys.modules)"
@@ -131,9 +189,6 @@ def test_neither_import_nor_help_brings_in_slow_packages(code):
     assert not after & {"jax", "flax", "optax", "scipy", "matplotlib", "sklearn", "torch", "torchax", "tensorflow"}
 
 
-LAZY = ["alignment", "npmerge", "npmerge.checkpoint", "npmerge.objectives"]
-
-
 @pytest.mark.parametrize("package", LAZY)
 def test_lazy_names_are_those_that_type_checkers_see(package):
     tree = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
@@ -148,10 +203,10 @@ def test_lazy_names_are_those_that_type_checkers_see(package):
         assert getattr(module, name) is (theirs if name in submodules else getattr(theirs, name))
 
 
-@pytest.mark.parametrize("first", ["import npmerge.fit", "import npmerge.statistics", "from npmerge import History"])
+@pytest.mark.parametrize("first", ["import npmerge.repair", "import npmerge.evaluate", "from npmerge import Repaired, Path"])
 def test_a_function_called_like_its_module_stays_the_function(first):
-    code = f"{first}; import npmerge; from npmerge import fit; assert fit is npmerge.fit and callable(fit)"
-    modules_after(f"{code}; assert npmerge.objectives.CrossEntropy is npmerge.CrossEntropy")
+    code = f"{first}; import npmerge; from npmerge import evaluate, repair; assert repair is npmerge.repair"
+    modules_after(f"{code}; assert callable(repair) and callable(evaluate) and evaluate is npmerge.evaluate")
 
 
 def test_an_unknown_name_of_a_lazy_package():

@@ -1,8 +1,8 @@
 """Matrix products and convolutions: the contracted axes are each other's duals."""
 
 from alignment.primitives.registry import Axes, Equation, concrete, fixed, restrict, rule, unsupported
-from alignment.terms import Group, Term, dual, product
-from alignment.unification import Terms
+from alignment.unification.algebra import Terms
+from alignment.unification.terms import Group, Term, dual, product
 
 
 @rule("dot_general")

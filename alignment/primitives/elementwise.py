@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from alignment.primitives.registry import Axes, Equation, fixed, restrict, rule, unsupported
-from alignment.terms import Group, Term
-from alignment.unification import Terms
+from alignment.unification.algebra import Terms
+from alignment.unification.terms import Group, Term
 
 
 def _pointwise(terms: Terms, eqn: Equation, group_at: Callable[[int, int], Group]) -> list[Axes]:

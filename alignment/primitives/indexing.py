@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from alignment.primitives.registry import Axes, Equation, Value, hold, restrict, rule
-from alignment.terms import Group, Term
-from alignment.unification import Terms
+from alignment.unification.algebra import Terms
+from alignment.unification.terms import Group, Term
 
 
 @rule("slice")

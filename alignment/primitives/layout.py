@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from alignment.primitives.registry import Axes, Equation, concrete, filler, fixed, hold, restrict, rule
-from alignment.terms import Case, Group, Prod, Ref, Term, product, sequence
-from alignment.unification import SEPARATED, Terms
+from alignment.unification.algebra import SEPARATED, Terms
+from alignment.unification.terms import Case, Group, Prod, Ref, Term, product, sequence
 
 
 @rule("broadcast_in_dim")

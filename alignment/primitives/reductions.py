@@ -1,8 +1,8 @@
 """Sums, extrema and other reductions, cumulative ones, and pooling."""
 
 from alignment.primitives.registry import Axes, Equation, Rule, hold, restrict, rule, unsupported
-from alignment.terms import Group, Term
-from alignment.unification import Terms
+from alignment.unification.algebra import Terms
+from alignment.unification.terms import Group, Term
 
 
 def _reduction(kept_group: Group) -> Rule:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from alignment.terms import Group, Term
-from alignment.unification import Terms
+from alignment.unification.algebra import Terms
+from alignment.unification.terms import Group, Term
 
 Axes = tuple[Term | None, ...]
 

@@ -23,7 +23,7 @@ from alignment.graph import PyTree
 from experiments.benchmarks import least_squares, matching, selection
 from experiments.benchmarks.timing import Thunk, interleaved
 from npmerge.models import Config, Llama, ResNetCifar, abstract, build, example
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 from npmerge.version import __version__
 
 

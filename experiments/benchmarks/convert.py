@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from npmerge.checkpoint.conversion import Pieces, write_npz, write_orbax, write_safetensors
 from npmerge.checkpoint.formats import open_checkpoint
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 
 BUFFER = 2**22
 TENSORS, ENTRIES, REPEATS = 8, 2**24, 3

@@ -16,15 +16,15 @@ import optax
 import typer
 
 import npmerge as nm
-from alignment.cut_places import cut_between
 from alignment.graph import PyTree
+from alignment.layer_groups.cut_places import cut_between
 from experiments.benchmarks.steps import NP_MERGE, parameters
-from npmerge.fit_memory import predicted_bytes
-from npmerge.group_choice import Learning
-from npmerge.group_loss import Reconstruction
+from npmerge.fitting.memory import predicted_bytes
+from npmerge.layer_groups.choice import Learning
+from npmerge.layer_groups.loss import Reconstruction
 from npmerge.memory import bytes_of
 from npmerge.models import Gpt2, abstract, build
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 from npmerge.sharding import AsGiven
 from npmerge.version import __version__
 

@@ -18,7 +18,7 @@ import typer
 from experiments.benchmarks.steps import fine_tuning, merging, more_bytes, parameters, plain, random_batch
 from experiments.benchmarks.timing import Thunk, in_turns
 from npmerge.models import Config, Gpt2, ResNetCifar
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 from npmerge.version import __version__
 
 LIMIT = 1.10

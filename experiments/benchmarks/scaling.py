@@ -21,10 +21,10 @@ from alignment.graph import PyTree
 from experiments.benchmarks.chips import CHIPS, Chip
 from experiments.benchmarks.collectives import Collective, collectives, totals
 from experiments.benchmarks.steps import ADAM, NP_MERGE, OBJECTIVE, parameters
+from npmerge.fitting.updates import Loss, Run, State, update
 from npmerge.models import Config, Gpt2, ResNetCifar, abstract, example
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 from npmerge.sharding import AXIS, Layout, Mapped, Sharded
-from npmerge.updates import Loss, Run, State, update
 from npmerge.version import __version__
 
 COMPILED, DEVICES = 8, (8, 64, 512)

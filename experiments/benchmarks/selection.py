@@ -9,7 +9,7 @@ import npmerge as nm
 from alignment.graph import PyTree
 from experiments.benchmarks.timing import Row, interleaved
 from npmerge.models import Config, ResNet, abstract
-from npmerge.selection import kept_of, largest
+from npmerge.task_vectors.selection import kept_of, largest
 
 DENSITY = 0.2
 RESNET_50 = ResNet(block="bottleneck", stages=(3, 4, 6, 3))

@@ -11,10 +11,10 @@ import optax
 
 import npmerge as nm
 from alignment.graph import PyTree
+from npmerge.fitting.updates import Loss, Run, State, partition, update
 from npmerge.models import Config, Network, build
 from npmerge.objectives import Apply
 from npmerge.sharding import AsGiven
-from npmerge.updates import Loss, Run, State, partition, update
 
 ADAM = optax.adam(1e-3)
 NP_MERGE = nm.Learned(nm.Average(), nm.PerParameter(), nm.Simplex())

@@ -17,7 +17,7 @@ from npmerge.checkpoint.factors import Update, cut, extracted, joined
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.partial import check_apart, check_replaceable, partial_folder
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.commands.text import columns, plural
+from npmerge.reports.text import columns, plural
 from npmerge.stream.progress import shown
 
 TABLE = re.compile(r"wte|wpe|(?!.*out).*embed.*")

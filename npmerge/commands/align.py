@@ -37,11 +37,11 @@ from npmerge.commands.align_measures import (
     squared_distance,
 )
 from npmerge.commands.methods import alignment_of
-from npmerge.figures import barrier_figure, correlation_figure
 from npmerge.models import Config, Network, abstract, example
 from npmerge.normalisation import reset_statistics
-from npmerge.report import OutputFolder, write_report
-from npmerge.statistics import collect
+from npmerge.reports.figures import barrier_figure, correlation_figure
+from npmerge.reports.folder import OutputFolder, write_report
+from npmerge.statistics.collect import collect
 
 Advance = Callable[[str], None]
 

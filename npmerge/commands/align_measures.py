@@ -12,7 +12,7 @@ from alignment.weight_distance import weights
 from npmerge.commands.align_inputs import Data
 from npmerge.evaluate import Path, path_between, resetting
 from npmerge.models import Network
-from npmerge.statistics import collect
+from npmerge.statistics.collect import collect
 
 T = TypeVar("T")
 

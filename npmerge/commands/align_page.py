@@ -11,7 +11,8 @@ from npmerge.commands.align_inputs import Data, Source
 from npmerge.commands.align_measures import Change, Measured, has_statistics
 from npmerge.evaluate import Path
 from npmerge.models import Config
-from npmerge.report import REPORT, markdown_table
+from npmerge.reports.folder import REPORT
+from npmerge.reports.tables import markdown_table
 from npmerge.version import __version__
 
 if TYPE_CHECKING:

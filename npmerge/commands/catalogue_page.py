@@ -7,8 +7,8 @@ from typing import Any
 
 from alignment.checks import unknown
 from npmerge.catalogue import Answer, Asks, Hyper, asks
-from npmerge.commands.text import columns
 from npmerge.methods import METHODS
+from npmerge.reports.text import columns
 
 HEADER = ("", "models", "base", "data", "labels", "activations", "gradients", "key", "same initialisation")
 

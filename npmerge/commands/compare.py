@@ -12,10 +12,10 @@ from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.commands import compare_page as page
 from npmerge.commands.compare_sums import Sums, sums_of, total
-from npmerge.commands.text import shape_of
 from npmerge.commands.values import blocks, each_tensor, values_of
 from npmerge.recipe.layers import layers_of
-from npmerge.report import OutputFolder
+from npmerge.reports.folder import OutputFolder
+from npmerge.reports.text import shape_of
 from npmerge.stream.progress import shown
 from npmerge.version import __version__
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from npmerge.commands.text import columns, number, plural
 from npmerge.recipe.layers import layers_of
-from npmerge.report import REPORT, markdown_table, write_report
+from npmerge.reports.folder import REPORT, write_report
+from npmerge.reports.tables import markdown_table
+from npmerge.reports.text import columns, number, plural
 
 FILES = (*REPORT, "heatmap.png")
 """What the report may write."""

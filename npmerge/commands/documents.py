@@ -20,11 +20,11 @@ from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.planned import PlannedModel
+from npmerge.reports.sizes import parse_size
 from npmerge.stream.copies import compared
 from npmerge.stream.engine import Options
 from npmerge.stream.outcomes import Outcome, digests, read_bytes
 from npmerge.stream.progress import shown
-from npmerge.stream.sizes import parse_size
 from npmerge.stream.writing import Target, write_model
 
 UNKNOWN = f"blake3:{'0' * 64}"

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npmerge.checkpoint.adapted import open_reference, paths_of
-from npmerge.commands.text import columns, plural
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.folder.tokenizers import folder_of
 from npmerge.learning.chosen import architecture_of
@@ -13,7 +12,8 @@ from npmerge.learning.members import StoredTensor
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
 from npmerge.recipe.named import Named
-from npmerge.report import json_text
+from npmerge.reports.tables import json_text
+from npmerge.reports.text import columns, plural
 from npmerge.version import __version__
 
 

@@ -13,9 +13,9 @@ from npmerge.commands.methods import ZIPIT, fusion_of
 from npmerge.evaluate import evaluate
 from npmerge.models import example
 from npmerge.normalisation import reset_statistics
-from npmerge.report import REPORT
+from npmerge.reports.folder import REPORT
 from npmerge.stack import mean_of
-from npmerge.statistics import collect
+from npmerge.statistics.collect import collect
 
 
 @dataclass(frozen=True, kw_only=True)

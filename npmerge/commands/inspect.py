@@ -10,11 +10,11 @@ from typing import Any
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.commands.text import braced, columns, counted, kind_of, number, plural, shape_of
 from npmerge.commands.values import Moments, blocks, each_tensor
 from npmerge.recipe.layers import layers_of
+from npmerge.reports.sizes import size
+from npmerge.reports.text import braced, columns, counted, kind_of, number, plural, shape_of
 from npmerge.stream.progress import shown
-from npmerge.stream.sizes import size
 
 RECORD = "npmerge.json"
 """Of a merged model: what it was made from."""

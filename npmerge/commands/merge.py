@@ -15,11 +15,11 @@ from npmerge.commands.documents import Documents, Made
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder import Replay, is_record, recipe_of_record
 from npmerge.recipe import Recipe, parse_recipe, read_recipe
+from npmerge.reports.sizes import parse_size
 from npmerge.stream.allocation import keep_freed_memory
 from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options
 from npmerge.stream.outcomes import line, summary
-from npmerge.stream.sizes import parse_size
 from npmerge.stream.workers import switch_often
 
 SHARD_SIZE = "5GB"

@@ -15,7 +15,7 @@ from npmerge.commands.align import Advance, gathered_warnings, progress, tell
 from npmerge.commands.align_inputs import check_seed, read_data, read_networks
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.models import Network, WithWidths, abstract, example
-from npmerge.report import OutputFolder, write_report
+from npmerge.reports.folder import OutputFolder, write_report
 
 MERGED = "merged.safetensors"
 

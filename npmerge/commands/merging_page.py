@@ -10,7 +10,8 @@ from npmerge.checkpoint.network import architecture
 from npmerge.commands.align_measures import has_statistics
 from npmerge.commands.align_page import described
 from npmerge.commands.merging import MERGED, Parents, Request
-from npmerge.report import REPORT, markdown_table
+from npmerge.reports.folder import REPORT
+from npmerge.reports.tables import markdown_table
 from npmerge.version import __version__
 
 

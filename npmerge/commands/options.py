@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="For programs: everything tha
 def engine_options(num_threads: int | None, memory_budget: str | None) -> "Options":
     """How a plan is run. Raises ValueError for less than one thread and for what is no size."""
     from npmerge.commands.merge import default_options  # not needed for --help
-    from npmerge.stream.sizes import parse_size
+    from npmerge.reports.sizes import parse_size
 
     options = default_options()
     if num_threads is not None:

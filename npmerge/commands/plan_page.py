@@ -7,11 +7,11 @@ from typing import Any
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.prediction import Prediction
-from npmerge.commands.text import braced, columns, kind_of, plural, ranges, shape_of
 from npmerge.recipe.layers import place_of
 from npmerge.recipe.plan import Plan, Source, Step, Value
+from npmerge.reports.sizes import duration, size
+from npmerge.reports.text import braced, columns, kind_of, plural, ranges, shape_of
 from npmerge.stream.outcomes import read_bytes
-from npmerge.stream.sizes import duration, size
 
 HEADER = ("tensor", "count", "shape", "dtype", "by", "of", "numbers", "")
 

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 
 from alignment import ActivationMatching, NodeMoments, WeightMatching, resize
-from alignment.allocation import check_budget
-from alignment.partial import merged_units
+from alignment.budget.allocation import check_budget
+from alignment.methods.partial import merged_units
 from npmerge.commands import merging, pleas_page
 from npmerge.commands.align_inputs import check_points
 from npmerge.commands.align_measures import has_statistics
 from npmerge.commands.merging import MERGED, Made, Parents, plain
 from npmerge.evaluate import LogitEnsemble, evaluate
-from npmerge.figures import size_figure
-from npmerge.least_squares import LeastSquares
+from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
+from npmerge.least_squares.solve import LeastSquares
 from npmerge.models import example
-from npmerge.pleas import Pleas, PreparedPleas, Sized
-from npmerge.report import REPORT
-from npmerge.statistics import collect
+from npmerge.reports.figures import size_figure
+from npmerge.reports.folder import REPORT
+from npmerge.statistics.collect import collect
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from npmerge.commands import merging_page
 from npmerge.commands.merging import Parents
-from npmerge.report import markdown_table
+from npmerge.reports.tables import markdown_table
 
 if TYPE_CHECKING:
     from npmerge.commands.pleas import Request

@@ -14,7 +14,7 @@ from rich.table import Table
 from npmerge.demo import page
 from npmerge.demo.digits import SPLITS, Split
 from npmerge.demo.pipeline import QUICK, Run, Settings, fits_per_seed, run_seed
-from npmerge.report import OutputFolder, write_report
+from npmerge.reports.folder import OutputFolder, write_report
 
 
 def run_demo(split: str, seeds: Sequence[int], *, out: Path, quick: bool, force: bool, command: str) -> dict[str, Any]:

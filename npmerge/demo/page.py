@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from npmerge.demo.pipeline import Row, Run
-from npmerge.report import Curve, draw_curves, draw_paths, markdown_table, new_figure
+from npmerge.reports.drawing import Curve, draw_curves, draw_paths, new_figure
+from npmerge.reports.tables import markdown_table
 from npmerge.version import __version__
 
 CONTROL = "fine-tuned average, aligned"

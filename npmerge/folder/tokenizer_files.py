@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from npmerge.folder import templates
 from npmerge.folder.carried import carry
 from npmerge.folder.configs import read_object, write_json
+from npmerge.folder.templates import FILE as TEMPLATE_FILE
+from npmerge.folder.templates import KEY as TEMPLATE_KEY
 from npmerge.folder.tokenizers import FILE, Tokenizer
 from npmerge.folder.vocabulary import Vocabulary
 
@@ -14,7 +15,7 @@ CONFIG = "tokenizer_config.json"
 SENTENCEPIECE = {"tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
 SAME_TOKENS = SENTENCEPIECE | {"vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"}
 """Say again what `tokenizer.json` says."""
-OF_TOKENIZER = SAME_TOKENS | {FILE, CONFIG, "special_tokens_map.json", templates.FILE, "chat_template.json"}
+OF_TOKENIZER = SAME_TOKENS | {FILE, CONFIG, "special_tokens_map.json", TEMPLATE_FILE, "chat_template.json"}
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
@@ -39,13 +40,13 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
 
 def write_template(folder: Path, template: str) -> None:
     """Set the chat template where the folder has one, or in the tokenizer's configuration, which every reader looks at."""
-    own, config = folder / templates.FILE, folder / CONFIG
+    own, config = folder / TEMPLATE_FILE, folder / CONFIG
     if own.is_file() or not config.is_file():
         own.write_text(template, encoding="utf-8")
     if config.is_file():
         content = read_object(config)
-        if templates.KEY in content or not own.is_file():
-            write_json(config, {**content, templates.KEY: template})
+        if TEMPLATE_KEY in content or not own.is_file():
+            write_json(config, {**content, TEMPLATE_KEY: template})
 
 
 def moved_tokens(config: Mapping[str, Any], vocabulary: Vocabulary, donor: Mapping[str, Any]) -> dict[str, Any]:

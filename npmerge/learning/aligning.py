@@ -15,7 +15,7 @@ from npmerge.models import example
 from npmerge.normalisation import reset_statistics
 from npmerge.recipe.blocks import Align
 from npmerge.recipe.schema import Recipe
-from npmerge.statistics import collect
+from npmerge.statistics.collect import collect
 
 
 def aligned(

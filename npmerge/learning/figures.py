@@ -8,7 +8,7 @@ import numpy as np
 
 from npmerge.learning.learner import Learnt
 from npmerge.learning.shares import Shares
-from npmerge.report import new_figure
+from npmerge.reports.drawing import new_figure
 
 
 def draw(folder: Path, learnt: Learnt, shares: Shares, names: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree, flatten
 from npmerge.constraints import Constraint
-from npmerge.fit import Checkpoints, FitResult, fit
-from npmerge.fit_checkpoints import fingerprint
+from npmerge.fitting.checkpoints import fingerprint
+from npmerge.fitting.fit import Checkpoints, FitResult, fit
 from npmerge.learned import Learned
 from npmerge.learning.aligning import whole
 from npmerge.learning.architectures import Architecture

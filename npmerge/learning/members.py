@@ -8,10 +8,10 @@ import numpy as np
 
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.held import HeldModel
-from npmerge.checkpoint.rows import read_rows
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Plan, Source, Step
 from npmerge.recipe.schema import Recipe
+from npmerge.stream.rows import read_rows
 
 
 class StoredTensor:

@@ -12,7 +12,7 @@ from npmerge.learning.learner import Learner, Learnt
 from npmerge.learning.measuring import Rows
 from npmerge.learning.partly import PartlyLearned
 from npmerge.learning.shares import Shares, shares_of
-from npmerge.report import json_text, markdown_table
+from npmerge.reports.tables import json_text, markdown_table
 
 FILES = ("report.md", "history.json", "loss.png", "shares.png", "coefficients.png")
 

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignment.graph import PyTree
-from npmerge.commands.text import counted, plural
 from npmerge.constraints import Simplex
-from npmerge.fit_memory import FitMemory, predicted_bytes
+from npmerge.fitting.memory import FitMemory, predicted_bytes
+from npmerge.fitting.updates import Run, State, update
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.learner import Learner
 from npmerge.learning.partly import PartlyLearned, latents_of
 from npmerge.memory import bytes_of
 from npmerge.models import abstract
 from npmerge.recipe.blocks import Learn
+from npmerge.reports.sizes import duration, size
+from npmerge.reports.text import counted, plural
 from npmerge.sharding import AsGiven
-from npmerge.stream.sizes import duration, size
-from npmerge.updates import Run, State, update
 
 LARGEST = 2 * 10**9
 """Bytes up to which a step is run to be timed."""
@@ -33,7 +33,7 @@ class LearnPrediction(NamedTuple):
     Attributes:
         coefficients: that are learned.
         devices: among which it is divided.
-        memory: bytes that each of them holds in a step, by what holds them (`npmerge.fit_memory`).
+        memory: bytes that each of them holds in a step, by what holds them (`npmerge.fitting.memory`).
         flops: of a step, as XLA counts them.
         seconds: of all steps on one device of this machine, compilation and measurements not counted; None for steps that are
             too large to be run here.

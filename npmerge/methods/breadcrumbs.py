@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from npmerge.transforms import Composed, Transform, Trim
+from npmerge.task_vectors.transforms import Composed, Transform, Trim
 from npmerge.weights import Density, Weights
 
 

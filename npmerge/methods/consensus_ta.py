@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_count, check_number
 from npmerge.hyper import searched
-from npmerge.transforms import Composed, Tensors, Transform, current, over_models, where
+from npmerge.task_vectors.transforms import Composed, Tensors, Transform, current, over_models, where
 
 
 @dataclass(frozen=True)

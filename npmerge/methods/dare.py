@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from npmerge.elections import Elect
 from npmerge.hyper import searched, spaced
-from npmerge.transforms import Composed, Drop, Transform
+from npmerge.task_vectors.elections import Elect
+from npmerge.task_vectors.transforms import Composed, Drop, Transform
 from npmerge.weights import Density, Weights
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
-from npmerge.elections import DisjointMean, Elect
-from npmerge.transforms import Composed, Tensors, Transform, column, current, draw, where
+from npmerge.task_vectors.elections import DisjointMean, Elect
+from npmerge.task_vectors.transforms import Composed, Tensors, Transform, column, current, draw, where
 from npmerge.weights import Density, Weights, check_density, densities_of
 
 

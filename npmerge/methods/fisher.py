@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, weights_of
 from npmerge.base import LinearMerge, Stats
-from npmerge.fisher_information import DiagonalFisher, information_of
 from npmerge.stack import Stack
+from npmerge.statistics.fisher_information import DiagonalFisher, information_of
 from npmerge.weights import check_weights, shares_of
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from npmerge.spectral import Spectral, isotropic, leading
+from npmerge.task_vectors.spectral import Spectral, isotropic, leading
 
 
 @dataclass(frozen=True)

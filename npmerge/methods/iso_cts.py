@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
-from npmerge.spectral import Spectral, Triples, isotropic, leading, polar
+from npmerge.task_vectors.spectral import Spectral, Triples, isotropic, leading, polar
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats
-from npmerge.gram import Angles, from_angles, length_of, on_sphere, unit
+from npmerge.inner_products import Angles, from_angles, length_of, on_sphere, unit
 from npmerge.stack import Stack
 from npmerge.weights import Weights, check_weights, shares_of
 

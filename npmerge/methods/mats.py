@@ -9,10 +9,10 @@ from jaxtyping import Array
 from alignment.checks import check_choice, check_count, check_fraction, check_kinds
 from alignment.graph import PyTree
 from npmerge.base import Merge, Stats, wide
-from npmerge.collected_operators import NEEDS, operators_of
-from npmerge.conjugate_gradients import Residuals, Rule, minimised
 from npmerge.hyper import searched
 from npmerge.methods.average import Average
+from npmerge.quadratics.collected_operators import NEEDS, operators_of
+from npmerge.quadratics.conjugate_gradients import Residuals, Rule, minimised
 from npmerge.stack import Stack
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats
-from npmerge.gram import from_angles, on_sphere
+from npmerge.inner_products import from_angles, on_sphere
 from npmerge.stack import Stack
 from npmerge.weights import Weights, check_weights, shares_of
 

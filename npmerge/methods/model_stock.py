@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats
-from npmerge.gram import Angles, from_angles
+from npmerge.inner_products import Angles, from_angles
 from npmerge.stack import Stack
 
 

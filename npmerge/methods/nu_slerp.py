@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats
-from npmerge.gram import arc, from_angles
+from npmerge.inner_products import arc, from_angles
 from npmerge.stack import Stack
 from npmerge.weights import Weights, check_weights, shares_of
 

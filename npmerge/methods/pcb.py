@@ -6,7 +6,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from npmerge.transforms import Composed, Model, Scope, Tensors, Transform, Trim, by_scope, current, over_models, ratio, where
+from npmerge.task_vectors.transforms import (
+    Composed,
+    Model,
+    Scope,
+    Tensors,
+    Transform,
+    Trim,
+    by_scope,
+    current,
+    over_models,
+    ratio,
+    where,
+)
 
 
 @dataclass(frozen=True)

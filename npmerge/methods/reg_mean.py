@@ -7,11 +7,11 @@ from jaxtyping import Array
 from alignment.checks import check_fraction, check_number
 from alignment.graph import PyTree
 from npmerge.base import Stats
-from npmerge.gram_shares import shares_of
-from npmerge.grams import InputGram, grams_of
 from npmerge.hyper import searched, spaced
-from npmerge.quadratic import QuadraticMerge
+from npmerge.quadratics.gram_shares import shares_of
+from npmerge.quadratics.operators import QuadraticMerge
 from npmerge.stack import Stack
+from npmerge.statistics.input_grams import InputGram, grams_of
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from jaxtyping import Array
 from alignment.checks import check_fraction, check_number, check_pattern
 from alignment.graph import PyTree
 from npmerge.base import Stats
-from npmerge.chained import Chain, chained
-from npmerge.examples import Examples
 from npmerge.granularity import PerLayer
-from npmerge.quadratic import QuadraticMerge
+from npmerge.quadratics.chained import Chain, chained
+from npmerge.quadratics.operators import QuadraticMerge
 from npmerge.stack import Stack
+from npmerge.statistics.examples import Examples
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
-from npmerge.elections import DisjointMean, Elect
-from npmerge.selection import kept_of, largest
-from npmerge.transforms import Composed, Tensors, Transform, current, ratio, where
+from npmerge.task_vectors.elections import DisjointMean, Elect
+from npmerge.task_vectors.selection import kept_of, largest
+from npmerge.task_vectors.transforms import Composed, Tensors, Transform, current, ratio, where
 
 
 @dataclass(frozen=True)

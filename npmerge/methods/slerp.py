@@ -8,7 +8,7 @@ from jaxtyping import Array
 from alignment.checks import check_fraction
 from alignment.graph import PyTree
 from npmerge.base import LinearMerge, Stats
-from npmerge.gram import arc, from_angles
+from npmerge.inner_products import arc, from_angles
 from npmerge.stack import Stack
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from alignment.checks import check_number
 from npmerge.hyper import searched
 from npmerge.methods.consensus_ta import tall_masks
-from npmerge.per_task import PerTask
-from npmerge.transforms import Masks, Tensors, Transform
+from npmerge.task_vectors.per_task import PerTask
+from npmerge.task_vectors.transforms import Masks, Tensors, Transform
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignment.checks import check_choice
-from npmerge.elections import DisjointMean, Elect, ElectedMean
 from npmerge.hyper import searched, spaced
-from npmerge.transforms import Composed, Scope, Transform, Trim
+from npmerge.task_vectors.elections import DisjointMean, Elect, ElectedMean
+from npmerge.task_vectors.transforms import Composed, Scope, Transform, Trim
 from npmerge.weights import Density, Weights
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from npmerge.spectral import Spectral, leading, polar
+from npmerge.task_vectors.spectral import Spectral, leading, polar
 
 
 @dataclass(frozen=True)

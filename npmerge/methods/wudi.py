@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.checks import check_count, check_number
-from npmerge.spectral import Spectral, svd
+from npmerge.task_vectors.spectral import Spectral, svd
 
 
 @dataclass(frozen=True)

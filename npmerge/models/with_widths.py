@@ -12,8 +12,8 @@ from jaxtyping import Array
 from alignment.checks import check_kinds, unknown
 from alignment.graph import Graph, path_name
 from alignment.labels import new_size
-from alignment.resizing import resize
-from alignment.trace import trace
+from alignment.resizing.resize import resize
+from alignment.tracing.trace import trace
 from alignment.widths import check_widths
 from npmerge.models.build import Config, PyTree, abstract, example
 

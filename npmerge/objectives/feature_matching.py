@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from alignment.activations.masked import masked_features
+from alignment.activations.taps import capture
 from alignment.biases import channel_biases
 from alignment.checks import check_flags, check_kinds, unknown
 from alignment.graph import Graph, PyTree, Signature, as_shapes, signature
-from alignment.masked import masked_features
-from alignment.taps import capture
 from npmerge.layerwise import Layers
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.teachers import Teacher, check_teacher, teachers
-from npmerge.one_by_one import alone, one_by_one, samples_of
 from npmerge.stack import Stack
+from npmerge.statistics.one_by_one import alone, one_by_one, samples_of
 
 
 class Seen(NamedTuple):

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from npmerge.base import wide
-from npmerge.selection import count_each
 from npmerge.stream.blocks import Block, Merged
+from npmerge.task_vectors.selection import count_each
 
 SHORTEST = 2**16
 """Entries of the shortest blocks that programs are compiled for: they take 0.1 ms, and one program more to compile 100."""

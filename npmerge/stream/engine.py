@@ -15,10 +15,10 @@ from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.journal import Journal, Note
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Step
+from npmerge.reports.sizes import size
 from npmerge.stream import blocks
 from npmerge.stream.blocks import Block, Kernel, KernelOf
 from npmerge.stream.outcomes import Outcome, read_bytes
-from npmerge.stream.sizes import size
 from npmerge.stream.tensors import StreamedTensor, bytes_of_entry, read_source
 from npmerge.stream.workers import Workers
 

@@ -19,7 +19,6 @@ from npmerge.methods.slerp import Slerp
 from npmerge.methods.tsv_m import TsvM
 from npmerge.methods.wudi import Wudi
 from npmerge.recipe.plan import Step
-from npmerge.spectral import Spectral
 from npmerge.stream.blocks import Kernel
 from npmerge.stream.combinations import Constant, FromGram
 from npmerge.stream.conventions import BarycentricSlerp, FewStepsToKarcherMean, UnboundedModelStock
@@ -28,6 +27,7 @@ from npmerge.stream.elementwise import Elementwise, consensus, mean, near_swap
 from npmerge.stream.sce import Sce
 from npmerge.stream.task_vectors import TaskVectors, Trimmed, fused, number, per_model
 from npmerge.stream.whole import Whole
+from npmerge.task_vectors.spectral import Spectral
 from npmerge.weights import vanishes
 
 

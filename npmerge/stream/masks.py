@@ -1,7 +1,7 @@
 """Random numbers by place: each entry of a tensor has its own, whatever block or thread draws it.
 
-They are those of `jax.random.uniform` for the same key, so masks in blocks are those that `npmerge.transforms.draw` draws of
-whole tensors.
+They are those of `jax.random.uniform` for the same key, so masks in blocks are those that
+`npmerge.task_vectors.transforms.draw` draws of whole tensors.
 """
 
 import functools

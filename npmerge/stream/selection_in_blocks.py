@@ -1,8 +1,9 @@
 """The entries of largest magnitude of a tensor that is read block by block, exactly and without sorting.
 
-As `npmerge.selection`, which has whole trees in memory: the threshold is an integer, the bit pattern of |x|, between bounds
-that a sample suggests, and is found by counting. Here a pass over the tensor counts at several thresholds at once, for every
-row (such as a model) at once: one or two passes over 16-bit models, whose differences take few values, some four over float32.
+As `npmerge.task_vectors.selection`, which has whole trees in memory: the threshold is an integer, the bit pattern of |x|,
+between bounds that a sample suggests, and is found by counting. Here a pass over the tensor counts at several thresholds at
+once, for every row (such as a model) at once: one or two passes over 16-bit models, whose differences take few values, some
+four over float32.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from npmerge.selection import count_each
 from npmerge.stream.arrays import Padded, padded, precise, vectors
 from npmerge.stream.blocks import Block, Tensor
+from npmerge.task_vectors.selection import count_each
 
 TOP = 2**31
 """Above all keys."""

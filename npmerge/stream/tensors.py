@@ -7,11 +7,11 @@ from typing import TypeVar
 import numpy as np
 
 from npmerge.checkpoint.headers import DTYPES
-from npmerge.checkpoint.rows import dtype_of_rows, read_rows
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Source, Step
 from npmerge.stream import blocks
 from npmerge.stream.blocks import Block
+from npmerge.stream.rows import dtype_of_rows, read_rows
 from npmerge.stream.workers import Workers
 
 T = TypeVar("T")

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 
 from npmerge.base import LinearMerge, Merge, combine
 from npmerge.recipe.plan import Step
-from npmerge.spectral import Spectral
 from npmerge.stack import Stack
 from npmerge.stream.arrays import Rounded, filled, joined, padded_length, precise, rounded, told
 from npmerge.stream.blocks import BLOCK, Block, Merged, Tensor
+from npmerge.task_vectors.spectral import Spectral
 
 
 @dataclass(frozen=True)

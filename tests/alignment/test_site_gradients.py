@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import alignment
-from alignment.taps import gradients
+from alignment.activations.taps import gradients
 from tests.alignment.networks import data
 from tests.alignment.test_sites import CASES
 

@@ -13,7 +13,7 @@ from alignment.site_maps import Entangled, entangled, inputs_moved, outputs_move
 from npmerge.models import abstract, example
 from tests.alignment import networks
 from tests.alignment.networks import data
-from tests.alignment.test_resizing import UNEQUAL, doubled
+from tests.alignment.resizing.test_resize import UNEQUAL, doubled
 from tests.alignment.test_zoo import BUILDERS, network
 from tests.contract.test_models import ALL, generic, inputs
 

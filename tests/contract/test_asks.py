@@ -14,7 +14,7 @@ import npmerge as nm
 from npmerge import METHODS, Merge, Stack
 from npmerge.catalogue import Asks, asks
 from npmerge.cli import app
-from npmerge.likelihood import KINDS
+from npmerge.statistics.likelihood import KINDS
 from tests.contract.test_methods import KEY, case_of, methods, stack_of, stats_for
 
 STATISTICS = sorted(

@@ -69,10 +69,10 @@ from npmerge import (
     trace,
     weight_space,
 )
-from npmerge.examples import Run
-from npmerge.quadratic import QuadraticMerge
-from npmerge.spectral import Spectral
-from npmerge.statistics import SiteFactors, SiteGram
+from npmerge.quadratics.operators import QuadraticMerge
+from npmerge.statistics.collect import SiteFactors, SiteGram
+from npmerge.statistics.examples import Run
+from npmerge.task_vectors.spectral import Spectral
 
 GRANULARITIES = (PerModel(), PerLayer(), PerTensor(), PerChannel(), PerParameter())
 CONSTRAINTS = (Simplex(), Box(), Free())

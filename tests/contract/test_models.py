@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignment.cut_places import candidates, cuts_at
 from alignment.graph import flatten, path_name, signature
-from alignment.layer_groups import flow_of
+from alignment.layer_groups.cut_places import candidates, cuts_at
+from alignment.layer_groups.groups import flow_of
 from npmerge.models import (
     MODELS,
     Bert,

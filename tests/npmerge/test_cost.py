@@ -10,7 +10,7 @@ import npmerge as nm
 from alignment import NodeMoments
 from npmerge.cost import Cost, collected, cost_table, merged
 from npmerge.operations import operations
-from npmerge.spectral import svd
+from npmerge.task_vectors.spectral import svd
 from tests.npmerge.toys import normal
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from npmerge.base import combine
 from npmerge.constraints import Free, Simplex
-from npmerge.fit import fit
+from npmerge.fitting.fit import fit
 from npmerge.granularity import PerChannel, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
 from npmerge.lora import stack_adapters

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from npmerge.checkpoint.rows import dtype_of_rows, read_rows
 from npmerge.checkpoint.sharded import open_model
 from npmerge.folder import make_vocabulary
 from npmerge.recipe.plan import Rows, Source
+from npmerge.stream.rows import dtype_of_rows, read_rows
 from tests.npmerge.folder.folders import EMBEDDING, HEAD, HIDDEN, of_words, recipe, words, write_model
 
 WORDS = {"a": ["<unk>", "red", "blue", "green"], "b": ["<unk>", "green", "red", "grey"], "c": ["<unk>", "grey", "pink"]}

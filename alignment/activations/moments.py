@@ -1,0 +1,218 @@
+"""Statistics that accumulate over batches, and the moments of node activations."""
+
+import abc
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from alignment.activations.masked import masked_features
+from alignment.activations.products import gram
+from alignment.activations.taps import capture
+from alignment.checks import kind_of
+from alignment.graph import Graph, Node, PyTree
+
+
+class Statistic(abc.ABC):
+    """Something measured on batches: measure each, combine in any order, finalise once.
+
+    Subclasses are frozen dataclasses. States are trees of arrays, so they can be summed across batches, devices and files.
+    """
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """What it reads beside inputs and outputs: "activations" of nodes or layers, "gradients", "labels" (the targets)."""
+
+    @abc.abstractmethod
+    def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> Any:
+        """The state of one batch `(inputs, targets)`, for all models at once. Traceable.
+
+        With a third part, a mask (examples,) or (examples, positions), what it is false for is padding and does not count.
+        """
+
+    @abc.abstractmethod
+    def combine(self, a: Any, b: Any) -> Any:
+        """The state of two batches taken together. Associative and commutative up to rounding. Traceable."""
+
+    def finalise(self, state: Any) -> Any:
+        """The statistic itself."""
+        return state
+
+
+class Moments(NamedTuple):
+    """Moments of one node's features in each model, over `samples` samples.
+
+    `cross[k]` is the covariance between the features of model 0 (rows) and of model k (columns). Only what alignment to a
+    reference needs is kept: never the full covariance of all models' units.
+
+    For an indexed node the copies along fixed axes (steps of a loop) stand in front, one covariance each; those along other
+    nodes (heads) are laid end to end among the units, since any of them may correspond to any other.
+    """
+
+    samples: Float[Array | np.ndarray, ""]
+    mean: Float[Array | np.ndarray, "models *copies units"]
+    covariance: Float[Array | np.ndarray, "models *copies units units"]
+    cross: Float[Array | np.ndarray, "models *copies units units"]
+
+
+@dataclass(frozen=True)
+class NodeMoments(Statistic):
+    """Mean and covariance of every node's features within each model and against model 0.
+
+    float32 with the highest matmul precision; centred, and combined pairwise (Chan, Golub and LeVeque 1979), so that large
+    means do not cancel. Every position of an image or a sequence is a sample, padding (a mask, see `Statistic.measure`) none.
+    Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
+    """
+
+    reads = frozenset({"activations"})
+
+    def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Moments]:
+        """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""
+        found, counts = _features(apply, graph, models, batch)
+        return {node: _sums(features, counts.get(node)) for node, features in found.items()}
+
+    def combine(self, a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
+        """Chan's pairwise update."""
+        return {node: _chan(a[node], b[node]) for node in a}
+
+    def finalise(self, state: dict[str, Moments]) -> dict[str, Moments]:
+        """Divide the sums of products by the number of samples."""
+        n = {node: jnp.maximum(m.samples, 1) for node, m in state.items()}
+        return {x: m._replace(covariance=m.covariance / n[x], cross=m.cross / n[x]) for x, m in state.items()}
+
+
+def check_moments(moments: Any, name: str, kind: "type[Moments | Joint] | None" = None) -> None:
+    """Raise ValueError, with the name of who asks, unless these are finite moments by node, `Moments` if no other `kind`."""
+    kind = kind or Moments
+    if not isinstance(moments, Mapping) or NodeMoments in moments:
+        got = "all that was collected" if isinstance(moments, Mapping) else kind_of(moments)
+        raise ValueError(f"{name} takes the moments of every node, got {got}: give it stats[NodeMoments]")
+    for node, m in moments.items():
+        if not isinstance(m, kind):
+            raise ValueError(f"{name} takes {kind.__name__} of every node, got {kind_of(m)} of {node!r}")
+        if not all(np.isfinite(np.asarray(x)).all() for x in m):
+            raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")
+
+
+class Joint(NamedTuple):
+    """Moments of one node's features in all models together: the units of model 0, then those of model 1, and so on.
+
+    The models may have different widths. Copies along fixed axes and along other nodes as in `Moments`.
+    """
+
+    samples: Float[Array | np.ndarray, ""]
+    mean: Float[Array | np.ndarray, "*copies units"]
+    covariance: Float[Array | np.ndarray, "*copies units units"]
+
+
+@dataclass(frozen=True)
+class JointMoments(Statistic):
+    """Mean and covariance of every node's features over all models: what finds units that correspond, within models too.
+
+    Samples are those of `NodeMoments`. Finalised to a mapping node -> `Joint`. (models x units)^2 numbers a node, where
+    `NodeMoments` keeps models x units^2.
+    """
+
+    reads = frozenset({"activations"})
+
+    def measure(self, apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple) -> dict[str, Joint]:
+        """Moments of one batch; the covariances are still sums of products. A function and a graph, or one for each model."""
+        found, counts = _features(apply, graph, models, batch)
+        return {node: _joint(features, counts.get(node)) for node, features in found.items()}
+
+    def combine(self, a: dict[str, Joint], b: dict[str, Joint]) -> dict[str, Joint]:
+        """Chan's pairwise update."""
+        return {node: _chan_joint(a[node], b[node]) for node in a}
+
+    def finalise(self, state: dict[str, Joint]) -> dict[str, Joint]:
+        """Divide the sums of products by the number of samples."""
+        return {node: m._replace(covariance=m.covariance / jnp.maximum(m.samples, 1)) for node, m in state.items()}
+
+
+def against_reference(joint: Joint, models: int) -> Moments:
+    """What `NodeMoments` keeps of the moments of all models together, where the models have one width."""
+    *copies, units = joint.mean.shape
+    mean = np.asarray(joint.mean).reshape(*copies, models, units // models)
+    blocks = np.asarray(joint.covariance).reshape(*copies, *(models, units // models) * 2)
+    blocks = np.moveaxis(blocks, (-4, -2), (0, 1))  # (models, models, *copies, units, units)
+    return Moments(joint.samples, np.moveaxis(mean, -2, 0), np.stack([blocks[k, k] for k in range(models)]), blocks[0])
+
+
+def _features(
+    apply: Any, graph: Any, models: Sequence[PyTree], batch: tuple
+) -> tuple[dict[str, list[Array]], dict[str, Bool[Array, " samples"]]]:
+    """Of every node those of each model; and which samples of it count, if the batch has a mask."""
+    graphs = (graph,) * len(models) if isinstance(graph, Graph) else graph
+    functions = (apply,) * len(models) if callable(apply) else apply
+    networks, counts = list(zip(functions, graphs, models, strict=True)), {}
+    if len(batch) == 3:
+        masked = [masked_features(*network, batch[0], jnp.asarray(batch[2])) for network in networks]
+        found, counts = [{node: x for node, (x, _) in m.items()} for m in masked], {n: c for n, (_, c) in masked[0].items()}
+    else:
+        found = [capture(f, g, m, batch[0]).nodes for f, g, m in networks]
+    by_node = {n: [by_fixed_copy(g, n, f[n]) for g, f in zip(graphs, found, strict=True)] for n in graphs[0].taps}
+    return by_node, counts
+
+
+def _joint(features: Sequence[Array], counts: Array | None) -> Joint:
+    x = jnp.concatenate([f.astype(jnp.float32) for f in features], axis=-1)
+    samples, mean, centred = _centred(x, counts)
+    return Joint(samples, mean, gram(centred))
+
+
+def _centred(x: Float[Array, "*copies samples units"], counts: Bool[Array, " samples"] | None) -> tuple[Array, Array, Array]:
+    """The number of samples that count, their mean, and what they differ from it by; zeros for the others."""
+    if counts is None:
+        mean = x.mean(-2)
+        return jnp.float32(x.shape[-2]), mean, x - mean[..., None, :]
+    kept = jnp.broadcast_to(counts[:, None], x.shape)
+    samples = counts.sum(dtype=jnp.float32)
+    mean = jnp.where(kept, x, 0).sum(-2) / jnp.maximum(samples, 1)
+    return samples, mean, jnp.where(kept, x - mean[..., None, :], 0)
+
+
+def _chan_joint(a: Joint, b: Joint) -> Joint:
+    count, shift = jnp.maximum(a.samples + b.samples, 1), b.mean - a.mean
+    covariance = a.covariance + b.covariance + (a.samples * b.samples / count) * shift[..., :, None] * shift[..., None, :]
+    return Joint(a.samples + b.samples, a.mean + shift * (b.samples / count), covariance)
+
+
+def laid_out(graph: Graph, node: Node) -> tuple[int, ...]:
+    """The shape of a node's mean in one model: copies along fixed axes, then units, copies along other nodes among them."""
+    fixed = _fixed(graph, node)
+    return (*node.copies[:fixed], math.prod(node.copies[fixed:]) * node.size)
+
+
+def _fixed(graph: Graph, node: Node) -> int:
+    return sum(name not in graph.nodes for name in node.index)
+
+
+def by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*copies samples units"]:
+    """Copies along other nodes laid end to end among the units."""
+    fixed = _fixed(graph, graph.nodes[node])
+    x = jnp.moveaxis(features, -2, fixed)
+    return x.reshape(*x.shape[: fixed + 1], -1)
+
+
+def _sums(features: Sequence[Array], counts: Array | None) -> Moments:
+    samples, means, centred = zip(*(_centred(f.astype(jnp.float32), counts) for f in features), strict=True)
+    auto = [gram(x) for x in centred]
+    cross = [auto[0], *(_product(centred[0], x) for x in centred[1:])]
+    return Moments(samples[0], jnp.stack(means), jnp.stack(auto), jnp.stack(cross))
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a.mT, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _chan(a: Moments, b: Moments) -> Moments:
+    count = jnp.maximum(a.samples + b.samples, 1)
+    shift = b.mean - a.mean
+    weight = a.samples * b.samples / count
+    auto = a.covariance + b.covariance + weight * shift[..., :, None] * shift[..., None, :]
+    cross = a.cross + b.cross + weight * shift[:1, ..., :, None] * shift[..., None, :]
+    return Moments(a.samples + b.samples, a.mean + shift * (b.samples / count), auto, cross)

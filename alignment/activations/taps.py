@@ -1,0 +1,281 @@
+"""Reading features out of a forward pass, without touching the user's model: the jaxpr is run with taps."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jaxtyping import Array, Float, Int
+
+from alignment.graph import Graph, Place, PyTree, Tap
+from alignment.program import evaluated
+from alignment.sites import Site, Use, over
+from alignment.tracing.trace import nested
+
+
+class SiteFeatures(NamedTuple):
+    """What a weight meets and what it makes of it: `outputs = inputs @ site.matrix(weight)`."""
+
+    inputs: Float[Array, "*copies samples rows"]
+    outputs: Float[Array, "*copies samples columns"]
+
+
+class Captured(NamedTuple):
+    """Features by the name of their node, by the name of their site, and rows that are read by the name of their lookup."""
+
+    nodes: dict[str, Float[Array, "*copies samples units"]]
+    sites: dict[str, SiteFeatures]
+    lookups: dict[str, Int[Array, "*copies samples"]]
+
+
+def capture(
+    apply: Callable[..., PyTree],
+    graph: Graph,
+    variables: PyTree,
+    *inputs: PyTree,
+    nodes: Iterable[str] | str | None = None,
+    sites: Iterable[str] | str = (),
+    lookups: Iterable[str] | str = (),
+) -> Captured:
+    """The features of nodes, inputs and outputs of sites, and rows that lookups read, in one jitted forward pass.
+
+    Every position of an image or a sequence counts as a sample. Only what is asked for is computed: the rest of the network is
+    cut away. The batch size may differ from the one that was traced; the function must be the same.
+
+    Args:
+        apply: the function that the graph was traced from.
+        graph: its graph.
+        variables: parameters and statistics with the structure that was traced.
+        inputs: a batch.
+        nodes: names of nodes; None means all that have a tap.
+        sites: names of sites, none unless asked for.
+        lookups: names of lookups, none unless asked for.
+
+    Raises:
+        ValueError: for a name that the graph does not have or a node without a tap, variables of another structure, or if what
+            is asked for is not found in the function; another function with the same equations cannot be told from it.
+    """
+    graph.check(variables)
+    names = tuple(graph.taps if nodes is None else [nodes] if isinstance(nodes, str) else nodes)
+    for name in names:
+        if name not in graph.taps:
+            known = "has no tap" if name in graph.nodes else "is not in the graph"
+            raise ValueError(f"node {name!r} {known}; there are taps for {', '.join(graph.taps)}")
+    wanted = _wanted("site", graph.sites, sites), _wanted("lookup", graph.lookups, lookups)
+    return _captured(apply, graph, names, *wanted, variables, inputs)
+
+
+def _wanted(kind: str, uses: Sequence[Use], names: Iterable[str] | str) -> tuple[str, ...]:
+    known = [use.name for use in uses]
+    wanted = (names,) if isinstance(names, str) else tuple(names)
+    if missing := [name for name in wanted if name not in known]:
+        raise ValueError(f"no {kind} named {missing[0]!r}; the graph has {', '.join(known)}")
+    return wanted
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _captured(
+    apply: Callable[..., PyTree],
+    graph: Graph,
+    nodes: tuple[str, ...],
+    sites: tuple[str, ...],
+    lookups: tuple[str, ...],
+    variables: PyTree,
+    inputs: tuple,
+) -> Captured:
+    taps = {name: graph.taps[name] for name in nodes}
+    wanted = {site.name: site for site in graph.sites if site.name in sites}
+    looked_up = {lookup.name: lookup for lookup in graph.lookups if lookup.name in lookups}
+    probes = [_Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
+    probes += [probe for s in wanted.values() for probe in (_inputs(s), _outputs(s, s.outputs))]
+    probes += [_inputs(lookup) for lookup in looked_up.values()]
+    _, found = _run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
+    features = {}
+    for name, tap in taps.items():
+        order = [k if isinstance(k, int) else tap.loops + sum(isinstance(i, Place) for i in tap.index[:j])
+                 for j, k in enumerate(tap.index)]  # fmt: skip
+        features[name] = _gathered(found[name,], order)
+        if features[name].shape[:-2] + features[name].shape[-1:] != (*graph.nodes[name].copies, graph.nodes[name].size):
+            raise ValueError(_LOST.format(f"the tap of node {name!r}"))
+    pairs = {}
+    for name, site in wanted.items():
+        pairs[name] = SiteFeatures(*(_by_copy(site, found[name, which]) for which in ("inputs", "outputs")))
+    rows = {name: _by_copy(lookup, found[name, "inputs"])[..., 0] for name, lookup in looked_up.items()}
+    return Captured(features, pairs, rows)
+
+
+class Gradients(NamedTuple):
+    """A forward pass that can be gone back through to the sites.
+
+    Attributes:
+        outputs: of the network.
+        inputs: what each site reads, by its name.
+        pull: from a cotangent of the outputs to that of what each site makes, by its name.
+    """
+
+    outputs: PyTree
+    inputs: dict[str, Float[Array, "*copies samples rows"]]
+    pull: Callable[[PyTree], dict[str, Float[Array, "*copies samples columns"]]]
+
+
+def gradients(
+    apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs: PyTree, sites: Iterable[str]
+) -> Gradients:
+    """What sites read, and the way back to what they make: zeros are added there, and differentiated. Traceable.
+
+    Arguments and errors are those of `capture`.
+    """
+    names = set(sites)
+    wanted = [site for site in graph.sites if site.name in names]
+    closed, returned = jax.make_jaxpr(apply, return_shape=True)(variables, *inputs)
+    leaves = jax.tree.leaves((variables, *inputs))
+
+    def run(nudges: Mapping[str, Array]) -> tuple[PyTree, dict]:
+        probes = [p for s in wanted for p in (_inputs(s), _outputs(s, lambda y: y, nudges.get(s.name)))]
+        outs, found = _run_with(probes, closed, leaves)
+        return jax.tree.unflatten(jax.tree.structure(returned), outs), found
+
+    shapes = jax.eval_shape(run, {})[1]
+    zeros = {s.name: jnp.zeros(shapes[s.name, "outputs"].shape, shapes[s.name, "outputs"].dtype) for s in wanted}
+    outputs, back, found = jax.vjp(run, zeros, has_aux=True)
+
+    def pull(cotangent: PyTree) -> dict[str, Array]:
+        (nudges,) = back(cotangent)
+        return {s.name: _by_copy(s, over(len(s.stacked), s.outputs)(nudges[s.name])) for s in wanted}
+
+    return Gradients(outputs, {s.name: _by_copy(s, found[s.name, "inputs"]) for s in wanted}, pull)
+
+
+_LOST = (
+    "{} is not where it was traced: trace and capture must get the same function (both jitted or both not), with variables and "
+    "inputs of the same types and numbers of axes"
+)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What to read: at an equation, one of its results (or operands), arranged as (*index, samples, units).
+
+    A nudge is added to the result first, of loops around the equation one for each step.
+    """
+
+    key: tuple[str, ...]
+    location: tuple[int, ...]
+    result: bool
+    number: int
+    arrange: Callable[[Array], Array]
+    site: Use | None = None
+    nudge: Array | None = None
+
+    def fits(self, eqn: JaxprEqn, ins: Sequence[Any]) -> bool:
+        """Whether an equation can be that of the site."""
+        site = self.site
+        return site is None or (eqn.primitive.name == site.primitive and jnp.shape(ins[site.weight]) == site.shape)
+
+
+def _inputs(site: Use) -> _Probe:
+    return _Probe((site.name, "inputs"), site.location, False, 1 - site.weight, site.inputs, site)
+
+
+def _outputs(site: Site, arrange: Callable[[Array], Array], nudge: Array | None = None) -> _Probe:
+    return _Probe((site.name, "outputs"), site.location, True, 0, arrange, site, nudge)
+
+
+def _run_with(probes: Sequence[_Probe], closed: ClosedJaxpr, args: list) -> tuple[list[Any], dict[tuple[str, ...], Array]]:
+    """The results, and what the probes found, in one evaluation; loops around an equation are leading axes."""
+    at: dict[tuple[int, ...], list[_Probe]] = {}
+    for probe in probes:
+        at.setdefault(probe.location, []).append(probe)
+    found: dict[tuple[str, ...], Array] = {}
+    outs = _run(closed, args, (), at, found)
+    for probe in probes:
+        if probe.key not in found:
+            raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
+    return outs, found
+
+
+def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
+    """Evaluate a jaxpr, entering the calls that hold a probe and keeping what the probes ask for."""
+    jaxpr: Jaxpr = closed.jaxpr
+    env: dict[Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
+
+    def read(v: Var | Literal) -> Any:
+        return v.val if isinstance(v, Literal) else env[v]
+
+    for index, eqn in enumerate(jaxpr.eqns):
+        here = (*prefix, index)
+        ins = [read(v) for v in eqn.invars]
+        inside = any(location[: len(here)] == here and location != here for location in probes)
+        if inside and (inner := nested(eqn)) is not None:
+            outs = _run(inner, ins, here, probes, found)
+        elif inside and eqn.primitive.name == "scan":
+            outs = _scanned(eqn, ins, here, probes, found)
+        else:
+            outs = evaluated(eqn, jaxpr, *ins)
+        if nudges := [probe.nudge for probe in probes.get(here, ()) if probe.nudge is not None]:
+            outs = [outs[0] + nudges[0]]
+        env.update(zip(eqn.outvars, outs, strict=True))
+        for probe in probes.get(here, ()):
+            values = outs if probe.result else ins
+            if probe.number >= len(values) or not probe.fits(eqn, ins):
+                raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
+            try:
+                found[probe.key] = probe.arrange(values[probe.number])
+            except (TypeError, ValueError, IndexError, AttributeError) as error:
+                raise ValueError(_LOST.format(f"{probe.key[0]!r}")) from error
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _scanned(eqn: JaxprEqn, ins: list[Any], here: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
+    """A scan that also stacks what the probes in its body find."""
+    p = eqn.params
+    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+    inside = {location: several for location, several in probes.items() if location[: len(here)] == here}
+    nudges = {probe.key: probe.nudge for several in inside.values() for probe in several if probe.nudge is not None}
+
+    def body(carry: list, x: tuple[list, dict]) -> tuple[list, tuple[list, dict]]:
+        inner: dict = {}
+        here_now = {place: [replace(probe, nudge=x[1].get(probe.key)) for probe in ps] for place, ps in inside.items()}
+        outs = _run(p["jaxpr"], [*ins[:first], *carry, *x[0]], here, here_now, inner)
+        return outs[: len(carry)], (outs[len(carry) :], inner)
+
+    carry, (stacked, inner) = jax.lax.scan(
+        body, ins[first:last], (ins[last:], nudges), p["length"], reverse=p["reverse"], unroll=p["unroll"]
+    )
+    found.update(inner)
+    return [*carry, *stacked]
+
+
+def _features(tap: Tap, x: Array) -> Float[Array, "*places samples units"]:
+    """The features that a tap sees in an array: those of its index that are places in front."""
+    places = [*(i for i in tap.index if isinstance(i, Place)), tap.units]
+    by_axis = {place.axis: place for place in places}
+    start: dict[int, int] = {}
+    opened: list[int] = []
+    for d, size in enumerate(x.shape):
+        place = by_axis.get(d)
+        start[d] = len(opened)
+        opened += [size] if place is None else place.sizes
+        if place is not None and place.intervals:
+            x = jnp.concatenate([jax.lax.slice_in_dim(x, a, b, axis=d) for a, b in place.intervals], axis=d)
+    for d, place in sorted(by_axis.items(), reverse=True):
+        x = x.reshape(*x.shape[:d], *place.sizes, *x.shape[d + 1 :])
+    axes = [start[place.axis] + place.factor for place in places]
+    rest = [d for d in range(x.ndim) if d not in axes]
+    sizes = [x.shape[d] for d in axes]
+    return x.transpose(*axes[:-1], *rest, axes[-1]).reshape(*sizes[:-1], -1, sizes[-1])
+
+
+def _by_copy(site: Use, x: Array) -> Float[Array, "*copies samples units"]:
+    """Loops in which the weight is the same are samples, all others copies."""
+    kept = [d for d, stacked in enumerate(site.stacked) if stacked] + list(range(len(site.stacked), x.ndim - 2))
+    return _gathered(x, kept)
+
+
+def _gathered(x: Array, kept: Sequence[int]) -> Array:
+    """Bring the axes `kept` to the front, in order; the others but the last are samples."""
+    rest = [d for d in range(x.ndim - 1) if d not in kept]
+    return x.transpose(*kept, *rest, x.ndim - 1).reshape(*(x.shape[d] for d in kept), -1, x.shape[-1])

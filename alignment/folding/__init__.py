@@ -1,0 +1,1 @@
+"""Pre-norm transformers rewritten so that their residual stream may be rotated."""

@@ -1,0 +1,1 @@
+"""Networks cut into consecutive groups of layers, each of which runs by itself."""

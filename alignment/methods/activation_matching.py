@@ -1,0 +1,57 @@
+"""Activation matching: permutations that make the activations agree."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from alignment.activations.correlation import assign_living, correlation, living
+from alignment.activations.moments import Moments
+from alignment.assignment import assign
+from alignment.base import PermutationAlignment
+from alignment.graph import GroupName
+from alignment.methods.by_activations import ActivationAlignment
+
+
+@dataclass(frozen=True)
+class ActivationMatching(ActivationAlignment, PermutationAlignment):
+    """Pair the units whose activations agree most on the same inputs.
+
+    A linear assignment on post-nonlinearity activations a of model 0 and b of another, for each node independently (Li et al.
+    2015; Ainsworth et al. 2022, section 3.1). Heads are matched on two levels, each pair worth what the best assignment of the
+    units inside is worth by the same cost. Units that do not vary are dead in every cost: the living are assigned first, dead
+    ones and what is left over are then paired in ascending order. Fewer samples than units are no obstacle, as nothing is
+    inverted, but make chance correlations large. Needs `NodeMoments`.
+
+    Attributes:
+        cost: "correlation", Pearson's; "uncentred", E[a b] (the published code of Git Re-Basin); "euclidean", minus the
+            distance over all samples, sqrt(samples E[(a - b)^2]) (as in PLeaS, which adds up distances batch by batch). The
+            squared distance would give the assignment of "uncentred": its other terms do not depend on the pairing.
+    """
+
+    cost: Literal["correlation", "uncentred", "euclidean"] = "correlation"
+
+    def __post_init__(self) -> None:
+        if self.cost not in ("correlation", "uncentred", "euclidean"):
+            raise ValueError(f"cost must be 'correlation', 'uncentred' or 'euclidean', got {self.cost!r}")
+
+    def solve(self, moments: Moments) -> Int[np.ndarray, " units"]:
+        """The unit put at each place."""
+        return assign_living(self.scores(moments), *living(moments))
+
+    def scores(self, moments: Moments) -> Float[np.ndarray, "units units"]:
+        """How well each unit of the second model (columns) fits each of the first, by the cost."""
+        if self.cost == "correlation":
+            return correlation(moments)
+        mean, cross = np.asarray(moments.mean, np.float64), np.asarray(moments.cross[1], np.float64)
+        if self.cost == "uncentred":
+            return cross + np.outer(*mean)
+        variance = np.diagonal(np.asarray(moments.covariance, np.float64), axis1=-2, axis2=-1)
+        square = np.add.outer(*variance) - 2 * cross + np.square(np.subtract.outer(*mean))  # E[(a - b)^2] without cancellation
+        return -np.sqrt(np.maximum(float(moments.samples) * square, 0))
+
+    def likeness(self, group: GroupName, moments: Moments) -> float:
+        """What the best assignment of the units of two groups is worth, whatever else their symmetry would allow."""
+        scores = self.scores(moments)
+        return float(scores[np.arange(len(scores)), assign(scores)].sum())

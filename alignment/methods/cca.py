@@ -1,0 +1,96 @@
+"""CCA: the linear map of each node that brings the activations to maximal correlation."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from alignment.activations.correlation import Spectrum, spectrum
+from alignment.activations.moments import Moments
+from alignment.base import check_finite, check_groups
+from alignment.checks import check_number
+from alignment.graph import Graph
+from alignment.maps import Maps, NodeMap, permutation
+from alignment.methods.by_activations import ActivationAlignment
+from alignment.methods.procrustes import polar, rotated
+
+
+@dataclass(frozen=True)
+class CCA(ActivationAlignment):
+    """Whiten the other model's features, rotate them onto the reference's, colour them as the reference's.
+
+    T = Sxx^1/2 . polar(Sxx^-1/2 Sxy Syy^-1/2) . Syy^-1/2 with gamma added to the diagonals of Sxx and Syy (Horoi et al. 2024,
+    "Harmony in Diversity", section 4). A node that indexes others (heads) is permuted. Needs `NodeMoments`.
+
+    Where a covariance is singular (dead units, fewer samples than units, a node wider than what feeds it), the formula holds
+    on the directions that features take. Between the null spaces T is the isometry that `polar` defines: dead units to dead
+    units in ascending order, the identity where both models have the same. So every gamma, zero too, gives an invertible map,
+    and none depends on the solver.
+
+    Theta is a start for learning: it holds T alone, and `maps` pulls back by its inverse.
+
+    Attributes:
+        gamma: the regularisation; large values tend to `Procrustes`, small ones trust directions with little variance. With
+            fewer samples than units and a gamma below a hundredth of the mean variance, a warning names the node.
+        scale: "relative" multiplies gamma by each covariance's mean eigenvalue, so that one value suits every layer;
+            "absolute" adds it as it is, as published.
+        approximate: also map nodes whose group is not linear (units between elementwise nonlinearities). That changes what
+            the network computes; afterwards, re-estimate BatchNorm statistics. Otherwise they are refused.
+    """
+
+    gamma: float = 0.1
+    scale: Literal["relative", "absolute"] = "relative"
+    approximate: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma)
+        if self.scale not in ("relative", "absolute"):
+            raise ValueError(f"scale must be 'relative' or 'absolute', got {self.scale!r}")
+
+    def check(self, graph: Graph, moments: Mapping[str, Moments]) -> None:
+        """Raise ValueError naming nodes that linear maps do not suit, unless `approximate`; warn where samples are few."""
+        nodes = rotated(graph, moments)
+        if not self.approximate:
+            check_groups(self, graph, nodes, "linear")
+        few = [n for n in nodes if moments[n].samples <= graph.nodes[n].size and self._is_small(moments[n])]
+        if few:
+            shown = ", ".join(f"{n!r} ({int(moments[n].samples)} for {graph.nodes[n].size} units)" for n in few[:5])
+            warnings.warn(
+                f"CCA with gamma {self.gamma:g} has no more samples than units at {shown}: the covariances are singular and "
+                "what lies outside the samples is completed by convention; give more data or a larger gamma",
+                stacklevel=4,
+            )
+
+    def solve(self, moments: Moments) -> Float[np.ndarray, "units units"]:
+        """T."""
+        covariance, cross = (np.asarray(m, np.float64) for m in (moments.covariance, moments.cross[1]))
+        if min(np.trace(covariance[0]), np.trace(covariance[1])) <= 1e-30:
+            return np.eye(len(cross), dtype=np.float32)  # dead in one of the models
+        x, y = map(spectrum, covariance)
+        null = np.sqrt(x.values[x.alive].mean() * y.values[y.alive].mean())  # common to both: the null block is an isometry
+        root_x, root_y = self._roots(x, null), self._roots(y, null)
+        seen = x.power(x.alive / root_x) @ cross @ y.power(y.alive / root_y)
+        return (x.power(root_x) @ polar(seen) @ y.power(1 / root_y)).astype(np.float32)
+
+    def maps(self, theta: list, graph: Graph) -> Sequence[Maps]:
+        """T and its inverse; permutations of nodes that index others. Raises ValueError unless theta is finite (or traced)."""
+        check_finite(theta, "theta")
+        return [{node: _map(jnp.asarray(x)) for node, x in model.items()} for model in theta]
+
+    def _is_small(self, m: Moments) -> bool:
+        variance = np.diagonal(np.asarray(m.covariance, np.float64), axis1=-2, axis2=-1).mean()
+        return self.gamma < 0.01 * (1 if self.scale == "relative" else variance)
+
+    def _roots(self, s: Spectrum, null: float) -> Float[np.ndarray, " n"]:
+        """The square roots of the regularised eigenvalues."""
+        mean = np.maximum(s.values, 0).mean()
+        added = self.gamma * mean if self.scale == "relative" else self.gamma
+        return np.sqrt(np.where(s.alive, s.values + added, null))
+
+
+def _map(x: Array) -> NodeMap:
+    return permutation(x) if jnp.issubdtype(x.dtype, jnp.integer) else NodeMap(x, jnp.linalg.inv(x))

@@ -1,0 +1,1 @@
+"""Networks at other widths: the same function over tensors whose nodes have grown or shrunk."""

@@ -1,0 +1,1 @@
+"""Networks that share a part and keep heads or stems of their own."""

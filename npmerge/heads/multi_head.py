@@ -1,0 +1,236 @@
+"""Networks that share a part and keep heads or stems of their own: a merge of functions, not of one parameter tree."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from alignment.base import check_finite, functions_of, graphs_of
+from alignment.checks import check_count, check_kinds, check_list, kind_of
+from alignment.graph import Graph, PyTree, flatten, path_name
+from alignment.maps import Maps, NodeMap, transport
+from alignment.resizing.resize import resize
+from npmerge.heads.cut import Cut, cut_of
+from npmerge.heads.side_by_side import side_by_side
+from npmerge.normalisation import reset_statistics
+from npmerge.stack import mean_of
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class MultiHead:
+    """`multi_head(variables, inputs) -> [outputs of every head]`, under `jax.jit` the shared part computed once.
+
+    The variables are `{"shared": tree, "heads": [tree, ...]}`, where what a tree does not hold is None. XLA sees that all heads
+    do the same computation and does it once.
+
+    Attributes:
+        functions: for each head the function of one network, with the widths of the merged one.
+        entries: where stems end: the weights, by path, whose outputs are averaged over the networks.
+    """
+
+    functions: tuple[Function, ...]
+    entries: tuple[str, ...] = ()
+
+    def __call__(self, variables: dict[str, Any], inputs: Array) -> list[Any]:
+        """What the functions return."""
+        return side_by_side(self.functions, self.entries, self.networks(variables), inputs)
+
+    def networks(self, variables: dict[str, Any]) -> list[PyTree]:
+        """The variables of each task's network: shared ones and its own. Raises ValueError for variables of another kind."""
+        return _networks(variables, len(self.functions))
+
+    def head(self, number: int) -> "OneHead":
+        """The network of one task: `(variables, inputs) -> outputs`, for `evaluate` and losses. Raises ValueError for none."""
+        check_count("the number of a head", number, 0)
+        if number >= len(self.functions):
+            raise ValueError(f"no head {number}: there are {len(self.functions)}, counted from 0")
+        return OneHead(self, number)
+
+    def mean(self, variables: dict[str, Any], inputs: Array) -> Any:
+        """The mean of what all heads return, where they are of one task."""
+        return mean_of(self(variables, inputs))
+
+
+@dataclass(frozen=True)
+class OneHead:
+    """What leads to one of the heads, as a function of the variables of all."""
+
+    whole: MultiHead
+    number: int
+
+    def __call__(self, variables: dict[str, Any], inputs: Array) -> Any:
+        """What the function returns."""
+        if self.whole.entries:  # every stem leads to it
+            return self.whole(variables, inputs)[self.number]
+        return self.whole.functions[self.number](self.whole.networks(variables)[self.number], inputs)
+
+
+@dataclass(frozen=True)
+class MultiHeadTraining:
+    """A `MultiHead` in training mode: `(variables, inputs) -> (outputs, variables with new statistics)`.
+
+    Attributes:
+        whole: the training modes of all networks, as a `MultiHead`.
+    """
+
+    whole: MultiHead
+
+    def __call__(self, variables: dict[str, Any], inputs: Array) -> tuple[list[Any], dict[str, Any]]:
+        """Outputs of every head; the shared statistics are those that all heads saw."""
+        made = self.whole(variables, inputs)
+        if odd := [x for x in made if not isinstance(x, tuple) or len(x) != 2]:
+            raise ValueError(
+                f"train_apply must return (outputs, variables with new statistics), got {kind_of(odd[0])}: is it training mode?"
+            )
+        shared = _only(made[0][1], variables["shared"])
+        heads = [_only(new, head) for (_, new), head in zip(made, variables["heads"], strict=True)]
+        return [outputs for outputs, _ in made], {"shared": shared, "heads": heads}
+
+
+class Headed(NamedTuple):
+    """What `multi_head` returns.
+
+    Attributes:
+        apply: the merged function in evaluation mode.
+        variables: of all of it.
+        train_apply: training mode; None unless it was given.
+        shared: the leaves that all tasks share.
+    """
+
+    apply: MultiHead
+    variables: dict[str, Any]
+    train_apply: MultiHeadTraining | None
+    shared: tuple[str, ...]
+
+    def sharing(self, network: PyTree) -> "Headed":
+        """The same heads behind the shared part of another network."""
+        return self._replace(variables={**self.variables, "shared": _only(network, self.variables["shared"])})
+
+    def renewed(self, batches: Iterable[tuple]) -> "Headed":
+        """With statistics re-estimated from data, by `reset_statistics`, where there is a training mode."""
+        if self.train_apply is None:
+            return self
+        return self._replace(variables=reset_statistics(self.train_apply, self.variables, batches))
+
+
+def multi_head(
+    apply: Function | Sequence[Function],
+    graph: Graph | Sequence[Graph],
+    models: Sequence[PyTree],
+    maps: Sequence[Maps],
+    *,
+    train_apply: Function | Sequence[Function] | None = None,
+    stems: bool = False,
+) -> Headed:
+    """Merge networks where they have maps, and keep what comes behind once for each: partial zip (Stoica et al. 2024).
+
+    What makes the units of a mapped node is averaged over the models. Everything else stays as it is in each, reading from the
+    merged units: W_k U_k. So tasks with different labels keep their classifiers. Of a weight that makes units of mapped and of
+    other nodes (a split, a norm over a concatenation) only the part of the mapped ones is averaged. Where it makes them from a
+    model's own units (a residual stream that a zero-padded shortcut carries on behind the cut) it stays that model's wholly,
+    U_k^+ W_k, so that U_k reads what was written. The maps are those of `ZipIt(stop=...)` or of
+    any other alignment, of which only the nodes up to a place are taken.
+
+    With `stems` layers in front of the first node with a map stay separate, too, as by `ZipIt(start=...)`: a weight that makes
+    merged units from those of one model stays that model's, M_k W_k, and what all of them make is averaged where it is
+    computed, before the bias and the nonlinearity. Networks that are zipped nowhere (all units kept apart, or no maps) keep
+    their functions.
+
+    Args:
+        apply: the network in evaluation mode; one for each model where they have different numbers of outputs.
+        graph: its graph, likewise.
+        models: the variables of each model.
+        maps: one map per node to merge, for each model.
+        train_apply: the network in training mode, likewise, if it has statistics to re-estimate: then call
+            `reset_statistics(headed.train_apply, headed.variables, batches)`.
+        stems: whether layers in front of mapped nodes may stay separate.
+
+    Raises:
+        ValueError: another number of maps or functions than of models, maps of different nodes or to different widths, NaN or
+            infinity in a model, without `stems` no maps at all, and what `cut_of` raises: mostly for a cut through a residual
+            stream, a tensor that makes merged units from units that are not (both nodes are named).
+    """
+    check_list(models)
+    check_list(maps, "maps")
+    graphs = graphs_of(graph, models)
+    merged = _merged(maps, len(models))
+    if not merged and not stems:
+        raise ValueError(
+            f"multi_head needs maps of some nodes for each of {len(models)} models: got {[sorted(m) for m in maps]}"
+        )
+    for k, model in enumerate(models):
+        check_finite(model, f"model {k}")
+    moved = [transport(g, m, model) for g, m, model in zip(graphs, maps, models, strict=True)]
+    cut = cut_of(graphs[0], merged, stems=stems)
+    average = mean_of([_part(model, {*cut.shared, *cut.parted}, keep=True) for model in moved])
+    heads = [_own(*each, cut, average) for each in zip(graphs, maps, models, moved, strict=True)]
+    variables = {"shared": _part(average, cut.shared, keep=True), "heads": heads}
+
+    def whole(function: Function | Sequence[Function]) -> MultiHead:
+        each = zip(functions_of(function, models), graphs, moved, strict=True)
+        return MultiHead(tuple(resize(f, g, v, merged) for f, g, v in each), cut.entries)
+
+    return Headed(whole(apply), variables, None if train_apply is None else MultiHeadTraining(whole(train_apply)), cut.shared)
+
+
+def _merged(maps: Sequence[Maps], count: int) -> dict[str, int]:
+    """The nodes that have maps, with their new widths. Raises ValueError where models differ."""
+    for k, m in enumerate(maps):
+        check_kinds(f"the maps of model {k} must be node -> NodeMap", (m, Mapping))
+    if len(maps) != count or any(m.keys() != maps[0].keys() for m in maps):
+        raise ValueError(f"multi_head needs maps of the same nodes for each of {count} models: got {[sorted(m) for m in maps]}")
+    for name in maps[0] if maps else ():
+        for k, m in enumerate(maps):
+            check_kinds(f"the map of {name!r} in model {k} must be a NodeMap", (m[name], NodeMap))
+        widths = [m[name].push.shape[-2] for m in maps]
+        if len(set(widths)) > 1:
+            raise ValueError(f"the maps bring node {name!r} to different widths: {widths}, one for each model")
+    return {name: m.push.shape[-2] for name, m in maps[0].items()} if maps else {}
+
+
+def _own(graph: Graph, maps: Maps, model: PyTree, moved: PyTree, cut: Cut, average: PyTree) -> PyTree:
+    """What one model keeps: all but the shared weights, and with the averaged part of those that are averaged in part.
+
+    Merged units that the model goes on writing itself are written so that `pull` reads back what was written.
+    """
+    back = {name: m._replace(push=jnp.linalg.pinv(jnp.asarray(m.pull))) for name, m in maps.items()} if cut.continued else {}
+    written, means = flatten(transport(graph, back, model)), flatten(average)
+
+    def own(path: tuple, x: Array) -> Array | None:
+        name = path_name(path)
+        if name in cut.continued:
+            return written[name]
+        return jnp.where(cut.parted[name], means[name], x) if name in cut.parted else x
+
+    return jax.tree_util.tree_map_with_path(own, _part(moved, cut.shared, keep=False))
+
+
+def _networks(variables: dict[str, Any], count: int) -> list[PyTree]:
+    """The variables of each network, shared ones and its own."""
+    if not isinstance(variables, Mapping) or variables.keys() != {"shared", "heads"} or len(variables["heads"]) != count:
+        raise ValueError(
+            f"expected the variables that multi_head made, {{'shared': tree, 'heads': [tree, ...]}} with {count} heads: "
+            f"got {kind_of(variables)}"
+        )
+    return [_joined(variables["shared"], head) for head in variables["heads"]]
+
+
+def _part(tree: PyTree, paths: Collection[str], *, keep: bool) -> PyTree:
+    return jax.tree_util.tree_map_with_path(lambda path, x: x if (path_name(path) in paths) == keep else None, tree)
+
+
+def _joined(shared: PyTree, head: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: b if a is None else a, shared, head, is_leaf=_is_none)
+
+
+def _only(tree: PyTree, like: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, old: None if old is None else x, tree, like, is_leaf=_is_none)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None

@@ -1,0 +1,1 @@
+"""Merges that minimise sums of quadratic forms: operators, systems, conjugate gradients."""

@@ -1,0 +1,52 @@
+"""Lines that figures of what was measured share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npmerge.evaluate import Path
+
+
+class Curve(NamedTuple):
+    """A line of a figure: a label, its points, an error bar for each, and whether it is a control (drawn dashed)."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float]
+    control: bool = False
+
+
+def new_figure(columns: int) -> tuple[Any, Any]:
+    """A figure with so many axes side by side, without a display."""
+    from matplotlib.figure import Figure  # slow to import, and needed nowhere else
+
+    drawing = Figure(figsize=(6.5 * columns, 4.6), layout="constrained")
+    return drawing, np.atleast_1d(drawing.subplots(1, columns))
+
+
+def draw_paths(axes: Any, paths: Mapping[str, Sequence[Path]], *, baseline: str) -> None:
+    """Loss along the path between two networks, a line for each name (a mean over its paths), `baseline` in black."""
+    for name, several in paths.items():
+        losses = np.mean([path.loss for path in several], axis=0)
+        style = {"color": "black", "linestyle": "--"} if name == baseline else {}
+        axes.plot(several[0].fractions, losses, label=name, marker=".", **style)
+    axes.set(xlabel="fraction of the way from network 1 to network 2", ylabel="test loss (nats)", title="Along the path")
+    axes.legend(frameon=False)
+
+
+def draw_curves(axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, float] | None = None) -> None:
+    """Lines with error bars over a logarithmic axis; horizontal dotted lines for `levels`."""
+    for k, curve in enumerate(curves):
+        style = "--" if curve.control else "-"
+        marker = "os^Dvp*X"[k % 8]
+        shifted = [x * 1.03 ** (k - len(curves) / 2) for x in curve.x]  # or equal curves would hide each other
+        axes.errorbar(shifted, curve.y, yerr=curve.error, label=curve.label, marker=marker, capsize=2, linestyle=style)
+    for label, level in (levels or {}).items():
+        axes.axhline(level, color="grey", linestyle=":", label=label)
+    axes.set_xscale("log")
+    ticks = sorted({x for curve in curves for x in curve.x})
+    axes.set_xticks(ticks, labels=[f"{x:g}" for x in ticks], minor=False)
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

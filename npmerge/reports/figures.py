@@ -1,0 +1,121 @@
+"""Figures of graphs and of alignments."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment import Graph
+from alignment.describe import INPUTS, OUTPUTS, edges
+from npmerge.evaluate import Path
+from npmerge.reports.drawing import new_figure
+
+COLOURS = {"permutation": "tab:blue", "scale": "tab:orange", "orthogonal": "tab:green", "linear": "tab:red"}
+
+
+def graph_figure(graph: Graph) -> Any:
+    """A graph as an arc diagram: nodes from top to bottom in the order of the network, tensors as arcs between them.
+
+    A solid arc leads down to a node that is computed later, a dotted one back up (into a residual stream); wider arcs stand for
+    several tensors. Colours are groups. Save it with `.savefig("graph.png")`.
+    """
+    from matplotlib.figure import Figure  # slow to import, and needed nowhere else
+
+    rows = {name: row for row, name in enumerate([INPUTS, *graph.nodes, OUTPUTS])}
+    drawing = Figure(figsize=(9, 1 + 0.32 * len(rows)), layout="constrained")
+    axes = drawing.subplots()
+    for (source, target), count in Counter((e.source, e.target) for e in edges(graph)).items():
+        _arc(axes, rows[source], rows[target], count)
+    for name, row in rows.items():
+        node = graph.nodes.get(name)
+        colour = COLOURS[node.group] if node else "black"
+        axes.plot(0, row, "o" if node else "s", color=colour, markersize=7, zorder=3)
+        text = name
+        if node:
+            times = "".join(f"{copies} x " for copies in node.copies)
+            text = f"{'    ' * len(node.index)}{name}  {times}{node.size}"
+        axes.text(-0.15, row, text, ha="right", va="center", fontsize=7, color=colour)
+    longest = max((abs(rows[e.source] - rows[e.target]) for e in edges(graph)), default=1)
+    for group in dict.fromkeys(node.group for node in graph.nodes.values()):
+        axes.plot([], [], "o", color=COLOURS[group], label=group)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-0.2, 0.5 + 0.6 * longest))
+    axes.axis("off")
+    if graph.nodes:
+        axes.legend(frameon=False, fontsize="small", loc="upper right", title="group")
+    return drawing
+
+
+def _arc(axes: Any, start: int, end: int, count: int) -> None:
+    """Half an ellipse to the right of the column of nodes."""
+    from matplotlib.patches import Arc
+
+    middle, height, down = (start + end) / 2, abs(end - start) or 0.6, end > start
+    style: dict[str, Any] = {"linestyle": "-" if down else ":", "color": "0.3" if down else "0.5"}
+    width = height if down else 1.2 * height  # beside the arc that leads down between the same nodes
+    axes.add_patch(Arc((0, middle), width, height, theta1=-90, theta2=90, linewidth=0.6 + 0.3 * count, **style))
+
+
+def correlation_figure(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], names: Sequence[str]) -> Any:
+    """Matched correlation by depth, a colour for each network, dashed before alignment.
+
+    Args:
+        before: node -> the matched correlation (networks,) of each network but the reference, from the inputs to the outputs.
+        after: the same of the aligned networks.
+        names: of the networks.
+    """
+    drawing, axes = _single(width=6.5 + 0.12 * len(before))
+    for values, style in ((before, "--"), (after, "-")):
+        for k, name in enumerate(names):
+            label = name if values is after else f"{name}, before"
+            axes.plot([float(v[k]) for v in values.values()], style, marker=".", color=f"C{k}", label=label)
+    axes.set_xticks(range(len(before)), labels=list(before), rotation=90, fontsize=6 if len(before) > 20 else 8)
+    axes.set(ylabel="mean correlation of matched units", title="Matched correlation by depth")
+    axes.axhline(0, color="grey", linewidth=0.5)
+    axes.legend(frameon=False, fontsize="small")
+    return drawing
+
+
+def barrier_figure(before: Sequence[Path], after: Sequence[Path], names: Sequence[str]) -> Any:
+    """Loss on the straight line from the reference to each network, dashed before alignment.
+
+    Args:
+        before: the path to each network.
+        after: the path to each aligned network.
+        names: of the networks.
+    """
+    drawing, axes = _single(width=6.5)
+    for paths, style in ((before, "--"), (after, "-")):
+        for k, (name, path) in enumerate(zip(names, paths, strict=True)):
+            label = f"{name}{', before' if paths is before else ''} (barrier {path.barrier:.3g})"
+            axes.plot(path.fractions, path.loss, style, marker=".", color=f"C{k}", label=label)
+    axes.set(xlabel="fraction of the way from the reference", ylabel="loss (nats)", title="Along the path")
+    axes.legend(frameon=False, fontsize="small")
+    return drawing
+
+
+def _single(width: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, 4.6), layout="constrained")
+    return drawing, drawing.subplots()
+
+
+def size_figure(points: Sequence[Mapping[str, float]], levels: Mapping[str, Mapping[str, float]], chosen: float) -> Any:
+    """Accuracy and loss of merged networks against their size, with levels for comparison as dotted lines.
+
+    Args:
+        points: for each size its `budget`, `cost` (operations, as a multiple of one network), `accuracy` and `loss`.
+        levels: accuracy and loss of what the merged networks are compared with, by name.
+        chosen: the budget of the network that was kept.
+    """
+    drawing, both = new_figure(2)
+    for axes, name in zip(both, ("accuracy", "loss"), strict=True):
+        axes.plot([p["cost"] for p in points], [p[name] for p in points], marker="o", label="merged")
+        kept = [p for p in points if p["budget"] == chosen]
+        axes.plot([p["cost"] for p in kept], [p[name] for p in kept], "*", markersize=14, color="tab:red", label="kept")
+        for k, (label, level) in enumerate(levels.items()):
+            axes.axhline(level[name], color="grey", linestyle=(":", "--", "-.")[k % 3], label=label)
+        axes.set(xlabel="operations, as a multiple of one network", ylabel=name)
+    both[0].legend(frameon=False, fontsize="small")
+    return drawing

@@ -1,0 +1,85 @@
+"""Reports on disk: a folder that is written whole or not at all."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+REPORT = ("report.md", "summary.json")
+"""What every report writes, beside its figures."""
+
+
+class OutputFolder:
+    """A folder that is filled in one go: everything is written beside it first, nothing is half-written.
+
+    Args:
+        path: the folder.
+        force: whether it may have files in it. Those of the same names are replaced.
+        own: names of files that belong to whoever writes. Where an earlier run left them and this one does not write them,
+            they are removed, or they would be taken for its own.
+
+    Raises:
+        ValueError: if the folder exists with files in it (unless `force`), is a file, or cannot be written.
+    """
+
+    def __init__(self, path: FilePath, *, force: bool, own: Sequence[str] = ()):
+        self.path, self.force, self.own = path, force, own
+        self.check()
+        parent = next(p for p in (path, *path.parents) if p.exists())
+        if not parent.is_dir():
+            raise ValueError(f"cannot write to {path}: {parent} is a file")
+        try:
+            self.staging = FilePath(tempfile.mkdtemp(prefix=f".{path.name}-", dir=parent))
+        except OSError as error:
+            raise ValueError(f"cannot write to {path}: {error.strerror or error}") from None
+
+    def check(self) -> None:
+        """Refuse a file, and a folder with files in it unless forced."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: expected a folder to write to")
+        staging = getattr(self, "staging", None)
+        if self.path.is_dir() and not self.force and any(p != staging for p in self.path.iterdir()):
+            raise ValueError(f"{self.path} exists and has files in it: choose another folder with --out, or use --force")
+
+    def __enter__(self) -> FilePath:
+        return self.staging
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.check()  # again: another run may have written here meanwhile
+                self._fill(sorted(self.staging.iterdir()))
+        except OSError as error:
+            raise ValueError(f"cannot write to {self.path}: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _fill(self, files: Sequence[FilePath]) -> None:
+        written = [file.name for file in files]
+        if taken := [name for name in written if (self.path / name).is_dir()]:
+            raise ValueError(f"cannot write to {self.path}: {taken[0]} is a folder there")
+        self.path.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            os.replace(file, self.path / file.name)  # noqa: PTH105
+        for name in self.own:
+            if name not in written and (self.path / name).is_file():
+                (self.path / name).unlink()
+
+
+def write_report(folder: FilePath, *, page: str, summary: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """Write `report.md`, `summary.json` and each figure as `NAME.png`. Raises ValueError for NaN, which JSON has not."""
+    try:
+        text = json.dumps(summary, indent=1, allow_nan=False)
+    except ValueError:
+        from alignment.graph import flatten  # imports JAX
+
+        bad = [path for path, x in flatten(summary).items() if isinstance(x, float) and not math.isfinite(x)]
+        raise ValueError(f"what was measured is not finite at {bad[0]!r}: no report can be made of it") from None
+    (folder / "report.md").write_text(page, encoding="utf-8")
+    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    for name, drawing in figures.items():
+        drawing.savefig(folder / f"{name}.png", dpi=150)
