@@ -1,0 +1,11 @@
+import pytest
+
+from tests import examples
+
+PUBLIC = examples.public("alignment")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_example_of_every_public_name_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples.check(name, PUBLIC[name])
