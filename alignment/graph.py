@@ -16,13 +16,20 @@ import numpy as np
 from alignment.describe import dot, table
 from alignment.labels import AxisLabel, Interval, mentions
 from alignment.lookups import Lookup
-from alignment.names import STATISTICS as STATISTICS
 from alignment.names import is_statistic
 from alignment.sites import Site
 
 PyTree = Any
 Signature = tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]  # the structure of a tree, and shape and dtype of its leaves
 GroupName = Literal["permutation", "scale", "orthogonal", "linear"]
+
+LARGER: Mapping[GroupName, tuple[GroupName, ...]] = {
+    "permutation": ("permutation", "scale", "orthogonal", "linear"),
+    "scale": ("scale", "linear"),
+    "orthogonal": ("orthogonal", "linear"),
+    "linear": ("linear",),
+}
+"""For each group those that contain it."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,16 @@ class Graph:
 
     def __str__(self) -> str:
         return table(self)
+
+
+def admits(node: Node, group: GroupName) -> bool:
+    """Whether every element of `group` leaves the function unchanged at this node."""
+    return node.group in LARGER[group]
+
+
+def indexing(graph: Graph) -> frozenset[str]:
+    """The nodes that others are indexed by, as heads are."""
+    return frozenset(name for node in graph.nodes.values() for name in node.index if name in graph.nodes)
 
 
 def signature(tree: PyTree) -> Signature:

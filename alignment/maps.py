@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -146,15 +146,33 @@ def _moved(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
 
 
 def _apply(graph: Graph, maps: Maps, labels: Sequence[Bare], x: Array) -> Array:
-    """The maps of all nodes of one block; indexed nodes first, while their indices stand as they were."""
-    carried = [(d, label) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in maps]
-    for d, label in sorted(carried, key=lambda item: -len(graph.nodes[item[1].node].index)):
-        m, axes, new = maps[label.node], list(range(x.ndim)), x.ndim
-        index = [axis_of(labels, name) for name in graph.nodes[label.node].index]
-        matrix, ends = (m.push, [new, d]) if label.role == "out" else (m.pull, [d, new])
-        moved = [new if k == d else k for k in axes]
-        x = jnp.einsum(_float32(matrix), [*index, *ends], x, axes, moved, precision=HIGHEST)
+    """The maps of all nodes of one block."""
+    for d, label in carried(graph, labels, maps):
+        matrix, axes = factor(graph, maps[label.node], labels, d)
+        x = jnp.einsum(_float32(matrix), axes, x, [*range(x.ndim)], replaced(d, x.ndim), precision=HIGHEST)
     return x
+
+
+def carried(graph: Graph, labels: Sequence[Bare], nodes: Collection[str]) -> list[tuple[int, NodeAxis]]:
+    """The axes of a block that carry some of these nodes; indexed ones first, while their indices stand as they were."""
+    found = [(d, label) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in nodes]
+    return sorted(found, key=lambda item: -len(graph.nodes[item[1].node].index))
+
+
+def factor(graph: Graph, m: NodeMap, labels: Sequence[Bare], d: int) -> tuple[Array | np.ndarray, list[int]]:
+    """What axis `d` of a block is contracted with: a matrix for each copy, and which axes of the block its own are.
+
+    The new axis has the number of dimensions of the block; `replaced` puts it in the place of the old one.
+    """
+    label, new = labels[d], len(labels)
+    assert isinstance(label, NodeAxis)
+    index = [axis_of(labels, name) for name in graph.nodes[label.node].index]
+    return (m.push, [*index, new, d]) if label.role == "out" else (m.pull, [*index, d, new])
+
+
+def replaced(d: int, ndim: int) -> list[int]:
+    """The axes of a block of which `d` is a new one."""
+    return [ndim if k == d else k for k in range(ndim)]
 
 
 def _matmul(matrix: Array | np.ndarray, x: Array | np.ndarray) -> Array:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from alignment.blocks import Bare, axis_of, each_block
+from alignment.blocks import Bare, each_block
 from alignment.graph import Graph, PyTree
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments, node_axes
-from alignment.maps import HIGHEST, NodeMap, check_maps
+from alignment.maps import HIGHEST, NodeMap, carried, check_maps, factor, replaced
 from alignment.sites import Site
 from alignment.tracing.trace import walked
 from alignment.unification.terms import refs
@@ -238,18 +238,15 @@ def _dual(label: AxisLabel) -> AxisLabel:
 
 
 def _act(graph: Graph, maps: FeatureMaps, labels: Sequence[Bare], x: Array) -> Array:
-    """As `transport` acts on a block of a weight: indexed nodes first, while their indices stand as they were."""
-    carried = [(d, label) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in maps]
-    for d, label in sorted(carried, key=lambda item: -len(graph.nodes[item[1].node].index)):
-        m, new = maps[label.node], x.ndim
+    """As `transport` acts on a block of a weight."""
+    for d, label in carried(graph, labels, maps):
+        m = maps[label.node]
         if isinstance(m, PickedMap):
             x = _pick(m.push if label.role == "out" else m.pull, x, d)
-            continue
-        index = [axis_of(labels, name) for name in graph.nodes[label.node].index]
-        matrix, ends = (m.push, [new, d]) if label.role == "out" else (m.pull, [d, new])
-        after = [new if k == d else k for k in range(x.ndim)]
-        matrix = jnp.asarray(matrix).astype(jnp.float32)
-        x = jnp.einsum(matrix, [*index, *ends], x, list(range(x.ndim)), after, precision=HIGHEST)
+        else:
+            matrix, axes = factor(graph, m, labels, d)
+            matrix = jnp.asarray(matrix).astype(jnp.float32)
+            x = jnp.einsum(matrix, axes, x, [*range(x.ndim)], replaced(d, x.ndim), precision=HIGHEST)
     return x
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alignment.activations.moments import Moments, check_moments
+from alignment.activations.collected import check_moments
+from alignment.activations.moments import Moments
 from alignment.assignment import assign
 
 

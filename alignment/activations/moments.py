@@ -2,19 +2,17 @@
 
 import abc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from alignment.activations.masked import masked_features
-from alignment.activations.products import gram
+from alignment.activations.products import gram, product
 from alignment.activations.taps import capture
-from alignment.checks import kind_of
 from alignment.graph import Graph, Node, PyTree
 
 
@@ -77,25 +75,12 @@ class NodeMoments(Statistic):
 
     def combine(self, a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
         """Chan's pairwise update."""
-        return {node: _chan(a[node], b[node]) for node in a}
+        return {node: _chan_moments(a[node], b[node]) for node in a}
 
     def finalise(self, state: dict[str, Moments]) -> dict[str, Moments]:
         """Divide the sums of products by the number of samples."""
         n = {node: jnp.maximum(m.samples, 1) for node, m in state.items()}
         return {x: m._replace(covariance=m.covariance / n[x], cross=m.cross / n[x]) for x, m in state.items()}
-
-
-def check_moments(moments: Any, name: str, kind: "type[Moments | Joint] | None" = None) -> None:
-    """Raise ValueError, with the name of who asks, unless these are finite moments by node, `Moments` if no other `kind`."""
-    kind = kind or Moments
-    if not isinstance(moments, Mapping) or NodeMoments in moments:
-        got = "all that was collected" if isinstance(moments, Mapping) else kind_of(moments)
-        raise ValueError(f"{name} takes the moments of every node, got {got}: give it stats[NodeMoments]")
-    for node, m in moments.items():
-        if not isinstance(m, kind):
-            raise ValueError(f"{name} takes {kind.__name__} of every node, got {kind_of(m)} of {node!r}")
-        if not all(np.isfinite(np.asarray(x)).all() for x in m):
-            raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")
 
 
 class Joint(NamedTuple):
@@ -126,7 +111,7 @@ class JointMoments(Statistic):
 
     def combine(self, a: dict[str, Joint], b: dict[str, Joint]) -> dict[str, Joint]:
         """Chan's pairwise update."""
-        return {node: _chan_joint(a[node], b[node]) for node in a}
+        return {node: _chan(a[node], b[node]) for node in a}
 
     def finalise(self, state: dict[str, Joint]) -> dict[str, Joint]:
         """Divide the sums of products by the number of samples."""
@@ -175,12 +160,6 @@ def _centred(x: Float[Array, "*copies samples units"], counts: Bool[Array, " sam
     return samples, mean, jnp.where(kept, x - mean[..., None, :], 0)
 
 
-def _chan_joint(a: Joint, b: Joint) -> Joint:
-    count, shift = jnp.maximum(a.samples + b.samples, 1), b.mean - a.mean
-    covariance = a.covariance + b.covariance + (a.samples * b.samples / count) * shift[..., :, None] * shift[..., None, :]
-    return Joint(a.samples + b.samples, a.mean + shift * (b.samples / count), covariance)
-
-
 def laid_out(graph: Graph, node: Node) -> tuple[int, ...]:
     """The shape of a node's mean in one model: copies along fixed axes, then units, copies along other nodes among them."""
     fixed = _fixed(graph, node)
@@ -201,18 +180,21 @@ def by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*co
 def _sums(features: Sequence[Array], counts: Array | None) -> Moments:
     samples, means, centred = zip(*(_centred(f.astype(jnp.float32), counts) for f in features), strict=True)
     auto = [gram(x) for x in centred]
-    cross = [auto[0], *(_product(centred[0], x) for x in centred[1:])]
+    cross = [auto[0], *(product(centred[0], x) for x in centred[1:])]
     return Moments(samples[0], jnp.stack(means), jnp.stack(auto), jnp.stack(cross))
 
 
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a.mT, b, precision=jax.lax.Precision.HIGHEST)
+def _chan(a: Joint | Moments, b: Joint | Moments) -> Joint:
+    """Samples, mean and sums of products of two sets of samples together."""
+    shift, count = b.mean - a.mean, jnp.maximum(a.samples + b.samples, 1)
+    return Joint(a.samples + b.samples, a.mean + shift * (b.samples / count), a.covariance + b.covariance + _between(a, b))
 
 
-def _chan(a: Moments, b: Moments) -> Moments:
-    count = jnp.maximum(a.samples + b.samples, 1)
-    shift = b.mean - a.mean
-    weight = a.samples * b.samples / count
-    auto = a.covariance + b.covariance + weight * shift[..., :, None] * shift[..., None, :]
-    cross = a.cross + b.cross + weight * shift[:1, ..., :, None] * shift[..., None, :]
-    return Moments(a.samples + b.samples, a.mean + shift * (b.samples / count), auto, cross)
+def _chan_moments(a: Moments, b: Moments) -> Moments:
+    return Moments(*_chan(a, b), a.cross + b.cross + _between(a, b, slice(1)))
+
+
+def _between(a: Joint | Moments, b: Joint | Moments, rows: slice = slice(None)) -> Any:
+    """What the distance of two means adds to the sums of products; of the rows of some models only."""
+    shift, weight = b.mean - a.mean, a.samples * b.samples / jnp.maximum(a.samples + b.samples, 1)
+    return weight * shift[rows][..., :, None] * shift[..., None, :]

@@ -64,11 +64,19 @@ def capture(
         if name not in graph.taps:
             known = "has no tap" if name in graph.nodes else "is not in the graph"
             raise ValueError(f"node {name!r} {known}; there are taps for {', '.join(graph.taps)}")
-    wanted = _wanted("site", graph.sites, sites), _wanted("lookup", graph.lookups, lookups)
-    return _captured(apply, graph, names, *wanted, variables, inputs)
+    asked = _Asked(names, _known("site", graph.sites, sites), _known("lookup", graph.lookups, lookups))
+    return _captured(apply, graph, asked, variables, inputs)
 
 
-def _wanted(kind: str, uses: Sequence[Use], names: Iterable[str] | str) -> tuple[str, ...]:
+class _Asked(NamedTuple):
+    """Names of what to capture."""
+
+    nodes: tuple[str, ...]
+    sites: tuple[str, ...]
+    lookups: tuple[str, ...]
+
+
+def _known(kind: str, uses: Sequence[Use], names: Iterable[str] | str) -> tuple[str, ...]:
     known = [use.name for use in uses]
     wanted = (names,) if isinstance(names, str) else tuple(names)
     if missing := [name for name in wanted if name not in known]:
@@ -76,19 +84,11 @@ def _wanted(kind: str, uses: Sequence[Use], names: Iterable[str] | str) -> tuple
     return wanted
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _captured(
-    apply: Callable[..., PyTree],
-    graph: Graph,
-    nodes: tuple[str, ...],
-    sites: tuple[str, ...],
-    lookups: tuple[str, ...],
-    variables: PyTree,
-    inputs: tuple,
-) -> Captured:
-    taps = {name: graph.taps[name] for name in nodes}
-    wanted = {site.name: site for site in graph.sites if site.name in sites}
-    looked_up = {lookup.name: lookup for lookup in graph.lookups if lookup.name in lookups}
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _captured(apply: Callable[..., PyTree], graph: Graph, asked: _Asked, variables: PyTree, inputs: tuple) -> Captured:
+    taps = {name: graph.taps[name] for name in asked.nodes}
+    wanted = {site.name: site for site in graph.sites if site.name in asked.sites}
+    looked_up = {lookup.name: lookup for lookup in graph.lookups if lookup.name in asked.lookups}
     probes = [_Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
     probes += [probe for s in wanted.values() for probe in (_inputs(s), _outputs(s, s.outputs))]
     probes += [_inputs(lookup) for lookup in looked_up.values()]

@@ -1,6 +1,5 @@
 """Which nodes to keep separate when the merged network may cost so many times one network."""
 
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from alignment.budget.costs import By, Costs
 from alignment.budget.knapsack import Knapsack
-from alignment.checks import check_count, kind_of
+from alignment.checks import check_count, is_number, kind_of
 from alignment.graph import Graph
 from alignment.separability import check_separable, held
 
@@ -83,8 +82,8 @@ def _ratios(costs: Costs, worth: Mapping[str, float], budget: float, models: int
 def check_budget(budget: Any, models: Any) -> None:
     """Raise ValueError for a budget that is not a number between 1 and the number of models."""
     check_count("models", models, 2)
-    if not _is_number(budget) or not 1 <= budget <= models:
-        got = budget if _is_number(budget) else f"{budget!r} ({kind_of(budget)})"
+    if not is_number(budget) or not 1 <= budget <= models:
+        got = budget if is_number(budget) else f"{budget!r} ({kind_of(budget)})"
         raise ValueError(f"a budget is between 1 and the number of models, {models}: got {got}")
 
 
@@ -94,12 +93,8 @@ def check_weights(graph: Graph, weights: Any) -> None:
     if not isinstance(weights, Mapping):
         raise ValueError(f"{expected}, as a mapping from their names: got {kind_of(weights)}")
     for name, value in weights.items():
-        if not _is_number(value) or not 0 <= value < np.inf:
+        if not is_number(value) or not 0 <= value < np.inf:
             raise ValueError(f"{expected}: got {value!r} for {name!r}")
     check_separable(graph, weights)
     if not weights.keys() - held(graph).keys():
         raise ValueError(f"{expected}: got {dict(weights)}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

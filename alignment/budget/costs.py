@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from alignment.budget.polynomial import Polynomial, product, total
-from alignment.checks import check_count, check_fraction, unknown
+from alignment.checks import check_choice, check_count, check_fraction, unknown
 from alignment.graph import Graph, PyTree, weights_of
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Product, Segments
 from alignment.primitives import Value
@@ -53,8 +53,7 @@ class Costs:
 
         However many units are kept separate, a head reads those of its own network: it costs what it costs there.
         """
-        if by not in ("flops", "parameters"):
-            raise ValueError(f"costs are by 'flops' or 'parameters', got {by!r}")
+        check_choice("by", by, ("flops", "parameters"))
         body, heads = (self.operations, self.heads[0]) if by == "flops" else (self.weights, self.heads[1])
         return body + Polynomial.constant(heads(dict(self.sizes)))
 

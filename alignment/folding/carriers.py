@@ -18,8 +18,8 @@ CASTS = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "o
 LAYOUT = CASTS | {"broadcast_in_dim", "reshape", "squeeze", "transpose"}
 ELEMENTWISE = CASTS | {"add", "sub", "mul", "div", "neg", "max", "min", "square", "sqrt", "rsqrt", "integer_pow", "pow", "exp"}
 ELEMENTWISE |= {"select_n", "add_any", "tanh", "logistic", "log", "gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"}
-LINEAR = LAYOUT | {"add", "sub", "add_any", "neg", "concatenate", "slice", "dynamic_slice", "gather", "split", "pad", "rev"}
-LINEAR |= {"reduce_sum", "mul", "div", "select_n", "cumsum"}
+LINEAR = LAYOUT | {"add", "sub", "add_any", "neg", "concatenate", "stack", "slice", "dynamic_slice", "gather", "pad", "rev"}
+LINEAR |= {"split", "unstack", "reduce_sum", "mul", "div", "select_n", "cumsum"}
 
 
 def origins(program: Program, step: Step, d: int) -> dict[int, int]:
@@ -29,6 +29,9 @@ def origins(program: Program, step: Step, d: int) -> dict[int, int]:
         return {k: d for k, s in enumerate(shapes) if len(s) == len(out) and s[d] == out[d]}
     if name == "concatenate":
         return {} if d == step.params["dimension"] else dict.fromkeys(range(len(shapes)), d)
+    if name == "stack":
+        along = step.params["axis"]
+        return {} if d == along else dict.fromkeys(range(len(shapes)), d - (d > along))
     axis = _origin(step, shapes[0], out, d) if shapes else None
     return {0: axis} if axis is not None and shapes[0][axis] == out[d] else {}
 
@@ -47,6 +50,8 @@ def _origin(step: Step, before: tuple[int, ...], out: tuple[int, ...], d: int) -
             return int(p["permutation"][d])
         case "reduce_sum":
             return [i for i in axes if i not in p["axes"]][d]
+        case "unstack":
+            return d + (d >= p["axis"])
         case "gather":
             return _gathered(step, before, d)
     if step.name == "pad":

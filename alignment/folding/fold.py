@@ -19,8 +19,9 @@ from alignment.folding.edits import Edits, NewLeaf, edits
 from alignment.folding.new_leaves import ingredients, remade
 from alignment.folding.rewriting import Rewriting
 from alignment.folding.streams import Kept
-from alignment.graph import PyTree, flatten
+from alignment.graph import PyTree, Signature, as_shapes, flatten, signature
 from alignment.program import Program, flattened
+from alignment.tracing.trace import closed_program
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Folded:
     _function: Callable[..., PyTree] = field(repr=False)
     _shapes: PyTree = field(repr=False)
     _plan: _Plan = field(repr=False)
-    _plans: dict[Any, _Plan] = field(repr=False, default_factory=dict)
+    _plans: dict[Signature, _Plan] = field(repr=False, default_factory=dict)
 
     def apply(self, variables: Mapping[str, Array], *inputs: PyTree) -> PyTree:
         """The same function of the folded variables; inputs may have another batch size.
@@ -97,14 +98,11 @@ class Folded:
         }
 
     def _planned(self, inputs: tuple) -> _Plan:
-        shapes = jax.tree.map(_shape, inputs)
-        key = (jax.tree.structure(shapes), tuple((s.shape, s.dtype) for s in jax.tree.leaves(shapes)))
+        key = signature(inputs)
         if key not in self._plans:
-            plan = _read(self._function, self._shapes, shapes)
+            plan = _read(self._function, self._shapes, as_shapes(key))
             if plan.signature() != self._plan.signature():
-                raise ValueError(
-                    f"the function folds differently for inputs of shapes {[s.shape for s in jax.tree.leaves(shapes)]}"
-                )
+                raise ValueError(f"the function folds differently for inputs of shapes {[shape for shape, _ in key[1]]}")
             self._plans[key] = plan
         return self._plans[key]
 
@@ -126,8 +124,8 @@ def fold(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Fo
         >>> graph = trace(folded.apply, folded.variables, inputs)  # the stream's group is orthogonal
         >>> models = [folded.convert(v) for v in originals]
     """
-    shapes = jax.tree.map(_shape, variables)
-    plan = _read(apply, shapes, jax.tree.map(_shape, inputs))
+    shapes = as_shapes(signature(variables))
+    plan = _read(apply, shapes, as_shapes(signature(inputs)))
     folded = Folded({}, tuple(dict.fromkeys(plan.kept)), _gone(plan, shapes), apply, shapes, plan)
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(variables))
     folded.variables.update(jax.eval_shape(folded.convert, shapes) if abstract else jax.jit(folded.convert)(variables))
@@ -135,7 +133,7 @@ def fold(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Fo
 
 
 def _read(apply: Callable[..., PyTree], shapes: PyTree, inputs: tuple) -> _Plan:
-    closed, outputs = jax.make_jaxpr(apply, return_shape=True)(shapes, *inputs)
+    closed, outputs = closed_program(apply, shapes, inputs)
     names = list(flatten(shapes))
     old = flattened(closed)
     found: Edits = edits(facts(old, len(names)))
@@ -168,10 +166,6 @@ def _read_by(program: Program) -> set[int]:
 
 def _free(taken: Mapping[str, Any], name: str) -> str:
     return name if name not in taken else next(f"{name}{k}" for k in range(2, len(taken) + 3) if f"{name}{k}" not in taken)
-
-
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jax.numpy.shape(x), x.dtype if hasattr(x, "dtype") else jax.numpy.result_type(x))
 
 
 def _gone(plan: _Plan, shapes: PyTree) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import bisect
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +12,9 @@ import numpy as np
 
 from alignment.checks import unknown
 from alignment.graph import PyTree, Signature, as_shapes, signature
-from alignment.layer_groups.groups import Cuts, Flow, Location, flow_of
+from alignment.layer_groups.groups import Apply, Cuts, Flow, Location, flow_of
 from alignment.program import CUSTOM, Step
 from alignment.tracing.trace import trace
-
-Apply = Callable[..., PyTree]
 
 
 class Candidate(NamedTuple):

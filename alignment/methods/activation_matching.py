@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 
 from alignment.activations.correlation import assign_living, correlation, living
 from alignment.activations.moments import Moments
-from alignment.assignment import assign
 from alignment.base import PermutationAlignment
+from alignment.checks import check_choice
 from alignment.graph import GroupName
 from alignment.methods.by_activations import ActivationAlignment
 
@@ -33,8 +33,7 @@ class ActivationMatching(ActivationAlignment, PermutationAlignment):
     cost: Literal["correlation", "uncentred", "euclidean"] = "correlation"
 
     def __post_init__(self) -> None:
-        if self.cost not in ("correlation", "uncentred", "euclidean"):
-            raise ValueError(f"cost must be 'correlation', 'uncentred' or 'euclidean', got {self.cost!r}")
+        check_choice("cost", self.cost, ("correlation", "uncentred", "euclidean"))
 
     def solve(self, moments: Moments) -> Int[np.ndarray, " units"]:
         """The unit put at each place."""
@@ -53,5 +52,4 @@ class ActivationMatching(ActivationAlignment, PermutationAlignment):
 
     def likeness(self, group: GroupName, moments: Moments) -> float:
         """What the best assignment of the units of two groups is worth, whatever else their symmetry would allow."""
-        scores = self.scores(moments)
-        return float(scores[np.arange(len(scores)), assign(scores)].sum())
+        return super().likeness("permutation", moments)

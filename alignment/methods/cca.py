@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from alignment.activations.correlation import Spectrum, spectrum
 from alignment.activations.moments import Moments
-from alignment.base import check_finite, check_groups
-from alignment.checks import check_number
+from alignment.checks import check_choice, check_number
+from alignment.finite import check_finite
 from alignment.graph import Graph
 from alignment.maps import Maps, NodeMap, permutation
-from alignment.methods.by_activations import ActivationAlignment
-from alignment.methods.procrustes import polar, rotated
+from alignment.methods.by_activations import ActivationAlignment, check_groups, solved_nodes
+from alignment.orthogonal import polar
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,11 @@ class CCA(ActivationAlignment):
 
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma)
-        if self.scale not in ("relative", "absolute"):
-            raise ValueError(f"scale must be 'relative' or 'absolute', got {self.scale!r}")
+        check_choice("scale", self.scale, ("relative", "absolute"))
 
     def check(self, graph: Graph, moments: Mapping[str, Moments]) -> None:
         """Raise ValueError naming nodes that linear maps do not suit, unless `approximate`; warn where samples are few."""
-        nodes = rotated(graph, moments)
+        nodes = solved_nodes(graph, moments)
         if not self.approximate:
             check_groups(self, graph, nodes, "linear")
         few = [n for n in nodes if moments[n].samples <= graph.nodes[n].size and self._is_small(moments[n])]

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.assignment import assign
-from alignment.base import Alignment, Stats, check_finite
+from alignment.base import Alignment, Stats
 from alignment.checks import check_count
+from alignment.finite import check_finite
 from alignment.graph import Graph, GroupName, Node, PyTree
 from alignment.maps import Maps, NodeMap, permutation
-from alignment.methods.procrustes import polar
 from alignment.methods.straight_through import hard_permutation, latent_scores
-from alignment.orthogonal import nearest_orthogonal
-from alignment.weight_distance import agreement
+from alignment.orthogonal import nearest_orthogonal, polar
+from alignment.weight_distance import agreement, agreement_slopes
 
 Matrices = dict[str, np.ndarray]  # node -> (*copies, units, units)
 
@@ -111,7 +111,7 @@ class _Pair:
 
     def scores(self, matrices: Matrices) -> Matrices:
         """The derivative of the objective by each matrix: what each unit would be worth at each place."""
-        return jax.device_get(_slopes(self.graph, matrices, self.ours, self.theirs))
+        return jax.device_get(agreement_slopes(self.graph, matrices, self.ours, self.theirs))
 
     def _node(self, node: Node, found: Matrices) -> Matrices:
         scores = self.scores(found)[node.name].reshape(-1, node.size, node.size)
@@ -160,4 +160,3 @@ def _turn(node: Node, places: int) -> np.ndarray:
 
 
 _agreement = jax.jit(agreement, static_argnums=0)
-_slopes = jax.jit(jax.grad(agreement, argnums=1), static_argnums=0)

@@ -12,10 +12,11 @@ from jaxtyping import Array
 from alignment.base import PermutationAlignment, Stats
 from alignment.blocks import Bare, each_block
 from alignment.checks import check_count, check_pattern
-from alignment.graph import STATISTICS, Graph, PyTree, flatten, floating
+from alignment.graph import Graph, PyTree, flatten, floating
 from alignment.labels import Fixed, NodeAxis
-from alignment.methods.matching_blocks import Layout
-from alignment.methods.matching_scores import Descent, objective, stacked
+from alignment.methods.matching_blocks import Layout, stacked
+from alignment.methods.matching_scores import Descent, objective
+from alignment.names import STATISTICS
 from alignment.permutations import Order, Weights, after, inverse, unmoved
 
 

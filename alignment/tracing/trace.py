@@ -244,11 +244,6 @@ class Walk:
                     self.terms.restrict(term, Group.PERMUTATION)
 
     def _apply_rule(self, eqn: Equation) -> list[Axes]:
-        if eqn.name == "reduce_sum" and eqn.ins[0].square:  # a squared norm over these axes
-            for d, term in enumerate(eqn.ins[0].axes):
-                if term is not None:
-                    self.terms.restrict(term, Group.ORTHOGONAL if d in eqn.params["axes"] else Group.PERMUTATION)
-            return [tuple(t for d, t in enumerate(eqn.ins[0].axes) if d not in eqn.params["axes"])]
         known = RULES.get(eqn.name)
         if known is not None:
             return known(self.terms, eqn)
