@@ -16,12 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignment.blocks import Bare, each_block
-from alignment.graph import Graph, PyTree
+from alignment.graph import Graph
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments, node_axes
 from alignment.maps import HIGHEST, NodeMap, carried, check_maps, factor, replaced
 from alignment.sites import Site
-from alignment.tracing.trace import walked
-from alignment.unification.terms import refs
 
 Side = Literal["inputs", "outputs"]
 SIDES: tuple[Side, Side] = ("inputs", "outputs")
@@ -118,35 +116,6 @@ def picked(maps: Mapping[str, NodeMap]) -> dict[str, NodeMap | PickedMap]:
     for name, m in maps.items():
         push, pull = _picked(np.asarray(m.push)), _picked(np.asarray(m.pull).swapaxes(-1, -2))
         found[name] = m if push is None or pull is None else PickedMap(push, pull)
-    return found
-
-
-class Entangled(NamedTuple):
-    """What stands against moving or solving for a site by itself.
-
-    Attributes:
-        nodes: whose units its samples run over (one dense layer for every head): maps of them reorder its samples, which
-            `inputs_moved` leaves as they are.
-        elsewhere: whether its weight is read elsewhere too, at another site or otherwise (a tied embedding).
-    """
-
-    nodes: tuple[str, ...]
-    elsewhere: bool
-
-
-def entangled(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> dict[str, Entangled]:
-    """The sites of a network that something stands against; the others are absent. The arguments are those of `trace`."""
-    walk = walked(apply, variables, inputs)
-    graph, several = walk.graph()
-    nodes = {atom: name for name, atoms in several.items() for atom in atoms}
-    found = {}
-    for site in graph.sites:
-        (value,) = walk.results[site.location]
-        terms = [walk.terms.resolve(t) for d in site.samples(len(value.shape)) if (t := value.axes[d]) is not None]
-        among = {nodes[ref.atom] for t in terms for ref in refs(t) if ref.atom in nodes}
-        mine = Entangled(tuple(sorted(among)), walk.readers[site.path] != {site.location})
-        if any(mine):
-            found[site.name] = mine
     return found
 
 

@@ -15,7 +15,7 @@ from alignment.checks import kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree, Signature, as_shapes, flatten, floating, path_name, signature
 from alignment.names import STATISTICS
-from alignment.tracing.trace import nested
+from alignment.program import nested
 from npmerge.batches import measured
 from npmerge.operations import tell_of
 

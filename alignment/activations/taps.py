@@ -11,9 +11,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array, Float, Int
 
 from alignment.graph import Graph, Place, PyTree, Tap
-from alignment.program import evaluated
+from alignment.program import evaluated, nested
 from alignment.sites import Site, Use, over
-from alignment.tracing.trace import nested
 
 
 class SiteFeatures(NamedTuple):

@@ -20,8 +20,7 @@ from alignment.folding.new_leaves import ingredients, remade
 from alignment.folding.rewriting import Rewriting
 from alignment.folding.streams import Kept
 from alignment.graph import PyTree, Signature, as_shapes, flatten, signature
-from alignment.program import Program, flattened
-from alignment.tracing.trace import closed_program
+from alignment.program import Program, closed_program, flattened
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jaxtyping import Array
 
 from alignment.graph import PyTree, Signature, as_shapes, flatten, signature
-from alignment.program import CUSTOM, Program, flattened
-from alignment.tracing.trace import closed_program
+from alignment.program import CUSTOM, Program, closed_program, flattened
 
 Apply = Callable[..., PyTree]
 Location = tuple[int, ...]

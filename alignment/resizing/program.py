@@ -12,14 +12,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array
 
 from alignment.primitives import RULES, Value
-from alignment.program import CUSTOM, evaluated
+from alignment.program import CUSTOM, evaluated, nested
 from alignment.resizing.counts import trail
 from alignment.resizing.equations import CHANGED
 from alignment.resizing.sizes import Sizes
 from alignment.resizing.values import Equation, Known, Shape, Trail, fitted
 from alignment.resizing.width_numbers import Numbers
 from alignment.tracing.provenance import in_library
-from alignment.tracing.trace import Walk, nested
+from alignment.tracing.trace import Walk
 
 REMAT = {"checkpoint", "remat", "remat2"}
 

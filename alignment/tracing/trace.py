@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from alignment.graph import Graph, PyTree, flatten, path_name
+from alignment.graph import Graph, PyTree, flatten
 from alignment.lookups import Lookup, lookup_of
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
+from alignment.program import closed_program, nested
 from alignment.sites import Site, followed, site_of
 from alignment.tracing.constants import folded, is_real, is_square
 from alignment.tracing.control_flow import CONTROL_FLOW, tied
@@ -21,7 +22,6 @@ from alignment.tracing.provenance import in_library
 from alignment.unification.algebra import Terms
 from alignment.unification.terms import Group, Ref, Term, refs
 
-CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
 KEEPS_SQUARE = {"convert_element_type", "copy", "stop_gradient", "reduce_sum"}
 
 
@@ -91,25 +91,6 @@ def _renews(variables: PyTree, returned: PyTree) -> bool:
         return False
     old, new = ({path: np.shape(x) for path, x in flatten(tree).items()} for tree in (variables, returned[1]))
     return old == new
-
-
-def closed_program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> tuple[ClosedJaxpr, PyTree]:
-    """The jaxpr of a pure function of arrays, and what it returns as shapes. Raises ValueError where it is none."""
-
-    def checked(*args: PyTree) -> PyTree:
-        outputs = apply(*args)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
-            if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int | complex):
-                where = f" at {path_name(path)!r}" if path else ""
-                raise ValueError(f"apply must return arrays, got {type(leaf).__name__}{where}")
-        return outputs
-
-    closed, returned = jax.make_jaxpr(checked, return_shape=True)(variables, *inputs)
-    if not closed.jaxpr.outvars:
-        raise ValueError("apply must return arrays, got none")
-    if effects := [str(effect) for effect in closed.jaxpr.effects if "debug" not in type(effect).__name__.lower()]:
-        raise ValueError(f"apply must be pure, got side effects: {', '.join(effects)}")
-    return closed, returned
 
 
 class Contraction(NamedTuple):
@@ -262,14 +243,6 @@ class Walk:
 
         found = {name: [r for t in terms for r in refs(self.terms.resolve(t))] for name, terms in self._unknown.items()}
         return [name for name, atoms in found.items() if any(map(held_by_them_alone, atoms))]
-
-
-def nested(eqn: JaxprEqn) -> ClosedJaxpr | None:
-    """The jaxpr of a call that does nothing but run it (jit, custom derivatives, checkpoint), else None."""
-    if eqn.primitive.name not in CALLS:
-        return None
-    inner = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
-    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
 
 
 def _is_floating(v: Var) -> bool:
