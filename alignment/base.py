@@ -28,6 +28,18 @@ class Alignment(abc.ABC):
     A value with two functions: `init` computes the alignment's parameters theta in closed form (host code allowed), `maps`
     turns theta into one `NodeMap` per node and model (pure and traceable). Subclasses are frozen dataclasses whose fields
     are the hyper-parameters.
+
+    Example:
+        >>> class Reversing(alignment.Alignment):
+        ...     def init(self, graph, models, *, stats=None, key=None):
+        ...         return [{n.name: jnp.arange(n.size)[::-1] for n in graph.nodes.values()} for _ in models]
+        ...     def maps(self, theta, graph):
+        ...         return [{name: alignment.permutation(index) for name, index in model.items()} for model in theta]
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v = {"up": jnp.array([[1.0, 2.0, 3.0]]), "down": jnp.ones((3, 1))}
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 1)))
+        >>> [model["up"].tolist() for model in alignment.align(Reversing(), graph, [v, v])]
+        [[[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]]
     """
 
     needs: ClassVar[tuple[type, ...]] = ()
@@ -99,6 +111,15 @@ def align(
 
     Warns:
         UserWarning: if approximate maps act on running statistics, which are then no longer those of the network.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0, 3.0]]), "down": jnp.array([[1.0], [2.0], [3.0]])}
+        >>> b = {"up": jnp.array([[3.0, 1.1, 2.0]]), "down": jnp.array([[3.0], [1.0], [2.1]])}  # nearly a, in another order
+        >>> graph = alignment.trace(apply, a, jnp.ones((1, 1)))
+        >>> aligned = alignment.align(alignment.WeightMatching(), graph, [a, b])
+        >>> print(aligned[1]["up"].round(2), nm.Average()(nm.stack_models(aligned))["up"].round(2))
+        [[1.1 2.  3. ]] [[1.05 2.   3.  ]]
     """
     check_kinds("align takes (alignment, graph, models)", (alignment, Alignment), (graph, Graph | Sequence), (models, object))
     check_list(models)

@@ -24,6 +24,14 @@ class NodeMap(NamedTuple):
     `pull @ push` is the identity unless the map narrows the node; a rectangular map changes the width. The map of an indexed
     node (head_dim inside heads) has one matrix for each place of its index, in leading axes. It acts first: `push[h]` acts
     on what is at place h of the index before the map of the index moves that.
+
+    Example:
+        >>> swap = alignment.permutation([1, 0, 2])
+        >>> features = jnp.array([10.0, 20.0, 30.0])
+        >>> (swap.push @ features).tolist()
+        [20.0, 10.0, 30.0]
+        >>> (swap.pull @ swap.push @ features).tolist()
+        [10.0, 20.0, 30.0]
     """
 
     push: Float[Array | np.ndarray, "*copies new old"]
@@ -34,7 +42,13 @@ Maps = Mapping[str, NodeMap]
 
 
 def identity(size: int, copies: tuple[int, ...] = ()) -> NodeMap:
-    """The map that changes nothing: two identity matrices (*copies, size, size)."""
+    """The map that changes nothing: two identity matrices (*copies, size, size).
+
+    Example:
+        >>> m = alignment.identity(2, copies=(3,))  # of a node with two units in each of three heads
+        >>> m.push.shape, m.push[0].tolist()
+        ((3, 2, 2), [[1.0, 0.0], [0.0, 1.0]])
+    """
     eye = np.broadcast_to(np.eye(size, dtype=np.float32), (*copies, size, size))
     return NodeMap(eye, eye)
 
@@ -43,6 +57,11 @@ def permutation(index: Int[Array, "*copies units"]) -> NodeMap:
     """Put old unit `index[i]` at place i (the convention of Git Re-Basin): new = old[index].
 
     Raises ValueError if some unit is missing or doubled.
+
+    Example:
+        >>> m = alignment.permutation([2, 0, 1])
+        >>> (m.push @ jnp.array([10.0, 20.0, 30.0])).tolist()
+        [30.0, 10.0, 20.0]
     """
     if not isinstance(index, jax.core.Tracer):
         given = np.asarray(index)
@@ -61,7 +80,13 @@ def is_permutation(node_map: NodeMap) -> bool:
 
 
 def orthogonal(q: Float[Array, "*copies units units"]) -> NodeMap:
-    """A rotation or reflection: new = q @ old. The caller answers for q being orthogonal."""
+    """A rotation or reflection: new = q @ old. The caller answers for q being orthogonal.
+
+    Example:
+        >>> quarter = alignment.orthogonal(jnp.array([[0.0, -1.0], [1.0, 0.0]]))
+        >>> (quarter.push @ jnp.array([1.0, 0.0])).tolist(), (quarter.pull @ jnp.array([0.0, 1.0])).tolist()
+        ([0.0, 1.0], [1.0, 0.0])
+    """
     q = jnp.asarray(q)
     return NodeMap(q, q.mT)
 
@@ -70,6 +95,11 @@ def general(push: Float[Array, "*copies units units"]) -> NodeMap:
     """Any invertible map: new = push @ old. The inverse is computed on the host in float64.
 
     Raises ValueError if `push` is singular or not square.
+
+    Example:
+        >>> m = alignment.general(jnp.array([[1.0, 1.0], [0.0, 2.0]]))
+        >>> m.pull.tolist()
+        [[1.0, -0.5], [0.0, 0.5]]
     """
     matrix = np.asarray(push, np.float64)
     if matrix.ndim < 2 or (np.linalg.matrix_rank(matrix) < max(matrix.shape[-2:])).any():
@@ -78,19 +108,39 @@ def general(push: Float[Array, "*copies units units"]) -> NodeMap:
 
 
 def rectangular(push: Float[Array, "*copies new old"], pull: Float[Array, "*copies old new"]) -> NodeMap:
-    """A map between widths. Raises ValueError unless `push` is (..., new, old) and `pull` is (..., old, new)."""
+    """A map between widths. Raises ValueError unless `push` is (..., new, old) and `pull` is (..., old, new).
+
+    Example:
+        >>> mean = alignment.rectangular(jnp.array([[0.5, 0.5]]), jnp.array([[1.0], [1.0]]))  # two units become one
+        >>> (mean.push @ jnp.array([2.0, 4.0])).tolist()
+        [3.0]
+    """
     if np.shape(push) != _transposed(np.shape(pull)):
         raise ValueError(f"pull must have the shape of push transposed: got {np.shape(push)} and {np.shape(pull)}")
     return NodeMap(jnp.asarray(push), jnp.asarray(pull))
 
 
 def compose(after: NodeMap, before: NodeMap) -> NodeMap:
-    """The map that applies `before`, then `after`."""
+    """The map that applies `before`, then `after`.
+
+    Example:
+        >>> swap, turn = alignment.permutation([1, 0, 2]), alignment.permutation([1, 2, 0])
+        >>> both = alignment.compose(turn, swap)
+        >>> (both.push @ jnp.array([10.0, 20.0, 30.0])).tolist()  # swapped to 20, 10, 30, then turned
+        [10.0, 30.0, 20.0]
+    """
     return NodeMap(_matmul(after.push, before.push), _matmul(before.pull, after.pull))
 
 
 def invert(m: NodeMap) -> NodeMap:
-    """The map back: push (new, old) and pull (old, new) change places."""
+    """The map back: push (new, old) and pull (old, new) change places.
+
+    Example:
+        >>> turn = alignment.permutation([1, 2, 0])
+        >>> back = alignment.compose(alignment.invert(turn), turn)
+        >>> back.push.tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
     return NodeMap(m.pull, m.push)
 
 
@@ -107,6 +157,16 @@ def transport(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
 
     Raises:
         ValueError: for a node that the graph does not have, a map of the wrong size, or variables of another structure.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, 2.0, 3.0]]), "down": jnp.array([[1.0], [4.0], [9.0]])}, jnp.ones((1, 1))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> moved = alignment.transport(graph, {"up": alignment.permutation([2, 0, 1])}, v)
+        >>> moved["up"].tolist(), moved["down"].tolist()
+        ([[3.0, 1.0, 2.0]], [[9.0], [1.0], [4.0]])
+        >>> apply(v, x).item(), apply(moved, x).item()
+        (36.0, 36.0)
     """
     graph.check(variables)
     check_maps(graph, maps)
@@ -209,6 +269,16 @@ def verify(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *input
     Returns:
         max |f(g . variables) - f(variables)| / max |f(variables)|: below 1e-5 in float32 when the graph is right. What does
         not reach the outputs is not judged: give it generic variables, not those of a branch that was initialised to zero.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, -2.0, 3.0]]), "down": jnp.array([[1.0], [4.0], [9.0]])}, jnp.ones((1, 1))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> alignment.verify(apply, graph, v, x, key=jax.random.key(0)) < 1e-5
+        True
+        >>> other = lambda v, x: jnp.sin(x @ v["up"]) @ v["down"]  # sines are not to be scaled
+        >>> alignment.verify(other, graph, v, x, key=jax.random.key(0)) > 0.1
+        True
     """
     return discrepancy(apply, graph, _random_maps(graph, key), variables, *inputs)
 
@@ -217,6 +287,15 @@ def verify_each(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *
     """`verify` one node at a time: which node is it that changes the function?
 
     Nodes that belong together but were taken for two are seen here only: moved at once, they might cancel.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(jnp.maximum(x @ v["up"], 0) @ v["mid"], 0) @ v["down"]
+        >>> v = {"up": jnp.ones((1, 2)), "mid": jnp.arange(6.0).reshape(2, 3), "down": jnp.ones((3, 1))}
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 1)))
+        >>> other = lambda v, x: jnp.sin(jnp.maximum(x @ v["up"], 0) @ v["mid"]) @ v["down"]  # sines are not to be scaled
+        >>> changes = alignment.verify_each(other, graph, v, jnp.ones((1, 1)), key=jax.random.key(0))
+        >>> {node: change > 1e-3 for node, change in changes.items()}
+        {'up': False, 'mid': True}
     """
     still = {node.name: identity(node.size, node.copies) for node in graph.nodes.values()}
     moved = _random_maps(graph, key)
@@ -232,6 +311,16 @@ def discrepancy(apply: Callable[..., PyTree], graph: Graph, maps: Maps, variable
     """How far given maps change the function: max |f(moved) - f(variables)| / max |f(variables)|, the worst of its outputs.
 
     Infinite where an output is NaN.
+
+    Example:
+        >>> apply = lambda v, x: jnp.tanh(x @ v["up"]) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, 0.0]]), "down": jnp.array([[1.0], [0.0]])}, jnp.ones((1, 1))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> alignment.discrepancy(apply, graph, {"up": alignment.permutation([1, 0])}, v, x)
+        0.0
+        >>> scale = alignment.general(jnp.diag(jnp.array([2.0, 1.0])))  # tanh does not let a factor pass
+        >>> round(alignment.discrepancy(apply, graph, {"up": scale}, v, x), 3)  # |tanh(2) / 2 - tanh(1)| / tanh(1)
+        0.367
     """
     graph.check(variables)
     worst = float(_largest_change(apply, graph, dict(maps), variables, inputs))

@@ -16,6 +16,14 @@ def weight_distance(alignment: Alignment, graph: Graph, theta: PyTree, models: S
 
     Running statistics and integers take no part. Differentiable in theta. Raises ValueError if theta is of another number of
     models.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a, b = ({"up": jnp.array([w]), "down": jnp.array(w)[:, None]} for w in ([1.0, 2.0, 3.0], [3.0, 1.0, 2.5]))
+        >>> graph, matching = alignment.trace(apply, a, jnp.ones((1, 1))), alignment.WeightMatching()
+        >>> theta = matching.init(graph, [a, b])
+        >>> print(f"{alignment.weight_distance(matching, graph, theta, [a, b]):.3f}")  # 0.5^2 of one weight in three
+        0.083
     """
     reference = weights(models[0])
     maps = maps_of(alignment, graph, theta, len(models))

@@ -36,6 +36,17 @@ def matched_correlation(moments: Mapping[str, Moments]) -> dict[str, Float[np.nd
 
     Raises:
         ValueError: for moments that are not finite (the node is named), of one model, or something else.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[-2.0, 2.0]]), "down": jnp.ones((2, 1))}
+        >>> x, graph = jnp.array([[1.0], [-1.0], [2.0], [-2.0]]), alignment.trace(apply, a, jnp.ones((1, 1)))
+        >>> for models in ([a, b], alignment.align(alignment.WeightMatching(), graph, [a, b])):
+        ...     stats = nm.collect(apply, graph, models, [(x, None)], [alignment.NodeMoments()])
+        ...     print(alignment.matched_correlation(stats[alignment.NodeMoments])["up"].round(2))
+        [-0.82]
+        [1.]
     """
     check_moments(moments, "matched_correlation")
     if any(len(m.mean) < 2 for m in moments.values()):

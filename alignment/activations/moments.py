@@ -20,6 +20,20 @@ class Statistic(abc.ABC):
     """Something measured on batches: measure each, combine in any order, finalise once.
 
     Subclasses are frozen dataclasses. States are trees of arrays, so they can be summed across batches, devices and files.
+
+    Example:
+        >>> class MeanOutput(alignment.Statistic):
+        ...     def measure(self, apply, graph, models, batch):
+        ...         return jnp.stack([apply(model, batch[0]).sum() for model in models]), jnp.float32(len(batch[0]))
+        ...     def combine(self, a, b):
+        ...         return jax.tree.map(jnp.add, a, b)
+        ...     def finalise(self, state):
+        ...         return state[0] / state[1]
+        >>> apply, models = lambda v, x: x @ v["w"], [{"w": jnp.ones((1, 1))}, {"w": 2 * jnp.ones((1, 1))}]
+        >>> graph = alignment.trace(apply, models[0], jnp.ones((1, 1)))
+        >>> batches = [(jnp.array([[1.0], [2.0]]), None), (jnp.array([[6.0]]), None)]
+        >>> nm.collect(apply, graph, models, batches, [MeanOutput()])[MeanOutput].tolist()
+        [3.0, 6.0]
     """
 
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -49,6 +63,16 @@ class Moments(NamedTuple):
 
     For an indexed node the copies along fixed axes (steps of a loop) stand in front, one covariance each; those along other
     nodes (heads) are laid end to end among the units, since any of them may correspond to any other.
+
+    Example:
+        >>> m = alignment.Moments(
+        ...     samples=jnp.float32(100),
+        ...     mean=jnp.zeros((2, 2)),
+        ...     covariance=jnp.stack([jnp.eye(2), jnp.eye(2)]),
+        ...     cross=jnp.stack([jnp.eye(2), 0.9 * jnp.eye(2)[::-1]]),  # what two models with exchanged units have
+        ... )
+        >>> alignment.ActivationMatching().solve(m).tolist()
+        [1, 0]
     """
 
     samples: Float[Array | np.ndarray, ""]
@@ -64,6 +88,20 @@ class NodeMoments(Statistic):
     float32 with the highest matmul precision; centred, and combined pairwise (Chan, Golub and LeVeque 1979), so that large
     means do not cancel. Every position of an image or a sequence is a sample, padding (a mask, see `Statistic.measure`) none.
     Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[-2.0, 2.0]]), "down": jnp.ones((2, 1))}
+        >>> x = jnp.array([[1.0], [-1.0]])
+        >>> graph = alignment.trace(apply, a, x)
+        >>> moments = nm.collect(apply, graph, [a, b], [(x, None)], [alignment.NodeMoments()])[alignment.NodeMoments]
+        >>> print(moments["up"].mean)  # (models, units)
+        [[0.5 0.5]
+         [1.  1. ]]
+        >>> print(moments["up"].cross[1])  # units of a with units of b: the first here is like the second there
+        [[-0.5  0.5]
+         [ 0.5 -0.5]]
     """
 
     reads = frozenset({"activations"})
@@ -87,6 +125,12 @@ class Joint(NamedTuple):
     """Moments of one node's features in all models together: the units of model 0, then those of model 1, and so on.
 
     The models may have different widths. Copies along fixed axes and along other nodes as in `Moments`.
+
+    Example:
+        >>> covariance = np.eye(4) + 0.9 * np.eye(4)[[3, 2, 1, 0]]
+        >>> joint = alignment.Joint(samples=np.float32(100), mean=np.zeros(4), covariance=covariance)
+        >>> joint.covariance[:2, 2:].tolist()  # units of model 0 with units of model 1: exchanged
+        [[0.0, 0.9], [0.9, 0.0]]
     """
 
     samples: Float[Array | np.ndarray, ""]
@@ -100,6 +144,19 @@ class JointMoments(Statistic):
 
     Samples are those of `NodeMoments`. Finalised to a mapping node -> `Joint`. (models x units)^2 numbers a node, where
     `NodeMoments` keeps models x units^2.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[-2.0, 2.0]]), "down": jnp.ones((2, 1))}
+        >>> x = jnp.array([[1.0], [-1.0]])
+        >>> graph = alignment.trace(apply, a, x)
+        >>> joint = nm.collect(apply, graph, [a, b], [(x, None)], [alignment.JointMoments()])[alignment.JointMoments]
+        >>> print(joint["up"].covariance)  # both units of a are alike, and like the second of b
+        [[ 0.25  0.25 -0.5   0.5 ]
+         [ 0.25  0.25 -0.5   0.5 ]
+         [-0.5  -0.5   1.   -1.  ]
+         [ 0.5   0.5  -1.    1.  ]]
     """
 
     reads = frozenset({"activations"})

@@ -16,14 +16,35 @@ from alignment.sites import Site, Use, over
 
 
 class SiteFeatures(NamedTuple):
-    """What a weight meets and what it makes of it: `outputs = inputs @ site.matrix(weight)`."""
+    """What a weight meets and what it makes of it: `outputs = inputs @ site.matrix(weight)`.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.array([[3.0], [1.0]])}, jnp.array([[1.0], [-2.0]])
+        >>> graph = alignment.trace(apply, v, x)
+        >>> features = alignment.capture(apply, graph, v, x, nodes=(), sites=["down"]).sites["down"]
+        >>> features.inputs.tolist(), features.outputs.tolist()
+        ([[1.0, 0.0], [0.0, 2.0]], [[3.0], [2.0]])
+        >>> (features.inputs @ graph.sites[1].matrix(v["down"])).tolist()
+        [[3.0], [2.0]]
+    """
 
     inputs: Float[Array, "*copies samples rows"]
     outputs: Float[Array, "*copies samples columns"]
 
 
 class Captured(NamedTuple):
-    """Features by the name of their node, by the name of their site, and rows that are read by the name of their lookup."""
+    """Features by the name of their node, by the name of their site, and rows that are read by the name of their lookup.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.array([[3.0], [1.0]])}, jnp.array([[1.0], [-2.0]])
+        >>> found = alignment.capture(apply, alignment.trace(apply, v, x), v, x, sites=["down"])
+        >>> list(found.nodes), list(found.sites), list(found.lookups)
+        (['up'], ['down'], [])
+        >>> found.sites["down"].outputs.tolist()
+        [[3.0], [2.0]]
+    """
 
     nodes: dict[str, Float[Array, "*copies samples units"]]
     sites: dict[str, SiteFeatures]
@@ -56,6 +77,13 @@ def capture(
     Raises:
         ValueError: for a name that the graph does not have or a node without a tap, variables of another structure, or if what
             is asked for is not found in the function; another function with the same equations cannot be told from it.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.array([[3.0], [1.0]])}, jnp.array([[1.0], [-2.0]])
+        >>> graph = alignment.trace(apply, v, x)
+        >>> alignment.capture(apply, graph, v, x).nodes["up"].tolist()  # (samples, units), behind the ReLU
+        [[1.0, 0.0], [0.0, 2.0]]
     """
     graph.check(variables)
     names = tuple(graph.taps if nodes is None else [nodes] if isinstance(nodes, str) else nodes)

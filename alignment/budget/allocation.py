@@ -24,6 +24,16 @@ class Allocation:
         cost: what the partially merged network costs as a multiple of one network, at most the budget.
         gain: the sum over nodes of weight times ratio.
         held: the nodes that cannot change their width, and why.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.ones((2, 4)), "down": jnp.ones((4, 1))}, jnp.ones((1, 2))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> allocation = alignment.allocate(alignment.costs(apply, graph, v, x), graph, {"up": 1.0}, budget=1.5)
+        >>> allocation
+        Allocation(ratios=(('up', 0.5),), cost=1.5, gain=0.5, held=())
+        >>> alignment.PartialMatching(ratio=allocation.ratios).widths(graph, models=2)
+        {'up': 6}
     """
 
     ratios: tuple[tuple[str, float], ...]
@@ -58,6 +68,14 @@ def allocate(
     Raises:
         ValueError: a budget below 1 or above N, no weights, a negative or non-finite one, a node that cannot change its width
             or that the graph does not have.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(jnp.maximum(x @ v["up"], 0) @ v["mid"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.ones((2, 4)), "mid": jnp.ones((4, 4)), "down": jnp.ones((4, 1))}, jnp.ones((1, 2))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> found = alignment.allocate(alignment.costs(apply, graph, v, x), graph, {"up": 0.2, "mid": 0.9}, budget=1.75)
+        >>> dict(found.ratios), round(found.cost, 3)  # the one that is worth more, as far as it goes
+        ({'up': 0.0, 'mid': 1.0}, 1.714)
     """
     check_budget(budget, models)
     check_weights(graph, weights)

@@ -49,6 +49,16 @@ class Folded:
             `path/untied`; a reader without a bias has one, `path/bias`, if its norm had.
         kept: what could not be folded, with the line of the user's source and the reason.
         gone: paths of the leaves that the folded network has no more.
+
+    Example:
+        >>> norm = lambda x, v: x / jnp.sqrt(jnp.mean(x**2, 1, keepdims=True)) * v["scale"]
+        >>> apply = lambda v, x: norm(x @ v["up"], v) @ v["down"]
+        >>> v = {"up": jnp.array([[1.0, 2.0]]), "scale": jnp.array([[3.0, 4.0]]), "down": jnp.array([[1.0], [10.0]])}
+        >>> folded = alignment.fold(apply, v, jnp.ones((1, 1)))
+        >>> folded.gone, folded.kept
+        (('scale',), ())
+        >>> folded.convert({**v, "scale": jnp.array([[5.0, 5.0]])})["down"].tolist()  # another network of this architecture
+        [[5.0], [50.0]]
     """
 
     variables: dict[str, Any]
@@ -119,9 +129,18 @@ def fold(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Fo
         inputs: example inputs, arrays or `jax.ShapeDtypeStruct`.
 
     Example:
-        >>> folded = fold(apply, variables, inputs)
-        >>> graph = trace(folded.apply, folded.variables, inputs)  # the stream's group is orthogonal
-        >>> models = [folded.convert(v) for v in originals]
+        >>> norm = lambda x, v: x / jnp.sqrt(jnp.mean(x**2, 1, keepdims=True)) * v["scale"]
+        >>> apply = lambda v, x: norm(x @ v["up"], v) @ v["down"]
+        >>> v = {"up": jnp.array([[1.0, 2.0]]), "scale": jnp.array([[3.0, 4.0]]), "down": jnp.array([[1.0], [10.0]])}
+        >>> x = jnp.ones((1, 1))
+        >>> folded = alignment.fold(apply, v, x)
+        >>> {path: leaf.tolist() for path, leaf in folded.variables.items()}  # the scale has gone into what reads it
+        {'down': [[3.0], [40.0]], 'up': [[1.0, 2.0]]}
+        >>> bool(jnp.allclose(folded.apply(folded.variables, x), apply(v, x)))
+        True
+        >>> graphs = alignment.trace(apply, v, x), alignment.trace(folded.apply, folded.variables, x)
+        >>> [graph.nodes["up"].group for graph in graphs]
+        ['permutation', 'orthogonal']
     """
     shapes = as_shapes(signature(variables))
     plan = _read(apply, shapes, as_shapes(signature(inputs)))

@@ -28,6 +28,16 @@ class ActivationMatching(ActivationAlignment, PermutationAlignment):
         cost: "correlation", Pearson's; "uncentred", E[a b] (the published code of Git Re-Basin); "euclidean", minus the
             distance over all samples, sqrt(samples E[(a - b)^2]) (as in PLeaS, which adds up distances batch by batch). The
             squared distance would give the assignment of "uncentred": its other terms do not depend on the pairing.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[0.1, 2.0], [1.0, 0.1]]), "down": jnp.ones((2, 1))}
+        >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+        >>> graph, matching = alignment.trace(apply, a, x), alignment.ActivationMatching()
+        >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], matching.needs)
+        >>> matching.init(graph, [a, b], stats=stats)[1]["up"].tolist()
+        [1, 0]
     """
 
     cost: Literal["correlation", "uncentred", "euclidean"] = "correlation"

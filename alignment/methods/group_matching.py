@@ -40,6 +40,18 @@ class GroupMatching(Alignment):
     Attributes:
         max_sweeps: at most this many passes over all nodes.
         learn_permutations: whether permutations are learned too, or stay as they were found.
+
+    Example:
+        >>> apply = lambda v, x: jnp.tanh((x @ v["up"]) @ v["mid"]) @ v["down"]
+        >>> a = {"up": jnp.eye(2), "mid": jnp.eye(2, 3), "down": jnp.ones((3, 1))}
+        >>> turn, order = jnp.array([[0.0, -1.0], [1.0, 0.0]]), jnp.array([2, 0, 1])
+        >>> b = {"up": a["up"] @ turn, "mid": (turn.T @ a["mid"])[:, order], "down": a["down"][order]}
+        >>> graph = alignment.trace(apply, a, jnp.ones((1, 2)))
+        >>> {name: node.group for name, node in graph.nodes.items()}
+        {'up': 'linear', 'mid': 'permutation'}
+        >>> aligned = alignment.align(alignment.GroupMatching(), graph, [a, b])[1]
+        >>> max(float(jnp.abs(aligned[path] - a[path]).max()) for path in a) < 1e-5  # turned and permuted back
+        True
     """
 
     max_sweeps: int = 100

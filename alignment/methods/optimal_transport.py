@@ -58,6 +58,16 @@ class OptimalTransport(MapAlignment):
             them make together.
         regularisation: the weight of the entropy of T, in units of the mean of each node's C; 0 for exact transport.
         width: the units of every merged node that may change, or (node, units) for some of them; None for those of model 0.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> narrow = {"up": jnp.array([[1.0, 3.0]]), "down": jnp.array([[1.0], [3.0]])}
+        >>> wide = {"up": jnp.array([[3.0, 1.0, 3.0, 1.0]]), "down": jnp.array([[1.5], [0.5], [1.5], [0.5]])}
+        >>> models, x = [narrow, wide], jnp.ones((1, 1))
+        >>> graphs = [alignment.trace(apply, model, x) for model in models]
+        >>> moved = alignment.align(alignment.OptimalTransport("weights"), graphs, models)
+        >>> moved[1]["up"].tolist(), moved[1]["down"].tolist()  # four units in the places of two, the same function
+        ([[1.0, 3.0]], [[1.0], [3.0]])
     """
 
     cost: Literal["activations", "weights"] = "activations"

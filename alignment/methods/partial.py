@@ -56,6 +56,19 @@ class PartialMatching(MapAlignment):
         matching: what finds the permutations.
         ratio: the fraction of the units kept separate, for every node that can change its width, or by node (a mapping, or
             pairs, as which it is kept; nodes that are not named are merged).
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[0.5, 1.0], [-1.0, 0.0]]), "down": jnp.ones((2, 1))}
+        >>> graph, partial = alignment.trace(apply, a, jnp.ones((1, 2))), alignment.PartialMatching(ratio=0.5)
+        >>> partial.widths(graph, models=2)  # one unit that is merged, and one of each model
+        {'up': 3}
+        >>> merged = nm.Average()(nm.stack_models(alignment.align(partial, graph, [a, b])))
+        >>> merged["up"].tolist(), merged["down"].tolist()
+        ([[0.75, 0.0, 1.0], [-0.5, 1.0, 0.0]], [[1.0], [0.5], [0.5]])
+        >>> alignment.resize(apply, graph, merged)(merged, jnp.ones((1, 2))).tolist()
+        [[1.25]]
     """
 
     matching: Alignment = field(default_factory=WeightMatching)

@@ -28,6 +28,18 @@ class Procrustes(ActivationAlignment):
     Attributes:
         approximate: also rotate nodes whose group holds no rotations (units between elementwise nonlinearities). That changes
             what the network computes; afterwards, re-estimate BatchNorm statistics. Otherwise they are refused.
+
+    Example:
+        >>> apply = lambda v, x: (x @ v["up"]) @ v["down"]  # nothing between the layers: any rotation will do
+        >>> a = {"up": jnp.eye(2), "down": jnp.ones((2, 1))}
+        >>> turn = jnp.array([[0.6, -0.8], [0.8, 0.6]])
+        >>> b = {"up": jnp.eye(2) @ turn, "down": turn.T @ jnp.ones((2, 1))}
+        >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+        >>> graph, rotation = alignment.trace(apply, a, x), alignment.Procrustes()
+        >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], rotation.needs)
+        >>> aligned = alignment.align(rotation, graph, [a, b], stats=stats)[1]
+        >>> bool(jnp.allclose(aligned["up"], a["up"], atol=1e-3))  # turned back
+        True
     """
 
     approximate: bool = False

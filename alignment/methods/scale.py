@@ -40,6 +40,15 @@ class Scale(Alignment):
     Attributes:
         start: what finds the permutations.
         max_sweeps: at most this many passes over all nodes.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0]]), "down": jnp.array([[1.0], [2.0]])}
+        >>> b = {"up": jnp.array([[4.0, 1.0]]), "down": jnp.array([[1.0], [1.0]])}
+        >>> graph = alignment.trace(apply, a, jnp.ones((1, 1)))
+        >>> aligned = alignment.align(alignment.Scale(), graph, [a, b])[1]
+        >>> aligned["up"].round(3).tolist(), aligned["down"].round(3).tolist()  # exchanged; 4 and 1 scaled to 2 and 2
+        ([[1.0, 2.0]], [[1.0], [2.0]])
     """
 
     start: Alignment = field(default_factory=WeightMatching)

@@ -45,6 +45,17 @@ class SoftPermutation(Alignment):
         learning_rate: of Adam. One suits all networks, for Adam's epsilon is far below the gradients.
         temperature: the first and the last, geometric over the steps; `maps` uses the last.
         iterations: of Sinkhorn.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0]]), "down": jnp.array([[1.0], [2.0]])}
+        >>> b = {"up": jnp.array([[2.0, 1.0]]), "down": jnp.array([[2.0], [1.0]])}
+        >>> graph, matching = alignment.trace(apply, a, jnp.ones((1, 1))), alignment.SoftPermutation(steps=20)
+        >>> theta = matching.init(graph, [a, b])
+        >>> matching.maps(theta, graph)[1]["up"].push.sum(0).round(3).tolist()  # doubly stochastic
+        [1.0, 1.0]
+        >>> matching.maps(matching.rounded(theta), graph)[1]["up"].push.tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
     """
 
     start: Alignment | None = None
@@ -115,6 +126,13 @@ def annealed(temperature: optax.Schedule) -> optax.GradientTransformation:
 
     Args:
         temperature: step -> a positive number.
+
+    Example:
+        >>> theta = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]])}  # logits
+        >>> optimizer = optax.chain(optax.sgd(0.1), alignment.annealed(lambda step: 0.5**step))
+        >>> updates, _ = optimizer.update({"up": jnp.zeros((2, 2))}, optimizer.init(theta), theta)
+        >>> optax.apply_updates(theta, updates)["up"].tolist()  # half the temperature: logits twice as large
+        [[2.0, 0.0], [0.0, 2.0]]
     """
 
     def init(params: PyTree) -> optax.ScaleByScheduleState:

@@ -42,6 +42,18 @@ class StraightThrough(Alignment):
     Attributes:
         start: an alignment by permutations; None leaves every unit where it is.
         device: solve the assignments on the device rather than on the host.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0]]), "down": jnp.array([[1.0], [2.0]])}
+        >>> b = {"up": jnp.array([[2.0, 1.0]]), "down": jnp.array([[2.0], [1.0]])}
+        >>> graph, matching = alignment.trace(apply, a, jnp.ones((1, 1))), alignment.StraightThrough()
+        >>> theta = matching.init(graph, [a, b])  # scores
+        >>> matching.maps(theta, graph)[1]["up"].push.tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+        >>> slope = jax.grad(lambda theta: alignment.weight_distance(matching, graph, theta, [a, b]))
+        >>> slope([{}, {"up": jnp.eye(2)}])[1]["up"].tolist()  # with nothing moved, descent raises the scores of the exchange
+        [[2.0, 1.0], [-2.0, -1.0]]
     """
 
     start: Alignment | None = field(default_factory=WeightMatching)

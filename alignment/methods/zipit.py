@@ -57,6 +57,16 @@ class ZipIt(MapAlignment):
         start: the first node to zip, in the order of `graph.nodes`; None for the first of all.
         stop: the last. Nodes outside have no map: the models keep their own units there, `npmerge.multi_head` runs them with a
             stem and a head each.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[0.0, 2.0], [2.0, 0.0]]), "down": jnp.ones((2, 1))}
+        >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+        >>> graph, zipping = alignment.trace(apply, a, x), alignment.ZipIt()
+        >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], zipping.needs)
+        >>> nm.Average()(nm.stack_models(alignment.align(zipping, graph, [a, b], stats=stats)))["up"].tolist()
+        [[1.5, 0.0], [0.0, 1.5]]
     """
 
     width: float | None = None

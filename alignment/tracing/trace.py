@@ -46,6 +46,15 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
 
     Warns:
         UserWarning: once for each primitive without a rule whose operands could otherwise have moved.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v = {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 2)))
+        >>> graph.nodes["up"]  # three units, which may be permuted and, thanks to ReLU, scaled
+        Node(name='up', size=3, group='scale', index=(), copies=())
+        >>> graph.axes["up"]
+        (Fixed(size=2, name=''), NodeAxis(node='up', size=3, role='out'))
     """
     walk = walked(apply, variables, inputs)
     for name in walk.costly():
