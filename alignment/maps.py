@@ -270,6 +270,9 @@ def verify(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *input
         max |f(g . variables) - f(variables)| / max |f(variables)|: below 1e-5 in float32 when the graph is right. What does
         not reach the outputs is not judged: give it generic variables, not those of a branch that was initialised to zero.
 
+    Raises:
+        ValueError: for variables of another structure than the one that was traced.
+
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
         >>> v, x = {"up": jnp.array([[1.0, -2.0, 3.0]]), "down": jnp.array([[1.0], [4.0], [9.0]])}, jnp.ones((1, 1))
@@ -310,7 +313,7 @@ def _random_maps(graph: Graph, key: Array) -> dict[str, NodeMap]:
 def discrepancy(apply: Callable[..., PyTree], graph: Graph, maps: Maps, variables: PyTree, *inputs: PyTree) -> float:
     """How far given maps change the function: max |f(moved) - f(variables)| / max |f(variables)|, the worst of its outputs.
 
-    Infinite where an output is NaN.
+    Infinite where an output is NaN. Raises ValueError as `transport` does.
 
     Example:
         >>> apply = lambda v, x: jnp.tanh(x @ v["up"]) @ v["down"]

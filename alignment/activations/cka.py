@@ -35,8 +35,8 @@ def linear_cka(x: Float[Array, "samples n"], y: Float[Array, "samples m"], *, un
         ValueError: unless both are (samples, units) with the same number of samples, at least four (biased: two).
 
     Example:
-        >>> x, noise = (jax.random.normal(jax.random.key(k), (100, 3)) for k in (0, 1))
-        >>> turn = jnp.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> x, noise = np.random.default_rng(0).normal(size=(2, 100, 3)).astype(np.float32)
+        >>> turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
         >>> print(f"{alignment.linear_cka(x, 2 * x @ turn + 5):.2f}, {abs(alignment.linear_cka(x, noise)) < 0.1}")
         1.00, True
     """
@@ -58,7 +58,7 @@ def rbf_cka(
         ValueError: as `linear_cka`, or for a sigma that is not positive.
 
     Example:
-        >>> x, noise = (jax.random.normal(jax.random.key(k), (100, 3)) for k in (0, 1))
+        >>> x, noise = np.random.default_rng(0).normal(size=(2, 100, 3)).astype(np.float32)
         >>> print(f"{alignment.rbf_cka(x, 2 * x + 5):.2f}, {abs(alignment.rbf_cka(x, noise)) < 0.1}")
         1.00, True
     """
@@ -90,7 +90,7 @@ class MinibatchCKA(Statistic):
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
         >>> a = {"up": jnp.eye(2), "down": jnp.ones((2, 1))}
         >>> b = {"up": 3 * jnp.eye(2)[:, ::-1], "down": jnp.ones((2, 1))}
-        >>> x = jax.random.normal(jax.random.key(0), (40, 2))
+        >>> x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
         >>> graph, batches = alignment.trace(apply, a, x), [(x[:20], None), (x[20:], None)]
         >>> found = nm.collect(apply, graph, [a, b], batches, [alignment.MinibatchCKA()])[alignment.MinibatchCKA]
         >>> print(found["up"].round(3))  # of a with itself and with b: the order and one common scale do not matter

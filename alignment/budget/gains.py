@@ -27,6 +27,9 @@ def disagreement(
         stats: what `matching.needs`.
         key: randomness of the matching.
 
+    Raises:
+        ValueError: as the matching does.
+
     Example:
         >>> apply = lambda v, x: jnp.maximum(jnp.maximum(x @ v["up"], 0) @ v["mid"], 0) @ v["down"]
         >>> a = {"up": 3 * jnp.eye(2), "mid": jnp.eye(2), "down": jnp.ones((2, 1))}

@@ -128,6 +128,9 @@ def fold(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Fo
         variables: its parameters, arrays or `jax.ShapeDtypeStruct`.
         inputs: example inputs, arrays or `jax.ShapeDtypeStruct`.
 
+    Raises:
+        ValueError: for a function that returns something other than arrays or has side effects.
+
     Example:
         >>> norm = lambda x, v: x / jnp.sqrt(jnp.mean(x**2, 1, keepdims=True)) * v["scale"]
         >>> apply = lambda v, x: norm(x @ v["up"], v) @ v["down"]
@@ -136,7 +139,7 @@ def fold(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Fo
         >>> folded = alignment.fold(apply, v, x)
         >>> {path: leaf.tolist() for path, leaf in folded.variables.items()}  # the scale has gone into what reads it
         {'down': [[3.0], [40.0]], 'up': [[1.0, 2.0]]}
-        >>> bool(jnp.allclose(folded.apply(folded.variables, x), apply(v, x)))
+        >>> np.allclose(folded.apply(folded.variables, x), apply(v, x))
         True
         >>> graphs = alignment.trace(apply, v, x), alignment.trace(folded.apply, folded.variables, x)
         >>> [graph.nodes["up"].group for graph in graphs]

@@ -33,7 +33,7 @@ class ActivationMatching(ActivationAlignment, PermutationAlignment):
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
         >>> a = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "down": jnp.ones((2, 1))}
         >>> b = {"up": jnp.array([[0.1, 2.0], [1.0, 0.1]]), "down": jnp.ones((2, 1))}
-        >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+        >>> x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
         >>> graph, matching = alignment.trace(apply, a, x), alignment.ActivationMatching()
         >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], matching.needs)
         >>> matching.init(graph, [a, b], stats=stats)[1]["up"].tolist()

@@ -127,6 +127,9 @@ def annealed(temperature: optax.Schedule) -> optax.GradientTransformation:
     Args:
         temperature: step -> a positive number.
 
+    Raises:
+        ValueError: where it is updated without the parameters.
+
     Example:
         >>> theta = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]])}  # logits
         >>> optimizer = optax.chain(optax.sgd(0.1), alignment.annealed(lambda step: 0.5**step))

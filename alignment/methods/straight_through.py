@@ -51,7 +51,7 @@ class StraightThrough(Alignment):
         >>> theta = matching.init(graph, [a, b])  # scores
         >>> matching.maps(theta, graph)[1]["up"].push.tolist()
         [[0.0, 1.0], [1.0, 0.0]]
-        >>> slope = jax.grad(lambda theta: alignment.weight_distance(matching, graph, theta, [a, b]))
+        >>> slope = jax.jit(jax.grad(lambda theta: alignment.weight_distance(matching, graph, theta, [a, b])))
         >>> slope([{}, {"up": jnp.eye(2)}])[1]["up"].tolist()  # with nothing moved, descent raises the scores of the exchange
         [[2.0, 1.0], [-2.0, -1.0]]
     """

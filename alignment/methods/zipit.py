@@ -62,7 +62,7 @@ class ZipIt(MapAlignment):
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
         >>> a = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "down": jnp.ones((2, 1))}
         >>> b = {"up": jnp.array([[0.0, 2.0], [2.0, 0.0]]), "down": jnp.ones((2, 1))}
-        >>> x = jax.random.normal(jax.random.key(0), (50, 2))
+        >>> x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
         >>> graph, zipping = alignment.trace(apply, a, x), alignment.ZipIt()
         >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], zipping.needs)
         >>> nm.Average()(nm.stack_models(alignment.align(zipping, graph, [a, b], stats=stats)))["up"].tolist()

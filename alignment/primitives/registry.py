@@ -63,7 +63,16 @@ def _replayed(steps: Sequence[tuple], x: Any) -> Any:
 
 @dataclass(frozen=True)
 class Value:
-    """What the tracer knows of an array: a term (or None: uniform) per axis, and where its numbers come from.
+    """What the tracer knows of an array: what its axes are made of, and where its numbers come from.
+
+    Attributes:
+        shape: of the array.
+        axes: a term for each axis; None for one along which all numbers are equal (a broadcast), or of length one.
+        data: whether it depends on the inputs, not only on the variables.
+        constant: the number that every element is; None for any other array.
+        square: whether it is the square of what has these axes: a sum over one leaves its rotations, anything else only its
+            permutations.
+        source: the leaf of the variables that it is, seen through changes of shape.
 
     Example:
         >>> from jax.extend.core import Primitive
@@ -82,10 +91,10 @@ class Value:
 
     shape: tuple[int, ...]
     axes: Axes
-    data: bool = False  # depends on the inputs, not only on the variables
-    constant: float | None = None  # every element equals this number
-    square: bool = False  # of what has these axes: a sum over one leaves its rotations, anything else only permutations
-    source: Source | None = None  # the leaf of the variables it is, seen through changes of shape
+    data: bool = False
+    constant: float | None = None
+    square: bool = False
+    source: Source | None = None
 
     @property
     def zero(self) -> bool:
@@ -95,7 +104,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Equation:
-    """One equation of a jaxpr, seen through the tracer's values.
+    """One equation of a jaxpr, seen through the tracer's values: what a rule is given.
+
+    Attributes:
+        name: of the primitive.
+        params: its parameters.
+        ins: what is known of its operands.
+        outs: the shapes of its results.
 
     Example:
         >>> from jax.extend.core import Primitive
