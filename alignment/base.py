@@ -42,11 +42,13 @@ class Alignment(abc.ABC):
         [[[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]]
     """
 
-    needs: ClassVar[tuple[type, ...]] = ()
-    """The statistics that `init` looks up in `stats`, by type."""
-
     resizes: ClassVar[bool] = False
     """Whether its maps may change the widths of nodes. Then the reference is mapped too."""
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """The statistics that `init` looks up in `stats`, by type."""
+        return ()
 
     @abc.abstractmethod
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> PyTree:

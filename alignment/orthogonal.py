@@ -25,15 +25,15 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return jnp.matmul(u, vt, precision=jax.lax.Precision.HIGHEST), u @ inner @ vt
 
 
-def polar(matrix: Float[np.ndarray, "n n"], *, tolerance: float = 1e-6) -> Float[np.ndarray, "n n"]:
+def polar(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
     """The orthogonal matrix nearest to `matrix`, in float64 on the host.
 
-    Directions with a singular value below `tolerance` times the largest (dead units) leave the factor open. There it takes
+    Directions with a singular value below 1e-6 of the largest (dead units) leave the factor open. There it takes
     the canonical basis of one null space to that of the other: dead units to dead units in order, the identity where both
     have the same. The result does not depend on the solver.
     """
     u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64))
-    rank = int((s > tolerance * s.max(initial=0)).sum())
+    rank = int((s > 1e-6 * s.max(initial=0)).sum())
     factor = u[:, :rank] @ vt[:rank]
     if rank < len(s):
         factor = factor + _canonical_basis(u[:, rank:]) @ _canonical_basis(vt[rank:].T).T

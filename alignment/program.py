@@ -90,6 +90,14 @@ class Program:
                 kept.append(step)
         return replace(self, steps=tuple(reversed(kept)), outputs=outputs)
 
+    def reached(self, start: Iterable[int]) -> frozenset[int]:
+        """The values that depend on some of these."""
+        found = set(start)
+        for step in self.steps:
+            if found.intersection(step.ins):
+                found.update(step.outs)
+        return frozenset(found)
+
     def run(self, values: Mapping[int, Any]) -> list[Any]:
         """The outputs, given the inputs that they need by number."""
         env = {**self.constants, **values}
@@ -183,6 +191,12 @@ def inside(eqn: JaxprEqn) -> list[Jaxpr]:
     """The jaxprs that an equation runs."""
     flat = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr))
     return [x.jaxpr if isinstance(x, ClosedJaxpr) else x for x in flat if isinstance(x, Jaxpr | ClosedJaxpr)]
+
+
+def is_floating(aval: Any) -> bool:
+    """Whether a value is of floating-point numbers."""
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
 
 
 def scalar(x: Any) -> float | None:

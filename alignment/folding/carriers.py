@@ -9,10 +9,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 
-from alignment.program import Program, Step, scalar
+from alignment.program import Program, Step, is_floating, scalar
 
 CASTS = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "optimization_barrier"}
 LAYOUT = CASTS | {"broadcast_in_dim", "reshape", "squeeze", "transpose"}
@@ -145,17 +144,14 @@ class Facts:
 
     def _floating(self, value: int) -> bool:
         """Whether a value is an input of real numbers: integers (of a quantised table) cannot be scaled."""
-        return value in self.program.inputs and jnp.issubdtype(self.program.avals[value].dtype, jnp.floating)
+        return value in self.program.inputs and is_floating(self.program.avals[value])
 
 
 def facts(program: Program, leaves: int) -> Facts:
     """Look at every value once; the first `leaves` inputs are the variables."""
-    data = set(program.inputs[leaves:])
     constant = {v: c for v, x in program.constants.items() if (c := scalar(x)) is not None}
     uniform = {v: _units(program.shape(v)) for v in [*program.inputs, *program.constants]}
     for step in program.steps:
-        if data.intersection(step.ins):
-            data.update(step.outs)
         known = [constant.get(v) for v in step.ins]
         result = _number(step, known)
         for out in step.outs:
@@ -163,7 +159,7 @@ def facts(program: Program, leaves: int) -> Facts:
             uniform[out] = frozenset(range(len(shape))) if result is not None else _uniform(program, step, out, uniform)
             if result is not None:
                 constant[out] = result
-    return Facts(program, frozenset(data), constant, uniform)
+    return Facts(program, program.reached(program.inputs[leaves:]), constant, uniform)
 
 
 def _units(shape: tuple[int, ...]) -> frozenset[int]:

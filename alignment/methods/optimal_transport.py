@@ -80,7 +80,7 @@ class OptimalTransport(MapAlignment):
         check_width(self.width)
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """`JointMoments` for the cost "activations"."""
         return (JointMoments,) if self.cost == "activations" else ()
 

@@ -80,7 +80,7 @@ class PartialMatching(MapAlignment):
         object.__setattr__(self, "ratio", _checked(self.ratio))
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """What the matching needs."""
         return self.matching.needs
 

@@ -60,7 +60,7 @@ class Scale(Alignment):
         check_count("max_sweeps", self.max_sweeps, 0)
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """What the start needs."""
         return self.start.needs
 

@@ -77,7 +77,7 @@ class SoftPermutation(Alignment):
         check_count("iterations", self.iterations)
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """What the start needs."""
         return () if self.start is None else self.start.needs
 

@@ -64,7 +64,7 @@ class StraightThrough(Alignment):
             raise ValueError(f"start must be an alignment or None, got {self.start!r}")
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """What the start needs."""
         return () if self.start is None else self.start.needs
 

@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from alignment.graph import Graph, PyTree, flatten
 from alignment.lookups import Lookup, lookup_of
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
-from alignment.program import closed_program, nested
+from alignment.program import closed_program, is_floating, nested
 from alignment.sites import Site, followed, site_of
 from alignment.tracing.constants import folded, is_real, is_square
 from alignment.tracing.control_flow import CONTROL_FLOW, tied
@@ -223,7 +223,7 @@ class Walk:
     def _see(self, eqn: JaxprEqn, outs: Sequence[Value], location: tuple[int, ...]) -> None:
         """Note the results that depend on the inputs as places to tap."""
         for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
-            if value.data and not value.square and _is_floating(var):
+            if value.data and not value.square and is_floating(var.aval):
                 self.seen.append(Seen(location, k, value, self.terms.loops, hidden=self.hidden > 0))
 
     def settle(self, value: Value) -> None:
@@ -252,11 +252,6 @@ class Walk:
 
         found = {name: [r for t in terms for r in refs(self.terms.resolve(t))] for name, terms in self._unknown.items()}
         return [name for name, atoms in found.items() if any(map(held_by_them_alone, atoms))]
-
-
-def _is_floating(v: Var) -> bool:
-    dtype = getattr(v.aval, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
 
 
 def _shape(v: Var) -> tuple[int, ...]:
