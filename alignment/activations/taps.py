@@ -2,16 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array, Float, Int
 
+from alignment.activations.probes import LOST, Probe, run_with
 from alignment.graph import Graph, Place, PyTree, Tap
-from alignment.program import evaluated, nested
 from alignment.sites import Site, Use, over
 
 
@@ -116,17 +114,17 @@ def _captured(apply: Callable[..., PyTree], graph: Graph, asked: _Asked, variabl
     taps = {name: graph.taps[name] for name in asked.nodes}
     wanted = {site.name: site for site in graph.sites if site.name in asked.sites}
     looked_up = {lookup.name: lookup for lookup in graph.lookups if lookup.name in asked.lookups}
-    probes = [_Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
+    probes = [Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
     probes += [probe for s in wanted.values() for probe in (_inputs(s), _outputs(s, s.outputs))]
     probes += [_inputs(lookup) for lookup in looked_up.values()]
-    _, found = _run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
+    _, found = run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
     features = {}
     for name, tap in taps.items():
         order = [k if isinstance(k, int) else tap.loops + sum(isinstance(i, Place) for i in tap.index[:j])
                  for j, k in enumerate(tap.index)]  # fmt: skip
         features[name] = _gathered(found[name,], order)
         if features[name].shape[:-2] + features[name].shape[-1:] != (*graph.nodes[name].copies, graph.nodes[name].size):
-            raise ValueError(_LOST.format(f"the tap of node {name!r}"))
+            raise ValueError(LOST.format(f"the tap of node {name!r}"))
     pairs = {}
     for name, site in wanted.items():
         pairs[name] = SiteFeatures(*(_by_copy(site, found[name, which]) for which in ("inputs", "outputs")))
@@ -162,7 +160,7 @@ def gradients(
 
     def run(nudges: Mapping[str, Array]) -> tuple[PyTree, dict]:
         probes = [p for s in wanted for p in (_inputs(s), _outputs(s, lambda y: y, nudges.get(s.name)))]
-        outs, found = _run_with(probes, closed, leaves)
+        outs, found = run_with(probes, closed, leaves)
         return jax.tree.unflatten(jax.tree.structure(returned), outs), found
 
     shapes = jax.eval_shape(run, {})[1]
@@ -176,104 +174,12 @@ def gradients(
     return Gradients(outputs, {s.name: _by_copy(s, found[s.name, "inputs"]) for s in wanted}, pull)
 
 
-_LOST = (
-    "{} is not where it was traced: trace and capture must get the same function (both jitted or both not), with variables and "
-    "inputs of the same types and numbers of axes"
-)
+def _inputs(site: Use) -> Probe:
+    return Probe((site.name, "inputs"), site.location, False, 1 - site.weight, site.inputs, site)
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """What to read: at an equation, one of its results (or operands), arranged as (*index, samples, units).
-
-    A nudge is added to the result first, of loops around the equation one for each step.
-    """
-
-    key: tuple[str, ...]
-    location: tuple[int, ...]
-    result: bool
-    number: int
-    arrange: Callable[[Array], Array]
-    site: Use | None = None
-    nudge: Array | None = None
-
-    def fits(self, eqn: JaxprEqn, ins: Sequence[Any]) -> bool:
-        """Whether an equation can be that of the site."""
-        site = self.site
-        return site is None or (eqn.primitive.name == site.primitive and jnp.shape(ins[site.weight]) == site.shape)
-
-
-def _inputs(site: Use) -> _Probe:
-    return _Probe((site.name, "inputs"), site.location, False, 1 - site.weight, site.inputs, site)
-
-
-def _outputs(site: Site, arrange: Callable[[Array], Array], nudge: Array | None = None) -> _Probe:
-    return _Probe((site.name, "outputs"), site.location, True, 0, arrange, site, nudge)
-
-
-def _run_with(probes: Sequence[_Probe], closed: ClosedJaxpr, args: list) -> tuple[list[Any], dict[tuple[str, ...], Array]]:
-    """The results, and what the probes found, in one evaluation; loops around an equation are leading axes."""
-    at: dict[tuple[int, ...], list[_Probe]] = {}
-    for probe in probes:
-        at.setdefault(probe.location, []).append(probe)
-    found: dict[tuple[str, ...], Array] = {}
-    outs = _run(closed, args, (), at, found)
-    for probe in probes:
-        if probe.key not in found:
-            raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
-    return outs, found
-
-
-def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
-    """Evaluate a jaxpr, entering the calls that hold a probe and keeping what the probes ask for."""
-    jaxpr: Jaxpr = closed.jaxpr
-    env: dict[Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
-
-    def read(v: Var | Literal) -> Any:
-        return v.val if isinstance(v, Literal) else env[v]
-
-    for index, eqn in enumerate(jaxpr.eqns):
-        here = (*prefix, index)
-        ins = [read(v) for v in eqn.invars]
-        inside = any(location[: len(here)] == here and location != here for location in probes)
-        if inside and (inner := nested(eqn)) is not None:
-            outs = _run(inner, ins, here, probes, found)
-        elif inside and eqn.primitive.name == "scan":
-            outs = _scanned(eqn, ins, here, probes, found)
-        else:
-            outs = evaluated(eqn, jaxpr, *ins)
-        if nudges := [probe.nudge for probe in probes.get(here, ()) if probe.nudge is not None]:
-            outs = [outs[0] + nudges[0]]
-        env.update(zip(eqn.outvars, outs, strict=True))
-        for probe in probes.get(here, ()):
-            values = outs if probe.result else ins
-            if probe.number >= len(values) or not probe.fits(eqn, ins):
-                raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
-            try:
-                found[probe.key] = probe.arrange(values[probe.number])
-            except (TypeError, ValueError, IndexError, AttributeError) as error:
-                raise ValueError(_LOST.format(f"{probe.key[0]!r}")) from error
-    return [read(v) for v in jaxpr.outvars]
-
-
-def _scanned(eqn: JaxprEqn, ins: list[Any], here: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
-    """A scan that also stacks what the probes in its body find."""
-    p = eqn.params
-    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
-    inside = {location: several for location, several in probes.items() if location[: len(here)] == here}
-    nudges = {probe.key: probe.nudge for several in inside.values() for probe in several if probe.nudge is not None}
-
-    def body(carry: list, x: tuple[list, dict]) -> tuple[list, tuple[list, dict]]:
-        inner: dict = {}
-        here_now = {place: [replace(probe, nudge=x[1].get(probe.key)) for probe in ps] for place, ps in inside.items()}
-        outs = _run(p["jaxpr"], [*ins[:first], *carry, *x[0]], here, here_now, inner)
-        return outs[: len(carry)], (outs[len(carry) :], inner)
-
-    carry, (stacked, inner) = jax.lax.scan(
-        body, ins[first:last], (ins[last:], nudges), p["length"], reverse=p["reverse"], unroll=p["unroll"]
-    )
-    found.update(inner)
-    return [*carry, *stacked]
+def _outputs(site: Site, arrange: Callable[[Array], Array], nudge: Array | None = None) -> Probe:
+    return Probe((site.name, "outputs"), site.location, True, 0, arrange, site, nudge)
 
 
 def _features(tap: Tap, x: Array) -> Float[Array, "*places samples units"]:
