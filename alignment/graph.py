@@ -67,6 +67,12 @@ class Node:
 class Pinned:
     """An axis of a tensor that is held fixed, wholly or in part: why, and the line of the user's source that says so.
 
+    Attributes:
+        path: of the tensor.
+        axis: its number.
+        reason: why nothing moves there: "input", "output", what an operation tells apart, a primitive without a rule.
+        source: "folder/file.py:line (function)"; empty if that is not known.
+
     Example:
         >>> apply = lambda v, x: jnp.sort(x @ v["up"], axis=1) @ v["down"]
         >>> graph = alignment.trace(apply, {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}, jnp.ones((1, 2)))

@@ -18,6 +18,10 @@ Interval = tuple[int, int]
 class Fixed:
     """An axis, or a part of one, that no map touches. It has a name where nodes are indexed by it (the steps of a loop).
 
+    Attributes:
+        size: its length.
+        name: what nodes that are indexed by it call it; empty for all others.
+
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
         >>> graph = alignment.trace(apply, {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}, jnp.ones((1, 2)))
@@ -39,6 +43,11 @@ class NodeAxis:
     Role `out`: the axis produces the node's features and is contracted with `push`; role `in`: it consumes them and is
     contracted with the transpose of `pull`.
 
+    Attributes:
+        node: the name of the node.
+        size: its units here.
+        role: "out" or "in".
+
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
         >>> graph = alignment.trace(apply, {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}, jnp.ones((1, 2)))
@@ -57,6 +66,9 @@ class NodeAxis:
 @dataclass(frozen=True)
 class Product:
     """A row-major product of labels, the first factor outermost.
+
+    Attributes:
+        factors: their labels. An index goes row by row: the last factor varies fastest.
 
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0).reshape(-1, 6) @ v["down"]
@@ -80,6 +92,10 @@ class Product:
 class Part:
     """One part of a segmented axis: a label and the intervals of the axis that it fills, in order.
 
+    Attributes:
+        label: what the part is made of.
+        intervals: (start, end) on the axis.
+
     Example:
         >>> apply = lambda v, x: jnp.concatenate([jnp.tanh(x @ v["a"]), jnp.tanh(x @ v["b"])], axis=1) @ v["down"]
         >>> v = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 4)), "down": jnp.ones((7, 1))}
@@ -94,6 +110,9 @@ class Part:
 @dataclass(frozen=True)
 class Segments:
     """An axis made of parts. A node may fill several intervals: the padded channels on both sides of a shortcut.
+
+    Attributes:
+        parts: in the order in which the axis is built, those of several intervals last.
 
     Example:
         >>> apply = lambda v, x: jnp.concatenate([jnp.tanh(x @ v["a"]), jnp.tanh(x @ v["b"])], axis=1) @ v["down"]
@@ -117,6 +136,10 @@ class Segments:
 @dataclass(frozen=True)
 class Cases:
     """An axis that runs over another node at each place of a fixed axis of the same tensor, by name (stacked q, k and v).
+
+    Attributes:
+        index: the name of the fixed axis.
+        options: the label at each of its places, all of one size.
 
     Example:
         >>> apply = lambda v, x: jnp.tanh(x @ v["two"][0]) @ v["a"] + jnp.tanh(x @ v["two"][1]) @ v["b"]

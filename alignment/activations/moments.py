@@ -64,6 +64,12 @@ class Moments(NamedTuple):
     For an indexed node the copies along fixed axes (steps of a loop) stand in front, one covariance each; those along other
     nodes (heads) are laid end to end among the units, since any of them may correspond to any other.
 
+    Attributes:
+        samples: how many there are.
+        mean: of each unit in each model.
+        covariance: of the units of each model, with each other.
+        cross: of the units of model 0 with those of each model.
+
     Example:
         >>> m = alignment.Moments(
         ...     samples=jnp.float32(100),
@@ -125,6 +131,11 @@ class Joint(NamedTuple):
     """Moments of one node's features in all models together: the units of model 0, then those of model 1, and so on.
 
     The models may have different widths. Copies along fixed axes and along other nodes as in `Moments`.
+
+    Attributes:
+        samples: how many there are.
+        mean: of each unit of each model.
+        covariance: of all of them with each other.
 
     Example:
         >>> covariance = np.eye(4) + 0.9 * np.eye(4)[[3, 2, 1, 0]]

@@ -16,6 +16,10 @@ from alignment.sites import Site, Use, over
 class SiteFeatures(NamedTuple):
     """What a weight meets and what it makes of it: `outputs = inputs @ site.matrix(weight)`.
 
+    Attributes:
+        inputs: what the weight is multiplied with, patches in a convolution.
+        outputs: the result, before a bias is added.
+
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
         >>> v, x = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.array([[3.0], [1.0]])}, jnp.array([[1.0], [-2.0]])
@@ -33,6 +37,11 @@ class SiteFeatures(NamedTuple):
 
 class Captured(NamedTuple):
     """Features by the name of their node, by the name of their site, and rows that are read by the name of their lookup.
+
+    Attributes:
+        nodes: features (*copies, samples, units) by node.
+        sites: what was asked of sites, by name.
+        lookups: the rows read, as numbers, by lookup.
 
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
