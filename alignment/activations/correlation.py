@@ -11,17 +11,22 @@ from alignment.activations.moments import Moments
 from alignment.assignment import assign
 
 
+def deviation(moments: Moments) -> Float[np.ndarray, "models *copies units"]:
+    """The standard deviation of each unit, in float64."""
+    return np.sqrt(np.maximum(np.diagonal(np.asarray(moments.covariance, np.float64), axis1=-2, axis2=-1), 0))
+
+
 def living(moments: Moments) -> Bool[np.ndarray, "models *copies units"]:
     """Which units vary at all: by more than 1e-6 of the node's largest deviation, and than rounding of their own mean."""
-    deviation, mean = _deviation(moments), np.abs(np.asarray(moments.mean, np.float64))
-    return deviation > 1e-6 * np.maximum(deviation.max(-1, keepdims=True, initial=0), mean)
+    spread, mean = deviation(moments), np.abs(np.asarray(moments.mean, np.float64))
+    return spread > 1e-6 * np.maximum(spread.max(-1, keepdims=True, initial=0), mean)
 
 
 def correlation(moments: Moments) -> Float[np.ndarray, "*copies units units"]:
     """Pearson correlation of the units of the first of two models with those of the second; zero for dead units."""
-    deviation, alive = _deviation(moments), living(moments)
+    spread, alive = deviation(moments), living(moments)
     both = alive[0][..., :, None] & alive[1][..., None, :]
-    scale = deviation[0][..., :, None] * deviation[1][..., None, :]
+    scale = spread[0][..., :, None] * spread[1][..., None, :]
     return np.where(both, np.asarray(moments.cross[1], np.float64) / np.where(both, scale, 1), 0)
 
 
@@ -55,15 +60,11 @@ def matched_correlation(moments: Mapping[str, Moments]) -> dict[str, Float[np.nd
 
 
 def _matched(m: Moments) -> Float[np.ndarray, " others"]:
-    deviation, alive = _deviation(m), living(m)
+    spread, alive = deviation(m), living(m)
     both = alive[:1] & alive[1:]
     cross = np.diagonal(np.asarray(m.cross, np.float64)[1:], axis1=-2, axis2=-1)
-    each = np.where(both, cross / np.where(both, deviation[:1] * deviation[1:], 1), 0).reshape(len(both), -1)
+    each = np.where(both, cross / np.where(both, spread[:1] * spread[1:], 1), 0).reshape(len(both), -1)
     return each.sum(-1) / np.maximum(both.reshape(len(both), -1).sum(-1), 1)
-
-
-def _deviation(moments: Moments) -> Float[np.ndarray, "models *copies units"]:
-    return np.sqrt(np.maximum(np.diagonal(np.asarray(moments.covariance, np.float64), axis1=-2, axis2=-1), 0))
 
 
 def assign_living(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from alignment.activations.moments import Joint
-from alignment.blocks import Bare, axis_of
+from alignment.blocks import Bare, axis_of, name_of
 from alignment.graph import Graph, PyTree, weights_of
 from alignment.labels import Fixed, NodeAxis
 from alignment.maps import Maps, carried, factor, replaced
@@ -64,7 +64,7 @@ def _rows(
 
 def _makes(graph: Graph, name: str, labels: Sequence[Bare]) -> bool:
     """Whether a block is among the weights that make each unit of a node."""
-    carried = {label.node if isinstance(label, NodeAxis) else label.name for label in labels}
+    carried = set(map(name_of, labels))
     roles = [label.role for label in labels if isinstance(label, NodeAxis) and label.node == name]
     return roles == ["out"] and carried.issuperset(graph.nodes[name].index)
 

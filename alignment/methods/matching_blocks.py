@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from alignment.blocks import Bare, axis_of
+from alignment.blocks import Bare, axis_of, name_of
 from alignment.labels import Fixed, NodeAxis
 
 
@@ -46,11 +46,6 @@ class Block:
 
     def __post_init__(self) -> None:
         self.labels, self.carried, self.nodes = self.layout.labels, self.layout.carried, self.layout.nodes
-
-
-def name_of(label: Bare) -> str:
-    """The node or the name of a fixed axis."""
-    return label.node if isinstance(label, NodeAxis) else label.name
 
 
 def stacked(labels: Sequence[Sequence[Bare]], models: Sequence[Sequence[np.ndarray]]) -> tuple[list, list[list[np.ndarray]]]:
