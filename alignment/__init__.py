@@ -21,20 +21,7 @@ if TYPE_CHECKING:
     from alignment.graph import Graph, Node, Pinned, Place, Tap
     from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments
     from alignment.lookups import Lookup
-    from alignment.maps import (
-        NodeMap,
-        compose,
-        discrepancy,
-        general,
-        identity,
-        invert,
-        orthogonal,
-        permutation,
-        rectangular,
-        transport,
-        verify,
-        verify_each,
-    )
+    from alignment.maps import NodeMap, compose, general, identity, invert, orthogonal, permutation, rectangular, transport
     from alignment.methods import ALIGNMENTS
     from alignment.methods.activation_matching import ActivationMatching
     from alignment.methods.cca import CCA
@@ -52,6 +39,7 @@ if TYPE_CHECKING:
     from alignment.sinkhorn import sinkhorn
     from alignment.sites import Site
     from alignment.tracing.trace import trace
+    from alignment.verification import discrepancy, verify, verify_each
     from alignment.weight_distance import weight_distance
 else:
     make_lazy(
@@ -72,10 +60,7 @@ else:
             "alignment.methods.group_matching": "GroupMatching",
             "alignment.labels": "AxisLabel Cases Fixed NodeAxis Part Product Segments",
             "alignment.lookups": "Lookup",
-            "alignment.maps": (
-                "NodeMap compose discrepancy general identity invert orthogonal permutation rectangular transport verify "
-                "verify_each"
-            ),
+            "alignment.maps": "NodeMap compose general identity invert orthogonal permutation rectangular transport",
             "alignment.activations.moments": "Joint JointMoments Moments NodeMoments Statistic",
             "alignment.methods.optimal_transport": "OptimalTransport",
             "alignment.methods.partial": "PartialMatching",
@@ -88,6 +73,7 @@ else:
             "alignment.methods.straight_through": "StraightThrough",
             "alignment.activations.taps": "Captured SiteFeatures capture",
             "alignment.tracing.trace": "trace",
+            "alignment.verification": "discrepancy verify verify_each",
             "alignment.weight_distance": "weight_distance",
             "alignment.methods.weight_matching": "WeightMatching",
             "alignment.methods.zipit": "ZipIt",

@@ -2,24 +2,24 @@
 
 import abc
 import functools
-import math
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from alignment.activations.moments import Joint, JointMoments, Moments, NodeMoments, Statistic, check_moments, laid_out
-from alignment.checks import check_key, check_kinds, check_list, kind_of
-from alignment.graph import STATISTICS, Graph, GroupName, Node, PyTree, flatten
+from alignment.checks import check_key, check_kinds, check_list
+from alignment.finite import check_finite
+from alignment.graph import Graph, PyTree
 from alignment.labels import node_axes
-from alignment.maps import Maps, permutation, transport
+from alignment.maps import Maps, NodeMap, permutation, transport
+from alignment.names import is_statistic
+from alignment.per_model import Graphs, graphs_of
 
 Stats = Mapping[type, Any]
+Theta = list[dict[str, NodeMap]]
 
 
 class Alignment(abc.ABC):
@@ -28,13 +28,27 @@ class Alignment(abc.ABC):
     A value with two functions: `init` computes the alignment's parameters theta in closed form (host code allowed), `maps`
     turns theta into one `NodeMap` per node and model (pure and traceable). Subclasses are frozen dataclasses whose fields
     are the hyper-parameters.
-    """
 
-    needs: ClassVar[tuple[type, ...]] = ()
-    """The statistics that `init` looks up in `stats`, by type."""
+    Example:
+        >>> class Reversing(alignment.Alignment):
+        ...     def init(self, graph, models, *, stats=None, key=None):
+        ...         return [{n.name: jnp.arange(n.size)[::-1] for n in graph.nodes.values()} for _ in models]
+        ...     def maps(self, theta, graph):
+        ...         return [{name: alignment.permutation(index) for name, index in model.items()} for model in theta]
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v = {"up": jnp.array([[1.0, 2.0, 3.0]]), "down": jnp.ones((3, 1))}
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 1)))
+        >>> [model["up"].tolist() for model in alignment.align(Reversing(), graph, [v, v])]
+        [[[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]]
+    """
 
     resizes: ClassVar[bool] = False
     """Whether its maps may change the widths of nodes. Then the reference is mapped too."""
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """The statistics that `init` looks up in `stats`, by type."""
+        return ()
 
     @abc.abstractmethod
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
@@ -57,9 +71,23 @@ class PermutationAlignment(Alignment):
         return [{name: permutation(index) for name, index in model.items()} for model in theta]
 
 
+class MapAlignment(Alignment):
+    """An alignment whose theta holds the maps themselves: for each model, node -> `NodeMap`. They may be of other widths."""
+
+    resizes = True
+
+    @abc.abstractmethod
+    def init(self, graph: Graphs, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> Theta:
+        """The maps, of networks that share a graph or have one each."""
+
+    def maps(self, theta: Theta, graph: Graph) -> Sequence[Maps]:
+        """Theta as it is."""
+        return [{name: NodeMap(*map(jnp.asarray, m)) for name, m in model.items()} for model in theta]
+
+
 def align(
     alignment: Alignment,
-    graph: Graph | Sequence[Graph],
+    graph: Graphs,
     models: Sequence[PyTree],
     *,
     stats: Stats | None = None,
@@ -85,6 +113,15 @@ def align(
 
     Warns:
         UserWarning: if approximate maps act on running statistics, which are then no longer those of the network.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0, 3.0]]), "down": jnp.array([[1.0], [2.0], [3.0]])}
+        >>> b = {"up": jnp.array([[3.0, 1.1, 2.0]]), "down": jnp.array([[3.0], [1.0], [2.1]])}  # nearly a, in another order
+        >>> graph = alignment.trace(apply, a, jnp.ones((1, 1)))
+        >>> aligned = alignment.align(alignment.WeightMatching(), graph, [a, b])
+        >>> print(aligned[1]["up"].round(2), nm.Average()(nm.stack_models(aligned))["up"].round(2))
+        [[1.1 2.  3. ]] [[1.05 2.   3.  ]]
     """
     check_kinds("align takes (alignment, graph, models)", (alignment, Alignment), (graph, Graph | Sequence), (models, object))
     check_list(models)
@@ -116,7 +153,7 @@ def align(
 
 def _running_statistics(graph: Graph) -> list[str]:
     """The paths of those that carry a node."""
-    return [path for path in graph.axes if re.search(STATISTICS, path) and any(any(node_axes(x)) for x in graph.axes[path])]
+    return [path for path, labels in graph.axes.items() if is_statistic(path) and any(any(node_axes(x)) for x in labels)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -131,155 +168,3 @@ def maps_of(alignment: Alignment, graph: Graph, theta: PyTree, count: int) -> Se
     if len(maps) != count:
         raise ValueError(f"theta of {type(alignment).__name__} must be of {count} models: got one of {len(maps)}")
     return maps
-
-
-def graphs_of(graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> tuple[Graph, ...]:
-    """One graph for each model. Raises ValueError for another number of them, or graphs that do not have the same nodes."""
-    graphs = (graph,) * len(models) if isinstance(graph, Graph) else tuple(graph)
-    for own in graphs:
-        if not isinstance(own, Graph):
-            raise ValueError(f"expected a graph, or one for each model: got {kind_of(own)}")
-    if len(graphs) != len(models):
-        raise ValueError(f"expected a graph, or one for each of {len(models)} models: got {len(graphs)}")
-    for k, own in enumerate(graphs):
-        if own.nodes.keys() != graphs[0].nodes.keys():
-            odd = sorted(own.nodes.keys() ^ graphs[0].nodes.keys())
-            raise ValueError(f"model {k} is of another architecture than model 0: only one of them has the node {odd[0]!r}")
-    return graphs
-
-
-def functions_of(apply: Callable | Sequence[Callable], models: Sequence[PyTree]) -> tuple[Callable, ...]:
-    """One function for each model. Raises ValueError for another number of them, or what is no function."""
-    functions = tuple(apply) if isinstance(apply, Sequence) else (apply,) * len(models)
-    if odd := [f for f in functions if not callable(f)]:
-        raise ValueError(f"expected a function, or one for each model: got {kind_of(odd[0])}")
-    if len(functions) != len(models):
-        raise ValueError(f"expected a function, or one for each of {len(models)} models: got {len(functions)}")
-    return functions
-
-
-def of_one_width(asking: Any, graph: Graph | Sequence[Graph], models: Sequence[PyTree]) -> Graph:
-    """The graph of all models. Raises ValueError, with the kind of who asks, for graphs whose nodes have different widths."""
-    first, *others = graphs_of(graph, models)
-    for k, other in enumerate(others, 1):
-        for name, node in first.nodes.items():
-            if other.nodes[name].size != node.size:
-                raise ValueError(
-                    f"{type(asking).__name__} needs models of one width: node {name!r} has {node.size} units in model 0 and "
-                    f"{other.nodes[name].size} in model {k}"
-                )
-    return first
-
-
-_LARGER: Mapping[GroupName, tuple[GroupName, ...]] = {
-    "permutation": ("permutation", "scale", "orthogonal", "linear"),
-    "scale": ("scale", "linear"),
-    "orthogonal": ("orthogonal", "linear"),
-    "linear": ("linear",),
-}
-"""For each group those that contain it."""
-
-
-def admits(node: Node, group: GroupName) -> bool:
-    """Whether every element of `group` leaves the function unchanged at this node."""
-    return node.group in _LARGER[group]
-
-
-def check_groups(alignment: Alignment, graph: Graph, nodes: Iterable[str], group: GroupName) -> None:
-    """Raise ValueError naming the nodes whose own group does not hold all of `group`, which the alignment's maps are of."""
-    outside = [f"{name!r} ({graph.nodes[name].group})" for name in nodes if not admits(graph.nodes[name], group)]
-    if outside:
-        some = ", ".join(outside[:5]) + (f" and {len(outside) - 5} more" if len(outside) > 5 else "")
-        raise ValueError(
-            f"{type(alignment).__name__} takes its maps from the {group} group, which changes the function at {some}: "
-            "pass approximate=True if that is meant, and verify and re-estimate statistics afterwards"
-        )
-
-
-def check_finite(tree: PyTree, name: str) -> None:
-    """Raise ValueError naming the first leaf that holds NaN or infinity. Traced and abstract leaves are passed over."""
-    leaves = {path: leaf for path, leaf in flatten(tree).items() if _can_be_checked(leaf)}
-    with jax.ensure_compile_time_eval():  # known values are checked while others are traced
-        squares = jax.device_get(_squares(leaves))
-        bad = jax.device_get(_count_bad({path: leaves[path] for path, s in squares.items() if not np.isfinite(s)}))
-    for path, count in bad.items():
-        if count:
-            raise ValueError(f"{name} has {count} non-finite values of {np.size(leaves[path])} in {path!r}")
-
-
-def _can_be_checked(leaf: Any) -> bool:
-    return not isinstance(leaf, jax.core.Tracer) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-
-
-@jax.jit
-def _squares(leaves: dict[str, Array]) -> dict[str, Array]:
-    """Sums of squares, which are finite for finite leaves unless these are huge; on CPUs ten times as fast as a count."""
-    wide = {path: jnp.float32 if x.dtype.itemsize < 4 else x.dtype for path, x in leaves.items()}
-    return {path: jnp.vdot(x, x, preferred_element_type=wide[path]) for path, x in leaves.items()}
-
-
-@jax.jit
-def _count_bad(leaves: dict[str, Array]) -> dict[str, Array]:
-    return {path: jnp.sum(~jnp.isfinite(leaf)) for path, leaf in leaves.items()}
-
-
-def node_moments(stats: Stats | None, alignment: Alignment, graph: Graph, models: Sequence[PyTree]) -> Mapping[str, Moments]:
-    """The NodeMoments in `stats`. Raises ValueError if they are missing, not finite, or of other models than these.
-
-    Warns:
-        UserWarning: if the graph has nodes without a tap (only ever seen inside products): they stay as they are.
-    """
-    name, moments = type(alignment).__name__, _activations(stats, alignment, NodeMoments)
-    check_moments(moments, name)
-    for node in dict.fromkeys([*graph.taps, *moments]):
-        if node not in moments or node not in graph.nodes:
-            raise ValueError(f"{name} got statistics of another graph: only one of them has the node {node!r}")
-        shape, expected = moments[node].mean.shape, laid_out(graph, graph.nodes[node])
-        if shape[0] != len(models):
-            raise ValueError(f"{name} got {len(models)} models, but the statistics are of {shape[0]}")
-        if shape[1:] != expected:
-            raise ValueError(f"{name} got statistics of other networks: {node!r} has {shape[1:]} units, the graph {expected}")
-    _warn_of_untapped(alignment, graph, graph.nodes)
-    return moments
-
-
-def joint_moments(stats: Stats | None, alignment: Alignment, graphs: Sequence[Graph], nodes: Iterable[str]) -> dict[str, Joint]:
-    """The JointMoments in `stats` of some nodes, one graph for each model. Raises and warns as `node_moments` does."""
-    every: Mapping[str, Joint] = _activations(stats, alignment, JointMoments)
-    moments = {name: every[name] for name in nodes if name in every}
-    check_moments(moments, type(alignment).__name__, Joint)
-    taken = set()
-    for name, m in moments.items():
-        units, got = [joint_units(graph, name) for graph in graphs], m.mean.shape[-1]
-        if len(set(units)) == 1:
-            taken.add(got / units[0])
-        elif got != sum(units):
-            expected = f"{' + '.join(map(str, units))} units at node {name!r}"
-            raise ValueError(f"{type(alignment).__name__} got models with {expected}, but the statistics are of {got}")
-    if wrong := taken - {len(graphs)}:
-        raise ValueError(f"{type(alignment).__name__} got {len(graphs)} models, but the statistics are of {min(wrong):g}")
-    _warn_of_untapped(alignment, graphs[0], nodes)
-    return moments
-
-
-def joint_units(graph: Graph, name: str) -> int:
-    """How many units of a node in one model are laid end to end in its moments: those of all copies along other nodes."""
-    node = graph.nodes[name]
-    return node.size * math.prod(n for i, n in zip(node.index, node.copies, strict=True) if i in graph.nodes)
-
-
-def _activations(stats: Stats | None, alignment: Alignment, kind: type[Statistic]) -> Any:
-    """The moments of some kind."""
-    name = type(alignment).__name__
-    if stats is None or kind not in stats:
-        raise ValueError(
-            f"{name} needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [{kind.__name__}()])"
-        )
-    return stats[kind]
-
-
-def _warn_of_untapped(alignment: Alignment, graph: Graph, nodes: Iterable[str]) -> None:
-    matched = {index for node in graph.taps for index in graph.nodes[node].index}  # through what is inside them
-    if missing := [node for node in nodes if node not in graph.taps and node not in matched]:
-        name = type(alignment).__name__
-        warnings.warn(f"{name} leaves nodes without activations as they are: {', '.join(missing)}", stacklevel=5)

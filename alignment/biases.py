@@ -12,8 +12,8 @@ from jax.extend.core import Jaxpr, Var
 
 from alignment.graph import Graph, PyTree, flatten
 from alignment.labels import AxisLabel, node_axes
+from alignment.program import nested
 from alignment.sites import Site
-from alignment.tracing.trace import nested
 
 SHAPES = {"transpose", "reshape", "squeeze", "broadcast_in_dim", "convert_element_type", "copy", "stop_gradient"}
 

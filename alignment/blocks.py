@@ -39,9 +39,17 @@ def each_block(labels: Sequence[AxisLabel], x: AnyArray, change: Change[AnyArray
     return change([label for label in labels if isinstance(label, NodeAxis | Fixed)], x)
 
 
+def name_of(label: AxisLabel) -> str:
+    """The node, or the name of the fixed axis, that stands alone on an axis; "" for any other label."""
+    match label:
+        case NodeAxis(name) | Fixed(_, name):
+            return name
+    return ""
+
+
 def axis_of(labels: Sequence[AxisLabel], name: str) -> int:
     """The axis of a block that a node, or a fixed axis with a name, stands on."""
-    return [label.node if isinstance(label, NodeAxis) else getattr(label, "name", "") for label in labels].index(name)
+    return [name_of(label) for label in labels].index(name)
 
 
 def _opened(

@@ -42,23 +42,24 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 def check_finite_number(name: str, value: Any) -> None:
     """Unless `value` is a finite number, of either sign."""
-    if not _is_number(value) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
 def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     """Unless `value` is a finite number, 0 or more (positive: above 0)."""
-    if not _is_number(value) or not math.isfinite(value) or value < 0 or (positive and value == 0):
+    if not is_number(value) or not math.isfinite(value) or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be a finite number {'above 0' if positive else 'of 0 or more'}, got {value!r}")
 
 
 def check_fraction(name: str, value: Any, *, positive: bool = False) -> None:
     """Unless `value` is a number from 0 to 1 (positive: above 0)."""
-    if not _is_number(value) or not 0 <= value <= 1 or (positive and value == 0):
+    if not is_number(value) or not 0 <= value <= 1 or (positive and value == 0):
         raise ValueError(f"{name} must be a number {'above 0 and at most 1' if positive else 'from 0 to 1'}, got {value!r}")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real number: True and False are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

@@ -16,13 +16,20 @@ import numpy as np
 from alignment.describe import dot, table
 from alignment.labels import AxisLabel, Interval, mentions
 from alignment.lookups import Lookup
-from alignment.names import STATISTICS as STATISTICS
 from alignment.names import is_statistic
 from alignment.sites import Site
 
 PyTree = Any
 Signature = tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]  # the structure of a tree, and shape and dtype of its leaves
 GroupName = Literal["permutation", "scale", "orthogonal", "linear"]
+
+LARGER: Mapping[GroupName, tuple[GroupName, ...]] = {
+    "permutation": ("permutation", "scale", "orthogonal", "linear"),
+    "scale": ("scale", "linear"),
+    "orthogonal": ("orthogonal", "linear"),
+    "linear": ("linear",),
+}
+"""For each group those that contain it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,15 @@ class Node:
         group: what may act on each copy.
         index: the nodes or named fixed axes that it is indexed by, fixed ones first, outer before inner.
         copies: the size of each of them.
+
+    Example:
+        >>> apply = lambda v, x: jnp.einsum("nhd,hdo->no", jnp.tanh(jnp.einsum("ni,ihd->nhd", x, v["in"])), v["out"])
+        >>> v = {"in": jnp.ones((2, 4, 3)), "out": jnp.ones((4, 3, 2))}
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 2)))
+        >>> for node in graph.nodes.values():
+        ...     print(node)
+        Node(name='in#1', size=4, group='permutation', index=(), copies=())
+        Node(name='in#2', size=3, group='permutation', index=('in#1',), copies=(4,))
     """
 
     name: str
@@ -49,7 +65,20 @@ class Node:
 
 @dataclass(frozen=True)
 class Pinned:
-    """An axis of a tensor that is held fixed, wholly or in part: why, and the line of the user's source that says so."""
+    """An axis of a tensor that is held fixed, wholly or in part: why, and the line of the user's source that says so.
+
+    Attributes:
+        path: of the tensor.
+        axis: its number.
+        reason: why nothing moves there: "input", "output", what an operation tells apart, a primitive without a rule.
+        source: "folder/file.py:line (function)"; empty if that is not known.
+
+    Example:
+        >>> apply = lambda v, x: jnp.sort(x @ v["up"], axis=1) @ v["down"]
+        >>> graph = alignment.trace(apply, {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}, jnp.ones((1, 2)))
+        >>> {(p.path, p.axis): p.reason for p in graph.pinned}
+        {('down', 0): 'ranked along this axis', ('up', 0): 'input', ('up', 1): 'ranked along this axis'}
+    """
 
     path: str
     axis: int
@@ -66,6 +95,12 @@ class Place:
         intervals: the part of the axis, () for all of it.
         sizes: the factors of that part, outermost first; -1 for one that may vary with the batch.
         factor: which of them.
+
+    Example:
+        >>> apply = lambda v, x: jnp.concatenate([jnp.tanh(x @ v["a"]), jnp.tanh(x @ v["b"])], axis=1) @ v["down"]
+        >>> v = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 4)), "down": jnp.ones((7, 1))}
+        >>> alignment.trace(apply, v, jnp.ones((1, 2))).taps["b"].units  # where both stand side by side
+        Place(axis=1, intervals=((3, 7),), sizes=(4,), factor=0)
     """
 
     axis: int
@@ -84,6 +119,13 @@ class Tap:
         units: the place of the units.
         index: for each index of the node its place, or the depth of the loop around the equation that it is.
         loops: how many loops are around the equation.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v = {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}
+        >>> tap = alignment.trace(apply, v, jnp.ones((1, 2))).taps["up"]
+        >>> tap.units.axis, tap.loops  # in an array (batch, units), in no loop
+        (1, 0)
     """
 
     location: tuple[int, ...]
@@ -106,6 +148,24 @@ class Graph:
         shapes: the shape of each leaf by path.
         lookups: for each weight, where its rows are looked up by numbers of the data.
         inputs: the shape of each array of the inputs that were traced.
+
+    Example:
+        >>> apply = lambda v, x: jnp.tanh(x @ v["up"] + v["bias"]) @ v["down"]
+        >>> v = {"up": jnp.ones((2, 3)), "bias": jnp.ones((1, 3)), "down": jnp.ones((3, 1))}
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 2)))
+        >>> graph.touching("up")
+        {'bias': [1], 'down': [0], 'up': [1]}
+        >>> [(p.path, p.axis, p.reason) for p in graph.pinned]
+        [('up', 0, 'input')]
+        >>> print(graph)
+        node  size  group        tensors
+        ------------------------------------
+        up    3     permutation  bias[1] out
+                                 down[0] in
+                                 up[1] out
+        <BLANKLINE>
+        axes held fixed (graph.pinned):
+          1 x input, first at ...
     """
 
     nodes: Mapping[str, Node]
@@ -136,6 +196,16 @@ class Graph:
 
     def __str__(self) -> str:
         return table(self)
+
+
+def admits(node: Node, group: GroupName) -> bool:
+    """Whether every element of `group` leaves the function unchanged at this node."""
+    return node.group in LARGER[group]
+
+
+def indexing(graph: Graph) -> frozenset[str]:
+    """The nodes that others are indexed by, as heads are."""
+    return frozenset(name for node in graph.nodes.values() for name in node.index if name in graph.nodes)
 
 
 def signature(tree: PyTree) -> Signature:

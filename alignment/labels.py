@@ -16,7 +16,18 @@ Interval = tuple[int, int]
 
 @dataclass(frozen=True)
 class Fixed:
-    """An axis, or a part of one, that no map touches. It has a name where nodes are indexed by it (the steps of a loop)."""
+    """An axis, or a part of one, that no map touches. It has a name where nodes are indexed by it (the steps of a loop).
+
+    Attributes:
+        size: its length.
+        name: what nodes that are indexed by it call it; empty for all others.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> graph = alignment.trace(apply, {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}, jnp.ones((1, 2)))
+        >>> graph.axes["up"][0]  # the inputs mean something, each of them
+        Fixed(size=2, name='')
+    """
 
     size: int
     name: str = ""
@@ -31,6 +42,17 @@ class NodeAxis:
 
     Role `out`: the axis produces the node's features and is contracted with `push`; role `in`: it consumes them and is
     contracted with the transpose of `pull`.
+
+    Attributes:
+        node: the name of the node.
+        size: its units here.
+        role: "out" or "in".
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> graph = alignment.trace(apply, {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}, jnp.ones((1, 2)))
+        >>> graph.axes["up"][1], graph.axes["down"][0]  # made by one tensor, read by the other
+        (NodeAxis(node='up', size=3, role='out'), NodeAxis(node='up', size=3, role='in'))
     """
 
     node: str
@@ -43,7 +65,17 @@ class NodeAxis:
 
 @dataclass(frozen=True)
 class Product:
-    """A row-major product of labels, the first factor outermost."""
+    """A row-major product of labels, the first factor outermost.
+
+    Attributes:
+        factors: their labels. An index goes row by row: the last factor varies fastest.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0).reshape(-1, 6) @ v["down"]
+        >>> v = {"up": jnp.ones((2, 3)), "down": jnp.ones((6, 1))}
+        >>> print(alignment.trace(apply, v, jnp.ones((4, 2))).axes["down"][0])
+        fixed 2 x up:in
+    """
 
     factors: tuple["AxisLabel", ...]
 
@@ -58,7 +90,18 @@ class Product:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a segmented axis: a label and the intervals of the axis that it fills, in order."""
+    """One part of a segmented axis: a label and the intervals of the axis that it fills, in order.
+
+    Attributes:
+        label: what the part is made of.
+        intervals: (start, end) on the axis.
+
+    Example:
+        >>> apply = lambda v, x: jnp.concatenate([jnp.tanh(x @ v["a"]), jnp.tanh(x @ v["b"])], axis=1) @ v["down"]
+        >>> v = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 4)), "down": jnp.ones((7, 1))}
+        >>> [(part.label.node, part.intervals) for part in alignment.trace(apply, v, jnp.ones((1, 2))).axes["down"][0].parts]
+        [('a', ((0, 3),)), ('b', ((3, 7),))]
+    """
 
     label: "AxisLabel"
     intervals: tuple[Interval, ...]
@@ -66,7 +109,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Segments:
-    """An axis made of parts. A node may fill several intervals: the padded channels on both sides of a shortcut."""
+    """An axis made of parts. A node may fill several intervals: the padded channels on both sides of a shortcut.
+
+    Attributes:
+        parts: in the order in which the axis is built, those of several intervals last.
+
+    Example:
+        >>> apply = lambda v, x: jnp.concatenate([jnp.tanh(x @ v["a"]), jnp.tanh(x @ v["b"])], axis=1) @ v["down"]
+        >>> v = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 4)), "down": jnp.ones((7, 1))}
+        >>> print(alignment.trace(apply, v, jnp.ones((1, 2))).axes["down"][0])
+        [a:in[0:3] | b:in[3:7]]
+    """
 
     parts: tuple[Part, ...]
 
@@ -82,7 +135,18 @@ class Segments:
 
 @dataclass(frozen=True)
 class Cases:
-    """An axis that runs over another node at each place of a fixed axis of the same tensor, by name (stacked q, k and v)."""
+    """An axis that runs over another node at each place of a fixed axis of the same tensor, by name (stacked q, k and v).
+
+    Attributes:
+        index: the name of the fixed axis.
+        options: the label at each of its places, all of one size.
+
+    Example:
+        >>> apply = lambda v, x: jnp.tanh(x @ v["two"][0]) @ v["a"] + jnp.tanh(x @ v["two"][1]) @ v["b"]
+        >>> v = {"two": jnp.ones((2, 2, 3)), "a": jnp.ones((3, 1)), "b": jnp.ones((3, 1))}
+        >>> print(alignment.trace(apply, v, jnp.ones((1, 2))).axes["two"][2])
+        {two#1:out or two#2:out}
+    """
 
     index: str
     options: tuple["AxisLabel", ...]

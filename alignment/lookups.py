@@ -22,6 +22,15 @@ class Lookup(Use):
 
     Attributes:
         axis: of the weight as the equation sees it.
+
+    Example:
+        >>> apply = lambda v, tokens: jnp.tanh(v["table"][tokens]) @ v["out"]
+        >>> v = {"table": jnp.arange(8.0).reshape(4, 2), "out": jnp.ones((2, 1))}
+        >>> graph = alignment.trace(apply, v, jnp.array([0, 1]))
+        >>> graph.lookups[0].name, graph.lookups[0].matrix(v["table"]).shape
+        ('table', (4, 2))
+        >>> alignment.capture(apply, graph, v, jnp.array([3, 1]), lookups=["table"]).lookups["table"].tolist()
+        [3, 1]
     """
 
     axis: int

@@ -1,8 +1,7 @@
-"""Maps of nodes and what they do to a network: `NodeMap`, its constructors, `transport`, `verify`, `discrepancy`."""
+"""Maps of nodes and what they do to a network: `NodeMap`, its constructors, `transport`."""
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from alignment.blocks import Bare, axis_of, each_block
 from alignment.checks import unknown
-from alignment.graph import Graph, Node, PyTree, path_name
+from alignment.graph import Graph, PyTree, path_name
 from alignment.labels import NodeAxis, mentions
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -24,6 +23,18 @@ class NodeMap(NamedTuple):
     `pull @ push` is the identity unless the map narrows the node; a rectangular map changes the width. The map of an indexed
     node (head_dim inside heads) has one matrix for each place of its index, in leading axes. It acts first: `push[h]` acts
     on what is at place h of the index before the map of the index moves that.
+
+    Attributes:
+        push: (*copies, new, old) what features are multiplied with.
+        pull: (*copies, old, new) what brings them back; its transpose acts on what reads the node.
+
+    Example:
+        >>> swap = alignment.permutation([1, 0, 2])
+        >>> features = jnp.array([10.0, 20.0, 30.0])
+        >>> (swap.push @ features).tolist()
+        [20.0, 10.0, 30.0]
+        >>> (swap.pull @ swap.push @ features).tolist()
+        [10.0, 20.0, 30.0]
     """
 
     push: Float[Array | np.ndarray, "*copies new old"]
@@ -34,7 +45,13 @@ Maps = Mapping[str, NodeMap]
 
 
 def identity(size: int, copies: tuple[int, ...] = ()) -> NodeMap:
-    """The map that changes nothing: two identity matrices (*copies, size, size)."""
+    """The map that changes nothing: two identity matrices (*copies, size, size).
+
+    Example:
+        >>> m = alignment.identity(2, copies=(3,))  # of a node with two units in each of three heads
+        >>> m.push.shape, m.push[0].tolist()
+        ((3, 2, 2), [[1.0, 0.0], [0.0, 1.0]])
+    """
     eye = np.broadcast_to(np.eye(size, dtype=np.float32), (*copies, size, size))
     return NodeMap(eye, eye)
 
@@ -43,6 +60,11 @@ def permutation(index: Int[Array, "*copies units"]) -> NodeMap:
     """Put old unit `index[i]` at place i (the convention of Git Re-Basin): new = old[index].
 
     Raises ValueError if some unit is missing or doubled.
+
+    Example:
+        >>> m = alignment.permutation([2, 0, 1])
+        >>> (m.push @ jnp.array([10.0, 20.0, 30.0])).tolist()
+        [30.0, 10.0, 20.0]
     """
     if not isinstance(index, jax.core.Tracer):
         given = np.asarray(index)
@@ -61,7 +83,13 @@ def is_permutation(node_map: NodeMap) -> bool:
 
 
 def orthogonal(q: Float[Array, "*copies units units"]) -> NodeMap:
-    """A rotation or reflection: new = q @ old. The caller answers for q being orthogonal."""
+    """A rotation or reflection: new = q @ old. The caller answers for q being orthogonal.
+
+    Example:
+        >>> quarter = alignment.orthogonal(jnp.array([[0.0, -1.0], [1.0, 0.0]]))
+        >>> (quarter.push @ jnp.array([1.0, 0.0])).tolist(), (quarter.pull @ jnp.array([0.0, 1.0])).tolist()
+        ([0.0, 1.0], [1.0, 0.0])
+    """
     q = jnp.asarray(q)
     return NodeMap(q, q.mT)
 
@@ -70,6 +98,11 @@ def general(push: Float[Array, "*copies units units"]) -> NodeMap:
     """Any invertible map: new = push @ old. The inverse is computed on the host in float64.
 
     Raises ValueError if `push` is singular or not square.
+
+    Example:
+        >>> m = alignment.general(jnp.array([[1.0, 1.0], [0.0, 2.0]]))
+        >>> m.pull.tolist()
+        [[1.0, -0.5], [0.0, 0.5]]
     """
     matrix = np.asarray(push, np.float64)
     if matrix.ndim < 2 or (np.linalg.matrix_rank(matrix) < max(matrix.shape[-2:])).any():
@@ -78,19 +111,39 @@ def general(push: Float[Array, "*copies units units"]) -> NodeMap:
 
 
 def rectangular(push: Float[Array, "*copies new old"], pull: Float[Array, "*copies old new"]) -> NodeMap:
-    """A map between widths. Raises ValueError unless `push` is (..., new, old) and `pull` is (..., old, new)."""
+    """A map between widths. Raises ValueError unless `push` is (..., new, old) and `pull` is (..., old, new).
+
+    Example:
+        >>> mean = alignment.rectangular(jnp.array([[0.5, 0.5]]), jnp.array([[1.0], [1.0]]))  # two units become one
+        >>> (mean.push @ jnp.array([2.0, 4.0])).tolist()
+        [3.0]
+    """
     if np.shape(push) != _transposed(np.shape(pull)):
         raise ValueError(f"pull must have the shape of push transposed: got {np.shape(push)} and {np.shape(pull)}")
     return NodeMap(jnp.asarray(push), jnp.asarray(pull))
 
 
 def compose(after: NodeMap, before: NodeMap) -> NodeMap:
-    """The map that applies `before`, then `after`."""
+    """The map that applies `before`, then `after`.
+
+    Example:
+        >>> swap, turn = alignment.permutation([1, 0, 2]), alignment.permutation([1, 2, 0])
+        >>> both = alignment.compose(turn, swap)
+        >>> (both.push @ jnp.array([10.0, 20.0, 30.0])).tolist()  # swapped to 20, 10, 30, then turned
+        [10.0, 30.0, 20.0]
+    """
     return NodeMap(_matmul(after.push, before.push), _matmul(before.pull, after.pull))
 
 
 def invert(m: NodeMap) -> NodeMap:
-    """The map back: push (new, old) and pull (old, new) change places."""
+    """The map back: push (new, old) and pull (old, new) change places.
+
+    Example:
+        >>> turn = alignment.permutation([1, 2, 0])
+        >>> back = alignment.compose(alignment.invert(turn), turn)
+        >>> back.push.tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
     return NodeMap(m.pull, m.push)
 
 
@@ -107,6 +160,16 @@ def transport(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
 
     Raises:
         ValueError: for a node that the graph does not have, a map of the wrong size, or variables of another structure.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, 2.0, 3.0]]), "down": jnp.array([[1.0], [4.0], [9.0]])}, jnp.ones((1, 1))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> moved = alignment.transport(graph, {"up": alignment.permutation([2, 0, 1])}, v)
+        >>> moved["up"].tolist(), moved["down"].tolist()
+        ([[3.0, 1.0, 2.0]], [[9.0], [1.0], [4.0]])
+        >>> apply(v, x).item(), apply(moved, x).item()
+        (36.0, 36.0)
     """
     graph.check(variables)
     check_maps(graph, maps)
@@ -146,15 +209,33 @@ def _moved(graph: Graph, maps: Maps, variables: PyTree) -> PyTree:
 
 
 def _apply(graph: Graph, maps: Maps, labels: Sequence[Bare], x: Array) -> Array:
-    """The maps of all nodes of one block; indexed nodes first, while their indices stand as they were."""
-    carried = [(d, label) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in maps]
-    for d, label in sorted(carried, key=lambda item: -len(graph.nodes[item[1].node].index)):
-        m, axes, new = maps[label.node], list(range(x.ndim)), x.ndim
-        index = [axis_of(labels, name) for name in graph.nodes[label.node].index]
-        matrix, ends = (m.push, [new, d]) if label.role == "out" else (m.pull, [d, new])
-        moved = [new if k == d else k for k in axes]
-        x = jnp.einsum(_float32(matrix), [*index, *ends], x, axes, moved, precision=HIGHEST)
+    """The maps of all nodes of one block."""
+    for d, label in carried(graph, labels, maps):
+        matrix, axes = factor(graph, maps[label.node], labels, d)
+        x = jnp.einsum(_float32(matrix), axes, x, [*range(x.ndim)], replaced(d, x.ndim), precision=HIGHEST)
     return x
+
+
+def carried(graph: Graph, labels: Sequence[Bare], nodes: Collection[str]) -> list[tuple[int, NodeAxis]]:
+    """The axes of a block that carry some of these nodes; indexed ones first, while their indices stand as they were."""
+    found = [(d, label) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in nodes]
+    return sorted(found, key=lambda item: -len(graph.nodes[item[1].node].index))
+
+
+def factor(graph: Graph, m: NodeMap, labels: Sequence[Bare], d: int) -> tuple[Array | np.ndarray, list[int]]:
+    """What axis `d` of a block is contracted with: a matrix for each copy, and which axes of the block its own are.
+
+    The new axis has the number of dimensions of the block; `replaced` puts it in the place of the old one.
+    """
+    label, new = labels[d], len(labels)
+    assert isinstance(label, NodeAxis)
+    index = [axis_of(labels, name) for name in graph.nodes[label.node].index]
+    return (m.push, [*index, new, d]) if label.role == "out" else (m.pull, [*index, d, new])
+
+
+def replaced(d: int, ndim: int) -> list[int]:
+    """The axes of a block of which `d` is a new one."""
+    return [ndim if k == d else k for k in range(ndim)]
 
 
 def _matmul(matrix: Array | np.ndarray, x: Array | np.ndarray) -> Array:
@@ -163,77 +244,3 @@ def _matmul(matrix: Array | np.ndarray, x: Array | np.ndarray) -> Array:
 
 def _float32(x: Array | np.ndarray) -> Array:
     return jnp.asarray(x).astype(jnp.float32)
-
-
-def random_element(node: Node, key: Array) -> NodeMap:
-    """A random element of a node's group for each of its copies, well conditioned: what `verify` applies. Made on the host."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    push = np.array([_random_matrix(node, rng) for _ in range(math.prod(node.copies))])
-    push = push.reshape(*node.copies, node.size, node.size)
-    return NodeMap(push.astype(np.float32), np.linalg.inv(push).astype(np.float32))
-
-
-def _random_matrix(node: Node, rng: np.random.Generator) -> Float[np.ndarray, "units units"]:
-    n = node.size
-    mix = np.eye(n)[rng.permutation(n)]
-    if node.group in ("orthogonal", "linear"):
-        mix = np.linalg.qr(rng.standard_normal((n, n)))[0] @ mix
-    if node.group in ("scale", "linear"):
-        mix = rng.uniform(0.5, 2.0, (n, 1)) * mix
-    if node.group == "linear":
-        mix = np.linalg.qr(rng.standard_normal((n, n)))[0] @ mix
-    return mix
-
-
-def verify(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs: PyTree, key: Array) -> float:
-    """The function-preservation check: apply a random group element to every node at once and compare the outputs.
-
-    Returns:
-        max |f(g . variables) - f(variables)| / max |f(variables)|: below 1e-5 in float32 when the graph is right. What does
-        not reach the outputs is not judged: give it generic variables, not those of a branch that was initialised to zero.
-    """
-    return discrepancy(apply, graph, _random_maps(graph, key), variables, *inputs)
-
-
-def verify_each(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs: PyTree, key: Array) -> dict[str, float]:
-    """`verify` one node at a time: which node is it that changes the function?
-
-    Nodes that belong together but were taken for two are seen here only: moved at once, they might cancel.
-    """
-    still = {node.name: identity(node.size, node.copies) for node in graph.nodes.values()}
-    moved = _random_maps(graph, key)
-    return {name: discrepancy(apply, graph, still | {name: moved[name]}, variables, *inputs) for name in moved}
-
-
-def _random_maps(graph: Graph, key: Array) -> dict[str, NodeMap]:
-    keys = jax.random.split(key, max(len(graph.nodes), 1))
-    return {name: random_element(node, k) for (name, node), k in zip(graph.nodes.items(), keys, strict=False)}
-
-
-def discrepancy(apply: Callable[..., PyTree], graph: Graph, maps: Maps, variables: PyTree, *inputs: PyTree) -> float:
-    """How far given maps change the function: max |f(moved) - f(variables)| / max |f(variables)|, the worst of its outputs.
-
-    Infinite where an output is NaN.
-    """
-    graph.check(variables)
-    worst = float(_largest_change(apply, graph, dict(maps), variables, inputs))
-    return math.inf if math.isnan(worst) else worst
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _largest_change(apply: Callable[..., PyTree], graph: Graph, maps: Maps, variables: PyTree, inputs: tuple) -> Array:
-    before = jax.tree.leaves(apply(variables, *inputs))
-    after = jax.tree.leaves(apply(transport(graph, maps, variables), *inputs))
-    return jnp.stack([_change(_comparable(a), _comparable(b)) for a, b in zip(after, before, strict=True)]).max()
-
-
-def _comparable(x: Array) -> Array:
-    x = jnp.asarray(x)
-    return x if jnp.iscomplexobj(x) else x.astype(jnp.float32)
-
-
-def _change(after: Array, before: Array) -> Array:
-    if not before.size:
-        return jnp.zeros(())
-    scale = jnp.max(jnp.abs(before))
-    return jnp.max(jnp.abs(after - before)) / jnp.where(scale > 0, scale, 1.0)

@@ -1,4 +1,4 @@
-"""A jaxpr as one flat list of steps over numbered values: nested calls are inlined, steps may be replaced and added."""
+"""The jaxpr of a pure function, and the same as a flat list of steps that may be left out, replaced and added to."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from alignment.tracing.trace import nested
+from alignment.graph import PyTree, path_name
 
+CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
 CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
 ROOTS = {"rsqrt", "sqrt", "pow"}
 PRODUCTS = {"dot_general", "conv_general_dilated"}
@@ -89,12 +90,47 @@ class Program:
                 kept.append(step)
         return replace(self, steps=tuple(reversed(kept)), outputs=outputs)
 
+    def reached(self, start: Iterable[int]) -> frozenset[int]:
+        """The values that depend on some of these."""
+        found = set(start)
+        for step in self.steps:
+            if found.intersection(step.ins):
+                found.update(step.outs)
+        return frozenset(found)
+
     def run(self, values: Mapping[int, Any]) -> list[Any]:
         """The outputs, given the inputs that they need by number."""
         env = {**self.constants, **values}
         for step in self.steps:
             env.update(zip(step.outs, step.call(*(env[v] for v in step.ins)), strict=True))
         return [env[v] for v in self.outputs]
+
+
+def closed_program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> tuple[ClosedJaxpr, PyTree]:
+    """The jaxpr of a pure function of arrays, and what it returns as shapes. Raises ValueError where it is none."""
+
+    def checked(*args: PyTree) -> PyTree:
+        outputs = apply(*args)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
+            if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int | complex):
+                where = f" at {path_name(path)!r}" if path else ""
+                raise ValueError(f"apply must return arrays, got {type(leaf).__name__}{where}")
+        return outputs
+
+    closed, returned = jax.make_jaxpr(checked, return_shape=True)(variables, *inputs)
+    if not closed.jaxpr.outvars:
+        raise ValueError("apply must return arrays, got none")
+    if effects := [str(effect) for effect in closed.jaxpr.effects if "debug" not in type(effect).__name__.lower()]:
+        raise ValueError(f"apply must be pure, got side effects: {', '.join(effects)}")
+    return closed, returned
+
+
+def nested(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The jaxpr of a call that does nothing but run it (jit, custom derivatives, checkpoint), else None."""
+    if eqn.primitive.name not in CALLS:
+        return None
+    inner = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
+    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
 
 
 def flattened(closed: ClosedJaxpr, opens: Callable[[JaxprEqn, tuple[int, ...]], bool] | None = None) -> Program:
@@ -155,6 +191,12 @@ def inside(eqn: JaxprEqn) -> list[Jaxpr]:
     """The jaxprs that an equation runs."""
     flat = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr))
     return [x.jaxpr if isinstance(x, ClosedJaxpr) else x for x in flat if isinstance(x, Jaxpr | ClosedJaxpr)]
+
+
+def is_floating(aval: Any) -> bool:
+    """Whether a value is of floating-point numbers."""
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
 
 
 def scalar(x: Any) -> float | None:

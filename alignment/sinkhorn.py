@@ -29,6 +29,15 @@ def sinkhorn(logits: Float[Array, "*copies n n"], *, iterations: int = 30) -> Fl
     Raises:
         ValueError: logits that are not square, fewer than one iteration; unless traced, NaN, +inf, or a row or column that is
             forbidden as a whole.
+
+    Example:
+        >>> logits = jnp.array([[0.0, 3.0], [1.0, 0.0]])
+        >>> print(alignment.sinkhorn(logits).round(2))
+        [[0.12 0.88]
+         [0.88 0.12]]
+        >>> print(alignment.sinkhorn(logits / 0.1).round(2))  # cold: nearly the best assignment
+        [[0. 1.]
+         [1. 0.]]
     """
     check_count("iterations", iterations)
     if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:

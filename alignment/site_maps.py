@@ -15,13 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from alignment.blocks import Bare, axis_of, each_block
-from alignment.graph import Graph, PyTree
+from alignment.blocks import Bare, each_block
+from alignment.graph import Graph
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Part, Product, Segments, node_axes
-from alignment.maps import HIGHEST, NodeMap, check_maps
+from alignment.maps import HIGHEST, NodeMap, carried, check_maps, factor, replaced
 from alignment.sites import Site
-from alignment.tracing.trace import walked
-from alignment.unification.terms import refs
 
 Side = Literal["inputs", "outputs"]
 SIDES: tuple[Side, Side] = ("inputs", "outputs")
@@ -121,35 +119,6 @@ def picked(maps: Mapping[str, NodeMap]) -> dict[str, NodeMap | PickedMap]:
     return found
 
 
-class Entangled(NamedTuple):
-    """What stands against moving or solving for a site by itself.
-
-    Attributes:
-        nodes: whose units its samples run over (one dense layer for every head): maps of them reorder its samples, which
-            `inputs_moved` leaves as they are.
-        elsewhere: whether its weight is read elsewhere too, at another site or otherwise (a tied embedding).
-    """
-
-    nodes: tuple[str, ...]
-    elsewhere: bool
-
-
-def entangled(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> dict[str, Entangled]:
-    """The sites of a network that something stands against; the others are absent. The arguments are those of `trace`."""
-    walk = walked(apply, variables, inputs)
-    graph, several = walk.graph()
-    nodes = {atom: name for name, atoms in several.items() for atom in atoms}
-    found = {}
-    for site in graph.sites:
-        (value,) = walk.results[site.location]
-        terms = [walk.terms.resolve(t) for d in site.samples(len(value.shape)) if (t := value.axes[d]) is not None]
-        among = {nodes[ref.atom] for t in terms for ref in refs(t) if ref.atom in nodes}
-        mine = Entangled(tuple(sorted(among)), walk.readers[site.path] != {site.location})
-        if any(mine):
-            found[site.name] = mine
-    return found
-
-
 @dataclass(frozen=True, eq=False)
 class Arrangement:
     """The features of a site on the axes of its weight's leaf: those axes that tell features, or copies, apart.
@@ -238,18 +207,15 @@ def _dual(label: AxisLabel) -> AxisLabel:
 
 
 def _act(graph: Graph, maps: FeatureMaps, labels: Sequence[Bare], x: Array) -> Array:
-    """As `transport` acts on a block of a weight: indexed nodes first, while their indices stand as they were."""
-    carried = [(d, label) for d, label in enumerate(labels) if isinstance(label, NodeAxis) and label.node in maps]
-    for d, label in sorted(carried, key=lambda item: -len(graph.nodes[item[1].node].index)):
-        m, new = maps[label.node], x.ndim
+    """As `transport` acts on a block of a weight."""
+    for d, label in carried(graph, labels, maps):
+        m = maps[label.node]
         if isinstance(m, PickedMap):
             x = _pick(m.push if label.role == "out" else m.pull, x, d)
-            continue
-        index = [axis_of(labels, name) for name in graph.nodes[label.node].index]
-        matrix, ends = (m.push, [new, d]) if label.role == "out" else (m.pull, [d, new])
-        after = [new if k == d else k for k in range(x.ndim)]
-        matrix = jnp.asarray(matrix).astype(jnp.float32)
-        x = jnp.einsum(matrix, [*index, *ends], x, list(range(x.ndim)), after, precision=HIGHEST)
+        else:
+            matrix, axes = factor(graph, m, labels, d)
+            matrix = jnp.asarray(matrix).astype(jnp.float32)
+            x = jnp.einsum(matrix, axes, x, [*range(x.ndim)], replaced(d, x.ndim), precision=HIGHEST)
     return x
 
 

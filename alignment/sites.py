@@ -79,7 +79,17 @@ class Use(abc.ABC):
 
 @dataclass(frozen=True, eq=False)
 class Site(Use):
-    """One contraction of a weight with features: a "dot_general" or "conv_general_dilated"."""
+    """One contraction of a weight with features: a "dot_general" or "conv_general_dilated".
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"].T, 0) @ v["down"]
+        >>> v = {"up": jnp.arange(6.0).reshape(3, 2), "down": jnp.ones((3, 1))}
+        >>> site = alignment.trace(apply, v, jnp.ones((1, 2))).sites[0]
+        >>> site.matrix(v["up"]).tolist()  # what x is multiplied with
+        [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]
+        >>> site.replaced(v["up"], 10 * site.matrix(v["up"])).tolist()  # in the shape that it is stored in
+        [[0.0, 10.0], [20.0, 30.0], [40.0, 50.0]]
+    """
 
     def inputs(self, x: Array) -> Float[Array, "*groups samples rows"]:
         """The features that the matrix meets, from the other operand; patches, in a convolution."""

@@ -1,13 +1,13 @@
 """How far apart aligned networks are, or how much they agree, by their weights alone."""
 
-import re
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.base import Alignment, maps_of
-from alignment.graph import STATISTICS, Graph, PyTree, floating
+from alignment.graph import Graph, PyTree, weights_of
 from alignment.maps import NodeMap, transport
 
 
@@ -16,6 +16,14 @@ def weight_distance(alignment: Alignment, graph: Graph, theta: PyTree, models: S
 
     Running statistics and integers take no part. Differentiable in theta. Raises ValueError if theta is of another number of
     models.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a, b = ({"up": jnp.array([w]), "down": jnp.array(w)[:, None]} for w in ([1.0, 2.0, 3.0], [3.0, 1.0, 2.5]))
+        >>> graph, matching = alignment.trace(apply, a, jnp.ones((1, 1))), alignment.WeightMatching()
+        >>> theta = matching.init(graph, [a, b])
+        >>> print(f"{alignment.weight_distance(matching, graph, theta, [a, b]):.3f}")  # 0.5^2 of one weight in three
+        0.083
     """
     reference = weights(models[0])
     maps = maps_of(alignment, graph, theta, len(models))
@@ -35,6 +43,10 @@ def agreement(graph: Graph, push: Mapping[str, Array], ours: PyTree, theirs: PyT
     return sum((jnp.vdot(reference[path], x) for path, x in moved.items()), jnp.float32(0))
 
 
+agreement_slopes = jax.jit(jax.grad(agreement, argnums=1), static_argnums=0)
+"""The derivative of `agreement` by the matrices."""
+
+
 def weights(model: PyTree) -> dict[str, Array]:
     """The leaves that are weights, by path, as float32: neither running statistics nor integers."""
-    return {path: jnp.asarray(x).astype(jnp.float32) for path, x in floating(model).items() if not re.search(STATISTICS, path)}
+    return {path: jnp.asarray(x).astype(jnp.float32) for path, x in weights_of(model).items()}

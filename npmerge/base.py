@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from alignment.base import check_finite
 from alignment.checks import check_flags
+from alignment.finite import check_finite
 from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic as is_statistic
 from npmerge.lora import LoraStack

@@ -15,7 +15,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alignment.checks import check_count, check_list
-from alignment.graph import STATISTICS, PyTree, flatten, weights_of
+from alignment.graph import PyTree, flatten, weights_of
+from alignment.names import STATISTICS
 from npmerge.base import between
 from npmerge.batches import measured
 from npmerge.normalisation import TrainApply, reset_statistics

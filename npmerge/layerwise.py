@@ -12,13 +12,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from alignment.activations.taps import SiteFeatures, capture
-from alignment.base import check_finite, functions_of, graphs_of
 from alignment.biases import channel_biases
+from alignment.entangled import Entangled, entangled
+from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, path_name, signature
 from alignment.maps import Maps, NodeMap, identity, is_permutation, transport
 from alignment.own_leaves import own_leaves, without
+from alignment.per_model import functions_of, graphs_of
 from alignment.resizing.resize import resize
-from alignment.site_maps import SIDES, Entangled, FeatureMaps, Side, arranged, entangled, moved, picked
+from alignment.site_maps import SIDES, FeatureMaps, Side, arranged, moved, picked
 from alignment.sites import Site
 from alignment.tracing.trace import trace
 from npmerge.heads.multi_head import Headed, multi_head

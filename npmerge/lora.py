@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from alignment.base import check_finite
 from alignment.checks import check_list, unknown
+from alignment.finite import check_finite
 from alignment.graph import PyTree, flatten, path_name
 from npmerge.low_rank import LowRank
 from npmerge.stack import Stack

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from alignment.activations.taps import capture
-from alignment.base import check_finite, functions_of, graphs_of
 from alignment.biases import channel_biases, made_nodes
 from alignment.checks import check_kinds, check_list
+from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, check_maps
+from alignment.per_model import functions_of, graphs_of
 from alignment.resizing.resize import resize, widths_of
 from alignment.site_maps import outputs_moved
 from alignment.sites import Site

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from alignment.base import check_finite
 from alignment.checks import check_list, kind_of
+from alignment.finite import check_finite
 from alignment.graph import PyTree, flatten, path_name
 from alignment.widths import KEPT_APART
 

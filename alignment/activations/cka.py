@@ -33,6 +33,12 @@ def linear_cka(x: Float[Array, "samples n"], y: Float[Array, "samples m"], *, un
 
     Raises:
         ValueError: unless both are (samples, units) with the same number of samples, at least four (biased: two).
+
+    Example:
+        >>> x, noise = np.random.default_rng(0).normal(size=(2, 100, 3)).astype(np.float32)
+        >>> turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
+        >>> print(f"{alignment.linear_cka(x, 2 * x @ turn + 5):.2f}, {abs(alignment.linear_cka(x, noise)) < 0.1}")
+        1.00, True
     """
     _check(x, y, unbiased)
     a, b = _unit(_centred(x)), _unit(_centred(y))
@@ -50,6 +56,11 @@ def rbf_cka(
 
     Raises:
         ValueError: as `linear_cka`, or for a sigma that is not positive.
+
+    Example:
+        >>> x, noise = np.random.default_rng(0).normal(size=(2, 100, 3)).astype(np.float32)
+        >>> print(f"{alignment.rbf_cka(x, 2 * x + 5):.2f}, {abs(alignment.rbf_cka(x, noise)) < 0.1}")
+        1.00, True
     """
     if not sigma > 0:
         raise ValueError(f"sigma is a fraction of the median distance and must be positive, got {sigma}")
@@ -74,6 +85,16 @@ class MinibatchCKA(Statistic):
     of which is 1; the steps of a loop are further axes (models, *steps), heads are laid end to end. Every position of an image
     or a sequence counts as a sample. Kernel matrices of all samples are built for batches of up to 2048 of them only. HSICs are
     fourth powers of features: features beyond 1e9 leave the range of float32 (NaN).
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.eye(2), "down": jnp.ones((2, 1))}
+        >>> b = {"up": 3 * jnp.eye(2)[:, ::-1], "down": jnp.ones((2, 1))}
+        >>> x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+        >>> graph, batches = alignment.trace(apply, a, x), [(x[:20], None), (x[20:], None)]
+        >>> found = nm.collect(apply, graph, [a, b], batches, [alignment.MinibatchCKA()])[alignment.MinibatchCKA]
+        >>> print(found["up"].round(3))  # of a with itself and with b: the order and one common scale do not matter
+        [1. 1.]
     """
 
     reads = frozenset({"activations"})

@@ -6,21 +6,27 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alignment.activations.moments import Moments, check_moments
+from alignment.activations.collected import check_moments
+from alignment.activations.moments import Moments
 from alignment.assignment import assign
+
+
+def deviation(moments: Moments) -> Float[np.ndarray, "models *copies units"]:
+    """The standard deviation of each unit, in float64."""
+    return np.sqrt(np.maximum(np.diagonal(np.asarray(moments.covariance, np.float64), axis1=-2, axis2=-1), 0))
 
 
 def living(moments: Moments) -> Bool[np.ndarray, "models *copies units"]:
     """Which units vary at all: by more than 1e-6 of the node's largest deviation, and than rounding of their own mean."""
-    deviation, mean = _deviation(moments), np.abs(np.asarray(moments.mean, np.float64))
-    return deviation > 1e-6 * np.maximum(deviation.max(-1, keepdims=True, initial=0), mean)
+    spread, mean = deviation(moments), np.abs(np.asarray(moments.mean, np.float64))
+    return spread > 1e-6 * np.maximum(spread.max(-1, keepdims=True, initial=0), mean)
 
 
 def correlation(moments: Moments) -> Float[np.ndarray, "*copies units units"]:
     """Pearson correlation of the units of the first of two models with those of the second; zero for dead units."""
-    deviation, alive = _deviation(moments), living(moments)
+    spread, alive = deviation(moments), living(moments)
     both = alive[0][..., :, None] & alive[1][..., None, :]
-    scale = deviation[0][..., :, None] * deviation[1][..., None, :]
+    scale = spread[0][..., :, None] * spread[1][..., None, :]
     return np.where(both, np.asarray(moments.cross[1], np.float64) / np.where(both, scale, 1), 0)
 
 
@@ -35,6 +41,17 @@ def matched_correlation(moments: Mapping[str, Moments]) -> dict[str, Float[np.nd
 
     Raises:
         ValueError: for moments that are not finite (the node is named), of one model, or something else.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[-2.0, 2.0]]), "down": jnp.ones((2, 1))}
+        >>> x, graph = jnp.array([[1.0], [-1.0], [2.0], [-2.0]]), alignment.trace(apply, a, jnp.ones((1, 1)))
+        >>> for models in ([a, b], alignment.align(alignment.WeightMatching(), graph, [a, b])):
+        ...     stats = nm.collect(apply, graph, models, [(x, None)], [alignment.NodeMoments()])
+        ...     print(alignment.matched_correlation(stats[alignment.NodeMoments])["up"].round(2))
+        [-0.82]
+        [1.]
     """
     check_moments(moments, "matched_correlation")
     if any(len(m.mean) < 2 for m in moments.values()):
@@ -43,15 +60,11 @@ def matched_correlation(moments: Mapping[str, Moments]) -> dict[str, Float[np.nd
 
 
 def _matched(m: Moments) -> Float[np.ndarray, " others"]:
-    deviation, alive = _deviation(m), living(m)
+    spread, alive = deviation(m), living(m)
     both = alive[:1] & alive[1:]
     cross = np.diagonal(np.asarray(m.cross, np.float64)[1:], axis1=-2, axis2=-1)
-    each = np.where(both, cross / np.where(both, deviation[:1] * deviation[1:], 1), 0).reshape(len(both), -1)
+    each = np.where(both, cross / np.where(both, spread[:1] * spread[1:], 1), 0).reshape(len(both), -1)
     return each.sum(-1) / np.maximum(both.reshape(len(both), -1).sum(-1), 1)
-
-
-def _deviation(moments: Moments) -> Float[np.ndarray, "models *copies units"]:
-    return np.sqrt(np.maximum(np.diagonal(np.asarray(moments.covariance, np.float64), axis1=-2, axis2=-1), 0))
 
 
 def assign_living(

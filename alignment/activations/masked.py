@@ -45,17 +45,32 @@ def _joined(x: Float[Array, "examples *copies samples units"]) -> Float[Array, "
 
 
 def _counts(graph: Graph, node: str, mask: Bool[Array, "examples ..."], samples: int) -> Bool[Array, "examples samples"]:
-    """One sample that stands for all positions counts if any of them does, one of a pair, as heads attend, if both do."""
+    tap, positions = graph.taps[node], math.prod(mask.shape[1:])
+    loops = tap.loops - sum(isinstance(k, int) for k in tap.index)  # that are samples, in front of the others
+    if samples == positions**2 and mask.ndim > 1 and not loops:  # of pairs of positions, as heads attend: both have to count
+        return (mask[:, :, None] & mask[:, None, :]).reshape(len(mask), samples)
+    return counting(f"node {node!r}", mask, samples, loops=loops > 0)
+
+
+def counting(name: str, mask: Bool[Array, "examples ..."], samples: int, *, loops: bool) -> Bool[Array, "examples samples"]:
+    """Which samples of each example count. One that stands for all positions does if any of them does.
+
+    Args:
+        name: whose samples they are, for the error.
+        mask: which examples, or positions of them, are no padding.
+        samples: how many there are of each example.
+        loops: whether the steps of loops are among them, in front of the positions.
+
+    Raises:
+        ValueError: samples that are not those positions.
+    """
     positions = math.prod(mask.shape[1:])
     if samples == 1 or mask.ndim == 1:
         return jnp.broadcast_to(mask.reshape(len(mask), -1).any(1, keepdims=True), (len(mask), samples))
     if samples % positions:
         raise ValueError(
-            f"the mask has {positions} positions, but node {node!r} has {samples} samples of an example: they are not those "
+            f"the mask has {positions} positions, but {name} has {samples} samples of an example: they are not those "
             "positions, so it cannot be told which are padding"
         )
-    tap, times = graph.taps[node], samples // positions
-    loops = tap.loops - sum(isinstance(k, int) for k in tap.index)  # that are samples, in front of the others
-    if times == positions and not loops:
-        return (mask[:, :, None] & mask[:, None, :]).reshape(len(mask), samples)
+    times = samples // positions
     return jnp.tile(mask, (1, times)) if loops else jnp.repeat(mask, times, axis=1)

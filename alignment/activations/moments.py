@@ -2,19 +2,17 @@
 
 import abc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from alignment.activations.masked import masked_features
-from alignment.activations.products import gram
+from alignment.activations.products import gram, product
 from alignment.activations.taps import capture
-from alignment.checks import kind_of
 from alignment.graph import Graph, Node, PyTree
 
 
@@ -22,6 +20,20 @@ class Statistic(abc.ABC):
     """Something measured on batches: measure each, combine in any order, finalise once.
 
     Subclasses are frozen dataclasses. States are trees of arrays, so they can be summed across batches, devices and files.
+
+    Example:
+        >>> class MeanOutput(alignment.Statistic):
+        ...     def measure(self, apply, graph, models, batch):
+        ...         return jnp.stack([apply(model, batch[0]).sum() for model in models]), jnp.float32(len(batch[0]))
+        ...     def combine(self, a, b):
+        ...         return jax.tree.map(jnp.add, a, b)
+        ...     def finalise(self, state):
+        ...         return state[0] / state[1]
+        >>> apply, models = lambda v, x: x @ v["w"], [{"w": jnp.ones((1, 1))}, {"w": 2 * jnp.ones((1, 1))}]
+        >>> graph = alignment.trace(apply, models[0], jnp.ones((1, 1)))
+        >>> batches = [(jnp.array([[1.0], [2.0]]), None), (jnp.array([[6.0]]), None)]
+        >>> nm.collect(apply, graph, models, batches, [MeanOutput()])[MeanOutput].tolist()
+        [3.0, 6.0]
     """
 
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -51,6 +63,22 @@ class Moments(NamedTuple):
 
     For an indexed node the copies along fixed axes (steps of a loop) stand in front, one covariance each; those along other
     nodes (heads) are laid end to end among the units, since any of them may correspond to any other.
+
+    Attributes:
+        samples: how many there are.
+        mean: of each unit in each model.
+        covariance: of the units of each model, with each other.
+        cross: of the units of model 0 with those of each model.
+
+    Example:
+        >>> m = alignment.Moments(
+        ...     samples=jnp.float32(100),
+        ...     mean=jnp.zeros((2, 2)),
+        ...     covariance=jnp.stack([jnp.eye(2), jnp.eye(2)]),
+        ...     cross=jnp.stack([jnp.eye(2), 0.9 * jnp.eye(2)[::-1]]),  # what two models with exchanged units have
+        ... )
+        >>> alignment.ActivationMatching().solve(m).tolist()
+        [1, 0]
     """
 
     samples: Float[Array | np.ndarray, ""]
@@ -66,6 +94,20 @@ class NodeMoments(Statistic):
     float32 with the highest matmul precision; centred, and combined pairwise (Chan, Golub and LeVeque 1979), so that large
     means do not cancel. Every position of an image or a sequence is a sample, padding (a mask, see `Statistic.measure`) none.
     Finalised to a mapping node -> `Moments` with population covariances (no Bessel correction).
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[-2.0, 2.0]]), "down": jnp.ones((2, 1))}
+        >>> x = jnp.array([[1.0], [-1.0]])
+        >>> graph = alignment.trace(apply, a, x)
+        >>> moments = nm.collect(apply, graph, [a, b], [(x, None)], [alignment.NodeMoments()])[alignment.NodeMoments]
+        >>> print(moments["up"].mean)  # (models, units)
+        [[0.5 0.5]
+         [1.  1. ]]
+        >>> print(moments["up"].cross[1])  # units of a with units of b: the first here is like the second there
+        [[-0.5  0.5]
+         [ 0.5 -0.5]]
     """
 
     reads = frozenset({"activations"})
@@ -77,7 +119,7 @@ class NodeMoments(Statistic):
 
     def combine(self, a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
         """Chan's pairwise update."""
-        return {node: _chan(a[node], b[node]) for node in a}
+        return {node: _chan_moments(a[node], b[node]) for node in a}
 
     def finalise(self, state: dict[str, Moments]) -> dict[str, Moments]:
         """Divide the sums of products by the number of samples."""
@@ -85,23 +127,21 @@ class NodeMoments(Statistic):
         return {x: m._replace(covariance=m.covariance / n[x], cross=m.cross / n[x]) for x, m in state.items()}
 
 
-def check_moments(moments: Any, name: str, kind: "type[Moments | Joint] | None" = None) -> None:
-    """Raise ValueError, with the name of who asks, unless these are finite moments by node, `Moments` if no other `kind`."""
-    kind = kind or Moments
-    if not isinstance(moments, Mapping) or NodeMoments in moments:
-        got = "all that was collected" if isinstance(moments, Mapping) else kind_of(moments)
-        raise ValueError(f"{name} takes the moments of every node, got {got}: give it stats[NodeMoments]")
-    for node, m in moments.items():
-        if not isinstance(m, kind):
-            raise ValueError(f"{name} takes {kind.__name__} of every node, got {kind_of(m)} of {node!r}")
-        if not all(np.isfinite(np.asarray(x)).all() for x in m):
-            raise ValueError(f"{name} got non-finite moments of node {node!r}: is there a NaN in the data?")
-
-
 class Joint(NamedTuple):
     """Moments of one node's features in all models together: the units of model 0, then those of model 1, and so on.
 
     The models may have different widths. Copies along fixed axes and along other nodes as in `Moments`.
+
+    Attributes:
+        samples: how many there are.
+        mean: of each unit of each model.
+        covariance: of all of them with each other.
+
+    Example:
+        >>> covariance = np.eye(4) + 0.9 * np.eye(4)[[3, 2, 1, 0]]
+        >>> joint = alignment.Joint(samples=np.float32(100), mean=np.zeros(4), covariance=covariance)
+        >>> joint.covariance[:2, 2:].tolist()  # units of model 0 with units of model 1: exchanged
+        [[0.0, 0.9], [0.9, 0.0]]
     """
 
     samples: Float[Array | np.ndarray, ""]
@@ -115,6 +155,19 @@ class JointMoments(Statistic):
 
     Samples are those of `NodeMoments`. Finalised to a mapping node -> `Joint`. (models x units)^2 numbers a node, where
     `NodeMoments` keeps models x units^2.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[-2.0, 2.0]]), "down": jnp.ones((2, 1))}
+        >>> x = jnp.array([[1.0], [-1.0]])
+        >>> graph = alignment.trace(apply, a, x)
+        >>> joint = nm.collect(apply, graph, [a, b], [(x, None)], [alignment.JointMoments()])[alignment.JointMoments]
+        >>> print(joint["up"].covariance)  # both units of a are alike, and like the second of b
+        [[ 0.25  0.25 -0.5   0.5 ]
+         [ 0.25  0.25 -0.5   0.5 ]
+         [-0.5  -0.5   1.   -1.  ]
+         [ 0.5   0.5  -1.    1.  ]]
     """
 
     reads = frozenset({"activations"})
@@ -126,7 +179,7 @@ class JointMoments(Statistic):
 
     def combine(self, a: dict[str, Joint], b: dict[str, Joint]) -> dict[str, Joint]:
         """Chan's pairwise update."""
-        return {node: _chan_joint(a[node], b[node]) for node in a}
+        return {node: _chan(a[node], b[node]) for node in a}
 
     def finalise(self, state: dict[str, Joint]) -> dict[str, Joint]:
         """Divide the sums of products by the number of samples."""
@@ -175,12 +228,6 @@ def _centred(x: Float[Array, "*copies samples units"], counts: Bool[Array, " sam
     return samples, mean, jnp.where(kept, x - mean[..., None, :], 0)
 
 
-def _chan_joint(a: Joint, b: Joint) -> Joint:
-    count, shift = jnp.maximum(a.samples + b.samples, 1), b.mean - a.mean
-    covariance = a.covariance + b.covariance + (a.samples * b.samples / count) * shift[..., :, None] * shift[..., None, :]
-    return Joint(a.samples + b.samples, a.mean + shift * (b.samples / count), covariance)
-
-
 def laid_out(graph: Graph, node: Node) -> tuple[int, ...]:
     """The shape of a node's mean in one model: copies along fixed axes, then units, copies along other nodes among them."""
     fixed = _fixed(graph, node)
@@ -201,18 +248,21 @@ def by_fixed_copy(graph: Graph, node: str, features: Array) -> Float[Array, "*co
 def _sums(features: Sequence[Array], counts: Array | None) -> Moments:
     samples, means, centred = zip(*(_centred(f.astype(jnp.float32), counts) for f in features), strict=True)
     auto = [gram(x) for x in centred]
-    cross = [auto[0], *(_product(centred[0], x) for x in centred[1:])]
+    cross = [auto[0], *(product(centred[0], x) for x in centred[1:])]
     return Moments(samples[0], jnp.stack(means), jnp.stack(auto), jnp.stack(cross))
 
 
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a.mT, b, precision=jax.lax.Precision.HIGHEST)
+def _chan(a: Joint | Moments, b: Joint | Moments) -> Joint:
+    """Samples, mean and sums of products of two sets of samples together."""
+    shift, count = b.mean - a.mean, jnp.maximum(a.samples + b.samples, 1)
+    return Joint(a.samples + b.samples, a.mean + shift * (b.samples / count), a.covariance + b.covariance + _between(a, b))
 
 
-def _chan(a: Moments, b: Moments) -> Moments:
-    count = jnp.maximum(a.samples + b.samples, 1)
-    shift = b.mean - a.mean
-    weight = a.samples * b.samples / count
-    auto = a.covariance + b.covariance + weight * shift[..., :, None] * shift[..., None, :]
-    cross = a.cross + b.cross + weight * shift[:1, ..., :, None] * shift[..., None, :]
-    return Moments(a.samples + b.samples, a.mean + shift * (b.samples / count), auto, cross)
+def _chan_moments(a: Moments, b: Moments) -> Moments:
+    return Moments(*_chan(a, b), a.cross + b.cross + _between(a, b, slice(1)))
+
+
+def _between(a: Joint | Moments, b: Joint | Moments, rows: slice = slice(None)) -> Any:
+    """What the distance of two means adds to the sums of products; of the rows of some models only."""
+    shift, weight = b.mean - a.mean, a.samples * b.samples / jnp.maximum(a.samples + b.samples, 1)
+    return weight * shift[rows][..., :, None] * shift[..., None, :]

@@ -2,29 +2,56 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array, Float, Int
 
+from alignment.activations.probes import LOST, Probe, run_with
 from alignment.graph import Graph, Place, PyTree, Tap
-from alignment.program import evaluated
 from alignment.sites import Site, Use, over
-from alignment.tracing.trace import nested
 
 
 class SiteFeatures(NamedTuple):
-    """What a weight meets and what it makes of it: `outputs = inputs @ site.matrix(weight)`."""
+    """What a weight meets and what it makes of it: `outputs = inputs @ site.matrix(weight)`.
+
+    Attributes:
+        inputs: what the weight is multiplied with, patches in a convolution.
+        outputs: the result, before a bias is added.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.array([[3.0], [1.0]])}, jnp.array([[1.0], [-2.0]])
+        >>> graph = alignment.trace(apply, v, x)
+        >>> features = alignment.capture(apply, graph, v, x, nodes=(), sites=["down"]).sites["down"]
+        >>> features.inputs.tolist(), features.outputs.tolist()
+        ([[1.0, 0.0], [0.0, 2.0]], [[3.0], [2.0]])
+        >>> (features.inputs @ graph.sites[1].matrix(v["down"])).tolist()
+        [[3.0], [2.0]]
+    """
 
     inputs: Float[Array, "*copies samples rows"]
     outputs: Float[Array, "*copies samples columns"]
 
 
 class Captured(NamedTuple):
-    """Features by the name of their node, by the name of their site, and rows that are read by the name of their lookup."""
+    """Features by the name of their node, by the name of their site, and rows that are read by the name of their lookup.
+
+    Attributes:
+        nodes: features (*copies, samples, units) by node.
+        sites: what was asked of sites, by name.
+        lookups: the rows read, as numbers, by lookup.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.array([[3.0], [1.0]])}, jnp.array([[1.0], [-2.0]])
+        >>> found = alignment.capture(apply, alignment.trace(apply, v, x), v, x, sites=["down"])
+        >>> list(found.nodes), list(found.sites), list(found.lookups)
+        (['up'], ['down'], [])
+        >>> found.sites["down"].outputs.tolist()
+        [[3.0], [2.0]]
+    """
 
     nodes: dict[str, Float[Array, "*copies samples units"]]
     sites: dict[str, SiteFeatures]
@@ -57,6 +84,13 @@ def capture(
     Raises:
         ValueError: for a name that the graph does not have or a node without a tap, variables of another structure, or if what
             is asked for is not found in the function; another function with the same equations cannot be told from it.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.array([[1.0, -1.0]]), "down": jnp.array([[3.0], [1.0]])}, jnp.array([[1.0], [-2.0]])
+        >>> graph = alignment.trace(apply, v, x)
+        >>> alignment.capture(apply, graph, v, x).nodes["up"].tolist()  # (samples, units), behind the ReLU
+        [[1.0, 0.0], [0.0, 2.0]]
     """
     graph.check(variables)
     names = tuple(graph.taps if nodes is None else [nodes] if isinstance(nodes, str) else nodes)
@@ -64,11 +98,19 @@ def capture(
         if name not in graph.taps:
             known = "has no tap" if name in graph.nodes else "is not in the graph"
             raise ValueError(f"node {name!r} {known}; there are taps for {', '.join(graph.taps)}")
-    wanted = _wanted("site", graph.sites, sites), _wanted("lookup", graph.lookups, lookups)
-    return _captured(apply, graph, names, *wanted, variables, inputs)
+    asked = _Asked(names, _known("site", graph.sites, sites), _known("lookup", graph.lookups, lookups))
+    return _captured(apply, graph, asked, variables, inputs)
 
 
-def _wanted(kind: str, uses: Sequence[Use], names: Iterable[str] | str) -> tuple[str, ...]:
+class _Asked(NamedTuple):
+    """Names of what to capture."""
+
+    nodes: tuple[str, ...]
+    sites: tuple[str, ...]
+    lookups: tuple[str, ...]
+
+
+def _known(kind: str, uses: Sequence[Use], names: Iterable[str] | str) -> tuple[str, ...]:
     known = [use.name for use in uses]
     wanted = (names,) if isinstance(names, str) else tuple(names)
     if missing := [name for name in wanted if name not in known]:
@@ -76,30 +118,22 @@ def _wanted(kind: str, uses: Sequence[Use], names: Iterable[str] | str) -> tuple
     return wanted
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _captured(
-    apply: Callable[..., PyTree],
-    graph: Graph,
-    nodes: tuple[str, ...],
-    sites: tuple[str, ...],
-    lookups: tuple[str, ...],
-    variables: PyTree,
-    inputs: tuple,
-) -> Captured:
-    taps = {name: graph.taps[name] for name in nodes}
-    wanted = {site.name: site for site in graph.sites if site.name in sites}
-    looked_up = {lookup.name: lookup for lookup in graph.lookups if lookup.name in lookups}
-    probes = [_Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _captured(apply: Callable[..., PyTree], graph: Graph, asked: _Asked, variables: PyTree, inputs: tuple) -> Captured:
+    taps = {name: graph.taps[name] for name in asked.nodes}
+    wanted = {site.name: site for site in graph.sites if site.name in asked.sites}
+    looked_up = {lookup.name: lookup for lookup in graph.lookups if lookup.name in asked.lookups}
+    probes = [Probe((name,), t.location, True, t.output, functools.partial(_features, t)) for name, t in taps.items()]
     probes += [probe for s in wanted.values() for probe in (_inputs(s), _outputs(s, s.outputs))]
     probes += [_inputs(lookup) for lookup in looked_up.values()]
-    _, found = _run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
+    _, found = run_with(probes, jax.make_jaxpr(apply)(variables, *inputs), jax.tree.leaves((variables, *inputs)))
     features = {}
     for name, tap in taps.items():
         order = [k if isinstance(k, int) else tap.loops + sum(isinstance(i, Place) for i in tap.index[:j])
                  for j, k in enumerate(tap.index)]  # fmt: skip
         features[name] = _gathered(found[name,], order)
         if features[name].shape[:-2] + features[name].shape[-1:] != (*graph.nodes[name].copies, graph.nodes[name].size):
-            raise ValueError(_LOST.format(f"the tap of node {name!r}"))
+            raise ValueError(LOST.format(f"the tap of node {name!r}"))
     pairs = {}
     for name, site in wanted.items():
         pairs[name] = SiteFeatures(*(_by_copy(site, found[name, which]) for which in ("inputs", "outputs")))
@@ -135,7 +169,7 @@ def gradients(
 
     def run(nudges: Mapping[str, Array]) -> tuple[PyTree, dict]:
         probes = [p for s in wanted for p in (_inputs(s), _outputs(s, lambda y: y, nudges.get(s.name)))]
-        outs, found = _run_with(probes, closed, leaves)
+        outs, found = run_with(probes, closed, leaves)
         return jax.tree.unflatten(jax.tree.structure(returned), outs), found
 
     shapes = jax.eval_shape(run, {})[1]
@@ -149,104 +183,12 @@ def gradients(
     return Gradients(outputs, {s.name: _by_copy(s, found[s.name, "inputs"]) for s in wanted}, pull)
 
 
-_LOST = (
-    "{} is not where it was traced: trace and capture must get the same function (both jitted or both not), with variables and "
-    "inputs of the same types and numbers of axes"
-)
+def _inputs(site: Use) -> Probe:
+    return Probe((site.name, "inputs"), site.location, False, 1 - site.weight, site.inputs, site)
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """What to read: at an equation, one of its results (or operands), arranged as (*index, samples, units).
-
-    A nudge is added to the result first, of loops around the equation one for each step.
-    """
-
-    key: tuple[str, ...]
-    location: tuple[int, ...]
-    result: bool
-    number: int
-    arrange: Callable[[Array], Array]
-    site: Use | None = None
-    nudge: Array | None = None
-
-    def fits(self, eqn: JaxprEqn, ins: Sequence[Any]) -> bool:
-        """Whether an equation can be that of the site."""
-        site = self.site
-        return site is None or (eqn.primitive.name == site.primitive and jnp.shape(ins[site.weight]) == site.shape)
-
-
-def _inputs(site: Use) -> _Probe:
-    return _Probe((site.name, "inputs"), site.location, False, 1 - site.weight, site.inputs, site)
-
-
-def _outputs(site: Site, arrange: Callable[[Array], Array], nudge: Array | None = None) -> _Probe:
-    return _Probe((site.name, "outputs"), site.location, True, 0, arrange, site, nudge)
-
-
-def _run_with(probes: Sequence[_Probe], closed: ClosedJaxpr, args: list) -> tuple[list[Any], dict[tuple[str, ...], Array]]:
-    """The results, and what the probes found, in one evaluation; loops around an equation are leading axes."""
-    at: dict[tuple[int, ...], list[_Probe]] = {}
-    for probe in probes:
-        at.setdefault(probe.location, []).append(probe)
-    found: dict[tuple[str, ...], Array] = {}
-    outs = _run(closed, args, (), at, found)
-    for probe in probes:
-        if probe.key not in found:
-            raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
-    return outs, found
-
-
-def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
-    """Evaluate a jaxpr, entering the calls that hold a probe and keeping what the probes ask for."""
-    jaxpr: Jaxpr = closed.jaxpr
-    env: dict[Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True))
-
-    def read(v: Var | Literal) -> Any:
-        return v.val if isinstance(v, Literal) else env[v]
-
-    for index, eqn in enumerate(jaxpr.eqns):
-        here = (*prefix, index)
-        ins = [read(v) for v in eqn.invars]
-        inside = any(location[: len(here)] == here and location != here for location in probes)
-        if inside and (inner := nested(eqn)) is not None:
-            outs = _run(inner, ins, here, probes, found)
-        elif inside and eqn.primitive.name == "scan":
-            outs = _scanned(eqn, ins, here, probes, found)
-        else:
-            outs = evaluated(eqn, jaxpr, *ins)
-        if nudges := [probe.nudge for probe in probes.get(here, ()) if probe.nudge is not None]:
-            outs = [outs[0] + nudges[0]]
-        env.update(zip(eqn.outvars, outs, strict=True))
-        for probe in probes.get(here, ()):
-            values = outs if probe.result else ins
-            if probe.number >= len(values) or not probe.fits(eqn, ins):
-                raise ValueError(_LOST.format(f"{probe.key[0]!r}"))
-            try:
-                found[probe.key] = probe.arrange(values[probe.number])
-            except (TypeError, ValueError, IndexError, AttributeError) as error:
-                raise ValueError(_LOST.format(f"{probe.key[0]!r}")) from error
-    return [read(v) for v in jaxpr.outvars]
-
-
-def _scanned(eqn: JaxprEqn, ins: list[Any], here: tuple[int, ...], probes: Mapping, found: dict) -> list[Any]:
-    """A scan that also stacks what the probes in its body find."""
-    p = eqn.params
-    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
-    inside = {location: several for location, several in probes.items() if location[: len(here)] == here}
-    nudges = {probe.key: probe.nudge for several in inside.values() for probe in several if probe.nudge is not None}
-
-    def body(carry: list, x: tuple[list, dict]) -> tuple[list, tuple[list, dict]]:
-        inner: dict = {}
-        here_now = {place: [replace(probe, nudge=x[1].get(probe.key)) for probe in ps] for place, ps in inside.items()}
-        outs = _run(p["jaxpr"], [*ins[:first], *carry, *x[0]], here, here_now, inner)
-        return outs[: len(carry)], (outs[len(carry) :], inner)
-
-    carry, (stacked, inner) = jax.lax.scan(
-        body, ins[first:last], (ins[last:], nudges), p["length"], reverse=p["reverse"], unroll=p["unroll"]
-    )
-    found.update(inner)
-    return [*carry, *stacked]
+def _outputs(site: Site, arrange: Callable[[Array], Array], nudge: Array | None = None) -> Probe:
+    return Probe((site.name, "outputs"), site.location, True, 0, arrange, site, nudge)
 
 
 def _features(tap: Tap, x: Array) -> Float[Array, "*places samples units"]:

@@ -1,6 +1,5 @@
 """Which nodes to keep separate when the merged network may cost so many times one network."""
 
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from alignment.budget.costs import By, Costs
 from alignment.budget.knapsack import Knapsack
-from alignment.checks import check_count, kind_of
+from alignment.checks import check_count, is_number, kind_of
 from alignment.graph import Graph
 from alignment.separability import check_separable, held
 
@@ -25,6 +24,16 @@ class Allocation:
         cost: what the partially merged network costs as a multiple of one network, at most the budget.
         gain: the sum over nodes of weight times ratio.
         held: the nodes that cannot change their width, and why.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.ones((2, 4)), "down": jnp.ones((4, 1))}, jnp.ones((1, 2))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> allocation = alignment.allocate(alignment.costs(apply, graph, v, x), graph, {"up": 1.0}, budget=1.5)
+        >>> allocation
+        Allocation(ratios=(('up', 0.5),), cost=1.5, gain=0.5, held=())
+        >>> alignment.PartialMatching(ratio=allocation.ratios).widths(graph, models=2)
+        {'up': 6}
     """
 
     ratios: tuple[tuple[str, float], ...]
@@ -59,6 +68,14 @@ def allocate(
     Raises:
         ValueError: a budget below 1 or above N, no weights, a negative or non-finite one, a node that cannot change its width
             or that the graph does not have.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(jnp.maximum(x @ v["up"], 0) @ v["mid"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.ones((2, 4)), "mid": jnp.ones((4, 4)), "down": jnp.ones((4, 1))}, jnp.ones((1, 2))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> found = alignment.allocate(alignment.costs(apply, graph, v, x), graph, {"up": 0.2, "mid": 0.9}, budget=1.75)
+        >>> dict(found.ratios), round(found.cost, 3)  # the one that is worth more, as far as it goes
+        ({'up': 0.0, 'mid': 1.0}, 1.714)
     """
     check_budget(budget, models)
     check_weights(graph, weights)
@@ -83,8 +100,8 @@ def _ratios(costs: Costs, worth: Mapping[str, float], budget: float, models: int
 def check_budget(budget: Any, models: Any) -> None:
     """Raise ValueError for a budget that is not a number between 1 and the number of models."""
     check_count("models", models, 2)
-    if not _is_number(budget) or not 1 <= budget <= models:
-        got = budget if _is_number(budget) else f"{budget!r} ({kind_of(budget)})"
+    if not is_number(budget) or not 1 <= budget <= models:
+        got = budget if is_number(budget) else f"{budget!r} ({kind_of(budget)})"
         raise ValueError(f"a budget is between 1 and the number of models, {models}: got {got}")
 
 
@@ -94,12 +111,8 @@ def check_weights(graph: Graph, weights: Any) -> None:
     if not isinstance(weights, Mapping):
         raise ValueError(f"{expected}, as a mapping from their names: got {kind_of(weights)}")
     for name, value in weights.items():
-        if not _is_number(value) or not 0 <= value < np.inf:
+        if not is_number(value) or not 0 <= value < np.inf:
             raise ValueError(f"{expected}: got {value!r} for {name!r}")
     check_separable(graph, weights)
     if not weights.keys() - held(graph).keys():
         raise ValueError(f"{expected}: got {dict(weights)}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

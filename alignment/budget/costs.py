@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from alignment.budget.polynomial import Polynomial, product, total
-from alignment.checks import check_count, check_fraction, unknown
+from alignment.checks import check_choice, check_count, check_fraction, unknown
 from alignment.graph import Graph, PyTree, weights_of
 from alignment.labels import AxisLabel, Cases, Fixed, NodeAxis, Product, Segments
 from alignment.primitives import Value
@@ -30,6 +30,15 @@ class Costs:
         weights: the elements of floating-point leaves; running statistics are none.
         sizes: the width that each node has in the network itself.
         heads: the operations and the weights of the heads that several networks have on this one (`headed_costs`).
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}, jnp.ones((1, 2))
+        >>> found = alignment.costs(apply, alignment.trace(apply, v, x), v, x)
+        >>> found.flops({"up": 6})  # with twice as many units
+        36.0
+        >>> found.multiple({"up": 1.0}), found.multiple({"up": 0.5})  # all, or half of the units of two networks side by side
+        (2.0, 1.5)
     """
 
     operations: Polynomial
@@ -53,8 +62,7 @@ class Costs:
 
         However many units are kept separate, a head reads those of its own network: it costs what it costs there.
         """
-        if by not in ("flops", "parameters"):
-            raise ValueError(f"costs are by 'flops' or 'parameters', got {by!r}")
+        check_choice("by", by, ("flops", "parameters"))
         body, heads = (self.operations, self.heads[0]) if by == "flops" else (self.weights, self.heads[1])
         return body + Polynomial.constant(heads(dict(self.sizes)))
 
@@ -118,6 +126,13 @@ def costs(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *inputs
 
     Raises:
         ValueError: variables that do not fit the graph, a graph of another function.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, x = {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}, jnp.ones((1, 2))
+        >>> found = alignment.costs(apply, alignment.trace(apply, v, x), v, x)
+        >>> found.flops(), found.parameters()  # two operations for each of 2 x 3 + 3 x 1 weights
+        (18.0, 9.0)
     """
     return headed_costs([apply], [graph], [variables], (), *inputs)
 

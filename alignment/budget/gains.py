@@ -26,6 +26,18 @@ def disagreement(
         models: their variables.
         stats: what `matching.needs`.
         key: randomness of the matching.
+
+    Raises:
+        ValueError: as the matching does.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(jnp.maximum(x @ v["up"], 0) @ v["mid"], 0) @ v["down"]
+        >>> a = {"up": 3 * jnp.eye(2), "mid": jnp.eye(2), "down": jnp.ones((2, 1))}
+        >>> b = {"up": 3 * jnp.eye(2), "mid": jnp.array([[1.0, 2.0], [-2.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> graph = alignment.trace(apply, a, jnp.ones((1, 2)))
+        >>> found = alignment.disagreement(alignment.WeightMatching(), graph, [a, b])
+        >>> {node: round(value, 2) for node, value in found.items()}  # the second layers differ
+        {'up': 0.15, 'mid': 0.42}
     """
     return disagreement_of(matched(matching, graph, models, stats=stats, key=key), graph)
 
@@ -63,6 +75,14 @@ def measured_gains(
 
     Raises:
         ValueError: a budget out of range, a node that cannot be separated.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(jnp.maximum(x @ v["up"], 0) @ v["mid"], 0) @ v["down"]
+        >>> v = {"up": jnp.ones((2, 4)), "mid": jnp.ones((4, 4)), "down": jnp.ones((4, 1))}
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 2)))
+        >>> accuracy = lambda ratios: 0.5 + 0.1 * ratios["up"] + 0.3 * ratios["mid"]  # of a merged network, in earnest
+        >>> {node: round(gain, 3) for node, gain in alignment.measured_gains(accuracy, graph, budget=1.5).items()}
+        {'up': 0.1, 'mid': 0.3}
     """
     check_budget(budget, models)
     names = tuple(separable(graph) if nodes is None else nodes)

@@ -9,17 +9,16 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 
-from alignment.program import Program, Step, scalar
+from alignment.program import Program, Step, is_floating, scalar
 
 CASTS = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "optimization_barrier"}
 LAYOUT = CASTS | {"broadcast_in_dim", "reshape", "squeeze", "transpose"}
 ELEMENTWISE = CASTS | {"add", "sub", "mul", "div", "neg", "max", "min", "square", "sqrt", "rsqrt", "integer_pow", "pow", "exp"}
 ELEMENTWISE |= {"select_n", "add_any", "tanh", "logistic", "log", "gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"}
-LINEAR = LAYOUT | {"add", "sub", "add_any", "neg", "concatenate", "slice", "dynamic_slice", "gather", "split", "pad", "rev"}
-LINEAR |= {"reduce_sum", "mul", "div", "select_n", "cumsum"}
+LINEAR = LAYOUT | {"add", "sub", "add_any", "neg", "concatenate", "stack", "slice", "dynamic_slice", "gather", "pad", "rev"}
+LINEAR |= {"split", "unstack", "reduce_sum", "mul", "div", "select_n", "cumsum"}
 
 
 def origins(program: Program, step: Step, d: int) -> dict[int, int]:
@@ -29,6 +28,9 @@ def origins(program: Program, step: Step, d: int) -> dict[int, int]:
         return {k: d for k, s in enumerate(shapes) if len(s) == len(out) and s[d] == out[d]}
     if name == "concatenate":
         return {} if d == step.params["dimension"] else dict.fromkeys(range(len(shapes)), d)
+    if name == "stack":
+        along = step.params["axis"]
+        return {} if d == along else dict.fromkeys(range(len(shapes)), d - (d > along))
     axis = _origin(step, shapes[0], out, d) if shapes else None
     return {0: axis} if axis is not None and shapes[0][axis] == out[d] else {}
 
@@ -47,6 +49,8 @@ def _origin(step: Step, before: tuple[int, ...], out: tuple[int, ...], d: int) -
             return int(p["permutation"][d])
         case "reduce_sum":
             return [i for i in axes if i not in p["axes"]][d]
+        case "unstack":
+            return d + (d >= p["axis"])
         case "gather":
             return _gathered(step, before, d)
     if step.name == "pad":
@@ -140,17 +144,14 @@ class Facts:
 
     def _floating(self, value: int) -> bool:
         """Whether a value is an input of real numbers: integers (of a quantised table) cannot be scaled."""
-        return value in self.program.inputs and jnp.issubdtype(self.program.avals[value].dtype, jnp.floating)
+        return value in self.program.inputs and is_floating(self.program.avals[value])
 
 
 def facts(program: Program, leaves: int) -> Facts:
     """Look at every value once; the first `leaves` inputs are the variables."""
-    data = set(program.inputs[leaves:])
     constant = {v: c for v, x in program.constants.items() if (c := scalar(x)) is not None}
     uniform = {v: _units(program.shape(v)) for v in [*program.inputs, *program.constants]}
     for step in program.steps:
-        if data.intersection(step.ins):
-            data.update(step.outs)
         known = [constant.get(v) for v in step.ins]
         result = _number(step, known)
         for out in step.outs:
@@ -158,7 +159,7 @@ def facts(program: Program, leaves: int) -> Facts:
             uniform[out] = frozenset(range(len(shape))) if result is not None else _uniform(program, step, out, uniform)
             if result is not None:
                 constant[out] = result
-    return Facts(program, frozenset(data), constant, uniform)
+    return Facts(program, program.reached(program.inputs[leaves:]), constant, uniform)
 
 
 def _units(shape: tuple[int, ...]) -> frozenset[int]:

@@ -19,8 +19,8 @@ from alignment.folding.edits import Edits, NewLeaf, edits
 from alignment.folding.new_leaves import ingredients, remade
 from alignment.folding.rewriting import Rewriting
 from alignment.folding.streams import Kept
-from alignment.graph import PyTree, flatten
-from alignment.program import Program, flattened
+from alignment.graph import PyTree, Signature, as_shapes, flatten, signature
+from alignment.program import Program, closed_program, flattened
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,16 @@ class Folded:
             `path/untied`; a reader without a bias has one, `path/bias`, if its norm had.
         kept: what could not be folded, with the line of the user's source and the reason.
         gone: paths of the leaves that the folded network has no more.
+
+    Example:
+        >>> norm = lambda x, v: x / jnp.sqrt(jnp.mean(x**2, 1, keepdims=True)) * v["scale"]
+        >>> apply = lambda v, x: norm(x @ v["up"], v) @ v["down"]
+        >>> v = {"up": jnp.array([[1.0, 2.0]]), "scale": jnp.array([[3.0, 4.0]]), "down": jnp.array([[1.0], [10.0]])}
+        >>> folded = alignment.fold(apply, v, jnp.ones((1, 1)))
+        >>> folded.gone, folded.kept
+        (('scale',), ())
+        >>> folded.convert({**v, "scale": jnp.array([[5.0, 5.0]])})["down"].tolist()  # another network of this architecture
+        [[5.0], [50.0]]
     """
 
     variables: dict[str, Any]
@@ -57,7 +67,7 @@ class Folded:
     _function: Callable[..., PyTree] = field(repr=False)
     _shapes: PyTree = field(repr=False)
     _plan: _Plan = field(repr=False)
-    _plans: dict[Any, _Plan] = field(repr=False, default_factory=dict)
+    _plans: dict[Signature, _Plan] = field(repr=False, default_factory=dict)
 
     def apply(self, variables: Mapping[str, Array], *inputs: PyTree) -> PyTree:
         """The same function of the folded variables; inputs may have another batch size.
@@ -97,14 +107,11 @@ class Folded:
         }
 
     def _planned(self, inputs: tuple) -> _Plan:
-        shapes = jax.tree.map(_shape, inputs)
-        key = (jax.tree.structure(shapes), tuple((s.shape, s.dtype) for s in jax.tree.leaves(shapes)))
+        key = signature(inputs)
         if key not in self._plans:
-            plan = _read(self._function, self._shapes, shapes)
+            plan = _read(self._function, self._shapes, as_shapes(key))
             if plan.signature() != self._plan.signature():
-                raise ValueError(
-                    f"the function folds differently for inputs of shapes {[s.shape for s in jax.tree.leaves(shapes)]}"
-                )
+                raise ValueError(f"the function folds differently for inputs of shapes {[shape for shape, _ in key[1]]}")
             self._plans[key] = plan
         return self._plans[key]
 
@@ -121,13 +128,25 @@ def fold(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Fo
         variables: its parameters, arrays or `jax.ShapeDtypeStruct`.
         inputs: example inputs, arrays or `jax.ShapeDtypeStruct`.
 
+    Raises:
+        ValueError: for a function that returns something other than arrays or has side effects.
+
     Example:
-        >>> folded = fold(apply, variables, inputs)
-        >>> graph = trace(folded.apply, folded.variables, inputs)  # the stream's group is orthogonal
-        >>> models = [folded.convert(v) for v in originals]
+        >>> norm = lambda x, v: x / jnp.sqrt(jnp.mean(x**2, 1, keepdims=True)) * v["scale"]
+        >>> apply = lambda v, x: norm(x @ v["up"], v) @ v["down"]
+        >>> v = {"up": jnp.array([[1.0, 2.0]]), "scale": jnp.array([[3.0, 4.0]]), "down": jnp.array([[1.0], [10.0]])}
+        >>> x = jnp.ones((1, 1))
+        >>> folded = alignment.fold(apply, v, x)
+        >>> {path: leaf.tolist() for path, leaf in folded.variables.items()}  # the scale has gone into what reads it
+        {'down': [[3.0], [40.0]], 'up': [[1.0, 2.0]]}
+        >>> np.allclose(folded.apply(folded.variables, x), apply(v, x))
+        True
+        >>> graphs = alignment.trace(apply, v, x), alignment.trace(folded.apply, folded.variables, x)
+        >>> [graph.nodes["up"].group for graph in graphs]
+        ['permutation', 'orthogonal']
     """
-    shapes = jax.tree.map(_shape, variables)
-    plan = _read(apply, shapes, jax.tree.map(_shape, inputs))
+    shapes = as_shapes(signature(variables))
+    plan = _read(apply, shapes, as_shapes(signature(inputs)))
     folded = Folded({}, tuple(dict.fromkeys(plan.kept)), _gone(plan, shapes), apply, shapes, plan)
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(variables))
     folded.variables.update(jax.eval_shape(folded.convert, shapes) if abstract else jax.jit(folded.convert)(variables))
@@ -135,7 +154,7 @@ def fold(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Fo
 
 
 def _read(apply: Callable[..., PyTree], shapes: PyTree, inputs: tuple) -> _Plan:
-    closed, outputs = jax.make_jaxpr(apply, return_shape=True)(shapes, *inputs)
+    closed, outputs = closed_program(apply, shapes, inputs)
     names = list(flatten(shapes))
     old = flattened(closed)
     found: Edits = edits(facts(old, len(names)))
@@ -168,10 +187,6 @@ def _read_by(program: Program) -> set[int]:
 
 def _free(taken: Mapping[str, Any], name: str) -> str:
     return name if name not in taken else next(f"{name}{k}" for k in range(2, len(taken) + 3) if f"{name}{k}" not in taken)
-
-
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jax.numpy.shape(x), x.dtype if hasattr(x, "dtype") else jax.numpy.result_type(x))
 
 
 def _gone(plan: _Plan, shapes: PyTree) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def _applied(facts: Facts, step: Step, k: int, axis: int) -> Affine | None:
 
 def _commutes(facts: Facts, step: Step, affine: tuple[Affine, ...]) -> bool:
     """Whether a step that carries an axis also leaves a scale and bias of its features as they are."""
-    if step.name in LAYOUT | {"slice", "dynamic_slice", "gather", "split", "rev"}:
+    if step.name in LAYOUT | {"slice", "dynamic_slice", "gather", "split", "unstack", "rev"}:
         return True
     shifted = any(a.name in ("add", "sub") for a in affine)
     return bool(affine) and not shifted and step.name in ("mul", "div", "neg", "reduce_sum", "cumsum", "pad")

@@ -3,20 +3,18 @@
 import bisect
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import unknown
+from alignment.checks import first_line, unknown
 from alignment.graph import PyTree, Signature, as_shapes, signature
-from alignment.layer_groups.groups import Cuts, Flow, Location, flow_of
+from alignment.layer_groups.groups import Apply, Cuts, Flow, Location, flow_of
 from alignment.program import CUSTOM, Step
 from alignment.tracing.trace import trace
-
-Apply = Callable[..., PyTree]
 
 
 class Candidate(NamedTuple):
@@ -195,8 +193,8 @@ def _measured(apply: Apply, variables: Signature, inputs: Signature) -> tuple[Fl
     try:
         more, _ = flow_of(apply, variables, _resized(inputs, count, size + 1), None)
     except Exception as error:  # whatever the network's library raises
-        line = str(error).strip().split("\n")[0]
-        raise ValueError(f"the network takes {size} examples and not {size + 1}, so it cannot be cut: {line}") from error
+        why = f"the network takes {size} examples and not {size + 1}, so it cannot be cut"
+        raise ValueError(f"{why}: {first_line(error)}") from error
     a, b = first.program.avals, more.program.avals
     if len(a) != len(b):
         raise ValueError(f"the network has other equations for {size + 1} examples than for {size}, so it cannot be cut")

@@ -8,18 +8,15 @@ that reads it makes it anew. So a group needs no leaves but those that it reads,
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jaxtyping import Array
 
 from alignment.graph import PyTree, Signature, as_shapes, flatten, signature
-from alignment.program import CUSTOM, Program, flattened
-from alignment.tracing.trace import closed_program
+from alignment.program import CUSTOM, Program, closed_program, flattened, is_floating
 
 Apply = Callable[..., PyTree]
 Location = tuple[int, ...]
@@ -41,7 +38,7 @@ class Flow:
     @functools.cached_property
     def data(self) -> frozenset[int]:
         """The values that depend on the inputs."""
-        return reached(self.program, self.program.inputs[len(self.names) :])
+        return self.program.reached(self.program.inputs[len(self.names) :])
 
     @functools.cached_property
     def order(self) -> tuple[int, ...]:
@@ -184,7 +181,7 @@ def _group(flow: Flow, structure: jax.tree_util.PyTreeDef, start: int, end: int,
     read = dict.fromkeys([*(v for step in part.steps for v in step.ins), *makes])
     paths = dict(zip(program.inputs, flow.names, strict=False))
     leaves = {paths[v]: v for v in read if v in paths}
-    moved = reached(part, leaves.values()) & flow.data & made
+    moved = part.reached(leaves.values()) & flow.data & made
     return LayerGroup(
         program=part,
         leaves=leaves,
@@ -195,18 +192,3 @@ def _group(flow: Flow, structure: jax.tree_util.PyTreeDef, start: int, end: int,
         outputs=program.outputs if last else (),
         structure=structure,
     )
-
-
-def reached(program: Program, start: Iterable[int]) -> frozenset[int]:
-    """The values that depend on some of these."""
-    found = set(start)
-    for step in program.steps:
-        if found.intersection(step.ins):
-            found.update(step.outs)
-    return frozenset(found)
-
-
-def is_floating(aval: Any) -> bool:
-    """Whether a value is of floating-point numbers."""
-    dtype = getattr(aval, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 
 from alignment.activations.correlation import assign_living, correlation, living
 from alignment.activations.moments import Moments
-from alignment.assignment import assign
 from alignment.base import PermutationAlignment
+from alignment.checks import check_choice
 from alignment.graph import GroupName
 from alignment.methods.by_activations import ActivationAlignment
 
@@ -28,13 +28,22 @@ class ActivationMatching(ActivationAlignment, PermutationAlignment):
         cost: "correlation", Pearson's; "uncentred", E[a b] (the published code of Git Re-Basin); "euclidean", minus the
             distance over all samples, sqrt(samples E[(a - b)^2]) (as in PLeaS, which adds up distances batch by batch). The
             squared distance would give the assignment of "uncentred": its other terms do not depend on the pairing.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[0.1, 2.0], [1.0, 0.1]]), "down": jnp.ones((2, 1))}
+        >>> x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+        >>> graph, matching = alignment.trace(apply, a, x), alignment.ActivationMatching()
+        >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], matching.needs)
+        >>> matching.init(graph, [a, b], stats=stats)[1]["up"].tolist()
+        [1, 0]
     """
 
     cost: Literal["correlation", "uncentred", "euclidean"] = "correlation"
 
     def __post_init__(self) -> None:
-        if self.cost not in ("correlation", "uncentred", "euclidean"):
-            raise ValueError(f"cost must be 'correlation', 'uncentred' or 'euclidean', got {self.cost!r}")
+        check_choice("cost", self.cost, ("correlation", "uncentred", "euclidean"))
 
     def solve(self, moments: Moments) -> Int[np.ndarray, " units"]:
         """The unit put at each place."""
@@ -53,5 +62,4 @@ class ActivationMatching(ActivationAlignment, PermutationAlignment):
 
     def likeness(self, group: GroupName, moments: Moments) -> float:
         """What the best assignment of the units of two groups is worth, whatever else their symmetry would allow."""
-        scores = self.scores(moments)
-        return float(scores[np.arange(len(scores)), assign(scores)].sum())
+        return super().likeness("permutation", moments)

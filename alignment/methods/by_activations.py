@@ -1,17 +1,18 @@
 """What alignments by activations share: the moments of the features, node by node and copy by copy."""
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from alignment.activations.collected import node_moments
 from alignment.activations.correlation import assign_living, correlation, living, spectrum
 from alignment.activations.moments import Moments, NodeMoments
 from alignment.assignment import assign
-from alignment.base import Alignment, Stats, node_moments
-from alignment.graph import Graph, GroupName, Node, PyTree
+from alignment.base import Alignment, Stats
+from alignment.graph import Graph, GroupName, Node, PyTree, admits, indexing
 
 Copy = tuple[int, ...]
 
@@ -73,12 +74,28 @@ class ActivationAlignment(Alignment):
         return theta
 
 
+def solved_nodes(graph: Graph, moments: Mapping[str, Moments]) -> list[str]:
+    """The nodes with moments that `solve` is asked for: those that index others are permuted."""
+    return [name for name in moments if name not in indexing(graph)]
+
+
+def check_groups(alignment: Alignment, graph: Graph, nodes: Iterable[str], group: GroupName) -> None:
+    """Raise ValueError naming the nodes whose own group does not hold all of `group`, which the alignment's maps are of."""
+    outside = [f"{name!r} ({graph.nodes[name].group})" for name in nodes if not admits(graph.nodes[name], group)]
+    if outside:
+        some = ", ".join(outside[:5]) + (f" and {len(outside) - 5} more" if len(outside) > 5 else "")
+        raise ValueError(
+            f"{type(alignment).__name__} takes its maps from the {group} group, which changes the function at {some}: "
+            "pass approximate=True if that is meant, and verify and re-estimate statistics afterwards"
+        )
+
+
 class _Pair:
     """The moments of the reference and one other model."""
 
     def __init__(self, graph: Graph, moments: Mapping[str, Moments]):
         self.graph, self.moments = graph, moments
-        self.indexing = {name for node in graph.nodes.values() for name in node.index}
+        self.indexing = indexing(graph)
         self.orders: dict[str, np.ndarray] = {}  # of the nodes that index others
 
     def identity(self, alignment: ActivationAlignment) -> dict[str, PyTree]:

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from alignment.activations.correlation import Spectrum, spectrum
 from alignment.activations.moments import Moments
-from alignment.base import check_finite, check_groups
-from alignment.checks import check_number
+from alignment.checks import check_choice, check_number
+from alignment.finite import check_finite
 from alignment.graph import Graph
 from alignment.maps import Maps, NodeMap, permutation
-from alignment.methods.by_activations import ActivationAlignment
-from alignment.methods.procrustes import polar, rotated
+from alignment.methods.by_activations import ActivationAlignment, check_groups, solved_nodes
+from alignment.orthogonal import polar
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,17 @@ class CCA(ActivationAlignment):
             "absolute" adds it as it is, as published.
         approximate: also map nodes whose group is not linear (units between elementwise nonlinearities). That changes what
             the network computes; afterwards, re-estimate BatchNorm statistics. Otherwise they are refused.
+
+    Example:
+        >>> apply = lambda v, x: (x @ v["up"]) @ v["down"]  # nothing between the layers: any invertible map will do
+        >>> a = {"up": jnp.eye(2), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[1.0, 1.0], [0.0, 2.0]]), "down": jnp.array([[0.5], [0.5]])}  # the same function
+        >>> x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+        >>> graph, cca = alignment.trace(apply, a, x), alignment.CCA(gamma=1e-3)
+        >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], cca.needs)
+        >>> aligned = alignment.align(cca, graph, [a, b], stats=stats)[1]
+        >>> np.allclose(aligned["up"], a["up"], atol=0.01)  # the mixture undone
+        True
     """
 
     gamma: float = 0.1
@@ -48,12 +59,11 @@ class CCA(ActivationAlignment):
 
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma)
-        if self.scale not in ("relative", "absolute"):
-            raise ValueError(f"scale must be 'relative' or 'absolute', got {self.scale!r}")
+        check_choice("scale", self.scale, ("relative", "absolute"))
 
     def check(self, graph: Graph, moments: Mapping[str, Moments]) -> None:
         """Raise ValueError naming nodes that linear maps do not suit, unless `approximate`; warn where samples are few."""
-        nodes = rotated(graph, moments)
+        nodes = solved_nodes(graph, moments)
         if not self.approximate:
             check_groups(self, graph, nodes, "linear")
         few = [n for n in nodes if moments[n].samples <= graph.nodes[n].size and self._is_small(moments[n])]

@@ -42,6 +42,18 @@ class CycleConsistent(PermutationAlignment):
     Attributes:
         max_iterations: at most this many steps of Frank-Wolfe, and as many rounds of the ascent.
         tolerance: Frank-Wolfe ends at a step that gains no more than this share of F.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> rows = ([1.0, 2.0, 3.0], [3.0, 1.1, 2.0], [2.2, 3.0, 1.0])
+        >>> models = [{"up": jnp.array([row]), "down": jnp.array(row)[:, None]} for row in rows]
+        >>> graph, matching = alignment.trace(apply, models[0], jnp.ones((1, 1))), alignment.CycleConsistent()
+        >>> [model["up"].tolist() for model in matching.init(graph, models)]
+        [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+        >>> print(np.concatenate([model["up"] for model in alignment.align(matching, graph, models)]).round(1))
+        [[1.  2.  3. ]
+         [1.1 2.  3. ]
+         [1.  2.2 3. ]]
     """
 
     max_iterations: int = 100

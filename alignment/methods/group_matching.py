@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.assignment import assign
-from alignment.base import Alignment, Stats, check_finite
+from alignment.base import Alignment, Stats
 from alignment.checks import check_count
+from alignment.finite import check_finite
 from alignment.graph import Graph, GroupName, Node, PyTree
 from alignment.maps import Maps, NodeMap, permutation
-from alignment.methods.procrustes import polar
 from alignment.methods.straight_through import hard_permutation, latent_scores
-from alignment.orthogonal import nearest_orthogonal
-from alignment.weight_distance import agreement
+from alignment.orthogonal import nearest_orthogonal, polar
+from alignment.weight_distance import agreement, agreement_slopes
 
 Matrices = dict[str, np.ndarray]  # node -> (*copies, units, units)
 
@@ -40,6 +40,18 @@ class GroupMatching(Alignment):
     Attributes:
         max_sweeps: at most this many passes over all nodes.
         learn_permutations: whether permutations are learned too, or stay as they were found.
+
+    Example:
+        >>> apply = lambda v, x: jnp.tanh((x @ v["up"]) @ v["mid"]) @ v["down"]
+        >>> a = {"up": jnp.eye(2), "mid": jnp.eye(2, 3), "down": jnp.ones((3, 1))}
+        >>> turn, order = jnp.array([[0.0, -1.0], [1.0, 0.0]]), jnp.array([2, 0, 1])
+        >>> b = {"up": a["up"] @ turn, "mid": (turn.T @ a["mid"])[:, order], "down": a["down"][order]}
+        >>> graph = alignment.trace(apply, a, jnp.ones((1, 2)))
+        >>> {name: node.group for name, node in graph.nodes.items()}
+        {'up': 'linear', 'mid': 'permutation'}
+        >>> aligned = alignment.align(alignment.GroupMatching(), graph, [a, b])[1]
+        >>> all(np.allclose(aligned[path], a[path], atol=1e-5) for path in a)  # turned and permuted back
+        True
     """
 
     max_sweeps: int = 100
@@ -111,7 +123,7 @@ class _Pair:
 
     def scores(self, matrices: Matrices) -> Matrices:
         """The derivative of the objective by each matrix: what each unit would be worth at each place."""
-        return jax.device_get(_slopes(self.graph, matrices, self.ours, self.theirs))
+        return jax.device_get(agreement_slopes(self.graph, matrices, self.ours, self.theirs))
 
     def _node(self, node: Node, found: Matrices) -> Matrices:
         scores = self.scores(found)[node.name].reshape(-1, node.size, node.size)
@@ -160,4 +172,3 @@ def _turn(node: Node, places: int) -> np.ndarray:
 
 
 _agreement = jax.jit(agreement, static_argnums=0)
-_slopes = jax.jit(jax.grad(agreement, argnums=1), static_argnums=0)

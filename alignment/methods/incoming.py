@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from alignment.activations.moments import Joint
-from alignment.blocks import Bare, axis_of
+from alignment.blocks import Bare, axis_of, name_of
 from alignment.graph import Graph, PyTree, weights_of
 from alignment.labels import Fixed, NodeAxis
-from alignment.maps import Maps
+from alignment.maps import Maps, carried, factor, replaced
 from alignment.permutations import blocks
 
 
@@ -64,7 +64,7 @@ def _rows(
 
 def _makes(graph: Graph, name: str, labels: Sequence[Bare]) -> bool:
     """Whether a block is among the weights that make each unit of a node."""
-    carried = {label.node if isinstance(label, NodeAxis) else label.name for label in labels}
+    carried = set(map(name_of, labels))
     roles = [label.role for label in labels if isinstance(label, NodeAxis) and label.node == name]
     return roles == ["out"] and carried.issuperset(graph.nodes[name].index)
 
@@ -76,14 +76,12 @@ def _is_known(graph: Graph, maps: Maps, name: str, labels: Sequence[Bare]) -> bo
 
 
 def _features(graph: Graph, maps: Maps, name: str, labels: Sequence[Bare], block: np.ndarray) -> np.ndarray:
-    """A block (*copies, units, features) with its other axes in the new units. Indexed nodes first, as in `transport`."""
+    """A block (*copies, units, features) with its other axes in the new units, as `transport` would bring them there."""
     node = graph.nodes[name]
     front = [axis_of(labels, i) for i in (*node.index, name)]
-    others = [(d, label) for d, label in enumerate(labels) if d not in front and isinstance(label, NodeAxis)]
-    for d, label in sorted(others, key=lambda item: -len(graph.nodes[item[1].node].index)):
-        m, axes, new = maps[label.node], list(range(block.ndim)), block.ndim
-        index = [axis_of(labels, i) for i in graph.nodes[label.node].index]
-        matrix, pair = (m.push, [new, d]) if label.role == "out" else (m.pull, [d, new])
-        moved = [new if k == d else k for k in axes]
-        block = np.einsum(np.asarray(matrix, np.float64), [*index, *pair], block, axes, moved, optimize=True)
+    for d, label in carried(graph, labels, graph.nodes):
+        if d not in front:
+            matrix, axes = factor(graph, maps[label.node], labels, d)
+            every = [*range(block.ndim)]
+            block = np.einsum(np.asarray(matrix, np.float64), axes, block, every, replaced(d, block.ndim), optimize=True)
     return np.moveaxis(block, front, range(len(front))).reshape(*node.copies, node.size, -1)

@@ -32,11 +32,6 @@ def similarity(joint: Joint, models: int) -> Similarity:
     return np.round(found / GRID) * GRID
 
 
-def identity(units: int, models: int) -> Slots:
-    """Unit i of every model to slot i."""
-    return np.tile(np.arange(units), models)
-
-
 def exact(scores: Similarity, width: int) -> Slots:
     """The pairs of two models' units that correlate most in sum; the best of them share a slot until `width` slots remain."""
     n = len(scores) // 2

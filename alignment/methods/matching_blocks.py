@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from alignment.blocks import Bare, axis_of
-from alignment.labels import NodeAxis
+from alignment.blocks import Bare, axis_of, name_of
+from alignment.labels import Fixed, NodeAxis
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,28 @@ class Block:
         self.labels, self.carried, self.nodes = self.layout.labels, self.layout.carried, self.layout.nodes
 
 
-def name_of(label: Bare) -> str:
-    """The node or the name of a fixed axis."""
-    return label.node if isinstance(label, NodeAxis) else label.name
+def stacked(labels: Sequence[Sequence[Bare]], models: Sequence[Sequence[np.ndarray]]) -> tuple[list, list[list[np.ndarray]]]:
+    """All blocks that carry the same nodes as one: a network has many vectors, and every product costs.
+
+    Which axis of its tensor a node stands on does not matter here, so its weights to and from another node are one block. The
+    first node is on the first axis and the last on the last, both in front of all else without a copy; what no node carries
+    is left out.
+    """
+    groups: dict[tuple[Bare, ...], list[tuple[int, list[int]]]] = {}
+    for k, block in enumerate(labels):
+        named = sorted((d for d, x in enumerate(block) if name_of(x)), key=lambda d: name_of(block[d]))
+        if any(isinstance(x, NodeAxis) for x in block):
+            axes = [*named[:1], *(d for d in range(len(block)) if d not in named), *named[1:]]
+            groups.setdefault(tuple(_bare(block[d]) for d in named), []).append((k, axes))
+    together = [[first, Fixed(-1), *others] for first, *others in groups]
+
+    def joined(model: Sequence[np.ndarray], nodes: tuple[Bare, ...], same: list[tuple[int, list[int]]]) -> np.ndarray:
+        first, *others = (x.size for x in nodes)
+        parts = [model[k].transpose(axes).reshape(first, -1, *others) for k, axes in same]
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    return together, [[joined(model, *group) for group in groups.items()] for model in models]
+
+
+def _bare(label: Bare) -> Bare:
+    return NodeAxis(label.node, label.size, "out") if isinstance(label, NodeAxis) else label

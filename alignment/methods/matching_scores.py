@@ -10,8 +10,7 @@ from jaxtyping import Float
 from alignment.assignment import assign_copies, assign_two_level
 from alignment.blocks import Bare
 from alignment.graph import Graph, Node
-from alignment.labels import Fixed, NodeAxis
-from alignment.methods.matching_blocks import Block, Layout, name_of
+from alignment.methods.matching_blocks import Block, Layout
 from alignment.permutations import Order, Orders, after, reordered, unmoved
 
 Scores = Float[np.ndarray, "*copies places units"]
@@ -96,7 +95,7 @@ class Descent:
         for name in block.nodes:
             if name in self._scores and block in self._carrying[name]:
                 self._catch_up(name, block)
-                self._add(self._scores[name], block, change, block.theirs, self._path[name])
+                self._add(name, block, change, block.theirs)
 
     def moved_blocks(self) -> set[int]:
         """The numbers of the blocks of the second model that have moved since the last call."""
@@ -151,7 +150,7 @@ class Descent:
         if node.name not in self._scores:
             self._scores[node.name] = np.zeros((*node.copies, node.size, node.size))
             for block in self._carrying[node.name]:
-                self._add(self._scores[node.name], block, block.ours, block.theirs, self._path[node.name])
+                self._add(node.name, block, block.ours, block.theirs)
         for block in list(self._missing[node.name]):
             self._catch_up(node.name, block)
         return self._scores[node.name]
@@ -190,7 +189,7 @@ class Descent:
             return block.theirs.take(move[block.carried[axis]][places], axis)
         return reordered(self._graph, block.labels, block.theirs, move)[(slice(None),) * axis + (places,)]
 
-    def _note(self, name: str, block: Block, change: "Change") -> None:
+    def _note(self, name: str, block: Block, change: Change) -> None:
         """The scores of a node miss a change of a block. Several that are larger than the block become one of all of it."""
         if name not in self._scores or block not in self._carrying[name]:
             return
@@ -208,11 +207,12 @@ class Descent:
                 ours, where = block.ours, (..., slices[-1])
             else:
                 ours, where = block.ours[slices], tuple(slices[-1] if moved == i else slice(None) for i in node.index)
-            self._add(self._scores[name], block, ours, values, self._path[name], where)
+            self._add(name, block, ours, values, where)
 
-    def _add(self, scores: Scores, block: Block, ours: np.ndarray, theirs: np.ndarray, names: tuple, where: tuple = ()) -> None:
-        """Add the products to these places of the scores."""
-        for axes in block.layout.axes(names):
+    def _add(self, name: str, block: Block, ours: np.ndarray, theirs: np.ndarray, where: tuple = ()) -> None:
+        """Add the products to these places of the scores of a node."""
+        scores = self._scores[name]
+        for axes in block.layout.axes(self._path[name]):
             a, b = _in_front(ours, axes), _in_front(theirs, axes).mT
             scores[where] += a @ b if scores.size < LARGE else np.matmul(a, b, out=self._room_for((*a.shape[:-1], b.shape[-1])))
 
@@ -252,38 +252,11 @@ def _together(block: Block, changes: Sequence[Change]) -> Change:
     return Change((slice(None),), total)
 
 
-def stacked(labels: Sequence[Sequence[Bare]], models: Sequence[Sequence[np.ndarray]]) -> tuple[list, list[list[np.ndarray]]]:
-    """All blocks that carry the same nodes as one: a network has many vectors, and every product costs.
-
-    Which axis of its tensor a node stands on does not matter here, so its weights to and from another node are one block. The
-    first node is on the first axis and the last on the last, both in front of all else without a copy; what no node carries
-    is left out.
-    """
-    groups: dict[tuple[Bare, ...], list[tuple[int, list[int]]]] = {}
-    for k, block in enumerate(labels):
-        named = sorted((d for d, x in enumerate(block) if name_of(x)), key=lambda d: name_of(block[d]))
-        if any(isinstance(x, NodeAxis) for x in block):
-            axes = [*named[:1], *(d for d in range(len(block)) if d not in named), *named[1:]]
-            groups.setdefault(tuple(_bare(block[d]) for d in named), []).append((k, axes))
-    together = [[first, Fixed(-1), *others] for first, *others in groups]
-
-    def joined(model: Sequence[np.ndarray], nodes: tuple[Bare, ...], same: list[tuple[int, list[int]]]) -> np.ndarray:
-        first, *others = (x.size for x in nodes)
-        parts = [model[k].transpose(axes).reshape(first, -1, *others) for k, axes in same]
-        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-
-    return together, [[joined(model, *group) for group in groups.items()] for model in models]
-
-
 def _dear(graph: Graph) -> str | None:
     """The node whose assignments, cubic in its units, cost more than those of all others together, if there is one."""
     cost = {n.name: math.prod(n.copies) * n.size**3 for n in graph.nodes.values()}
     dearest = max(cost, key=cost.__getitem__, default=None)
     return dearest if dearest is not None and 2 * cost[dearest] > sum(cost.values()) > cost[dearest] else None
-
-
-def _bare(label: Bare) -> Bare:
-    return NodeAxis(label.node, label.size, "out") if isinstance(label, NodeAxis) else label
 
 
 def objective(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> float:

@@ -3,32 +3,32 @@
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from alignment.activations.collected import joint_moments
 from alignment.activations.moments import Joint, JointMoments
-from alignment.base import Alignment, Stats, graphs_of, joint_moments
-from alignment.checks import check_number
+from alignment.base import MapAlignment, Stats, Theta
+from alignment.checks import check_choice, check_number
 from alignment.graph import Graph, PyTree
-from alignment.maps import Maps, NodeMap, identity
+from alignment.maps import NodeMap, identity
 from alignment.methods.activation_matching import ActivationMatching
 from alignment.methods.couplings import coupling, masses_of, support
 from alignment.methods.heads import families, permuted
 from alignment.methods.incoming import IncomingWeights
+from alignment.per_model import Graphs, graphs_of
 from alignment.separability import rigid
 from alignment.widths import Width, check_width, new_widths
 
-Theta = list[dict[str, NodeMap]]
 Plan = Float[np.ndarray, "*copies new old"]
 Source = Callable[[str, Theta], Joint | None]
 """A node and the maps found so far -> the second moments of its features in all models, if there are any."""
 
 
 @dataclass(frozen=True)
-class OptimalTransport(Alignment):
+class OptimalTransport(MapAlignment):
     """Couple the units of every model with those of one network by optimal transport, softly or not, whatever their numbers.
 
     "Model Fusion via Optimal Transport" (Singh and Jaggi 2020). At each node, T_k minimises <T, C> over the couplings of the
@@ -58,33 +58,33 @@ class OptimalTransport(Alignment):
             them make together.
         regularisation: the weight of the entropy of T, in units of the mean of each node's C; 0 for exact transport.
         width: the units of every merged node that may change, or (node, units) for some of them; None for those of model 0.
-    """
 
-    resizes: ClassVar[bool] = True
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> narrow = {"up": jnp.array([[1.0, 3.0]]), "down": jnp.array([[1.0], [3.0]])}
+        >>> wide = {"up": jnp.array([[3.0, 1.0, 3.0, 1.0]]), "down": jnp.array([[1.5], [0.5], [1.5], [0.5]])}
+        >>> models, x = [narrow, wide], jnp.ones((1, 1))
+        >>> graphs = [alignment.trace(apply, model, x) for model in models]
+        >>> moved = alignment.align(alignment.OptimalTransport("weights"), graphs, models)
+        >>> moved[1]["up"].tolist(), moved[1]["down"].tolist()  # four units in the places of two, the same function
+        ([[1.0, 3.0]], [[1.0], [3.0]])
+    """
 
     cost: Literal["activations", "weights"] = "activations"
     regularisation: float = 0
     width: Width = None
 
     def __post_init__(self) -> None:
-        if self.cost not in ("activations", "weights"):
-            raise ValueError(f"cost must be 'activations' or 'weights', got {self.cost!r}")
+        check_choice("cost", self.cost, ("activations", "weights"))
         check_number("regularisation", self.regularisation)
         check_width(self.width)
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """`JointMoments` for the cost "activations"."""
         return (JointMoments,) if self.cost == "activations" else ()
 
-    def init(
-        self,
-        graph: Graph | Sequence[Graph],
-        models: Sequence[PyTree],
-        *,
-        stats: Stats | None = None,
-        key: Array | None = None,
-    ) -> Theta:
+    def init(self, graph: Graphs, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> Theta:
         """For each model, node -> its map (*copies, new, old) and back. A single model that keeps its widths has none.
 
         Args:
@@ -117,10 +117,6 @@ class OptimalTransport(Alignment):
                 f"OptimalTransport leaves nodes without weights to compare as they are: {', '.join(missing)}", stacklevel=3
             )
         return theta
-
-    def maps(self, theta: Theta, graph: Graph) -> Sequence[Maps]:
-        """Theta as it is."""
-        return [{name: NodeMap(*map(jnp.asarray, m)) for name, m in model.items()} for model in theta]
 
     def _source(self, graphs: Sequence[Graph], models: Sequence[PyTree], stats: Stats | None) -> Source:
         if self.cost == "weights":

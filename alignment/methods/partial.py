@@ -9,21 +9,23 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignment.activations.moments import NodeMoments
-from alignment.base import Alignment, PermutationAlignment, Stats, of_one_width
+from alignment.base import Alignment, MapAlignment, PermutationAlignment, Stats, Theta
 from alignment.checks import check_fraction, repeated
 from alignment.graph import Graph, PyTree
-from alignment.maps import Maps, NodeMap, identity
+from alignment.maps import NodeMap, identity
+from alignment.methods.starts import orders_of
 from alignment.methods.unit_agreement import Agreement, activation_agreement, weight_agreement
 from alignment.methods.weight_matching import WeightMatching
 from alignment.own_leaves import own_leaves, without
-from alignment.permutations import Order, unmoved
+from alignment.per_model import Graphs, of_one_width
+from alignment.permutations import Order
 from alignment.separability import check_separable, separable
 
 Ratios = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
-class PartialMatching(Alignment):
+class PartialMatching(MapAlignment):
     """Merge the units of each node that agree best with their partners and keep a fraction of them separate in every model.
 
     The partial matching of PLeaS (Nasery et al. 2024, "PLeaS: Merging Models with Permutations and Least Squares",
@@ -54,12 +56,23 @@ class PartialMatching(Alignment):
         matching: what finds the permutations.
         ratio: the fraction of the units kept separate, for every node that can change its width, or by node (a mapping, or
             pairs, as which it is kept; nodes that are not named are merged).
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[0.5, 1.0], [-1.0, 0.0]]), "down": jnp.ones((2, 1))}
+        >>> graph, partial = alignment.trace(apply, a, jnp.ones((1, 2))), alignment.PartialMatching(ratio=0.5)
+        >>> partial.widths(graph, models=2)  # one unit that is merged, and one of each model
+        {'up': 3}
+        >>> merged = nm.Average()(nm.stack_models(alignment.align(partial, graph, [a, b])))
+        >>> merged["up"].tolist(), merged["down"].tolist()
+        ([[0.75, 0.0, 1.0], [-0.5, 1.0, 0.0]], [[1.0], [0.5], [0.5]])
+        >>> alignment.resize(apply, graph, merged)(merged, jnp.ones((1, 2))).tolist()
+        [[1.25]]
     """
 
     matching: Alignment = field(default_factory=WeightMatching)
     ratio: float | Mapping[str, float] | Ratios = 0.5
-
-    resizes = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.matching, PermutationAlignment):
@@ -67,7 +80,7 @@ class PartialMatching(Alignment):
         object.__setattr__(self, "ratio", _checked(self.ratio))
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """What the matching needs."""
         return self.matching.needs
 
@@ -85,14 +98,7 @@ class PartialMatching(Alignment):
         """The new width of every node for so many models: what `resize` takes."""
         return {name: k + models * (graph.nodes[name].size - k) for name, k in self.merged(graph).items()}
 
-    def init(
-        self,
-        graph: Graph | Sequence[Graph],
-        models: Sequence[PyTree],
-        *,
-        stats: Stats | None = None,
-        key: Array | None = None,
-    ) -> list[dict[str, NodeMap]]:
+    def init(self, graph: Graphs, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> Theta:
         """For each model, node -> its map: push (*copies, new, old) and pull (*copies, old, new), float32.
 
         One model has nobody to be separate from: the identity.
@@ -105,10 +111,6 @@ class PartialMatching(Alignment):
         if count == 1:
             return [{n.name: NodeMap(*map(jnp.asarray, identity(n.size, n.copies))) for n in own.nodes.values()}]
         return matched(self.matching, own, models, stats=stats, key=key).maps(merged)
-
-    def maps(self, theta: list[dict[str, NodeMap]], graph: Graph) -> Sequence[Maps]:
-        """Theta as it is."""
-        return [{node: NodeMap(*m) for node, m in model.items()} for model in theta]
 
 
 def merged_units(size: int, ratio: float) -> int:
@@ -142,8 +144,7 @@ def matched(
     Networks with different numbers of outputs are matched by what they have in common: heads take no part.
     """
     models = without(models, own_leaves(graph, models))
-    found = matching.rounded(matching.init(graph, models, stats=stats, key=key))
-    orders = [unmoved(graph) | {name: np.asarray(order) for name, order in model.items()} for model in found]
+    orders = orders_of(matching, graph, models, stats=stats, key=key)
     by_activations: Agreement = {}
     if stats is not None and NodeMoments in matching.needs:
         by_activations = activation_agreement(graph, stats[NodeMoments], orders)

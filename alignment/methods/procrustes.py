@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.activations.moments import Moments
-from alignment.base import check_finite, check_groups
+from alignment.finite import check_finite
 from alignment.graph import Graph
 from alignment.maps import Maps, NodeMap, orthogonal, permutation
-from alignment.methods.by_activations import ActivationAlignment
-from alignment.orthogonal import nearest_orthogonal
+from alignment.methods.by_activations import ActivationAlignment, check_groups, solved_nodes
+from alignment.orthogonal import nearest_orthogonal, polar
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,18 @@ class Procrustes(ActivationAlignment):
     Attributes:
         approximate: also rotate nodes whose group holds no rotations (units between elementwise nonlinearities). That changes
             what the network computes; afterwards, re-estimate BatchNorm statistics. Otherwise they are refused.
+
+    Example:
+        >>> apply = lambda v, x: (x @ v["up"]) @ v["down"]  # nothing between the layers: any rotation will do
+        >>> a = {"up": jnp.eye(2), "down": jnp.ones((2, 1))}
+        >>> turn = jnp.array([[0.6, -0.8], [0.8, 0.6]])
+        >>> b = {"up": jnp.eye(2) @ turn, "down": turn.T @ jnp.ones((2, 1))}
+        >>> x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+        >>> graph, rotation = alignment.trace(apply, a, x), alignment.Procrustes()
+        >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], rotation.needs)
+        >>> aligned = alignment.align(rotation, graph, [a, b], stats=stats)[1]
+        >>> np.allclose(aligned["up"], a["up"], atol=1e-3)  # turned back
+        True
     """
 
     approximate: bool = False
@@ -35,7 +47,7 @@ class Procrustes(ActivationAlignment):
     def check(self, graph: Graph, moments: Mapping[str, Moments]) -> None:
         """Raise ValueError naming nodes that rotations do not suit, unless `approximate`."""
         if not self.approximate:
-            check_groups(self, graph, rotated(graph, moments), "orthogonal")
+            check_groups(self, graph, solved_nodes(graph, moments), "orthogonal")
 
     def solve(self, moments: Moments) -> Float[np.ndarray, "units units"]:
         """The rotation."""
@@ -49,39 +61,3 @@ class Procrustes(ActivationAlignment):
 
 def _map(x: Array) -> NodeMap:
     return permutation(x) if jnp.issubdtype(x.dtype, jnp.integer) else orthogonal(nearest_orthogonal(x))
-
-
-def rotated(graph: Graph, moments: Mapping[str, Moments]) -> list[str]:
-    """The nodes with moments that do not index others: those are permuted."""
-    indexing = {name for node in graph.nodes.values() for name in node.index}
-    return [name for name in moments if name not in indexing]
-
-
-def polar(matrix: Float[np.ndarray, "n n"], *, tolerance: float = 1e-6) -> Float[np.ndarray, "n n"]:
-    """The orthogonal matrix nearest to `matrix`, in float64 on the host.
-
-    Directions with a singular value below `tolerance` times the largest (dead units) leave the factor open. There it takes
-    the canonical basis of one null space to that of the other: dead units to dead units in order, the identity where both
-    have the same. The result does not depend on the solver.
-    """
-    u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64))
-    rank = int((s > tolerance * s.max(initial=0)).sum())
-    factor = u[:, :rank] @ vt[:rank]
-    if rank < len(s):
-        factor = factor + _canonical_basis(u[:, rank:]) @ _canonical_basis(vt[rank:].T).T
-    return factor
-
-
-def _canonical_basis(basis: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """An orthonormal basis that depends on the space alone: the coordinate axes projected onto it, orthogonalised in order.
-
-    An axis is passed over while less than half the average share of the space lies along it, so rounding changes nothing.
-    """
-    n, k = basis.shape
-    projector, found = basis @ basis.T, np.zeros((n, 0))
-    for left in range(k, 0, -1):
-        j = int(np.argmax(np.diagonal(projector) >= 0.5 * left / n))
-        column = projector[:, j] / np.sqrt(projector[j, j])
-        projector = projector - np.outer(column, column)
-        found = np.column_stack([found, column])
-    return found

@@ -1,6 +1,5 @@
 """Positive scaling: the factors that ReLU networks may carry from unit to unit, found together with a permutation."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from alignment.base import Alignment, PermutationAlignment, Stats, admits, check_finite
+from alignment.base import Alignment, PermutationAlignment, Stats
 from alignment.blocks import Bare, axis_of, each_block
 from alignment.checks import check_count
-from alignment.graph import STATISTICS, Graph, Node, PyTree, floating
+from alignment.finite import check_finite
+from alignment.graph import Graph, Node, PyTree, admits, weights_of
 from alignment.labels import NodeAxis
 from alignment.maps import Maps, NodeMap, permutation
 from alignment.methods.by_activations import paired_copy
+from alignment.methods.starts import orders_of
 from alignment.methods.weight_matching import WeightMatching
-from alignment.permutations import Weights, blocks, permuted, unmoved
+from alignment.permutations import Weights, blocks, permuted
 
 Factors = Mapping[str, Float[np.ndarray, "*copies units"]]
 
@@ -39,6 +40,15 @@ class Scale(Alignment):
     Attributes:
         start: what finds the permutations.
         max_sweeps: at most this many passes over all nodes.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0]]), "down": jnp.array([[1.0], [2.0]])}
+        >>> b = {"up": jnp.array([[4.0, 1.0]]), "down": jnp.array([[1.0], [1.0]])}
+        >>> graph = alignment.trace(apply, a, jnp.ones((1, 1)))
+        >>> aligned = alignment.align(alignment.Scale(), graph, [a, b])[1]
+        >>> aligned["up"].round(3).tolist(), aligned["down"].round(3).tolist()  # exchanged; 4 and 1 scaled to 2 and 2
+        ([[1.0, 2.0]], [[1.0], [2.0]])
     """
 
     start: Alignment = field(default_factory=WeightMatching)
@@ -50,14 +60,13 @@ class Scale(Alignment):
         check_count("max_sweeps", self.max_sweeps, 0)
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """What the start needs."""
         return self.start.needs
 
     def init(self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> list:
         """For each model, node -> {"order", "log_scale"}, each (*copies, units)."""
-        found = self.start.rounded(self.start.init(graph, models, stats=stats, key=key))
-        orders = [unmoved(graph) | {name: np.asarray(order) for name, order in model.items()} for model in found]
+        orders = orders_of(self.start, graph, models, stats=stats, key=key)
         weights = [_permuted_weights(graph, model, order) for model, order in zip(models, orders, strict=True)]
         theta = [{name: {"order": order} for name, order in model.items()} for model in orders]
         for model, theirs, order in zip(theta[1:], weights[1:], orders[1:], strict=True):
@@ -101,8 +110,7 @@ def _scaled_permutation(order: Array, log_scale: Array | None = None) -> NodeMap
 
 
 def _permuted_weights(graph: Graph, model: PyTree, orders: Mapping[str, np.ndarray]) -> Weights:
-    kept = {path: np.asarray(x, np.float64) for path, x in floating(model).items() if not re.search(STATISTICS, path)}
-    return {path: permuted(graph, path, x, orders) for path, x in kept.items()}
+    return {path: permuted(graph, path, np.asarray(x, np.float64), orders) for path, x in weights_of(model).items()}
 
 
 def distance(ours: Weights, theirs: Weights) -> float:

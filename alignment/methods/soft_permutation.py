@@ -12,11 +12,13 @@ import optax
 from jaxtyping import Array, Float
 
 from alignment.assignment import assign_copies
-from alignment.base import Alignment, Stats, check_finite
+from alignment.base import Alignment, Stats
 from alignment.checks import check_count, check_number
+from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, NodeMap
-from alignment.permutations import Order, unmoved
+from alignment.methods.starts import orders_of
+from alignment.permutations import Order
 from alignment.sinkhorn import sinkhorn
 from alignment.weight_distance import weight_distance
 
@@ -43,6 +45,17 @@ class SoftPermutation(Alignment):
         learning_rate: of Adam. One suits all networks, for Adam's epsilon is far below the gradients.
         temperature: the first and the last, geometric over the steps; `maps` uses the last.
         iterations: of Sinkhorn.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0]]), "down": jnp.array([[1.0], [2.0]])}
+        >>> b = {"up": jnp.array([[2.0, 1.0]]), "down": jnp.array([[2.0], [1.0]])}
+        >>> graph, matching = alignment.trace(apply, a, jnp.ones((1, 1))), alignment.SoftPermutation(steps=20)
+        >>> theta = matching.init(graph, [a, b])
+        >>> matching.maps(theta, graph)[1]["up"].push.sum(0).round(3).tolist()  # doubly stochastic
+        [1.0, 1.0]
+        >>> matching.maps(matching.rounded(theta), graph)[1]["up"].push.tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
     """
 
     start: Alignment | None = None
@@ -64,7 +77,7 @@ class SoftPermutation(Alignment):
         check_count("iterations", self.iterations)
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """What the start needs."""
         return () if self.start is None else self.start.needs
 
@@ -72,9 +85,9 @@ class SoftPermutation(Alignment):
         self, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None
     ) -> list[Logits]:
         """For each model, node -> logits (*copies, units, units); none for model 0."""
-        orders = starting_orders(self.start, graph, models, stats=stats, key=key)
+        orders = [{}, *orders_of(self.start, graph, models, stats=stats, key=key)[1:]]
         noise = jax.random.key(0) if key is None else key  # the same for every model, so that each is aligned on its own
-        theta: list[Logits] = [{name: self._logits(name, order, noise) for name, order in model.items()} for model in orders]
+        theta: list[Logits] = [{name: self._logits(name, o, noise) for name, o in model.items()} for model in orders]
         return _descended(self, graph, theta, tuple(models)) if self.steps and len(models) > 1 else theta
 
     def maps(self, theta: list[Logits], graph: Graph) -> Sequence[Maps]:
@@ -113,6 +126,16 @@ def annealed(temperature: optax.Schedule) -> optax.GradientTransformation:
 
     Args:
         temperature: step -> a positive number.
+
+    Raises:
+        ValueError: where it is updated without the parameters.
+
+    Example:
+        >>> theta = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]])}  # logits
+        >>> optimizer = optax.chain(optax.sgd(0.1), alignment.annealed(lambda step: 0.5**step))
+        >>> updates, _ = optimizer.update({"up": jnp.zeros((2, 2))}, optimizer.init(theta), theta)
+        >>> optax.apply_updates(theta, updates)["up"].tolist()  # half the temperature: logits twice as large
+        [[2.0, 0.0], [0.0, 2.0]]
     """
 
     def init(params: PyTree) -> optax.ScaleByScheduleState:
@@ -130,29 +153,6 @@ def annealed(temperature: optax.Schedule) -> optax.GradientTransformation:
         return scaled, optax.ScaleByScheduleState(count=following)
 
     return optax.GradientTransformation(init, update)
-
-
-def starting_orders(
-    start: Alignment | None, graph: Graph, models: Sequence[PyTree], *, stats: Stats | None, key: Array | None
-) -> list[dict[str, Order]]:
-    """For each model, the order of every node that an alignment finds; None leaves all as they are. Empty for model 0.
-
-    Raises:
-        ValueError: if the alignment's maps are not permutations (the node is named).
-    """
-    if start is None or len(models) == 1:
-        return [{}, *(unmoved(graph) for _ in models[1:])]
-    found = start.maps(start.rounded(start.init(graph, models, stats=stats, key=key)), graph)
-    return [{}, *(unmoved(graph) | {name: _order(start, name, m) for name, m in maps.items()} for maps in found[1:])]
-
-
-def _order(start: Alignment, name: str, m: NodeMap) -> Order:
-    push = np.asarray(m.push)
-    order = push.argmax(axis=-1)
-    exact = push.shape[-1] == push.shape[-2] and np.array_equal(push, np.eye(push.shape[-1])[order])
-    if not exact or not (push.sum(axis=-2) == 1).all():
-        raise ValueError(f"start must be an alignment by permutations, but {type(start).__name__} maps {name!r} otherwise")
-    return order
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.assignment import assign, assign_in_jit
-from alignment.base import Alignment, Stats, check_finite
+from alignment.base import Alignment, Stats
+from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, NodeMap, permutation
-from alignment.methods.soft_permutation import starting_orders
+from alignment.methods.starts import orders_of
 from alignment.methods.weight_matching import WeightMatching
 from alignment.permutations import Order
-from alignment.weight_distance import agreement
+from alignment.weight_distance import agreement_slopes
 
 Scores = dict[str, Float[Array | np.ndarray, "*copies n n"]]
 
@@ -41,6 +42,18 @@ class StraightThrough(Alignment):
     Attributes:
         start: an alignment by permutations; None leaves every unit where it is.
         device: solve the assignments on the device rather than on the host.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0]]), "down": jnp.array([[1.0], [2.0]])}
+        >>> b = {"up": jnp.array([[2.0, 1.0]]), "down": jnp.array([[2.0], [1.0]])}
+        >>> graph, matching = alignment.trace(apply, a, jnp.ones((1, 1))), alignment.StraightThrough()
+        >>> theta = matching.init(graph, [a, b])  # scores
+        >>> matching.maps(theta, graph)[1]["up"].push.tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+        >>> slope = jax.jit(jax.grad(lambda theta: alignment.weight_distance(matching, graph, theta, [a, b])))
+        >>> slope([{}, {"up": jnp.eye(2)}])[1]["up"].tolist()  # with nothing moved, descent raises the scores of the exchange
+        [[2.0, 1.0], [-2.0, -1.0]]
     """
 
     start: Alignment | None = field(default_factory=WeightMatching)
@@ -51,7 +64,7 @@ class StraightThrough(Alignment):
             raise ValueError(f"start must be an alignment or None, got {self.start!r}")
 
     @property
-    def needs(self) -> tuple[type, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[type, ...]:
         """What the start needs."""
         return () if self.start is None else self.start.needs
 
@@ -63,10 +76,11 @@ class StraightThrough(Alignment):
         Where the scores of a copy prefer another assignment than `start`, which had more in view (heads with what is inside
         them, another loss), the places that it chose are raised to just above the others of their rows.
         """
-        theta: list[Scores] = []
-        for model, orders in zip(models, starting_orders(self.start, graph, models, stats=stats, key=key), strict=True):
+        theta: list[Scores] = [{}]
+        starts = orders_of(self.start, graph, models, stats=stats, key=key)
+        for model, orders in zip(models[1:], starts[1:], strict=True):
             pushes = {name: permutation(jnp.asarray(order)).push for name, order in orders.items()}
-            scores = _scores(graph, pushes, models[0], model) if orders else {}
+            scores = agreement_slopes(graph, pushes, models[0], model)
             theta.append({name: latent_scores(np.asarray(c), orders[name]) for name, c in scores.items()})
         return theta
 
@@ -74,9 +88,6 @@ class StraightThrough(Alignment):
         """Permutation matrices, exactly 0 and 1, with the derivative of the scores, which must be finite (else ValueError)."""
         check_finite(theta, "scores")
         return [{n: hard_permutation(jnp.asarray(s), device=self.device) for n, s in model.items()} for model in theta]
-
-
-_scores = jax.jit(jax.grad(agreement, argnums=1), static_argnums=0)
 
 
 def hard_permutation(scores: Float[Array, "*copies n n"], *, device: bool = False) -> NodeMap:

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from alignment.activations.correlation import living
+from alignment.activations.correlation import deviation, living
 from alignment.activations.moments import Moments
-from alignment.blocks import axis_of
+from alignment.blocks import axis_of, name_of
 from alignment.graph import Graph, Node, PyTree
-from alignment.labels import NodeAxis
 from alignment.permutations import Orders, blocks, origins, permuted
 from alignment.weight_distance import weights
 
@@ -63,15 +62,13 @@ def weight_agreement(graph: Graph, models: Sequence[PyTree], orders: Sequence[Or
 
 
 def _correlations(node: Node, graph: Graph, m: Moments, orders: Sequence[Orders]) -> Float[np.ndarray, "*copies units"]:
-    alive = living(m)
-    deviation = np.sqrt(np.maximum(np.diagonal(np.asarray(m.covariance, np.float64), axis1=-2, axis2=-1), 0))
-    cross = np.asarray(m.cross, np.float64)
+    alive, spread, cross = living(m), deviation(m), np.asarray(m.cross, np.float64)
     ours = _places(graph, node, orders[0])
     found = []
     for k in range(1, len(orders)):
         theirs = _places(graph, node, orders[k])
         a, b = alive[0][ours], alive[k][theirs]
-        scale = np.where(a & b, deviation[0][ours] * deviation[k][theirs], 1)
+        scale = np.where(a & b, spread[0][ours] * spread[k][theirs], 1)
         found.append(np.where(a & b, cross[k][(*ours, theirs[-1])] / scale, a == b))
     return np.mean(found, 0)
 
@@ -87,8 +84,7 @@ def _places(graph: Graph, node: Node, orders: Orders) -> tuple[np.ndarray, ...]:
 def _by_unit(node: Node, inner: Node, values: Float[np.ndarray, "*inner"]) -> Float[np.ndarray, "*copies units inside"]:
     """What is inside each unit of a node, laid out behind it."""
     axes = [inner.index.index(name) for name in (*node.index, node.name)]
-    front = np.moveaxis(values, axes, range(len(axes)))
-    return front.reshape(*front.shape[: len(axes)], -1)
+    return _in_front(values, axes)
 
 
 class _Products:
@@ -102,17 +98,17 @@ class _Products:
         """<a, b> / |a| |b| of the weights of each unit."""
         dot, ours, theirs = np.zeros((3, *node.copies, node.size))
         for labels, a, b in self._blocks:
-            names = [label.node if isinstance(label, NodeAxis) else label.name for label in labels]
+            names = [name_of(label) for label in labels]
             if {*node.index, node.name} <= {*names}:
                 for d in (d for d, name in enumerate(names) if name == node.name):
                     axes = [*(axis_of(labels, i) for i in node.index), d]
-                    x, y = _rows(a, axes), _rows(b, axes)
+                    x, y = (_in_front(w, axes).astype(np.float64) for w in (a, b))
                     dot, ours, theirs = dot + (x * y).sum(-1), ours + (x * x).sum(-1), theirs + (y * y).sum(-1)
         a, b = ours > 0, theirs > 0
         return np.where(a & b, dot / np.sqrt(np.where(a & b, ours * theirs, 1)), a == b)
 
 
-def _rows(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    """These axes in front and all others as one, in float64."""
+def _in_front(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """These axes in front, and all others as one."""
     front = np.moveaxis(x, axes, range(len(axes)))
-    return front.reshape(*front.shape[: len(axes)], -1).astype(np.float64)
+    return front.reshape(*front.shape[: len(axes)], -1)

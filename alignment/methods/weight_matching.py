@@ -12,10 +12,11 @@ from jaxtyping import Array
 from alignment.base import PermutationAlignment, Stats
 from alignment.blocks import Bare, each_block
 from alignment.checks import check_count, check_pattern
-from alignment.graph import STATISTICS, Graph, PyTree, flatten, floating
+from alignment.graph import Graph, PyTree, flatten, floating
 from alignment.labels import Fixed, NodeAxis
-from alignment.methods.matching_blocks import Layout
-from alignment.methods.matching_scores import Descent, objective, stacked
+from alignment.methods.matching_blocks import Layout, stacked
+from alignment.methods.matching_scores import Descent, objective
+from alignment.names import STATISTICS
 from alignment.permutations import Order, Weights, after, inverse, unmoved
 
 
@@ -39,6 +40,15 @@ class WeightMatching(PermutationAlignment):
         max_sweeps: at most this many passes over all nodes, and over all models.
         restarts: how often to start from the identity; the outcome of the highest objective is kept.
         exclude: paths matching this expression take no part in the scores: running statistics are not weights.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 2.0, 3.0]]), "down": jnp.array([[1.0], [2.0], [3.0]])}
+        >>> b = {"up": jnp.array([[3.0, 1.1, 2.0]]), "down": jnp.array([[3.0], [1.0], [2.1]])}
+        >>> graph = alignment.trace(apply, a, jnp.ones((1, 1)))
+        >>> theta = alignment.WeightMatching().init(graph, [a, b])
+        >>> theta[1]["up"].tolist()  # the unit of b that is put at each place
+        [1, 2, 0]
     """
 
     max_sweeps: int = 100

@@ -9,19 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from alignment.activations.collected import joint_moments
 from alignment.activations.moments import Joint, JointMoments
-from alignment.base import Alignment, Stats, joint_moments, of_one_width
-from alignment.checks import check_fraction, check_number, unknown
+from alignment.base import MapAlignment, Stats, Theta
+from alignment.checks import check_choice, check_fraction, check_number, unknown
 from alignment.graph import Graph, Node, PyTree
-from alignment.maps import Maps, NodeMap, identity
+from alignment.maps import NodeMap, identity
 from alignment.methods.activation_matching import ActivationMatching
 from alignment.methods.heads import families, permuted
 from alignment.methods.matchers import Slots, exact, greedy, inside_budget, k_means, similarity
+from alignment.per_model import Graphs, of_one_width
 from alignment.separability import rigid
 
 
 @dataclass(frozen=True)
-class ZipIt(Alignment):
+class ZipIt(MapAlignment):
     """Zip the units that are most alike, of several models or of one, into one unit each (Stoica et al. 2024, "ZipIt!").
 
     At each node the units of all N models are matched by their correlation, until `width` of them remain. With P the 0/1
@@ -55,6 +57,16 @@ class ZipIt(Alignment):
         start: the first node to zip, in the order of `graph.nodes`; None for the first of all.
         stop: the last. Nodes outside have no map: the models keep their own units there, `npmerge.multi_head` runs them with a
             stem and a head each.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> a = {"up": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "down": jnp.ones((2, 1))}
+        >>> b = {"up": jnp.array([[0.0, 2.0], [2.0, 0.0]]), "down": jnp.ones((2, 1))}
+        >>> x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+        >>> graph, zipping = alignment.trace(apply, a, x), alignment.ZipIt()
+        >>> stats = nm.collect(apply, graph, [a, b], [(x, None)], zipping.needs)
+        >>> nm.Average()(nm.stack_models(alignment.align(zipping, graph, [a, b], stats=stats)))["up"].tolist()
+        [[1.5, 0.0], [0.0, 1.5]]
     """
 
     width: float | None = None
@@ -65,7 +77,6 @@ class ZipIt(Alignment):
     stop: str | None = None
 
     needs = (JointMoments,)
-    resizes = True
 
     def __post_init__(self) -> None:
         if self.width is not None:
@@ -73,20 +84,12 @@ class ZipIt(Alignment):
             check_number("width", self.width, positive=True)
         check_fraction("alpha", self.alpha)
         check_fraction("beta", self.beta)
-        if self.matcher not in ("greedy", "exact", "k-means", "identity"):
-            raise ValueError(f"matcher must be 'greedy', 'exact', 'k-means' or 'identity', got {self.matcher!r}")
+        check_choice("matcher", self.matcher, ("greedy", "exact", "k-means", "identity"))
         for field, name in (("start", self.start), ("stop", self.stop)):
             if not isinstance(name, str | None):
                 raise ValueError(f"{field} must be the name of a node or None, got {name!r}")
 
-    def init(
-        self,
-        graph: Graph | Sequence[Graph],
-        models: Sequence[PyTree],
-        *,
-        stats: Stats | None = None,
-        key: Array | None = None,
-    ) -> list[dict[str, NodeMap]]:
+    def init(self, graph: Graphs, models: Sequence[PyTree], *, stats: Stats | None = None, key: Array | None = None) -> Theta:
         """For each model, node -> its map: push (*copies, new, old) and pull (*copies, old, new), float32.
 
         Raises:
@@ -105,10 +108,6 @@ class ZipIt(Alignment):
             for found, m in zip(theta, self._zipped(own.nodes[name], moments[name], count, widths[name]), strict=True):
                 found[name] = m
         return jax.tree.map(jnp.asarray, theta)
-
-    def maps(self, theta: list[dict[str, NodeMap]], graph: Graph) -> Sequence[Maps]:
-        """Theta as it is."""
-        return [{node: NodeMap(*m) for node, m in model.items()} for model in theta]
 
     def nodes(self, graph: Graph) -> list[str]:
         """The nodes from `start` to `stop`. Heads and what is inside them are among them together or not at all.

@@ -73,16 +73,8 @@ def _homogeneous_unary(terms: Terms, eqn: Equation) -> list[Axes]:
     *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "integer_pow", "pow"),
     *("square", "sign", "floor", "ceil", "round", "is_finite", "not", "and", "or", "xor", "rem", "atan2", "nextafter"),
     *("eq", "ne", "lt", "le", "gt", "ge", "clamp", "lgamma", "digamma", "population_count", "clz"),
-    *(
-        "shift_left",
-        "shift_right_logical",
-        "shift_right_arithmetic",
-        "complex",
-        "igamma",
-        "igammac",
-        "bessel_i1e",
-        "bessel_i0e",
-    ),
+    *("shift_left", "shift_right_logical", "shift_right_arithmetic", "complex"),
+    *("igamma", "igammac", "bessel_i0e", "bessel_i1e"),
 )
 def _nonlinear(terms: Terms, eqn: Equation) -> list[Axes]:
     return _pointwise(terms, eqn, lambda named, uniform: Group.PERMUTATION)
@@ -101,12 +93,10 @@ def _multiplicative(terms: Terms, eqn: Equation) -> list[Axes]:
 
 @rule("div")
 def _quotient(terms: Terms, eqn: Equation) -> list[Axes]:
-    above, below = eqn.ins
-    divided = [not below.shape or t is None for t in (below.axes or [None] * len(above.shape))]
-    axes = _pointwise(terms, eqn, lambda named, uniform: Group.LINEAR)[0]
-    for term, plain in zip(axes, divided or [True] * len(axes), strict=True):
-        restrict(terms, term, Group.LINEAR if plain else Group.PERMUTATION)
-    return [axes]
+    axes = _pointwise(terms, eqn, lambda named, uniform: Group.LINEAR)
+    for divisor in eqn.ins[1].axes:
+        restrict(terms, divisor, Group.PERMUTATION)
+    return axes
 
 
 @rule("max", "min")

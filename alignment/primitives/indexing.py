@@ -106,10 +106,14 @@ def _dynamic_slice(terms: Terms, eqn: Equation) -> list[Axes]:
 @rule("dynamic_update_slice")
 def _dynamic_update(terms: Terms, eqn: Equation) -> list[Axes]:
     value, update = eqn.ins[:2]
-    return [tuple(_overwritten(terms, value, d, update, d, "overwritten at a computed place") for d in range(len(value.shape)))]
+    return [
+        tuple(
+            _overwritten(terms, value, d, update, d, reason="overwritten at a computed place") for d in range(len(value.shape))
+        )
+    ]
 
 
-def _overwritten(terms: Terms, value: Value, d: int, update: Value, e: int, reason: str) -> Term | None:
+def _overwritten(terms: Terms, value: Value, d: int, update: Value, e: int, *, reason: str) -> Term | None:
     """Axis `d` of an array after part of it was replaced (or added to) by an update along its axis `e`."""
     old, new = value.axes[d], update.axes[e]
     if value.shape[d] != update.shape[e]:
@@ -138,7 +142,7 @@ def _scatter(terms: Terms, eqn: Equation) -> list[Axes]:
         elif d in numbers.inserted_window_dims:
             axes.append(hold(terms, term, value.shape[d], "written to by index"))
         else:
-            axes.append(_overwritten(terms, value, d, update, next(windows), "written to by index"))
+            axes.append(_overwritten(terms, value, d, update, next(windows), reason="written to by index"))
     for d, term in zip(scattered, indices.axes[:-1], strict=True):
         _paired(terms, update.axes[d], term)
     if eqn.name not in ("scatter", "scatter-add", "scatter-sub"):

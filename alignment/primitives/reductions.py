@@ -5,17 +5,23 @@ from alignment.unification.algebra import Terms
 from alignment.unification.terms import Group, Term
 
 
-def _reduction(kept_group: Group) -> Rule:
+def _reduction(kept_group: Group, gone_group: Group = Group.PERMUTATION) -> Rule:
     def reduce(terms: Terms, eqn: Equation) -> list[Axes]:
         gone = eqn.params["axes"]
         for d, term in enumerate(eqn.ins[0].axes):
-            restrict(terms, term, Group.PERMUTATION if d in gone else kept_group)
+            restrict(terms, term, gone_group if d in gone else kept_group)
         return [tuple(t for d, t in enumerate(eqn.ins[0].axes) if d not in gone)]
 
     return reduce
 
 
-rule("reduce_sum")(_reduction(Group.LINEAR))
+@rule("reduce_sum")
+def _sum(terms: Terms, eqn: Equation) -> list[Axes]:
+    """Of squares it is a squared norm, which rotations of the axes that are summed over leave as it is."""
+    squares = eqn.ins[0].square
+    return _reduction(*((Group.PERMUTATION, Group.ORTHOGONAL) if squares else (Group.LINEAR,)))(terms, eqn)
+
+
 rule("reduce_max", "reduce_min")(_reduction(Group.SCALE))
 rule("reduce_prod", "reduce_and", "reduce_or", "reduce_xor")(_reduction(Group.PERMUTATION))
 

@@ -10,7 +10,7 @@ from alignment.resizing.values import Equation, Trail
 Powers = Mapping[Extent, float | None]
 POWERS = {"sqrt": 1 / 2, "rsqrt": -1 / 2, "cbrt": 1 / 3, "square": 2.0}
 KEEPS = {  # layouts, sums with what does not depend on it (an epsilon), choices
-    *("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "split", "concatenate", "pad", "rev", "expand_dims"),
+    *("broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "split", "unstack", "concatenate", "stack", "pad", "rev"),
     *("convert_element_type", "reduce_precision", "copy", "copy_p", "stop_gradient", "neg", "abs", "real", "name"),
     *("add", "sub", "add_any", "max", "min", "clamp", "select_n", "reduce_max", "reduce_min", "optimization_barrier"),
 }

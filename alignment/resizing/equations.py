@@ -66,6 +66,11 @@ def _concatenate(e: Equation) -> list[Any]:
     return e.bind(*pieces)
 
 
+def _stack(e: Equation) -> list[Any]:
+    along, shape = e.eqn.params["axis"], e.shapes[0]
+    return e.bind(*(fitted(known, (*shape[:along], *shape[along + 1 :])) for known in e.ins))
+
+
 def _gather(e: Equation) -> list[Any]:
     (table, indices), sizes = e.ins[:2], e.eqn.params["slice_sizes"]
     whole = zip(sizes, table.value.shape, table.array.shape, strict=True)
@@ -105,6 +110,7 @@ CHANGED: Mapping[str, Callable[[Equation], list[Any]]] = {
     "split": _split,
     "pad": _pad,
     "concatenate": _concatenate,
+    "stack": _stack,
     "gather": _gather,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _overwrite,

@@ -12,14 +12,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array
 
 from alignment.primitives import RULES, Value
-from alignment.program import CUSTOM, evaluated
+from alignment.program import CUSTOM, evaluated, nested
 from alignment.resizing.counts import trail
 from alignment.resizing.equations import CHANGED
 from alignment.resizing.sizes import Sizes
 from alignment.resizing.values import Equation, Known, Shape, Trail, fitted
 from alignment.resizing.width_numbers import Numbers
 from alignment.tracing.provenance import in_library
-from alignment.tracing.trace import Walk, nested
+from alignment.tracing.trace import Walk
 
 REMAT = {"checkpoint", "remat", "remat2"}
 
@@ -107,7 +107,7 @@ class _Run:
             return self.cond(e, location)
         if name in CHANGED:
             return CHANGED[name](e)
-        if RULES.get(name) is not None and RULES[name].__module__.endswith(".elementwise"):
+        if _has_elementwise_rule(e.eqn):
             return e.bind(*(fitted(known, e.shapes[0]) for known in e.ins))
         return e.bind(*e.arrays)
 
@@ -174,13 +174,13 @@ def _is_elementwise(jaxpr: Jaxpr) -> bool:
     shapes = {getattr(v.aval, "shape", None) for v in (*jaxpr.invars, *jaxpr.outvars)}
     inner = [nested(eqn) for eqn in jaxpr.eqns]
     return len(shapes) == 1 and all(
-        _is_elementwise(called.jaxpr) if called is not None else _rule_module(eqn).endswith(".elementwise")
+        _is_elementwise(called.jaxpr) if called is not None else _has_elementwise_rule(eqn)
         for eqn, called in zip(jaxpr.eqns, inner, strict=True)
     )
 
 
-def _rule_module(eqn: JaxprEqn) -> str:
-    return getattr(RULES.get(eqn.primitive.name), "__module__", "")
+def _has_elementwise_rule(eqn: JaxprEqn) -> bool:
+    return getattr(RULES.get(eqn.primitive.name), "__module__", "").endswith(".elementwise")
 
 
 def _with_own_derivative(e: Equation, run: Callable[..., list[Any]]) -> list[Any]:

@@ -27,6 +27,16 @@ class Resized:
         apply: the function that was traced.
         signature: the variables that it takes, as shapes.
         widths: the units of each node that has changed, in the order of the names.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0).reshape(1, 3) @ v["down"]
+        >>> v, small = ({"up": jnp.ones((1, n)), "down": jnp.ones((n, 1))} for n in (3, 2))
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 1)))
+        >>> resized = alignment.resize(apply, graph, small)
+        >>> resized.widths, resized(small, jnp.ones((1, 1))).item()
+        ((('up', 2),), 2.0)
+        >>> alignment.trace(resized, small, jnp.ones((1, 1))).nodes["up"].size  # a function like any other
+        2
     """
 
     apply: Callable[..., PyTree]
@@ -64,6 +74,17 @@ def resize(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, widths
 
     Warns:
         UserWarning: when it is called, once for each number that stays and may stand for a width that has changed.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0).reshape(1, 3) @ v["down"]  # a width is written into the code
+        >>> v, x = {"up": jnp.array([[1.0, 2.0, 3.0]]), "down": jnp.ones((3, 1))}, jnp.ones((1, 1))
+        >>> graph = alignment.trace(apply, v, x)
+        >>> narrower = alignment.rectangular(jnp.array([[1.0, 0, 0], [0, 0.5, 0.5]]), jnp.array([[1.0, 0], [0, 1], [0, 1]]))
+        >>> small = alignment.transport(graph, {"up": narrower}, v)
+        >>> small["up"].tolist(), small["down"].tolist()
+        ([[1.0, 2.5]], [[1.0], [2.0]])
+        >>> alignment.resize(apply, graph, small)(small, x).item(), apply(v, x).item()
+        (6.0, 6.0)
     """
     found = widths_of(graph, variables, widths)
     changed = {name: width for name, width in found.items() if width != graph.nodes[name].size}
@@ -84,6 +105,12 @@ def widths_of(graph: Graph, variables: PyTree, known: Mapping[str, int] | None =
     Raises:
         ValueError: if no widths of the nodes make these shapes (the path and both shapes are named), or several do (the nodes
             and the axis are named); a node that the graph does not have, a width that is no positive integer.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v, wide = ({"up": jnp.ones((2, n)), "down": jnp.ones((n, 1))} for n in (3, 8))
+        >>> alignment.widths_of(alignment.trace(apply, v, jnp.ones((1, 2))), wide)
+        {'up': 8}
     """
     found = _checked(graph, {} if known is None else known)
     shapes = {path: np.shape(x) for path, x in flatten(variables).items()}

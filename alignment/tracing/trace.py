@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from alignment.graph import Graph, PyTree, flatten, path_name
+from alignment.graph import Graph, PyTree, flatten
 from alignment.lookups import Lookup, lookup_of
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
+from alignment.program import closed_program, is_floating, nested
 from alignment.sites import Site, followed, site_of
 from alignment.tracing.constants import folded, is_real, is_square
 from alignment.tracing.control_flow import CONTROL_FLOW, tied
@@ -21,7 +22,6 @@ from alignment.tracing.provenance import in_library
 from alignment.unification.algebra import Terms
 from alignment.unification.terms import Group, Ref, Term, refs
 
-CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
 KEEPS_SQUARE = {"convert_element_type", "copy", "stop_gradient", "reduce_sum"}
 
 
@@ -46,6 +46,15 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
 
     Warns:
         UserWarning: once for each primitive without a rule whose operands could otherwise have moved.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
+        >>> v = {"up": jnp.ones((2, 3)), "down": jnp.ones((3, 1))}
+        >>> graph = alignment.trace(apply, v, jnp.ones((1, 2)))
+        >>> graph.nodes["up"]  # three units, which may be permuted and, thanks to ReLU, scaled
+        Node(name='up', size=3, group='scale', index=(), copies=())
+        >>> graph.axes["up"]
+        (Fixed(size=2, name=''), NodeAxis(node='up', size=3, role='out'))
     """
     walk = walked(apply, variables, inputs)
     for name in walk.costly():
@@ -91,25 +100,6 @@ def _renews(variables: PyTree, returned: PyTree) -> bool:
         return False
     old, new = ({path: np.shape(x) for path, x in flatten(tree).items()} for tree in (variables, returned[1]))
     return old == new
-
-
-def closed_program(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> tuple[ClosedJaxpr, PyTree]:
-    """The jaxpr of a pure function of arrays, and what it returns as shapes. Raises ValueError where it is none."""
-
-    def checked(*args: PyTree) -> PyTree:
-        outputs = apply(*args)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
-            if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int | complex):
-                where = f" at {path_name(path)!r}" if path else ""
-                raise ValueError(f"apply must return arrays, got {type(leaf).__name__}{where}")
-        return outputs
-
-    closed, returned = jax.make_jaxpr(checked, return_shape=True)(variables, *inputs)
-    if not closed.jaxpr.outvars:
-        raise ValueError("apply must return arrays, got none")
-    if effects := [str(effect) for effect in closed.jaxpr.effects if "debug" not in type(effect).__name__.lower()]:
-        raise ValueError(f"apply must be pure, got side effects: {', '.join(effects)}")
-    return closed, returned
 
 
 class Contraction(NamedTuple):
@@ -233,7 +223,7 @@ class Walk:
     def _see(self, eqn: JaxprEqn, outs: Sequence[Value], location: tuple[int, ...]) -> None:
         """Note the results that depend on the inputs as places to tap."""
         for k, (value, var) in enumerate(zip(outs, eqn.outvars, strict=True)):
-            if value.data and not value.square and _is_floating(var):
+            if value.data and not value.square and is_floating(var.aval):
                 self.seen.append(Seen(location, k, value, self.terms.loops, hidden=self.hidden > 0))
 
     def settle(self, value: Value) -> None:
@@ -244,11 +234,6 @@ class Walk:
                     self.terms.restrict(term, Group.PERMUTATION)
 
     def _apply_rule(self, eqn: Equation) -> list[Axes]:
-        if eqn.name == "reduce_sum" and eqn.ins[0].square:  # a squared norm over these axes
-            for d, term in enumerate(eqn.ins[0].axes):
-                if term is not None:
-                    self.terms.restrict(term, Group.ORTHOGONAL if d in eqn.params["axes"] else Group.PERMUTATION)
-            return [tuple(t for d, t in enumerate(eqn.ins[0].axes) if d not in eqn.params["axes"])]
         known = RULES.get(eqn.name)
         if known is not None:
             return known(self.terms, eqn)
@@ -267,19 +252,6 @@ class Walk:
 
         found = {name: [r for t in terms for r in refs(self.terms.resolve(t))] for name, terms in self._unknown.items()}
         return [name for name, atoms in found.items() if any(map(held_by_them_alone, atoms))]
-
-
-def nested(eqn: JaxprEqn) -> ClosedJaxpr | None:
-    """The jaxpr of a call that does nothing but run it (jit, custom derivatives, checkpoint), else None."""
-    if eqn.primitive.name not in CALLS:
-        return None
-    inner = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
-    return inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
-
-
-def _is_floating(v: Var) -> bool:
-    dtype = getattr(v.aval, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
 
 
 def _shape(v: Var) -> tuple[int, ...]:

@@ -9,11 +9,13 @@ another one at their side and may therefore be transformed differently at each o
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from alignment.unification.terms import (
+    END_TO_END,
+    MULTIPLIED,
     UNIT,
     Case,
     Group,
@@ -21,6 +23,7 @@ from alignment.unification.terms import (
     Ref,
     Seq,
     Term,
+    Way,
     at,
     depends_on,
     dual,
@@ -30,8 +33,6 @@ from alignment.unification.terms import (
     sequence,
 )
 
-Split = Callable[[Term, Sequence[int]], list[Term] | None]
-Join = Callable[[Sequence[Term]], Term]
 SEPARATED = "its places are told apart by slices"
 MOST_CASES = 64  # axes longer than this are sequences in time or space, not stacks of different things
 
@@ -190,9 +191,9 @@ class Terms:
         elif isinstance(a, Case) or isinstance(b, Case):
             self._unify_cases(a, b)
         elif isinstance(a, Seq) and isinstance(b, Seq):
-            self._unify_children(list(a.parts), list(b.parts), self.cut)
+            self._unify_children(list(a.parts), list(b.parts), END_TO_END)
         elif isinstance(a, Prod) and isinstance(b, Prod):
-            self._unify_children(list(a.factors), list(b.factors), self.factor)
+            self._unify_children(list(a.factors), list(b.factors), MULTIPLIED)
         else:
             seq, prod = (a, b) if isinstance(a, Seq) else (b, a)
             assert isinstance(seq, Seq) and isinstance(prod, Prod)
@@ -214,9 +215,9 @@ class Terms:
             return [term]
         match term:
             case Ref():
-                return self._refine(term, sizes, sequence)
+                return self._refine(term, sizes, END_TO_END)
             case Seq(parts):
-                return self._regroup(list(parts), sizes, self.cut, sequence)
+                return self._regroup(list(parts), sizes, END_TO_END)
             case Prod(factors) if factors:
                 inner = self.size(Prod(factors[1:]))
                 if all(n % inner == 0 for n in sizes):
@@ -234,9 +235,9 @@ class Terms:
             return [term if n > 1 else UNIT for n in sizes]
         pieces: list[Term] | None = None
         if isinstance(term, Ref):
-            pieces = self._refine(term, wide, product)
+            pieces = self._refine(term, wide, MULTIPLIED)
         elif isinstance(term, Prod):
-            pieces = self._regroup(list(term.factors), wide, self.factor, product)
+            pieces = self._regroup(list(term.factors), wide, MULTIPLIED)
         elif isinstance(term, Case):
             pieces = _cases(term.index, [self.factor(o, wide) for o in term.options])
         if pieces is None:
@@ -260,7 +261,7 @@ class Terms:
             self._atoms[inner.atom].alone |= atom.alone
             self._atoms[inner.atom].moved |= atom.moved
 
-    def _refine(self, ref: Ref, sizes: Sequence[int], join: Join) -> list[Term]:
+    def _refine(self, ref: Ref, sizes: Sequence[int], way: Way) -> list[Term]:
         """Replace an atom by new atoms of the given sizes, joined as a sequence or a product."""
         atom = self._atoms[ref.atom]
         pieces: list[Term] = []
@@ -269,7 +270,7 @@ class Terms:
             for reason, where in atom.pins.items():
                 self.pin(piece, reason, where)
             pieces.append(piece)
-        atom.bound = join(pieces)
+        atom.bound = way.join(pieces)
         return pieces if ref.variance > 0 else [dual(p) for p in pieces]
 
     def _unify_cases(self, a: Term, b: Term) -> None:
@@ -283,7 +284,7 @@ class Terms:
         for option in case.options:
             self.unify(option, other)
 
-    def _unify_children(self, left: list[Term], right: list[Term], split: Split) -> None:
+    def _unify_children(self, left: list[Term], right: list[Term], way: Way) -> None:
         """Unify two lists of parts (or factors) from the front, splitting the larger head where they disagree."""
         whole = [*left, *right]
         while left and right:
@@ -294,9 +295,7 @@ class Terms:
                 del left[0], right[0]
                 continue
             longer, big, small = (left, n, m) if n > m else (right, m, n)
-            rest = big - small if split == self.cut else big // small
-            fits = split == self.cut or big % small == 0
-            pieces = split(longer[0], [small, rest]) if fits else None
+            pieces = self._parted(longer[0], big, small, way)
             if pieces is None:
                 for term in whole:
                     self.pin(term, "axes of incompatible structure meet")
@@ -304,30 +303,32 @@ class Terms:
                 return
             longer[:1] = pieces
 
-    def _regroup(self, children: list[Term], sizes: Sequence[int], split: Split, join: Join) -> list[Term] | None:
+    def _regroup(self, children: list[Term], sizes: Sequence[int], way: Way) -> list[Term] | None:
         """Gather parts (or factors) into runs of the given sizes, splitting those that straddle a boundary."""
-        total = sum if split == self.cut else math.prod
         out: list[Term] = []
         for wanted in sizes:
             run: list[Term] = []
-            while children and (have := total([self.size(c) for c in run])) < wanted:
-                if split != self.cut and wanted % have:
+            while children and (have := way.total(map(self.size, run))) < wanted:
+                if (need := way.rest(wanted, have)) is None:
                     return None
                 head = children.pop(0)
-                need = wanted - have if split == self.cut else wanted // have
-                n = self.size(head)
-                if n > need:
-                    rest = n - need if split == self.cut else n // need
-                    pieces = split(head, [need, rest]) if split == self.cut or n % need == 0 else None
-                    if pieces is None:
+                if (n := self.size(head)) > need:
+                    if (pieces := self._parted(head, n, need, way)) is None:
                         return None
                     head, tail = pieces
                     children.insert(0, tail)
                 run.append(head)
-            if total([self.size(c) for c in run]) != wanted:
+            if way.total(map(self.size, run)) != wanted:
                 return None
-            out.append(join(run))
+            out.append(way.join(run))
         return out
+
+    def _parted(self, term: Term, size: int, part: int, way: Way) -> list[Term] | None:
+        """A part of a term and the rest of it, or None where its structure forbids that."""
+        rest = way.rest(size, part)
+        if rest is None:
+            return None
+        return self.cut(term, [part, rest]) if way is END_TO_END else self.factor(term, [part, rest])
 
     def _unroll(self, prod: Prod) -> Term:
         """A product as copies of its inner factors laid end to end; its outermost factor is held fixed for that."""

@@ -11,7 +11,8 @@ function unchanged so far; it only ever shrinks. `alignment.unification.algebra`
 """
 
 import enum
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -90,6 +91,25 @@ def sequence(parts: Sequence[Term]) -> Term:
     """The sequence of terms in normal form: no nested sequences."""
     flat = [p for part in parts for p in (part.parts if isinstance(part, Seq) else (part,))]
     return flat[0] if len(flat) == 1 else Seq(tuple(flat))
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the two ways in which an axis is made of smaller ones.
+
+    Attributes:
+        join: makes the axis.
+        total: its size, of theirs.
+        rest: what is left of a size without a part of it; None for what cannot be a part.
+    """
+
+    join: Callable[[Sequence[Term]], Term]
+    total: Callable[[Iterable[int]], int]
+    rest: Callable[[int, int], int | None]
+
+
+END_TO_END = Way(sequence, sum, lambda whole, part: whole - part)
+MULTIPLIED = Way(product, math.prod, lambda whole, part: None if whole % part else whole // part)
 
 
 def at(term: Term, index: int, place: int, *, keep: bool = False) -> Term:

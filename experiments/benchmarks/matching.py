@@ -11,7 +11,8 @@ import numpy as np
 import npmerge as nm
 from alignment import WeightMatching
 from alignment.assignment import assign_in_jit
-from alignment.graph import STATISTICS, PyTree, flatten
+from alignment.graph import PyTree, flatten
+from alignment.names import STATISTICS
 from alignment.permutations import unmoved
 from alignment.sinkhorn import sinkhorn
 from experiments.benchmarks import git_rebasin

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.base import check_finite
 from alignment.checks import repeated
+from alignment.finite import check_finite
 from alignment.graph import PyTree, flatten
 from npmerge.batches import in_order
 from npmerge.checkpoint import load_network, load_record

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignment.base import check_finite, functions_of, graphs_of
 from alignment.checks import check_count, check_kinds, check_list, kind_of
+from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, NodeMap, transport
+from alignment.per_model import functions_of, graphs_of
 from alignment.resizing.resize import resize
 from npmerge.heads.cut import Cut, cut_of
 from npmerge.heads.side_by_side import side_by_side

@@ -8,8 +8,8 @@ from jax.extend.core import ClosedJaxpr, Literal, Var
 from jaxtyping import Array
 
 from alignment.graph import PyTree
-from alignment.program import evaluated
-from alignment.tracing.trace import nested, walked
+from alignment.program import evaluated, nested
+from alignment.tracing.trace import walked
 from npmerge.stack import mean_of
 
 Meeting = Generator[Array, Array, Any]

@@ -7,16 +7,18 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
-from alignment.base import Alignment, PermutationAlignment, Stats, check_finite, functions_of, graphs_of, of_one_width
+from alignment.base import Alignment, PermutationAlignment, Stats
 from alignment.budget.allocation import Allocation, allocate, check_budget, check_weights
 from alignment.budget.costs import By, Costs, headed_costs
 from alignment.budget.gains import disagreement_of
 from alignment.checks import check_count, check_list, kind_of
+from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps, transport
 from alignment.methods.partial import Matched, PartialMatching, matched
 from alignment.methods.weight_matching import WeightMatching
 from alignment.own_leaves import own_leaves, without
+from alignment.per_model import functions_of, graphs_of, of_one_width
 from alignment.resizing.resize import resize
 from npmerge.batches import measured
 from npmerge.heads.multi_head import Headed, multi_head

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignment.activations.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
-from alignment.base import functions_of, graphs_of, of_one_width
 from alignment.checks import check_kinds, check_list, check_number, kind_of
 from alignment.graph import Graph, PyTree, signature
+from alignment.per_model import functions_of, graphs_of, of_one_width
 from npmerge.base import Merge
 from npmerge.batches import check_inputs, measured, with_mask
 from npmerge.memory import bytes_of, peak_bytes

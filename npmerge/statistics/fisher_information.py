@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from alignment.base import check_finite
+from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree, flatten
 from alignment.maps import HIGHEST
 from npmerge.base import Merge, Stats

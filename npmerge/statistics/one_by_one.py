@@ -1,7 +1,6 @@
 """Sums over the samples of sites, example by example: what statistics of sites share."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from alignment.activations.masked import counting
 from alignment.activations.products import gram
 from alignment.graph import Graph, PyTree, Signature, as_shapes, signature
 from alignment.lookups import Lookup
@@ -122,16 +122,7 @@ def frequencies(
 
 def samples_of(site: Use, mask: Bool[Array, "examples ..."], samples: int) -> Bool[Array, "examples samples"]:
     """Which samples of a site or lookup count; one that stands for all positions does if any of them does."""
-    positions = math.prod(mask.shape[1:])
-    if samples == 1 or mask.ndim == 1:
-        return jnp.broadcast_to(mask.reshape(len(mask), -1).any(1, keepdims=True), (len(mask), samples))
-    if samples % positions:
-        raise ValueError(
-            f"the mask has {positions} positions, but site {site.name!r} reads {samples} samples of an example: they are not "
-            "those positions, so it cannot be told which are padding"
-        )
-    times = samples // positions
-    return jnp.tile(mask, (1, times)) if len(site.stacked) > sum(site.stacked) else jnp.repeat(mask, times, axis=1)
+    return counting(f"site {site.name!r}", mask, samples, loops=len(site.stacked) > sum(site.stacked))
 
 
 def per_sample(total: Float[Array, "models ..."], samples: Float[Array, " models"]) -> Float[Array, "models ..."]:

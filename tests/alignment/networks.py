@@ -352,7 +352,7 @@ def table(graph: Graph) -> dict[str, Row]:
 def elements(graph: Graph, seed: int = 0) -> dict[str, alignment.NodeMap]:
     """A random group element for every node."""
     keys = [jax.random.key(100 * seed + k) for k in range(len(graph.nodes))]
-    return {n: alignment.maps.random_element(node, k) for (n, node), k in zip(graph.nodes.items(), keys, strict=True)}
+    return {n: alignment.verification.random_element(node, k) for (n, node), k in zip(graph.nodes.items(), keys, strict=True)}
 
 
 def shuffle(graph: Graph, variables: Any, seed: int) -> tuple[Any, dict[str, np.ndarray]]:

@@ -2,7 +2,7 @@ import pytest
 
 from tests import examples
 
-PUBLIC = examples.public("alignment")
+PUBLIC = examples.public("alignment") | examples.public("alignment.primitives")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

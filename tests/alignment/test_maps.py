@@ -363,7 +363,7 @@ def test_nan_in_any_output_is_infinitely_far(bad):
 
 def test_random_elements_belong_to_their_group():
     for group in ("permutation", "scale", "orthogonal", "linear"):
-        m = alignment.maps.random_element(alignment.Node("n", 6, group, ("a", "b"), (3, 2)), KEY)
+        m = alignment.verification.random_element(alignment.Node("n", 6, group, ("a", "b"), (3, 2)), KEY)
         assert m.push.shape == m.pull.shape == (3, 2, 6, 6)
         for push, pull in zip(m.push.reshape(-1, 6, 6), m.pull.reshape(-1, 6, 6), strict=True):
             np.testing.assert_allclose(push @ pull, np.eye(6), atol=1e-5)
@@ -373,5 +373,5 @@ def test_random_elements_belong_to_their_group():
             assert np.allclose(push @ push.T, np.eye(6), atol=1e-5) == (group in ("permutation", "orthogonal"))
         every = m.push.reshape(6, -1)
         assert len(np.unique(every.round(3), axis=0)) == 6, "copies of a node move on their own"
-        again = alignment.maps.random_element(alignment.Node("n", 6, group), KEY)
+        again = alignment.verification.random_element(alignment.Node("n", 6, group), KEY)
         assert again.push.shape == (6, 6)

@@ -9,7 +9,8 @@ import pytest
 
 import alignment
 from alignment import Graph, NodeMap, capture, permutation, rectangular, resize, trace, transport
-from alignment.site_maps import Entangled, entangled, inputs_moved, outputs_moved, picked
+from alignment.entangled import Entangled, entangled
+from alignment.site_maps import inputs_moved, outputs_moved, picked
 from npmerge.models import abstract, example
 from tests.alignment import networks
 from tests.alignment.networks import data

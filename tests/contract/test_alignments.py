@@ -42,7 +42,7 @@ INSTANCES: dict[type[Alignment], Alignment] = {
     StraightThrough: StraightThrough(),
     CycleConsistent: CycleConsistent(),
     ZipIt: ZipIt(),
-    PartialMatching: PartialMatching(ratio=0.0),  # other ratios change widths: tests/alignment/test_partial.py
+    PartialMatching: PartialMatching(ratio=0.0),  # other ratios change widths: tests/alignment/methods/test_partial.py
     OptimalTransport: OptimalTransport(),
 }
 TOGETHER = (

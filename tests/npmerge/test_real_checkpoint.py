@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import npmerge as nm
 from alignment import ActivationMatching, WeightMatching
-from alignment.maps import random_element
+from alignment.verification import random_element
 from experiments.published_resnets import load_test_set
 from npmerge.checkpoint.names import from_named, load_named, to_named
 from npmerge.models import ResNetCifar, build, example

@@ -196,7 +196,7 @@ def test_mistakes_are_named():
         for count in (lambda n: found.multiple({}, models=n), lambda n: multiplier(0.5, models=n)):
             with pytest.raises(ValueError, match=f"models must be an integer of 1 or more, got {models}"):
                 count(models)
-    with pytest.raises(ValueError, match="costs are by 'flops' or 'parameters', got 'time'"):
+    with pytest.raises(ValueError, match="by must be one of 'flops', 'parameters', got 'time'"):
         found.polynomial("time")
     other = measured("resnet A")
     with pytest.raises(ValueError, match="variables do not fit the graph"):

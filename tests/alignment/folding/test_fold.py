@@ -236,6 +236,18 @@ def test_layer_norm_between_two_contractions_is_the_formula():
     np.testing.assert_allclose(y + spread(want["head/bias"], y), apply(one.variables, one.inputs), atol=1e-5)
 
 
+def test_arrays_are_stacked_and_unstacked_on_the_way_to_and_from_a_norm():
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        first, second, *_ = jnp.unstack(times(x, v["embed"]), axis=1)
+        left, right = jnp.unstack(by_variance(v["norm"], jnp.stack([first, second + v["position"]], axis=1)), axis=1)
+        return times(left, v["left"]) + times(right, v["right"])
+
+    shapes = {"embed": (9, WIDTH), "position": (1, WIDTH), "norm": NORM, "left": (WIDTH, OUT), "right": (WIDTH, OUT)}
+    one = by_hand(apply, shapes)
+    assert one.error() < 1e-5 and one.folded.kept == () and one.groups(WIDTH) == ["orthogonal"]
+    assert one.folded.gone == ("norm/bias", "norm/scale")
+
+
 def test_shapes_fold_to_shapes():
     network, x = abstract(CONFIGS["gpt2"]), example(CONFIGS["gpt2"])
     folded = fold(network.apply, network.variables, x)

@@ -215,7 +215,7 @@ def test_the_outcome_is_the_same_on_every_call(cost):
 
 
 def test_an_unknown_cost_is_refused():
-    with pytest.raises(ValueError, match="cost must be 'correlation', 'uncentred' or 'euclidean', got 'cosine'"):
+    with pytest.raises(ValueError, match="cost must be one of 'correlation', 'uncentred', 'euclidean', got 'cosine'"):
         ActivationMatching("cosine")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import alignment
 from alignment import CCA, NodeMoments, Procrustes
-from alignment.methods.procrustes import polar
+from alignment.orthogonal import polar
 from tests.alignment import networks
 from tests.alignment.activations.test_moments import collect
 from tests.alignment.methods.test_activation_matching import BATCHES, moments, one_node

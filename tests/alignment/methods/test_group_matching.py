@@ -13,9 +13,9 @@ import pytest
 import alignment
 from alignment import GroupMatching, NodeMap, align, discrepancy, trace, transport, verify
 from alignment.assignment import assign
-from alignment.maps import random_element
 from alignment.methods.group_matching import _Pair
 from alignment.orthogonal import nearest_orthogonal
+from alignment.verification import random_element
 from tests.alignment import networks
 
 VOCABULARY, WIDTH, HEADS, SIZE, HIDDEN, LENGTH = 11, 8, 3, 4, 6, 5

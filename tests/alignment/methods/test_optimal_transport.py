@@ -403,7 +403,7 @@ def test_bad_fields():
             OptimalTransport(width=bad)
     with pytest.raises(ValueError, match=r"width names 'first' twice: \(\('first', 3\), \('first', 4\)\)"):
         OptimalTransport(width=(("first", 3), ("first", 4)))
-    with pytest.raises(ValueError, match="cost must be 'activations' or 'weights', got 'both'"):
+    with pytest.raises(ValueError, match="cost must be one of 'activations', 'weights', got 'both'"):
         OptimalTransport("both")
     assert hash(OptimalTransport(width=(("first", 3),))) == hash(OptimalTransport(width=(("first", 3),)))
 

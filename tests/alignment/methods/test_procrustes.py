@@ -9,7 +9,7 @@ import pytest
 import alignment
 import npmerge
 from alignment import NodeMoments, Procrustes
-from alignment.methods.procrustes import polar
+from alignment.orthogonal import polar
 from tests.alignment import networks
 from tests.alignment.activations.test_moments import collect
 

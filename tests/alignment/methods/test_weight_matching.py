@@ -12,7 +12,8 @@ import alignment
 from alignment import WeightMatching
 from alignment.labels import NodeAxis
 from alignment.methods import weight_matching
-from alignment.methods.matching_scores import Descent, stacked
+from alignment.methods.matching_blocks import stacked
+from alignment.methods.matching_scores import Descent
 from alignment.methods.matching_scores import objective as total
 from alignment.permutations import after, blocks, inverse, permuted, unmoved
 from tests.alignment import networks

@@ -344,7 +344,7 @@ def test_one_model_has_identities():
         ({"beta": True}, "beta must be a number from 0 to 1, got True"),
         ({"start": 3}, "start must be the name of a node or None, got 3"),
         ({"stop": ("first",)}, r"stop must be the name of a node or None, got \('first',\)"),
-        ({"matcher": "gready"}, "matcher must be 'greedy', 'exact', 'k-means' or 'identity', got 'gready'"),
+        ({"matcher": "gready"}, "matcher must be one of 'greedy', 'exact', 'k-means', 'identity', got 'gready'"),
     ],
 )
 def test_bad_fields_are_named(fields, told):

@@ -49,6 +49,8 @@ FOLLOW = {  # features h of n units -> features, or one number
     "mean_of_two_axes": lambda h, n: like((h.sum(-1).sum(0) / (len(X) * n)).reshape(1, 1), h[:, :1]),
     "mean_of_two_axes_at_once": lambda h, n: like((h.sum((0, 1)) / (len(X) * n)).reshape(1, 1), h[:, :1]),
     "numpy_average": lambda h, n: jnp.average(h, -1, weights=jnp.ones(n))[:, None],
+    "mean_of_unstacked": lambda h, n: like((sum(jnp.unstack(h.sum(-1))) / n / len(X)).reshape(1, 1), h[:, :1]),
+    "mean_of_a_stack": lambda h, n: (jnp.stack([h, jnp.ones_like(h)], 1).sum((1, 2)) / n)[:, None],
     "unbiased": lambda h, n: jnp.var(h, -1, ddof=1)[:, None],
     "unbiased_by_hand": lambda h, n: jnp.square(h - like(h.mean(-1, keepdims=True), h)).sum(-1, keepdims=True) / (n - 1),
     "standard_deviation": lambda h, n: jnp.std(h, -1, keepdims=True, ddof=1),
@@ -110,7 +112,7 @@ def test_roots_that_look_like_nothing_else_follow(name):
 @pytest.mark.parametrize(("name", "old"), [*((n, 4) for n in ROOT), *((n, 5) for n in WARNED), *((n, 4) for n in WARNED)])
 def test_numbers_that_may_mean_anything_stay_and_are_named(name, old):
     form = (ROOT | WARNED)[name]
-    line = r"alignment/test_resizing_numbers.py:\d+ \(.*\)"
+    line = r"resizing/test_width_numbers.py:\d+ \(.*\)"
     with pytest.warns(
         UserWarning, match=rf"the number \S+ at {line} equals .*, and 'up' now has 11 units instead of {old} there"
     ):

@@ -678,7 +678,7 @@ def test_pins_name_the_line_that_holds_an_axis(monkeypatch):
     with pytest.warns(UserWarning, match="'sort'"):
         graph = alignment.trace(apply, SORTED, X)
     found = {pin.reason: pin.source for pin in graph.pinned if pin.path == "b"}
-    here = "alignment/test_trace.py"
+    here = "tracing/test_trace.py"
     assert found["order matters along this axis"] == f"{here}:{apply.__code__.co_firstlineno + 1} (apply)"
     assert found["unsupported primitive 'sort'"] == f"{here}:{inner.__code__.co_firstlineno + 1} (inner)"
     (met,) = (pin for pin in graph.pinned if (pin.path, pin.axis, pin.reason) == ("a", 0, "input"))

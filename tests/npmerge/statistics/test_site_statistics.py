@@ -119,7 +119,7 @@ def test_padding_is_left_out_and_tokens_weigh_alike():
 def test_padding_that_cannot_be_told_is_refused(graph):
     x, labels = batch(0, 4)
     pairs = trace(lambda v, x: dense(v["first"], x).sum(1), MODELS[0], jnp.zeros((4, 3, SIZES[0])))
-    with pytest.raises(ValueError, match=r"the mask has 2 positions, but site 'first/kernel' reads 3 samples"):
+    with pytest.raises(ValueError, match=r"the mask has 2 positions, but site 'first/kernel' has 3 samples"):
         InputGram().measure(
             lambda v, x: dense(v["first"], x).sum(1), pairs, MODELS, (jnp.zeros((4, 3, SIZES[0])), None, jnp.ones((4, 2), bool))
         )
@@ -157,7 +157,7 @@ def test_functions_that_are_written_otherwise_for_a_batch_of_one():
     read = np.concatenate([np.broadcast_to(v["token"], (5, 1, 4)), x], 1).reshape(-1, 4)
     np.testing.assert_allclose(found.gram[0], read.T @ read / 20, rtol=1e-5)
     assert found.site in graph.sites
-    with pytest.raises(ValueError, match=r"the mask has 3 positions, but site 'first/kernel' reads 4 samples"):
+    with pytest.raises(ValueError, match=r"the mask has 3 positions, but site 'first/kernel' has 4 samples"):
         collect(tokens, graph, [v], [(x, None, jnp.ones((5, 3), bool))], [InputGram])
 
 
