@@ -205,7 +205,10 @@ def plan(
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a recipe would do: each tensor's method, inputs and numbers; bytes, memory and time. Reads headers only."""
+    """Say what a recipe would do: each tensor's method, inputs and numbers; bytes, memory and time.
+
+    Reads headers only. For a recipe with learn it reads the examples too, compiles a step of learning and times it.
+    """
     from npmerge.commands.plan import Request, plan_json, plan_page  # not needed for --help
 
     options.check_seed(seed)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands import plan_page as page
 from npmerge.commands.merge import default_options
@@ -40,7 +42,8 @@ def plan_page(request: Request) -> str:
     """The plans of all documents as text. Raises ValueError for whatever is wrong with recipe or models."""
     lines: list[str] = []
     for title, document, prediction in _documents(request):
-        lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose), *_blocks(document)]
+        lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose, alone=document.blocks is None)]
+        lines += _blocks(document, prediction)
     return "\n".join(lines[1:])
 
 
@@ -53,15 +56,18 @@ def plan_json(request: Request) -> str:
     return json.dumps({"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}, indent=1)
 
 
-def _blocks(document: Planned) -> list[str]:
-    """Lines on what a document aligns and learns."""
+def _blocks(document: Planned, prediction: Prediction) -> list[str]:
+    """Lines on what a document aligns and learns, and on what all of it takes together."""
     align, learn = document.recipe.align, document.recipe.learn
     lines = ["", f"align: {align.method}, to the units of the reference"] if align else []
     if learn is None or document.blocks is None:
         return lines
     from npmerge.learning.predictions import predicted_fit, told  # imports flax and Optax
 
-    return [*(lines or [""]), *told(learn, predicted_fit(document.blocks, learn))]
+    typer.echo("compiling a step of learning, which is timed", err=True)
+    found = predicted_fit(document.blocks, learn)
+    total = page.total(prediction, found.memory.total, found.seconds and found.compiling + found.seconds)
+    return [*(lines or [""]), *told(learn, found), total]
 
 
 def _fit(document: Planned) -> dict[str, Any]:
@@ -70,8 +76,7 @@ def _fit(document: Planned) -> dict[str, Any]:
         return {}
     from npmerge.learning.predictions import predicted_fit  # imports flax and Optax
 
-    found = predicted_fit(document.blocks, learn)
-    return {"learn": found and found.as_json()}
+    return {"learn": predicted_fit(document.blocks, learn).as_json()}
 
 
 def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:

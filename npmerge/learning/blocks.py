@@ -15,7 +15,8 @@ from npmerge.learned import Learned
 from npmerge.learning.aligning import aligned
 from npmerge.learning.architectures import Architecture
 from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split
-from npmerge.learning.goals import goal_of, needs_graph, needs_labels
+from npmerge.learning.goals import Goal, goal_of, needs_graph, needs_labels
+from npmerge.learning.judged import Judged, check_judged
 from npmerge.learning.learner import Learner
 from npmerge.learning.members import Members
 from npmerge.learning.partly import PartlyLearned
@@ -95,8 +96,15 @@ class Blocks:
         if needs_graph(learn):
             with inside(self.recipe, ("learn", "objective")):
                 graph = trace(self.network.forward, models[0], tasks.train[0].inputs[:2])
-        goal = goal_of(self.recipe, learn, self.members.names[: len(models)], graph)
-        return Learner(self.recipe, learn, self.network, stacked(models, base), merge, values.optimizer, goal, tasks)
+        goal, stack = goal_of(self.recipe, learn, self.members.names[: len(models)], graph), stacked(models, base)
+        self._check_judged(learn, goal, tasks, Judged(self.network, self.members.names[0], models[0], stack))
+        return Learner(self.recipe, learn, self.network, stack, merge, values.optimizer, goal, tasks)
+
+    def _check_judged(self, learn: Learn, goal: Goal, tasks: Tasks, judged: Judged) -> None:
+        """Raise ValueError for terms and labels that do not fit the network (file and line)."""
+        for k, (task, place) in enumerate(zip(learn.data, learn.own_places, strict=True)):
+            with inside(self.recipe, ("learn", *(place if task.objective else ("objective",)))):
+                check_judged(judged, goal.of_task(k), task.objective or learn.objective, tasks.train[k])
 
     def _check_taken(self, keys: Keys, given: Sequence[Examples], variables: PyTree) -> None:
         """Raise ValueError for examples that the network cannot take (file and line)."""

@@ -12,7 +12,7 @@ from npmerge.learning.chosen import architecture_of
 from npmerge.learning.goals import check_goal, functions_of
 from npmerge.learning.members import members_of, with_results, with_tensors
 from npmerge.learning.page import FILES, told, write_pages
-from npmerge.learning.places import data_of, inside
+from npmerge.learning.places import data_of, inside, memory_told
 from npmerge.learning.progress import fit_progress
 from npmerge.learning.user_code import imported, source_of
 from npmerge.learning.values import alignment_of, values_of
@@ -85,7 +85,7 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
         return _aligned(blocks)
     tasks = blocks.tasks(learn)
     learner = blocks.learner(learn, tasks, blocks.networks())
-    with fit_progress(learn.steps, quiet=quiet) as progress:
+    with fit_progress(learn.steps, quiet=quiet) as progress, memory_told(blocks.recipe):
         learnt = learner.learnt(blocks.names, progress, learner.checkpoints(work, wanted=keep))
     if folder is not None:
         write_pages(folder, learner, learnt, blocks.names)
