@@ -15,6 +15,7 @@ import typer
 
 from npmerge.commands import options
 from npmerge.commands.methods import FUSIONS, METHODS, PLEAS
+from npmerge.commands.signals import interrupted_between_imports
 from npmerge.version import __version__
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ def main() -> None:
     """Run the command; bad input, and what the file system refuses, ends in one line and exit status 2."""
     gc.set_threshold(50_000)  # looking for cycles during imports would take a tenth of the time in which a merge starts
     atexit.register(gc.freeze)  # and one last look through everything would delay the end
+    interrupted_between_imports()
     try:
         app()
     except (ValueError, OSError) as error:

@@ -1,5 +1,6 @@
 """What has to be said of a plan: tensors that are left out, and what the one who wrote the recipe may not expect."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -44,6 +45,16 @@ class Notices:
     def unrelated(self) -> set[str]:
         """Models that have none of the tensors that were asked for."""
         return self._missing.keys() - self._used.keys()
+
+    def other_names(self) -> tuple[str, str] | None:
+        """The model that lacks most of the tensors, and in words which, and which it has instead; None if none lacks any."""
+        if not self._missing:
+            return None
+        model, lacking = max(self._missing.items(), key=lambda pair: len(pair[1]))
+        own = [name for name in self.targets.models[model].entries if name not in self._used.get(model, set())]
+        near = difflib.get_close_matches(lacking[0], own, n=1, cutoff=0)
+        others = f"its own are {_listed(list(dict.fromkeys([*near, *own])))}" if own else "it has no others"
+        return model, f"lacks {_listed(lacking)}; {others}"
 
     def skipped(self) -> tuple[Skipped, ...]:
         """Tensors of inputs of which nothing is in the merged model."""

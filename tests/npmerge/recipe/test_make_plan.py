@@ -170,6 +170,17 @@ def test_missing_extra_and_integer_tensors_are_copied_or_left_out_and_said():
     )
 
 
+def test_models_of_other_names_are_refused_with_names_of_both():
+    other = {name.replace("model.layers", "model.blocks"): shape for name, shape in language_model().items()}
+    models = {"b": Headers("b", other)}
+    words = refusal(LINEAR, models)
+    assert words.startswith("recipe.yml:2: models[1].model: 'b' lacks model.layers.0.self_attn.q_proj.weight, ")
+    assert "; its own are model.blocks.0.self_attn.q_proj.weight, " in words
+    assert "of the numbers would be merged and the rest copied; to merge a part only, name it under include" in words
+    chosen = planned(LINEAR + "include: [embed]\n", models).steps
+    assert [step.name for step in chosen if step.action == "merge"] == ["model.embed_tokens.weight"]
+
+
 def test_a_tied_head_is_the_embedding():
     models = {"b": Headers("b", language_model(head=False))}
     plan = planned(LINEAR, models)
