@@ -148,9 +148,9 @@ def _sizes(adapter: int, model: int, whole: int) -> list[str]:
     """How large an adapter is, and a warning if little of it is of low rank."""
     part = f"{size(whole)} of it are modules stored whole"
     lines = [f"the adapter takes {size(adapter)}, {adapter / model:.0%} of the {size(model)} of the model; {part}"]
-    return (
-        [*lines, "warning: most of the adapter is stored whole: a low rank saves little here"] if 2 * whole > adapter else lines
-    )
+    if 2 * whole > adapter:
+        lines.append("warning: most of the adapter is stored whole: a low rank saves little here")
+    return lines
 
 
 def _complete(tuned: StoredModel, saved: Sequence[str], updates: dict[str, Update], tensors: dict[str, np.ndarray]) -> None:

@@ -1,5 +1,7 @@
 """Plans from recipes and headers: which tensors, which sources, which numbers."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -171,12 +173,15 @@ def test_missing_extra_and_integer_tensors_are_copied_or_left_out_and_said():
 
 
 def test_models_of_other_names_are_refused_with_names_of_both():
-    other = {name.replace("model.layers", "model.blocks"): shape for name, shape in language_model().items()}
-    models = {"b": Headers("b", other)}
+    other = {re.sub("layers|lm_head", "blocks", name): shape for name, shape in language_model(layers=9).items()}
+    models = {"a": Headers("a", language_model(layers=9)), "b": Headers("b", other)}
     words = refusal(LINEAR, models)
-    assert words.startswith("recipe.yml:2: models[1].model: 'b' lacks model.layers.0.self_attn.q_proj.weight, ")
-    assert "; its own are model.blocks.0.self_attn.q_proj.weight, " in words
-    assert "of the numbers would be merged and the rest copied; to merge a part only, name it under include" in words
+    assert words.startswith("recipe.yml:2: models[1].model: 'b' lacks model.layers.0.mlp.weight, ")
+    assert "; its own are model.blocks.0.mlp.weight, " in words
+    assert (
+        "15 more" in words
+        and "of the numbers would be merged and the rest copied; to merge a part only, name it under include" in words
+    )
     chosen = planned(LINEAR + "include: [embed]\n", models).steps
     assert [step.name for step in chosen if step.action == "merge"] == ["model.embed_tokens.weight"]
 
