@@ -127,9 +127,9 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
     ranks = {module: update.A.shape[0] for module, update in updates.items()}
     record = {"model": model, "base": base, "rank": request.rank, "errors": _errors(updates)}
     _write(request, NewAdapter(tensors, ranks, base, saved, conv1d, record))
-    sizes = [sum(x.nbytes for x in found) for found in (tensors.values(), origin.entries.values())]
+    model_size = sum(entry.nbytes for entry in origin.entries.values())
     inside = sum(x.nbytes for name, x in tensors.items() if name.rpartition(".")[0] in saved)
-    return _page(updates, request, [*kept, *_sizes(*sizes, inside)])
+    return _page(updates, request, [*kept, *_sizes(sum(x.nbytes for x in tensors.values()), model_size, inside)])
 
 
 def _why_whole(whole: Sequence[str], order: Sequence[str]) -> list[str]:

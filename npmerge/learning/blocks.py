@@ -114,7 +114,7 @@ class Blocks:
 
     def _partly(self, learn: Learn, merge: Learned, model: PyTree) -> Learned | PartlyLearned:
         """The merge of the tensors whose coefficients are learned; tensors that are copied have none."""
-        names = chosen_tensors(self.recipe, learn, list(self.paths))
+        names = chosen_tensors(self.recipe, learn, self.paths)
         chosen = frozenset(path for name in names for path in self.paths[name])
         whole = all(path in chosen or is_statistic(path) for path in flatten(model))
         return merge if whole else PartlyLearned(merge, chosen)

@@ -88,7 +88,7 @@ class Notices:
     def _of_steps(self, steps: tuple[Step, ...]) -> Iterator[str]:
         kept = [step.name for step in steps if "which is not merged" in step.note]
         if kept:
-            yield f"no floating-point numbers: {_listed(kept)}: copied, not merged"
+            yield f"{_listed(kept)} {'is' if len(kept) == 1 else 'are'} of integers or other types that are copied, not merged"
         models = list(self.targets.models.values())
         narrow = [
             step.name
@@ -100,13 +100,13 @@ class Notices:
 
     def _of_parameters(self) -> Iterator[str]:
         method = METHODS[self.recipe.merge_method]
-        without = {p.name for p in method.parameters if p.effect == "none"}
+        without = {p.name: "results are the same with it" for p in method.parameters if p.effect == "none"}
         if not self.targets.mergekit_semantics:
-            without |= {p.name for p in method.parameters if p.effect == "mergekit"}
+            without |= {p.name: "it counts with --mergekit-semantics" for p in method.parameters if p.effect == "mergekit"}
         for group in self._groups():
             for level in (*(member.level for member in group.members), *group.levels):
-                for name in level.settings.keys() & without:
-                    yield f"{name!r} has no effect on {method.name}"
+                for name in level.settings.keys() & without.keys():
+                    yield f"{name!r} has no effect on {method.name}: {without[name]}"
             for i, member in enumerate(group.members):
                 if member.level.settings and i not in merged(method, group):
                     yield f"the parameters of {member.model} have no effect: it is the base"

@@ -81,7 +81,7 @@ class Steps:
         groups = [group for module in self.targets.modules for group in module.groups]
         self._check_related(groups)
         self._check_shared(groups, steps)
-        self._resolver.check_filters(groups)
+        self._resolver.check_filters(groups, [step.name for step in steps if step.method])
         self._check_patterns([step.name for step in steps])
         if not self.targets.sliced:  # modules may be listed in another order
             order = {name: i for i, name in enumerate(next(iter(self._models.values())).entries)}
@@ -132,7 +132,7 @@ class Steps:
         for key in ("include", "exclude"):
             for i, pattern in enumerate(getattr(self.recipe, key)):
                 if not any(map(pattern.matches, names)):
-                    raise self.recipe.error((key, i), f"{pattern.text!r} matches no tensor of the merged model")
+                    raise self.recipe.error((key, i), pattern.missed(names, "of the merged model"))
 
     def _step(self, target: Target) -> Step:
         if target.group is None:
