@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from npmerge.commands import options
+from npmerge.commands.mergekit_flags import check_flags
 from npmerge.commands.methods import FUSIONS, METHODS, PLEAS
 from npmerge.commands.signals import interrupted_between_imports
 from npmerge.version import __version__
@@ -32,6 +33,7 @@ def main() -> None:
     atexit.register(gc.freeze)  # and one last look through everything would delay the end
     interrupted_between_imports()
     try:
+        check_flags(sys.argv[1:])
         app()
     except (ValueError, OSError) as error:
         typer.echo(f"npmerge: {error}", err=True)

@@ -15,6 +15,7 @@ from npmerge.checkpoint.adapter_writer import NewAdapter, write_adapter
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.factors import Update, cut, extracted, joined
 from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.checkpoint.lora_config import CONFIG
 from npmerge.checkpoint.partial import check_apart, check_replaceable, partial_folder
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.reports.sizes import size
@@ -97,6 +98,9 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
         raise ValueError("extract-lora needs --rank")
     check_apart(request.out, [*paths_of(model), *paths_of(base)])
     check_replaceable(request.out, force=request.force)
+    for name in (model, base):
+        if (Path(name) / CONFIG).is_file():
+            raise ValueError(f"{name} is an adapter, expected a model: a recipe with base+adapter makes one of it")
     tuned, origin = open_checkpoint(model), open_checkpoint(base)
     _check_same(tuned, origin)
     updates: dict[str, Update] = {}

@@ -15,7 +15,7 @@ from npmerge.commands.planning import Planned, planned
 from npmerge.commands.prediction import Prediction, predicted, probed
 from npmerge.folder import is_record, recipe_of_record
 from npmerge.recipe import PlannedModel, Recipe, load_recipe, parse_recipe
-from npmerge.stream.engine import Options
+from npmerge.stream.engine import Options, over_budget
 from npmerge.version import __version__
 
 
@@ -43,8 +43,9 @@ def plan_page(request: Request) -> str:
     lines: list[str] = []
     for title, document, prediction in _documents(request):
         lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose, alone=document.blocks is None)]
+        lines += [f"warning: {text}" for text in over_budget(document.plan, request.options)]
         lines += _blocks(document, prediction)
-    return "\n".join(lines[1:])
+    return "\n".join([*lines[1:], *_waiting(request)])
 
 
 def plan_json(request: Request) -> str:
@@ -85,11 +86,8 @@ def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
     probe = probed()
     results: dict[str, StoredModel] = {}
     for recipe in recipes:
-        if results and (recipe.tokenizer or recipe.tokenizer_source):
-            raise ValueError(
-                f"{request.recipe}: {_name(recipe)} takes tokenizers of results that are not made yet, so it cannot be planned "
-                "before they are; `npmerge merge` makes them first"
-            )
+        if results and _needs_tokenizers(recipe):
+            return
         document = planned(recipe, results, seed=seed, mergekit_semantics=semantics)
         plan = document.plan
         results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
@@ -99,6 +97,19 @@ def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
             document,
             predicted(plan, request.options, probe),
         )
+
+
+def _needs_tokenizers(recipe: Recipe) -> bool:
+    """Whether a document takes the tokenizers of its models, which results of other documents get when they are made."""
+    return bool(recipe.tokenizer or recipe.tokenizer_source)
+
+
+def _waiting(request: Request) -> list[str]:
+    """Lines on the documents that cannot be planned before others are made."""
+    recipes = _read(request)[0]
+    first = next((k for k, recipe in enumerate(recipes) if k and _needs_tokenizers(recipe)), len(recipes))
+    why = "tokenizers of results that are not made yet: it is planned when they are"
+    return [line for recipe in recipes[first:] for line in ("", f"{_name(recipe)}: takes {why}")]
 
 
 def _name(recipe: Recipe) -> str:

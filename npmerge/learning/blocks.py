@@ -25,6 +25,7 @@ from npmerge.learning.starts import chosen_tensors, start_of
 from npmerge.learning.tasks import Tasks, check_all_apart, joined_examples
 from npmerge.learning.user_code import check_takes
 from npmerge.learning.values import values_of
+from npmerge.objectives import Joint
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.examples import Data
 from npmerge.recipe.plan import Plan
@@ -70,10 +71,13 @@ class Blocks:
             check_all_apart(parts)
         return Tasks(tuple(parts), learn.seed)
 
-    def networks(self) -> list[PyTree]:
-        """Variables of the models, the base first if there is one; aligned if they are to be."""
+    def stored(self) -> list[PyTree]:
+        """Variables of the models, the base first if there is one. Raises ValueError for those of another network (line)."""
         with inside(self.recipe, ("learn" if self.recipe.learn else "align",)):
-            found = [self.network.variables(tensors) for tensors in self.members.all]
+            return [self.network.variables(tensors) for tensors in self.members.all]
+
+    def aligned(self, found: list[PyTree]) -> list[PyTree]:
+        """The same in the units of the first, if they are to be."""
         align, learn = self.recipe.align, self.recipe.learn
         if align is None:
             return found
@@ -102,6 +106,9 @@ class Blocks:
 
     def _check_judged(self, learn: Learn, goal: Goal, tasks: Tasks, judged: Judged) -> None:
         """Raise ValueError for terms and labels that do not fit the network (file and line)."""
+        if isinstance(joint := goal.objective, Joint):
+            with inside(self.recipe, ("learn", "objective")):
+                joint.check_tasks(judged.stack, len(learn.data))
         for k, (task, place) in enumerate(zip(learn.data, learn.own_places, strict=True)):
             with inside(self.recipe, ("learn", *(place if task.objective else ("objective",)))):
                 check_judged(judged, goal.of_task(k), task.objective or learn.objective, tasks.train[k])

@@ -32,6 +32,12 @@ class FitProgress:
         self.task: TaskID | None = None if bar is None else bar.add_task("compiling", total=steps)
         self._write(f"learning: {plural(steps, 'step')}, which are compiled first")
 
+    def says(self, text: str) -> None:
+        """A line by itself."""
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False, soft_wrap=True)
+        self._write(text)
+
     def __call__(self, step: int, loss: float) -> None:
         """After a step that `fit` looks at, with its training loss."""
         now = time.perf_counter()

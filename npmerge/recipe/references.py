@@ -22,7 +22,7 @@ def check_reference(text: str, names: Collection[str] = (), words: Collection[st
     if text in names:
         return None
     if text.lower().endswith(".gguf"):
-        raise ValueError(f"{text!r} is a GGUF file, which is not read: give the model it was made from as safetensors")
+        raise ValueError(f"{text!r} is a GGUF file, which recipes do not take: npmerge convert makes safetensors of it")
     if _exists(text):
         return None
     path, plus, adapter = text.rpartition("+")

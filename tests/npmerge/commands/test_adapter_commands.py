@@ -119,6 +119,8 @@ def test_bad_requests(tmp_path):
         merge_adapters([plain, plain], [1.0], Request(tmp_path / "out"))
     with pytest.raises(ValueError, match="is stored whole"):
         merge_adapters([plain, FIXTURES / "embedding"], [], Request(tmp_path / "out"))
+    with pytest.raises(ValueError, match="plain is an adapter, expected a model"):
+        extract_adapter(str(plain), str(BASE), Request(tmp_path / "out", 1))
     with pytest.raises(ValueError, match="is an input"):
         merge_adapters([shutil.copytree(plain, tmp_path / "in")], [], Request(tmp_path / "in", force=True))
     (tmp_path / "full").mkdir()

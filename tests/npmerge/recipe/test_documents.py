@@ -124,7 +124,5 @@ def test_files_that_are_no_recipes(folder):
 def test_a_link_to_nothing_is_no_model_and_is_not_proposed(folder):
     (folder / "models" / "linked").symlink_to("nowhere")
     text = "merge_method: linear\nmodels: [{model: models/linked, parameters: {weight: 1}}]\n"
-    with pytest.raises(
-        ValueError, match=r"unknown model 'models/linked': expected a path \(no such file or folder: /.*/models/linked\)$"
-    ):
+    with pytest.raises(ValueError, match=r"'models/linked': expected a path \(no such file or folder: /.*/models/linked\)$"):
         parse_recipe(text)
