@@ -14,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from npmerge.commands import options
+from npmerge.commands.mergekit_flags import check_flags
 from npmerge.commands.methods import FUSIONS, METHODS, PLEAS
+from npmerge.commands.signals import interrupted_between_imports
 from npmerge.version import __version__
 
 app = typer.Typer(
@@ -29,7 +31,9 @@ def main() -> None:
     """Run the command; bad input, and what the file system refuses, ends in one line and exit status 2."""
     gc.set_threshold(50_000)  # looking for cycles during imports would take a tenth of the time in which a merge starts
     atexit.register(gc.freeze)  # and one last look through everything would delay the end
+    interrupted_between_imports()
     try:
+        check_flags(sys.argv[1:])
         app()
     except (ValueError, OSError) as error:
         typer.echo(f"npmerge: {error}", err=True)
@@ -205,7 +209,10 @@ def plan(
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a recipe would do: each tensor's method, inputs and numbers; bytes, memory and time. Reads headers only."""
+    """Say what a recipe would do: each tensor's method, inputs and numbers; bytes, memory and time.
+
+    Reads headers only. For a recipe with learn it reads the examples too, compiles a step of learning and times it.
+    """
     from npmerge.commands.plan import Request, plan_json, plan_page  # not needed for --help
 
     options.check_seed(seed)

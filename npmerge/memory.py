@@ -1,5 +1,7 @@
 """Bytes that a computation holds at once, predicted from shapes before anything runs."""
 
+import math
+import os
 from typing import Any
 
 import jax
@@ -11,6 +13,14 @@ from alignment.graph import PyTree
 def bytes_of(tree: PyTree) -> int:
     """The bytes of the arrays of a tree, or of their shapes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def machine_bytes() -> int | None:
+    """What the first device holds, as accelerators say; of a CPU the memory of the machine; None where neither is told."""
+    if limit := (jax.devices()[0].memory_stats() or {}).get("bytes_limit"):
+        return limit
+    names = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
+    return math.prod(map(os.sysconf, names)) if set(names) <= set(getattr(os, "sysconf_names", ())) else None
 
 
 def peak_bytes(jaxpr: Jaxpr) -> int:

@@ -74,7 +74,8 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str
 
 def _read(path: Path, *, arrays: bool = True) -> tuple[PyTree, dict[str, Any]]:
     if not path.is_file():
-        raise ValueError(f"{path}: {'is a folder, expected a file' if path.is_dir() else 'no such file'}")
+        folder = "is a folder, expected a file of npmerge.checkpoint.save (recipes with align: take folders)"
+        raise ValueError(f"{path}: {folder if path.is_dir() else 'no such file'}")
     try:
         with safe_open(path, "np") as file:
             header = _header(path, file.metadata())

@@ -15,9 +15,11 @@ from npmerge.checkpoint.adapter_writer import NewAdapter, write_adapter
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.factors import Update, cut, extracted, joined
 from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.checkpoint.lora_config import CONFIG
 from npmerge.checkpoint.partial import check_apart, check_replaceable, partial_folder
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.reports.text import columns, plural
+from npmerge.reports.sizes import size
+from npmerge.reports.text import braced, columns, kind_of, plural
 from npmerge.stream.progress import shown
 
 TABLE = re.compile(r"wte|wpe|(?!.*out).*embed.*")
@@ -96,6 +98,9 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
         raise ValueError("extract-lora needs --rank")
     check_apart(request.out, [*paths_of(model), *paths_of(base)])
     check_replaceable(request.out, force=request.force)
+    for name in (model, base):
+        if (Path(name) / CONFIG).is_file():
+            raise ValueError(f"{name} is an adapter, expected a model: a recipe with base+adapter makes one of it")
     tuned, origin = open_checkpoint(model), open_checkpoint(base)
     _check_same(tuned, origin)
     updates: dict[str, Update] = {}
@@ -121,11 +126,35 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
     if loose := [name for name in whole if "." not in name]:
         raise ValueError(f"{model} changes {', '.join(loose)}, of no module: an adapter of PEFT cannot hold that")
     saved = tuple(sorted({name.rpartition(".")[0] for name in whole}))
+    kept = _why_whole(whole, [*origin.entries])
     _complete(tuned, saved, updates, tensors)
     ranks = {module: update.A.shape[0] for module, update in updates.items()}
     record = {"model": model, "base": base, "rank": request.rank, "errors": _errors(updates)}
     _write(request, NewAdapter(tensors, ranks, base, saved, conv1d, record))
-    return _page(updates, request, saved)
+    model_size = sum(entry.nbytes for entry in origin.entries.values())
+    inside = sum(x.nbytes for name, x in tensors.items() if name.rpartition(".")[0] in saved)
+    return _page(updates, request, [*kept, *_sizes(sum(x.nbytes for x in tensors.values()), model_size, inside)])
+
+
+def _why_whole(whole: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Lines on the modules that are stored whole: what changed there that no product of two factors can hold."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in sorted(whole, key=order.index):
+        module, _, last = name.rpartition(".")
+        found.setdefault((kind_of(module), last), []).append(module)
+    return [
+        f"stored whole (modules_to_save): {braced(modules)}, whose {last} changed and is no matrix"
+        for (_, last), modules in found.items()
+    ]
+
+
+def _sizes(adapter: int, model: int, whole: int) -> list[str]:
+    """How large an adapter is, and a warning if little of it is of low rank."""
+    part = f"{size(whole)} of it are modules stored whole"
+    lines = [f"the adapter takes {size(adapter)}, {adapter / model:.0%} of the {size(model)} of the model; {part}"]
+    if 2 * whole > adapter:
+        lines.append("warning: most of the adapter is stored whole: a low rank saves little here")
+    return lines
 
 
 def _complete(tuned: StoredModel, saved: Sequence[str], updates: dict[str, Update], tensors: dict[str, np.ndarray]) -> None:
@@ -203,8 +232,7 @@ def _write(request: Request, adapter: NewAdapter) -> None:
         write_adapter(folder / "model", adapter)
 
 
-def _page(updates: Mapping[str, Update], request: Request, saved: Sequence[str] = ()) -> str:
+def _page(updates: Mapping[str, Update], request: Request, more: Sequence[str] = ()) -> str:
     rows = [(module, str(u.A.shape[0]), f"{u.error:.3g}") for module, u in updates.items()]
     lines = columns([("module", "rank", "relative error"), *rows]) if rows else []
-    kept = [f"stored whole (modules_to_save): {', '.join(saved)}"] if saved else []
-    return "\n".join([*lines, *kept, f"wrote {request.out}"])
+    return "\n".join([*lines, *more, f"wrote {request.out}"])

@@ -7,23 +7,30 @@ from typing import Any
 
 from alignment.checks import unknown
 from npmerge.catalogue import Answer, Asks, Hyper, asks
+from npmerge.commands.recipe_methods import plain, recipe_json, recipe_lines, recipe_method
 from npmerge.methods import METHODS
+from npmerge.recipe.parameters import METHODS as RECIPE_METHODS
 from npmerge.reports.text import columns
 
 HEADER = ("", "models", "base", "data", "labels", "activations", "gradients", "key", "same initialisation")
 
 
 def methods_page(name: str | None, *, as_json: bool) -> str:
-    """All methods, or the one of that name in whatever case. Raises ValueError for an unknown name; the nearest is told."""
+    """All methods, or the one of that name of the library or of recipes. Raises ValueError for others; the nearest is told."""
     found = {method.__name__: asks(method) for method in METHODS}
+    recipe = None if name is None else recipe_method(name)
     if name is not None:
-        known = {each.lower(): each for each in found}
-        if name.lower() not in known:
-            raise ValueError(unknown("method", name, found))
-        found = {known[name.lower()]: found[known[name.lower()]]}
+        known = {plain(each): each for each in found}
+        if plain(name) not in known and recipe is None:
+            raise ValueError(unknown("method", name, [*found, *RECIPE_METHODS]))
+        found = {each: a for each, a in found.items() if plain(each) == plain(name)}
     if as_json:
-        return json.dumps({each: _json(a) for each, a in found.items()}, indent=1, default=repr)
-    return "\n".join(_all(list(found.values())) if name is None else _one(*found.values()))
+        own = {recipe.name: recipe_json(recipe)} if recipe and not found else {}
+        return json.dumps({each: _json(a) for each, a in found.items()} | own, indent=1, default=repr)
+    if name is None:
+        return "\n".join(_all(list(found.values())))
+    library = [_one(a) for a in found.values()]
+    return "\n\n".join("\n".join(lines) for lines in [*library, *([recipe_lines(recipe)] if recipe else [])])
 
 
 def _json(found: Asks) -> dict[str, Any]:
@@ -46,7 +53,8 @@ def _all(methods: Sequence[Asks]) -> list[str]:
         "",
         *columns([("", "hyper-parameter", "default", "published grid, or all values"), *hyper]),
         "",
-        "npmerge methods NAME says what one does; --json prints all of it for programs.",
+        f"In recipes: {', '.join(RECIPE_METHODS)}.",
+        "npmerge methods NAME says what one does, in recipes too; --json prints all of it for programs.",
     ]
 
 

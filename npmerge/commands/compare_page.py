@@ -154,6 +154,15 @@ def _words(content: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(content: Mapping[str, Any], count: int | None) -> list[str]:
-    lines = content["left_out"]
-    more = [f"and {len(lines) - count} more that are not compared"] if count is not None and len(lines) > count else []
-    return [*(f"not compared: {line}" for line in lines[:count]), *more]
+    """What is not compared: a line each, or for those of one reason together unless all are asked for (`count` None)."""
+    reasons: dict[str, list[str]] = {}
+    for line in content["left_out"]:
+        name, _, reason = line.partition(" ")
+        reasons.setdefault(reason if count is not None else line, []).append(name)
+    lines = []
+    for reason, names in reasons.items():
+        said = f"{names[0]} {reason}" if count is not None else reason
+        if len(names) > 1:
+            said = f"{plural(len(names), 'tensor')}, such as {', '.join(names[:3])}: each {reason}"
+        lines.append(f"not compared: {said}")
+    return lines

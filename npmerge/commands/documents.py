@@ -18,11 +18,12 @@ from npmerge.folder import Provenance, Replay, differences, files_beside, finish
 from npmerge.folder.networks import as_network
 from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
+from npmerge.recipe.groups import inputs_of
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.planned import PlannedModel
 from npmerge.reports.sizes import parse_size
 from npmerge.stream.copies import compared
-from npmerge.stream.engine import Options
+from npmerge.stream.engine import Options, over_budget
 from npmerge.stream.outcomes import Outcome, digests, read_bytes
 from npmerge.stream.progress import shown
 from npmerge.stream.writing import Target, write_model
@@ -40,11 +41,13 @@ class Made(NamedTuple):
         plan: that was followed.
         outcomes: of its steps.
         notes: what is to be said of it, a line each.
+        changed: what is not as in the merge that is made again, a line each.
     """
 
     plan: Plan
     outcomes: list[Outcome]
     notes: list[str]
+    changed: list[str]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Documents:
                     results[str(recipe.name)] = made
                     notes += [f"{recipe.name}: {text}" for text in said]
                     self._wait(number)
-            made_last = self._final(document, folder, hashes)
+            made_last = self._final(document, folder, hashes, _given(recipes))
             self._wait(len(recipes))
             return made_last._replace(notes=[*notes, *made_last.notes])
         finally:
@@ -141,7 +144,7 @@ class Documents:
         _finish(document, place, Provenance(self.text), name)
         return open_model(place, name=name), said
 
-    def _final(self, document: Planned, folder: Path, hashes: Hashes) -> Made:
+    def _final(self, document: Planned, folder: Path, hashes: Hashes, models: tuple[str, ...]) -> Made:
         model, size = folder / "model", parse_size("--out-shard-size", self.shard_size)
         plan, said = self._followed(document, model, folder / "fit")
         target = Target(model, folder / "journal", size, partial(self._metadata, document.plan, hashes), self.keep)
@@ -152,10 +155,10 @@ class Documents:
         copies = [*said, *compared(plan, merged)]
         sync_folder(model)
         outputs = digests(outcomes, {path.name: header.tensors for path, header in merged.files.items()})
-        provenance = replace(self._provenance(hashes, final=True), outputs=outputs)
+        provenance = replace(self._provenance(hashes, final=True), outputs=outputs, models=models)
         notes = _finish(document, model, provenance, self.out.resolve().name)
         changed = differences(self.replay, provenance) if self.replay else []
-        return Made(document.plan, outcomes, [*copies, *notes, *(f"warning: not as the first time: {x}" for x in changed)])
+        return Made(document.plan, outcomes, [*copies, *notes], changed)
 
     def _followed(self, document: Planned, report: Path | None, work: Path) -> "tuple[Plan, list[str]]":
         """The plan of what is written, when the networks of a document have been aligned and learned from; what to say."""
@@ -169,8 +172,9 @@ class Documents:
         from npmerge.stream.kernels import kernel_of  # imports JAX
 
         if not self.quiet:
-            for warning in plan.warnings:
-                typer.echo(f"warning: {warning}", err=True)
+            of = "" if label == self.out.name else f"{label}: "
+            for warning in (*plan.warnings, *over_budget(plan, self.options)):
+                typer.echo(f"warning: {of}{warning}", err=True)
         total = sum(read_bytes(plan, step) for step in plan.steps)
         kernel = partial(kernel_of, mergekit_semantics=plan.mergekit_semantics, seed=plan.seed)
         with shown(total, label, quiet=self.quiet) as progress:
@@ -190,6 +194,12 @@ class Documents:
 
 def _finish(document: Planned, folder: Path, provenance: Provenance, name: str) -> list[str]:
     return finish(folder, document.plan, document.recipe, provenance, vocabulary=document.vocabulary, name=name)
+
+
+def _given(recipes: Sequence[Recipe]) -> tuple[str, ...]:
+    """The models that documents name, without their own results."""
+    names = {recipe.name for recipe in recipes}
+    return tuple(dict.fromkeys(model for recipe in recipes for model in inputs_of(recipe) if model not in names))
 
 
 def _result(folder: Path, number: int) -> Path:

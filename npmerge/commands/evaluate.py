@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
 from npmerge.checkpoint.adapted import open_reference, paths_of
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.folder.tokenizers import folder_of
 from npmerge.learning.chosen import architecture_of
 from npmerge.learning.data import hash_of_data, read_examples
+from npmerge.learning.judged import is_headless
 from npmerge.learning.members import StoredTensor
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
@@ -65,6 +68,9 @@ def _metrics(request: Request, name: str) -> Metrics:
             raise ValueError(f"{request.data} has no 'labels'")
         variables = network.variables(tensors)
         check_takes(network, variables, examples)
+        if is_headless(network.config):
+            shape = jax.eval_shape(network.apply, variables, examples.inputs).shape
+            raise ValueError(f"gives features {shape} of no classes or tokens, that labels could judge: give one with a head")
         return evaluate(network.apply, variables, examples.batches(request.batch_size))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

@@ -1,8 +1,6 @@
 """`npmerge merge`: from a recipe's file to the folder of the merged model."""
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +13,7 @@ from npmerge.commands.documents import Documents, Made
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder import Replay, is_record, recipe_of_record
 from npmerge.recipe import Recipe, parse_recipe, read_recipe
-from npmerge.reports.sizes import parse_size
+from npmerge.reports.sizes import parse_size, process_peak, without_unit
 from npmerge.stream.allocation import keep_freed_memory
 from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options
@@ -70,6 +68,8 @@ def run_merge(request: Request) -> None:
         ValueError: whatever is wrong with recipe, models, output or memory.
     """
     begun = time.perf_counter()
+    if request.quiet and request.verbose:
+        raise ValueError("--quiet and --verbose exclude each other, got both")
     request, recipes, documents = _read(request)
     use_device(request.device)
     if request.distributed and not _is_first(recipes):
@@ -138,12 +138,17 @@ def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
         distributed=request.distributed,
     )
     parse_size("--out-shard-size", documents.shard_size)
+    for warning in [] if request.quiet else without_unit("--out-shard-size", documents.shard_size):
+        typer.echo(f"warning: {warning}", err=True)
     return request, parse_recipe(text, str(request.recipe)), documents
 
 
 def _tell(request: Request, made: Made, seconds: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     pairs = zip(made.plan.steps, made.outcomes, strict=True)
     each = [line(step, outcome) for step, outcome in pairs] if request.verbose else []
-    for text in (*each, *made.notes, *summary(made.plan, made.outcomes, seconds, peak), f"written to {request.out}"):
+    told = [*each, *made.notes, *summary(made.plan, made.outcomes, seconds, process_peak()), f"written to {request.out}"]
+    told += [f"warning: not as the first time: {text}" for text in made.changed]
+    if made.changed:
+        told.append(f"warning: {request.out} is not the merge that {request.recipe} records")
+    for text in told:
         typer.echo(text)

@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="For programs: everything tha
 def engine_options(num_threads: int | None, memory_budget: str | None) -> "Options":
     """How a plan is run. Raises ValueError for less than one thread and for what is no size."""
     from npmerge.commands.merge import default_options  # not needed for --help
-    from npmerge.reports.sizes import parse_size
+    from npmerge.reports.sizes import parse_size, without_unit
 
     options = default_options()
     if num_threads is not None:
@@ -35,6 +35,8 @@ def engine_options(num_threads: int | None, memory_budget: str | None) -> "Optio
             raise ValueError(f"--num-threads must be 1 or more, got {num_threads}")
         options = replace(options, threads=num_threads)
     if memory_budget is not None:
+        for line in without_unit("--memory-budget", memory_budget):
+            typer.echo(f"warning: {line}", err=True)
         options = replace(options, budget=parse_size("--memory-budget", memory_budget))
     return options
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands import plan_page as page
 from npmerge.commands.merge import default_options
@@ -13,7 +15,7 @@ from npmerge.commands.planning import Planned, planned
 from npmerge.commands.prediction import Prediction, predicted, probed
 from npmerge.folder import is_record, recipe_of_record
 from npmerge.recipe import PlannedModel, Recipe, load_recipe, parse_recipe
-from npmerge.stream.engine import Options
+from npmerge.stream.engine import Options, over_budget
 from npmerge.version import __version__
 
 
@@ -40,8 +42,10 @@ def plan_page(request: Request) -> str:
     """The plans of all documents as text. Raises ValueError for whatever is wrong with recipe or models."""
     lines: list[str] = []
     for title, document, prediction in _documents(request):
-        lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose), *_blocks(document)]
-    return "\n".join(lines[1:])
+        lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose, alone=document.blocks is None)]
+        lines += [f"warning: {text}" for text in over_budget(document.plan, request.options)]
+        lines += _blocks(document, prediction)
+    return "\n".join([*lines[1:], *_waiting(request)])
 
 
 def plan_json(request: Request) -> str:
@@ -53,15 +57,18 @@ def plan_json(request: Request) -> str:
     return json.dumps({"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}, indent=1)
 
 
-def _blocks(document: Planned) -> list[str]:
-    """Lines on what a document aligns and learns."""
+def _blocks(document: Planned, prediction: Prediction) -> list[str]:
+    """Lines on what a document aligns and learns, and on what all of it takes together."""
     align, learn = document.recipe.align, document.recipe.learn
     lines = ["", f"align: {align.method}, to the units of the reference"] if align else []
     if learn is None or document.blocks is None:
         return lines
     from npmerge.learning.predictions import predicted_fit, told  # imports flax and Optax
 
-    return [*(lines or [""]), *told(learn, predicted_fit(document.blocks, learn))]
+    typer.echo("compiling a step of learning, which is timed", err=True)
+    found = predicted_fit(document.blocks, learn)
+    total = page.total(prediction, found.memory.total, found.seconds and found.compiling + found.seconds)
+    return [*(lines or [""]), *told(learn, found), total]
 
 
 def _fit(document: Planned) -> dict[str, Any]:
@@ -70,8 +77,7 @@ def _fit(document: Planned) -> dict[str, Any]:
         return {}
     from npmerge.learning.predictions import predicted_fit  # imports flax and Optax
 
-    found = predicted_fit(document.blocks, learn)
-    return {"learn": found and found.as_json()}
+    return {"learn": predicted_fit(document.blocks, learn).as_json()}
 
 
 def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
@@ -80,11 +86,8 @@ def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
     probe = probed()
     results: dict[str, StoredModel] = {}
     for recipe in recipes:
-        if results and (recipe.tokenizer or recipe.tokenizer_source):
-            raise ValueError(
-                f"{request.recipe}: {_name(recipe)} takes tokenizers of results that are not made yet, so it cannot be planned "
-                "before they are; `npmerge merge` makes them first"
-            )
+        if results and _needs_tokenizers(recipe):
+            return
         document = planned(recipe, results, seed=seed, mergekit_semantics=semantics)
         plan = document.plan
         results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
@@ -94,6 +97,19 @@ def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
             document,
             predicted(plan, request.options, probe),
         )
+
+
+def _needs_tokenizers(recipe: Recipe) -> bool:
+    """Whether a document takes the tokenizers of its models, which results of other documents get when they are made."""
+    return bool(recipe.tokenizer or recipe.tokenizer_source)
+
+
+def _waiting(request: Request) -> list[str]:
+    """Lines on the documents that cannot be planned before others are made."""
+    recipes = _read(request)[0]
+    first = next((k for k, recipe in enumerate(recipes) if k and _needs_tokenizers(recipe)), len(recipes))
+    why = "tokenizers of results that are not made yet: it is planned when they are"
+    return [line for recipe in recipes[first:] for line in ("", f"{_name(recipe)}: takes {why}")]
 
 
 def _name(recipe: Recipe) -> str:

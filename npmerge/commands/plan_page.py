@@ -6,10 +6,10 @@ from typing import Any
 
 from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
-from npmerge.commands.prediction import Prediction
+from npmerge.commands.prediction import LIBRARIES, Prediction
 from npmerge.recipe.layers import place_of
 from npmerge.recipe.plan import Plan, Source, Step, Value
-from npmerge.reports.sizes import duration, size
+from npmerge.reports.sizes import duration, process_peak, size
 from npmerge.reports.text import braced, columns, kind_of, plural, ranges, shape_of
 from npmerge.stream.outcomes import read_bytes
 
@@ -19,8 +19,15 @@ SPELT = 4
 """Different values over depth that are spelt out; of more the first and the last are told."""
 
 
-def told(plan: Plan, prediction: Prediction, *, verbose: bool = False) -> list[str]:
-    """What the terminal shows of one document's plan; a line for each tensor if `verbose`."""
+def told(plan: Plan, prediction: Prediction, *, verbose: bool = False, alone: bool = True) -> list[str]:
+    """What the terminal shows of one document's plan.
+
+    Args:
+        plan: of it.
+        prediction: of the merge of its tensors.
+        verbose: whether each tensor has a line.
+        alone: whether that is all there is to do; else networks are aligned or learned first.
+    """
     groups: dict[Any, list[Step]] = {}
     for step in plan.steps:
         groups.setdefault(step.name if verbose else _alike(step), []).append(step)
@@ -34,7 +41,7 @@ def told(plan: Plan, prediction: Prediction, *, verbose: bool = False) -> list[s
         *columns([HEADER, *rows]),
         "",
         _counts(plan),
-        _takes(prediction),
+        f"{'predicted' if alone else 'predicted for writing'}: {_takes(prediction)}",
         *skipped,
         *(f"warning: {text}" for text in plan.warnings),
     ]
@@ -202,7 +209,21 @@ def _counts(plan: Plan) -> str:
 def _takes(p: Prediction) -> str:
     time = f"not measured for {', '.join(p.unmeasured)}" if p.seconds is None else f"about {duration(p.seconds)}"
     where = f"on {plural(p.threads, 'thread')}, by a probe of this machine, if the disk keeps up"
-    return f"predicted: at most about {size(p.memory)} of memory; time: {time} {where}"
+    return f"at most about {size(p.memory)} of memory; time: {time} {where}"
+
+
+def total(p: Prediction, held: int, learning: float | None) -> str:
+    """The last line of a document that learns: what all of it takes.
+
+    Args:
+        p: of the merge of its tensors.
+        held: bytes of a step of learning.
+        learning: seconds of compiling and of all steps; None where they are not known.
+    """
+    memory = f"about {size(max(process_peak(), LIBRARIES + held, p.memory))} of memory"
+    if learning is None or p.seconds is None:
+        return f"predicted in all: {memory}; time: not known"
+    return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}, and what measuring the networks takes"
 
 
 def written(step: Step) -> int:

@@ -1,9 +1,14 @@
-"""Signals that end a command, turned into exceptions."""
+"""Signals that end a command, turned into exceptions; never inside an import, which libraries of C++ end in a crash."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+AGAIN = 0.05
+"""Seconds after which a signal that came during an import is sent again."""
 
 
 @contextmanager
@@ -18,9 +23,9 @@ def ended_by_signals(*, at_checks: bool = False) -> Iterator[Callable[[], None]]
     """
     seen: list[int] = []
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         seen.append(number)
-        if not at_checks:
+        if not at_checks and not put_off(number, frame):
             check()
 
     def check() -> None:
@@ -37,3 +42,26 @@ def ended_by_signals(*, at_checks: bool = False) -> Iterator[Callable[[], None]]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def interrupted_between_imports() -> None:
+    """Ctrl-C raises KeyboardInterrupt from now on: during an import once that is done, and not where it is ignored (nohup)."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if not put_off(number, frame):
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
+
+
+def put_off(number: int, frame: FrameType | None) -> bool:
+    """Whether an import is under way in a frame; then the signal is sent again a little later."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
+    again.daemon = True  # nobody waits for it
+    again.start()
+    return True

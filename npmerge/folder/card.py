@@ -1,42 +1,57 @@
 """The model card: what was merged, how, and the recipe that does it again."""
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from npmerge.folder.record import RECORD
+from npmerge.folder.record import RECORD, Provenance
+from npmerge.recipe.blocks import Learn
 from npmerge.recipe.plan import Plan
+from npmerge.reports.text import plural
 from npmerge.version import __version__
 
+HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""What names on a hub look like: an owner and a name."""
 
-def card(plan: Plan, recipe: str, name: str) -> str:
+
+def card(plan: Plan, provenance: Provenance, name: str, learn: Learn | None = None) -> str:
     """`README.md` of the merged model: front matter that model hubs read, then the merge in words.
 
     Args:
         plan: of the merge.
-        recipe: its text.
+        provenance: its recipe and models.
         name: of the merged model.
+        learn: how its coefficients were learned, if they were.
     """
-    front = yaml.safe_dump(_front_matter(plan), sort_keys=False).strip()
-    return "\n".join([f"---\n{front}\n---", f"# {name}", "", *_words(plan), "", *_recipe(recipe)]) + "\n"
+    models = provenance.models or tuple(model.name for model in plan.models)
+    front = yaml.safe_dump(_front_matter(plan, models), sort_keys=False).strip()
+    words = _words(plan, models, learn)
+    return "\n".join([f"---\n{front}\n---", f"# {name}", "", *words, "", *_recipe(provenance.recipe)]) + "\n"
 
 
-def _front_matter(plan: Plan) -> dict[str, object]:
-    matter: dict[str, object] = {"base_model": [name_of(model.name) for model in plan.models]}
+def _front_matter(plan: Plan, models: Sequence[str]) -> dict[str, object]:
+    """Hubs take only names on the hub as base models."""
+    hub = [found for model in models if HUB.fullmatch(found := name_of(model)) and not Path(model).suffix]
+    matter: dict[str, object] = {"base_model": hub} if hub else {}
     if plan.models[plan.reference].config:
         matter["library_name"] = "transformers"
     return {**matter, "tags": ["merge", "npmerge"]}
 
 
-def _words(plan: Plan) -> list[str]:
+def _words(plan: Plan, models: Sequence[str], learn: Learn | None) -> list[str]:
     methods = Counter(step.method for step in plan.steps if step.action == "merge")
     copied = sum(step.action == "copy" for step in plan.steps)
-    lines = [f"A merge of {len(plan.models)} models, made with npmerge {__version__}.", "", "| | |", "| --- | --- |"]
-    names = [f"`{name_of(model.name)}`" for model in plan.models]
-    lines += [f"| {'reference' if k == plan.reference else 'model'} | {name} |" for k, name in enumerate(names)]
-    lines += [f"| {method} | {count} tensors |" for method, count in methods.items()]
-    lines += [f"| copied bit for bit | {copied} tensors |"] * (copied > 0)
+    lines = [f"A merge of {plural(len(models), 'model')}, made with npmerge {__version__}.", "", "| | |", "| --- | --- |"]
+    reference = plan.models[plan.reference].name
+    lines += [f"| {'reference' if model == reference else 'model'} | `{name_of(model)}` |" for model in models]
+    lines += [f"| {method} | {plural(count, 'tensor')} |" for method, count in methods.items()]
+    lines += [f"| copied bit for bit | {plural(copied, 'tensor')} |"] * (copied > 0)
+    if learn is not None:
+        how = f"{learn.minimised}; {learn.granularity.name}, {learn.constraint.name}, {plural(learn.steps, 'step')}"
+        lines.append(f"| coefficients | learned by {how}: `report.md` says what came of it |")
     return [*lines, f"| seed | {plan.seed} |"]
 
 
@@ -67,6 +82,6 @@ def _recipe(text: str) -> list[str]:
     ]
 
 
-def write_card(folder: Path, plan: Plan, recipe: str, name: str) -> None:
+def write_card(folder: Path, plan: Plan, provenance: Provenance, name: str, learn: Learn | None = None) -> None:
     """Write `README.md`."""
-    (folder / "README.md").write_text(card(plan, recipe, name), encoding="utf-8")
+    (folder / "README.md").write_text(card(plan, provenance, name, learn), encoding="utf-8")

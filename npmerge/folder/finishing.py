@@ -49,7 +49,7 @@ def finish(
         write_tokenizer(folder, vocabulary)
     if recipe.chat_template:
         notes += _set_template(folder, plan, recipe.chat_template)
-    write_card(folder, plan, provenance.recipe, name or folder.name)
+    write_card(folder, plan, provenance, name or folder.name, recipe.learn)
     write_json(folder / RECORD, record_of(provenance, plan.seed, plan.mergekit_semantics))
     return notes
 

@@ -36,12 +36,14 @@ class Provenance:
         options: by name, whatever else decides on the bytes of the result, such as "out_shard_size".
         inputs: `hash_of_file` of every file that was read, by its path as the recipe leads to it; empty where none was taken.
         outputs: digest of the tensors of every file that was written, by its name in the folder: equal for equal tensors.
+        models: that the recipe names, without results of its own documents; empty for those of the plan. No record holds it.
     """
 
     recipe: str
     options: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

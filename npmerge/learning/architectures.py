@@ -48,6 +48,10 @@ class Architecture(ABC):
         """The variables, in float32. Raises ValueError for tensors that are not the network's (all are named)."""
 
     @abstractmethod
+    def shapes(self, tensors: Tensors) -> PyTree:
+        """The variables as `jax.ShapeDtypeStruct`, from headers alone."""
+
+    @abstractmethod
     def tensors(self, variables: PyTree, like: Tensors) -> dict[str, np.ndarray]:
         """The tensors by name, for those names that are of the network."""
 

@@ -15,7 +15,8 @@ from npmerge.learned import Learned
 from npmerge.learning.aligning import aligned
 from npmerge.learning.architectures import Architecture
 from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split
-from npmerge.learning.goals import goal_of, needs_graph, needs_labels
+from npmerge.learning.goals import Goal, goal_of, needs_graph, needs_labels
+from npmerge.learning.judged import Judged, check_judged
 from npmerge.learning.learner import Learner
 from npmerge.learning.members import Members
 from npmerge.learning.partly import PartlyLearned
@@ -24,6 +25,7 @@ from npmerge.learning.starts import chosen_tensors, start_of
 from npmerge.learning.tasks import Tasks, check_all_apart, joined_examples
 from npmerge.learning.user_code import check_takes
 from npmerge.learning.values import values_of
+from npmerge.objectives import Joint
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.examples import Data
 from npmerge.recipe.plan import Plan
@@ -69,10 +71,13 @@ class Blocks:
             check_all_apart(parts)
         return Tasks(tuple(parts), learn.seed)
 
-    def networks(self) -> list[PyTree]:
-        """Variables of the models, the base first if there is one; aligned if they are to be."""
+    def stored(self) -> list[PyTree]:
+        """Variables of the models, the base first if there is one. Raises ValueError for those of another network (line)."""
         with inside(self.recipe, ("learn" if self.recipe.learn else "align",)):
-            found = [self.network.variables(tensors) for tensors in self.members.all]
+            return [self.network.variables(tensors) for tensors in self.members.all]
+
+    def aligned(self, found: list[PyTree]) -> list[PyTree]:
+        """The same in the units of the first, if they are to be."""
         align, learn = self.recipe.align, self.recipe.learn
         if align is None:
             return found
@@ -95,8 +100,18 @@ class Blocks:
         if needs_graph(learn):
             with inside(self.recipe, ("learn", "objective")):
                 graph = trace(self.network.forward, models[0], tasks.train[0].inputs[:2])
-        goal = goal_of(self.recipe, learn, self.members.names[: len(models)], graph)
-        return Learner(self.recipe, learn, self.network, stacked(models, base), merge, values.optimizer, goal, tasks)
+        goal, stack = goal_of(self.recipe, learn, self.members.names[: len(models)], graph), stacked(models, base)
+        self._check_judged(learn, goal, tasks, Judged(self.network, self.members.names[0], models[0], stack))
+        return Learner(self.recipe, learn, self.network, stack, merge, values.optimizer, goal, tasks)
+
+    def _check_judged(self, learn: Learn, goal: Goal, tasks: Tasks, judged: Judged) -> None:
+        """Raise ValueError for terms and labels that do not fit the network (file and line)."""
+        if isinstance(joint := goal.objective, Joint):
+            with inside(self.recipe, ("learn", "objective")):
+                joint.check_tasks(judged.stack, len(learn.data))
+        for k, (task, place) in enumerate(zip(learn.data, learn.own_places, strict=True)):
+            with inside(self.recipe, ("learn", *(place if task.objective else ("objective",)))):
+                check_judged(judged, goal.of_task(k), task.objective or learn.objective, tasks.train[k])
 
     def _check_taken(self, keys: Keys, given: Sequence[Examples], variables: PyTree) -> None:
         """Raise ValueError for examples that the network cannot take (file and line)."""
@@ -106,7 +121,7 @@ class Blocks:
 
     def _partly(self, learn: Learn, merge: Learned, model: PyTree) -> Learned | PartlyLearned:
         """The merge of the tensors whose coefficients are learned; tensors that are copied have none."""
-        names = chosen_tensors(self.recipe, learn, list(self.paths))
+        names = chosen_tensors(self.recipe, learn, self.paths)
         chosen = frozenset(path for name in names for path in self.paths[name])
         whole = all(path in chosen or is_statistic(path) for path in flatten(model))
         return merge if whole else PartlyLearned(merge, chosen)

@@ -36,6 +36,12 @@ class Goal:
     regularisers: tuple[tuple[str, float], ...] = ()
     idle: tuple[str, ...] = ()
 
+    def of_task(self, task: int) -> Objective:
+        """What judges the networks on the data of one task."""
+        if not isinstance(joint := self.objective, Joint):
+            return joint
+        return (joint.objective[task] if isinstance(joint.objective, tuple) else joint.objective).of_task(task)
+
     def data_loss(self, merge: Merge, apply: Callable) -> WeightSpaceLoss:
         """The loss of a merge's theta without the regularisers."""
         return weight_space(merge, apply, self.objective)

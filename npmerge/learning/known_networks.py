@@ -51,6 +51,10 @@ class Known(Architecture):
         leaves = [jnp.asarray(np.asarray(tensors[path]).astype(np.float32)) for path in own]
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
+    def shapes(self, tensors: Tensors) -> PyTree:
+        """See `Architecture.shapes`."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract(self.known).variables)
+
     def tensors(self, variables: PyTree, like: Tensors) -> dict[str, np.ndarray]:
         """See `Architecture.tensors`."""
         if self.own:

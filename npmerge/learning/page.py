@@ -14,6 +14,7 @@ from npmerge.learning.partly import PartlyLearned
 from npmerge.learning.shares import Shares, shares_of
 from npmerge.reports.tables import json_text, markdown_table
 
+UNFIT = "The labels are not of what the networks predict, one for each prediction: no accuracy can be told."
 FILES = ("report.md", "history.json", "loss.png", "shares.png", "coefficients.png")
 
 
@@ -93,6 +94,8 @@ def _ended(learnt: Learnt) -> str:
     if status == "diverged" and not len(history.held_out_loss):
         return f"{said}."
     if not len(history.held_out_loss):
+        steps = f"; loss of the batch {history.loss[0]:.4g} in the first step, {history.loss[-1]:.4g} in the last"
+        said += steps if len(history.loss) > 1 else ""
         return f"{said}; without held-out examples the last theta is kept, not the best."
     best = int(np.nanargmin(history.held_out_loss)) if np.isfinite(history.held_out_loss).any() else 0
     first, lowest = history.held_out_loss[0], history.held_out_loss[best]
@@ -121,7 +124,8 @@ def _rows(rows: Rows) -> dict[str, Any]:
 def _table(learner: Learner, learnt: Learnt) -> list[str]:
     found = learnt.measured
     if not found.rows:
-        return ["The examples have no labels of what the networks predict: no accuracy can be told."]
+        labelled = any(x.targets is not None for x in learner.tasks.train)
+        return [UNFIT if labelled else "The examples have no labels: no accuracy can be told."]
     lines = [_measured_on(learner, learnt), "", *_accuracies(found.rows)]
     for task, rows in found.by_task.items():
         lines += ["", f"On {task}:", "", *_accuracies(rows)]

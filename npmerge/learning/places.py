@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import jax
+
+from alignment.checks import first_line
 from npmerge.recipe.examples import Data
 from npmerge.recipe.schema import Recipe
 from npmerge.recipe.settings import Path
@@ -24,6 +27,19 @@ def data_of(recipe: Recipe) -> Iterator[tuple[Path, Data]]:
         yield from placed(("learn", "data"), recipe.learn.data)
         if isinstance(recipe.learn.held_out, tuple):
             yield from placed(("learn", "held_out"), recipe.learn.held_out)
+
+
+@contextmanager
+def memory_told(recipe: Recipe) -> Iterator[None]:
+    """XLA's error of memory that does not suffice becomes a line with the place of `learn:` and what would help."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) or recipe.learn is None:
+            raise
+        got = f"batch_size is {recipe.learn.batch_size}, accumulate {recipe.learn.accumulate}"
+        help_ = "give a smaller batch_size, or a larger accumulate, by which a batch goes through in parts"
+        raise recipe.error(("learn", "batch_size"), f"{first_line(error)}; {help_}: {got}") from None
 
 
 @contextmanager

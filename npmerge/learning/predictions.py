@@ -16,8 +16,7 @@ from npmerge.fitting.updates import Run, State, update
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.learner import Learner
 from npmerge.learning.partly import PartlyLearned, latents_of
-from npmerge.memory import bytes_of
-from npmerge.models import abstract
+from npmerge.memory import bytes_of, machine_bytes
 from npmerge.recipe.blocks import Learn
 from npmerge.reports.sizes import duration, size
 from npmerge.reports.text import counted, plural
@@ -35,15 +34,19 @@ class LearnPrediction(NamedTuple):
         devices: among which it is divided.
         memory: bytes that each of them holds in a step, by what holds them (`npmerge.fitting.memory`).
         flops: of a step, as XLA counts them.
+        compiling: seconds in which a step was compiled here.
         seconds: of all steps on one device of this machine, compilation and measurements not counted; None for steps that are
             too large to be run here.
+        warnings: a line each.
     """
 
     coefficients: int
     devices: int
     memory: FitMemory
     flops: float
+    compiling: float
     seconds: float | None
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -51,43 +54,47 @@ class LearnPrediction(NamedTuple):
         return {**self._asdict(), "memory": memory}
 
 
-def predicted_fit(blocks: Blocks, learn: Learn) -> LearnPrediction | None:
-    """What a block will take; None for a network of the user's own, whose variables are not known from headers."""
-    if blocks.network.config is None:
-        return None
-    tasks, one = blocks.tasks(learn), _variables(blocks)
+def predicted_fit(blocks: Blocks, learn: Learn) -> LearnPrediction:
+    """What a block will take: a step of it is compiled and, unless it is too large, run. Raises ValueError as `Blocks` does."""
+    tasks, one = blocks.tasks(learn), blocks.network.shapes(blocks.members.models[0])
     learner = blocks.learner(learn, tasks, [one] * len(blocks.members.all))
     theta, count = _theta(learner), -(-learn.batch_size // learn.accumulate) * learn.accumulate
     batch = _sized(tasks.first(1), count)
     memory, devices = _memory(learner, theta, batch), _devices(learn)
+    begun = time.perf_counter()
     step, given = _compiled(learner, theta, batch)
+    compiling = time.perf_counter() - begun
     flops = float((step.cost_analysis() or {}).get("flops", math.nan))
     seconds = _timed(step, given) * learn.steps if memory.total < LARGEST else None
     latents = sum(math.prod(x.shape) for x in latents_of(learner.merge, theta).values())
-    return LearnPrediction(latents, devices, memory.on(devices, features=learn.shard is not None), flops, seconds)
+    each = memory.on(devices, features=learn.shard is not None)
+    warnings = (*tasks.repeated(learn.batch_size), *_too_large(each.total, devices))
+    return LearnPrediction(latents, devices, each, flops, compiling, seconds, warnings)
 
 
-def told(learn: Learn, found: LearnPrediction | None) -> list[str]:
+def told(learn: Learn, found: LearnPrediction) -> list[str]:
     """Lines for the terminal."""
     what = f"{learn.minimised}, {learn.granularity.name}, {learn.constraint.name}"
-    first = f"learn: {what}, {learn.steps} steps of {learn.batch_size}"
-    if found is None:
-        return [first, "a network of your own: what it takes is not known from headers"]
+    first = f"learn: {what}, {plural(learn.steps, 'step')} of {learn.batch_size}"
     parts = ", ".join(f"{name} {size(value)}" for name, value in found.memory._asdict().items())
     time = "not timed: it is too large to be tried here"
     if found.seconds is not None:
-        time = f"{duration(found.seconds)} on one device here, compilation and measurements not counted"
+        time = f"{duration(found.seconds)} on one device here, after {duration(found.compiling)} of compiling"
     return [
         f"{first}; {counted(found.coefficients)} coefficients to learn",
         f"each of {plural(found.devices, 'device')} holds {size(found.memory.total)} in a step: {parts}",
         f"a step takes {counted(found.flops)}FLOP; {plural(learn.steps, 'step')}: {time}",
+        *(f"warning: {text}" for text in found.warnings),
     ]
 
 
-def _variables(blocks: Blocks) -> PyTree:
-    """Those of the network, as shapes."""
-    assert blocks.network.config is not None
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract(blocks.network.config).variables)
+def _too_large(nbytes: int, devices: int) -> list[str]:
+    """A line if a step takes more than there is here, unless it is to run on devices that are elsewhere."""
+    there = machine_bytes()
+    if devices > jax.device_count() or there is None or nbytes <= there:
+        return []
+    help_ = "give a smaller batch_size, or a larger accumulate, by which a batch goes through in parts"
+    return [f"a step takes {size(nbytes)} and there are {size(there)} here: {help_}"]
 
 
 def _theta(learner: Learner) -> PyTree:

@@ -1,6 +1,5 @@
 """How far a fit has got, on a terminal: loss, held-out loss, steps per second, memory."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -10,21 +9,34 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from npmerge.reports.sizes import size
+from npmerge.reports.sizes import process_peak, size
+from npmerge.reports.text import plural
+
+LINES = 4
+"""Lines that are written on the way of a fit where there is no terminal."""
 
 
 class FitProgress:
-    """What `fit` tells; a line of rich where there is a terminal.
+    """What `fit` tells; a line of rich where there is a terminal, else some lines.
 
     Args:
         bar: the display, if there is one.
         steps: of the whole fit.
+        console: where lines are written, if they are.
     """
 
-    def __init__(self, bar: Progress | None, steps: int):
+    def __init__(self, bar: Progress | None, steps: int, console: Console | None = None):
         self.bar, self.begun, self.first = bar, time.perf_counter(), 0
+        self.steps, self.console, self.next = steps, console, steps / LINES
         self.said = {"loss": "", "held-out": "", "speed": ""}
-        self.task: TaskID | None = None if bar is None else bar.add_task("", total=steps)
+        self.task: TaskID | None = None if bar is None else bar.add_task("compiling", total=steps)
+        self._write(f"learning: {plural(steps, 'step')}, which are compiled first")
+
+    def says(self, text: str) -> None:
+        """A line by itself."""
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False, soft_wrap=True)
+        self._write(text)
 
     def __call__(self, step: int, loss: float) -> None:
         """After a step that `fit` looks at, with its training loss."""
@@ -42,24 +54,30 @@ class FitProgress:
         self._show(step)
 
     def _show(self, step: int) -> None:
+        text = "  ".join([*filter(None, self.said.values()), memory()])
         if self.bar is not None and self.task is not None:
-            text = "  ".join([*filter(None, self.said.values()), memory()])
             self.bar.update(self.task, completed=step, description=text)
+        if step >= self.next and self.first:
+            self.next = step + self.steps / LINES
+            self._write(f"step {step} of {self.steps}  {text}")
+
+    def _write(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def memory() -> str:
     """The most that the process, and the first device if it says, have held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     stats = jax.local_devices()[0].memory_stats() or {}
     on_device = f", device {size(stats['peak_bytes_in_use'])}" if "peak_bytes_in_use" in stats else ""
-    return f"{size(peak)}{on_device}"
+    return f"{size(process_peak())}{on_device}"
 
 
 @contextmanager
 def fit_progress(steps: int, *, quiet: bool) -> Iterator[FitProgress]:
-    """A display on the terminal of the standard error; nothing where that is none, or if it is to be quiet."""
+    """A display on the terminal of the standard error, lines where that is none; nothing if it is to be quiet."""
     if quiet or not sys.stderr.isatty():
-        yield FitProgress(None, steps)
+        yield FitProgress(None, steps, None if quiet else Console(stderr=True))
         return
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -1,10 +1,13 @@
 """The blocks of one document: models are read, aligned, learned from, and handed back as a plan that the engine writes."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
+from alignment.graph import PyTree
 from npmerge.folder import Vocabulary
 from npmerge.folder.configs import changed_config
 from npmerge.learning.blocks import Blocks
@@ -12,7 +15,7 @@ from npmerge.learning.chosen import architecture_of
 from npmerge.learning.goals import check_goal, functions_of
 from npmerge.learning.members import members_of, with_results, with_tensors
 from npmerge.learning.page import FILES, told, write_pages
-from npmerge.learning.places import data_of, inside
+from npmerge.learning.places import data_of, inside, memory_told
 from npmerge.learning.progress import fit_progress
 from npmerge.learning.user_code import imported, source_of
 from npmerge.learning.values import alignment_of, values_of
@@ -84,14 +87,28 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
     if learn is None:
         return _aligned(blocks)
     tasks = blocks.tasks(learn)
-    learner = blocks.learner(learn, tasks, blocks.networks())
-    with fit_progress(learn.steps, quiet=quiet) as progress:
-        learnt = learner.learnt(blocks.names, progress, learner.checkpoints(work, wanted=keep))
+    networks, moved = _networks(blocks)
+    learner = blocks.learner(learn, tasks, networks)
+    with fit_progress(learn.steps, quiet=quiet) as progress, memory_told(blocks.recipe):
+        checkpoints = learner.checkpoints(work, wanted=keep)
+        if keep and checkpoints is not None:
+            progress.says(resumed(Path(checkpoints.folder)))
+        learnt = learner.learnt(blocks.names, progress, checkpoints)
     if folder is not None:
         write_pages(folder, learner, learnt, blocks.names)
     tensors = blocks.network.tensors(learnt.variables, blocks.members.models[0])
     plan = with_results(blocks.plan, tensors)
-    return Ready(plan, [*told(learner, learnt), f"{', '.join(FILES)} say more"])
+    return Ready(plan, [*moved, *told(learner, learnt), f"{', '.join(FILES)} say more"])
+
+
+def resumed(folder: Path) -> str:
+    """Whether a fit that is saved in a folder goes on, and from which step; if not, why."""
+    steps = [int(x.name) for x in folder.glob("*") if x.name.isdigit()]
+    if steps:
+        return f"resumed at step {max(steps)}"
+    if any(folder.parent.glob("fit-*")):
+        return "not resumed: what was left is of another learn block (steps count, too), of other data or of other models"
+    return "not resumed: no step of an interrupted fit was saved"
 
 
 def data_files(recipe: Recipe) -> list[Path]:
@@ -107,12 +124,33 @@ def code_files(blocks: Blocks) -> list[Path]:
     return [path for path in found if path is not None]
 
 
+def _networks(blocks: Blocks) -> tuple[list[PyTree], list[str]]:
+    """The networks, aligned if they are to be, and a line on each that says how much nearer to the first it has come."""
+    stored = blocks.stored()
+    networks, align = blocks.aligned(stored), blocks.recipe.align
+    if align is None:
+        return networks, []
+    names = blocks.names if blocks.members.base is None else ["the base", *blocks.names]
+    pairs = zip(names[1:], stored[1:], networks[1:], strict=True)
+    return networks, [
+        f"aligned by {align.method}: |{name} - {names[0]}| / |{names[0]}| is {_distance(after, networks[0]):.3g}, "
+        f"{_distance(before, stored[0]):.3g} before"
+        for name, before, after in pairs
+    ]
+
+
+def _distance(a: PyTree, b: PyTree) -> float:
+    """|a - b| / |b|, of all floating-point entries."""
+    pairs = list(zip(jax.tree.leaves(jax.device_get(a)), jax.tree.leaves(jax.device_get(b)), strict=True))
+    apart = math.fsum(float(np.square(x - y, dtype=np.float64).sum()) for x, y in pairs)
+    return math.sqrt(apart / (math.fsum(float(np.square(y, dtype=np.float64).sum()) for _, y in pairs) or 1))
+
+
 def _aligned(blocks: Blocks) -> Ready:
-    networks, members = blocks.networks(), blocks.members
+    (networks, notes), members = _networks(blocks), blocks.members
     like = members.models[0]
     arrays = [blocks.network.tensors(jax.device_get(x), like) for x in networks]
     base, models = (None, arrays) if members.base is None else (arrays[0], arrays[1:])
-    notes = [f"aligned by {blocks.recipe.align.method}" if blocks.recipe.align else ""]
     if blocks.network.train_apply is not None:
         notes.append("running statistics are averaged: learn, with steps: 0 if need be, estimates them from data")
     return Ready(with_tensors(blocks.plan, tuple(models), base), notes)

@@ -75,21 +75,31 @@ def start_of(recipe: Recipe, plan: Plan, paths: Mapping[str, tuple[str, ...]]) -
     return _whole(method, given)
 
 
-def chosen_tensors(recipe: Recipe, learn: Learn, names: Sequence[str]) -> list[str]:
+def chosen_tensors(recipe: Recipe, learn: Learn, paths: Mapping[str, Sequence[str]]) -> list[str]:
     """Of which of the merged tensors coefficients are learned.
+
+    A filter that holds for the name of no tensor is one for its paths among the variables, which reports name.
+
+    Args:
+        recipe: for the lines of errors.
+        learn: of it.
+        paths: where each merged tensor stands among the variables.
 
     Raises:
         ValueError: a filter that holds for none of them, or none that is left (the line).
     """
-    for key in ("include", "exclude"):
+    held: dict[str, set[str]] = {"include": set(), "exclude": set()}
+    for key, found in held.items():
         for i, pattern in enumerate(getattr(learn, key)):
-            if not any(map(pattern.matches, names)):
-                raise recipe.error(("learn", key, i), f"{pattern.text!r} matches no tensor that is merged")
-    found = [name for name in names if not learn.include or any(pattern.matches(name) for pattern in learn.include)]
-    found = [name for name in found if not any(pattern.matches(name) for pattern in learn.exclude)]
-    if not found:
+            named = {name for name in paths if pattern.matches(name)}
+            named = named or {name for name, own in paths.items() if any(map(pattern.matches, own))}
+            if not named:
+                raise recipe.error(("learn", key, i), pattern.missed(paths, "that is merged"))
+            found |= named
+    chosen = [name for name in paths if (name in held["include"] or not learn.include) and name not in held["exclude"]]
+    if not chosen:
         raise recipe.error(("learn",), "include and exclude leave no tensor whose coefficients would be learned")
-    return found
+    return chosen
 
 
 def _coefficients(step: Step) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 from npmerge.batches import shuffled
 from npmerge.learning.data import Examples, Parts, check_apart
 from npmerge.loading import by_task
+from npmerge.reports.text import plural
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,14 @@ class Tasks:
         each = [shuffled(x.inputs, x.filled, size, seed=self.seed + k) for k, x in enumerate(self.train)]
         return by_task(each) if self.joint else each[0]
 
+    def repeated(self, size: int) -> tuple[str, ...]:
+        """How batches of so many examples are filled from fewer, a line for each task that has fewer."""
+        few = [(len(x.inputs), x.name) for x in self.train if len(x.inputs) < size]
+        return tuple(
+            f"a batch of {size:,} is more than the {plural(n, 'example')} of {name}, and takes each {_times(size, n)}"
+            for n, name in few
+        )
+
     def first(self, size: int) -> tuple:
         """The first examples of each task, in order."""
         found = tuple((x.inputs[:size], x.filled[:size]) for x in self.train)
@@ -80,6 +89,11 @@ def check_all_apart(parts: Sequence[Parts]) -> None:
         for other in parts:
             if one is not other and one.held_out is not None:
                 check_apart(other.train, one.held_out)
+
+
+def _times(size: int, examples: int) -> str:
+    least = size // examples
+    return f"{least:,} times" if size % examples == 0 else f"{least:,} or {least + 1:,} times"
 
 
 def joined_examples(tasks: Sequence[Examples]) -> Examples:

@@ -57,7 +57,8 @@ def windows(
     tokens = np.concatenate(found) if found else np.zeros((0, length + 1), np.int32)
     if not len(tokens):
         raise ValueError(
-            f"{name} has fewer tokens than the {length + 1} of one example: give a shorter data.length or more text"
+            f"{name}, read as text, has fewer tokens than the {length + 1} of one example: give more text or, in a recipe, a "
+            "shorter length of its data"
         )
     return tokens[:, :-1], tokens[:, 1:]
 

@@ -51,6 +51,11 @@ class UserFunction(Architecture):
         real = {name: x for name, x in tensors.items() if jnp.issubdtype(x.dtype, jnp.floating)}
         return {name: jnp.asarray(np.asarray(x).astype(np.float32)) for name, x in real.items()}
 
+    def shapes(self, tensors: Tensors) -> PyTree:
+        """See `Architecture.shapes`."""
+        real = {name: x for name, x in tensors.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+        return {name: jax.ShapeDtypeStruct(x.shape, jnp.float32) for name, x in real.items()}
+
     def tensors(self, variables: PyTree, like: Tensors) -> dict[str, np.ndarray]:
         """See `Architecture.tensors`."""
         return {name: np.asarray(x) for name, x in variables.items()}

@@ -61,6 +61,10 @@ class Joint(Objective):
         tasks = zip(self._tasks(stack, batch), self._functions(apply, batch), batch, strict=True)
         return scaled([o.terms(f, params, stack, b) for o, f, b in tasks], self._weights(batch))
 
+    def check_tasks(self, stack: Stack, tasks: int) -> None:
+        """Raise ValueError unless it can be of so many tasks of these models."""
+        self._tasks(stack, (None,) * tasks)
+
     def map_batches(self, function: Callable[[tuple], Any], batch: tuple) -> tuple:
         """The batch of each task, mapped."""
         return tuple(o.map_batches(function, b) for o, b in zip(self._tasks(None, batch), batch, strict=True))

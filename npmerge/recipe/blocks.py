@@ -1,6 +1,6 @@
 """What a recipe says beside mergekit's keys: how models are aligned, and what coefficients are learned from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictInt, model_validator
 
@@ -64,6 +64,8 @@ class Learn(Block):
         held_out: a fraction of the data of each task, or data for each.
     """
 
+    refused: ClassVar = {"learning_rate": "give it as optimizer: {name: adam, arguments: {learning_rate: 0.1}}"}
+
     architecture: Architecture | None = None
     data: Tasks
     objective: Terms = (Term(name="cross_entropy"),)
@@ -83,6 +85,12 @@ class Learn(Block):
     shard: Literal["features"] | None = None
     accumulate: Annotated[StrictInt, Field(ge=1)] = 1
     checkpoints: Saving | None = None
+
+    @model_validator(mode="after")
+    def _check_patience(self) -> "Learn":
+        if self.patience is not None and not self.held_out:
+            raise fault("patience needs held-out data to judge by: got no held_out", ("patience",))
+        return self
 
     @property
     def own_places(self) -> list[Path]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from npmerge.recipe.checks import check_recipe
-from npmerge.recipe.groups import references_of
+from npmerge.recipe.groups import TOKENIZER_SOURCES, references_of
 from npmerge.recipe.lines import read_documents
 from npmerge.recipe.references import check_reference
 from npmerge.recipe.schema import Recipe
@@ -27,8 +27,12 @@ def read_recipe(path: str | os.PathLike[str]) -> str:
     """The text of a recipe's file. Raises ValueError for one that cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: the recipe cannot be read: {error}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: is a folder, expected a recipe: a file of YAML") from None
+    except OSError as error:
+        raise ValueError(f"{path}: the recipe cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the recipe cannot be read: byte {error.start} is no UTF-8, so it is no text") from None
 
 
 def parse_recipe(text: str, file: str = "recipe") -> tuple[Recipe, ...]:
@@ -58,7 +62,7 @@ def _check_names(recipes: Sequence[Recipe]) -> None:
 def _check_references(recipe: Recipe, names: Sequence[str]) -> None:
     for path, text in references_of(recipe):
         try:
-            check_reference(text, names)
+            check_reference(text, names, ("union", "base") if path in TOKENIZER_SOURCES else ())
         except ValueError as error:
             raise recipe.error(path, str(error)) from None
 

@@ -136,6 +136,10 @@ def inputs_of(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*base, *(member.model for group in groups for member in group.members)]))
 
 
+TOKENIZER_SOURCES: tuple[Path, ...] = (("tokenizer_source",), ("tokenizer", "source"))
+"""Where the tokenizer of the result is named: a model, or "union" or "base"."""
+
+
 def references_of(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """Whatever names a model, also one whose tokens are taken, with its place in the recipe."""
     if recipe.base_model is not None:
@@ -148,11 +152,7 @@ def references_of(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 def _of_tokens(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     tokenizer = recipe.tokenizer or Tokenizer()
-    sources: dict[Path, str | None] = {
-        ("tokenizer_source",): recipe.tokenizer_source,
-        ("tokenizer", "source"): tokenizer.source,
-    }
-    for path, source in sources.items():
+    for path, source in zip(TOKENIZER_SOURCES, (recipe.tokenizer_source, tokenizer.source), strict=True):
         if source not in (None, "union", "base"):
             yield path, source
     for token, wanted in (tokenizer.tokens or {}).items():

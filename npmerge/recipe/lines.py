@@ -48,11 +48,22 @@ def _nodes(text: str, file: str) -> list[yaml.Node]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise ValueError(f"{file}{line}: no valid YAML: {error.problem or error.context}") from None
+        raise ValueError(f"{file}{line}: no valid YAML: {_said(error)}") from None
     except yaml.reader.ReaderError as error:
         raise ValueError(f"{file}: no valid YAML: {error.reason} at character {error.position}") from None
     except RecursionError:
         raise ValueError(f"{file}: no valid YAML: nested too deeply") from None
+
+
+def _said(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, in the words of those who write YAML where the parser speaks of its own symbols."""
+    problem = error.problem or error.context or "it cannot be read"
+    if "<block end>" in problem:
+        since = f" than what began in line {error.context_mark.line + 1}" if error.context_mark else ""
+        return f"this line is indented otherwise{since}"
+    if "mapping values are not allowed" in problem:
+        return "a second ': ' in one line, or a line that is indented more than the one before it"
+    return problem
 
 
 def _content(node: yaml.Node, document: Document) -> Any:

@@ -1,5 +1,6 @@
 """What has to be said of a plan: tensors that are left out, and what the one who wrote the recipe may not expect."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -45,6 +46,16 @@ class Notices:
         """Models that have none of the tensors that were asked for."""
         return self._missing.keys() - self._used.keys()
 
+    def other_names(self) -> tuple[str, str] | None:
+        """The model that lacks most of the tensors, and in words which, and which it has instead; None if none lacks any."""
+        if not self._missing:
+            return None
+        model, lacking = max(self._missing.items(), key=lambda pair: len(pair[1]))
+        own = [name for name in self.targets.models[model].entries if name not in self._used.get(model, set())]
+        near = difflib.get_close_matches(lacking[0], own, n=1, cutoff=0)
+        others = f"its own are {_listed(list(dict.fromkeys([*near, *own])))}" if own else "it has no others"
+        return model, f"lacks {_listed(lacking)}; {others}"
+
     def skipped(self) -> tuple[Skipped, ...]:
         """Tensors of inputs of which nothing is in the merged model."""
         why = "is in no slice" if self.targets.sliced else "the merged model has no such tensor"
@@ -77,7 +88,7 @@ class Notices:
     def _of_steps(self, steps: tuple[Step, ...]) -> Iterator[str]:
         kept = [step.name for step in steps if "which is not merged" in step.note]
         if kept:
-            yield f"no floating-point numbers: {_listed(kept)}: copied, not merged"
+            yield f"{_listed(kept)} {'is' if len(kept) == 1 else 'are'} of integers or other types that are copied, not merged"
         models = list(self.targets.models.values())
         narrow = [
             step.name
@@ -89,13 +100,13 @@ class Notices:
 
     def _of_parameters(self) -> Iterator[str]:
         method = METHODS[self.recipe.merge_method]
-        without = {p.name for p in method.parameters if p.effect == "none"}
+        without = {p.name: "results are the same with it" for p in method.parameters if p.effect == "none"}
         if not self.targets.mergekit_semantics:
-            without |= {p.name for p in method.parameters if p.effect == "mergekit"}
+            without |= {p.name: "it counts with --mergekit-semantics" for p in method.parameters if p.effect == "mergekit"}
         for group in self._groups():
             for level in (*(member.level for member in group.members), *group.levels):
-                for name in level.settings.keys() & without:
-                    yield f"{name!r} has no effect on {method.name}"
+                for name in level.settings.keys() & without.keys():
+                    yield f"{name!r} has no effect on {method.name}: {without[name]}"
             for i, member in enumerate(group.members):
                 if member.level.settings and i not in merged(method, group):
                     yield f"the parameters of {member.model} have no effect: it is the base"

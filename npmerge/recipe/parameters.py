@@ -35,6 +35,14 @@ class Parameter:
     above: bool = False
     effect: Literal["always", "mergekit", "none"] = "always"
 
+    @property
+    def values(self) -> str:
+        """What it can be, in words."""
+        if self.kind is bool:
+            return _KINDS[bool]
+        free = self.least == -math.inf and self.most == math.inf
+        return _KINDS[self.kind] if free else f"{_KINDS[self.kind]}, {self._range()}"
+
     def fault(self, value: float | bool) -> str | None:
         """What is wrong with a value, as the end of a sentence; None if nothing is."""
         if not self._is_of_kind(value):

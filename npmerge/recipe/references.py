@@ -1,16 +1,19 @@
 """What stands for a model in a recipe: a path on this machine, or the name of an earlier document."""
 
+import difflib
 import os
 from collections.abc import Collection
 from pathlib import Path
 
-from alignment.checks import unknown
+NEAREST = 3
+"""Names that a message proposes at most."""
 
 
-def check_reference(text: str, names: Collection[str] = ()) -> None:
+def check_reference(text: str, names: Collection[str] = (), words: Collection[str] = ()) -> None:
     """Unless a model can be found on this machine or is one of the `names` of other documents. Nothing is opened.
 
     A path that exists is that path, whatever characters are in it: "+" and "@" have their meaning only where it does not.
+    Paths are from the folder in which the command runs. `words` are others that may stand there, which messages name.
 
     Raises:
         ValueError: folders that hold no adapter, revisions, GGUF files, names of a hub and paths that do not exist, each with
@@ -19,7 +22,7 @@ def check_reference(text: str, names: Collection[str] = ()) -> None:
     if text in names:
         return None
     if text.lower().endswith(".gguf"):
-        raise ValueError(f"{text!r} is a GGUF file, which is not read: give the model it was made from as safetensors")
+        raise ValueError(f"{text!r} is a GGUF file, which recipes do not take: npmerge convert makes safetensors of it")
     if _exists(text):
         return None
     path, plus, adapter = text.rpartition("+")
@@ -29,13 +32,17 @@ def check_reference(text: str, names: Collection[str] = ()) -> None:
                 f"{text!r} asks for {path!r} with the adapter {adapter!r}: expected a folder on this machine with "
                 "adapter_config.json"
             )
-        return check_reference(path, names)
+        return check_reference(path, names, words)
     path, at, revision = text.rpartition("@")
     if at and _may_be(path):
         raise ValueError(f"{text!r} asks for the revision {revision!r} of a hub: download it first and give the folder's path")
     if _is_hub_name(text):
         raise ValueError(f"{text!r} is no path on this machine: download the model first and give its path from here")
-    raise ValueError(f"{unknown('model', text, [*names, *_beside(text)])} (no such file or folder)")
+    known = [*words, *names]
+    near = difflib.get_close_matches(text, [*known, *_beside(text)], n=NEAREST)
+    nearest = f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(map(repr, near))}, " if near else ""
+    expected = f"expected {', '.join(map(repr, known))} or a path" if known else "expected a path"
+    raise ValueError(f"unknown model {text!r}: {nearest}{expected} (no such file or folder: {Path(text).absolute()})")
 
 
 def normal(text: str) -> str:
@@ -66,9 +73,9 @@ def _is_hub_name(text: str) -> bool:
 
 
 def _beside(text: str) -> list[str]:
-    """What the nearest folder that exists on the way to the path holds, at most twenty."""
+    """What the folder of the path holds."""
     folder = Path(text).parent
     try:
-        return [str(path) for path in sorted(folder.iterdir()) if path.exists()][:20]
+        return [str(path) for path in sorted(folder.iterdir()) if path.exists()]
     except (OSError, ValueError):
         return []

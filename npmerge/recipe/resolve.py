@@ -97,8 +97,12 @@ class Resolver:
                     text = f"epsilon {epsilon} and density {density} for {name!r}: expected epsilon < density <= 1 - epsilon"
                     raise self.recipe.error(group.path, text)
 
-    def check_filters(self, groups: Sequence[Group]) -> None:
+    def check_filters(self, groups: Sequence[Group], names: Sequence[str]) -> None:
         """Unless every filter of the recipe has held for a tensor.
+
+        Args:
+            groups: of the recipe.
+            names: of the tensors, for the message.
 
         Raises:
             ValueError: one that has not (file, line).
@@ -108,4 +112,4 @@ class Resolver:
                 for i, clause in enumerate(setting.clauses):
                     if clause.filter is not None and (*level.path, name, i) not in self._held:
                         path = (*level.path, name, i, "filter")
-                        raise self.recipe.error(path, f"{clause.filter.text!r} matches no tensor that is merged")
+                        raise self.recipe.error(path, clause.filter.missed(names, "that is merged"))

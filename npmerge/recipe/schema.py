@@ -65,7 +65,18 @@ def _method(raw: str) -> str:
 
 Parameters = Annotated[dict[str, Annotated[Setting, PlainValidator(_setting)]], Field(default_factory=dict)]
 DtypeName = Annotated[str, AfterValidator(_dtype)]
-Name = Annotated[str, Field(min_length=1)]
+
+
+def _path_of(raw: Any) -> Any:
+    """The path, where a model is written as a mapping, as mergekit has it, too."""
+    while isinstance(raw, dict) and len(raw) == 1 and (key := next(iter(raw))) in ("model", "path"):
+        raw = raw[key]
+    if isinstance(raw, dict):
+        raise fault(f"expected the path of a model, base+adapter, or a mapping with path alone, got {shown(raw)}")
+    return raw
+
+
+Name = Annotated[str, BeforeValidator(_path_of), Field(min_length=1)]
 
 
 class Input(Block):

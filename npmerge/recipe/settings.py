@@ -1,8 +1,9 @@
 """Values of parameters as recipes write them: a number, a list over depth, or either for tensors of some names."""
 
+import difflib
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ Scalar = int | float | bool
 Path = tuple[str | int, ...]
 """Keys and positions from the top of a document to one of its values."""
 
+
+NEAREST = 3
+"""Names of tensors that a message shows."""
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring = 3, 200
@@ -54,6 +58,22 @@ class Filter:
         if self.text.startswith("re:"):
             return re.search(self.text[3:], name) is not None
         return self.text == "*" or self.text in name
+
+    def missed(self, names: Iterable[str], what: str) -> str:
+        """The message where it holds for none of these names: those with the nearest parts, of several kinds.
+
+        Args:
+            names: of tensors.
+            what: they are, such as "that is merged".
+        """
+        kinds = {re.sub(r"\d+", "*", name): name for name in reversed(list(names))}
+        text = self.text.removeprefix("re:")
+
+        def distance(name: str) -> float:
+            return -max(difflib.SequenceMatcher(None, text, part).ratio() for part in re.split("[./]", name))
+
+        near = sorted(kinds.values(), key=distance)[:NEAREST]
+        return f"{self.text!r} matches no tensor {what}" + (f", such as {', '.join(near)}" if near else "")
 
 
 @dataclass(frozen=True)

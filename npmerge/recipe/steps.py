@@ -1,5 +1,6 @@
 """What is done for each tensor of a merged model: its sources are merged or one is copied, and why."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from npmerge.recipe.targets import Target, Targets
 
 FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 """The types that are merged, as safetensors calls them; others are copied."""
+
+MISSING = "is missing in"
+"""How the note of a tensor begins that some input lacks."""
 
 
 class Vocabulary(Protocol):
@@ -71,12 +75,13 @@ class Steps:
         """The steps, in the order of the reference's files, or layer by layer where layers are chosen.
 
         Raises:
-            ValueError: shapes that differ, models that have no tensor in common, and filters that hold for no tensor.
+            ValueError: shapes that differ, models that have few tensors in common, and filters that hold for no tensor.
         """
         steps = [self._step(target) for target in self.targets]
         groups = [group for module in self.targets.modules for group in module.groups]
         self._check_related(groups)
-        self._resolver.check_filters(groups)
+        self._check_shared(groups, steps)
+        self._resolver.check_filters(groups, [step.name for step in steps if step.method])
         self._check_patterns([step.name for step in steps])
         if not self.targets.sliced:  # modules may be listed in another order
             order = {name: i for i, name in enumerate(next(iter(self._models.values())).entries)}
@@ -108,11 +113,26 @@ class Steps:
                 got = f"{member.model!r} has no tensor in common with {group.leader.model!r}"
                 raise self.recipe.error(member.path, f"{got}: their first ones are {first[0]!r} and {first[1]!r}")
 
+    def _check_shared(self, groups: Sequence[Group], steps: Sequence[Step]) -> None:
+        """Raise ValueError if most of what is to be merged is missing in some model, and so would be the first one's."""
+        sizes = {True: 0, False: 0}
+        for step in steps:
+            missing = step.note.startswith(MISSING)
+            if step.dtype in FLOATING and (missing or step.action == "merge" or not step.note):
+                sizes[missing] += math.prod(step.shape)
+        found = self.notices.other_names()
+        if self.recipe.include or sizes[True] <= sizes[False] or found is None:
+            return
+        model, names = found
+        member = next(member for group in groups for member in group.members if member.model == model)
+        part = f"{sizes[False] / (sizes[True] + sizes[False]):.0%} of the numbers would be merged and the rest copied"
+        raise self.recipe.error(member.path, f"{model!r} {names}: {part}; to merge a part only, name it under include")
+
     def _check_patterns(self, names: Sequence[str]) -> None:
         for key in ("include", "exclude"):
             for i, pattern in enumerate(getattr(self.recipe, key)):
                 if not any(map(pattern.matches, names)):
-                    raise self.recipe.error((key, i), f"{pattern.text!r} matches no tensor of the merged model")
+                    raise self.recipe.error((key, i), pattern.missed(names, "of the merged model"))
 
     def _step(self, target: Target) -> Step:
         if target.group is None:
@@ -154,7 +174,7 @@ class Steps:
             return "is in exclude"
         pairs = list(zip(found.group.members, found.entries, strict=True))
         if lacking := [member.model for member, entry in pairs if entry is None]:
-            return f"is missing in {', '.join(lacking)}"
+            return f"{MISSING} {', '.join(lacking)}"
         if not found.leader[1].size:
             return "is empty"
         kinds = {entry.dtype for _, entry in pairs if entry is not None and entry.dtype not in FLOATING}

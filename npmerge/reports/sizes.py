@@ -1,6 +1,10 @@
 """Bytes and seconds, as people write and read them."""
 
 import re
+import resource
+import sys
+
+from npmerge.reports.text import plural
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 """What a number of bytes is multiplied by; B is mergekit's billion."""
@@ -21,6 +25,18 @@ def parse_size(option: str, text: str) -> int:
     if nbytes < 1:
         raise ValueError(f"{option} must be a number of bytes such as 64MB, 5GB or 5B (five billion), got {text!r}")
     return nbytes
+
+
+def without_unit(option: str, text: str) -> list[str]:
+    """A line if a size of less than a megabyte has no unit, which few mean."""
+    if not text.strip().isdigit() or int(text) >= UNITS["M"]:
+        return []
+    return [f"{option} {text} is {plural(int(text), 'byte')}: for megabytes or gigabytes give {text}MB or {text}GB"]
+
+
+def process_peak() -> int:
+    """The most bytes that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def size(nbytes: float) -> str:

@@ -209,6 +209,14 @@ def threads_of(plan: Plan, options: Options) -> int:
     return max(1, min(options.threads, most))
 
 
+def over_budget(plan: Plan, options: Options) -> list[str]:
+    """A line if one block takes more than all of the budget."""
+    least = block_bytes(plan)
+    if options.budget is None or options.budget >= least:
+        return []
+    return [f"--memory-budget is {size(options.budget)}, and one block of this merge takes {size(least)}: it gets that"]
+
+
 def room_of(plan: Plan, options: Options, threads: int) -> int:
     """Bytes that one lane may keep between two passes over a tensor."""
     room = BUDGET if options.budget is None else options.budget - threads * block_bytes(plan)

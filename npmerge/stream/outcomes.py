@@ -77,7 +77,7 @@ def _rounding(outcomes: Sequence[Outcome]) -> list[str]:
     worst = max(outcomes, key=lambda x: x.rounding, default=None)
     if worst is None or worst.rounding == 0:
         return []
-    return [f"rounding to the stored dtype moved no entry by more than {worst.rounding:.3g} ({worst.name})"]
+    return [f"rounding to the stored dtype changed no entry by more than {worst.rounding:.3g}, absolute ({worst.name})"]
 
 
 def _nonfinite(outcomes: Sequence[Outcome]) -> list[str]:

@@ -203,6 +203,14 @@ def test_the_command_says_what_one_method_is():
     assert text.startswith("NuSlerp\n`Slerp` with t = w_1 / (w_0 + w_1)")
     assert "exactly two models" in text
     assert "with task_vectors" in text
+    assert "in recipes: merge_method: nuslerp\nmodels:      2\nbase_model:  may be given" in text
+    text = printed("dare_ties")
+    assert text.startswith("in recipes: merge_method: dare_ties\nmodels:      1 or more\nbase_model:  needed")
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines()[4:]}
+    assert rows["weight"] == ["must", "be", "given", "each", "model", "a", "number"]
+    assert rows["density"] == ["1.0", "each", "model", "a", "number,", "from", "0", "to", "1"]
+    found = json.loads(printed("dare_ties", "--json"))["dare_ties"]
+    assert found["parameters"]["rescale"] == {"default": True, "scope": "shared", "values": "true or false", "effect": "always"}
     with pytest.raises(ValueError, match="unknown method 'slurp': the nearest is 'Slerp'"):
         CliRunner().invoke(app, ["methods", "slurp"], catch_exceptions=False)
     with pytest.raises(ValueError, match="unknown method 'foo': expected one of Average, WeightedAverage,"):

@@ -103,6 +103,18 @@ def test_whole_numbers_and_flags(tmp_path):
     assert model["tensors"]["f"]["distance"] == 0
 
 
+def test_what_is_not_compared_is_told_by_its_reason(tmp_path):
+    one = np.ones(1, np.float32)
+    a = write(tmp_path / "a.safetensors", {"w": one, **{f"a{k}": one for k in range(5)}})
+    x = write(tmp_path / "x.safetensors", {"w": one, "b": one})
+    content = compared([a, x])
+    assert told(content)[-2:] == [
+        f"not compared: 5 tensors, such as a0, a1, a2: each is not in {x}",
+        f"not compared: b is only in {x}",
+    ]
+    assert len([line for line in told(content, verbose=True) if line.startswith("not compared: ")]) == 6
+
+
 def test_tensors_that_are_missing_or_have_other_shapes_are_listed(tmp_path):
     one, three = np.ones(1, np.float32), np.ones(3, np.float32)
     a = write(tmp_path / "a.safetensors", {"w": three, "v": np.ones(2, np.float32), "u": one})

@@ -155,7 +155,32 @@ def test_a_merge_is_made_again_from_its_record_alone(folder: Path) -> None:
         assert b".partial" not in content and str(folder).encode() not in content
     file = folder / "m1" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x00")
-    assert "not as the first time: input m1/model.safetensors" in merge("record.json", "out", "--force")
+    *_, changed, last = merge("record.json", "out", "--force").splitlines()
+    assert changed.startswith("warning: not as the first time: output model-") or "input m1/model.safetensors" in changed
+    assert last == "warning: out is not the merge that record.json records"
+
+
+def test_the_card_counts_what_the_documents_name(folder: Path) -> None:
+    merge("two.yml", "out", "-q")
+    card = (folder / "out" / "README.md").read_text()
+    assert card.startswith("---\ntags:") and "A merge of 2 models" in card and "| model | `m1` |" in card
+
+
+def test_sizes_that_nobody_means_are_told(folder: Path) -> None:
+    said = merge("linear.yml", "out", "--out-shard-size", "5000", "--memory-budget", "64")
+    assert "warning: --out-shard-size 5000 is 5,000 bytes: for megabytes or gigabytes give 5000MB or 5000GB" in said
+    assert "warning: --memory-budget 64 is 64 bytes: " in said
+    assert "warning: --memory-budget is 64 B, and one block of this merge takes " in said
+    said = merge("linear.yml", "again", "--out-shard-size", "5kB", "--memory-budget", "5GB")
+    assert "warning: --" not in said
+
+
+def test_flags_of_mergekit_are_told_what_stands_for_them(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["npmerge", "merge", "linear.yml", "out", "--cuda"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "npmerge: --cuda of mergekit is --device gpu here\n"
 
 
 def test_a_recipe_may_be_json_and_the_plan_of_a_record_has_its_seed(folder: Path) -> None:
@@ -200,6 +225,7 @@ def test_an_earlier_result_is_replaced_only_if_asked(folder: Path) -> None:
         (("linear.yml", "out", "--seed", "-1"), "--seed must be from 0"),
         (("linear.yml", "out", "--device", "gqu"), "--device must be cpu, gpu, cuda or tpu"),
         (("linear.yml", "out", "--device", "tpu"), "--device tpu: JAX finds none here"),
+        (("linear.yml", "out", "-q", "-v"), "--quiet and --verbose exclude each other"),
         (("m0/model.json", "out"), r"m0/model\.json"),
     ],
 )

@@ -129,6 +129,13 @@ def test_documents_that_use_each_other():
     assert any(line.startswith("a = first ") for line in lines)
 
 
+def test_documents_that_wait_for_tokenizers_are_named():
+    text = f"name: first\nmerge_method: linear\n{MODELS}\n---\nmerge_method: linear\ntokenizer_source: union\n"
+    lines = page(text + "models: [{model: first, parameters: {weight: 1}}, {model: m1, parameters: {weight: 1}}]\n")
+    assert lines[0] == "document 'first': linear, seed 0"
+    assert lines[-1] == "the merge: takes tokenizers of results that are not made yet: it is planned when they are"
+
+
 def recipe_of(method: str, extra: str = "") -> str:
     known = METHODS[method]
     base = "" if known.base == "input" else "base_model: base\n"

@@ -1,12 +1,15 @@
 """Signals as exceptions: at once, or where a command looks."""
 
+import importlib
 import os
 import signal
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from npmerge.commands.signals import ended_by_signals
+from npmerge.commands.signals import ended_by_signals, interrupted_between_imports
 
 ENDS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 
@@ -37,3 +40,27 @@ def test_or_where_it_looks_in_any_thread(number: int, error: type[BaseException]
             pool.submit(check).result()
         with pytest.raises(error):
             check()
+
+
+SLOW = """
+import os, signal
+os.kill(os.getpid(), signal.SIGINT)
+done = True
+"""
+
+
+@pytest.mark.parametrize("command", [True, False])
+def test_an_import_is_finished_first(command: bool, tmp_path, monkeypatch) -> None:
+    name = f"slow_to_import_{command}"
+    (tmp_path / f"{name}.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        if command:
+            with ended_by_signals():
+                importlib.import_module(name)
+                time.sleep(10)
+        else:
+            interrupted_between_imports()
+            importlib.import_module(name)
+            time.sleep(10)
+    assert sys.modules[name].done

@@ -207,13 +207,11 @@ def test_named_templates_write_turns_as_published(name, text):
 
 def test_the_card_holds_front_matter_models_and_recipe(tmp_path):
     plan = copying(of_words(tmp_path / "a", 0, WORDS), of_words(tmp_path / "b", 1, WORDS))
-    text = card(plan, "merge_method: linear # ```\n", "merged")
+    text = card(plan, Provenance("merge_method: linear # ```\n"), "merged")
     _, front, body = text.split("---\n", 2)
-    assert yaml.safe_load(front) == {
-        "base_model": ["a", "b"],
-        "library_name": "transformers",
-        "tags": ["merge", "npmerge"],
-    }
+    assert yaml.safe_load(front) == {"library_name": "transformers", "tags": ["merge", "npmerge"]}
+    hub = card(plan, Provenance("", models=("org/net-7b", "../genre", "made/a.safetensors")), "merged")
+    assert yaml.safe_load(hub.split("---\n", 2)[1])["base_model"] == ["org/net-7b"] and "A merge of 3 models" in hub
     assert body.startswith("# merged\n") and "| copied bit for bit | 5 tensors |" in body
     assert "````yaml\nmerge_method: linear # ```\n````\n" in body
 

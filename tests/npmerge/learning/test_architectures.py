@@ -59,7 +59,8 @@ def test_a_function_of_the_user_is_learned_with(here, monkeypatch):
     assert rows["learned"]["loss"] < rows["start"]["loss"]
     assert [*load_file(folder / "model.safetensors")] == [*load_file(here / "a.safetensors")]
     assert "nets_of_mine.py" in json.loads((folder / "npmerge.json").read_text())["inputs"]
-    assert "not known from headers" in run("plan", "recipe.yml")
+    said = run("plan", "recipe.yml")
+    assert "learn: cross_entropy, per_parameter, simplex, 20 steps of 16; 1.48 k coefficients to learn" in said
     for name, part in (("nets_of_mine:nework", "the nearest is 'network'"), ("nets_of_mine:jax", "unknown function")):
         with pytest.raises(ValueError, match=part):
             merge(here, "no", recipe(learn=learn(architecture=name)))

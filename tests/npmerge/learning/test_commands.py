@@ -1,13 +1,16 @@
 """`npmerge evaluate`, and what `npmerge plan` says of blocks."""
 
 import json
+import re
 
+import jax
 import numpy as np
 import pytest
 
 import npmerge as nm
+from npmerge.checkpoint import save_network
 from npmerge.demo.digits import load_digits
-from npmerge.models import build
+from npmerge.models import Bert, build
 from tests.npmerge.learning.digits import CONFIG, learn, networks, recipe, run
 
 
@@ -55,6 +58,8 @@ def test_a_plan_says_what_learning_takes(here):
     (here / "parts.yml").write_text(recipe(learn=learn(accumulate=2), align={"method": "weight_matching"}))
     (document,) = json.loads(run("plan", "parts.yml", "--json"))["documents"]
     assert document["learn"]["memory"]["gradient"] == memory["gradient"] + 4 * entries + memory["models"]  # the loop's own
+    assert found["warnings"] == [] and found["compiling"] > 0
+    assert "predicted for writing: at most about" in output and output.splitlines()[-1].startswith("predicted in all: about")
     assert found["flops"] > 3 * 2 * 16 * (64 * 16 + 16 * 16 + 16 * 10) - 2 * 16 * 64 * 16
     assert found["seconds"] > 0
 
@@ -79,3 +84,46 @@ def test_a_plan_says_what_each_of_several_devices_holds(here):
     assert one["batch"] == 2 * 64 * 65 * 4 == 4 * parts["batch"]
     assert one["models"] == 4 * parts["models"] and one["merged"] == parts["merged"]
     assert parts["activations"] < one["activations"] / 8
+
+
+def test_a_plan_warns_of_batches_that_are_larger_than_memory_or_the_examples(here, monkeypatch):
+    monkeypatch.setattr("npmerge.learning.predictions.machine_bytes", lambda: 1_000)
+    np.savez(here / "few.npz", inputs=np.zeros((5, 64), np.float32), labels=np.zeros(5, int))
+    (here / "recipe.yml").write_text(recipe(learn=learn(data="few.npz", held_out=0, granularity="per_model")))
+    said = run("plan", "recipe.yml")
+    assert "warning: a batch of 16 is more than the 5 examples of few.npz, and takes each 3 or 4 times" in said
+    assert re.search(r"warning: a step takes .* and there are 1 kB here: give a smaller batch_size", said)
+
+
+@pytest.mark.parametrize("command", [("plan", "recipe.yml"), ("merge", "recipe.yml", "out", "-q")])
+def test_labels_that_the_network_does_not_predict_are_told_with_what_it_gives(command, here):
+    np.savez(here / "rows.npz", inputs=np.zeros((5, 64), np.float32), labels=np.zeros((5, 3), int))
+    (here / "recipe.yml").write_text(recipe(learn=learn(data="rows.npz", held_out=0)))
+    told = r"recipe.yml:\d+: learn.objective: labels must be one per prediction, .* got \(5, 3\); a.safetensors gives"
+    with pytest.raises(ValueError, match=told + r" \(5, 10\) for rows.npz"):
+        run(*command)
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "distillation"])
+def test_features_are_no_scores(objective, here):
+    config = Bert(vocabulary=32, width=8, layers=1, heads=1, hidden=8, length=4)
+    for name in "ab":
+        (here / f"{name}.safetensors").unlink()
+        save_network(here / f"{name}.safetensors", config, build(config).variables)
+    np.savez(here / "tokens.npz", inputs=np.ones((5, 4), np.int32), labels=np.zeros(5, int))
+    (here / "recipe.yml").write_text(recipe(learn=learn(data="tokens.npz", held_out=0, objective=objective)))
+    told = rf"learn.objective: {objective} judges scores, and a.safetensors gives features \(5, 4, 8\) of no classes"
+    with pytest.raises(ValueError, match=told + r" or tokens, labels are \(5,\): give an architecture with a head"):
+        run("plan", "recipe.yml")
+    with pytest.raises(ValueError, match=r"a.safetensors: gives features \(5, 4, 8\) of no classes or tokens"):
+        run("evaluate", "a.safetensors", "--data", "tokens.npz")
+
+
+def test_memory_that_does_not_suffice_is_told_in_a_line(here, monkeypatch):
+    def fit(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 29745735105 bytes.")
+
+    monkeypatch.setattr("npmerge.learning.learner.fit", fit)
+    (here / "recipe.yml").write_text(recipe(learn=learn()))
+    with pytest.raises(ValueError, match=r"recipe.yml:\d+: learn.batch_size: .*29745735105 bytes.; give a smaller batch_size"):
+        run("merge", "recipe.yml", "out", "-q")

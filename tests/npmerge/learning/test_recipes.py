@@ -1,6 +1,7 @@
 """Recipes that align and learn, from files to folders."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from npmerge.demo.digits import load_digits
 from npmerge.learning.learner import Learner
 from npmerge.learning.page import FILES
 from npmerge.learning.progress import FitProgress
+from npmerge.learning.run import resumed
 from npmerge.models import build
 from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe, run
 
@@ -96,7 +98,11 @@ def test_alignment_alone_is_followed_by_the_merge_of_tensors(here):
     layers[1]["kernel"] = layers[1]["kernel"][order]
     (here / "b.safetensors").unlink()
     nm.checkpoint.save_network(here / "b.safetensors", CONFIG, hidden)
-    folder = merge(here, "out", recipe(align={"method": "weight_matching"}))
+    (here / "recipe.yml").write_text(recipe(align={"method": "weight_matching"}))
+    said, folder = run("merge", "recipe.yml", "out"), here / "out"
+    told = re.search(r"aligned by weight_matching: \|b.safetensors - a.safetensors\| .* is (.*), (.*) before", said)
+    after, before = told.groups()
+    assert float(after) < 1e-6 < 0.5 < float(before)
     close(load_network(folder / "model.safetensors")[1], a)
     folder = merge(here, "by", recipe(align={"method": "activation_matching", "data": "train.npz"}))
     found = load_network(folder / "model.safetensors")[1]
@@ -130,7 +136,11 @@ def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
         return real(self, names, progress, checkpoints)
 
     monkeypatch.setattr(Learner, "learnt", counted)
-    out = merge(here, "out", text, "--resume")
+    assert resumed(fit) == "resumed at step 20"
+    assert resumed(fit.with_name("fit-of-others")).startswith("not resumed: what was left is of another learn block")
+    assert resumed(here / "nothing" / "fit-1") == "not resumed: no step of an interrupted fit was saved"
+    said, out = run("merge", "recipe.yml", "out", "--resume"), here / "out"
+    assert "resumed at step 20" in said and "step 25 of 40  loss 0." in said and "not resumed" not in said
     assert steps[0].folder.name == fit.name
     for file in ("model.safetensors", "history.json", "report.md"):
         assert (out / file).read_bytes() == (expected / file).read_bytes()

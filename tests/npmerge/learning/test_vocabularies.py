@@ -47,7 +47,7 @@ def test_networks_have_the_joined_table_and_text_the_joined_tokens(folder):
     (found,) = parse_recipe(RECIPE.replace("LEARN", json.dumps(block)))
     blocks = planned(found, {}).blocks
     assert blocks.network.config == config(6)
-    tables = [np.asarray(x["params"]["tokens"]["embedding"]) for x in blocks.networks()]
+    tables = [np.asarray(x["params"]["tokens"]["embedding"]) for x in blocks.aligned(blocks.stored())]
     own = [dict(zip(TOKENS[name], load_file(f"{name}/model.safetensors")[TABLE], strict=True)) for name in "ab"]
     for table, mine, other in zip(tables, own, own[::-1], strict=True):
         np.testing.assert_array_equal(table, [mine.get(token, other.get(token)) for token in UNION])

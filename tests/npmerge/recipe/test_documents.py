@@ -109,8 +109,20 @@ def test_names_of_blocks_are_those_of_classes():
     assert classes.issuperset({*terms.TERMS, *terms.ELSEWHERE, *blocks.GRANULARITIES, *blocks.CONSTRAINTS})
 
 
+def test_a_model_may_be_written_as_mergekit_writes_it(folder):
+    (recipe,) = parse_recipe("merge_method: passthrough\nmodels: [{model: {model: {path: models/llama-7b}}}]\n")
+    assert recipe.models[0].model == "models/llama-7b"
+
+
+def test_files_that_are_no_recipes(folder):
+    (folder / "bytes.yml").write_bytes(b"merge\xff")
+    for name, said in (("models", "is a folder, expected a recipe"), ("bytes.yml", "byte 5 is no UTF-8")):
+        with pytest.raises(ValueError, match=said):
+            load_recipe(folder / name)
+
+
 def test_a_link_to_nothing_is_no_model_and_is_not_proposed(folder):
     (folder / "models" / "linked").symlink_to("nowhere")
     text = "merge_method: linear\nmodels: [{model: models/linked, parameters: {weight: 1}}]\n"
-    with pytest.raises(ValueError, match=r"unknown model 'models/linked': expected one of models/llama-7b \(no such file"):
+    with pytest.raises(ValueError, match=r"'models/linked': expected a path \(no such file or folder: /.*/models/linked\)$"):
         parse_recipe(text)

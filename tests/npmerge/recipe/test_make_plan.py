@@ -1,5 +1,7 @@
 """Plans from recipes and headers: which tensors, which sources, which numbers."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -88,7 +90,7 @@ def test_a_list_needs_layers():
 @pytest.mark.parametrize("filter_", ["attention", "re:^mlp"])
 def test_a_filter_that_matches_nothing_is_refused(filter_):
     text = LINEAR.replace("0.5}", f"[{{filter: '{filter_}', value: 1}}, {{value: 2}}]}}")
-    assert f"parameters.weight[0].filter: '{filter_}' matches no tensor that is merged" in refusal(text)
+    assert f"parameters.weight[0].filter: '{filter_}' matches no tensor that is merged, such as " in refusal(text)
 
 
 def test_a_filter_that_is_covered_by_another_has_matched():
@@ -124,7 +126,9 @@ def test_what_is_not_included_is_a_copy_of_the_base(key):
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    assert "recipe.yml:5: exclude[1]: 'nrom' matches no tensor" in refusal(TIES + "exclude: [norm, nrom]\n")
+    assert "recipe.yml:5: exclude[1]: 'nrom' matches no tensor of the merged model, such as model.norm.weight, " in refusal(
+        TIES + "exclude: [norm, nrom]\n"
+    )
 
 
 def test_dtypes_are_those_asked_for_or_the_references():
@@ -168,6 +172,17 @@ def test_missing_extra_and_integer_tensors_are_copied_or_left_out_and_said():
         "b lacks model.layers.0.bias, position_ids: copied, not merged",
         "b has model.layers.1.bias, which the merged model has not: left out",
     )
+
+
+def test_models_of_other_names_are_refused_with_names_of_both():
+    other = {re.sub("layers|lm_head", "blocks", name): shape for name, shape in language_model(layers=9).items()}
+    models = {"a": Headers("a", language_model(layers=9)), "b": Headers("b", other)}
+    words = refusal(LINEAR, models)
+    assert words.startswith("recipe.yml:2: models[1].model: 'b' lacks model.layers.0.mlp.weight, ")
+    assert "; its own are model.blocks.0.mlp.weight, " in words
+    assert "15 more" in words and "of the numbers would be merged and the rest copied; to merge a part only" in words
+    chosen = planned(LINEAR + "include: [embed]\n", models).steps
+    assert [step.name for step in chosen if step.action == "merge"] == ["model.embed_tokens.weight"]
 
 
 def test_a_tied_head_is_the_embedding():
@@ -239,13 +254,13 @@ def test_floats_of_8_bits_are_said_to_be_merged_without_their_scales():
 
 def test_parameters_without_effect_are_said():
     plan = planned(TIES.replace("ties", "task_arithmetic"))
-    assert plan.warnings == ("'density' has no effect on task_arithmetic",)
+    assert plan.warnings == ("'density' has no effect on task_arithmetic: results are the same with it",)
     assert "density" not in plan.steps[0].parameters
     masks = planned(TIES.replace("{weight", "{int8_mask: true, weight"))
-    assert masks.warnings == ("'int8_mask' has no effect on ties",)
+    assert masks.warnings == ("'int8_mask' has no effect on ties: results are the same with it",)
     assert masks.steps == planned(TIES).steps
     text = "merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: 3}\n"
-    assert planned(text).warnings == ("'max_iter' has no effect on karcher",)
+    assert planned(text).warnings == ("'max_iter' has no effect on karcher: it counts with --mergekit-semantics",)
     assert planned(text, mergekit_semantics=True).warnings == ()
 
 

@@ -170,7 +170,19 @@ REFUSED = {
     "a GGUF file": (MODELS.replace("model: b", "model: b.gguf") + "merge_method: linear\n", "'b.gguf' is a GGUF file"),
     "a tokenizer that is not there": (
         MODELS + "merge_method: linear\ntokenizer_source: unoin\n",
-        "recipe.yml:7: tokenizer_source: unknown model 'unoin'",
+        "recipe.yml:7: tokenizer_source: unknown model 'unoin': the nearest is 'union', expected 'union', 'base' or",
+    ),
+    "a learning rate outside the optimizer": (
+        MODELS + "merge_method: linear\nlearn: {data: x.npz, learning_rate: 0.1}\n",
+        "recipe.yml:7: learn.learning_rate: 'learning_rate' is not supported: give it as optimizer: {name: adam, arguments: {",
+    ),
+    "a line that is indented otherwise": (
+        "models:\n - model: a\n   parameters: {}\n  - model: b\n",
+        "recipe.yml:4: no valid YAML: this line is indented otherwise than what began in line 2",
+    ),
+    "a model with an adapter as a mapping": (
+        MODELS.replace("model: b", "model: {model: {path: b}, lora: {path: c}}") + "merge_method: linear\n",
+        "recipe.yml:4: models[1].model: expected the path of a model, base+adapter, or a mapping with path alone",
     ),
     "a key twice": (
         MODELS + "merge_method: linear\nmerge_method: ties\n",
