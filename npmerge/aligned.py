@@ -25,6 +25,15 @@ class Aligned(Merge):
         alignment: one of ALIGNMENTS.
         merge: what to do with the aligned models; one that needs no statistics, for they would be of the models unaligned.
         graph: the traced graph of the architecture.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.ones((1, 2))
+        >>> a = {"w": jnp.array([[1.0, 0.0], [0.0, 2.0]]), "u": jnp.array([[1.0, 3.0], [2.0, 4.0]])}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # the same function, its units in another order
+        >>> graph, stack = nm.trace(apply, a, x), nm.stack_models([a, b])
+        >>> merge = nm.Aligned(alignment.WeightMatching(), nm.Average(), graph)
+        >>> print(apply(a, x), apply(merge(stack), x), apply(nm.Average()(stack), x))
+        [[ 5. 11.]] [[ 5. 11.]] [[ 4.5 10.5]]
     """
 
     alignment: Alignment

@@ -26,6 +26,18 @@ class Merge(abc.ABC):
     `init` computes the merge's own parameters theta in closed form (host code allowed); `apply` builds the merged model
     from theta: pure, traceable, differentiable in theta and in the stack. Subclasses are frozen dataclasses: every
     hyper-parameter is a field, everything differentiable is in theta.
+
+    Example:
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Median(nm.Merge):
+        ...     def init(self, stack, *, stats=None, key=None):
+        ...         return None  # nothing to learn
+        ...     def apply(self, theta, stack):
+        ...         return jax.tree.map(lambda x: jnp.median(x, 0), stack.params)
+        >>> stack = nm.stack_models([{"w": jnp.array([w])} for w in (1.0, 2.0, 9.0)])
+        >>> print(Median()(stack)["w"])
+        [2.]
     """
 
     needs: ClassVar[tuple[type, ...]] = ()
@@ -96,7 +108,20 @@ def _applied(merge: Merge, theta: PyTree, stack: Stack) -> PyTree:
 
 
 class LinearMerge(Merge):
-    """A merge that is a choice of coefficients: theta holds one array per leaf that broadcasts against (models, ...)."""
+    """A merge that is a choice of coefficients: theta holds one array per leaf that broadcasts against (models, ...).
+
+    Example:
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Last(nm.LinearMerge):
+        ...     def init(self, stack, *, stats=None, key=None):
+        ...         return jax.tree.map(lambda x: jnp.eye(len(x))[-1].reshape(-1, *(1,) * (x.ndim - 1)), stack.params)
+        >>> stack = nm.stack_models([{"w": jnp.array([w])} for w in (1.0, 2.0, 9.0)])
+        >>> print(Last()(stack)["w"])
+        [9.]
+        >>> nm.Learned(Last(), nm.PerParameter(), nm.Free()).init(stack)["w"].shape  # it can be learned at once
+        (3, 1)
+    """
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """`combine`, with the base only where the method is defined by it."""
@@ -130,6 +155,16 @@ def combine(coefficients: PyTree, stack: Stack) -> PyTree:
 
     Raises:
         ValueError: coefficients of another number of models (the path is named).
+
+    Example:
+        >>> models = [{"w": jnp.array([2.0, 2.0])}, {"w": jnp.array([0.0, 4.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.ones(2)})
+        >>> coefficients = {"w": jnp.array([[1.0], [0.5]])}  # one for each model, the same for all entries
+        >>> print(nm.combine(coefficients, stack)["w"])
+        [1.5 3.5]
+        >>> print(jax.grad(lambda c: nm.combine(c, stack)["w"].sum())(coefficients)["w"])
+        [[2.]
+         [2.]]
     """
 
     def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:

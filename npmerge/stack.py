@@ -16,7 +16,15 @@ from alignment.widths import KEPT_APART
 
 
 class Stack(NamedTuple):
-    """The models to merge: a tree with leaves of shape (models, ...), and the base they were fine-tuned from, if any."""
+    """The models to merge: a tree with leaves of shape (models, ...), and the base they were fine-tuned from, if any.
+
+    Example:
+        >>> stack = nm.Stack({"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, base={"w": jnp.zeros(2)})
+        >>> stack.size
+        2
+        >>> print(*(model["w"] for model in stack.models()))
+        [1. 2.] [3. 4.]
+    """
 
     params: PyTree
     base: PyTree | None = None
@@ -56,6 +64,15 @@ def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
 
     Raises:
         ValueError: no models, trees that differ (the path and both shapes), an integer leaf, a NaN or infinity (named).
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.zeros((2, 3))}, {"w": jnp.ones((2, 3))}])
+        >>> stack.size, stack.params["w"].shape
+        (2, (2, 2, 3))
+        >>> nm.stack_models([{"w": jnp.zeros(2)}, {"w": jnp.zeros(3)}])
+        Traceback (most recent call last):
+            ...
+        ValueError: model 1 differs from model 0 at 'w': got float32[3], expected float32[2]
     """
     check_models(models, base)
     return Stack(_side_by_side(tuple(models)), base)

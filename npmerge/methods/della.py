@@ -28,6 +28,12 @@ class Della(Composed):
         epsilon: how far the probabilities reach from it to either side.
         scale: lambda.
         weights: as of `Ties`: of the task vectors, before signs are elected, and of the mean of those that agree.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.linspace(0.1, 1.0, 1000)}], base={"w": jnp.zeros(1000)})
+        >>> kept = nm.Della(density=0.5, epsilon=0.4)(stack, key=jax.random.key(0))["w"] > 0
+        >>> print(f"{kept[:500].mean():.1f} of the small half, {kept[500:].mean():.1f} of the large half")
+        0.3 of the small half, 0.7 of the large half
     """
 
     density: Density = 0.5

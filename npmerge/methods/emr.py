@@ -25,6 +25,15 @@ class Emr(PerTask):
 
     Attributes:
         scale: lambda of the unified vector; tasks are rescaled whatever it is.
+
+    Example:
+        >>> models = [{"w": jnp.array([4.0, 0.0, 2.0])}, {"w": jnp.array([2.0, -6.0, 0.0])}]
+        >>> stack, merge = nm.stack_models(models, base={"w": jnp.zeros(3)}), nm.Emr()
+        >>> theta = merge.init(stack)
+        >>> print(merge.apply(theta, stack)["w"])
+        [ 4. -6.  2.]
+        >>> print(*(np.array(merge.task(theta, stack, k)["w"]).round(3) for k in (0, 1)))  # as large as the task vectors
+        [4. 0. 2.] [ 3.2 -4.8  0. ]
     """
 
     scale: float = 1.0

@@ -29,6 +29,12 @@ class Fisher(LinearMerge):
             searched in 0, 0.1, ..., 1.
         normalise: divide the information of each model by its norm over all weights first, so that no model dominates because
             its loss has the larger gradients (as FusionBench does; the paper does not).
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([5.0, 5.0])}])
+        >>> information = {"w": jnp.array([[3.0, 0.0], [1.0, 2.0]])}  # `collect` measures it
+        >>> print(nm.Fisher()(stack, stats={nm.DiagonalFisher: information})["w"])  # nearer to the model that is sure
+        [2. 5.]
     """
 
     weights: Sequence[float] | None = None

@@ -28,6 +28,12 @@ class GreedySoup(LinearMerge):
         score: how good a network is, one number of which more is better, on data that no model was trained on: such as
             `lambda variables: evaluate(apply, variables, batches).accuracy`. It is called by `init` alone; values of the merge
             compare by it, so make it once.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([w])} for w in (0.0, 2.0, 9.0)])
+        >>> soup = nm.GreedySoup(lambda variables: -abs(variables["w"][0] - 1.2))  # the nearer to 1.2 the better
+        >>> print(soup(stack)["w"])  # the mean of the first two: with the third it would score less
+        [1.]
     """
 
     score: Callable[[PyTree], float]

@@ -30,6 +30,11 @@ class KarcherMean(LinearMerge):
 
     Attributes:
         weights: one number of 0 or more per model, divided by their sum; equal by default.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([2.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}])
+        >>> print(np.array(nm.KarcherMean((3, 1))(stack)["w"]).round(3))  # a quarter of the arc; the mean is [1.5 0.5]
+        [1.848 0.765]
     """
 
     weights: Weights = None

@@ -21,6 +21,11 @@ class Mlerp(LinearMerge):
 
     Attributes:
         weights: one number per model, divided by their sum; equal by default.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}])
+        >>> print(np.array(nm.Mlerp()(stack)["w"]).round(3))  # the average [1.5 0.5], brought to the mean length 2
+        [1.897 0.632]
     """
 
     weights: Weights = None

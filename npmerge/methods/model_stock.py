@@ -24,6 +24,14 @@ class ModelStock(LinearMerge):
     Attributes:
         per_channel: one t per output channel (the last axis; `filter_wise` in mergekit) rather than per tensor. A tensor of
             one axis is one vector.
+
+    Example:
+        >>> for second in ([2.0, 0.0], [1.2, 1.6], [0.0, 2.0]):  # the less the models agree the nearer to the base
+        ...     stack = nm.stack_models([{"w": jnp.array([2.0, 0.0])}, {"w": jnp.array(second)}], base={"w": jnp.zeros(2)})
+        ...     print(np.array(nm.ModelStock()(stack)["w"]).round(3))
+        [2. 0.]
+        [1.2 0.6]
+        [0. 0.]
     """
 
     per_channel: bool = False

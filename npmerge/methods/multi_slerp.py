@@ -23,6 +23,11 @@ class MultiSlerp(LinearMerge):
     Attributes:
         weights: one number per model, divided by their sum; equal by default.
         task_vectors: merge the differences from the base, which is then needed.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}])
+        >>> print(np.array(nm.MultiSlerp()(stack)["w"]).round(3))  # the direction between both, the mean length 2
+        [1.414 1.414]
     """
 
     weights: Weights = None

@@ -22,6 +22,13 @@ class NuSlerp(LinearMerge):
         weights: of the two models; equal by default.
         task_vectors: merge the differences from the base, which is then needed.
         per_channel: one angle per output channel (the last axis; `nuslerp_flatten: false`) rather than per tensor.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}])
+        >>> print(np.array(nm.NuSlerp((1, 2))(stack)["w"]).round(3))  # two thirds of the arc, 60 degrees
+        [0.5   0.866]
+        >>> print(np.array(nm.NuSlerp((-1, 3))(stack)["w"]).round(3))  # beyond the second model, 135 degrees
+        [-0.707  0.707]
     """
 
     weights: Weights = None

@@ -18,6 +18,11 @@ class Passthrough(LinearMerge):
 
     Attributes:
         scale: a factor, 1 by default.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 3.0])}])
+        >>> print(nm.Passthrough(0.5)(stack)["w"])
+        [0.5 1.5]
     """
 
     scale: float = 1.0

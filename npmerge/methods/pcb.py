@@ -36,6 +36,12 @@ class Pcb(Composed):
         density: the fraction of entries that is kept of each model.
         scale: lambda.
         scope: what parameters compete with, "model" or "tensor".
+
+    Example:
+        >>> models = [{"w": jnp.array([4.0, 1.0, 0.0])}, {"w": jnp.array([1.0, 1.0, 3.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros(3)})
+        >>> print(np.array(nm.Pcb(density=2 / 3)(stack)["w"]).round(2))  # 4 all but drives 1 out, 3 is alone
+        [3.69 1.   3.  ]
     """
 
     density: float = 0.2

@@ -35,6 +35,16 @@ class RegMean(QuadraticMerge):
         scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a
             mean of the rows, weighted by their mean squares.
         ridge: relative to the mean of the diagonal.
+
+    Example:
+        >>> apply = lambda v, x: x @ v["w"]
+        >>> models = [{"w": jnp.array([[1.0], [0.0]])}, {"w": jnp.array([[0.0], [2.0]])}]
+        >>> tasks = [[(jnp.array([[1.0, 0.0]]), None)], [(jnp.array([[0.0, 1.0]]), None)]]  # each model reads one input
+        >>> graph = nm.trace(apply, models[0], tasks[0][0][0])
+        >>> stats = nm.collect_each(apply, graph, models, tasks, [nm.InputGram()])
+        >>> print(np.array(nm.RegMean()(nm.stack_models(models), stats=stats)["w"]).round(3))  # the average halves both
+        [[1.]
+         [2.]]
     """
 
     scale: float = searched(0.95, spaced(0.0, 1.0, 0.1))

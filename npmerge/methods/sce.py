@@ -27,6 +27,12 @@ class Sce(Composed):
     Attributes:
         density: the fraction of parameters selected, select_topk in merge toolkits; 1 selects all.
         scale: lambda.
+
+    Example:
+        >>> models = [{"w": jnp.array([1.0, 6.0, 0.0])}, {"w": jnp.array([1.0, 2.0, 1.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros(3)})
+        >>> print(nm.Sce(density=1 / 3)(stack)["w"])  # where they differ most, in shares 36 : 4
+        [0.  5.6 0. ]
     """
 
     density: float = 1.0

@@ -21,6 +21,11 @@ class Slerp(LinearMerge):
 
     Attributes:
         t: the weight of the second model, 0 to 1.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}])
+        >>> print(np.array(nm.Slerp(0.5)(stack)["w"]).round(3))  # of length 1 as both models; the average is [0.5 0.5]
+        [0.707 0.707]
     """
 
     t: float = 0.5

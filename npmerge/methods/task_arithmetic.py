@@ -24,6 +24,14 @@ class TaskArithmetic(LinearMerge):
         scale: lambda, published default 0.3 for eight tasks; 1/N is the average, a negative
             value forgets a task.
         weights: w, one number per model, ones in the paper; with scale 1 they are one lambda per task.
+
+    Example:
+        >>> models = [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros(2)})
+        >>> print(nm.TaskArithmetic(scale=1.0)(stack)["w"])  # both task vectors whole; their average has half of each
+        [1. 2.]
+        >>> print(nm.TaskArithmetic(scale=1.0, weights=(1, -1))(stack)["w"])  # the second task is forgotten
+        [ 1. -2.]
     """
 
     scale: float = searched(0.3, spaced(0.0, 1.0, 0.05))

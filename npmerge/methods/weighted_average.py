@@ -20,6 +20,11 @@ class WeightedAverage(LinearMerge):
     Attributes:
         weights: one number per model.
         normalise: divide by the sum of the weights; without, the weights are the coefficients.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 4.0])}, {"w": jnp.array([3.0, 0.0])}])
+        >>> print(nm.WeightedAverage((3, 1))(stack)["w"])  # three parts of the first, one of the second
+        [1.5 3. ]
     """
 
     weights: Sequence[float]

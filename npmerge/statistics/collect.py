@@ -71,6 +71,16 @@ def collect(
     Raises:
         ValueError: no models, one statistic asked for by different values, no batches or padding alone, inputs that the network
             does not take, or a pass that would hold more than `memory_limit`.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.eye(2)
+        >>> models = [{"w": s * jnp.eye(2), "u": jnp.ones((2, 2))} for s in (1.0, 3.0)]
+        >>> graph = nm.trace(apply, models[0], x)
+        >>> stats = nm.collect(apply, graph, models, [(x, None)], [nm.RegMean(), nm.NodeMoments()])
+        >>> print(*(kind.__name__ for kind in stats))  # RegMean asked for the first
+        InputGram NodeMoments
+        >>> stats[nm.InputGram]["u"].gram.tolist()  # (models, rows, rows)
+        [[[0.5, 0.0], [0.0, 0.5]], [[4.5, 0.0], [0.0, 4.5]]]
     """
     call = "collect takes (apply, graph, models, batches, [statistics])"
     check_kinds(call, (apply, Callable | Sequence), (graph, Graph | Sequence), (models, object), (batches, Iterable))
@@ -145,6 +155,14 @@ def collect_each(
 
     Raises:
         ValueError: as `collect`, another number of tasks than of models, or such statistics.
+
+    Example:
+        >>> apply, models = lambda v, x: x @ v["w"], [{"w": jnp.eye(2)}, {"w": jnp.eye(2)}]
+        >>> tasks = [[(jnp.array([[1.0, 0.0]]), None)], [(jnp.array([[0.0, 1.0]]), None)]]
+        >>> graph = nm.trace(apply, models[0], tasks[0][0][0])
+        >>> stats = nm.collect_each(apply, graph, models, tasks, [nm.InputGram()])
+        >>> stats[nm.InputGram]["w"].gram.tolist()  # of each model on its own data
+        [[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]
     """
     check_list(models)
     check_list(tasks, "tasks, the batches of each model")

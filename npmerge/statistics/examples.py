@@ -32,6 +32,13 @@ class Examples(Statistic):
     """The data themselves, with the network: `collect` keeps every batch, as a `Run`. Take few: some hundred examples do.
 
     Activations are read by the merges that they are for.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 2))}, jnp.ones((4, 2))
+        >>> batches = nm.in_order(x, jnp.zeros(4), 2)
+        >>> stats = nm.collect(apply, nm.trace(apply, v, x), [v, v], batches, [nm.Examples()])
+        >>> print([[inputs.shape for inputs, mask in task] for task in stats[nm.Examples].tasks])  # of each model, by batch
+        [[(2, 2), (2, 2)], [(2, 2), (2, 2)]]
     """
 
     reads = frozenset({"activations"})

@@ -37,6 +37,13 @@ class DiagonalFisher(OfLikelihood):
             of an example if `kind` is "exact".
         seed: of the draws. They depend on it and on what the example holds, so on no order or size of batches, and are made
             with the same random numbers for all models.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 2))}, jnp.array([[1.0, 0.0]])
+        >>> stats = nm.collect(apply, nm.trace(apply, v, x), [v], [(x, None)], [nm.DiagonalFisher()])
+        >>> print(np.array(stats[nm.DiagonalFisher]["w"]).round(3))  # (models, in, out): nothing depends on the second row
+        [[[0.25 0.25]
+          [0.   0.  ]]]
     """
 
     def measure(

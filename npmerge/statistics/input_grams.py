@@ -50,6 +50,13 @@ class InputGram(Statistic):
 
     Attributes:
         microbatch: examples whose features exist at once.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 3))}, jnp.array([[1.0, 0.0], [1.0, 2.0]])
+        >>> stats = nm.collect(apply, nm.trace(apply, v, x), [v], [(x, None)], [nm.InputGram()])
+        >>> print(stats[nm.InputGram]["w"].gram)  # x^T x / 2, for each model
+        [[[1. 1.]
+          [1. 2.]]]
     """
 
     microbatch: int = 8

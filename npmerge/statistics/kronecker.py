@@ -41,6 +41,17 @@ class KroneckerFactors(OfLikelihood):
             labels of the data, as the program of Tam et al. does.
         microbatch: examples whose features and gradients exist at once, "exact" as many times as there are outcomes.
         seed: of the draws.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 2))}, jnp.array([[1.0, 3.0]])
+        >>> stats = nm.collect(apply, nm.trace(apply, v, x), [v], [(x, None)], [nm.KroneckerFactors()])
+        >>> found = stats[nm.KroneckerFactors]["w"]
+        >>> print(found.inputs[0])  # A of the first model
+        [[1. 3.]
+         [3. 9.]]
+        >>> print(np.array(found.gradients[0]).round(3))  # and its B, here of two equally likely classes
+        [[ 0.25 -0.25]
+         [-0.25  0.25]]
     """
 
     always = frozenset({"activations", "gradients"})

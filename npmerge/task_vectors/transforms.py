@@ -134,6 +134,18 @@ class Composed(LinearMerge):
 
     Subclasses are frozen dataclasses with a field `scale`. They may have fields `weights`, one number per model by which task
     vectors are multiplied before the first transform, ones by default; and `density`, one number or one per model.
+
+    Example:
+        >>> import dataclasses
+        >>> from npmerge.task_vectors.elections import Elect
+        >>> from npmerge.task_vectors.transforms import Trim
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class TrimmedSum(nm.Composed):
+        ...     scale: float = 1.0
+        ...     transforms = (Trim(density=0.5), Elect("sum"))
+        >>> models = [{"w": jnp.array([4.0, 1.0])}, {"w": jnp.array([-3.0, 2.0])}]
+        >>> print(TrimmedSum()(nm.stack_models(models, base={"w": jnp.zeros(2)}))["w"])  # 4 and -3 are kept, plus is elected
+        [4. 0.]
     """
 
     needs_base = True
