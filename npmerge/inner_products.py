@@ -5,6 +5,7 @@ norms and angles only. These are N x N numbers per tensor: `init` finds them on 
 the tensor, and the merge is a choice of coefficients that `Learned` can start from.
 """
 
+import abc
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,9 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, path_name
-from npmerge.base import Merge, is_statistic
-from npmerge.operations import tell
+from alignment.names import is_statistic
+from npmerge.base import Merge, Stats
+from npmerge.linear import LinearMerge
 from npmerge.stack import Stack
+from npmerge.telling import tell
+from npmerge.weights import Weights, check_weights, shares_of
 
 
 class Angles(NamedTuple):
@@ -33,11 +37,8 @@ class Angles(NamedTuple):
     cosines: Float[np.ndarray, "groups models models"]
 
 
-Coefficients = Callable[[Angles], Float[np.ndarray, "groups models"]]
-
-
 def from_angles(
-    coefficients: Coefficients,
+    coefficients: Callable[[Angles], Float[np.ndarray, "groups models"]],
     stack: Stack,
     weights: Float[np.ndarray, " models"],
     *,
@@ -79,7 +80,7 @@ def _of_groups(
     path: str,
     gram: Float[np.ndarray, "groups models models"],
     weights: Float[np.ndarray, "groups models"],
-    coefficients: Coefficients,
+    coefficients: Callable[[Angles], Float[np.ndarray, "groups models"]],
 ) -> Float[np.ndarray, "groups models"]:
     """The coefficients of the groups that are not zero, the weights of the others."""
     norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
@@ -90,6 +91,50 @@ def _of_groups(
     if some.any():
         c[some] = coefficients(Angles(path, norms[some], cosines[some]))
     return c
+
+
+class Angular(LinearMerge):
+    """A merge whose coefficients follow from the lengths of the models' tensors and the angles between them.
+
+    Subclasses are frozen dataclasses that write `coefficients`. They may have fields `weights`, one number per model; and
+    `task_vectors` and `per_channel`, as of `from_angles`.
+    """
+
+    weights: Weights = None
+    task_vectors: bool = False
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        super().__post_init__()
+        object.__setattr__(self, "weights", check_weights(self, self.weights))
+
+    @property
+    def needs_base(self) -> bool:  # type: ignore[override]
+        """Whether task vectors are merged."""
+        return self.task_vectors
+
+    @abc.abstractmethod
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """Of the models in each group, by their angles and their shares."""
+
+    def shares(self, stack: Stack) -> Float[np.ndarray, " models"]:
+        """The share of each model, which are the coefficients where there are no angles: the weights divided by their sum."""
+        return shares_of(self, self.weights, stack)
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """One coefficient per model and tensor, or channel.
+
+        Raises:
+            ValueError: another number of models than the method merges, or of weights than of models; weights that sum to zero;
+                task vectors without a base; tensors for which the method is undefined, such as opposite ones (the path).
+        """
+        if self.needs_base:
+            self.require_base(stack)
+        self.require_models(stack)
+        shares = self.shares(stack)
+        kind = {"needs_base": self.needs_base, "per_channel": self.per_channel}
+        return from_angles(lambda angles: self.coefficients(angles, shares), stack, shares, **kind)
 
 
 def arc(merge: Merge, angles: Angles, t: float, *, linear_from: float) -> Float[np.ndarray, "groups 2"]:

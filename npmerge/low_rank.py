@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,19 +14,22 @@ from jaxtyping import Array, Float
 from alignment.graph import PyTree
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("base", "left", "right", "times"), meta_fields=())
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """The matrix `times * base + left @ right`.
 
     Attributes:
-        base: (rows, columns).
-        left: (rows, r).
-        right: (r, columns).
-        times: a number.
+        base: the weight that is shared.
+        left: the first factor of the update.
+        right: the second factor.
+        times: what the base is multiplied by; 1 where it stays as it is.
     """
 
-    def __init__(self, base: Array, left: Array, right: Array, times: Array):
-        self.base, self.left, self.right, self.times = base, left, right, times
+    base: Float[Array, "rows columns"]
+    left: Float[Array, "rows r"]
+    right: Float[Array, "r columns"]
+    times: Float[Array, ""]
 
     def whole(self) -> Float[Array, "rows columns"]:
         """The sum, computed in float32 and rounded once to the dtype of the base."""

@@ -16,7 +16,7 @@ from alignment.checks import kind_of
 from alignment.graph import STATISTICS, PyTree, Signature, as_shapes, flatten, floating, path_name, signature
 from alignment.tracing.trace import nested
 from npmerge.batches import measured
-from npmerge.operations import tell_of
+from npmerge.telling import tell_of
 
 TrainApply = Callable[[PyTree, Array], tuple[PyTree, PyTree]]
 

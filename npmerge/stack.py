@@ -1,18 +1,15 @@
 """Several models side by side, as one tree."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from alignment.base import check_finite
 from alignment.checks import check_list, kind_of
-from alignment.graph import PyTree, flatten, path_name
-from alignment.widths import KEPT_APART
+from alignment.graph import PyTree, flatten
 
 
 class Stack(NamedTuple):
@@ -93,33 +90,6 @@ def check_models(models: Sequence[PyTree], base: PyTree | None = None) -> None:
 @jax.jit
 def _side_by_side(models: tuple) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-
-
-def mean_of(models: Sequence[PyTree]) -> PyTree:
-    """The plain mean of networks, statistics and all, in float32; leaves that are not floating-point are those of the first.
-
-    Raises:
-        ValueError: leaves of different shapes (the path and all of them are named).
-    """
-
-    def mean(path: tuple, *leaves: Array) -> Array:
-        if len({np.shape(x) for x in leaves}) > 1:
-            shapes = ", ".join(str(np.shape(x)) for x in leaves)
-            raise ValueError(
-                f"{path_name(path)!r} has shapes {shapes} in the models, so they have no mean: map every node to one width; "
-                f"{KEPT_APART}"
-            )
-        if not jnp.issubdtype(jnp.result_type(leaves[0]), jnp.floating):
-            return leaves[0]
-        return _mean(leaves, np.float32(len(leaves)))
-
-    return jax.tree_util.tree_map_with_path(mean, *models)
-
-
-@jax.jit
-def _mean(leaves: tuple[Array, ...], count: Array) -> Array:
-    total = functools.reduce(jnp.add, (x.astype(jnp.float32) for x in leaves))
-    return (total / count).astype(leaves[0].dtype)
 
 
 def _check_same(reference: PyTree, model: PyTree, name: str) -> None:

@@ -13,10 +13,10 @@ from alignment.checks import check_count, check_kinds, check_list, kind_of
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, NodeMap, transport
 from alignment.resizing.resize import resize
+from npmerge.arithmetic import mean_of
 from npmerge.heads.cut import Cut, cut_of
 from npmerge.heads.side_by_side import side_by_side
 from npmerge.normalisation import reset_statistics
-from npmerge.stack import mean_of
 
 Function = Callable[..., Any]
 

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.operations import tell
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge
 from npmerge.stack import Stack
+from npmerge.telling import tell
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Array
 
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats, constant
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge, constant
 from npmerge.stack import Stack
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from npmerge.task_vectors.transforms import Composed, Transform, Trim
+from npmerge.task_vectors.composed import Composed
+from npmerge.task_vectors.transforms import Transform, Trim
 from npmerge.weights import Density, Weights
 
 

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_count, check_number
+from npmerge.arithmetic import over_models
 from npmerge.hyper import searched
-from npmerge.task_vectors.transforms import Composed, Tensors, Transform, current, over_models, where
+from npmerge.task_vectors.composed import Composed
+from npmerge.task_vectors.transforms import Tensors, Transform, current, where
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from npmerge.hyper import searched, spaced
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import Elect
-from npmerge.task_vectors.transforms import Composed, Drop, Transform
+from npmerge.task_vectors.transforms import Drop, Transform
 from npmerge.weights import Density, Weights
 
 

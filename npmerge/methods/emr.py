@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from npmerge.arithmetic import ratio
 from npmerge.task_vectors.elections import Elect
 from npmerge.task_vectors.per_task import PerTask
-from npmerge.task_vectors.transforms import Masks, Tensors, Transform, current, ratio, where
+from npmerge.task_vectors.transforms import Masks, Tensors, Transform, current, where
 
 
 @dataclass(frozen=True)

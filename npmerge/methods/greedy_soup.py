@@ -11,9 +11,11 @@ from jaxtyping import Array, Float
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats, combine, constant
-from npmerge.operations import listening, tell, tell_of, tell_unknown
+from npmerge.arithmetic import column
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge, combine, constant
 from npmerge.stack import Stack
+from npmerge.telling import listening, tell, tell_of, tell_unknown
 
 
 @dataclass(frozen=True)
@@ -78,4 +80,4 @@ def _shares(chosen: list[int], stack: Stack) -> Float[np.ndarray, " models"]:
 
 @jax.jit
 def _soup(shares: Float[Array, " models"], params: PyTree) -> PyTree:
-    return combine(jax.tree.map(lambda x: shares.reshape(-1, *(1,) * (x.ndim - 1)), params), Stack(params))
+    return combine(jax.tree.map(lambda x: column(shares, x), params), Stack(params))

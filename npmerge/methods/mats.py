@@ -8,7 +8,8 @@ from jaxtyping import Array
 
 from alignment.checks import check_choice, check_count, check_fraction, check_kinds
 from alignment.graph import PyTree
-from npmerge.base import Merge, Stats, wide
+from npmerge.arithmetic import wide
+from npmerge.base import Merge, Stats
 from npmerge.hyper import searched
 from npmerge.methods.average import Average
 from npmerge.quadratics.collected_operators import NEEDS, operators_of

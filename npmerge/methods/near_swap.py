@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_number
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.operations import tell
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge
 from npmerge.stack import Stack
+from npmerge.telling import tell
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from jaxtyping import Array
 
 from alignment.checks import check_finite_number
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats, constant
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge, constant
 from npmerge.stack import Stack
 
 

@@ -6,19 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from npmerge.task_vectors.transforms import (
-    Composed,
-    Model,
-    Scope,
-    Tensors,
-    Transform,
-    Trim,
-    by_scope,
-    current,
-    over_models,
-    ratio,
-    where,
-)
+from npmerge.arithmetic import over_models, ratio
+from npmerge.task_vectors.composed import Composed
+from npmerge.task_vectors.transforms import Model, Scope, Tensors, Transform, Trim, by_scope, current, where
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
+from npmerge.arithmetic import ratio
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import DisjointMean, Elect
 from npmerge.task_vectors.selection import kept_of, largest
-from npmerge.task_vectors.transforms import Composed, Tensors, Transform, current, ratio, where
+from npmerge.task_vectors.transforms import Tensors, Transform, current, where
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from typing import Literal
 
 from alignment.checks import check_choice
 from npmerge.hyper import searched, spaced
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import DisjointMean, Elect, ElectedMean
-from npmerge.task_vectors.transforms import Composed, Scope, Transform, Trim
+from npmerge.task_vectors.transforms import Scope, Transform, Trim
 from npmerge.weights import Density, Weights
 
 

@@ -13,15 +13,16 @@ from jaxtyping import Array, Bool
 from alignment.activations.taps import capture
 from alignment.graph import Graph, PyTree, flatten, path_name, signature
 from alignment.sites import Site, Use
-from npmerge.base import Merge, Stats, wide
+from npmerge.arithmetic import wide
+from npmerge.base import Merge, Stats
 from npmerge.memory import bytes_of, peak_bytes
-from npmerge.operations import tell_of
 from npmerge.quadratics.gram_shares import gram_shares, warn_of_open
 from npmerge.quadratics.operators import by_path, on_leaves, weigh
 from npmerge.stack import Stack
 from npmerge.statistics.examples import Run, run_of
 from npmerge.statistics.input_grams import SiteGram, by_part
 from npmerge.statistics.one_by_one import Alone, alone, of_models, one_by_one, per_sample, product, samples_of
+from npmerge.telling import tell_of
 
 EXAMPLES = 8  # whose features exist at once
 

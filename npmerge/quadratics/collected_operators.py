@@ -9,12 +9,12 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree, flatten, path_name
 from npmerge.base import Merge, Stats
-from npmerge.operations import tell
 from npmerge.quadratics.operators import Diagonal, Identity, Kronecker, Operator, on_leaves
 from npmerge.stack import Stack
 from npmerge.statistics.fisher_information import DiagonalFisher, information_of
 from npmerge.statistics.input_grams import InputGram, grams_of
 from npmerge.statistics.kronecker import KroneckerFactors, SiteFactors
+from npmerge.telling import tell
 
 NEEDS: dict[str, tuple[type, ...]] = {
     "identity": (),

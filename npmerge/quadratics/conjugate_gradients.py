@@ -14,10 +14,10 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, flatten, path_name
 from alignment.maps import HIGHEST
+from alignment.names import is_statistic
 from alignment.sites import Use
-from npmerge.base import is_statistic, mean
+from npmerge.arithmetic import mean, over_models, ratio
 from npmerge.quadratics.operators import Diagonal, Gram, Kronecker, Operator, is_operator
-from npmerge.task_vectors.transforms import over_models, ratio
 
 Residuals = Float[Array, "steps systems"]
 """|r| / |sum_m C_m p_m| of each matrix, at the start and after each iteration."""

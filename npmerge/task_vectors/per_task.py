@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from alignment.graph import PyTree, flatten, path_name
-from npmerge.base import wide
+from npmerge.arithmetic import over_models, wide
+from npmerge.memory import bytes_of
 from npmerge.stack import Stack, check_stack
 from npmerge.task_vectors.bits import packed, unpacked
-from npmerge.task_vectors.transforms import Composed, Masks, Model, Tensors, over_models, task_vectors
+from npmerge.task_vectors.composed import Composed, task_vectors
+from npmerge.task_vectors.transforms import Masks, Model, Tensors
 
 
 class TaskNetworks(NamedTuple):
@@ -58,11 +59,7 @@ class TaskNetworks(NamedTuple):
     @property
     def nbytes(self) -> dict[str, int]:
         """The bytes of each part; N whole networks would take N times those of the base."""
-
-        def size(part: PyTree) -> int:
-            return sum(int(np.size(x)) * jnp.result_type(x).itemsize for x in jax.tree.leaves(part))
-
-        return {name: size(part) for name, part in self._asdict().items()}
+        return {name: bytes_of(part) for name, part in self._asdict().items()}
 
 
 class PerTask(Composed):

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignment.names import is_statistic
 from npmerge import Average, Stack, combine, stack_models
-from npmerge.base import constant, is_statistic
+from npmerge.linear import constant
 from tests.npmerge.toys import array, normal
 
 
