@@ -13,7 +13,7 @@ from npmerge.base import Merge, Stats
 from npmerge.hyper import searched
 from npmerge.methods.average import Average
 from npmerge.quadratics.collected_operators import NEEDS, operators_of
-from npmerge.quadratics.conjugate_gradients import Residuals, Rule, minimised
+from npmerge.quadratics.minimum import Residuals, Rule, minimised
 from npmerge.stack import Stack
 
 

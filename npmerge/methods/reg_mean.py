@@ -8,7 +8,7 @@ from alignment.checks import check_fraction, check_number
 from alignment.graph import PyTree
 from npmerge.base import Stats
 from npmerge.hyper import searched, spaced
-from npmerge.quadratics.gram_shares import shares_of
+from npmerge.quadratics.gram_shares import regression_shares
 from npmerge.quadratics.operators import QuadraticMerge
 from npmerge.stack import Stack
 from npmerge.statistics.input_grams import InputGram, grams_of
@@ -57,4 +57,4 @@ class RegMean(QuadraticMerge):
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """The shares. Raises ValueError without statistics, or with those of other models or another layer, by its name."""
-        return shares_of(self, stack, grams_of(self, stack, stats), self.scale, self.ridge)
+        return regression_shares(self, stack, grams_of(self, stack, stats), self.scale, self.ridge)

@@ -17,7 +17,7 @@ from npmerge.statistics.input_grams import SiteGram
 from npmerge.telling import note
 
 
-def shares_of(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: float, ridge: float) -> PyTree:
+def regression_shares(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: float, ridge: float) -> PyTree:
     """The shares of a quadratic merge, an operator for each leaf; leaves without a Gram matrix are averaged.
 
     Args:

@@ -11,6 +11,7 @@ from alignment.graph import Graph, PyTree
 from npmerge.base import Merge, Stats
 from npmerge.batches import counted
 from npmerge.stack import Stack
+from npmerge.statistics.collected import collected_for
 
 Batch = tuple[PyTree, Bool[Array, "examples ..."]]
 """Inputs, and which of the examples or of their positions are no padding."""
@@ -58,11 +59,9 @@ def run_of(merge: Merge, stack: Stack, stats: Stats | None) -> Run:
     Raises:
         ValueError: none, for another number of models, or for a network that the models do not fit.
     """
-    name = type(merge).__name__
-    if stats is None or Examples not in stats:
-        raise ValueError(f"{name} needs stats: pass npmerge.collect(apply, graph, models, batches, [Examples()])")
-    run: Run = stats[Examples]
+    run: Run = collected_for(merge, stats, Examples)
     if len(run.tasks) != stack.size:
+        name = type(merge).__name__
         raise ValueError(f"{name} needs data for each model: got them for {len(run.tasks)} of {stack.size} models")
     run.graph.check(jax.tree.map(lambda x: x[0], stack.params))
     return run

@@ -12,10 +12,9 @@ from alignment.graph import Graph, PyTree, flatten
 from alignment.maps import HIGHEST
 from npmerge.base import Merge, Stats
 from npmerge.stack import Stack
+from npmerge.statistics.collected import collected_for
 from npmerge.statistics.likelihood import OfLikelihood, drawn, labels_of, log_likelihood
 from npmerge.statistics.one_by_one import alone, of_models
-
-__all__ = ["DiagonalFisher", "information_of"]
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,12 @@ def information_of(merge: Merge, stack: Stack, stats: Stats | None) -> PyTree:
     Raises:
         ValueError: none, that of other models, or values that are not finite.
     """
-    name = type(merge).__name__
-    if stats is None or DiagonalFisher not in stats:
-        raise ValueError(f"{name} needs stats: pass npmerge.collect(apply, graph, models, batches, [DiagonalFisher()])")
-    mine, theirs = ({path: x.shape for path, x in flatten(tree).items()} for tree in (stack.params, stats[DiagonalFisher]))
+    information = collected_for(merge, stats, DiagonalFisher)
+    mine, theirs = ({path: x.shape for path, x in flatten(tree).items()} for tree in (stack.params, information))
     for path in [*mine, *theirs]:
         if mine.get(path) != theirs.get(path):
             raise ValueError(
                 f"the Fisher statistics are of other models: at {path!r} got {theirs.get(path)}, expected {mine.get(path)}"
             )
-    check_finite(stats[DiagonalFisher], "the Fisher information (is a label no class of the network?)")
-    return stats[DiagonalFisher]
+    check_finite(information, "the Fisher information (is a label no class of the network?)")
+    return information
