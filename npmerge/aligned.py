@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignment.base import Alignment, maps_of
@@ -11,7 +10,7 @@ from alignment.checks import check_key, check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
 from npmerge.base import Merge, Stats
-from npmerge.stack import Stack, check_stack
+from npmerge.stack import Stack, check_stack, side_by_side
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ class Aligned(Merge):
 
     def _transported(self, theta: PyTree, stack: Stack) -> Stack:
         maps = maps_of(self.alignment, self.graph, theta, check_stack(stack).size)
-        models = [transport(self.graph, m, model) for m, model in zip(maps, stack.models(), strict=True)]
-        return Stack(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models), stack.base)
+        models = (transport(self.graph, m, model) for m, model in zip(maps, stack.models(), strict=True))
+        return Stack(side_by_side(tuple(models)), stack.base)
 
 
 def _split(key: Array | None) -> tuple[Array | None, Array | None]:

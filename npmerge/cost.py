@@ -75,6 +75,12 @@ def merged(merge: Merge, stack: Stack, stats: Stats | None = None, key: Array | 
 
     Raises:
         ValueError: as the merge does.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.zeros(1000)}, {"w": jnp.ones(1000)}])
+        >>> variables, cost = nm.cost.merged(nm.Average(), stack)
+        >>> cost.flops, cost.bytes  # two products and a sum for each entry; one coefficient for each model is kept
+        (3000, 8)
     """
     check_stack(stack)
     kinds, values = tuple(stats or ()), tuple((stats or {}).values())
@@ -100,6 +106,13 @@ def collected(
 
     The batches are held in a list: one of each shape is measured beforehand, to compile. Operations and memory are those of
     measuring, batch by batch; of several statistics each counts its own forward pass, of which XLA makes one.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 3))}, jnp.ones((4, 2))
+        >>> graph = nm.trace(apply, v, x)
+        >>> stats, cost = nm.cost.collected(apply, graph, [v], [(x, None)], [nm.InputGram()])
+        >>> stats[nm.InputGram]["w"].gram.shape, cost.bytes  # four products and the number of samples
+        ((1, 2, 2), 20)
     """
     wanted = statistics_of(statistics)
     gather = functools.partial(collect, apply, graph, models, statistics=wanted, memory_limit=memory_limit)

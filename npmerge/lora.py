@@ -104,6 +104,18 @@ def stack_adapters(adapters: Sequence[Mapping[str, Factors]], base: PyTree) -> L
     Raises:
         ValueError: no adapters, a path that the base lacks (the nearest is named), factors that do not fit their weight, a NaN
             or infinity.
+
+    Example:
+        >>> from npmerge.lora import stack_adapters
+        >>> first = {"w": (jnp.array([[1.0], [0.0]]), jnp.array([[0.0, 2.0]]))}
+        >>> second = {"w": (jnp.array([[0.0], [1.0]]), jnp.array([[4.0, 0.0]]))}
+        >>> stack = stack_adapters([first, second], base={"w": jnp.eye(2)})
+        >>> merged = nm.TaskArithmetic(scale=1.0)(stack)["w"]
+        >>> merged.left.shape  # of rank 1 + 1; the full weight is not made
+        (2, 2)
+        >>> print(merged.whole())
+        [[1. 2.]
+         [4. 1.]]
     """
     check_list(adapters)
     weights = flatten(base)

@@ -55,6 +55,13 @@ def with_low_rank(apply: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
         apply: of arrays, traceable, such as `apply(params, inputs)`; keywords are passed on.
+
+    Example:
+        >>> from npmerge.low_rank import LowRank, with_low_rank
+        >>> w = LowRank(jnp.eye(2), jnp.array([[1.0], [0.0]]), jnp.array([[0.0, 2.0]]), jnp.float32(1.0))
+        >>> apply = lambda variables, x: x @ variables["w"]
+        >>> print(with_low_rank(apply)({"w": w}, jnp.array([[1.0, 1.0]])))  # x base + (x left) right
+        [[1. 3.]]
     """
 
     @functools.wraps(apply)

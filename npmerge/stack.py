@@ -72,7 +72,7 @@ def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
         ValueError: model 1 differs from model 0 at 'w': got float32[3], expected float32[2]
     """
     check_models(models, base)
-    return Stack(_side_by_side(tuple(models)), base)
+    return Stack(side_by_side(tuple(models)), base)
 
 
 def check_models(models: Sequence[PyTree], base: PyTree | None = None) -> None:
@@ -88,7 +88,8 @@ def check_models(models: Sequence[PyTree], base: PyTree | None = None) -> None:
 
 
 @jax.jit
-def _side_by_side(models: tuple) -> PyTree:
+def side_by_side(models: tuple[PyTree, ...]) -> PyTree:
+    """Trees of one structure as one tree with leaves (models, ...), unchecked."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
 
 

@@ -17,9 +17,9 @@ class Emr(PerTask):
     """base + scale * unified, unified the largest entry of the elected sign; and one network per task (Huang et al. 2024).
 
     EMR-Merging: with t_m the task vectors, the unified vector has in each parameter the sign of their sum and the largest
-    magnitude of those with that sign. `task` gives the network of task m, base + scale_m * mask_m *
-    unified, with mask_m where t_m has the elected sign and scale_m = sum |t_m| / sum |mask_m * unified|, over all parameters.
-    The paper uses those only; `apply` is the unified vector as one network. Needs a base.
+    magnitude of those with that sign. `task` gives the network of task m, base + scale_m * mask_m * unified, with mask_m where
+    t_m has the elected sign and scale_m = sum |t_m| / sum |mask_m * unified|, over all parameters. The paper uses those only;
+    `apply` is the unified vector as one network. Needs a base.
 
     Where implementations disagree: the published program takes means of each tensor and adds those up for scale_m, so that
     small tensors count as much as large ones, here the sums of the paper; where the sum is zero it elects minus, here plus.

@@ -21,9 +21,8 @@ class KarcherMean(Angular):
 
     Found by u <- exp_u(sum_m w_m log_u(u_m)) from the normalised weighted mean of the directions u_m (Karcher 1977; for models
     Wang et al. 2026, `karcher` in mergekit, which has equal weights, takes inner products in the stored dtype and stops after
-    10 steps or below 1e-5). Of two models
-    with equal weights and norms it is their `Slerp` at 1/2. A tensor of norm zero has no direction and takes no part in the
-    mean of directions, but counts in that of the norms. A single number is averaged.
+    10 steps or below 1e-5). Of two models with equal weights and norms it is their `Slerp` at 1/2. A tensor of norm zero has no
+    direction and takes no part in the mean of directions, but counts in that of the norms. A single number is averaged.
 
     Attributes:
         weights: one number of 0 or more per model, divided by their sum; equal by default.

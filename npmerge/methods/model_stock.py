@@ -32,11 +32,11 @@ class ModelStock(Angular):
     """
 
     per_channel: bool = False
-    needs_base = True  # type: ignore[assignment]
+    needs_base = True
     models = (2, None)
 
     def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
-        """T / N of each model."""
+        """The same t / N for all models."""
         n = angles.norms.shape[1]
         pairs = angles.cosines[:, *np.triu_indices(n, 1)]
         cosine = np.maximum(pairs.mean(1, keepdims=True), 0)

@@ -32,8 +32,8 @@ class RegMean(QuadraticMerge):
     (models rows).
 
     Attributes:
-        scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a
-            mean of the rows, weighted by their mean squares.
+        scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a mean of the
+            rows, weighted by their mean squares.
         ridge: relative to the mean of the diagonal.
 
     Example:

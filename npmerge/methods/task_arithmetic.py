@@ -22,8 +22,7 @@ class TaskArithmetic(LinearMerge):
     lambda and 1 - lambda, an interpolation, where here it is that of both.
 
     Attributes:
-        scale: lambda, published default 0.3 for eight tasks; 1/N is the average, a negative
-            value forgets a task.
+        scale: lambda, published default 0.3 for eight tasks; 1/N is the average, a negative value forgets a task.
         weights: w, one number per model, ones in the paper; with scale 1 they are one lambda per task.
 
     Example:

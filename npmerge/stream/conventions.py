@@ -19,7 +19,7 @@ class UnboundedModelStock(ModelStock):
     """`ModelStock` also where the mean cosine is negative, beyond the base; and with a floor under products of norms."""
 
     def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
-        """T / N of each model."""
+        """The same t / N for all models."""
         n = angles.norms.shape[1]
         first, second = np.triu_indices(n, 1)
         products = angles.norms[:, first] * angles.norms[:, second]
