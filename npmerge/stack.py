@@ -13,7 +13,11 @@ from alignment.graph import PyTree, flatten
 
 
 class Stack(NamedTuple):
-    """The models to merge: a tree with leaves of shape (models, ...), and the base they were fine-tuned from, if any.
+    """The models to merge, side by side. `stack_models` makes and checks one.
+
+    Attributes:
+        params: a tree with leaves of shape (models, ...).
+        base: the model that they were fine-tuned from, a tree with leaves (...); None if there is none.
 
     Example:
         >>> stack = nm.Stack({"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, base={"w": jnp.zeros(2)})

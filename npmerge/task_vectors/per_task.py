@@ -18,7 +18,14 @@ from npmerge.task_vectors.transforms import Masks, Model, Tensors
 
 
 class TaskNetworks(NamedTuple):
-    """What N networks are stored as, instead of N networks: base + scale_k * mask_k * vector. Dicts are by path.
+    """What N networks are stored as, instead of N networks: base + scale_k * mask_k * vector.
+
+    Attributes:
+        base: the network that the tasks were fine-tuned from.
+        vector: the task vector that all tasks share, by path.
+        masks: for each task which entries of it are its own, by path, eight entries in a byte.
+        scales: for each task what its entries are multiplied by.
+        statistics: running statistics by path, which are those of each task's own model.
 
     Example:
         >>> stack = nm.stack_models([{"w": s * jnp.arange(64.0)} for s in (1, -2, 3)], base={"w": jnp.zeros(64)})
@@ -34,7 +41,6 @@ class TaskNetworks(NamedTuple):
     masks: dict[str, UInt8[Array, "models bytes"]]
     scales: Float[Array, " models"]
     statistics: dict[str, Float[Array, "models ..."]]
-    """Running statistics, which are those of each task's own model."""
 
     def network(self, k: int | Int[Array, ""]) -> PyTree:
         """The network of task k, which may be traced; rounded once to the stored dtype.
