@@ -32,7 +32,7 @@ class Run:
 class Examples(Statistic):
     """The data themselves, with the network: `collect` keeps every batch, as a `Run`. Take few: some hundred examples do.
 
-    Activations are read by the merges that they are for.
+    For merges that run the network while they merge, layer by layer, such as `RegMeanPlusPlus` and `ChainOfMerges`.
 
     Example:
         >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 2))}, jnp.ones((4, 2))

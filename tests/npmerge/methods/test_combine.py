@@ -1,4 +1,4 @@
-"""`npmerge.base`: the apply that linear merges share."""
+"""`npmerge.linear`: the apply that linear merges share."""
 
 import chex
 import jax
