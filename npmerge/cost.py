@@ -25,6 +25,7 @@ from npmerge.operations import operations
 from npmerge.reports.tables import markdown_table
 from npmerge.stack import Stack, check_stack
 from npmerge.statistics.collect import Statistic, collect, statistics_of
+from npmerge.statistics.one_pass import measure, networks_of
 from npmerge.telling import listening, noting
 
 
@@ -125,10 +126,8 @@ def collected(
     jax.block_until_ready(stats)
     seconds = time.perf_counter() - began
 
-    def measure(models: tuple, batch: tuple) -> tuple:
-        return tuple(s.measure(apply, graph, models, batch) for s in wanted)
-
-    traced = {shape: jax.jit(measure).trace(tuple(models), batch) for shape, batch in first.items()}
+    networks = networks_of(apply, graph, models, wanted)
+    traced = {shape: measure.trace(networks.apply, networks.graph, wanted, networks.models, b) for shape, b in first.items()}
     plans = {shape: t.lower().compile() for shape, t in traced.items()}
     kept = bytes_of(stats)
     return stats, Cost(

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from alignment.activations.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
-from alignment.base import functions_of, graphs_of, of_one_width
 from alignment.checks import check_kinds, check_list, check_number, kind_of
 from alignment.graph import Graph, PyTree
 from npmerge.base import Merge
@@ -18,7 +17,7 @@ from npmerge.statistics.examples import Examples, Run
 from npmerge.statistics.fisher_information import DiagonalFisher
 from npmerge.statistics.input_grams import InputGram, SiteGram
 from npmerge.statistics.kronecker import KroneckerFactors, SiteFactors
-from npmerge.statistics.one_pass import Networks, Pass
+from npmerge.statistics.one_pass import Pass, networks_of
 
 __all__ = [
     "DiagonalFisher",
@@ -85,29 +84,12 @@ def collect(
     wanted = statistics_of(statistics)
     if len({type(s) for s in wanted}) < len(wanted):
         raise ValueError(f"one statistic of each type, got {wanted}")
-    networks = _networks(apply, graph, models, wanted)
+    networks = networks_of(apply, graph, models, wanted)
     check_number("memory_limit", memory_limit, positive=True)
     found = Pass(networks, wanted, memory_limit)
     for batch in map(with_mask, measured(batches, masks=True)):
         found.add(batch)
     return found.finalised()
-
-
-def _networks(apply: Any, graph: Any, models: Sequence[PyTree], wanted: tuple[Statistic, ...]) -> Networks:
-    """Raises ValueError unless functions, graphs and models fit each other, and the statistics."""
-    check_list(models)
-    if not models:
-        raise ValueError("collect needs at least one model, got an empty list")
-    graphs = graphs_of(graph, models)
-    for own, model in zip(graphs, models, strict=True):
-        own.check(model)
-    if not isinstance(graph, Graph) or isinstance(apply, Sequence):
-        apply, graph = functions_of(apply, models), graphs
-        if odd := [type(s).__name__ for s in wanted if not isinstance(s, JointMoments | NodeMoments)]:
-            raise ValueError(f"{odd[0]} needs one function and one graph for all models: got one for each")
-        for statistic in (s for s in wanted if isinstance(s, NodeMoments)):
-            of_one_width(statistic, graph, models)
-    return Networks(apply, graph, tuple(models))
 
 
 def collect_each(

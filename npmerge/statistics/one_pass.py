@@ -1,15 +1,17 @@
 """The pass over data that gathers statistics: one compiled step for each batch, in as many bytes as it may hold."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from alignment.activations.moments import Statistic
-from alignment.base import functions_of, graphs_of
-from alignment.graph import PyTree, signature
+from alignment.activations.moments import JointMoments, NodeMoments, Statistic
+from alignment.base import functions_of, graphs_of, of_one_width
+from alignment.checks import check_list
+from alignment.graph import Graph, PyTree, signature
 from npmerge.batches import check_inputs
 from npmerge.memory import bytes_of, peak_bytes
 from npmerge.statistics.collected import Collected
@@ -22,6 +24,23 @@ class Networks(NamedTuple):
     apply: Any
     graph: Any
     models: tuple[PyTree, ...]
+
+
+def networks_of(apply: Any, graph: Any, models: Sequence[PyTree], wanted: tuple[Statistic, ...]) -> Networks:
+    """The networks. Raises ValueError unless functions, graphs and models fit each other, and the statistics."""
+    check_list(models)
+    if not models:
+        raise ValueError("collect needs at least one model, got an empty list")
+    graphs = graphs_of(graph, models)
+    for own, model in zip(graphs, models, strict=True):
+        own.check(model)
+    if not isinstance(graph, Graph) or isinstance(apply, Sequence):
+        apply, graph = functions_of(apply, models), graphs
+        if odd := [type(s).__name__ for s in wanted if not isinstance(s, JointMoments | NodeMoments)]:
+            raise ValueError(f"{odd[0]} needs one function and one graph for all models: got one for each")
+        for statistic in (s for s in wanted if isinstance(s, NodeMoments)):
+            of_one_width(statistic, graph, models)
+    return Networks(apply, graph, tuple(models))
 
 
 class Bytes(NamedTuple):
