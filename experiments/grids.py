@@ -15,8 +15,9 @@ from jaxtyping import Array
 
 import npmerge as nm
 from alignment.graph import PyTree
-from npmerge.base import Stats, constant
+from npmerge.base import Stats
 from npmerge.catalogue import asks
+from npmerge.linear import constant
 
 SCALES = tuple(round(0.2 * k, 1) for k in range(1, 11))
 TENTHS = tuple(k / 10 for k in range(11))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from alignment import align, capture, discrepancy, resize, trace, transport, verify, verify_each
     from npmerge import checkpoint, cost
     from npmerge.aligned import Aligned
-    from npmerge.base import LinearMerge, Merge, combine
+    from npmerge.base import Merge
     from npmerge.batches import in_order, shuffled
     from npmerge.constraints import Box, Clip, Free, Simplex
     from npmerge.evaluate import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from npmerge.learned import Learned
     from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
     from npmerge.least_squares.solve import LeastSquares, Solved
+    from npmerge.linear import LinearMerge, combine
     from npmerge.loading import by_task, columns, prefetched
     from npmerge.methods import (
         METHODS,
@@ -107,15 +108,15 @@ if TYPE_CHECKING:
         collect_each,
     )
     from npmerge.statistics.files import load_statistics, save_statistics
+    from npmerge.task_vectors.composed import Composed
     from npmerge.task_vectors.per_task import PerTask, TaskNetworks
-    from npmerge.task_vectors.transforms import Composed
 else:
     make_lazy(
         __name__,
         {
             "alignment": "align capture discrepancy resize trace transport verify verify_each",
             "npmerge.aligned": "Aligned",
-            "npmerge.base": "LinearMerge Merge combine",
+            "npmerge.base": "Merge",
             "npmerge.batches": "in_order shuffled",
             "npmerge.constraints": "Box Clip Free Simplex",
             "npmerge.evaluate": "Barrier LogitEnsemble Metrics Path barrier evaluate flops parameters path_between resetting",
@@ -125,6 +126,7 @@ else:
             "npmerge.granularity": "PerChannel PerInput PerLayer PerModel PerParameter PerTensor",
             "npmerge.learned": "Learned",
             "npmerge.least_squares.solve": "LeastSquares Solved",
+            "npmerge.linear": "LinearMerge combine",
             "npmerge.loading": "by_task columns prefetched",
             "npmerge.methods": (
                 "METHODS ArceeFusion Average Breadcrumbs ChainOfMerges ConsensusTA Dare Della Emr Fisher GreedySoup IsoC "
@@ -149,7 +151,7 @@ else:
             ),
             "npmerge.statistics.files": "load_statistics save_statistics",
             "npmerge.fitting.successive": "Successive successive",
-            "npmerge.task_vectors.transforms": "Composed",
+            "npmerge.task_vectors.composed": "Composed",
         },
     )
 

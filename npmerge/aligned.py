@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignment.base import Alignment, maps_of
@@ -11,7 +10,7 @@ from alignment.checks import check_key, check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
 from npmerge.base import Merge, Stats
-from npmerge.stack import Stack, check_stack
+from npmerge.stack import Stack, check_stack, side_by_side
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,15 @@ class Aligned(Merge):
         alignment: one of ALIGNMENTS.
         merge: what to do with the aligned models; one that needs no statistics, for they would be of the models unaligned.
         graph: the traced graph of the architecture.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.ones((1, 2))
+        >>> a = {"w": jnp.array([[1.0, 0.0], [0.0, 2.0]]), "u": jnp.array([[1.0, 3.0], [2.0, 4.0]])}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # the same function, its units in another order
+        >>> graph, stack = nm.trace(apply, a, x), nm.stack_models([a, b])
+        >>> merge = nm.Aligned(alignment.WeightMatching(), nm.Average(), graph)
+        >>> print(apply(a, x), apply(merge(stack), x), apply(nm.Average()(stack), x))
+        [[ 5. 11.]] [[ 5. 11.]] [[ 4.5 10.5]]
     """
 
     alignment: Alignment
@@ -68,8 +76,8 @@ class Aligned(Merge):
 
     def _transported(self, theta: PyTree, stack: Stack) -> Stack:
         maps = maps_of(self.alignment, self.graph, theta, check_stack(stack).size)
-        models = [transport(self.graph, m, model) for m, model in zip(maps, stack.models(), strict=True)]
-        return Stack(jax.tree.map(lambda *leaves: jnp.stack(leaves), *models), stack.base)
+        models = (transport(self.graph, m, model) for m, model in zip(maps, stack.models(), strict=True))
+        return Stack(side_by_side(tuple(models)), stack.base)
 
 
 def _split(key: Array | None) -> tuple[Array | None, Array | None]:

@@ -2,18 +2,17 @@
 
 import abc
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from alignment.checks import check_flags
 from alignment.finite import check_finite
 from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic as is_statistic
+from alignment.graph import PyTree
 from npmerge.lora import LoraStack
 from npmerge.stack import Stack, check_stack
 
@@ -26,6 +25,18 @@ class Merge(abc.ABC):
     `init` computes the merge's own parameters theta in closed form (host code allowed); `apply` builds the merged model
     from theta: pure, traceable, differentiable in theta and in the stack. Subclasses are frozen dataclasses: every
     hyper-parameter is a field, everything differentiable is in theta.
+
+    Example:
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Median(nm.Merge):
+        ...     def init(self, stack, *, stats=None, key=None):
+        ...         return None  # nothing to learn
+        ...     def apply(self, theta, stack):
+        ...         return jax.tree.map(lambda x: jnp.median(x, 0), stack.params)
+        >>> stack = nm.stack_models([{"w": jnp.array([w])} for w in (1.0, 2.0, 9.0)])
+        >>> print(Median()(stack)["w"])
+        [2.]
     """
 
     needs: ClassVar[tuple[type, ...]] = ()
@@ -63,7 +74,7 @@ class Merge(abc.ABC):
         """
         name = type(self).__name__
         if isinstance(stack, LoraStack):
-            return stack.merged(self, stats, key)
+            return _of_adapters(self, stack, stats, key)
         check_stack(stack)
         check_finite(stack.params, f"the stack that {name} merges")
         check_finite(stack.base, f"the base that {name} starts from")
@@ -89,62 +100,12 @@ class Merge(abc.ABC):
             raise ValueError(f"{type(self).__name__} merges {number_of_models(least, most)}, got {stack.size}")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _applied(merge: Merge, theta: PyTree, stack: Stack) -> PyTree:
-    """Compiled as a whole, which takes less time than tensor by tensor and runs ten times as fast."""
-    return merge.apply(theta, stack)
-
-
-class LinearMerge(Merge):
-    """A merge that is a choice of coefficients: theta holds one array per leaf that broadcasts against (models, ...)."""
-
-    def apply(self, theta: PyTree, stack: Stack) -> PyTree:
-        """`combine`, with the base only where the method is defined by it."""
-        return merged_by(theta, stack, needs_base=self.needs_base)
-
-
-def merged_by(coefficients: PyTree, stack: Stack | LoraStack, *, needs_base: bool) -> PyTree:
-    """The linear merge with these coefficients: of task vectors, or of the models themselves; of adapters in low rank."""
-    if isinstance(stack, LoraStack):
-        return stack.combined(coefficients, needs_base=needs_base)
-    return combine(coefficients, stack if needs_base else Stack(stack.params))
-
-
 def number_of_models(least: int, most: int | None) -> str:
     """In words, such as "exactly two models"."""
     words = {1: "one model", 2: "two models"}
     if least == most:
         return f"exactly {words.get(least, f'{least} models')}"
     return f"{words.get(least, f'{least} models')} or more" if most is None else f"{least} to {most} models"
-
-
-def combine(coefficients: PyTree, stack: Stack) -> PyTree:
-    """Base + sum_m c_m * (params_m - base), or sum_m c_m * params_m without a base.
-
-    Computed in float32 (or wider) and rounded once to the stored dtype. Running statistics are averaged whatever the
-    coefficients: they are no weights; re-estimate them from data afterwards (`reset_statistics`).
-
-    Args:
-        coefficients: for each leaf of the stack an array that broadcasts against its shape (models, ...).
-        stack: the models, and the base.
-
-    Raises:
-        ValueError: coefficients of another number of models (the path is named).
-    """
-
-    def leaf(path: tuple, c: Array, x: Array, base: Array | None = None) -> Array:
-        check_of_models(path_name(path), c, x)
-        models = [wide(x[k]) for k in range(len(x))]
-        if is_statistic(path_name(path)):
-            return mean(models).astype(x.dtype)
-        shares = jnp.unstack(jnp.broadcast_to(c, (len(x), *c.shape[1:])))  # c[k]: see `Constraint.mixed`
-        if base is None:
-            return _sum([s.astype(w.dtype) * w for s, w in zip(shares, models, strict=True)]).astype(x.dtype)
-        origin = wide(base)
-        return (origin + _sum([s.astype(w.dtype) * (w - origin) for s, w in zip(shares, models, strict=True)])).astype(x.dtype)
-
-    bases = () if stack.base is None else (stack.base,)
-    return jax.tree_util.tree_map_with_path(leaf, coefficients, stack.params, *bases)
 
 
 def check_of_models(path: str, theta: PyTree, models: Array) -> None:
@@ -157,36 +118,16 @@ def check_of_models(path: str, theta: PyTree, models: Array) -> None:
             raise ValueError(f"theta at {path!r} is of {len(c)} models: the stack has {len(models)}")
 
 
-def between(start: PyTree, end: PyTree, t: Float[Array, ""]) -> PyTree:
-    """(1 - t) start + t end, leaf by leaf, running statistics too: the ends are the networks themselves.
-
-    Leaves that are no floating-point numbers are those of the start.
-    """
-
-    def leaf(a: Array, b: Array) -> Array:
-        if not jnp.issubdtype(a.dtype, jnp.floating):
-            return a
-        return ((1 - t) * a.astype(jnp.float32) + t * b.astype(jnp.float32)).astype(a.dtype)
-
-    return jax.tree.map(leaf, start, end)
+@functools.partial(jax.jit, static_argnums=0)
+def _applied(merge: Merge, theta: PyTree, stack: Stack | LoraStack) -> PyTree:
+    """Compiled as a whole, which takes less time than tensor by tensor and runs ten times as fast."""
+    return merge.apply(theta, stack)  # type: ignore[arg-type]
 
 
-def _sum(terms: list[Array]) -> Array:
-    """The sum written out: XLA fuses it into one loop, where on CPUs a reduction over the leading axis is far slower."""
-    return functools.reduce(jnp.add, terms)
-
-
-def mean(models: Sequence[Array] | Array) -> Array:
-    """The plain mean over the models, written out as `combine` does."""
-    return _sum(list(models)) / len(models)
-
-
-def wide(x: Array) -> Array:
-    """In float32, or float64 if it is: what merges compute in, to round once."""
-    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-
-
-def constant(stack: Stack, value: float | Float[np.ndarray, " models"]) -> PyTree:
-    """One coefficient per model and tensor: the same for all tensors, and for all models if it is one number."""
-    c = np.broadcast_to(np.asarray(value, np.float32), stack.size)
-    return jax.tree.map(lambda x: jnp.asarray(c.reshape(-1, *(1,) * (x.ndim - 1))), stack.params)
+def _of_adapters(merge: Merge, stack: LoraStack, stats: Stats | None, key: Array | None) -> PyTree:
+    """Raises ValueError for a method that needs the weights themselves."""
+    try:
+        return _applied(merge, merge.init(stack, stats=stats, key=key), stack)  # type: ignore[arg-type]
+    except (TypeError, AttributeError) as error:
+        name = type(merge).__name__
+        raise ValueError(f"{name} needs the weights themselves: merge stack.whole() instead of adapters") from error

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from npmerge.base import wide
+from npmerge.arithmetic import wide
 from npmerge.mixtures import on_simplex
 
 FLOOR = 1e-7

@@ -17,13 +17,16 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from alignment.graph import PyTree
+from alignment.graph import PyTree, signature
 from npmerge.base import Merge, Stats
 from npmerge.batches import measured, with_mask
-from npmerge.operations import listening, noting, operations
+from npmerge.memory import bytes_of
+from npmerge.operations import operations
 from npmerge.reports.tables import markdown_table
 from npmerge.stack import Stack, check_stack
 from npmerge.statistics.collect import Statistic, collect, statistics_of
+from npmerge.statistics.one_pass import measure, networks_of
+from npmerge.telling import listening, noting
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ def merged(merge: Merge, stack: Stack, stats: Stats | None = None, key: Array | 
 
     Raises:
         ValueError: as the merge does.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.zeros(1000)}, {"w": jnp.ones(1000)}])
+        >>> variables, cost = nm.cost.merged(nm.Average(), stack)
+        >>> cost.flops, cost.bytes  # two products and a sum for each entry; one coefficient for each model is kept
+        (3000, 8)
     """
     check_stack(stack)
     kinds, values = tuple(stats or ()), tuple((stats or {}).values())
@@ -98,24 +107,29 @@ def collected(
 
     The batches are held in a list: one of each shape is measured beforehand, to compile. Operations and memory are those of
     measuring, batch by batch; of several statistics each counts its own forward pass, of which XLA makes one.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 3))}, jnp.ones((4, 2))
+        >>> graph = nm.trace(apply, v, x)
+        >>> stats, cost = nm.cost.collected(apply, graph, [v], [(x, None)], [nm.InputGram()])
+        >>> stats[nm.InputGram]["w"].gram.shape, cost.bytes  # four products and the number of samples
+        ((1, 2, 2), 20)
     """
     wanted = statistics_of(statistics)
     gather = functools.partial(collect, apply, graph, models, statistics=wanted, memory_limit=memory_limit)
     batches = list(map(with_mask, measured(batches, masks=True)))
-    shapes = Counter(_shape(b) for b in batches)
-    first = {_shape(b): b for b in batches}
+    shapes = Counter(map(signature, batches))
+    first = {signature(b): b for b in batches}
     gather(batches=[b for b in first.values() for _ in range(2)])
     began = time.perf_counter()
     stats = gather(batches=batches)
     jax.block_until_ready(stats)
     seconds = time.perf_counter() - began
 
-    def measure(models: tuple, batch: tuple) -> tuple:
-        return tuple(s.measure(apply, graph, models, batch) for s in wanted)
-
-    traced = {shape: jax.jit(measure).trace(tuple(models), batch) for shape, batch in first.items()}
+    networks = networks_of(apply, graph, models, wanted)
+    traced = {shape: measure.trace(networks.apply, networks.graph, wanted, networks.models, b) for shape, b in first.items()}
     plans = {shape: t.lower().compile() for shape, t in traced.items()}
-    kept = _bytes(stats)
+    kept = bytes_of(stats)
     return stats, Cost(
         flops=sum(shapes[shape] * operations(t.jaxpr) for shape, t in traced.items()),
         bytes=kept,
@@ -148,7 +162,7 @@ def _spent(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, Cost]:
         return _spent_on_host(function, *args)
     plan = traced.lower().compile()
     result, seconds = _timed(plan, *args)
-    return result, Cost(operations(traced.jaxpr), _bytes(result), seconds, _planned(plan), _xla_flops(plan))
+    return result, Cost(operations(traced.jaxpr), bytes_of(result), seconds, _planned(plan), _xla_flops(plan))
 
 
 def _spent_on_host(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, Cost]:
@@ -164,7 +178,7 @@ def _spent_on_host(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree,
     result, seconds = _timed(function, *args)
     known = [count for count in told if not math.isnan(count)]
     uncounted = not told or len(known) < len(told)
-    return result, Cost(sum(known), _bytes(result), seconds, _bytes((args, result)) + peak, None, uncounted, tuple(notes))
+    return result, Cost(sum(known), bytes_of(result), seconds, bytes_of((args, result)) + peak, None, uncounted, tuple(notes))
 
 
 def _timed(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, float]:
@@ -183,14 +197,6 @@ def _planned(plan: Any) -> int:
 def _xla_flops(plan: Any) -> float:
     found = plan.cost_analysis() or {}
     return max(found.get("flops", 0.0), 0.0) + max(found.get("transcendentals", 0.0), 0.0)
-
-
-def _bytes(tree: PyTree) -> int:
-    return sum(x.nbytes for x in jax.tree.leaves(tree) if hasattr(x, "nbytes"))
-
-
-def _shape(batch: tuple) -> tuple:
-    return tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(batch))
 
 
 def scaled(number: float, unit: str = "") -> str:

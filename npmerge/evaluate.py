@@ -18,11 +18,13 @@ from alignment.checks import check_count, check_list
 from alignment.graph import PyTree, flatten, weights_of
 from alignment.names import STATISTICS
 from npmerge.base import between
+from alignment.graph import STATISTICS, PyTree, flatten, weights_of
+from npmerge.arithmetic import between
 from npmerge.batches import measured
 from npmerge.normalisation import TrainApply, reset_statistics
 from npmerge.objectives import Apply, check_labels
-from npmerge.operations import tell_of
 from npmerge.stack import stack_models
+from npmerge.telling import tell_of
 
 
 class Metrics(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, flatten, path_name
-from npmerge.base import is_statistic
+from alignment.names import is_statistic
 
 
 class Granularity(abc.ABC):

@@ -5,7 +5,7 @@ norms and angles only. These are N x N numbers per tensor: `init` finds them on 
 the tensor, and the merge is a choice of coefficients that `Learned` can start from.
 """
 
-from collections.abc import Callable
+import abc
 from typing import NamedTuple
 
 import jax
@@ -14,9 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, path_name
-from npmerge.base import Merge, is_statistic
-from npmerge.operations import tell
+from alignment.names import is_statistic
+from npmerge.base import Merge, Stats
+from npmerge.linear import LinearMerge
 from npmerge.stack import Stack
+from npmerge.telling import tell
+from npmerge.weights import Weights, check_weights, shares_of
 
 
 class Angles(NamedTuple):
@@ -24,7 +27,7 @@ class Angles(NamedTuple):
 
     Attributes:
         path: of the tensor, for messages.
-        norms: the lengths, not all zero.
+        norms: the lengths; in a group whose coefficients are asked for not all are zero.
         cosines: of the angles between each two; 0 with a vector of length zero.
     """
 
@@ -33,41 +36,67 @@ class Angles(NamedTuple):
     cosines: Float[np.ndarray, "groups models models"]
 
 
-Coefficients = Callable[[Angles], Float[np.ndarray, "groups models"]]
+class Angular(LinearMerge):
+    """A merge whose coefficients follow from the lengths of the models' vectors and the angles between them.
 
-
-def from_angles(
-    coefficients: Coefficients,
-    stack: Stack,
-    weights: Float[np.ndarray, " models"],
-    *,
-    needs_base: bool = False,
-    per_channel: bool = False,
-) -> PyTree:
-    """The coefficients of a linear merge, tensor by tensor.
-
-    Args:
-        coefficients: of the models by their angles.
-        stack: the models, and the base.
-        weights: the coefficients where there are no angles: of single numbers, of running statistics, and where all models
-            that have a weight are zero.
-        needs_base: whether the vectors are the differences from the base.
-        per_channel: whether each output channel (the last axis) is a vector of its own rather than the whole tensor; a
-            tensor of one axis is one vector all the same.
+    A tensor is one vector, or with `per_channel` each of its output channels (the last axis) is; one of a single axis is one
+    vector all the same. With `task_vectors` they are the differences from the base. Subclasses are frozen dataclasses that
+    write `coefficients`, and may have these two and `weights`, one number per model, as fields.
     """
 
-    def leaf(path: tuple, x: Array, base: Array | None = None) -> Array:
-        name = path_name(path)
-        vectors = _vectors(x, base, split=per_channel and x.ndim > 2)
-        c = np.broadcast_to(weights, vectors.shape[:2])
-        if not is_statistic(name) and vectors.shape[2] > 1:
-            gram = vectors @ vectors.swapaxes(1, 2)
-            tell(2 * gram.size * vectors.shape[2])
-            c = _of_groups(name, gram, c, coefficients)
+    weights: Weights = None
+    task_vectors: bool = False
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        super().__post_init__()
+        object.__setattr__(self, "weights", check_weights(self, self.weights))
+
+    @property
+    def needs_base(self) -> bool:  # type: ignore[override]
+        """Whether task vectors are merged."""
+        return self.task_vectors
+
+    @abc.abstractmethod
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """Of the models, by their angles and their shares."""
+
+    def shares(self, stack: Stack) -> Float[np.ndarray, " models"]:
+        """The weights divided by their sum.
+
+        They are the coefficients where there are no angles: of single numbers, of running statistics, and where all models that
+        have a share are zero.
+        """
+        return shares_of(self, self.weights, stack)
+
+    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
+        """One coefficient per model and tensor, or channel.
+
+        Raises:
+            ValueError: another number of models than the method merges, or of weights than of models; weights that sum to zero;
+                task vectors without a base; tensors for which the method is undefined, such as opposite ones (the path).
+        """
+        if self.needs_base:
+            self.require_base(stack)
+        self.require_models(stack)
+        shares, bases = self.shares(stack), [stack.base] if self.needs_base else []
+        return jax.tree_util.tree_map_with_path(
+            lambda path, *x: self._of_tensor(path_name(path), shares, *x), stack.params, *bases
+        )
+
+    def _of_tensor(
+        self, path: str, shares: Float[np.ndarray, " models"], x: Float[Array, "models ..."], base: Array | None = None
+    ) -> Float[Array, "models ..."]:
+        vectors = _vectors(x, base, split=self.per_channel and x.ndim > 2)
+        c = np.array(np.broadcast_to(shares, vectors.shape[:2]))
+        if not is_statistic(path) and vectors.shape[2] > 1:
+            angles = _angles(path, vectors)
+            some = (angles.norms * shares).any(1)
+            if some.any():
+                c[some] = self.coefficients(Angles(path, angles.norms[some], angles.cosines[some]), shares)
         shape = (len(x),) + (1,) * (x.ndim - 2) + (-1,) * (x.ndim > 1)
         return jnp.asarray(c.T.reshape(shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, stack.params, *([stack.base] if needs_base else []))
 
 
 def _vectors(x: Array, base: Array | None, *, split: bool) -> Float[np.ndarray, "groups models size"]:
@@ -75,21 +104,12 @@ def _vectors(x: Array, base: Array | None, *, split: bool) -> Float[np.ndarray, 
     return np.moveaxis(flat.reshape(len(flat), -1, flat.shape[-1] if split else 1), 2, 0)
 
 
-def _of_groups(
-    path: str,
-    gram: Float[np.ndarray, "groups models models"],
-    weights: Float[np.ndarray, "groups models"],
-    coefficients: Coefficients,
-) -> Float[np.ndarray, "groups models"]:
-    """The coefficients of the groups that are not zero, the weights of the others."""
+def _angles(path: str, vectors: Float[np.ndarray, "groups models size"]) -> Angles:
+    gram = vectors @ vectors.swapaxes(1, 2)
+    tell(2 * gram.size * vectors.shape[2])
     norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
     product = norms[:, :, None] * norms[:, None, :]
-    cosines = np.clip(np.divide(gram, product, out=np.zeros_like(gram), where=product > 0), -1, 1)
-    some = (norms * weights).any(1)
-    c = np.array(weights)
-    if some.any():
-        c[some] = coefficients(Angles(path, norms[some], cosines[some]))
-    return c
+    return Angles(path, norms, np.clip(np.divide(gram, product, out=np.zeros_like(gram), where=product > 0), -1, 1))
 
 
 def arc(merge: Merge, angles: Angles, t: float, *, linear_from: float) -> Float[np.ndarray, "groups 2"]:

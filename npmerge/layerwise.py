@@ -23,9 +23,9 @@ from alignment.resizing.resize import resize
 from alignment.site_maps import SIDES, FeatureMaps, Side, arranged, moved, picked
 from alignment.sites import Site
 from alignment.tracing.trace import trace
+from npmerge.arithmetic import mean_of
 from npmerge.heads.multi_head import Headed, multi_head
 from npmerge.normalisation import TrainApply, reset_statistics
-from npmerge.stack import mean_of
 
 Apply = Callable[..., PyTree]
 

@@ -9,9 +9,12 @@ from jaxtyping import Array
 
 from alignment.checks import check_kinds, kind_of
 from alignment.graph import PyTree, path_name
-from npmerge.base import LinearMerge, Merge, Stats, check_of_models, is_statistic, mean, merged_by, wide
+from alignment.names import is_statistic
+from npmerge.arithmetic import mean, wide
+from npmerge.base import Merge, Stats, check_of_models
 from npmerge.constraints import Constraint, Simplex
 from npmerge.granularity import Granularity, PerChannel
+from npmerge.linear import LinearMerge, merged_by
 from npmerge.stack import Stack
 from npmerge.task_vectors.bits import packed, unpacked
 

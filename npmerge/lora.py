@@ -1,8 +1,7 @@
 """Adapters of low rank as a stack that linear merges, learned ones too, merge without the full weights of any model."""
 
-import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +14,11 @@ from alignment.graph import PyTree, flatten, path_name
 from npmerge.low_rank import LowRank
 from npmerge.stack import Stack
 
-if TYPE_CHECKING:
-    from npmerge.base import Merge, Stats
-
 Factors = tuple[Float[Array, "rows r"], Float[Array, "r columns"]]
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("base", "left", "right"), meta_fields=())
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
 class LoraStack:
     """Models that differ from one base by updates of low rank: model m has `base + left[m] @ right[m]`.
 
@@ -34,8 +31,9 @@ class LoraStack:
         right: (models, r, columns) by path.
     """
 
-    def __init__(self, base: PyTree, left: Mapping[str, Array], right: Mapping[str, Array]):
-        self.base, self.left, self.right = base, left, right
+    base: PyTree
+    left: Mapping[str, Float[Array, "models rows r"]]
+    right: Mapping[str, Float[Array, "models r columns"]]
 
     @property
     def size(self) -> int:
@@ -48,7 +46,7 @@ class LoraStack:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.size, *x.shape), x.dtype), self.base)
 
     def combined(self, coefficients: PyTree, *, needs_base: bool) -> PyTree:
-        """As `npmerge.base.combine`, with adapted weights as `LowRank` of the sum of all ranks.
+        """As `npmerge.linear.combine`, with adapted weights as `LowRank` of the sum of all ranks.
 
         Args:
             coefficients: for each leaf one array that broadcasts against (models, ...).
@@ -67,15 +65,6 @@ class LoraStack:
             return self._low_rank(name, c, base, total)
 
         return jax.tree_util.tree_map_with_path(leaf, coefficients, self.base)
-
-    def merged(self, merge: "Merge", stats: "Stats | None", key: Array | None) -> PyTree:
-        """What calling a merge on this stack gives. Raises ValueError for a method that needs the weights themselves."""
-        try:
-            theta = merge.init(self, stats=stats, key=key)  # type: ignore[arg-type]
-            return jax.jit(merge.apply)(theta, self)
-        except (TypeError, AttributeError) as error:
-            name = type(merge).__name__
-            raise ValueError(f"{name} needs the weights themselves: merge stack.whole() instead of adapters") from error
 
     def whole(self) -> Stack:
         """The models with their full weights side by side."""
@@ -115,6 +104,18 @@ def stack_adapters(adapters: Sequence[Mapping[str, Factors]], base: PyTree) -> L
     Raises:
         ValueError: no adapters, a path that the base lacks (the nearest is named), factors that do not fit their weight, a NaN
             or infinity.
+
+    Example:
+        >>> from npmerge.lora import stack_adapters
+        >>> first = {"w": (jnp.array([[1.0], [0.0]]), jnp.array([[0.0, 2.0]]))}
+        >>> second = {"w": (jnp.array([[0.0], [1.0]]), jnp.array([[4.0, 0.0]]))}
+        >>> stack = stack_adapters([first, second], base={"w": jnp.eye(2)})
+        >>> merged = nm.TaskArithmetic(scale=1.0)(stack)["w"]
+        >>> merged.left.shape  # of rank 1 + 1; the full weight is not made
+        (2, 2)
+        >>> print(merged.whole())
+        [[1. 2.]
+         [4. 1.]]
     """
     check_list(adapters)
     weights = flatten(base)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,19 +14,22 @@ from jaxtyping import Array, Float
 from alignment.graph import PyTree
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("base", "left", "right", "times"), meta_fields=())
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """The matrix `times * base + left @ right`.
 
     Attributes:
-        base: (rows, columns).
-        left: (rows, r).
-        right: (r, columns).
-        times: a number.
+        base: the weight that is shared.
+        left: the first factor of the update.
+        right: the second factor.
+        times: what the base is multiplied by; 1 where it stays as it is.
     """
 
-    def __init__(self, base: Array, left: Array, right: Array, times: Array):
-        self.base, self.left, self.right, self.times = base, left, right, times
+    base: Float[Array, "rows columns"]
+    left: Float[Array, "rows r"]
+    right: Float[Array, "r columns"]
+    times: Float[Array, ""]
 
     def whole(self) -> Float[Array, "rows columns"]:
         """The sum, computed in float32 and rounded once to the dtype of the base."""
@@ -51,6 +55,13 @@ def with_low_rank(apply: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
         apply: of arrays, traceable, such as `apply(params, inputs)`; keywords are passed on.
+
+    Example:
+        >>> from npmerge.low_rank import LowRank, with_low_rank
+        >>> w = LowRank(jnp.eye(2), jnp.array([[1.0], [0.0]]), jnp.array([[0.0, 2.0]]), jnp.float32(1.0))
+        >>> apply = lambda variables, x: x @ variables["w"]
+        >>> print(with_low_rank(apply)({"w": w}, jnp.array([[1.0, 1.0]])))  # x base + (x left) right
+        [[1. 3.]]
     """
 
     @functools.wraps(apply)

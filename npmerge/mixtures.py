@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from npmerge.base import wide
+from npmerge.arithmetic import wide
 
 
 @jax.custom_vjp

@@ -17,7 +17,7 @@ from alignment.graph import PyTree, Signature, as_shapes, flatten, floating, pat
 from alignment.names import STATISTICS
 from alignment.program import nested
 from npmerge.batches import measured
-from npmerge.operations import tell_of
+from npmerge.telling import tell_of
 
 TrainApply = Callable[[PyTree, Array], tuple[PyTree, PyTree]]
 

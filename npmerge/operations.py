@@ -1,4 +1,4 @@
-"""Operations counted: those of a traced program on its jaxpr, those of host code as it tells them.
+"""Operations of a traced program, counted on its jaxpr.
 
 An operation is one addition, multiplication, division, comparison, choice or elementary function of two numbers or one,
 whatever their type: a merge that compares bit patterns costs what it compares. A multiply-add is two. Moving, converting and
@@ -6,9 +6,7 @@ reading data is none.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
@@ -23,54 +21,6 @@ FREE = frozenset((
 ))  # fmt: skip
 RANDOM_BITS = 56
 """Operations for 32 random bits: 20 rounds of Threefry make two such words, by an addition, a rotation and an xor each."""
-
-_told: ContextVar[list[float] | None] = ContextVar("_told", default=None)
-_notes: ContextVar[list[str] | None] = ContextVar("_notes", default=None)
-
-
-def tell(operations: float) -> None:
-    """Say that host code does so many operations; heard by `listening` around it."""
-    if (told := _told.get()) is not None:
-        told.append(operations)
-
-
-def tell_unknown() -> None:
-    """Say that host code does something of which it does not know the operations."""
-    tell(math.nan)
-
-
-def tell_of(function: Any, *args: Any) -> None:
-    """Say that host code calls a jitted function with these arguments; traced only if somebody listens."""
-    if _told.get() is not None:
-        tell(operations(function.trace(*args).jaxpr))
-
-
-@contextmanager
-def listening() -> Iterator[list[float]]:
-    """What host code tells inside."""
-    told: list[float] = []
-    token = _told.set(told)
-    try:
-        yield told
-    finally:
-        _told.reset(token)
-
-
-def note(text: str) -> None:
-    """Say what a merge did where its formula does not tell; heard by `noting` around it."""
-    if (notes := _notes.get()) is not None:
-        notes.append(text)
-
-
-@contextmanager
-def noting() -> Iterator[list[str]]:
-    """What is said by `note` inside."""
-    notes: list[str] = []
-    token = _notes.set(notes)
-    try:
-        yield notes
-    finally:
-        _notes.reset(token)
 
 
 def operations(program: Jaxpr | ClosedJaxpr) -> float:

@@ -1,22 +1,33 @@
 """Several models side by side, as one tree."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from alignment.checks import check_list, kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree, flatten, path_name
 from alignment.widths import KEPT_APART
+from alignment.graph import PyTree, flatten
 
 
 class Stack(NamedTuple):
-    """The models to merge: a tree with leaves of shape (models, ...), and the base they were fine-tuned from, if any."""
+    """The models to merge, side by side. `stack_models` makes and checks one.
+
+    Attributes:
+        params: a tree with leaves of shape (models, ...).
+        base: the model that they were fine-tuned from, a tree with leaves (...); None if there is none.
+
+    Example:
+        >>> stack = nm.Stack({"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, base={"w": jnp.zeros(2)})
+        >>> stack.size
+        2
+        >>> print(*(model["w"] for model in stack.models()))
+        [1. 2.] [3. 4.]
+    """
 
     params: PyTree
     base: PyTree | None = None
@@ -56,9 +67,18 @@ def stack_models(models: Sequence[PyTree], base: PyTree | None = None) -> Stack:
 
     Raises:
         ValueError: no models, trees that differ (the path and both shapes), an integer leaf, a NaN or infinity (named).
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.zeros((2, 3))}, {"w": jnp.ones((2, 3))}])
+        >>> stack.size, stack.params["w"].shape
+        (2, (2, 2, 3))
+        >>> nm.stack_models([{"w": jnp.zeros(2)}, {"w": jnp.zeros(3)}])
+        Traceback (most recent call last):
+            ...
+        ValueError: model 1 differs from model 0 at 'w': got float32[3], expected float32[2]
     """
     check_models(models, base)
-    return Stack(_side_by_side(tuple(models)), base)
+    return Stack(side_by_side(tuple(models)), base)
 
 
 def check_models(models: Sequence[PyTree], base: PyTree | None = None) -> None:
@@ -74,35 +94,9 @@ def check_models(models: Sequence[PyTree], base: PyTree | None = None) -> None:
 
 
 @jax.jit
-def _side_by_side(models: tuple) -> PyTree:
+def side_by_side(models: tuple[PyTree, ...]) -> PyTree:
+    """Trees of one structure as one tree with leaves (models, ...), unchecked."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-
-
-def mean_of(models: Sequence[PyTree]) -> PyTree:
-    """The plain mean of networks, statistics and all, in float32; leaves that are not floating-point are those of the first.
-
-    Raises:
-        ValueError: leaves of different shapes (the path and all of them are named).
-    """
-
-    def mean(path: tuple, *leaves: Array) -> Array:
-        if len({np.shape(x) for x in leaves}) > 1:
-            shapes = ", ".join(str(np.shape(x)) for x in leaves)
-            raise ValueError(
-                f"{path_name(path)!r} has shapes {shapes} in the models, so they have no mean: map every node to one width; "
-                f"{KEPT_APART}"
-            )
-        if not jnp.issubdtype(jnp.result_type(leaves[0]), jnp.floating):
-            return leaves[0]
-        return _mean(leaves, np.float32(len(leaves)))
-
-    return jax.tree_util.tree_map_with_path(mean, *models)
-
-
-@jax.jit
-def _mean(leaves: tuple[Array, ...], count: Array) -> Array:
-    total = functools.reduce(jnp.add, (x.astype(jnp.float32) for x in leaves))
-    return (total / count).astype(leaves[0].dtype)
 
 
 def _check_same(reference: PyTree, model: PyTree, name: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from alignment import align, costs, resize, verify, widths_of
 from alignment.graph import PyTree
+from npmerge.arithmetic import mean_of
 from npmerge.commands import fusion_page, merging
 from npmerge.commands.align_inputs import sample_of
 from npmerge.commands.align_measures import has_statistics
@@ -14,7 +15,6 @@ from npmerge.evaluate import evaluate
 from npmerge.models import example
 from npmerge.normalisation import reset_statistics
 from npmerge.reports.folder import REPORT
-from npmerge.stack import mean_of
 from npmerge.statistics.collect import collect
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_key
 from alignment.graph import PyTree, path_name
-from npmerge.base import is_statistic, wide
+from alignment.names import is_statistic
+from npmerge.arithmetic import wide
 from npmerge.constraints import Simplex
 from npmerge.fitting.fit import FitResult, fit
 from npmerge.granularity import Granularity, PerParameter

@@ -14,10 +14,10 @@ from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, NodeMap, transport
 from alignment.per_model import functions_of, graphs_of
 from alignment.resizing.resize import resize
+from npmerge.arithmetic import mean_of
 from npmerge.heads.cut import Cut, cut_of
 from npmerge.heads.side_by_side import side_by_side
 from npmerge.normalisation import reset_statistics
-from npmerge.stack import mean_of
 
 Function = Callable[..., Any]
 

@@ -11,6 +11,9 @@ from alignment.graph import PyTree
 from alignment.program import evaluated, nested
 from alignment.tracing.trace import walked
 from npmerge.stack import mean_of
+from alignment.program import evaluated
+from alignment.tracing.trace import nested, walked
+from npmerge.arithmetic import mean_of
 
 Meeting = Generator[Array, Array, Any]
 """A network on its way: it gives what a weight makes and takes the mean over all networks in its place."""

@@ -8,7 +8,7 @@ import jax
 
 from alignment import trace
 from alignment.graph import PyTree, flatten
-from npmerge.base import is_statistic
+from alignment.names import is_statistic
 from npmerge.folder import Vocabulary
 from npmerge.folder.tokenizers import folder_of
 from npmerge.learned import Learned

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, flatten, path_name
-from npmerge.base import Merge, Stats, merged_by
+from npmerge.base import Merge, Stats
 from npmerge.learned import Learned
+from npmerge.linear import merged_by
 from npmerge.objectives import EqualShares
 from npmerge.stack import Stack
 

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array
 
 from alignment.graph import PyTree, path_name
-from npmerge.base import LinearMerge, Stats, constant
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge, constant
 from npmerge.methods import ModelStock, Slerp, Ties
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.plan import Plan, Step

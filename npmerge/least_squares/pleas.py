@@ -20,11 +20,11 @@ from alignment.methods.weight_matching import WeightMatching
 from alignment.own_leaves import own_leaves, without
 from alignment.per_model import functions_of, graphs_of, of_one_width
 from alignment.resizing.resize import resize
+from npmerge.arithmetic import mean_of
 from npmerge.batches import measured
 from npmerge.heads.multi_head import Headed, multi_head
 from npmerge.least_squares.solve import LeastSquares, Solved
 from npmerge.normalisation import TrainApply, reset_statistics
-from npmerge.stack import mean_of
 
 
 class Sized(NamedTuple):

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.operations import tell
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge
 from npmerge.stack import Stack
+from npmerge.telling import tell
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class ArceeFusion(LinearMerge):
     takes the last axis of PyTorch: the same for matrices, the width of the kernel for convolutions, and features rather than
     tokens for embeddings. It adds 1e-8 to probabilities and takes quartiles of a random sample of larger tensors; here they
     are exact. As there a quartile is an entry, the lower one between two.
+
+    Example:
+        >>> first, second = {"w": jnp.ones(5)}, {"w": jnp.array([1.01, 1.02, 4.0, 0.99, 1.0])}
+        >>> print(nm.ArceeFusion()(nm.stack_models([first, second]))["w"])  # only what stands out
+        [1. 1. 4. 1. 1.]
     """
 
     models = (2, 2)

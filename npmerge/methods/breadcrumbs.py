@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from npmerge.task_vectors.transforms import Composed, Transform, Trim
+from npmerge.task_vectors.composed import Composed
+from npmerge.task_vectors.transforms import Transform, Trim
 from npmerge.weights import Density, Weights
 
 
@@ -20,6 +21,11 @@ class Breadcrumbs(Composed):
         gamma: the fraction of largest entries that is dropped first; `density` has priority where both exceed one.
         scale: lambda, as in task arithmetic.
         weights: one number per model by which its task vector is multiplied.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([9.0, 3.0, -2.0, 0.1])}], base={"w": jnp.zeros(4)})
+        >>> print(nm.Breadcrumbs(density=0.5, gamma=0.25, scale=1.0)(stack)["w"])  # neither the largest nor the smallest
+        [ 0.  3. -2.  0.]
     """
 
     density: Density = 0.9

@@ -30,6 +30,16 @@ class ChainOfMerges(Merge):
 
     Attributes:
         ridge: as of `RegMean`.
+
+    Example:
+        >>> apply, x = lambda v, x: x @ v["a"] @ v["b"], jnp.ones((1, 1))
+        >>> models = [{"a": jnp.full((1, 1), a), "b": jnp.full((1, 1), 1 / a)} for a in (1.0, 2.0)]  # both the identity
+        >>> graph = nm.trace(apply, models[0], x)
+        >>> stats = nm.collect_each(apply, graph, models, [[(x, None)]] * 2, [nm.Examples()])
+        >>> for merge in (nm.Average(), nm.ChainOfMerges()):
+        ...     print(np.array(apply(merge(nm.stack_models(models), stats=stats), x)).round(3))
+        [[1.125]]
+        [[1.]]
     """
 
     ridge: float = 1e-6

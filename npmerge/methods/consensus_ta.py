@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_count, check_number
+from npmerge.arithmetic import over_models
 from npmerge.hyper import searched
-from npmerge.task_vectors.transforms import Composed, Tensors, Transform, current, over_models, where
+from npmerge.task_vectors.composed import Composed
+from npmerge.task_vectors.transforms import Tensors, Transform, current, where
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ class ConsensusTA(Composed):
         threshold: how many times as large as the others' sum an entry must be.
         agreement: tasks that must need a parameter; 0 is task arithmetic, more than there are models gives the base.
         scale: lambda, as in task arithmetic.
+
+    Example:
+        >>> models = [{"w": jnp.array([1.0, 5.0])}, {"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 0.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros(2)})
+        >>> print(nm.ConsensusTA(scale=1.0)(stack)["w"])  # only one task needs the second parameter
+        [3. 0.]
     """
 
     threshold: float = searched(0.4, (0.2, 0.3, 0.4, 0.5, 0.6))

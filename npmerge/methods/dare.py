@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from npmerge.hyper import searched, spaced
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import Elect
-from npmerge.task_vectors.transforms import Composed, Drop, Transform
+from npmerge.task_vectors.transforms import Drop, Transform
 from npmerge.weights import Density, Weights
 
 
@@ -25,6 +26,12 @@ class Dare(Composed):
         elect: also drop the entries whose sign is not that of the sum, as TIES does.
         rescale: how what is kept makes up for what is dropped, see `transforms.Drop`.
         weights: one number per model by which its task vector is multiplied before signs are elected.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.ones(10_000)}], base={"w": jnp.zeros(10_000)})
+        >>> merged = nm.Dare(density=0.1, scale=1.0)(stack, key=jax.random.key(0))["w"]
+        >>> print(np.unique(merged), f"{merged.mean():.1f}")  # nine entries of ten are dropped, the mean stays
+        [ 0. 10.] 1.0
     """
 
     density: Density = searched(0.5, spaced(0.1, 0.9, 0.1))

@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
+from npmerge.arithmetic import column
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import DisjointMean, Elect
-from npmerge.task_vectors.transforms import Composed, Tensors, Transform, column, current, draw, where
-from npmerge.weights import Density, Weights, check_density, densities_of
+from npmerge.task_vectors.transforms import RandomDrop, Transform
+from npmerge.weights import Density, Weights, densities_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Della(Composed):
         epsilon: how far the probabilities reach from it to either side.
         scale: lambda.
         weights: as of `Ties`: of the task vectors, before signs are elected, and of the mean of those that agree.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.linspace(0.1, 1.0, 1000)}], base={"w": jnp.zeros(1000)})
+        >>> kept = nm.Della(density=0.5, epsilon=0.4)(stack, key=jax.random.key(0))["w"] > 0
+        >>> print(f"{kept[:500].mean():.1f} of the small half, {kept[500:].mean():.1f} of the large half")
+        0.3 of the small half, 0.7 of the large half
     """
 
     density: Density = 0.5
@@ -42,14 +50,13 @@ class Della(Composed):
 
 
 @dataclass(frozen=True)
-class DropByRank(Transform):
+class DropByRank(RandomDrop):
     """Keep each entry with a probability that grows with the rank of its magnitude, and divide by it. Fields as in `Della`."""
 
-    density: Density
     epsilon: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "density", check_density(self.density))
+        super().__post_init__()
         check_fraction("epsilon", self.epsilon)
         for density in np.atleast_1d(self.density).tolist():
             if density < 1 and not self.epsilon < density <= 1 - self.epsilon:
@@ -58,23 +65,12 @@ class DropByRank(Transform):
                     "the probabilities would leave (0, 1]"
                 )
 
-    @property
-    def random(self) -> bool:
-        """Unless everything is kept."""
-        return bool(np.any(np.asarray(self.density) < 1))
-
-    def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
-        """Zero where dropped, larger elsewhere."""
-        if not self.random:
-            return coefficients
-        p = {path: self._probability(x) for path, x in current(coefficients, vectors).items()}
-        return {path: c / p[path] for path, c in where(draw(key, p, vectors), coefficients).items()}
-
-    def _probability(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+    def probability(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """From density - epsilon to density + epsilon by rank; 1 in a model of density 1."""
         rows = jnp.abs(x).reshape((len(x), -1, x.shape[-1] if x.ndim > 2 else 1))
         ranks = jnp.argsort(jnp.argsort(rows, 1), 1).astype(jnp.float32)
         last = rows.shape[1] - 1
         density = densities_of(self.density, len(x))
-        reach = np.where(density < 1, self.epsilon, 0)  # a model of density 1 keeps everything
+        reach = np.where(density < 1, self.epsilon, 0)
         spread = 2 * ranks / last - 1 if last else 0 * ranks
         return (column(density, ranks) + column(reach, ranks) * spread).reshape(x.shape)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from npmerge.arithmetic import ratio
 from npmerge.task_vectors.elections import Elect
 from npmerge.task_vectors.per_task import PerTask
-from npmerge.task_vectors.transforms import Masks, Tensors, Transform, current, ratio, where
+from npmerge.task_vectors.transforms import Masks, Tensors, Transform, current, where
 
 
 @dataclass(frozen=True)
@@ -16,15 +17,24 @@ class Emr(PerTask):
     """base + scale * unified, unified the largest entry of the elected sign; and one network per task (Huang et al. 2024).
 
     EMR-Merging: with t_m the task vectors, the unified vector has in each parameter the sign of their sum and the largest
-    magnitude of those with that sign. `task` gives the network of task m, base + scale_m * mask_m *
-    unified, with mask_m where t_m has the elected sign and scale_m = sum |t_m| / sum |mask_m * unified|, over all parameters.
-    The paper uses those only; `apply` is the unified vector as one network. Needs a base.
+    magnitude of those with that sign. `task` gives the network of task m, base + scale_m * mask_m * unified, with mask_m where
+    t_m has the elected sign and scale_m = sum |t_m| / sum |mask_m * unified|, over all parameters. The paper uses those only;
+    `apply` is the unified vector as one network. Needs a base.
 
     Where implementations disagree: the published program takes means of each tensor and adds those up for scale_m, so that
     small tensors count as much as large ones, here the sums of the paper; where the sum is zero it elects minus, here plus.
 
     Attributes:
         scale: lambda of the unified vector; tasks are rescaled whatever it is.
+
+    Example:
+        >>> models = [{"w": jnp.array([4.0, 0.0, 2.0])}, {"w": jnp.array([2.0, -6.0, 0.0])}]
+        >>> stack, merge = nm.stack_models(models, base={"w": jnp.zeros(3)}), nm.Emr()
+        >>> theta = merge.init(stack)
+        >>> print(merge.apply(theta, stack)["w"])
+        [ 4. -6.  2.]
+        >>> print(*(np.array(merge.task(theta, stack, k)["w"]).round(3) for k in (0, 1)))  # as large as the task vectors
+        [4. 0. 2.] [ 3.2 -4.8  0. ]
     """
 
     scale: float = 1.0

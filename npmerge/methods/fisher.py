@@ -1,7 +1,6 @@
 """Fisher-weighted averaging."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -9,10 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree, weights_of
-from npmerge.base import LinearMerge, Stats
+from npmerge.arithmetic import column
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge
 from npmerge.stack import Stack
 from npmerge.statistics.fisher_information import DiagonalFisher, information_of
-from npmerge.weights import check_weights, shares_of
+from npmerge.weights import Weights, check_weights, shares_of
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,24 @@ class Fisher(LinearMerge):
             searched in 0, 0.1, ..., 1.
         normalise: divide the information of each model by its norm over all weights first, so that no model dominates because
             its loss has the larger gradients (as FusionBench does; the paper does not).
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([5.0, 5.0])}])
+        >>> information = {"w": jnp.array([[3.0, 0.0], [1.0, 2.0]])}  # `collect` measures it
+        >>> merged = nm.Fisher()(stack, stats={nm.DiagonalFisher: information})
+        >>> print(np.array(merged["w"]).round(3))  # nearer to the model that is sure
+        [2. 5.]
     """
 
-    weights: Sequence[float] | None = None
+    weights: Weights = None
     normalise: bool = False
     needs = (DiagonalFisher,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weights = check_weights(self, self.weights)
-        if weights is not None and min(weights) < 0:
+        object.__setattr__(self, "weights", check_weights(self, self.weights))
+        if self.weights is not None and min(self.weights) < 0:
             raise ValueError(f"Fisher needs weights of 0 or more, got {self.weights}")
-        object.__setattr__(self, "weights", weights)
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """One coefficient per parameter.
@@ -48,8 +55,8 @@ class Fisher(LinearMerge):
         Raises:
             ValueError: no statistics, those of other models, or not finite ones; another number of weights than of models.
         """
-        weights = None if self.weights is None else tuple(self.weights)
-        return _shares(self.normalise, information_of(self, stack, stats), jnp.float32(shares_of(self, weights, stack)))
+        shares = jnp.float32(shares_of(self, self.weights, stack))
+        return _shares(self.normalise, information_of(self, stack, stats), shares)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -57,8 +64,8 @@ def _shares(normalise: bool, information: PyTree, weights: Float[Array, " models
     norms = _norms(information) if normalise else jnp.ones_like(weights)
 
     def share(f: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
-        norm, weight = (x.reshape(-1, *(1,) * (f.ndim - 1)) for x in (norms, weights))
-        return _share(f / jnp.where(norm > 0, norm, 1), jnp.broadcast_to(weight, f.shape))
+        norm = column(norms, f)
+        return _share(f / jnp.where(norm > 0, norm, 1), jnp.broadcast_to(column(weights, f), f.shape))
 
     return jax.tree.map(share, information)
 

@@ -11,9 +11,11 @@ from jaxtyping import Array, Float
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats, combine, constant
-from npmerge.operations import listening, tell, tell_of, tell_unknown
+from npmerge.arithmetic import column
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge, combine, constant
 from npmerge.stack import Stack
+from npmerge.telling import listening, tell, tell_of, tell_unknown
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class GreedySoup(LinearMerge):
         score: how good a network is, one number of which more is better, on data that no model was trained on: such as
             `lambda variables: evaluate(apply, variables, batches).accuracy`. It is called by `init` alone; values of the merge
             compare by it, so make it once.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([w])} for w in (0.0, 2.0, 9.0)])
+        >>> soup = nm.GreedySoup(lambda variables: -abs(variables["w"][0] - 1.2))  # the nearer to 1.2 the better
+        >>> print(soup(stack)["w"])  # the mean of the first two: with the third it would score less
+        [1.]
     """
 
     score: Callable[[PyTree], float]
@@ -72,4 +80,4 @@ def _shares(chosen: list[int], stack: Stack) -> Float[np.ndarray, " models"]:
 
 @jax.jit
 def _soup(shares: Float[Array, " models"], params: PyTree) -> PyTree:
-    return combine(jax.tree.map(lambda x: shares.reshape(-1, *(1,) * (x.ndim - 1)), params), Stack(params))
+    return combine(jax.tree.map(lambda x: column(shares, x), params), Stack(params))

@@ -21,6 +21,14 @@ class IsoCTS(Spectral):
 
     Attributes:
         common: the share of the common part in min(out, in), published 0.8.
+
+    Example:
+        >>> models = [{"w": jnp.diag(jnp.array([4.0, 1.0, 0.0]))}, {"w": jnp.diag(jnp.array([4.0, -1.0, 2.0]))}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros((3, 3))})
+        >>> for merge in (nm.IsoC(), nm.IsoCTS(common=0.4)):  # a direction that cancels out in the sum is kept
+        ...     print(np.array(jnp.diag(merge(stack)["w"])).round(3))
+        [5. 0. 5.]
+        [3.667 3.667 3.667]
     """
 
     common: float = 0.8

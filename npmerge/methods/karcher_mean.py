@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.inner_products import Angles, from_angles, length_of, on_sphere, unit
-from npmerge.stack import Stack
-from npmerge.weights import Weights, check_weights, shares_of
+from npmerge.inner_products import Angles, Angular, length_of, on_sphere, unit
+from npmerge.weights import Weights
 
 STEPS = 1000
 """At most. Directions in one half-space need some ten; more is a sign that there is no mean."""
@@ -19,36 +16,32 @@ TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
-class KarcherMean(LinearMerge):
+class KarcherMean(Angular):
     """The direction u that minimises sum_m w_m angle(u, params_m)^2, times the weighted mean of the norms, for each tensor.
 
     Found by u <- exp_u(sum_m w_m log_u(u_m)) from the normalised weighted mean of the directions u_m (Karcher 1977; for models
     Wang et al. 2026, `karcher` in mergekit, which has equal weights, takes inner products in the stored dtype and stops after
-    10 steps or below 1e-5). Of two models
-    with equal weights and norms it is their `Slerp` at 1/2. A tensor of norm zero has no direction and takes no part in the
-    mean of directions, but counts in that of the norms. A single number is averaged.
+    10 steps or below 1e-5). Of two models with equal weights and norms it is their `Slerp` at 1/2. A tensor of norm zero has no
+    direction and takes no part in the mean of directions, but counts in that of the norms. A single number is averaged.
 
     Attributes:
         weights: one number of 0 or more per model, divided by their sum; equal by default.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([2.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}])
+        >>> print(np.array(nm.KarcherMean((3, 1))(stack)["w"]).round(3))  # a quarter of the arc; the mean is [1.5 0.5]
+        [1.848 0.765]
     """
 
     weights: Weights = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", check_weights(self, self.weights))
+        super().__post_init__()
         if self.weights is not None and min(self.weights) < 0:
             raise ValueError(f"KarcherMean needs weights of 0 or more, got {self.weights}")
 
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """One coefficient per model and tensor.
-
-        Raises:
-            ValueError: tensors that have no mean direction, such as opposite ones; weights as in `WeightedAverage`.
-        """
-        shares = shares_of(self, self.weights, stack)
-        return from_angles(lambda angles: self._coefficients(angles, shares), stack, shares)
-
-    def _coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "1 models"]:
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """By steps of gradient descent on the sphere."""
         w = shares * (angles.norms > 0)
         w = w / w.sum()
         u = unit(self, angles, w)

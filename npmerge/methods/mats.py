@@ -8,11 +8,12 @@ from jaxtyping import Array
 
 from alignment.checks import check_choice, check_count, check_fraction, check_kinds
 from alignment.graph import PyTree
-from npmerge.base import Merge, Stats, wide
+from npmerge.arithmetic import wide
+from npmerge.base import Merge, Stats
 from npmerge.hyper import searched
 from npmerge.methods.average import Average
 from npmerge.quadratics.collected_operators import NEEDS, operators_of
-from npmerge.quadratics.conjugate_gradients import Residuals, Rule, minimised
+from npmerge.quadratics.minimum import Residuals, Rule, minimised
 from npmerge.stack import Stack
 
 
@@ -31,6 +32,16 @@ class MaTS(Merge):
         start: the merge to start from: `TaskArithmetic(scale)`, of scale 0 for the base.
         tolerance: of |sum_m C_m (p_m - p)| relative to |sum_m C_m p_m|, from which on a system stays as it is.
         preconditioned: divide by the diagonal of sum_m C_m, so that entries count alike whatever their scale.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([5.0, 5.0])}])
+        >>> stats = {nm.DiagonalFisher: {"w": jnp.array([[3.0, 0.0], [1.0, 2.0]])}}  # `collect` measures it
+        >>> for n in (0, 1, 2):  # from the average to Fisher merging
+        ...     merge = nm.MaTS("diagonal", iterations=n, preconditioned=False)
+        ...     print(np.array(merge(stack, stats=stats)["w"]).round(3))
+        [3. 3.]
+        [1.667 4.333]
+        [2. 5.]
     """
 
     operator: Literal["identity", "diagonal", "gram", "kronecker"] = "kronecker"

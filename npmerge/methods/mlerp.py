@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Float
 
-from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.inner_products import from_angles, on_sphere
-from npmerge.stack import Stack
-from npmerge.weights import Weights, check_weights, shares_of
+from npmerge.inner_products import Angles, Angular, on_sphere
+from npmerge.weights import Weights
 
 
 @dataclass(frozen=True)
-class Mlerp(LinearMerge):
+class Mlerp(Angular):
     """The weighted average of each tensor, rescaled to the weighted mean of the models' norms.
 
     MLERP (Kim et al. 2024, Token Fusion) merges tokens and takes the largest norm. For models it is named in Tam et al. 2024,
@@ -21,14 +19,15 @@ class Mlerp(LinearMerge):
 
     Attributes:
         weights: one number per model, divided by their sum; equal by default.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}])
+        >>> print(np.array(nm.Mlerp()(stack)["w"]).round(3))  # the average [1.5 0.5], brought to the mean length 2
+        [1.897 0.632]
     """
 
     weights: Weights = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", check_weights(self, self.weights))
-
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """One coefficient per model and tensor. Raises ValueError for tensors that cancel out, and for weights that do."""
-        shares = shares_of(self, self.weights, stack)
-        return from_angles(lambda angles: on_sphere(self, angles, shares, shares * angles.norms), stack, shares)
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """The tensors' weighted mean."""
+        return on_sphere(self, angles, shares, shares * angles.norms)

@@ -3,16 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.inner_products import Angles, from_angles
-from npmerge.stack import Stack
+from npmerge.inner_products import Angles, Angular
 
 
 @dataclass(frozen=True)
-class ModelStock(LinearMerge):
+class ModelStock(Angular):
     """base + t (mean of params - base), t = N cos / (1 + (N - 1) cos), for each tensor (Jang et al. 2024, for N models).
 
     cos is the cosine of the angle between task vectors, which the paper takes as one number: for more than two models it is
@@ -24,22 +21,23 @@ class ModelStock(LinearMerge):
     Attributes:
         per_channel: one t per output channel (the last axis; `filter_wise` in mergekit) rather than per tensor. A tensor of
             one axis is one vector.
+
+    Example:
+        >>> for second in ([2.0, 0.0], [1.2, 1.6], [0.0, 2.0]):  # the less the models agree the nearer to the base
+        ...     stack = nm.stack_models([{"w": jnp.array([2.0, 0.0])}, {"w": jnp.array(second)}], base={"w": jnp.zeros(2)})
+        ...     print(np.array(nm.ModelStock()(stack)["w"]).round(3))
+        [2. 0.]
+        [1.2 0.6]
+        [0. 0.]
     """
 
     per_channel: bool = False
     needs_base = True
     models = (2, None)
 
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """T / N, one number per tensor or channel. Raises ValueError without a base, or with fewer than two models."""
-        self.require_base(stack)
-        self.require_models(stack)
-        uniform = np.full(stack.size, 1 / stack.size)
-        return from_angles(_coefficients, stack, uniform, needs_base=True, per_channel=self.per_channel)
-
-
-def _coefficients(angles: Angles) -> Float[np.ndarray, "groups models"]:
-    n = angles.norms.shape[1]
-    pairs = angles.cosines[:, *np.triu_indices(n, 1)]
-    cosine = np.maximum(pairs.mean(1, keepdims=True), 0)
-    return np.broadcast_to(cosine / (1 + (n - 1) * cosine), angles.norms.shape)
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """The same t / N for all models."""
+        n = angles.norms.shape[1]
+        pairs = angles.cosines[:, *np.triu_indices(n, 1)]
+        cosine = np.maximum(pairs.mean(1, keepdims=True), 0)
+        return np.broadcast_to(cosine / (1 + (n - 1) * cosine), angles.norms.shape)

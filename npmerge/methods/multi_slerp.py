@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Float
 
-from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.inner_products import from_angles, on_sphere
-from npmerge.stack import Stack
-from npmerge.weights import Weights, check_weights, shares_of
+from npmerge.inner_products import Angles, Angular, on_sphere
+from npmerge.weights import Weights
 
 
 @dataclass(frozen=True)
-class MultiSlerp(LinearMerge):
+class MultiSlerp(Angular):
     """u * sum_m w_m |params_m|, u the direction of sum_m w_m params_m / |params_m|, for each tensor.
 
     `multislerp` in mergekit (Goddard 2024), which projects to the tangent space at u, averages there and maps back: the
@@ -23,33 +21,16 @@ class MultiSlerp(LinearMerge):
     Attributes:
         weights: one number per model, divided by their sum; equal by default.
         task_vectors: merge the differences from the base, which is then needed.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}])
+        >>> print(np.array(nm.MultiSlerp()(stack)["w"]).round(3))  # the direction between both, the mean length 2
+        [1.414 1.414]
     """
 
     weights: Weights = None
     task_vectors: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "weights", check_weights(self, self.weights))
-
-    @property
-    def needs_base(self) -> bool:  # type: ignore[override]
-        """Whether task vectors are merged."""
-        return self.task_vectors
-
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """One coefficient per model and tensor.
-
-        Raises:
-            ValueError: tensors whose directions cancel out (mergekit falls back to the average for two models); weights as in
-                `WeightedAverage`; no base for task vectors.
-        """
-        if self.needs_base:
-            self.require_base(stack)
-        shares = shares_of(self, self.weights, stack)
-        return from_angles(
-            lambda angles: on_sphere(self, angles, shares, shares * (angles.norms > 0)),
-            stack,
-            shares,
-            needs_base=self.needs_base,
-        )
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """The directions' weighted mean. mergekit has the average for two opposite tensors, which are an error here."""
+        return on_sphere(self, angles, shares, shares * (angles.norms > 0))

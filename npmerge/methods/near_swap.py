@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_number
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.operations import tell
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge
 from npmerge.stack import Stack
+from npmerge.telling import tell
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class NearSwap(LinearMerge):
 
     Attributes:
         t: the largest step, above 0; 0.0001 in the model of that name.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([1.05, 3.0])}])
+        >>> print(np.array(nm.NearSwap(t=0.1)(stack)["w"]).round(3))  # the second model, no more than 0.1 away
+        [1.05 1.1 ]
     """
 
     t: float = 1e-4

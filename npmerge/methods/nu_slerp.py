@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Float
 
-from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.inner_products import arc, from_angles
-from npmerge.stack import Stack
-from npmerge.weights import Weights, check_weights, shares_of
+from npmerge.inner_products import Angles, Angular, arc
+from npmerge.weights import Weights
 
 
 @dataclass(frozen=True)
-class NuSlerp(LinearMerge):
+class NuSlerp(Angular):
     """`Slerp` with t = w_1 / (w_0 + w_1), `nuslerp` in mergekit, whose differences from `slerp` it has.
 
     It is linear for parallel tensors only, not from |cos omega| = 0.9995 on, and t may lie outside of [0, 1]. Weights that sum
@@ -22,6 +20,13 @@ class NuSlerp(LinearMerge):
         weights: of the two models; equal by default.
         task_vectors: merge the differences from the base, which is then needed.
         per_channel: one angle per output channel (the last axis; `nuslerp_flatten: false`) rather than per tensor.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}])
+        >>> print(np.array(nm.NuSlerp((1, 2))(stack)["w"]).round(3))  # two thirds of the arc, 60 degrees
+        [0.5   0.866]
+        >>> print(np.array(nm.NuSlerp((-1, 3))(stack)["w"]).round(3))  # beyond the second model, 135 degrees
+        [-0.707  0.707]
     """
 
     weights: Weights = None
@@ -29,29 +34,6 @@ class NuSlerp(LinearMerge):
     per_channel: bool = False
     models = (2, 2)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "weights", check_weights(self, self.weights))
-
-    @property
-    def needs_base(self) -> bool:  # type: ignore[override]
-        """Whether task vectors are merged."""
-        return self.task_vectors
-
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """Two coefficients per tensor or channel.
-
-        Raises:
-            ValueError: other than two models, opposite tensors, weights that do not fit, no base for task vectors.
-        """
-        if self.needs_base:
-            self.require_base(stack)
-        self.require_models(stack)
-        shares = shares_of(self, self.weights, stack)
-        return from_angles(
-            lambda angles: arc(self, angles, float(shares[1]), linear_from=1.0),
-            stack,
-            shares,
-            needs_base=self.needs_base,
-            per_channel=self.per_channel,
-        )
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """The arc."""
+        return arc(self, angles, float(shares[1]), linear_from=1.0)

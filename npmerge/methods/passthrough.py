@@ -6,7 +6,8 @@ from jaxtyping import Array
 
 from alignment.checks import check_finite_number
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats, constant
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge, constant
 from npmerge.stack import Stack
 
 
@@ -18,6 +19,11 @@ class Passthrough(LinearMerge):
 
     Attributes:
         scale: a factor, 1 by default.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 3.0])}])
+        >>> print(nm.Passthrough(0.5)(stack)["w"])
+        [0.5 1.5]
     """
 
     scale: float = 1.0

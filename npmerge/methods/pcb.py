@@ -6,19 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from npmerge.task_vectors.transforms import (
-    Composed,
-    Model,
-    Scope,
-    Tensors,
-    Transform,
-    Trim,
-    by_scope,
-    current,
-    over_models,
-    ratio,
-    where,
-)
+from npmerge.arithmetic import over_models, ratio
+from npmerge.task_vectors.composed import Composed
+from npmerge.task_vectors.transforms import Model, Scope, Tensors, Transform, Trim, by_scope, current, where
 
 
 @dataclass(frozen=True)
@@ -36,6 +26,12 @@ class Pcb(Composed):
         density: the fraction of entries that is kept of each model.
         scale: lambda.
         scope: what parameters compete with, "model" or "tensor".
+
+    Example:
+        >>> models = [{"w": jnp.array([4.0, 1.0, 0.0])}, {"w": jnp.array([1.0, 1.0, 3.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros(3)})
+        >>> print(np.array(nm.Pcb(density=2 / 3)(stack)["w"]).round(2))  # 4 all but drives 1 out, 3 is alone
+        [3.69 1.   3.  ]
     """
 
     density: float = 0.2

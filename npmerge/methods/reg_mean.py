@@ -8,7 +8,7 @@ from alignment.checks import check_fraction, check_number
 from alignment.graph import PyTree
 from npmerge.base import Stats
 from npmerge.hyper import searched, spaced
-from npmerge.quadratics.gram_shares import shares_of
+from npmerge.quadratics.gram_shares import regression_shares
 from npmerge.quadratics.operators import QuadraticMerge
 from npmerge.stack import Stack
 from npmerge.statistics.input_grams import InputGram, grams_of
@@ -32,9 +32,19 @@ class RegMean(QuadraticMerge):
     (models rows).
 
     Attributes:
-        scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a
-            mean of the rows, weighted by their mean squares.
+        scale: a in a G + (1 - a) diag(G). FusionBench has 0.95 for CLIP and 0.1 otherwise, git-theta 0.5. 0 is a mean of the
+            rows, weighted by their mean squares.
         ridge: relative to the mean of the diagonal.
+
+    Example:
+        >>> apply = lambda v, x: x @ v["w"]
+        >>> models = [{"w": jnp.array([[1.0], [0.0]])}, {"w": jnp.array([[0.0], [2.0]])}]
+        >>> tasks = [[(jnp.array([[1.0, 0.0]]), None)], [(jnp.array([[0.0, 1.0]]), None)]]  # each model reads one input
+        >>> graph = nm.trace(apply, models[0], tasks[0][0][0])
+        >>> stats = nm.collect_each(apply, graph, models, tasks, [nm.InputGram()])
+        >>> print(np.array(nm.RegMean()(nm.stack_models(models), stats=stats)["w"]).round(3))  # the average halves both
+        [[1.]
+         [2.]]
     """
 
     scale: float = searched(0.95, spaced(0.0, 1.0, 0.1))
@@ -47,4 +57,4 @@ class RegMean(QuadraticMerge):
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """The shares. Raises ValueError without statistics, or with those of other models or another layer, by its name."""
-        return shares_of(self, stack, grams_of(self, stack, stats), self.scale, self.ridge)
+        return regression_shares(self, stack, grams_of(self, stack, stats), self.scale, self.ridge)

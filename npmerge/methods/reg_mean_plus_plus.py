@@ -28,6 +28,16 @@ class RegMeanPlusPlus(QuadraticMerge):
         ridge: as of `RegMean`.
         pattern: leaves with the same first group are a block. The default takes the module that holds the leaf, so that
             every layer sees all layers before it merged; for blocks as published write r"(blocks/[0-9]+)/".
+
+    Example:
+        >>> apply, x = lambda v, x: x @ v["a"] @ v["b"], jnp.ones((1, 1))
+        >>> models = [{"a": jnp.full((1, 1), a), "b": jnp.full((1, 1), b)} for a, b in ((1.0, 1.0), (3.0, 2.0))]
+        >>> graph = nm.trace(apply, models[0], x)
+        >>> stats = nm.collect_each(apply, graph, models, [[(x, None)]] * 2, [nm.InputGram(), nm.Examples()])
+        >>> for merge in (nm.RegMean(), nm.RegMeanPlusPlus()):  # b reads 1 and 3 in the models, 2 behind the merged a
+        ...     print(np.array(merge(nm.stack_models(models), stats=stats)["b"]).round(3))
+        [[1.9]]
+        [[1.5]]
     """
 
     scale: float = 0.95

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.checks import check_fraction
+from npmerge.arithmetic import ratio
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import DisjointMean, Elect
 from npmerge.task_vectors.selection import kept_of, largest
-from npmerge.task_vectors.transforms import Composed, Tensors, Transform, current, ratio, where
+from npmerge.task_vectors.transforms import Tensors, Transform, current, where
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class Sce(Composed):
     Attributes:
         density: the fraction of parameters selected, select_topk in merge toolkits; 1 selects all.
         scale: lambda.
+
+    Example:
+        >>> models = [{"w": jnp.array([1.0, 6.0, 0.0])}, {"w": jnp.array([1.0, 2.0, 1.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros(3)})
+        >>> print(np.array(nm.Sce(density=1 / 3)(stack)["w"]).round(3))  # where they differ most, in shares 36 : 4
+        [0.  5.6 0. ]
     """
 
     density: float = 1.0

@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Float
 
 from alignment.checks import check_fraction
-from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.inner_products import arc, from_angles
+from npmerge.inner_products import Angles, Angular, arc
 from npmerge.stack import Stack
 
 
 @dataclass(frozen=True)
-class Slerp(LinearMerge):
+class Slerp(Angular):
     """(sin((1-t) omega) p_0 + sin(t omega) p_1) / sin(omega) for each tensor, omega the angle between the two (Shoemake 1985).
 
     The raw tensors are combined, not their directions; tensors with |cos omega| > 0.9995, or of norm zero, are interpolated
@@ -21,16 +19,24 @@ class Slerp(LinearMerge):
 
     Attributes:
         t: the weight of the second model, 0 to 1.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}])
+        >>> print(np.array(nm.Slerp(0.5)(stack)["w"]).round(3))  # of length 1 as both models; the average is [0.5 0.5]
+        [0.707 0.707]
     """
 
     t: float = 0.5
     models = (2, 2)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_fraction("t", self.t)
 
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """Two coefficients per tensor. Raises ValueError unless there are two models, or if a tensor pair is antipodal."""
-        self.require_models(stack)
-        weights = np.array([1 - self.t, self.t])
-        return from_angles(lambda angles: arc(self, angles, self.t, linear_from=0.9995), stack, weights)
+    def shares(self, stack: Stack) -> Float[np.ndarray, " models"]:
+        """1 - t and t."""
+        return np.array([1 - self.t, self.t])
+
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """The arc."""
+        return arc(self, angles, self.t, linear_from=0.9995)

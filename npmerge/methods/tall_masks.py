@@ -22,6 +22,15 @@ class TallMasks(PerTask):
     Attributes:
         threshold: with 0 a mask is where the task vector is not zero.
         scale: lambda of the multi-task vector, 1 for the networks of the tasks.
+
+    Example:
+        >>> models = [{"w": jnp.array([2.0, 0.0, 1.0])}, {"w": jnp.array([0.0, 3.0, 1.0])}]
+        >>> stack, merge = nm.stack_models(models, base={"w": jnp.zeros(3)}), nm.TallMasks()
+        >>> theta = merge.init(stack)
+        >>> print(merge.apply(theta, stack)["w"])  # the sum
+        [2. 3. 2.]
+        >>> print(*(merge.task(theta, stack, k)["w"] for k in (0, 1)))  # and of it what each task needs
+        [2. 0. 2.] [0. 3. 2.]
     """
 
     threshold: float = searched(0.4, (0.2, 0.3, 0.4, 0.5, 0.6))

@@ -6,8 +6,9 @@ from jaxtyping import Array
 
 from alignment.checks import check_finite_number
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats, constant
+from npmerge.base import Stats
 from npmerge.hyper import searched, spaced
+from npmerge.linear import LinearMerge, constant
 from npmerge.stack import Stack
 from npmerge.weights import Weights, check_weights, weights_of
 
@@ -21,9 +22,16 @@ class TaskArithmetic(LinearMerge):
     lambda and 1 - lambda, an interpolation, where here it is that of both.
 
     Attributes:
-        scale: lambda, published default 0.3 for eight tasks; 1/N is the average, a negative
-            value forgets a task.
+        scale: lambda, published default 0.3 for eight tasks; 1/N is the average, a negative value forgets a task.
         weights: w, one number per model, ones in the paper; with scale 1 they are one lambda per task.
+
+    Example:
+        >>> models = [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros(2)})
+        >>> print(nm.TaskArithmetic(scale=1.0)(stack)["w"])  # both task vectors whole; their average has half of each
+        [1. 2.]
+        >>> print(nm.TaskArithmetic(scale=1.0, weights=(1, -1))(stack)["w"])  # the second task is forgotten
+        [ 1. -2.]
     """
 
     scale: float = searched(0.3, spaced(0.0, 1.0, 0.05))

@@ -5,8 +5,9 @@ from typing import Literal
 
 from alignment.checks import check_choice
 from npmerge.hyper import searched, spaced
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import DisjointMean, Elect, ElectedMean
-from npmerge.task_vectors.transforms import Composed, Scope, Transform, Trim
+from npmerge.task_vectors.transforms import Scope, Transform, Trim
 from npmerge.weights import Density, Weights
 
 
@@ -28,6 +29,14 @@ class Ties(Composed):
         merge: "mean" of the entries that agree, or their "sum", for which lambda is about that of task arithmetic.
         weights: one number per model by which its task vector is multiplied before signs are elected, ones in the
             paper; the mean then divides by the sum of those of the models that agree.
+
+    Example:
+        >>> models = [{"w": jnp.array([4.0, 1.0, -3.0])}, {"w": jnp.array([-1.0, 2.0, -5.0])}]
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros(3)})
+        >>> print(nm.Ties(density=1.0)(stack)["w"])  # -1 lost the election; the average is [1.5 1.5 -4.]
+        [ 4.   1.5 -4. ]
+        >>> print(nm.Ties(density=2 / 3)(stack)["w"])  # the smallest entry of each is trimmed first
+        [ 4.  2. -4.]
     """
 
     density: Density = 0.2

@@ -1,14 +1,14 @@
 """The weighted average."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Array
 
 from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats, constant
+from npmerge.base import Stats
+from npmerge.linear import LinearMerge, constant
 from npmerge.stack import Stack
-from npmerge.weights import check_weights, shares_of, weights_of
+from npmerge.weights import Weights, check_weights, shares_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,14 @@ class WeightedAverage(LinearMerge):
     Attributes:
         weights: one number per model.
         normalise: divide by the sum of the weights; without, the weights are the coefficients.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 4.0])}, {"w": jnp.array([3.0, 0.0])}])
+        >>> print(nm.WeightedAverage((3, 1))(stack)["w"])  # three parts of the first, one of the second
+        [1.5 3. ]
     """
 
-    weights: Sequence[float]
+    weights: Weights
     normalise: bool = True
 
     def __post_init__(self) -> None:
@@ -31,5 +36,4 @@ class WeightedAverage(LinearMerge):
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
         """The weights everywhere. Raises ValueError unless there is one per model, and for a sum of zero to divide by."""
-        weights = tuple(self.weights)
-        return constant(stack, (shares_of if self.normalise else weights_of)(self, weights, stack))
+        return constant(stack, (shares_of if self.normalise else weights_of)(self, self.weights, stack))

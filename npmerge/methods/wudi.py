@@ -25,6 +25,13 @@ class Wudi(Spectral):
         iterations: steps from the sum, published 300; 0 is the sum itself, None the minimum. Steps of Adam are as long whatever
             the task vectors, so that `scale` then multiplies these rather than what is made of them.
         rate: of Adam, published 1e-5.
+
+    Example:
+        >>> models = [{"w": jnp.array([[3.0], [0.0]])}, {"w": jnp.array([[0.0], [2.0]])}]  # (in, out): inputs of their own
+        >>> stack = nm.stack_models(models, base={"w": jnp.zeros((2, 1))})
+        >>> print(np.array(nm.Wudi()(stack)["w"]).round(3))  # both whole: they do not interfere
+        [[3.]
+         [2.]]
     """
 
     iterations: int | None = None

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from alignment.weight_distance import weights
+from npmerge.arithmetic import mean_of
 from npmerge.objectives.base import Apply, Check, Objective
-from npmerge.stack import Stack, check_stack, mean_of
+from npmerge.stack import Stack, check_stack
 
 
 @dataclass(frozen=True)

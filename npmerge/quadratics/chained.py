@@ -13,15 +13,16 @@ from jaxtyping import Array, Bool
 from alignment.activations.taps import capture
 from alignment.graph import Graph, PyTree, flatten, path_name, signature
 from alignment.sites import Site, Use
-from npmerge.base import Merge, Stats, wide
+from npmerge.arithmetic import wide
+from npmerge.base import Merge, Stats
 from npmerge.memory import bytes_of, peak_bytes
-from npmerge.operations import tell_of
 from npmerge.quadratics.gram_shares import gram_shares, warn_of_open
 from npmerge.quadratics.operators import by_path, on_leaves, weigh
 from npmerge.stack import Stack
 from npmerge.statistics.examples import Run, run_of
-from npmerge.statistics.input_grams import SiteGram, by_part
+from npmerge.statistics.input_grams import SiteGram, added_by_part
 from npmerge.statistics.one_by_one import Alone, alone, of_models, one_by_one, per_sample, product, samples_of
+from npmerge.telling import tell_of
 
 EXAMPLES = 8  # whose features exist at once
 
@@ -47,6 +48,22 @@ class Chain(NamedTuple):
         return path if found is None else found.group(1 if found.re.groups else 0)
 
 
+class Reading(NamedTuple):
+    """What is read of a block, static where functions are compiled.
+
+    Attributes:
+        apply: the network.
+        graph: of it, for a batch of one example.
+        sites: the block's, whose inputs are read.
+        own: see `Chain`; if so, their inputs in the models themselves are read, too.
+    """
+
+    apply: Callable[..., PyTree]
+    graph: Graph
+    sites: tuple[Site, ...]
+    own: bool
+
+
 class Found(NamedTuple):
     """What was solved: for each part of a leaf its matrices, and the sites whose inputs leave directions open."""
 
@@ -70,13 +87,13 @@ def chained(merge: Merge, chain: Chain, stack: Stack, stats: Stats | None) -> di
     models, leaves = wide_stack.models(), flatten(wide_stack.params)
     merged = jax.tree.map(lambda x: x.mean(0), wide_stack.params)
     one = one_by_one(run.apply, run.graph, models[0], run.tasks[0][0][0])
-    blocks = _blocks(one, chain)
-    _check_memory(merge, run, one.graph, list(blocks.values()), models, own=chain.own)
+    readings = _readings(run, one, chain)
+    _check_memory(merge, run, list(readings.values()), models)
     found = Found([], [], [])
-    for block, sites in blocks.items():
+    for block, reading in readings.items():
         inside = {path for path in leaves if chain.block(path) == block}
         behind = [_replaced(merged, {path: x for path, x in flatten(m).items() if path in inside}) for m in models]
-        new = _solved(chain, _read(run, one.graph, sites, list(zip(behind, models, strict=True)), own=chain.own))
+        new = _solved(chain, _read(run, reading, list(zip(behind, models, strict=True))))
         shares, corrections = by_path(new.shares), by_path(new.corrections)
         merged = _replaced(merged, _weighed(shares, Stack({path: leaves[path] for path in shares}), corrections or None))
         found.shares.extend(new.shares)
@@ -103,23 +120,21 @@ def _replaced(variables: PyTree, new: Mapping[str, Array]) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, x: new.get(path_name(path), x), variables)
 
 
-def _blocks(one: Alone, chain: Chain) -> dict[str, list[Site]]:
-    """The sites to solve, in the order of the network."""
+def _readings(run: Run, one: Alone, chain: Chain) -> dict[str, Reading]:
+    """The blocks to solve, in the order of the network."""
     blocks: dict[str, list[Site]] = {}
     for site in one.sites.values():
         blocks.setdefault(chain.block(site.path), []).append(site)
-    return blocks
+    return {block: Reading(run.apply, one.graph, tuple(sites), chain.own) for block, sites in blocks.items()}
 
 
-def _check_memory(
-    merge: Merge, run: Run, graph: Graph, blocks: Sequence[list[Site]], models: Sequence[PyTree], *, own: bool
-) -> None:
+def _check_memory(merge: Merge, run: Run, readings: Sequence[Reading], models: Sequence[PyTree]) -> None:
     """Raise ValueError, before the first pass, if one of them would hold more bytes than the run may."""
     pair, shapes = (models[0], models[0]), {signature(batch): batch for task in run.tasks for batch in task}
     sums, steps = [], [0]
-    for sites in blocks:
+    for reading in readings:
         for batch in shapes.values():
-            traced = _sums.trace(run.apply, graph, tuple(sites), own, pair, *batch)
+            traced = _sums.trace(reading, pair, *batch)
             steps.append(peak_bytes(traced.jaxpr.jaxpr) + 2 * bytes_of(traced.out_info))
         sums.append(len(models) * bytes_of(traced.out_info))
     matrices, data = 2 * sum(sums), bytes_of({id(x): x for x in jax.tree.leaves(run.tasks)})  # sums, and what they solve to
@@ -132,36 +147,29 @@ def _check_memory(
         )
 
 
-def _read(
-    run: Run, graph: Graph, sites: Sequence[Site], networks: Sequence[tuple[PyTree, PyTree]], *, own: bool
-) -> list[list[SiteGram]]:
+def _read(run: Run, reading: Reading, networks: Sequence[tuple[PyTree, PyTree]]) -> list[list[SiteGram]]:
     """X^T X / n of what each part of the block's leaves reads, and, if asked for, X^T (Y - X) / n with the model's own Y."""
     totals = []
     for pair, batches in zip(networks, run.tasks, strict=True):
-        calls = [(run.apply, graph, tuple(sites), own, pair, *batch) for batch in batches]
+        calls = [(reading, pair, *batch) for batch in batches]
         for call in calls:
             tell_of(_sums, *call)
         totals.append(functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), (_sums(*call) for call in calls)))
     total = jax.tree.map(lambda *x: jnp.concatenate(x), *totals)
     shapes = {path: np.shape(x) for path, x in flatten(networks[0][1]).items()}
     kinds = [
-        [SiteGram(total[s.name][0], per_sample(total[s.name][k], total[s.name][0]), s) for s in sites]
-        for k in range(1, 2 + own)
+        [SiteGram(total[s.name][0], per_sample(total[s.name][k], total[s.name][0]), s) for s in reading.sites]
+        for k in range(1, 2 + reading.own)
     ]
-    return [list(each) for each in zip(*(by_part(grams, shapes) for grams in kinds), strict=True)]
+    return [list(each) for each in zip(*(added_by_part(grams, shapes) for grams in kinds), strict=True)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=0)
 def _sums(
-    apply: Callable[..., PyTree],
-    graph: Graph,
-    sites: tuple[Site, ...],
-    own: bool,
-    pair: tuple[PyTree, PyTree],
-    x: PyTree,
-    mask: Bool[Array, "examples ..."],
+    reading: Reading, pair: tuple[PyTree, PyTree], x: PyTree, mask: Bool[Array, "examples ..."]
 ) -> dict[str, tuple[Array, ...]]:
     """Of one batch, with an axis of one model: the number of samples and the sums of products of each site."""
+    apply, graph, sites, own = reading
     names = [site.name for site in sites]
 
     def read(variables: PyTree, x: PyTree) -> dict[str, Array]:

@@ -10,14 +10,14 @@ from jaxtyping import Array, Float
 from alignment.graph import PyTree
 from alignment.lookups import Lookup
 from npmerge.base import Merge
-from npmerge.operations import note
 from npmerge.quadratics.operators import on_leaves
 from npmerge.quadratics.systems import solved
 from npmerge.stack import Stack
 from npmerge.statistics.input_grams import SiteGram
+from npmerge.telling import note
 
 
-def shares_of(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: float, ridge: float) -> PyTree:
+def regression_shares(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: float, ridge: float) -> PyTree:
     """The shares of a quadratic merge, an operator for each leaf; leaves without a Gram matrix are averaged.
 
     Args:

@@ -21,8 +21,10 @@ from jaxtyping import Array, Float
 from alignment.graph import PyTree, flatten, path_name
 from alignment.lookups import Lookup
 from alignment.maps import HIGHEST
+from alignment.names import is_statistic
 from alignment.sites import Use
-from npmerge.base import Merge, check_of_models, is_statistic, mean, wide
+from npmerge.arithmetic import mean, wide
+from npmerge.base import Merge, check_of_models
 from npmerge.stack import Stack
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from npmerge.operations import tell
 from npmerge.quadratics.regularised import SINGULAR, regularised
+from npmerge.telling import tell
 
 TOGETHER = 128
 """Rows up to which a call for each system takes longer than solving it."""

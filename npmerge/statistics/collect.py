@@ -1,26 +1,25 @@
 """Statistics that merges need, and `collect`, the one pass over data that gathers them."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from alignment.activations.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from alignment.checks import check_kinds, check_list, check_number, kind_of
 from alignment.graph import Graph, PyTree, signature
 from alignment.per_model import functions_of, graphs_of, of_one_width
+from alignment.graph import Graph, PyTree
 from npmerge.base import Merge
-from npmerge.batches import check_inputs, measured, with_mask
-from npmerge.memory import bytes_of, peak_bytes
+from npmerge.batches import measured, with_mask
 from npmerge.statistics.collected import Collected
 from npmerge.statistics.examples import Examples, Run
 from npmerge.statistics.fisher_information import DiagonalFisher
 from npmerge.statistics.input_grams import InputGram, SiteGram
 from npmerge.statistics.kronecker import KroneckerFactors, SiteFactors
+from npmerge.statistics.one_pass import Pass, networks_of
 
 __all__ = [
     "DiagonalFisher",
@@ -71,57 +70,28 @@ def collect(
     Raises:
         ValueError: no models, one statistic asked for by different values, no batches or padding alone, inputs that the network
             does not take, or a pass that would hold more than `memory_limit`.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.eye(2)
+        >>> models = [{"w": s * jnp.eye(2), "u": jnp.ones((2, 2))} for s in (1.0, 3.0)]
+        >>> graph = nm.trace(apply, models[0], x)
+        >>> stats = nm.collect(apply, graph, models, [(x, None)], [nm.RegMean(), nm.NodeMoments()])
+        >>> print(*(kind.__name__ for kind in stats))  # RegMean asked for the first
+        InputGram NodeMoments
+        >>> stats[nm.InputGram]["u"].gram.tolist()  # (models, rows, rows)
+        [[[0.5, 0.0], [0.0, 0.5]], [[4.5, 0.0], [0.0, 4.5]]]
     """
     call = "collect takes (apply, graph, models, batches, [statistics])"
     check_kinds(call, (apply, Callable | Sequence), (graph, Graph | Sequence), (models, object), (batches, Iterable))
     wanted = statistics_of(statistics)
     if len({type(s) for s in wanted}) < len(wanted):
         raise ValueError(f"one statistic of each type, got {wanted}")
-    function, of, networks = _networks(apply, graph, models, wanted)
+    networks = networks_of(apply, graph, models, wanted)
     check_number("memory_limit", memory_limit, positive=True)
-    states: tuple | None = None
-    some = False
-    summed = tuple(s for s in wanted if not isinstance(s, Examples))
-    kept: list[Run] = []
-    needed: dict[Any, Bytes] = {}
+    found = Pass(networks, wanted, memory_limit)
     for batch in map(with_mask, measured(batches, masks=True)):
-        some = some or len(batch) == 2 or bool(np.any(batch[2]))
-        if (shapes := signature(batch)) not in needed:
-            for network in networks:
-                check_inputs(network, batch[0])
-            needed[shapes] = _bytes(function, of, summed, tuple(models), batch)
-        kept += [s.measure(function, of, models, batch) for s in wanted if isinstance(s, Examples)]
-        _check_memory(memory_limit, wanted, needed[shapes], bytes_of([run.tasks[0] for run in kept]))
-        new = _measure(function, of, summed, tuple(models), batch)
-        states = new if states is None else _combine(summed, states, _beside(new, states))
-    if states is None:
-        raise ValueError("collect needs data: got no batches")
-    if not some:
-        raise ValueError("collect needs data: all that the batches hold is padding, by their masks or targets below zero")
-    found = Collected(zip(map(type, summed), _finalised(summed, states), strict=True))
-    if kept:
-        found[Examples] = replace(functools.reduce(Examples().combine, kept), memory_limit=memory_limit)
-    return found
-
-
-def _networks(apply: Any, graph: Any, models: Sequence[PyTree], wanted: tuple[Statistic, ...]) -> tuple[Any, Any, list[tuple]]:
-    """The function and the graph, one for each model if several were given, and each network as (function, graph, variables).
-
-    Raises ValueError unless they fit each other, and the statistics.
-    """
-    check_list(models)
-    if not models:
-        raise ValueError("collect needs at least one model, got an empty list")
-    graphs = graphs_of(graph, models)
-    for own, model in zip(graphs, models, strict=True):
-        own.check(model)
-    if not isinstance(graph, Graph) or isinstance(apply, Sequence):
-        apply, graph = functions_of(apply, models), graphs
-        if odd := [type(s).__name__ for s in wanted if not isinstance(s, JointMoments | NodeMoments)]:
-            raise ValueError(f"{odd[0]} needs one function and one graph for all models: got one for each")
-        for statistic in (s for s in wanted if isinstance(s, NodeMoments)):
-            of_one_width(statistic, graph, models)
-    return apply, graph, list(zip(functions_of(apply, models), graphs, models, strict=True))
+        found.add(batch)
+    return found.finalised()
 
 
 def collect_each(
@@ -145,6 +115,14 @@ def collect_each(
 
     Raises:
         ValueError: as `collect`, another number of tasks than of models, or such statistics.
+
+    Example:
+        >>> apply, models = lambda v, x: x @ v["w"], [{"w": jnp.eye(2)}, {"w": jnp.eye(2)}]
+        >>> tasks = [[(jnp.array([[1.0, 0.0]]), None)], [(jnp.array([[0.0, 1.0]]), None)]]
+        >>> graph = nm.trace(apply, models[0], tasks[0][0][0])
+        >>> stats = nm.collect_each(apply, graph, models, tasks, [nm.InputGram()])
+        >>> stats[nm.InputGram]["w"].gram.tolist()  # of each model on its own data
+        [[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]
     """
     check_list(models)
     check_list(tasks, "tasks, the batches of each model")
@@ -169,34 +147,6 @@ def _joined(values: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *x: jnp.concatenate(x), *values)
 
 
-class Bytes(NamedTuple):
-    """What one step holds, and the states that are added up."""
-
-    step: int
-    state: int
-
-
-def _bytes(apply: Any, graph: Any, summed: tuple[Statistic, ...], models: tuple, batch: tuple) -> Bytes:
-    if not summed:
-        return Bytes(bytes_of((models, batch)), 0)
-    traced = _measure.trace(apply, graph, summed, models, batch)
-    return Bytes(peak_bytes(traced.jaxpr.jaxpr), bytes_of(traced.out_info))
-
-
-def _check_memory(limit: float, wanted: tuple[Statistic, ...], needed: Bytes, data: int) -> None:
-    """Raise ValueError if one step, the states that are added up and the data that are kept would take more bytes."""
-    state = needed.state
-    total = needed.step + 2 * state + data  # what was measured, and both in one
-    if total > limit:
-        names = ", ".join(type(s).__name__ for s in wanted)
-        fix = "smaller batches or a smaller microbatch" if 3 * state <= limit else "fewer models at once (collect_each)"
-        fix, of_data = ("fewer examples", f" and {data / 1e9:.3g} GB of data") if 2 * data > total else (fix, "")
-        raise ValueError(
-            f"{names} would hold {total / 1e9:.3g} GB, {state / 1e9:.3g} GB of statistics{of_data} among them, more than "
-            f"memory_limit={limit:g} bytes: use {fix}, or raise memory_limit"
-        )
-
-
 def statistics_of(statistics: Iterable[Statistic | type[Statistic] | Merge]) -> tuple[Statistic, ...]:
     """Each once; classes stand for their defaults where there is no value, merges for the classes that they need."""
     if not isinstance(statistics, Iterable) or isinstance(statistics, str):
@@ -208,23 +158,3 @@ def statistics_of(statistics: Iterable[Statistic | type[Statistic] | Merge]) -> 
     if odd := [s for s in values if not isinstance(s, Statistic)]:
         raise ValueError(f"collect takes a list of statistics such as [NodeMoments()], got {kind_of(odd[0])} in it")
     return tuple(dict.fromkeys(values))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _measure(apply: Any, graph: Any, statistics: tuple[Statistic, ...], models: tuple, batch: tuple) -> tuple:
-    return tuple(s.measure(apply, graph, models, batch) for s in statistics)
-
-
-def _beside(new: tuple, states: tuple) -> tuple:
-    """What was measured on other devices, brought to those of the states so far."""
-    return jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), new, states)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _combine(statistics: tuple[Statistic, ...], states: tuple, new: tuple) -> tuple:
-    return tuple(s.combine(a, b) for s, a, b in zip(statistics, states, new, strict=True))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _finalised(statistics: tuple[Statistic, ...], states: tuple) -> tuple:
-    return tuple(s.finalise(state) for s, state in zip(statistics, states, strict=True))

@@ -1,9 +1,11 @@
-"""What was measured, by kind: a mapping that is a tree to JAX."""
+"""What was collected, by kind: a mapping that is a tree to JAX."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import jax
+
+from npmerge.base import Merge, Stats
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -19,3 +21,15 @@ class Collected(dict[type, Any]):
     def tree_unflatten(cls, kinds: tuple[type, ...], values: Iterable[Any]) -> "Collected":
         """The mapping again."""
         return cls(zip(kinds, values, strict=True))
+
+
+def collected_for(merge: Merge, stats: Stats | None, kind: type) -> Any:
+    """What was collected of one kind; `merge`, which needs it, is named in the message.
+
+    Raises:
+        ValueError: nothing of that kind.
+    """
+    if stats is None or kind not in stats:
+        call = f"npmerge.collect(apply, graph, models, batches, [{kind.__name__}()])"
+        raise ValueError(f"{type(merge).__name__} needs stats: pass {call}")
+    return stats[kind]

@@ -11,6 +11,7 @@ from alignment.graph import Graph, PyTree
 from npmerge.base import Merge, Stats
 from npmerge.batches import counted
 from npmerge.stack import Stack
+from npmerge.statistics.collected import collected_for
 
 Batch = tuple[PyTree, Bool[Array, "examples ..."]]
 """Inputs, and which of the examples or of their positions are no padding."""
@@ -31,7 +32,14 @@ class Run:
 class Examples(Statistic):
     """The data themselves, with the network: `collect` keeps every batch, as a `Run`. Take few: some hundred examples do.
 
-    Activations are read by the merges that they are for.
+    For merges that run the network while they merge, layer by layer, such as `RegMeanPlusPlus` and `ChainOfMerges`.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 2))}, jnp.ones((4, 2))
+        >>> batches = nm.in_order(x, jnp.zeros(4), 2)
+        >>> stats = nm.collect(apply, nm.trace(apply, v, x), [v, v], batches, [nm.Examples()])
+        >>> print([[inputs.shape for inputs, mask in task] for task in stats[nm.Examples].tasks])  # of each model, by batch
+        [[(2, 2), (2, 2)], [(2, 2), (2, 2)]]
     """
 
     reads = frozenset({"activations"})
@@ -51,11 +59,9 @@ def run_of(merge: Merge, stack: Stack, stats: Stats | None) -> Run:
     Raises:
         ValueError: none, for another number of models, or for a network that the models do not fit.
     """
-    name = type(merge).__name__
-    if stats is None or Examples not in stats:
-        raise ValueError(f"{name} needs stats: pass npmerge.collect(apply, graph, models, batches, [Examples()])")
-    run: Run = stats[Examples]
+    run: Run = collected_for(merge, stats, Examples)
     if len(run.tasks) != stack.size:
+        name = type(merge).__name__
         raise ValueError(f"{name} needs data for each model: got them for {len(run.tasks)} of {stack.size} models")
     run.graph.check(jax.tree.map(lambda x: x[0], stack.params))
     return run

@@ -35,6 +35,15 @@ def save_statistics(folder: Path | str, stats: Mapping[type, Any], graph: Graph,
 
     Raises:
         ValueError: a statistic of another kind, or what `npmerge.checkpoint.save` raises.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 2))}, jnp.ones((4, 2))
+        >>> graph = nm.trace(apply, v, x)
+        >>> stats = nm.collect(apply, graph, [v], [(x, None)], [nm.InputGram()])
+        >>> nm.save_statistics("statistics", stats, graph)  # writes statistics/InputGram.safetensors
+        >>> print(nm.load_statistics("statistics", graph)[nm.InputGram]["w"].gram)
+        [[[1. 1.]
+          [1. 1.]]]
     """
     check_kinds("save_statistics takes (folder, stats, graph)", (folder, Path | str), (stats, Mapping), (graph, Graph))
     folder = Path(folder)
@@ -56,6 +65,18 @@ def load_statistics(folder: Path | str, graph: Graph) -> dict[type, Any]:
 
     Raises:
         ValueError: no statistics, those of another graph (the first difference is named), or a damaged file.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 2))}, jnp.ones((4, 2))
+        >>> graph = nm.trace(apply, v, x)
+        >>> nm.save_statistics("statistics", nm.collect(apply, graph, [v], [(x, None)], [nm.InputGram()]), graph)
+        >>> print(nm.load_statistics("statistics", graph)[nm.InputGram]["w"].gram)
+        [[[1. 1.]
+          [1. 1.]]]
+        >>> nm.load_statistics("statistics", nm.trace(apply, {"w": jnp.zeros((2, 3))}, x))
+        Traceback (most recent call last):
+            ...
+        ValueError: statistics/InputGram.safetensors is of another graph: the shape of 'w' is [2, 2] there and [2, 3] here
     """
     check_kinds("load_statistics takes (folder, graph)", (folder, Path | str), (graph, Graph))
     found = {kind: file for kind in RECORDS if (file := _file(Path(folder), kind)).exists()}

@@ -12,10 +12,9 @@ from alignment.graph import Graph, PyTree, flatten
 from alignment.maps import HIGHEST
 from npmerge.base import Merge, Stats
 from npmerge.stack import Stack
+from npmerge.statistics.collected import collected_for
 from npmerge.statistics.likelihood import OfLikelihood, drawn, labels_of, log_likelihood
 from npmerge.statistics.one_by_one import alone, of_models
-
-__all__ = ["DiagonalFisher", "information_of"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,13 @@ class DiagonalFisher(OfLikelihood):
             of an example if `kind` is "exact".
         seed: of the draws. They depend on it and on what the example holds, so on no order or size of batches, and are made
             with the same random numbers for all models.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 2))}, jnp.array([[1.0, 0.0]])
+        >>> stats = nm.collect(apply, nm.trace(apply, v, x), [v], [(x, None)], [nm.DiagonalFisher()])
+        >>> print(np.array(stats[nm.DiagonalFisher]["w"]).round(3))  # (models, in, out): nothing depends on the second row
+        [[[0.25 0.25]
+          [0.   0.  ]]]
     """
 
     def measure(
@@ -85,14 +91,12 @@ def information_of(merge: Merge, stack: Stack, stats: Stats | None) -> PyTree:
     Raises:
         ValueError: none, that of other models, or values that are not finite.
     """
-    name = type(merge).__name__
-    if stats is None or DiagonalFisher not in stats:
-        raise ValueError(f"{name} needs stats: pass npmerge.collect(apply, graph, models, batches, [DiagonalFisher()])")
-    mine, theirs = ({path: x.shape for path, x in flatten(tree).items()} for tree in (stack.params, stats[DiagonalFisher]))
+    information = collected_for(merge, stats, DiagonalFisher)
+    mine, theirs = ({path: x.shape for path, x in flatten(tree).items()} for tree in (stack.params, information))
     for path in [*mine, *theirs]:
         if mine.get(path) != theirs.get(path):
             raise ValueError(
                 f"the Fisher statistics are of other models: at {path!r} got {theirs.get(path)}, expected {mine.get(path)}"
             )
-    check_finite(stats[DiagonalFisher], "the Fisher information (is a label no class of the network?)")
-    return stats[DiagonalFisher]
+    check_finite(information, "the Fisher information (is a label no class of the network?)")
+    return information

@@ -1,9 +1,7 @@
 """Gram matrices of what linear sites and lookups read: the statistic of RegMean."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +14,13 @@ from alignment.checks import check_count
 from alignment.graph import Graph, PyTree, flatten
 from alignment.lookups import Lookup
 from alignment.sites import Use
+from npmerge.arithmetic import summed
 from npmerge.base import Merge, Stats
 from npmerge.batches import counted
 from npmerge.stack import Stack
+from npmerge.statistics.collected import collected_for
 from npmerge.statistics.one_by_one import alone, frequencies, of_models, one_by_one, per_sample, product, samples_of
+from npmerge.statistics.parts import all_finite, by_leaf, by_part, matrices_of
 
 
 @jax.tree_util.register_dataclass
@@ -50,6 +51,13 @@ class InputGram(Statistic):
 
     Attributes:
         microbatch: examples whose features exist at once.
+
+    Example:
+        >>> apply, v, x = lambda v, x: x @ v["w"], {"w": jnp.zeros((2, 3))}, jnp.array([[1.0, 0.0], [1.0, 2.0]])
+        >>> stats = nm.collect(apply, nm.trace(apply, v, x), [v], [(x, None)], [nm.InputGram()])
+        >>> print(stats[nm.InputGram]["w"].gram)  # x^T x / 2, for each model
+        [[[1. 1.]
+          [1. 2.]]]
     """
 
     microbatch: int = 8
@@ -96,54 +104,30 @@ def grams_of(merge: Merge, stack: Stack, stats: Stats | None) -> list[SiteGram]:
         ValueError: none, those of other models or another layer, values that are not finite, or sites that share a part of a
             weight.
     """
-    if stats is None or InputGram not in stats:
-        name = type(merge).__name__
-        raise ValueError(f"{name} needs stats: pass npmerge.collect(apply, graph, models, batches, [InputGram()])")
-    leaves = flatten(stack.params)
-    for name, g in stats[InputGram].items():
-        _check_gram(name, g, leaves.get(g.site.path))
-    return by_part(stats[InputGram].values(), {path: np.shape(x)[1:] for path, x in leaves.items()})
+    leaves, found = flatten(stack.params), collected_for(merge, stats, InputGram)
+    for name, g in found.items():
+        _check(name, g, leaves.get(g.site.path))
+    return added_by_part(found.values(), {path: np.shape(x)[1:] for path, x in leaves.items()})
 
 
-def _check_gram(name: str, g: SiteGram, leaf: Array | None) -> None:
-    expected: Any = "no such weight"
-    if leaf is not None:
-        try:
-            *copies, rows, _ = jax.eval_shape(g.site.matrix, jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)).shape
-            expected = (len(leaf), *copies, rows) if isinstance(g.site, Lookup) else (len(leaf), *copies, rows, rows)
-        except (TypeError, ValueError):
-            expected = f"a weight of shape {leaf.shape[1:]}"
+def _check(name: str, g: SiteGram, leaf: Array | None) -> None:
+    expected = matrices_of(g.site, leaf)
+    if not isinstance(expected, str):
+        *copies, rows, _ = expected
+        expected = (*copies, rows) if isinstance(g.site, Lookup) else (*copies, rows, rows)
     if np.shape(g.gram) != expected:
         raise ValueError(
             f"the Gram matrix of {name!r} is of other models or another layer: got {np.shape(g.gram)}, expected {expected}"
         )
-    if not isinstance(g.gram, jax.core.Tracer) and not np.isfinite(np.asarray(g.gram)).all():
+    if not all_finite(g.gram):
         raise ValueError(f"the Gram matrix of {name!r} is not finite: is there a NaN in the data, or a token too large?")
 
 
-def by_part(grams: Iterable[SiteGram], shapes: Mapping[str, tuple[int, ...]]) -> list[SiteGram]:
+def added_by_part(grams: Iterable[SiteGram], shapes: Mapping[str, tuple[int, ...]]) -> list[SiteGram]:
     """One for each part of a leaf that sites read, the sum of theirs; `shapes` of the leaves.
 
     Raises:
         ValueError: for sites that share some elements of a weight, but not all.
     """
-    at: dict[str, list[SiteGram]] = {}
-    for g in grams:
-        at.setdefault(g.site.path, []).append(g)
-    return [g for path, several in at.items() for g in _parts(several, shapes[path])]
-
-
-def _parts(several: list[SiteGram], leaf: tuple[int, ...]) -> list[SiteGram]:
-    if len(several) == 1:
-        return several
-    parts: dict[bytes, SiteGram] = {}
-    seen = np.zeros(math.prod(leaf), bool)
-    for g in several:
-        with jax.ensure_compile_time_eval():  # which elements they are is known when models are traced
-            places = np.asarray(g.site.places(leaf))
-        before = parts.get(places.tobytes())
-        if before is None and seen[places.ravel()].any():
-            raise ValueError(f"site {g.site.name!r} reads a part of its weight that another site reads otherwise")
-        seen[places.ravel()] = True
-        parts[places.tobytes()] = g if before is None else replace(before, gram=before.gram + g.gram)
-    return list(parts.values())
+    parts = (part for path, several in by_leaf(grams).items() for part in by_part(several, shapes[path]))
+    return [replace(part[0], gram=summed([g.gram for g in part])) for part in parts]

@@ -15,6 +15,7 @@ from alignment.lookups import Lookup
 from alignment.maps import HIGHEST
 from alignment.sites import Site, Use, over
 from alignment.tracing.trace import walked
+from npmerge.arithmetic import column
 
 
 class Alone(NamedTuple):
@@ -127,4 +128,4 @@ def samples_of(site: Use, mask: Bool[Array, "examples ..."], samples: int) -> Bo
 
 def per_sample(total: Float[Array, "models ..."], samples: Float[Array, " models"]) -> Float[Array, "models ..."]:
     """A sum divided by the number of samples of each model; zero without any."""
-    return total / jnp.maximum(samples, 1).reshape(-1, *(1,) * (total.ndim - 1))
+    return total / column(jnp.maximum(samples, 1), total)

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float
 
-from npmerge.base import wide
+from npmerge.arithmetic import wide
 from npmerge.stream.blocks import Block, Merged
 from npmerge.task_vectors.selection import count_each
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from npmerge.base import LinearMerge
+from npmerge.linear import LinearMerge
 from npmerge.recipe.plan import Step
 from npmerge.stack import Stack
 from npmerge.stream.arrays import Padded, Rounded, moved, padded, precise, rounded, sums, told, total, vectors

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from alignment.graph import PyTree
-from npmerge.base import LinearMerge, Stats
-from npmerge.inner_products import Angles, from_angles, length_of, on_sphere
+from npmerge.inner_products import Angles, Angular, length_of, on_sphere
 from npmerge.methods.model_stock import ModelStock
 from npmerge.stack import Stack
+from npmerge.weights import Weights, weights_of
 
 FLOOR = 1e-6
 """Under products of norms, and under the denominator of model stock."""
@@ -19,24 +18,19 @@ FLOOR = 1e-6
 class UnboundedModelStock(ModelStock):
     """`ModelStock` also where the mean cosine is negative, beyond the base; and with a floor under products of norms."""
 
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """As `ModelStock`."""
-        uniform = np.full(stack.size, 1 / stack.size)
-        return from_angles(_unbounded, stack, uniform, needs_base=True, per_channel=self.per_channel)
-
-
-def _unbounded(angles: Angles) -> Float[np.ndarray, "groups models"]:
-    n = angles.norms.shape[1]
-    first, second = np.triu_indices(n, 1)
-    products = angles.norms[:, first] * angles.norms[:, second]
-    cosine = (angles.cosines[:, first, second] * products / np.maximum(products, FLOOR)).mean(1, keepdims=True)
-    below = 1 + (n - 1) * cosine
-    singular = np.abs(below) < FLOOR
-    return np.broadcast_to(np.where(singular, 0, cosine / np.where(singular, 1, below)), angles.norms.shape)
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """The same t / N for all models."""
+        n = angles.norms.shape[1]
+        first, second = np.triu_indices(n, 1)
+        products = angles.norms[:, first] * angles.norms[:, second]
+        cosine = (angles.cosines[:, first, second] * products / np.maximum(products, FLOOR)).mean(1, keepdims=True)
+        below = 1 + (n - 1) * cosine
+        singular = np.abs(below) < FLOOR
+        return np.broadcast_to(np.where(singular, 0, cosine / np.where(singular, 1, below)), angles.norms.shape)
 
 
 @dataclass(frozen=True)
-class FewStepsToKarcherMean(LinearMerge):
+class FewStepsToKarcherMean(Angular):
     """`KarcherMean` with equal weights after a few steps.
 
     Attributes:
@@ -47,11 +41,8 @@ class FewStepsToKarcherMean(LinearMerge):
     steps: int
     tolerance: float
 
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """One coefficient per model and tensor."""
-        return from_angles(self._coefficients, stack, np.full(stack.size, 1 / stack.size))
-
-    def _coefficients(self, angles: Angles) -> Float[np.ndarray, "1 models"]:
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """By steps on the sphere."""
         some = (angles.norms > self.tolerance).astype(float)
         w = some / some.sum()
         u = w / length_of(w, angles)
@@ -65,11 +56,11 @@ class FewStepsToKarcherMean(LinearMerge):
                 break
             u = np.cos(length) * u + np.sin(length) / length * step
             u = u / length_of(u, angles)
-        return on_sphere(self, angles, np.full(len(w[0]), 1 / len(w[0])), u)
+        return on_sphere(self, angles, shares, u)
 
 
 @dataclass(frozen=True)
-class BarycentricSlerp(LinearMerge):
+class BarycentricSlerp(Angular):
     """`MultiSlerp` of weights that need not sum to one: they weigh the norms as they are.
 
     Attributes:
@@ -77,14 +68,14 @@ class BarycentricSlerp(LinearMerge):
         eps: added to the norms that directions are divided by.
     """
 
-    weights: tuple[float, ...]
+    weights: Weights
     eps: float = 0.0
 
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """One coefficient per model and tensor. Raises ValueError for tensors whose directions cancel out."""
-        w = np.array(self.weights)
-        return from_angles(lambda angles: self._coefficients(angles, w), stack, w)
+    def shares(self, stack: Stack) -> Float[np.ndarray, " models"]:
+        """The weights."""
+        return weights_of(self, self.weights, stack)
 
-    def _coefficients(self, angles: Angles, w: Float[np.ndarray, " models"]) -> Float[np.ndarray, "1 models"]:
+    def coefficients(self, angles: Angles, shares: Float[np.ndarray, " models"]) -> Float[np.ndarray, "groups models"]:
+        """The directions' weighted sum."""
         lengths = np.where(angles.norms > 0, angles.norms, 1)
-        return on_sphere(self, angles, w, w * angles.norms / (lengths + self.eps))
+        return on_sphere(self, angles, shares, shares * angles.norms / (lengths + self.eps))

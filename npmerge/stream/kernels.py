@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignment.checks import unknown
-from npmerge.base import is_statistic
+from alignment.names import is_statistic
 from npmerge.methods.arcee_fusion import ArceeFusion
 from npmerge.methods.iso_c import IsoC
 from npmerge.methods.iso_cts import IsoCTS

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
+from npmerge.arithmetic import ratio
 from npmerge.recipe.plan import Step
 from npmerge.stream.arrays import Padded, Rounded, Values, moved, padded, precise, rounded, sums, told, total, vectors
 from npmerge.stream.blocks import Block, Merged, Tensor
 from npmerge.stream.selection_in_blocks import Selected, bits_of, counts_of, cuts, select, selected_of
 from npmerge.stream.task_vectors import number
 from npmerge.task_vectors.selection import kept_of
-from npmerge.task_vectors.transforms import ratio
 
 FLOOR = 1e-6
 """Under sums of squares and of weights, in mergekit."""

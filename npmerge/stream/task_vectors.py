@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt32
 
+from npmerge.arithmetic import ratio
 from npmerge.recipe.plan import Step
 from npmerge.stream.arrays import Padded, Rounded, Values, moved, padded, precise, rounded, sums, told, total, vectors
 from npmerge.stream.blocks import Block, Merged, Tensor
 from npmerge.stream.masks import key_of, place_of, uniform
 from npmerge.stream.selection_in_blocks import Selected, cuts, magnitudes, select, selected_of
 from npmerge.task_vectors.selection import kept_of
-from npmerge.task_vectors.transforms import ratio
 
 Trimmed = Literal["largest", "middle"] | None
 """Which magnitudes are kept."""

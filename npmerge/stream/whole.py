@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from npmerge.base import LinearMerge, Merge, combine
+from npmerge.base import Merge
+from npmerge.linear import LinearMerge, combine
 from npmerge.recipe.plan import Step
 from npmerge.stack import Stack
 from npmerge.stream.arrays import Rounded, filled, joined, padded_length, precise, rounded, told

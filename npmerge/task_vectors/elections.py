@@ -1,6 +1,5 @@
 """Transforms by which models vote: the sign of each parameter is elected, and what agrees is averaged."""
 
-import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from alignment.checks import check_choice
-from npmerge.task_vectors.transforms import Masks, Tensors, Transform, current, over_models, ratio, where
+from npmerge.arithmetic import over_models, ratio, summed
+from npmerge.task_vectors.transforms import Masks, Tensors, Transform, current, where
 from npmerge.weights import Weights, vanishes
 
 
@@ -63,7 +63,7 @@ class DisjointMean(Transform):
         def mean(c: Float[Array, "models ..."], x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
             each = c if self.weighted else (1.0,) * len(c) if self.weights is None else self.weights
             shares = [jnp.where(a * b != 0, one, 0.0) for a, b, one in zip(c, x, each, strict=True)]
-            total = functools.reduce(jnp.add, shares)
+            total = summed(shares)
             if self.weights is not None:  # of both signs, which may cancel up to rounding
                 total = jnp.where(jnp.abs(total) > 1e-6 * np.abs(self.weights).sum(), total, 0.0)
             return ratio(c, total[None])
@@ -93,9 +93,9 @@ class ElectedMean(Transform):
         def mean(c: Float[Array, "models ..."], x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
             each = (1.0,) * len(x) if self.weights is None else self.weights
             models = [c[k] * x[k] for k in range(len(x))]
-            plus = functools.reduce(jnp.add, models) >= 0
+            plus = summed(models) >= 0
             agree = [jnp.where(plus, one > 0, one < 0) for one in models]
-            total = functools.reduce(jnp.add, [jnp.where(a, one, 0.0) for a, one in zip(agree, each, strict=True)])
+            total = summed([jnp.where(a, one, 0.0) for a, one in zip(agree, each, strict=True)])
             share = (jnp.where(plus, 1.0, -1.0) * ratio(jnp.ones_like(total), total))[None]
             return jnp.where(jnp.where(share > 0, c * x > 0, c * x < 0), c * jnp.abs(share), 0.0)
 

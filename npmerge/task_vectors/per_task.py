@@ -6,25 +6,41 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from alignment.graph import PyTree, flatten, path_name
-from npmerge.base import wide
+from npmerge.arithmetic import over_models, wide
+from npmerge.memory import bytes_of
 from npmerge.stack import Stack, check_stack
 from npmerge.task_vectors.bits import packed, unpacked
-from npmerge.task_vectors.transforms import Composed, Masks, Model, Tensors, over_models, task_vectors
+from npmerge.task_vectors.composed import Composed, task_vectors
+from npmerge.task_vectors.transforms import Masks, Model, Tensors
 
 
 class TaskNetworks(NamedTuple):
-    """What N networks are stored as, instead of N networks: base + scale_k * mask_k * vector. Dicts are by path."""
+    """What N networks are stored as, instead of N networks: base + scale_k * mask_k * vector.
+
+    Attributes:
+        base: the network that the tasks were fine-tuned from.
+        vector: the task vector that all tasks share, by path.
+        masks: for each task which entries of it are its own, by path, eight entries in a byte.
+        scales: for each task what its entries are multiplied by.
+        statistics: running statistics by path, which are those of each task's own model.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": s * jnp.arange(64.0)} for s in (1, -2, 3)], base={"w": jnp.zeros(64)})
+        >>> networks = nm.TallMasks().networks(nm.TallMasks().init(stack), stack)
+        >>> networks.nbytes  # beside 3 x 256 of three whole networks
+        {'base': 256, 'vector': 256, 'masks': 24, 'scales': 12, 'statistics': 0}
+        >>> print(networks.network(0)["w"][:4])
+        [0. 2. 4. 6.]
+    """
 
     base: PyTree
     vector: Model
     masks: dict[str, UInt8[Array, "models bytes"]]
     scales: Float[Array, " models"]
     statistics: dict[str, Float[Array, "models ..."]]
-    """Running statistics, which are those of each task's own model."""
 
     def network(self, k: int | Int[Array, ""]) -> PyTree:
         """The network of task k, which may be traced; rounded once to the stored dtype.
@@ -49,11 +65,7 @@ class TaskNetworks(NamedTuple):
     @property
     def nbytes(self) -> dict[str, int]:
         """The bytes of each part; N whole networks would take N times those of the base."""
-
-        def size(part: PyTree) -> int:
-            return sum(int(np.size(x)) * jnp.result_type(x).itemsize for x in jax.tree.leaves(part))
-
-        return {name: size(part) for name, part in self._asdict().items()}
+        return {name: bytes_of(part) for name, part in self._asdict().items()}
 
 
 class PerTask(Composed):
@@ -61,6 +73,19 @@ class PerTask(Composed):
 
     The network of task k is base + scale_k * mask_k * (merged - base). All are pure functions, differentiable in theta and the
     stack.
+
+    Example:
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Changed(nm.PerTask):  # each task has of the sum what it changed itself
+        ...     scale: float = 1.0
+        ...     transforms = ()
+        ...     def masks(self, vectors):
+        ...         return {path: x != 0 for path, x in vectors.items()}
+        >>> models = [{"w": jnp.array([2.0, 0.0, 1.0])}, {"w": jnp.array([0.0, 3.0, 1.0])}]
+        >>> stack, merge = nm.stack_models(models, base={"w": jnp.zeros(3)}), Changed()
+        >>> print(*(merge.task(merge.init(stack), stack, k)["w"] for k in (0, 1)))
+        [2. 0. 2.] [0. 3. 2.]
     """
 
     @abc.abstractmethod

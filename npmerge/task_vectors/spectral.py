@@ -10,7 +10,10 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_finite_number
 from alignment.graph import PyTree, flatten, path_name
-from npmerge.base import Merge, Stats, check_of_models, constant, is_statistic, wide
+from alignment.names import is_statistic
+from npmerge.arithmetic import wide
+from npmerge.base import Merge, Stats, check_of_models
+from npmerge.linear import constant
 from npmerge.stack import Stack
 
 

@@ -1,4 +1,4 @@
-"""Transforms of task vectors, and the merges that are a sequence of them.
+"""Transforms of task vectors: the steps that merges such as TIES and DARE are made of.
 
 A task vector is a model less its base. A transform changes the coefficients by which task vectors are added up, and sees them
 as the transforms before it left them: coefficient times vector. So TIES, DARE and their relatives are choices of coefficients,
@@ -6,7 +6,6 @@ and a learned merge starts from any of them.
 """
 
 import abc
-import functools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from alignment.checks import check_choice, check_finite_number, check_fraction, check_key
-from alignment.graph import PyTree, path_name
-from npmerge.base import LinearMerge, Stats, is_statistic, wide
-from npmerge.stack import Stack
+from alignment.checks import check_choice, check_fraction
+from npmerge.arithmetic import column, ratio
 from npmerge.task_vectors.selection import kept_of, largest
-from npmerge.weights import Density, Weights, check_density, check_weights, densities_of, weights_of
+from npmerge.weights import Density, check_density, densities_of
 
 Tensors = dict[str, Float[Array, "models ..."]]
 """One array per path; running statistics are left out."""
@@ -94,8 +91,43 @@ class Trim(Transform):
 
 
 @dataclass(frozen=True)
-class Drop(Transform):
-    """Keep each entry with a probability, independently.
+class RandomDrop(Transform):
+    """Keep each entry with a probability, independently, and divide what is kept by it, so that the expectation stays.
+
+    Attributes:
+        density: the mean probability, of all models or of each; 1 keeps everything.
+    """
+
+    density: Density
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "density", check_density(self.density))
+
+    @property
+    def random(self) -> bool:
+        """Unless everything is kept."""
+        return bool(np.any(np.asarray(self.density) < 1))
+
+    @abc.abstractmethod
+    def probability(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """Of each entry of a tensor, as it is so far; it broadcasts against x."""
+
+    def drawn(self, coefficients: Tensors, vectors: Tensors, key: Array) -> tuple[Tensors, Tensors]:
+        """The coefficients of what is kept, zero elsewhere, and the probabilities."""
+        probabilities = {path: self.probability(x) for path, x in current(coefficients, vectors).items()}
+        return where(draw(key, probabilities, vectors), coefficients), probabilities
+
+    def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
+        """Zero where dropped, larger elsewhere."""
+        if not self.random:
+            return coefficients
+        kept, probabilities = self.drawn(coefficients, vectors, key)
+        return {path: c / probabilities[path] for path, c in kept.items()}
+
+
+@dataclass(frozen=True)
+class Drop(RandomDrop):
+    """Keep each entry with the same probability.
 
     Attributes:
         density: the probability, of all models or of each.
@@ -103,102 +135,25 @@ class Drop(Transform):
             of each tensor; None leaves it.
     """
 
-    density: Density
     rescale: Literal["density", "l1"] | None = "density"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "density", check_density(self.density))
+        super().__post_init__()
         check_choice("rescale", self.rescale, ("density", "l1", None))
 
-    @property
-    def random(self) -> bool:
-        """Unless everything is kept."""
-        return bool(np.any(np.asarray(self.density) < 1))
+    def probability(self, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
+        """The density."""
+        return column(densities_of(self.density, len(x)), x)
 
     def __call__(self, coefficients: Tensors, vectors: Tensors, key: Array) -> Tensors:
-        """Zero where dropped, larger elsewhere."""
-        if not self.random:
-            return coefficients
-        density = {path: column(densities_of(self.density, len(x)), x) for path, x in vectors.items()}
-        kept = where(draw(key, density, vectors), coefficients)
-        if self.rescale == "density":
-            return {path: c / density[path] for path, c in kept.items()}
-        if self.rescale == "l1":
-            before, after = (_sums(jax.tree.map(jnp.abs, current(c, vectors))) for c in (coefficients, kept))
-            return {path: c * ratio(before[path], after[path]) for path, c in kept.items()}
-        return kept
-
-
-class Composed(LinearMerge):
-    """base + scale * sum_m c_m * (params_m - base), c the weights as a sequence of transforms leaves them. Needs a base.
-
-    Subclasses are frozen dataclasses with a field `scale`. They may have fields `weights`, one number per model by which task
-    vectors are multiplied before the first transform, ones by default; and `density`, one number or one per model.
-    """
-
-    needs_base = True
-    scale: float
-    weights: Weights = None
-
-    @property
-    @abc.abstractmethod
-    def transforms(self) -> tuple[Transform, ...]:
-        """In the order in which they are applied."""
-
-    def __post_init__(self) -> None:
-        """Check the scale, and what the transforms check of their own."""
-        super().__post_init__()
-        check_finite_number("scale", self.scale)
-        object.__setattr__(self, "weights", check_weights(self, self.weights))
-        if hasattr(self, "density"):
-            object.__setattr__(self, "density", check_density(self.density))
-        _ = self.transforms
-
-    @property
-    def random(self) -> bool:
-        """Whether one of the transforms is."""
-        return any(t.random for t in self.transforms)
-
-    def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> PyTree:
-        """One coefficient per parameter.
-
-        Raises:
-            ValueError: no base; no key if masks are drawn; another number of weights or densities than of models.
-        """
-        self.require_base(stack)
-        check_key(key)
-        if key is None and self.random:
-            raise ValueError(f"{type(self).__name__} drops entries at random: pass key=jax.random.key(seed)")
-        used = jax.random.key(0) if key is None else key  # by no transform then
-        weights = None if self.weights is None else weights_of(self, self.weights, stack).astype(np.float32)
-        found = _transformed(self.transforms, float(self.scale), weights, task_vectors(stack), used)
-        share = 1 / stack.size  # of running statistics, which are averaged
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: found.get(path_name(path), jnp.full((len(x),) + (1,) * (x.ndim - 1), share, jnp.float32)),
-            stack.params,
-        )
-
-
-@jax.jit
-def task_vectors(stack: Stack) -> Tensors:
-    """Models less the base, by path, in float32; a separate step: transforms compile once for models of any precision."""
-
-    def less(x: Array, base: Array) -> Array:
-        return (wide(x) - wide(base)[None]).astype(jnp.float32)
-
-    leaves = jax.tree_util.tree_flatten_with_path(jax.tree.map(less, stack.params, stack.base))[0]
-    return {path_name(path): x for path, x in leaves if not is_statistic(path_name(path))}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _transformed(
-    transforms: tuple[Transform, ...], scale: Array, weights: Array | None, vectors: Tensors, key: Array
-) -> Tensors:
-    # ones are a constant, which costs no pass over the vectors
-    coefficients = {path: column(jnp.ones(len(x)) if weights is None else weights, x) for path, x in vectors.items()}
-    for place, transform in enumerate(transforms):
-        coefficients = transform(coefficients, vectors, jax.random.fold_in(key, place))
-    return {path: scale * c for path, c in coefficients.items()}
+        """Zero where dropped, elsewhere as `rescale` says."""
+        if self.rescale == "density" or not self.random:
+            return super().__call__(coefficients, vectors, key)
+        kept, _ = self.drawn(coefficients, vectors, key)
+        if self.rescale is None:
+            return kept
+        before, after = (_sums(jax.tree.map(jnp.abs, current(c, vectors))) for c in (coefficients, kept))
+        return {path: c * ratio(before[path], after[path]) for path, c in kept.items()}
 
 
 def current(coefficients: Tensors, vectors: Tensors) -> Tensors:
@@ -224,26 +179,11 @@ def draw(key: Array, probabilities: dict[str, Any], like: Tensors) -> Masks:
     return {path: mask(path, x.shape) for path, x in like.items()}
 
 
-def column(values: Any, x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
-    """One number per model as an array of as many axes as `x`."""
-    return jnp.asarray(values, jnp.float32).reshape((len(x),) + (1,) * (x.ndim - 1))
-
-
 def by_scope(choose: Callable[[Tensors], dict[str, Array]], tensors: Tensors, scope: Scope) -> dict[str, Array]:
     """`choose` of all tensors together, or of each by itself."""
     if scope == "model":
         return choose(tensors)
     return {path: choose({path: x})[path] for path, x in tensors.items()}
-
-
-def over_models(x: Float[Array, "models ..."]) -> Float[Array, "1 ..."]:
-    """The sum over the models, written out: on CPUs a reduction over the leading axis is far slower."""
-    return functools.reduce(jnp.add, [x[k] for k in range(len(x))])[None]
-
-
-def ratio(x: Float[Array, "..."], total: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The quotient, and zero where the total is."""
-    return jnp.where(total != 0, x / jnp.where(total != 0, total, 1.0), 0.0)
 
 
 def _sums(tensors: Tensors) -> Tensors:

@@ -1,8 +1,13 @@
 import pytest
 
+from npmerge.cost import collected, merged
+from npmerge.lora import stack_adapters
+from npmerge.low_rank import with_low_rank
 from tests import examples
 
-PUBLIC = examples.public("npmerge")
+BY_MODULE = (collected, merged, stack_adapters, with_low_rank)
+"""What the README calls by its module."""
+PUBLIC = examples.public("npmerge") | {function.__name__: function for function in BY_MODULE}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -8,6 +8,7 @@ import optax
 import pytest
 from scipy.optimize import lsq_linear
 
+from alignment.names import is_statistic
 from npmerge import (
     Average,
     Clip,
@@ -31,7 +32,6 @@ from npmerge import (
     stack_models,
     weight_space,
 )
-from npmerge.base import is_statistic
 from tests.npmerge.toys import apply, batch, normal, variables
 
 NP = Learned(Average(), PerParameter(), Simplex())

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from npmerge.base import combine
 from npmerge.constraints import Free, Simplex
 from npmerge.fitting.fit import fit
 from npmerge.granularity import PerChannel, PerModel, PerParameter, PerTensor
 from npmerge.learned import Learned
+from npmerge.linear import combine
 from npmerge.lora import stack_adapters
 from npmerge.low_rank import LowRank, materialised, with_low_rank
 from npmerge.methods.average import Average

@@ -9,9 +9,9 @@ import pytest
 import npmerge as nm
 from alignment import NodeMap, OptimalTransport, WeightMatching, ZipIt, align, identity, permutation, resize, trace, transport
 from npmerge import multi_head, reset_statistics
+from npmerge.arithmetic import mean_of
 from npmerge.heads.side_by_side import side_by_side
 from npmerge.models import Mlp, ResNetCifar, abstract, build, example
-from npmerge.stack import mean_of
 from tests.contract.test_models import generic, inputs
 
 CONFIG = ResNetCifar(blocks=1, width=4, shortcut="B", classes=3, side=8, channels=2)

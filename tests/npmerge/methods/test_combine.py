@@ -1,4 +1,4 @@
-"""`npmerge.base`: the apply that linear merges share."""
+"""`npmerge.linear`: the apply that linear merges share."""
 
 import chex
 import jax
@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignment.names import is_statistic
 from npmerge import Average, Stack, combine, stack_models
-from npmerge.base import constant, is_statistic
+from npmerge.linear import constant
 from tests.npmerge.toys import array, normal
 
 

@@ -29,8 +29,9 @@ from npmerge import (
     stack_models,
 )
 from npmerge.methods.della import DropByRank
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import Elect
-from npmerge.task_vectors.transforms import Composed, Drop, Trim
+from npmerge.task_vectors.transforms import Drop, Trim
 
 NAMES = ("matrix", "vector", "equal")
 DRAWS = 2000  # of the recorded means

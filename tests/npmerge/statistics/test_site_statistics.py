@@ -10,7 +10,8 @@ from alignment import capture, trace
 from npmerge import DiagonalFisher, InputGram, KroneckerFactors, NodeMoments, collect
 from npmerge.memory import peak_bytes
 from npmerge.models import Llama, build
-from npmerge.statistics.collect import Statistic, _measure
+from npmerge.statistics.collect import Statistic
+from npmerge.statistics.one_pass import measure
 from tests.npmerge.toys import SIZES, apply, array, batch, dense, float64, log_softmax64, logits64, variables
 
 MODELS = [variables(0), variables(1)]
@@ -202,7 +203,7 @@ def test_more_examples_at_once_hold_more(graph):
     """The prediction is no less than what XLA allots, and follows it."""
     x = batch(0, 256)
     for size in (8, 256):
-        traced = _measure.trace(apply, graph, (InputGram(size),), tuple(MODELS), x)
+        traced = measure.trace(apply, graph, (InputGram(size),), tuple(MODELS), x)
         predicted = peak_bytes(traced.jaxpr.jaxpr)
         found = traced.lower().compile().memory_analysis()
         allotted = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes

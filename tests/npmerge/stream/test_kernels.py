@@ -16,8 +16,9 @@ from npmerge.recipe.parameters import METHODS
 from npmerge.stream import della, masks, task_vectors
 from npmerge.stream.kernels import KERNELS, kernel_of
 from npmerge.stream.selection_in_blocks import cuts, magnitudes, select
+from npmerge.task_vectors.composed import Composed
 from npmerge.task_vectors.elections import Elect
-from npmerge.task_vectors.transforms import Composed, Trim, draw
+from npmerge.task_vectors.transforms import Trim, draw
 from tests.npmerge.stream.held import NAME, SEED, Held, run, step_of, tensors
 
 WEIGHTS = (0.5, 0.3, 0.4)

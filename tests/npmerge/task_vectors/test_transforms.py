@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from npmerge import Average, Breadcrumbs, ConsensusTA, Dare, Della, Pcb, Sce, Stack, TaskArithmetic, Ties, stack_models
+from npmerge.arithmetic import column
 from npmerge.task_vectors.elections import DisjointMean, Elect, ElectedMean
-from npmerge.task_vectors.transforms import Drop, Trim, column
+from npmerge.task_vectors.transforms import Drop, Trim
 from tests.npmerge.toys import normal
 
 SHAPES = {"kernel": (3, 4), "bias": (4,)}
