@@ -151,7 +151,7 @@ def weight_of(batch: tuple) -> Float[Array, ""]:
     """How many examples, or positions, of a batch count: by its mask if it has one. Traceable."""
     if len(batch) == 3 and jnp.result_type(batch[2]) == jnp.bool_:
         return batch[2].sum().astype(jnp.float32)
-    return jnp.float32(_examples(batch))
+    return jnp.float32(examples_in(batch))
 
 
 def padded(batch: tuple, size: int) -> tuple:
@@ -164,7 +164,7 @@ def padded(batch: tuple, size: int) -> tuple:
     Raises:
         ValueError: more examples than that.
     """
-    count = _examples(batch)
+    count = examples_in(batch)
     if count > size:
         raise ValueError(f"a batch of {count} examples cannot be filled up to {size}")
     whole = batch if len(batch) == 3 else (*batch, np.ones(count, bool))
@@ -178,7 +178,8 @@ def padded(batch: tuple, size: int) -> tuple:
     return jax.tree.map(fill, whole)
 
 
-def _examples(batch: tuple) -> int:
+def examples_in(batch: tuple) -> int:
+    """How many examples a batch has, padding included; one where all of it are single numbers."""
     return next((len(x) for x in jax.tree.leaves(batch) if np.ndim(x)), 1)
 
 

@@ -12,7 +12,8 @@ from alignment.checks import check_count, check_key, kind_of
 from alignment.graph import PyTree
 from npmerge.batches import measured
 from npmerge.fitting.checkpoints import Checkpoints, Saver
-from npmerge.fitting.loop import FitResult, History, Loop, Source
+from npmerge.fitting.loop import FitResult, History, Loop
+from npmerge.fitting.source import Source
 from npmerge.fitting.updates import Loss, Run
 from npmerge.sharding import Devices, layout_of
 from npmerge.stack import Stack
@@ -78,17 +79,12 @@ def fit(
     if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
         got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
         raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
-    _refuse_nonsense(optimizer, steps, every, patience, held_out)
+    _check_arguments(optimizer, steps, every, patience, held_out)
     check_key(key)
     check_count("accumulate", accumulate)
-    run = Run(layout_of(devices, parallel, shard), accumulate)
-    loop = Loop(
-        loss,
-        optimizer,
-        run,
-        (theta, stack),
-        list(measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None))),
-    )
+    run = Run(loss, optimizer, layout_of(devices, parallel, shard), accumulate)
+    judged_on = measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None))
+    loop = Loop(run, theta, stack, list(judged_on))
     source = Source(batches, steps)
     if isinstance(checkpoints, str | Path):
         checkpoints = Checkpoints(checkpoints)
@@ -114,7 +110,7 @@ def fit(
     return loop.result()
 
 
-def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
+def _check_arguments(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
     check_count("steps", steps, 0)
     check_count("every", every)
     if patience is not None:

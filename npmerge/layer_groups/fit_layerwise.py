@@ -21,8 +21,9 @@ from npmerge.base import Merge
 from npmerge.batches import check_batch, check_filled, measured
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.fitting.checkpoints import Checkpoints
-from npmerge.fitting.loop import Source, Status
+from npmerge.fitting.loop import Status
 from npmerge.fitting.memory import device_limit
+from npmerge.fitting.source import Source
 from npmerge.layer_groups.choice import Learning, cuts_of
 from npmerge.layer_groups.features import Features
 from npmerge.layer_groups.leaves import Leaves, Merged, shapes_of
