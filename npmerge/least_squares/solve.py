@@ -17,8 +17,10 @@ from alignment.maps import Maps
 from npmerge.batches import measured
 from npmerge.fitting.fit import fit
 from npmerge.heads.multi_head import Headed
-from npmerge.layerwise import Apply, Layer, Layers, Originals, Prepared, pieces, prepared
 from npmerge.least_squares.normal_equations import Change, Errors, Sums, add_sums, bytes_of, errors_of, no_sums, solved
+from npmerge.least_squares.prepared import Prepared, prepared
+from npmerge.least_squares.targets import Apply, Networks, Targets, pieces
+from npmerge.linear_layers import Layer
 from npmerge.normalisation import TrainApply
 
 
@@ -179,34 +181,34 @@ class LeastSquares:
             yield tuple(group)
 
     def _sums(self, found: Prepared, now: Mapping[str, Layer], variables: PyTree, inputs: list[PyTree]) -> dict[str, Sums]:
-        merged = variables if self.sequential else None
+        networks = found.networks._replace(merged=variables if self.sequential else None)
         total = no_sums(now)
-        for x in pieces(inputs, self._examples(found, tuple(now), variables, inputs[0])):
-            total = add_sums(found.layers, total, now, found.originals, merged, x)
+        for x in pieces(inputs, self._examples(found.targets, tuple(now), networks, inputs[0])):
+            total = add_sums(found.targets, total, now, networks, x)
         found_sums: dict[str, Sums] = jax.device_get(total)
         return {name: found_sums[name] for name in now}  # in the order of the network, which jit does not keep
 
-    def _examples(self, found: Prepared, names: tuple[str, ...], variables: PyTree, inputs: PyTree) -> int:
+    def _examples(self, targets: Targets, names: tuple[str, ...], networks: Networks, inputs: PyTree) -> int:
         """How many examples the memory holds the features of, those of each model and the merged ones."""
-        pairs = jax.eval_shape(lambda o, v, x: found.layers.pairs(names, o, v, x), found.originals, variables, inputs)
-        size = sum(4 * leaf.size for leaf in jax.tree.leaves(pairs)) * (1 + len(found.originals.models))
+        pairs = jax.eval_shape(functools.partial(targets.pairs, names), networks, inputs)
+        size = sum(4 * leaf.size for leaf in jax.tree.leaves(pairs)) * (1 + len(networks.models))
         return max(1, int(self.memory_limit * len(jax.tree.leaves(inputs)[0]) // max(size, 1)))
 
     def _descended(self, found: Prepared, batches: list[tuple]) -> Solved:
         layers, names = found.layers, found.names
         start = layers.several(tuple(names), found.start)
-        given = _Given(found.originals, start, {name: jnp.asarray(found.allowed(name)) for name in names})
+        given = _Given(found.networks, start, {name: jnp.asarray(found.allowed(name)) for name in names})
         if not names:
             return Solved(found.start, {}, {}, found.left, ())
         optimizer = optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.steps))
-        result = fit(start, _JointError(layers), given, batches, optimizer, steps=self.steps)
+        result = fit(start, _JointError(found.targets), given, batches, optimizer, steps=self.steps)
         if result.status == "diverged":
             raise ValueError(f"the descent diverged: lower learning_rate={self.learning_rate}")
         ends = {name: given.masked(name, result.theta[name]) for name in names}
         total: Any = None
         inputs = [x for x, *_ in batches]
-        for x in pieces(inputs, self._examples(found, names, found.start, inputs[0])):
-            new = _add_errors(layers, given, ends, x)
+        for x in pieces(inputs, self._examples(found.targets, names, found.networks, inputs[0])):
+            new = _add_errors(found.targets, given, ends, x)
             total = new if total is None else jax.tree.map(jnp.add, total, new)
         before, after = ({name: total[name][k].relative() for name in names} for k in range(2))
         better = {name: ends[name] for name in names if after[name] <= before[name]}
@@ -217,7 +219,7 @@ class LeastSquares:
 class _Given(NamedTuple):
     """What the descent does not move: the originals, the layers as they were, and the entries that may move."""
 
-    originals: Originals
+    networks: Networks
     start: dict[str, Layer]
     allowed: dict[str, Array]
 
@@ -230,18 +232,18 @@ class _Given(NamedTuple):
 class _JointError:
     """The sum over all sites of the mean squared error, as a loss for `fit`."""
 
-    layers: Layers
+    targets: Targets
 
     def __call__(self, theta: dict[str, Layer], given: _Given, batch: tuple) -> Array:
-        pairs = self.layers.pairs(theta, given.originals, None, batch[0])
+        pairs = self.targets.pairs(theta, given.networks, batch[0])
         missing = [errors_of(pairs[name], given.masked(name, layer)).missing for name, layer in theta.items()]
         return jnp.stack([m / pairs[name].outputs.size for m, name in zip(missing, theta, strict=True)]).sum()
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _add_errors(layers: Layers, given: _Given, ends: dict[str, Layer], x: PyTree) -> dict[str, tuple[Errors, Errors]]:
+def _add_errors(targets: Targets, given: _Given, ends: dict[str, Layer], x: PyTree) -> dict[str, tuple[Errors, Errors]]:
     """Of one batch, for every site, at the start and at the end."""
-    pairs = layers.pairs(ends, given.originals, None, x)
+    pairs = targets.pairs(ends, given.networks, x)
     return {name: (errors_of(pairs[name], given.start[name]), errors_of(pairs[name], ends[name])) for name in ends}
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,10 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.activations.masked import masked_features
 from alignment.activations.taps import capture
-from alignment.biases import channel_biases
 from alignment.checks import check_flags, check_kinds, unknown
-from alignment.graph import Graph, PyTree, Signature, as_shapes, signature
-from npmerge.layerwise import Layers
+from alignment.graph import Graph, PyTree
+from npmerge.linear_layers import layers_of
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.teachers import Teacher, check_teacher, teachers
 from npmerge.stack import Stack
@@ -104,20 +102,13 @@ class FeatureMatching(Objective):
 
     def _sites(self, apply: Apply, params: PyTree, models: list[PyTree], batch: tuple) -> dict[str, tuple[Seen, Array]]:
         """By name what the merged site makes of the teacher's inputs, and what the teacher makes of them."""
-        biases = _biases(apply, self.graph, signature(params), signature(batch[0]))
-        layers = Layers((), (), apply, self.graph, biases, own_inputs=False)
-
-        def made(name: str, variables: PyTree, x: Array) -> Array:
-            matrix, bias = layers.layer(name, variables)
-            y = jnp.matmul(x, matrix)
-            return y if bias is None else y + jnp.broadcast_to(bias[..., None, :], y.shape)
-
+        layers = layers_of(apply, self.graph, params, batch[0])
         read = [_inputs(apply, self.graph, self.names or (), model, batch) for model in models]
         found = {}
         for name in self.names or ():
             inputs = [seen[name].values for seen in read]
-            outputs = [made(name, model, x) for model, x in zip(models, inputs, strict=True)]
-            found[name] = Seen(made(name, params, _mean(inputs)), read[0][name].counts), _mean(outputs)
+            outputs = [layers.layer(name, model).outputs(x) for model, x in zip(models, inputs, strict=True)]
+            found[name] = Seen(layers.layer(name, params).outputs(_mean(inputs)), read[0][name].counts), _mean(outputs)
         return found
 
 
@@ -135,14 +126,6 @@ def _inputs(apply: Apply, graph: Graph, names: tuple[str, ...], variables: PyTre
         joined = jnp.moveaxis(x, 0, -3).reshape(*x.shape[1:-2], -1, x.shape[-1])
         seen[name] = Seen(joined, samples_of(sites[name], mask, x.shape[-2]).ravel())
     return seen
-
-
-@functools.lru_cache(maxsize=32)
-def _biases(apply: Callable[..., PyTree], graph: Graph, variables: Signature, inputs: Signature) -> tuple[tuple[str, str], ...]:
-    """For each site with a bias the path of that."""
-    with jax.ensure_compile_time_eval():  # it looks at numbers, also while a loss is traced
-        found: Mapping[str, str] = channel_biases(apply, graph, as_shapes(variables), as_shapes(inputs))
-    return tuple(found.items())
 
 
 def _mean(features: list[Array]) -> Float[Array, "*copies samples units"]:

@@ -238,6 +238,7 @@ def test_a_fit_that_a_device_cannot_hold_is_refused_before_its_first_step(monkey
     monkeypatch.setattr(memory, "device_limit", lambda layout: needed.total - 1)
     with pytest.raises(ValueError, match=r"1\. shard the features"):
         fit(*given, steps=1)
+    fit(*given, steps=1, accumulate=2)  # half of the activations at once
     fit(*given, steps=1, devices=2, shard="features")
     with pytest.raises(ValueError, match=r"1\. shard the features"):
         monkeypatch.setattr(memory, "device_limit", lambda layout: 100)
