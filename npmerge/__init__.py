@@ -12,18 +12,7 @@ if TYPE_CHECKING:
     from npmerge.base import LinearMerge, Merge, combine
     from npmerge.batches import in_order, shuffled
     from npmerge.constraints import Box, Clip, Free, Simplex
-    from npmerge.evaluate import (
-        Barrier,
-        LogitEnsemble,
-        Metrics,
-        Path,
-        barrier,
-        evaluate,
-        flops,
-        parameters,
-        path_between,
-        resetting,
-    )
+    from npmerge.evaluate import LogitEnsemble, Metrics, evaluate, flops, parameters
     from npmerge.fitting.fit import Checkpoints, FitResult, History, fit
     from npmerge.fitting.precision import mixed_precision, remat
     from npmerge.fitting.successive import Successive, successive
@@ -91,6 +80,7 @@ if TYPE_CHECKING:
         weight_space,
         weighted_sum,
     )
+    from npmerge.paths import Barrier, Path, barrier, path_between, resetting
     from npmerge.published import ada_merging, dam, np_merge
     from npmerge.repair import Repaired, repair
     from npmerge.reports.figures import barrier_figure, correlation_figure, graph_figure
@@ -118,7 +108,8 @@ else:
             "npmerge.base": "LinearMerge Merge combine",
             "npmerge.batches": "in_order shuffled",
             "npmerge.constraints": "Box Clip Free Simplex",
-            "npmerge.evaluate": "Barrier LogitEnsemble Metrics Path barrier evaluate flops parameters path_between resetting",
+            "npmerge.evaluate": "LogitEnsemble Metrics evaluate flops parameters",
+            "npmerge.paths": "Barrier Path barrier path_between resetting",
             "npmerge.reports.figures": "barrier_figure correlation_figure graph_figure",
             "npmerge.fitting.fit": "Checkpoints FitResult History fit",
             "npmerge.layer_groups.fit_layerwise": "GroupFit Layerwise fit_layerwise",

@@ -177,7 +177,7 @@ def _sum(terms: list[Array]) -> Array:
 
 
 def mean(models: Sequence[Array] | Array) -> Array:
-    """The plain mean over the models, written out as `combine` does."""
+    """The plain mean over the models, or of other terms, written out as `combine` does."""
     return _sum(list(models)) / len(models)
 
 

@@ -50,15 +50,25 @@ class Free(Constraint):
 
 
 @dataclass(frozen=True)
-class Box(Constraint):
-    """Each coefficient in [low, high], by a sigmoid."""
+class _Interval(Constraint):
+    """Each coefficient in [low, high]."""
 
     low: float = 0.0
     high: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise ValueError(f"Box needs low < high, got low={self.low}, high={self.high}")
+            raise ValueError(f"{type(self).__name__} needs low < high, got low={self.low}, high={self.high}")
+
+    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
+        """Each coefficient in the interval."""
+        outside = (coefficients < self.low - FLOOR) | (coefficients > self.high + FLOOR)
+        _refuse(coefficients, outside, f"outside the box [{self.low}, {self.high}], such as")
+
+
+@dataclass(frozen=True)
+class Box(_Interval):
+    """Each coefficient in [low, high], by a sigmoid."""
 
     def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """Low + (high - low) sigmoid(latent)."""
@@ -69,25 +79,13 @@ class Box(Constraint):
         inside = (coefficients - self.low) / (self.high - self.low)
         return jax.scipy.special.logit(jnp.clip(inside, FLOOR, 1 - FLOOR))
 
-    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
-        """Each coefficient in the box."""
-        outside = (coefficients < self.low - FLOOR) | (coefficients > self.high + FLOOR)
-        _refuse(coefficients, outside, f"outside the box [{self.low}, {self.high}], such as")
-
 
 @dataclass(frozen=True)
-class Clip(Constraint):
+class Clip(_Interval):
     """Each coefficient in [low, high]: the latent is the coefficient, cut off at the ends, as AdaMerging does.
 
     A latent outside has no gradient: a step that overshoots is not undone. `Box` has no such ends.
     """
-
-    low: float = 0.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"Clip needs low < high, got low={self.low}, high={self.high}")
 
     def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """min(max(latent, low), high)."""
@@ -96,11 +94,6 @@ class Clip(Constraint):
     def inverse(self, coefficients: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """The identity."""
         return coefficients
-
-    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
-        """Each coefficient in the box."""
-        outside = (coefficients < self.low - FLOOR) | (coefficients > self.high + FLOOR)
-        _refuse(coefficients, outside, f"outside the box [{self.low}, {self.high}], such as")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree
 from npmerge.base import Merge, Stats
-from npmerge.batches import measured, with_mask
+from npmerge.batches import measured
+from npmerge.masks import with_mask
 from npmerge.operations import listening, noting, operations
 from npmerge.reports.tables import markdown_table
 from npmerge.stack import Stack, check_stack

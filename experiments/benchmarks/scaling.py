@@ -21,8 +21,9 @@ from alignment.graph import PyTree
 from experiments.benchmarks.chips import CHIPS, Chip
 from experiments.benchmarks.collectives import Collective, collectives, totals
 from experiments.benchmarks.steps import ADAM, NP_MERGE, OBJECTIVE, parameters
-from npmerge.fitting.updates import Constants, Loss, Run, State, update
+from npmerge.fitting.updates import Constants, Run, State, update
 from npmerge.models import Config, Gpt2, ResNetCifar, abstract, example
+from npmerge.objectives.base import Loss
 from npmerge.reports.tables import markdown_table
 from npmerge.sharding import AXIS, Layout, Mapped, Sharded
 from npmerge.version import __version__

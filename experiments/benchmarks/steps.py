@@ -11,9 +11,10 @@ import optax
 
 import npmerge as nm
 from alignment.graph import PyTree
-from npmerge.fitting.updates import Constants, Loss, Run, State, partition, update
+from npmerge.fitting.updates import Constants, Run, State, partition, update
 from npmerge.models import Config, Network, build
 from npmerge.objectives import Apply
+from npmerge.objectives.base import Loss
 from npmerge.sharding import AsGiven
 
 ADAM = optax.adam(1e-3)

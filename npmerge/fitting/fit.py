@@ -14,7 +14,8 @@ from npmerge.batches import measured
 from npmerge.fitting.checkpoints import Checkpoints, Saver
 from npmerge.fitting.loop import FitResult, History, Loop
 from npmerge.fitting.source import Source
-from npmerge.fitting.updates import Loss, Run
+from npmerge.fitting.updates import Run
+from npmerge.objectives.base import Loss
 from npmerge.sharding import Devices, layout_of
 from npmerge.stack import Stack
 

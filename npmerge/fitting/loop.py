@@ -17,7 +17,8 @@ from npmerge.batches import check_filled
 from npmerge.fitting.checkpoints import Saved, Saver
 from npmerge.fitting.memory import check_step
 from npmerge.fitting.source import Source
-from npmerge.fitting.updates import Constants, Feed, Loss, Run, State, evaluate, joined, partition, update
+from npmerge.fitting.updates import Constants, Feed, Run, State, evaluate, joined, partition, update
+from npmerge.objectives.base import Loss
 from npmerge.stack import Stack
 
 Status = Literal["finished", "stopped early", "diverged"]

@@ -13,10 +13,9 @@ import optax
 from jaxtyping import Array, Bool
 
 from alignment.graph import PyTree
-from npmerge.batches import examples_in, padded, weight_of
+from npmerge.masks import examples_in, padded, weight_of
+from npmerge.objectives.base import Loss
 from npmerge.sharding import AsGiven, Layout, Mapped, running
-
-Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at random
 
 
 class State(NamedTuple):

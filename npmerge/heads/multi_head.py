@@ -168,7 +168,7 @@ def multi_head(
     moved = [transport(g, m, model) for g, m, model in zip(graphs, maps, models, strict=True)]
     cut = cut_of(graphs[0], merged, stems=stems)
     average = mean_of([_part(model, {*cut.shared, *cut.parted}, keep=True) for model in moved])
-    heads = [_own(*each, cut, average) for each in zip(graphs, maps, models, moved, strict=True)]
+    heads = [_own(*each, cut=cut, average=average) for each in zip(graphs, maps, models, moved, strict=True)]
     variables = {"shared": _part(average, cut.shared, keep=True), "heads": heads}
 
     def whole(function: Function | Sequence[Function]) -> MultiHead:
@@ -193,7 +193,7 @@ def _merged(maps: Sequence[Maps], count: int) -> dict[str, int]:
     return {name: m.push.shape[-2] for name, m in maps[0].items()} if maps else {}
 
 
-def _own(graph: Graph, maps: Maps, model: PyTree, moved: PyTree, cut: Cut, average: PyTree) -> PyTree:
+def _own(graph: Graph, maps: Maps, model: PyTree, moved: PyTree, *, cut: Cut, average: PyTree) -> PyTree:
     """What one model keeps: all but the shared weights, and with the averaged part of those that are averaged in part.
 
     Merged units that the model goes on writing itself are written so that `pull` reads back what was written.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
@@ -143,21 +143,12 @@ class Pleas:
         graph: Graph | Sequence[Graph],
         models: Sequence[PyTree],
         budget: float,
-        *,
-        inputs: Array | jax.ShapeDtypeStruct,
-        weights: Mapping[str, float] | None = None,
-        stats: Stats | None = None,
-        batches: Iterable[tuple] = (),
-        train_apply: TrainApply | Sequence[TrainApply] | None = None,
-        key: Array | None = None,
+        **given: Any,
     ) -> Sized:
-        """Merge at a budget: `prepare(...).at(budget)`, which takes the same arguments. Raises ValueError as they do."""
+        """Merge at a budget: `prepare(apply, graph, models, **given).at(budget)`. Raises ValueError as they do."""
         check_list(models, "models")
         check_budget(budget, len(models))  # before the matching, which takes its time
-        ready = self.prepare(
-            apply, graph, models, inputs=inputs, weights=weights, stats=stats, batches=batches, train_apply=train_apply, key=key
-        )
-        return ready.at(budget)
+        return self.prepare(apply, graph, models, **given).at(budget)
 
     def prepare(
         self,

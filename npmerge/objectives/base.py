@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.batches import check_batch, weight_of
+from npmerge.batches import check_batch
+from npmerge.masks import weight_of
 from npmerge.stack import Stack
 
 Apply = Callable[[PyTree, Array], Array]
+Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at random
 Check = Callable[[Any], None]
 Term = tuple[Float[Array, ""], Float[Array, ""]]
 

@@ -7,7 +7,8 @@ import optax
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.batches import check_batch, check_lengths, kept, masked_mean
+from npmerge.batches import check_batch, check_lengths
+from npmerge.masks import kept, masked_mean
 from npmerge.objectives.base import Apply, Objective
 from npmerge.objectives.labels import check_labels
 from npmerge.stack import Stack

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_number
 from alignment.graph import PyTree
-from npmerge.batches import masked_mean
+from npmerge.base import mean
+from npmerge.masks import masked_mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.labels import check_logits
 from npmerge.objectives.teachers import Teacher, check_teacher, teachers
@@ -45,7 +46,7 @@ class Distillation(Objective):
         models = teachers("Distillation", self.teacher, stack)
         student = jax.nn.log_softmax(apply(params, inputs).astype(jnp.float32) / t)
         predictions = [jax.nn.softmax(apply(model, inputs).astype(jnp.float32) / t) for model in models]
-        teacher = jax.lax.stop_gradient(sum(predictions[1:], predictions[0]) / len(predictions))
+        teacher = jax.lax.stop_gradient(mean(predictions))
         return t**2 * masked_mean(optax.kl_divergence(student, teacher), batch)
 
     def of_task(self, task: int) -> "Distillation":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.batches import masked_mean
+from npmerge.masks import masked_mean
 from npmerge.objectives.base import Apply, Objective
 from npmerge.objectives.labels import check_logits
 from npmerge.stack import Stack

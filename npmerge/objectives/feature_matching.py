@@ -13,6 +13,7 @@ from alignment.activations.masked import masked_features
 from alignment.activations.taps import capture
 from alignment.checks import check_flags, check_kinds, unknown
 from alignment.graph import Graph, PyTree
+from npmerge.base import mean
 from npmerge.linear_layers import layers_of
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.teachers import Teacher, check_teacher, teachers
@@ -74,7 +75,7 @@ class FeatureMatching(Objective):
         models = teachers("FeatureMatching", self.teacher, stack)
         compare = self._nodes if self.sequential else self._sites
         errors = [_relative(*pair) for pair in compare(apply, params, models, batch).values()]
-        return sum(errors[1:], errors[0]) / len(errors)
+        return mean(errors)
 
     def of_task(self, task: int) -> "FeatureMatching":
         """A task's own teacher, if each has its own."""
@@ -130,8 +131,7 @@ def _inputs(apply: Apply, graph: Graph, names: tuple[str, ...], variables: PyTre
 
 def _mean(features: list[Array]) -> Float[Array, "*copies samples units"]:
     """In float32, as something to learn from: no gradient goes through it."""
-    wide = [x.astype(jnp.float32) for x in features]
-    return jax.lax.stop_gradient(sum(wide[1:], wide[0]) / len(wide))
+    return jax.lax.stop_gradient(mean([x.astype(jnp.float32) for x in features]))
 
 
 def _relative(ours: Seen, theirs: Float[Array, "*copies samples units"]) -> Float[Array, ""]:

@@ -12,7 +12,7 @@ from alignment.base import Alignment, maps_of
 from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
-from npmerge.base import between
+from npmerge.base import between, mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.losses import OfObjective
 from npmerge.sharding import gathered
@@ -41,7 +41,7 @@ class LineLoss(OfObjective):
         moved = [transport(self.graph, m, v) for m, v in zip(maps, models, strict=True)]
         points = [between(models[0], other, t) for other in moved[1:]]
         losses = [self.objective(self.apply, gathered(point), stack, batch) for point in points]
-        return sum(losses[1:], losses[0]) / len(losses)
+        return mean(losses)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""

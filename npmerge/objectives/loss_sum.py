@@ -10,12 +10,10 @@ from jaxtyping import Array, Float
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree
-from npmerge.batches import weight_of
-from npmerge.objectives.base import Check, Objective, Term
+from npmerge.masks import weight_of
+from npmerge.objectives.base import Check, Loss, Objective, Term
 from npmerge.objectives.terms import all_of, check_equal, check_weights, scaled, weighted
 from npmerge.stack import Stack
-
-Loss = Callable[..., Array]
 
 
 @dataclass(frozen=True)

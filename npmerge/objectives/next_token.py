@@ -11,7 +11,8 @@ import optax
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.batches import check_batch, mean_where
+from npmerge.batches import check_batch
+from npmerge.masks import mean_where
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.labels import check_logits
 from npmerge.stack import Stack

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_flags, kind_of
 from alignment.graph import PyTree
-from npmerge.batches import check_lengths, masked_mean
+from npmerge.batches import check_lengths
+from npmerge.masks import masked_mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.stack import Stack
 
@@ -21,7 +22,7 @@ class UserObjective(Objective):
 
     Attributes:
         function: it. Name it once: a loss is compiled for each function, and two lambdas are two.
-        masks: whether it heeds the third part of a batch: `npmerge.batches.masked_mean` takes such a mean.
+        masks: whether it heeds the third part of a batch: `npmerge.masks.masked_mean` takes such a mean.
     """
 
     function: Callable[[Apply, PyTree, Stack | None, tuple], Float[Array, ""]]

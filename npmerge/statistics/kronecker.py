@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from alignment.activations.taps import gradients
 from alignment.graph import Graph, PyTree
 from alignment.sites import Site
-from npmerge.batches import counted
+from npmerge.masks import counted
 from npmerge.statistics.likelihood import OfLikelihood, drawn, labels_of, log_likelihood
 from npmerge.statistics.one_by_one import alone, of_models, one_by_one, per_sample, product, samples_of
 
