@@ -17,7 +17,13 @@ Data = Shaped[Array | np.ndarray, "n ..."]
 
 
 def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
-    """All examples once, in order; the last batch may be smaller. Raises ValueError if the lengths differ or are zero."""
+    """All examples once, in order; the last batch may be smaller. Raises ValueError if the lengths differ or are zero.
+
+    Example:
+        >>> x, labels = np.arange(10.0).reshape(5, 2), np.array([0, 1, 1, 0, 1])
+        >>> [(inputs.shape, targets.tolist()) for inputs, targets in nm.in_order(x, labels, 2)]
+        [((2, 2), [0, 1]), ((2, 2), [1, 0]), ((1, 2), [1])]
+    """
     _check(inputs, targets, size)
     return [(inputs[k : k + size], targets[k : k + size]) for k in range(0, len(inputs), size)]
 
@@ -27,6 +33,12 @@ def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled"
 
     Few examples thus fill large batches by repetition, and every example is seen equally often up to one. Raises ValueError
     if the lengths differ or are zero.
+
+    Example:
+        >>> batches = nm.shuffled(np.arange(3), np.arange(3), 2, seed=0)
+        >>> seen = [next(batches)[0] for _ in range(3)]
+        >>> [len(x) for x in seen], sorted(np.concatenate(seen).tolist())  # two orders of three examples
+        ([2, 2, 2], [0, 0, 1, 1, 2, 2])
     """
     _check(inputs, targets, size)
     return Shuffled(inputs, targets, size, seed)
@@ -104,7 +116,7 @@ def check_batch(batch: object, *, masks: bool = False) -> None:
 
 def check_lengths(batch: tuple) -> None:
     """Raise ValueError unless all arrays of the targets are of as many examples as the inputs; single numbers are of none."""
-    first = jax.tree.leaves(batch[0])[0]
+    first = next(iter(jax.tree.leaves(batch[0])), None)
     for y in jax.tree.leaves(batch[1]):
         if np.ndim(first) and np.ndim(y) and len(y) != len(first):
             raise ValueError(f"a batch has {len(first)} inputs and {len(y)} labels")

@@ -24,7 +24,18 @@ Reset = Callable[[PyTree], PyTree]
 
 
 class Path(NamedTuple):
-    """Loss and accuracy at each fraction of the way from the first network to the second, as numpy arrays."""
+    """What `path_between` returns, as numpy arrays (points,).
+
+    Attributes:
+        fractions: of the way from the first network to the second.
+        loss: at each, in nats.
+        accuracy: at each, as a fraction.
+
+    Example:
+        >>> path = nm.Path(np.array([0.0, 0.5, 1.0]), np.array([0.2, 0.9, 0.4]), np.array([0.9, 0.6, 0.8]))
+        >>> round(path.barrier, 2), round(path.accuracy_barrier, 2)  # above 0.3, below 0.85
+        (0.6, 0.25)
+    """
 
     fractions: np.ndarray
     loss: np.ndarray
@@ -49,7 +60,19 @@ class Path(NamedTuple):
 
 
 class Barrier(NamedTuple):
-    """How much worse a path is than the line between its ends, in loss and in accuracy, with the path itself."""
+    """How much worse a path is than the line between its ends.
+
+    Attributes:
+        loss: the most that the loss is above that line, in nats.
+        accuracy: the most that the accuracy is below its own.
+        path: that was measured.
+
+    Example:
+        >>> apply = lambda v, x: x @ v  # linear: the line is as good as its ends
+        >>> found = nm.barrier(apply, jnp.eye(2), 3 * jnp.eye(2), [(jnp.eye(2), np.array([0, 1]))], points=3)
+        >>> found.loss, found.accuracy, found.path.fractions.tolist()
+        (0.0, 0.0, [0.0, 0.5, 1.0])
+    """
 
     loss: float
     accuracy: float
@@ -72,6 +95,13 @@ def path_between(
     Raises:
         ValueError: for batches that are not a list, fewer than two points, a `reset` that takes other arguments, and what
             `evaluate` refuses.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.eye(2), "u": 4 * jnp.eye(2)}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # its units in another order: the same function
+        >>> print(nm.path_between(apply, a, b, [(jnp.eye(2), np.array([0, 1]))], points=3).loss.round(2))
+        [0.02 0.69 0.02]
     """
     check_count("points", points, 2)
     check_list(batches, "batches")
@@ -101,6 +131,15 @@ def barrier(
 
     Warns:
         UserWarning: if the networks hold running statistics and there is no `reset`.
+
+    Example:
+        >>> apply, batches = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], [(jnp.eye(2), np.array([0, 1]))]
+        >>> a = {"w": jnp.eye(2), "u": 4 * jnp.eye(2)}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}
+        >>> graph = nm.trace(apply, a, batches[0][0])
+        >>> aligned = nm.align(alignment.WeightMatching(), graph, [a, b])
+        >>> [round(nm.barrier(apply, *pair, batches, points=3).loss, 2) for pair in [(a, b), aligned]]
+        [0.67, 0.0]
     """
     if reset is None and (held := [path for path in flatten(start) if re.search(STATISTICS, path)]):
         warnings.warn(
@@ -126,7 +165,23 @@ def _check_reset(reset: Reset | None) -> None:
 
 
 def resetting(train_apply: TrainApply, batches: Sequence[tuple]) -> Reset:
-    """`reset_statistics` on these batches, a list, as a function of the variables alone."""
+    """`reset_statistics` on these batches as a function of the variables alone, for `path_between` and `barrier`.
+
+    Args:
+        train_apply: the network in training mode.
+        batches: `(inputs, targets)`, a list: they are gone through at every point.
+
+    Raises:
+        ValueError: batches that are no list.
+
+    Example:
+        >>> def train_apply(v, x):  # a norm whose statistics move by half
+        ...     mean = 0.5 * v["batch_stats"]["mean"] + 0.5 * x.mean(0)
+        ...     return x - x.mean(0, keepdims=True), {"batch_stats": {"mean": mean}}
+        >>> reset = nm.resetting(train_apply, [(jnp.array([[1.0, 2.0], [3.0, 6.0]]), None)])
+        >>> [f"{x:.2f}" for x in reset({"batch_stats": {"mean": jnp.zeros(2)}})["batch_stats"]["mean"]]
+        ['2.00', '4.00']
+    """
     check_list(batches, "batches")
     return functools.partial(reset_statistics, train_apply, batches=batches)
 

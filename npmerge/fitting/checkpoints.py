@@ -34,6 +34,15 @@ class Checkpoints:
         folder: of the checkpoints, made if it is not there.
         steps: between two of them; None to go by time alone.
         minutes: after which there is one, at the next judgement (`every`); None to go by steps alone.
+
+    Example:
+        >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
+        >>> given = jnp.zeros(2), loss, None, [(None, jnp.ones(2))], optax.sgd(0.5)
+        >>> for steps in (2, 3):  # the second goes on where the first ended
+        ...     found = nm.fit(*given, steps=steps, checkpoints=nm.Checkpoints("run", steps=1))
+        ...     print(found.theta, found.history.loss)
+        [0.75 0.75] [1.   0.25]
+        [0.875 0.875] [1.     0.25   0.0625]
     """
 
     folder: Path | str

@@ -76,6 +76,15 @@ def fit(
 
     A loss or gradient that is not finite stops the run with status "diverged"; without held-out data theta is then the latest
     whose loss was finite.
+
+    Example:
+        >>> apply = lambda v, x: x @ v["w"]
+        >>> stack = nm.stack_models([{"w": jnp.array([[1.0, 0.0], [0.0, 0.0]])}, {"w": jnp.array([[0.0, 0.0], [0.0, 1.0]])}])
+        >>> merge, batches = nm.np_merge(), [(jnp.eye(2), np.array([0, 1]))]
+        >>> loss = nm.weight_space(merge, apply, nm.CrossEntropy())
+        >>> found = nm.fit(merge.init(stack), loss, stack, batches, optax.adam(0.5), steps=50)
+        >>> print(merge(stack)["w"].ravel(), merge.apply(found.theta, stack)["w"].ravel().round(1))
+        [0.5 0.  0.  0.5] [1. 0. 0. 1.]
     """
     if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
         got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))

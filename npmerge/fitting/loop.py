@@ -28,7 +28,17 @@ UNUSED = optax.identity()
 class History(NamedTuple):
     """What was measured on the way, as numpy arrays.
 
-    `loss[i]` is that of step i on its batch before the update; `held_out_loss[j]` was found after `held_out_step[j]` updates.
+    Attributes:
+        loss: `loss[i]` is that of step i on its batch, before the update.
+        held_out_step: after how many updates theta was judged.
+        held_out_loss: what was found there.
+
+    Example:
+        >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
+        >>> batches = [(None, jnp.ones(2))]
+        >>> found = nm.fit(jnp.zeros(2), loss, None, batches, optax.sgd(0.5), steps=2, held_out=batches, every=1)
+        >>> print(found.history.loss, found.history.held_out_step, found.history.held_out_loss)
+        [1.   0.25] [0 1 2] [1.     0.25   0.0625]
     """
 
     loss: np.ndarray
@@ -37,10 +47,19 @@ class History(NamedTuple):
 
 
 class FitResult(NamedTuple):
-    """Theta, history, status.
+    """What `fit` returns.
 
-    Theta is the best on held-out data where there is any, the start included; else the last one, or the latest whose loss was
-    finite where the fit diverged.
+    Attributes:
+        theta: the best on held-out data where there is any, the start included; else the last one, or the latest whose loss was
+            finite where the fit diverged.
+        history: what was measured.
+        status: "finished", "stopped early" (`patience`) or "diverged".
+
+    Example:
+        >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
+        >>> found = nm.fit(jnp.zeros(2), loss, None, [(None, jnp.ones(2))], optax.sgd(0.5), steps=2)
+        >>> print(found.theta, found.status)
+        [0.75 0.75] finished
     """
 
     theta: PyTree

@@ -21,7 +21,16 @@ Term = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 class Objective(abc.ABC):
-    """A scalar to minimise, averaged over the examples of a batch. Subclasses are frozen dataclasses."""
+    """A scalar to minimise, averaged over the examples of a batch. Subclasses are frozen dataclasses.
+
+    Example:
+        >>> class Size(nm.Objective):
+        ...     def __call__(self, apply, params, stack, batch):
+        ...         return jnp.abs(params["w"]).sum()
+        >>> loss = nm.fine_tuning(lambda v, x: x @ v["w"], nm.Sum((nm.CrossEntropy(), Size()), (1.0, 0.1)))
+        >>> print(loss({"w": jnp.zeros((2, 2))}, None, (jnp.eye(2), np.array([0, 1]))).round(2))
+        0.69
+    """
 
     masks: bool = False
     """Whether a batch may be `(inputs, targets, mask)`: then the average is over what the mask keeps."""

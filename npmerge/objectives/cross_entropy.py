@@ -20,6 +20,12 @@ class CrossEntropy(Objective):
 
     Of a language model, whose batches are `(tokens[:, :-1], tokens[:, 1:])`, it is the loss of the next token, as
     `NextToken()` is on the tokens themselves.
+
+    Example:
+        >>> apply = lambda v, x: x @ v
+        >>> batch = jnp.eye(3), np.array([0, 1, -1]), np.array([True, True, False])  # the last is padding
+        >>> print(nm.CrossEntropy()(apply, jnp.zeros((3, 4)), None, batch).round(3), np.log(4).round(3))
+        1.386 1.386
     """
 
     masks = True

@@ -29,6 +29,12 @@ class Distillation(Objective):
     Attributes:
         temperature: T.
         teacher: "mean", the number m of a model, or "own" inside `Joint`.
+
+    Example:
+        >>> apply, stack = lambda v, x: x @ v["w"], nm.stack_models([{"w": jnp.eye(2)}, {"w": -jnp.eye(2)}])
+        >>> value = lambda w: nm.Distillation()(apply, {"w": w}, stack, (jnp.eye(2), None))
+        >>> print(value(jnp.zeros((2, 2))).round(3), value(jnp.eye(2)).round(3))  # the mean of their predictions is even
+        0.0 0.12
     """
 
     temperature: float = 1.0

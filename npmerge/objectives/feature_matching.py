@@ -49,6 +49,14 @@ class FeatureMatching(Objective):
             each task the model of that task.
         sequential: whether inputs of a layer are what the merged network makes, else those of the teacher.
         names: the nodes (sequential) or sites to compare, all that can be by default. Of what is not asked for nothing is kept.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.eye(2)
+        >>> model = {"w": jnp.eye(2), "u": jnp.eye(2)}
+        >>> objective = nm.FeatureMatching(nm.trace(apply, model, x))
+        >>> twice, stack = {**model, "w": 2 * jnp.eye(2)}, nm.stack_models([model, model])
+        >>> print(objective(apply, model, stack, (x, None)), objective(apply, twice, stack, (x, None)))
+        0.0 1.0
     """
 
     graph: Graph

@@ -23,7 +23,23 @@ from npmerge.stack import Stack, check_stack
 class LineLoss(OfObjective):
     """`loss(theta, stack, batch, key=)`: the objective at a random point of the line from the reference to each other model.
 
-    Without a key the point is the middle of the interval, so that held-out losses can be compared.
+    `along_line` makes it. Without a key the point is the middle of the interval, so that held-out losses can be compared.
+
+    Attributes:
+        alignment: whose theta is learned.
+        graph: of the networks.
+        apply: the network.
+        objective: what is minimised.
+        interval: the ends of where points are drawn, 0 the reference.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.eye(2), "u": 4 * jnp.eye(2)}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # its units in another order
+        >>> way, graph = alignment.WeightMatching(), nm.trace(apply, a, jnp.eye(2))
+        >>> loss = nm.along_line(way, graph, apply, nm.CrossEntropy(), interval=(0.5, 0.5))
+        >>> print(loss(way.init(graph, [a, b]), nm.stack_models([a, b]), (jnp.eye(2), np.array([0, 1]))).round(3))
+        0.018
     """
 
     alignment: Alignment
@@ -69,6 +85,16 @@ def along_line(
 
     Raises:
         ValueError: arguments of other kinds, an interval outside [0, 1].
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.eye(2), "u": 4 * jnp.eye(2)}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # its units in another order
+        >>> graph, stack, batch = nm.trace(apply, a, jnp.eye(2)), nm.stack_models([a, b]), (jnp.eye(2), np.array([0, 1]))
+        >>> way = alignment.SoftPermutation()
+        >>> loss = nm.along_line(way, graph, apply, nm.CrossEntropy())
+        >>> print(loss(way.init(graph, [a, b]), stack, batch, key=jax.random.key(0)) < 0.69)
+        True
     """
     call = "along_line takes (alignment, graph, apply, objective)"
     check_kinds(call, (alignment, Alignment), (graph, Graph), (apply, Callable), (objective, Objective))

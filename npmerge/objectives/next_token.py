@@ -26,6 +26,12 @@ class NextToken(Objective):
     the last token of each example and is asked for all but the first. Negative tokens, which the network reads as token 0, and
     what a mask (examples,) or (examples, length) does not keep are padding, and never asked for. Padding belongs at the end,
     where no causal network looks at it.
+
+    Example:
+        >>> apply = lambda v, tokens: v[tokens]  # the logits of the next token, by the last one
+        >>> after, tokens = 2 * jnp.roll(jnp.eye(3), 1, axis=1), np.array([[0, 1, 2], [1, 2, -1]])  # -1 is padding
+        >>> print(nm.NextToken()(apply, after, None, tokens).round(3), int(nm.NextToken().weight(tokens)))
+        0.24 3
     """
 
     masks = True

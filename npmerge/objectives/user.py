@@ -23,6 +23,13 @@ class UserObjective(Objective):
     Attributes:
         function: it. Name it once: a loss is compiled for each function, and two lambdas are two.
         masks: whether it heeds the third part of a batch: `npmerge.masks.masked_mean` takes such a mean.
+
+    Example:
+        >>> def largest(apply, params, stack, batch):
+        ...     return jnp.abs(apply(params, batch[0]) - batch[1]).max()
+        >>> loss = nm.fine_tuning(lambda v, x: x @ v, nm.UserObjective(largest))
+        >>> print(loss(jnp.eye(2), None, (jnp.eye(2), jnp.zeros((2, 2)))))
+        1.0
     """
 
     function: Callable[[Apply, PyTree, Stack | None, tuple], Float[Array, ""]]
@@ -52,6 +59,12 @@ class PerExample(Objective):
 
     Attributes:
         function: of what the network returns and of the targets, such as `optax.losses.sigmoid_binary_cross_entropy`.
+
+    Example:
+        >>> objective = nm.PerExample(lambda outputs, targets: jnp.square(outputs - targets).mean(-1))
+        >>> batch = jnp.eye(2), jnp.zeros((2, 2)), np.array([True, False])
+        >>> print(objective(lambda v, x: x @ v, jnp.array([[3.0, 1.0], [9.0, 9.0]]), None, batch))
+        5.0
     """
 
     function: Callable[[PyTree, PyTree], Float[Array, "examples ..."]]

@@ -2,7 +2,8 @@ import pytest
 
 from tests import examples
 
-PUBLIC = examples.public("npmerge")
+PACKAGES = ("npmerge", "npmerge.models", "npmerge.objectives")
+PUBLIC = {name: thing for package in reversed(PACKAGES) for name, thing in examples.public(package).items()}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
