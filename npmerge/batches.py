@@ -116,7 +116,7 @@ def check_batch(batch: object, *, masks: bool = False) -> None:
 
 def check_lengths(batch: tuple) -> None:
     """Raise ValueError unless all arrays of the targets are of as many examples as the inputs; single numbers are of none."""
-    first = next(iter(jax.tree.leaves(batch[0])), None)
+    first: Any = next(iter(jax.tree.leaves(batch[0])), None)
     for y in jax.tree.leaves(batch[1]):
         if np.ndim(first) and np.ndim(y) and len(y) != len(first):
             raise ValueError(f"a batch has {len(first)} inputs and {len(y)} labels")

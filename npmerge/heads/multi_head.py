@@ -31,6 +31,16 @@ class MultiHead:
     Attributes:
         functions: for each head the function of one network, with the widths of the merged one.
         entries: where stems end: the weights, by path, whose outputs are averaged over the networks.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> models = [{"w": jnp.eye(2), "u": jnp.ones((2, 3))}, {"w": 3 * jnp.eye(2), "u": jnp.ones((2, 5))}]
+        >>> graphs = [nm.trace(apply, model, jnp.eye(2)) for model in models]
+        >>> headed = nm.multi_head(apply, graphs, models, [{"w": alignment.identity(2)}] * 2)
+        >>> second = headed.apply.head(1)  # a network like any other
+        >>> print(second(headed.variables, jnp.eye(2)))
+        [[2. 2. 2. 2. 2.]
+         [2. 2. 2. 2. 2.]]
     """
 
     functions: tuple[Function, ...]
@@ -100,6 +110,15 @@ class Headed(NamedTuple):
         variables: of all of it.
         train_apply: training mode; None unless it was given.
         shared: the leaves that all tasks share.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> models = [{"w": jnp.eye(2), "u": jnp.ones((2, 3))}, {"w": 3 * jnp.eye(2), "u": jnp.ones((2, 5))}]
+        >>> graphs = [nm.trace(apply, model, jnp.eye(2)) for model in models]
+        >>> headed = nm.multi_head(apply, graphs, models, [{"w": alignment.identity(2)}] * 2)
+        >>> other = headed.sharing({"w": 7 * jnp.eye(2), "u": None})  # the same heads behind another trunk
+        >>> print(other.variables["shared"]["w"].diagonal(), [head["u"].shape for head in other.variables["heads"]])
+        [7. 7.] [(2, 3), (2, 5)]
     """
 
     apply: MultiHead
@@ -154,6 +173,17 @@ def multi_head(
         ValueError: another number of maps or functions than of models, maps of different nodes or to different widths, NaN or
             infinity in a model, without `stems` no maps at all, and what `cut_of` raises: mostly for a cut through a residual
             stream, a tensor that makes merged units from units that are not (both nodes are named).
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a, b = {"w": jnp.eye(2), "u": jnp.ones((2, 3))}, {"w": 3 * jnp.eye(2), "u": jnp.ones((2, 5))}
+        >>> graphs = [nm.trace(apply, v, jnp.eye(2)) for v in (a, b)]
+        >>> maps = [{name: alignment.identity(2) for name in graph.nodes} for graph in graphs]  # aligned already
+        >>> headed = nm.multi_head(apply, graphs, [a, b], maps)
+        >>> print(headed.shared, headed.variables["shared"]["w"].diagonal())
+        ('w',) [2. 2.]
+        >>> [outputs.shape for outputs in headed.apply(headed.variables, jnp.eye(2))]  # three classes, and five
+        [(2, 3), (2, 5)]
     """
     check_list(models)
     check_list(maps, "maps")

@@ -35,6 +35,16 @@ class Solved(NamedTuple):
         left: sites that stayed as they were, with the reason.
         singular: sites whose inputs, in the data, do not determine their weights: what was not seen stays as at the start.
         headed: the merged network with a head for each model, where they keep their own; else None.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> models = [{"w": jnp.eye(2), "u": jnp.eye(2)}] * 2
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> graph, maps = nm.trace(apply, models[0], x), [{"w": alignment.identity(2)}] * 2
+        >>> start = {"w": jnp.eye(2), "u": 2 * jnp.eye(2)}
+        >>> found = nm.LeastSquares(ridge=0.0)(apply, graph, models, maps, [(x, None)], merged=start)
+        >>> {site: (round(found.before[site], 2), round(found.after[site], 2)) for site in found.before}
+        {'w': (0.0, 0.0), 'u': (1.0, 0.0)}
     """
 
     variables: PyTree
@@ -60,11 +70,6 @@ class LeastSquares:
     Norms, embeddings and what is not a linear site stay at the average, and so do running statistics without `train_apply`.
     Networks with different numbers of outputs keep their heads, each as its own map makes it (`multi_head`).
 
-    Example:
-        theta = alignment.init(graph, models, stats=stats)
-        found = LeastSquares()(apply, graph, models, alignment.maps(theta, graph), batches)
-        merged = resize(apply, graph, found.variables)
-
     Attributes:
         ridge: how strongly the start holds, as a share of the mean square of an input. 0 moves only what the data determine.
         sequential: let each site read what the merged network itself computes once all earlier sites are replaced, rather than
@@ -76,6 +81,17 @@ class LeastSquares:
         learning_rate: of the descent.
         memory_limit: bytes for the normal equations held at once and for solving one of them, and again for the features of the
             examples gone through at once; the descent takes whole batches.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> models = [{"w": jnp.eye(2), "u": jnp.eye(2)}, {"w": jnp.eye(2), "u": 3 * jnp.eye(2)}]
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> graph, maps = nm.trace(apply, models[0], x), [{"w": alignment.identity(2)}] * 2
+        >>> start = {"w": jnp.eye(2), "u": jnp.ones((2, 2))}
+        >>> found = nm.LeastSquares(ridge=0.0)(apply, graph, models, maps, [(x, None)], merged=start)
+        >>> print(jnp.abs(found.variables["u"]).round(3))  # the parents' outputs are 1 and 3 times what it reads
+        [[2. 0.]
+         [0. 2.]]
     """
 
     ridge: float = 1e-4

@@ -23,6 +23,13 @@ class Vit(Config):
         classes: number of outputs.
         side: height and width of the images.
         channels: channels of the images.
+
+    Example:
+        >>> from npmerge.models import Vit, abstract, example
+        >>> config = Vit(layers=1)  # twelve of these layers are ViT-B/16
+        >>> network = abstract(config)
+        >>> f"{nm.parameters(network.variables):,}", jax.eval_shape(network.apply, network.variables, example(config)).shape
+        ('8,601,064', (2, 1000))
     """
 
     patch: int = 16

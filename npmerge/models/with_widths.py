@@ -28,6 +28,14 @@ class WithWidths(Config):
     Attributes:
         config: the architecture.
         widths: the units of each node that has changed, by name, as (node, units) in the order of the names.
+
+    Example:
+        >>> from npmerge.models import Mlp, WithWidths, abstract
+        >>> config = Mlp(inputs=4, hidden=(8,), classes=3)
+        >>> (node,) = nm.trace(abstract(config).apply, abstract(config).variables, jnp.ones((1, 4))).nodes
+        >>> narrow = WithWidths.of(config, {node: 5})
+        >>> [layer["kernel"].shape for layer in abstract(narrow).variables["params"]["layers"].values()]
+        [(4, 5), (5, 3)]
     """
 
     config: Config

@@ -47,7 +47,7 @@ def warn_of_collapse(
         >>> import warnings
         >>> stack, merge = nm.stack_models([{"w": -jnp.eye(2)}, {"w": 9 * jnp.eye(2)}]), nm.np_merge()
         >>> loss = nm.weight_space(merge, lambda v, x: x @ v["w"], nm.CrossEntropy())
-        >>> with warnings.catch_warnings(record=True) as said:
+        >>> with warnings.catch_warnings(record=True, action="always") as said:
         ...     nm.warn_of_collapse(loss, merge.init(stack), stack, [(jnp.eye(2), np.array([0, 1]))])
         1
         >>> print(said[0].message)

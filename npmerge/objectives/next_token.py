@@ -30,8 +30,9 @@ class NextToken(Objective):
     Example:
         >>> apply = lambda v, tokens: v[tokens]  # the logits of the next token, by the last one
         >>> after, tokens = 2 * jnp.roll(jnp.eye(3), 1, axis=1), np.array([[0, 1, 2], [1, 2, -1]])  # -1 is padding
-        >>> print(nm.NextToken()(apply, after, None, tokens).round(3), int(nm.NextToken().weight(tokens)))
-        0.24 3
+        >>> objective = nm.NextToken()
+        >>> f"{objective(apply, after, None, tokens):.2f} over {objective.weight(tokens):.0f} tokens"
+        '0.24 over 3 tokens'
     """
 
     masks = True
