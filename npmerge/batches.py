@@ -17,7 +17,15 @@ Data = Shaped[Array | np.ndarray, "n ..."]
 
 
 def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
-    """All examples once, in order; the last batch may be smaller. Raises ValueError if the lengths differ or are zero.
+    """All examples once, in order; the last batch may be smaller.
+
+    Args:
+        inputs: (examples, ...).
+        targets: (examples, ...), of the same examples.
+        size: how many examples a batch has.
+
+    Raises:
+        ValueError: lengths that differ or are zero, a size below 1.
 
     Example:
         >>> x, labels = np.arange(10.0).reshape(5, 2), np.array([0, 1, 1, 0, 1])
@@ -31,8 +39,16 @@ def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
 def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled":
     """Batches of exactly `size` without end: one random order after another, cut without regard to its borders.
 
-    Few examples thus fill large batches by repetition, and every example is seen equally often up to one. Raises ValueError
-    if the lengths differ or are zero.
+    Few examples thus fill large batches by repetition, and every example is seen equally often up to one.
+
+    Args:
+        inputs: (examples, ...).
+        targets: (examples, ...), of the same examples.
+        size: how many examples a batch has.
+        seed: of the orders.
+
+    Raises:
+        ValueError: lengths that differ or are zero, a size below 1.
 
     Example:
         >>> batches = nm.shuffled(np.arange(3), np.arange(3), 2, seed=0)

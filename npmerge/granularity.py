@@ -90,6 +90,9 @@ class PerLayer(Granularity):
         pattern: a regular expression searched in each path; leaves with the same first group (or whole match) share a
             coefficient, leaves that do not match have one each. The default takes the module that holds the leaf.
 
+    Raises:
+        ValueError: a pattern that is no regular expression.
+
     Example:
         >>> model = {"first": {"b": jnp.ones(3), "w": jnp.ones((2, 3))}, "out": {"w": jnp.ones((3, 1))}}
         >>> nm.PerLayer().shapes(nm.stack_models([model, model]).params)

@@ -31,6 +31,10 @@ class Learned(Merge):
         masks: entries of task vectors to which this merge gives no coefficient have none, whatever is learned: the task vectors
             are those as `Ties(merge="sum")` leaves them, say. Only where they are zero matters, not its other coefficients.
 
+    Raises:
+        ValueError: a start or masks that are no linear merges, masks of merges that are not of task vectors, arguments of other
+            kinds.
+
     Example:
         >>> merge = nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex())
         >>> stack = nm.stack_models([{"w": jnp.array([1.0, 3.0])}, {"w": jnp.array([3.0, 5.0])}])

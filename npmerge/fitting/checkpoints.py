@@ -35,6 +35,9 @@ class Checkpoints:
         steps: between two of them; None to go by time alone.
         minutes: after which there is one, at the next judgement (`every`); None to go by steps alone.
 
+    Raises:
+        ValueError: neither steps nor minutes, or such as are not positive.
+
     Example:
         >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
         >>> given = jnp.zeros(2), loss, None, [(None, jnp.ones(2))], optax.sgd(0.5)

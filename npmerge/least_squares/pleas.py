@@ -139,6 +139,9 @@ class Pleas:
         by: whether the budget is of operations or of parameters.
         heads: whether networks with equal outputs keep their heads, too: for tasks of their own.
 
+    Raises:
+        ValueError: a matching that is not by permutations, arguments of other kinds.
+
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
         >>> a = {"w": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "u": jnp.eye(2)}

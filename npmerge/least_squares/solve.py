@@ -82,6 +82,9 @@ class LeastSquares:
         memory_limit: bytes for the normal equations held at once and for solving one of them, and again for the features of the
             examples gone through at once; the descent takes whole batches.
 
+    Raises:
+        ValueError: another method, numbers that are negative (steps, rate and memory must be above 0), a sequential descent.
+
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
         >>> models = [{"w": jnp.eye(2), "u": jnp.eye(2)}, {"w": jnp.eye(2), "u": 3 * jnp.eye(2)}]

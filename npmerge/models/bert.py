@@ -26,6 +26,9 @@ class Bert(Config):
         types: rows of the segment embedding; every token is of segment 0.
         pad: the token that fills a sequence up.
 
+    Raises:
+        ValueError: a width that is no multiple of the heads, a pad that is no token.
+
     Example:
         >>> from npmerge.models import Bert, abstract, example
         >>> config = Bert(layers=1)  # twelve of these layers are BERT-base

@@ -24,6 +24,9 @@ class Gpt2(Config):
         hidden: width of the feed-forward networks.
         length: longest sequence.
 
+    Raises:
+        ValueError: a width that is no multiple of the heads.
+
     Example:
         >>> from npmerge.models import Gpt2, abstract, example
         >>> config = Gpt2(layers=1)  # twelve of these layers are the 124 million parameters

@@ -33,6 +33,9 @@ class Llama(Config):
             into the old length are slowed down by the factor, those of which more than `high` do are not, with a linear
             transition; None slows down none.
 
+    Raises:
+        ValueError: a width that is no even multiple of the heads, heads that are none of kv_heads, another window or stretch.
+
     Example:
         >>> from npmerge.models import Llama, abstract, example
         >>> config = Llama(layers=1, length=16)  # thirty of these layers are SmolLM2, 135 million parameters

@@ -26,6 +26,9 @@ class Vgg(Config):
         pooled: height and width that the last stage is averaged to, as torchvision does (7) to images of any side; None
             leaves it as it is.
 
+    Raises:
+        ValueError: another norm, a side that the stages do not halve evenly, pooling to nothing.
+
     Example:
         >>> from npmerge.models import Vgg, abstract
         >>> variables = abstract(Vgg(norm="batch")).variables  # VGG-11 for 32 x 32 pixels

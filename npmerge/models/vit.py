@@ -24,6 +24,9 @@ class Vit(Config):
         side: height and width of the images.
         channels: channels of the images.
 
+    Raises:
+        ValueError: a width that is no multiple of the heads, a side that is none of the patch.
+
     Example:
         >>> from npmerge.models import Vit, abstract, example
         >>> config = Vit(layers=1)  # twelve of these layers are ViT-B/16

@@ -29,6 +29,9 @@ class WithWidths(Config):
         config: the architecture.
         widths: the units of each node that has changed, by name, as (node, units) in the order of the names.
 
+    Raises:
+        ValueError: a node that the architecture does not have (the nearest is named), a width below 1, widths upon widths.
+
     Example:
         >>> from npmerge.models import Mlp, WithWidths, abstract
         >>> config = Mlp(inputs=4, hidden=(8,), classes=3)

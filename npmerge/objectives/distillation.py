@@ -30,6 +30,9 @@ class Distillation(Objective):
         temperature: T.
         teacher: "mean", the number m of a model, or "own" inside `Joint`.
 
+    Raises:
+        ValueError: a temperature that is not above 0, another teacher.
+
     Example:
         >>> apply, stack = lambda v, x: x @ v["w"], nm.stack_models([{"w": jnp.eye(2)}, {"w": -jnp.eye(2)}])
         >>> value = lambda w: nm.Distillation()(apply, {"w": w}, stack, (jnp.eye(2), None))

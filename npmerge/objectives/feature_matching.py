@@ -50,6 +50,9 @@ class FeatureMatching(Objective):
         sequential: whether inputs of a layer are what the merged network makes, else those of the teacher.
         names: the nodes (sequential) or sites to compare, all that can be by default. Of what is not asked for nothing is kept.
 
+    Raises:
+        ValueError: no graph, another teacher, names that it does not have (the nearest is named), nothing to compare.
+
     Example:
         >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.eye(2)
         >>> model = {"w": jnp.eye(2), "u": jnp.eye(2)}

@@ -25,6 +25,9 @@ class Joint(Objective):
         functions: one network function for each task, in the place of the loss's one, where tasks have heads of their own; ()
             for the same network.
 
+    Raises:
+        ValueError: objectives, weights and functions of different numbers of tasks, or such as are none.
+
     Example:
         >>> batches = (jnp.eye(2), np.array([0, 1])), (jnp.eye(2), np.array([0, 0]))  # of two tasks
         >>> each = [nm.CrossEntropy()(lambda v, x: x @ v, jnp.eye(2), None, batch) for batch in batches]

@@ -25,6 +25,9 @@ class EqualShares:
     Attributes:
         merge: the `Learned` whose coefficients they are, or an `Aligned` of one.
 
+    Raises:
+        ValueError: a merge that has no learned coefficients.
+
     Example:
         >>> merge = nm.Learned(nm.Average(), nm.PerModel(), nm.Simplex())  # of two models
         >>> penalty = nm.EqualShares(merge)
@@ -64,6 +67,9 @@ class TowardStart:
 
     Attributes:
         start: theta to stay near, such as `merge.init(stack)`.
+
+    Raises:
+        ValueError: a start without floating-point leaves.
 
     Example:
         >>> start = {"all": jnp.array([0.0, 0.0])}

@@ -20,6 +20,9 @@ class Sum(Objective):
         objectives: L_i; those that read batches must read the same kind of them.
         weights: w_i; None is one each.
 
+    Raises:
+        ValueError: no objectives, another number of weights.
+
     Example:
         >>> both = nm.Sum((nm.CrossEntropy(), nm.Entropy()), (1.0, 2.0))
         >>> given = lambda v, x: x @ v, jnp.eye(2), None, (jnp.eye(2), np.array([0, 1]))

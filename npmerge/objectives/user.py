@@ -24,6 +24,9 @@ class UserObjective(Objective):
         function: it. Name it once: a loss is compiled for each function, and two lambdas are two.
         masks: whether it heeds the third part of a batch: `npmerge.masks.masked_mean` takes such a mean.
 
+    Raises:
+        ValueError: no function.
+
     Example:
         >>> def largest(apply, params, stack, batch):
         ...     return jnp.abs(apply(params, batch[0]) - batch[1]).max()
@@ -59,6 +62,9 @@ class PerExample(Objective):
 
     Attributes:
         function: of what the network returns and of the targets, such as `optax.losses.sigmoid_binary_cross_entropy`.
+
+    Raises:
+        ValueError: no function.
 
     Example:
         >>> objective = nm.PerExample(lambda outputs, targets: jnp.square(outputs - targets).mean(-1))
