@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from npmerge.fitting.precision import mixed_precision, remat
     from npmerge.fitting.successive import Successive, successive
     from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
-    from npmerge.heads.multi_head import Headed, MultiHead, multi_head
+    from npmerge.heads.functions import MultiHead
+    from npmerge.heads.multi_head import Headed, multi_head
     from npmerge.layer_groups.fit_layerwise import GroupFit, Layerwise, fit_layerwise
     from npmerge.learned import Learned
     from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
@@ -122,7 +123,8 @@ else:
                 "IsoCTS KarcherMean MaTS Mlerp ModelStock MultiSlerp NearSwap NuSlerp Passthrough Pcb RegMean "
                 "RegMeanPlusPlus Sce Slerp TallMasks TaskArithmetic Ties TsvM WeightedAverage Wudi"
             ),
-            "npmerge.heads.multi_head": "Headed MultiHead multi_head",
+            "npmerge.heads.functions": "MultiHead",
+            "npmerge.heads.multi_head": "Headed multi_head",
             "npmerge.normalisation": "reset_statistics",
             "npmerge.objectives": (
                 "OBJECTIVES CrossEntropy Distillation Entropy EqualShares FeatureMatching Joint NextToken Objective PerExample "

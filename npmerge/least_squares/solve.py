@@ -8,18 +8,17 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
 from alignment.checks import check_count, check_number
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps
 from npmerge.batches import measured
-from npmerge.fitting.fit import fit
 from npmerge.heads.multi_head import Headed
-from npmerge.least_squares.normal_equations import Change, Errors, Sums, add_sums, bytes_of, errors_of, no_sums, solved
+from npmerge.least_squares.descent import Descent
+from npmerge.least_squares.normal_equations import Change, Sums, add_sums, bytes_of, no_sums, solved
 from npmerge.least_squares.prepared import Prepared, prepared
-from npmerge.least_squares.targets import Apply, Networks, Targets, pieces
+from npmerge.least_squares.targets import Apply
 from npmerge.linear_layers import Layer
 from npmerge.normalisation import TrainApply
 
@@ -160,6 +159,11 @@ class LeastSquares:
             return result._replace(variables=headed.variables, headed=headed)
         return result._replace(variables=found.renewed(result.variables, every))
 
+    def _descended(self, found: Prepared, batches: list[tuple]) -> Solved:
+        descent = Descent(self.steps, self.learning_rate, self.memory_limit)
+        new, before, after = descent(found, batches)
+        return Solved(found.layers.replaced(new, found.start), before, after, found.left, ())
+
     def _solved(self, found: Prepared, batches: list[tuple]) -> Solved:
         layers, variables = found.layers, found.start
         before: dict[str, float] = {}
@@ -202,68 +206,10 @@ class LeastSquares:
     def _sums(self, found: Prepared, now: Mapping[str, Layer], variables: PyTree, inputs: list[PyTree]) -> dict[str, Sums]:
         networks = found.networks._replace(merged=variables if self.sequential else None)
         total = no_sums(now)
-        for x in pieces(inputs, self._examples(found.targets, tuple(now), networks, inputs[0])):
+        for x in found.targets.pieces(tuple(now), networks, inputs, self.memory_limit):
             total = add_sums(found.targets, total, now, networks, x)
         found_sums: dict[str, Sums] = jax.device_get(total)
         return {name: found_sums[name] for name in now}  # in the order of the network, which jit does not keep
-
-    def _examples(self, targets: Targets, names: tuple[str, ...], networks: Networks, inputs: PyTree) -> int:
-        """How many examples the memory holds the features of, those of each model and the merged ones."""
-        pairs = jax.eval_shape(functools.partial(targets.pairs, names), networks, inputs)
-        size = sum(4 * leaf.size for leaf in jax.tree.leaves(pairs)) * (1 + len(networks.models))
-        return max(1, int(self.memory_limit * len(jax.tree.leaves(inputs)[0]) // max(size, 1)))
-
-    def _descended(self, found: Prepared, batches: list[tuple]) -> Solved:
-        layers, names = found.layers, found.names
-        start = layers.several(tuple(names), found.start)
-        given = _Given(found.networks, start, {name: jnp.asarray(found.allowed(name)) for name in names})
-        if not names:
-            return Solved(found.start, {}, {}, found.left, ())
-        optimizer = optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.steps))
-        result = fit(start, _JointError(found.targets), given, batches, optimizer, steps=self.steps)
-        if result.status == "diverged":
-            raise ValueError(f"the descent diverged: lower learning_rate={self.learning_rate}")
-        ends = {name: given.masked(name, result.theta[name]) for name in names}
-        total: Any = None
-        inputs = [x for x, *_ in batches]
-        for x in pieces(inputs, self._examples(found.targets, names, found.networks, inputs[0])):
-            new = _add_errors(found.targets, given, ends, x)
-            total = new if total is None else jax.tree.map(jnp.add, total, new)
-        before, after = ({name: total[name][k].relative() for name in names} for k in range(2))
-        better = {name: ends[name] for name in names if after[name] <= before[name]}
-        after = {name: min(after[name], before[name]) for name in names}
-        return Solved(layers.replaced(better, found.start), before, after, found.left, ())
-
-
-class _Given(NamedTuple):
-    """What the descent does not move: the originals, the layers as they were, and the entries that may move."""
-
-    networks: Networks
-    start: dict[str, Layer]
-    allowed: dict[str, Array]
-
-    def masked(self, name: str, layer: Layer) -> Layer:
-        """A layer with the entries of the start where it may not move."""
-        return layer._replace(matrix=jnp.where(self.allowed[name], layer.matrix, self.start[name].matrix))
-
-
-@dataclass(frozen=True)
-class _JointError:
-    """The sum over all sites of the mean squared error, as a loss for `fit`."""
-
-    targets: Targets
-
-    def __call__(self, theta: dict[str, Layer], given: _Given, batch: tuple) -> Array:
-        pairs = self.targets.pairs(theta, given.networks, batch[0])
-        missing = [errors_of(pairs[name], given.masked(name, layer)).missing for name, layer in theta.items()]
-        return jnp.stack([m / pairs[name].outputs.size for m, name in zip(missing, theta, strict=True)]).sum()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _add_errors(targets: Targets, given: _Given, ends: dict[str, Layer], x: PyTree) -> dict[str, tuple[Errors, Errors]]:
-    """Of one batch, for every site, at the start and at the end."""
-    pairs = targets.pairs(ends, given.networks, x)
-    return {name: (errors_of(pairs[name], given.start[name]), errors_of(pairs[name], ends[name])) for name in ends}
 
 
 def _changed(layer: Layer, change: Change) -> Layer:

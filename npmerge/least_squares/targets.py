@@ -1,5 +1,6 @@
 """What each linear site of a merged network reads, and what it should make of it: the least squares' data."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,11 +76,22 @@ class Targets:
                 mean["outputs"][name] = y + jnp.broadcast_to(shift[..., None, :], y.shape)
         return {name: SiteFeatures(mean["inputs"][name], mean["outputs"][name]) for name in names}
 
+    def pieces(
+        self, names: tuple[str, ...], networks: Networks, batches: Sequence[PyTree], memory_limit: float
+    ) -> Iterator[PyTree]:
+        """Inputs in pieces of which memory holds the features, all of one batch of nearly the same size.
 
-def pieces(batches: Sequence[PyTree], examples: int) -> Iterator[PyTree]:
-    """The batches in pieces of at most so many examples, all of one batch of nearly the same size."""
-    for batch in batches:
-        count = len(jax.tree.leaves(batch)[0])
-        ends = np.linspace(0, count, -(-count // examples) + 1).round().astype(int)
-        for a, b in itertools.pairwise(ends):
-            yield jax.tree.map(lambda x, a=a, b=b: x[a:b], batch)
+        Args:
+            names: the sites whose features are held, those of each model and the merged ones.
+            networks: the models.
+            batches: of inputs.
+            memory_limit: in bytes.
+        """
+        pairs = jax.eval_shape(functools.partial(self.pairs, names), networks, batches[0])
+        size = sum(4 * leaf.size for leaf in jax.tree.leaves(pairs)) * (1 + len(networks.models))
+        examples = max(1, int(memory_limit * len(jax.tree.leaves(batches[0])[0]) // max(size, 1)))
+        for batch in batches:
+            count = len(jax.tree.leaves(batch)[0])
+            ends = np.linspace(0, count, -(-count // examples) + 1).round().astype(int)
+            for a, b in itertools.pairwise(ends):
+                yield jax.tree.map(lambda x, a=a, b=b: x[a:b], batch)
