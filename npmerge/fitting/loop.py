@@ -16,8 +16,8 @@ from alignment.graph import PyTree
 from npmerge.batches import check_filled
 from npmerge.fitting.checkpoints import Saved, Saver
 from npmerge.fitting.memory import check_step
-from npmerge.fitting.source import Source
-from npmerge.fitting.updates import Constants, Feed, Run, State, evaluate, joined, partition, update
+from npmerge.fitting.source import Feed, Source
+from npmerge.fitting.updates import Constants, Run, State, evaluate, joined, partition, update
 from npmerge.objectives.base import Loss
 from npmerge.stack import Stack
 

@@ -1,21 +1,19 @@
 """One step of a fit, traced: the loss, its gradient over all parts of a batch, the optimiser's update."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool
 
 from alignment.graph import PyTree
-from npmerge.masks import examples_in, padded, weight_of
+from npmerge.masks import weight_of
 from npmerge.objectives.base import Loss
-from npmerge.sharding import AsGiven, Layout, Mapped, running
+from npmerge.sharding import Layout, running
 
 
 class State(NamedTuple):
@@ -150,50 +148,6 @@ def _every(x: Array, parts: int) -> Array:
     if not x.ndim:
         return jnp.broadcast_to(x, (parts,))
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-
-
-class Feed:
-    """Batches as a compiled step takes them: filled up to a size that divides, and put in place.
-
-    Smaller batches are filled up to the size of those before, so that nothing is compiled again.
-    """
-
-    def __init__(self, run: Run):
-        self.layout, self.multiple = run.layout, run.layout.parts * run.accumulate
-        self.whole = isinstance(run.layout, AsGiven) and run.accumulate == 1
-        self.alone = isinstance(run.layout, Mapped) or run.accumulate > 1
-        self.masks, self.each = getattr(run.loss, "masks", False), getattr(run.loss, "map_batches", None)
-        self.sizes: dict[int, int] = {}
-
-    def __call__(self, batch: tuple) -> tuple:
-        """Raises ValueError for a batch that neither divides nor can be filled up."""
-        if self.whole:
-            return batch
-        if not self.masks or self.each is None:
-            self._check_divides(batch)
-            return self.layout.divide(batch)
-        pairs: list[tuple] = []
-        self.each(pairs.append, batch)
-        position = itertools.count()
-        return self.layout.divide(self.each(lambda pair: self._filled(pair, next(position), len(pairs)), batch))
-
-    def _filled(self, pair: tuple, position: int, tasks: int) -> tuple:
-        count = examples_in(pair)
-        size = self.sizes[position] = max(-(-count // self.multiple) * self.multiple, self.sizes.get(position, 0))
-        if tasks > 1 and self.alone and count < size:  # each task's mean would need weights of its own
-            raise ValueError(
-                f"batches of several tasks cannot be filled up where parts are computed alone: got one of {count} examples, "
-                f"expected a multiple of {self.multiple}"
-            )
-        return padded(pair, size)
-
-    def _check_divides(self, batch: tuple) -> None:
-        for x in jax.tree.leaves(batch):
-            if np.ndim(x) and len(x) % self.multiple:
-                raise ValueError(
-                    f"a batch of {len(x)} examples does not divide into {self.multiple} equal parts, and this loss takes no "
-                    "mask to fill it up: give batches of a multiple"
-                )
 
 
 def partition(theta: PyTree) -> tuple[PyTree, PyTree]:

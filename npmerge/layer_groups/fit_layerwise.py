@@ -26,8 +26,9 @@ from npmerge.fitting.memory import device_limit
 from npmerge.fitting.source import Source
 from npmerge.layer_groups.choice import Learning, cuts_of
 from npmerge.layer_groups.features import Features
-from npmerge.layer_groups.leaves import Leaves, Merged, shapes_of
+from npmerge.layer_groups.leaves import Leaves, shapes_of
 from npmerge.layer_groups.loss import GroupApply
+from npmerge.layer_groups.merged import Merged
 from npmerge.layer_groups.stream import GroupFit, Stream
 from npmerge.objectives import Apply, FeatureMatching, Joint, NextToken, Objective
 from npmerge.objectives.teachers import Teacher

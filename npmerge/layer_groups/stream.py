@@ -18,8 +18,9 @@ from npmerge.fitting.loop import History, Status
 from npmerge.fitting.updates import partition
 from npmerge.granularity import PerTensor
 from npmerge.layer_groups.features import Features
-from npmerge.layer_groups.leaves import Leaves, Merged
+from npmerge.layer_groups.leaves import Leaves
 from npmerge.layer_groups.loss import Given, GroupApply, GroupLoss, Params, Reconstruction
+from npmerge.layer_groups.merged import Merged
 from npmerge.learned import Learned
 from npmerge.objectives import Objective
 from npmerge.sharding import Layout, Sharded
