@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
-PyTree = Any
+from alignment.graph import PyTree
 
 
 class Network(NamedTuple):

@@ -10,12 +10,12 @@ from flax import nnx
 from jaxtyping import Array
 
 from alignment.checks import check_kinds, unknown
-from alignment.graph import Graph, path_name
+from alignment.graph import Graph, PyTree, path_name
 from alignment.labels import new_size
 from alignment.resizing.resize import resize
 from alignment.tracing.trace import trace
 from alignment.widths import check_widths
-from npmerge.models.build import Config, PyTree, abstract, example
+from npmerge.models.build import Config, abstract, example
 
 
 @dataclass(frozen=True)
