@@ -12,23 +12,13 @@ if TYPE_CHECKING:
     from npmerge.base import Merge
     from npmerge.batches import in_order, shuffled
     from npmerge.constraints import Box, Clip, Free, Simplex
-    from npmerge.evaluate import (
-        Barrier,
-        LogitEnsemble,
-        Metrics,
-        Path,
-        barrier,
-        evaluate,
-        flops,
-        parameters,
-        path_between,
-        resetting,
-    )
+    from npmerge.evaluate import LogitEnsemble, Metrics, evaluate, flops, parameters
     from npmerge.fitting.fit import Checkpoints, FitResult, History, fit
     from npmerge.fitting.precision import mixed_precision, remat
     from npmerge.fitting.successive import Successive, successive
     from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
-    from npmerge.heads.multi_head import Headed, MultiHead, multi_head
+    from npmerge.heads.functions import MultiHead
+    from npmerge.heads.multi_head import Headed, multi_head
     from npmerge.layer_groups.fit_layerwise import GroupFit, Layerwise, fit_layerwise
     from npmerge.learned import Learned
     from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
@@ -92,6 +82,7 @@ if TYPE_CHECKING:
         weight_space,
         weighted_sum,
     )
+    from npmerge.paths import Barrier, Path, barrier, path_between, resetting
     from npmerge.published import ada_merging, dam, np_merge
     from npmerge.repair import Repaired, repair
     from npmerge.reports.figures import barrier_figure, correlation_figure, graph_figure
@@ -119,7 +110,8 @@ else:
             "npmerge.base": "Merge",
             "npmerge.batches": "in_order shuffled",
             "npmerge.constraints": "Box Clip Free Simplex",
-            "npmerge.evaluate": "Barrier LogitEnsemble Metrics Path barrier evaluate flops parameters path_between resetting",
+            "npmerge.evaluate": "LogitEnsemble Metrics evaluate flops parameters",
+            "npmerge.paths": "Barrier Path barrier path_between resetting",
             "npmerge.reports.figures": "barrier_figure correlation_figure graph_figure",
             "npmerge.fitting.fit": "Checkpoints FitResult History fit",
             "npmerge.layer_groups.fit_layerwise": "GroupFit Layerwise fit_layerwise",
@@ -133,7 +125,8 @@ else:
                 "IsoCTS KarcherMean MaTS Mlerp ModelStock MultiSlerp NearSwap NuSlerp Passthrough Pcb RegMean "
                 "RegMeanPlusPlus Sce Slerp TallMasks TaskArithmetic Ties TsvM WeightedAverage Wudi"
             ),
-            "npmerge.heads.multi_head": "Headed MultiHead multi_head",
+            "npmerge.heads.functions": "MultiHead",
+            "npmerge.heads.multi_head": "Headed multi_head",
             "npmerge.normalisation": "reset_statistics",
             "npmerge.objectives": (
                 "OBJECTIVES CrossEntropy Distillation Entropy EqualShares FeatureMatching Joint NextToken Objective PerExample "

@@ -24,7 +24,7 @@ def summed(terms: Sequence[Array]) -> Array:
 
 
 def mean(models: Sequence[Array] | Array) -> Array:
-    """The plain mean over the models, written out as `summed` does."""
+    """The plain mean over the models, or of other terms, written out as `summed` does."""
     return summed(list(models)) / len(models)
 
 

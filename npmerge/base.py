@@ -10,9 +10,8 @@ from jaxtyping import Array
 
 from alignment.checks import check_flags
 from alignment.finite import check_finite
-from alignment.graph import PyTree, path_name
-from alignment.names import is_statistic as is_statistic
 from alignment.graph import PyTree
+from alignment.names import is_statistic as is_statistic
 from npmerge.lora import LoraStack
 from npmerge.stack import Stack, check_stack
 

@@ -1,22 +1,37 @@
-"""Arrays as batches: in order for measuring, shuffled without end for learning."""
+"""Arrays as batches: in order for measuring, shuffled without end for learning; and what a batch must be."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Shaped
 
-from alignment.checks import check_count
+from alignment.checks import check_count, first_line
 from alignment.graph import Graph, PyTree
+from npmerge.masks import check_mask
 
 Data = Shaped[Array | np.ndarray, "n ..."]
 
 
 def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
-    """All examples once, in order; the last batch may be smaller. Raises ValueError if the lengths differ or are zero."""
+    """All examples once, in order; the last batch may be smaller.
+
+    Args:
+        inputs: (examples, ...).
+        targets: (examples, ...), of the same examples.
+        size: how many examples a batch has.
+
+    Raises:
+        ValueError: lengths that differ or are zero, a size below 1.
+
+    Example:
+        >>> x, labels = np.arange(10.0).reshape(5, 2), np.array([0, 1, 1, 0, 1])
+        >>> [(inputs.shape, targets.tolist()) for inputs, targets in nm.in_order(x, labels, 2)]
+        [((2, 2), [0, 1]), ((2, 2), [1, 0]), ((1, 2), [1])]
+    """
     _check(inputs, targets, size)
     return [(inputs[k : k + size], targets[k : k + size]) for k in range(0, len(inputs), size)]
 
@@ -24,8 +39,22 @@ def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
 def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled":
     """Batches of exactly `size` without end: one random order after another, cut without regard to its borders.
 
-    Few examples thus fill large batches by repetition, and every example is seen equally often up to one. Raises ValueError
-    if the lengths differ or are zero.
+    Few examples thus fill large batches by repetition, and every example is seen equally often up to one.
+
+    Args:
+        inputs: (examples, ...).
+        targets: (examples, ...), of the same examples.
+        size: how many examples a batch has.
+        seed: of the orders.
+
+    Raises:
+        ValueError: lengths that differ or are zero, a size below 1.
+
+    Example:
+        >>> batches = nm.shuffled(np.arange(3), np.arange(3), 2, seed=0)
+        >>> seen = [next(batches)[0] for _ in range(3)]
+        >>> [len(x) for x in seen], sorted(np.concatenate(seen).tolist())  # two orders of three examples
+        ([2, 2, 2], [0, 0, 1, 1, 2, 2])
     """
     _check(inputs, targets, size)
     return Shuffled(inputs, targets, size, seed)
@@ -96,110 +125,14 @@ def _check_measurable(batch: tuple, *, masks: bool) -> None:
 def check_batch(batch: object, *, masks: bool = False) -> None:
     """Raise ValueError unless a batch is `(inputs, targets)`, or `(inputs, targets, mask)` where masks are heeded."""
     if masks and isinstance(batch, tuple | list) and len(batch) == 3:
-        _check_mask(batch)
+        check_mask(batch)
     else:
         check_pair(batch)
 
 
-def masked_mean(values: Float[Array, "examples ..."], batch: tuple) -> Float[Array, ""]:
-    """The mean of values over the examples of a batch, or positions of them, that its mask keeps; over all without one.
-
-    Zero where none is kept. What is padding must be finite all the same, for gradients to be. Traceable.
-    """
-    return values.mean() if len(batch) < 3 else mean_where(values, jnp.asarray(batch[2]))
-
-
-def mean_where(values: Float[Array, "examples ..."], mask: Bool[Array, "examples ..."]) -> Float[Array, ""]:
-    """The mean of the values that a mask over the first axes keeps, zero of none."""
-    where = kept(mask, values.shape)
-    return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(dtype=values.dtype), 1)
-
-
-def kept(mask: Bool[Array, "examples ..."], shape: tuple[int, ...]) -> Bool[Array, "examples ..."]:
-    """A mask over the first axes as one over all of them; an example whose positions are not told apart counts if one does.
-
-    Raises:
-        ValueError: if it is of other examples or positions.
-    """
-    mask = jnp.asarray(mask)
-    mask = mask.any(tuple(range(len(shape), mask.ndim)))
-    if mask.shape != shape[: mask.ndim]:
-        raise ValueError(f"the mask is of shape {mask.shape}, the values that it belongs to are of {shape}")
-    return jnp.broadcast_to(mask.reshape(*mask.shape, *(1,) * (len(shape) - mask.ndim)), shape)
-
-
-def counted(batch: tuple) -> Bool[Array, "examples ..."]:
-    """Which examples of a batch, or positions of each, are no padding. Traceable.
-
-    That is the mask of `(inputs, targets, mask)`, (examples,) or (examples, positions). Without one, integer targets of such a
-    shape mark padding by negative numbers, as labels to be ignored are usually written; else everything counts.
-    """
-    examples = len(jax.tree.leaves(batch[0])[0])
-    if len(batch) == 3:
-        return jnp.asarray(batch[2])
-    labels = batch[1]
-    if (
-        getattr(labels, "ndim", 0) in (1, 2)
-        and len(labels) == examples
-        and jnp.issubdtype(jnp.result_type(labels), jnp.integer)
-    ):
-        return jnp.asarray(labels) >= 0
-    return jnp.ones(examples, bool)
-
-
-def weight_of(batch: tuple) -> Float[Array, ""]:
-    """How many examples, or positions, of a batch count: by its mask if it has one. Traceable."""
-    if len(batch) == 3 and jnp.result_type(batch[2]) == jnp.bool_:
-        return batch[2].sum().astype(jnp.float32)
-    return jnp.float32(_examples(batch))
-
-
-def padded(batch: tuple, size: int) -> tuple:
-    """A batch with examples of zeros up to a size, and the mask of those that were there.
-
-    Args:
-        batch: `(inputs, targets)`, or with a mask of bool as its third part, which is padded with False.
-        size: number of examples that it gets.
-
-    Raises:
-        ValueError: more examples than that.
-    """
-    count = _examples(batch)
-    if count > size:
-        raise ValueError(f"a batch of {count} examples cannot be filled up to {size}")
-    whole = batch if len(batch) == 3 else (*batch, np.ones(count, bool))
-    if count == size:
-        return whole
-
-    def fill(x: Data) -> Data:
-        xp: Any = jnp if isinstance(x, jax.Array) else np
-        return xp.concatenate([x, xp.zeros((size - count, *x.shape[1:]), x.dtype)]) if np.ndim(x) else x
-
-    return jax.tree.map(fill, whole)
-
-
-def _examples(batch: tuple) -> int:
-    return next((len(x) for x in jax.tree.leaves(batch) if np.ndim(x)), 1)
-
-
-def with_mask(batch: tuple) -> tuple:
-    """The batch, with a mask as its third part where its targets mark padding; not traceable."""
-    if len(batch) == 3 or bool((mask := counted(batch)).all()):
-        return batch
-    return (*batch, mask)
-
-
-def _check_mask(batch: Sequence) -> None:
-    """Raise ValueError unless the third of a batch is true or false for each example, or each position of each."""
-    mask, examples = batch[2], len(jax.tree.leaves(batch[0])[0])
-    if not hasattr(mask, "dtype") or np.ndim(mask) not in (1, 2) or len(mask) != examples or mask.dtype != bool:
-        got = f"{np.shape(mask)} of {mask.dtype}" if hasattr(mask, "dtype") else type(mask).__name__
-        raise ValueError(f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}")
-
-
 def check_lengths(batch: tuple) -> None:
     """Raise ValueError unless all arrays of the targets are of as many examples as the inputs; single numbers are of none."""
-    first = jax.tree.leaves(batch[0])[0]
+    first: Any = next(iter(jax.tree.leaves(batch[0])), None)
     for y in jax.tree.leaves(batch[1]):
         if np.ndim(first) and np.ndim(y) and len(y) != len(first):
             raise ValueError(f"a batch has {len(first)} inputs and {len(y)} labels")
@@ -215,10 +148,9 @@ def check_inputs(network: tuple[Callable[..., PyTree], Graph, PyTree], inputs: P
         jax.eval_shape(apply, variables, inputs)
     except Exception as error:  # whatever the network's library raises
         got, traced = (", ".join(map(str, s)) for s in (shapes, graph.inputs))
-        line = str(error).strip().split("\n")[0]
         raise ValueError(
             f"the network does not take inputs of shape {got}: expected such as {traced}, with which its graph was traced "
-            f"({line})"
+            f"({first_line(error)})"
         ) from error
 
 

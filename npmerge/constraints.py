@@ -38,7 +38,14 @@ class Constraint(abc.ABC):
 
 @dataclass(frozen=True)
 class Free(Constraint):
-    """Any real number: the latent is the coefficient."""
+    """Any real number: the latent is the coefficient.
+
+    Example:
+        >>> merge = nm.Learned(nm.Average(), nm.PerModel(), nm.Free())
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 3.0])}, {"w": jnp.array([3.0, 5.0])}])
+        >>> print(merge.init(stack)["all"], merge.apply({"all": jnp.array([2.0, -1.0])}, stack)["w"])
+        [0.5 0.5] [-1.  1.]
+    """
 
     def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """The identity."""
@@ -50,15 +57,39 @@ class Free(Constraint):
 
 
 @dataclass(frozen=True)
-class Box(Constraint):
-    """Each coefficient in [low, high], by a sigmoid."""
+class _Interval(Constraint):
+    """Each coefficient in [low, high]."""
 
     low: float = 0.0
     high: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise ValueError(f"Box needs low < high, got low={self.low}, high={self.high}")
+            raise ValueError(f"{type(self).__name__} needs low < high, got low={self.low}, high={self.high}")
+
+    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
+        """Each coefficient in the interval."""
+        outside = (coefficients < self.low - FLOOR) | (coefficients > self.high + FLOOR)
+        _refuse(coefficients, outside, f"outside the box [{self.low}, {self.high}], such as")
+
+
+@dataclass(frozen=True)
+class Box(_Interval):
+    """Each coefficient in [low, high], by a sigmoid.
+
+    Attributes:
+        low: no coefficient reaches it.
+        high: likewise.
+
+    Raises:
+        ValueError: low that is not below high.
+
+    Example:
+        >>> box = nm.Box(0.0, 2.0)
+        >>> latent = box.inverse(jnp.array([0.5, 1.0]))
+        >>> print(latent.round(2), box.forward(latent).round(2), box.forward(latent + 100))
+        [-1.1  0. ] [0.5 1. ] [2. 2.]
+    """
 
     def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """Low + (high - low) sigmoid(latent)."""
@@ -69,25 +100,25 @@ class Box(Constraint):
         inside = (coefficients - self.low) / (self.high - self.low)
         return jax.scipy.special.logit(jnp.clip(inside, FLOOR, 1 - FLOOR))
 
-    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
-        """Each coefficient in the box."""
-        outside = (coefficients < self.low - FLOOR) | (coefficients > self.high + FLOOR)
-        _refuse(coefficients, outside, f"outside the box [{self.low}, {self.high}], such as")
-
 
 @dataclass(frozen=True)
-class Clip(Constraint):
+class Clip(_Interval):
     """Each coefficient in [low, high]: the latent is the coefficient, cut off at the ends, as AdaMerging does.
 
     A latent outside has no gradient: a step that overshoots is not undone. `Box` has no such ends.
+
+    Attributes:
+        low: the least coefficient.
+        high: the largest.
+
+    Raises:
+        ValueError: low that is not below high.
+
+    Example:
+        >>> latent = jnp.array([-0.2, 0.3, 1.7])
+        >>> print(nm.Clip().forward(latent), jax.grad(lambda a: nm.Clip().forward(a).sum())(latent))
+        [0.  0.3 1. ] [0. 1. 0.]
     """
-
-    low: float = 0.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"Clip needs low < high, got low={self.low}, high={self.high}")
 
     def forward(self, latent: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
         """min(max(latent, low), high)."""
@@ -97,11 +128,6 @@ class Clip(Constraint):
         """The identity."""
         return coefficients
 
-    def check(self, coefficients: Float[np.ndarray, "models ..."]) -> None:
-        """Each coefficient in the box."""
-        outside = (coefficients < self.low - FLOOR) | (coefficients > self.high + FLOOR)
-        _refuse(coefficients, outside, f"outside the box [{self.low}, {self.high}], such as")
-
 
 @dataclass(frozen=True)
 class Simplex(Constraint):
@@ -109,6 +135,14 @@ class Simplex(Constraint):
 
     For two models one latent a with coefficients sigmoid(a), 1 - sigmoid(a), exactly NP Merge (Orozco Camacho et al. 2024);
     for more a softmax over one latent each.
+
+    Example:
+        >>> simplex = nm.Simplex()
+        >>> latent = simplex.inverse(jnp.array([[0.25], [0.75]]))  # of two models: one row
+        >>> print(latent.round(2), simplex.forward(latent).ravel().round(2))
+        [[-1.1]] [0.25 0.75]
+        >>> simplex.inverse(jnp.array([[0.2], [0.3], [0.5]])).shape  # of three: one each
+        (3, 1)
     """
 
     def forward(self, latent: Float[Array, "rows ..."]) -> Float[Array, "models ..."]:

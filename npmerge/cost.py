@@ -19,7 +19,8 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree, signature
 from npmerge.base import Merge, Stats
-from npmerge.batches import measured, with_mask
+from npmerge.batches import measured
+from npmerge.masks import with_mask
 from npmerge.memory import bytes_of
 from npmerge.operations import operations
 from npmerge.reports.tables import markdown_table

@@ -69,7 +69,13 @@ class Granularity(abc.ABC):
 
 @dataclass(frozen=True)
 class PerModel(Granularity):
-    """One coefficient per model."""
+    """One coefficient per model.
+
+    Example:
+        >>> model = {"first": {"b": jnp.ones(3), "w": jnp.ones((2, 3))}, "out": {"w": jnp.ones((3, 1))}}
+        >>> nm.PerModel().shapes(nm.stack_models([model, model]).params)
+        {'all': ()}
+    """
 
     def group(self, path: str) -> str:
         """One group for all leaves."""
@@ -78,11 +84,21 @@ class PerModel(Granularity):
 
 @dataclass(frozen=True)
 class PerLayer(Granularity):
-    """One coefficient per model and layer.
+    r"""One coefficient per model and layer.
 
     Attributes:
         pattern: a regular expression searched in each path; leaves with the same first group (or whole match) share a
             coefficient, leaves that do not match have one each. The default takes the module that holds the leaf.
+
+    Raises:
+        ValueError: a pattern that is no regular expression.
+
+    Example:
+        >>> model = {"first": {"b": jnp.ones(3), "w": jnp.ones((2, 3))}, "out": {"w": jnp.ones((3, 1))}}
+        >>> nm.PerLayer().shapes(nm.stack_models([model, model]).params)
+        {'first': (), 'out': ()}
+        >>> nm.PerLayer(r"blocks/(\d+)/").group("blocks/7/attention/query/kernel")
+        '7'
     """
 
     pattern: str = r"^(.*)/[^/]+$"
@@ -107,7 +123,13 @@ class PerLayer(Granularity):
 
 @dataclass(frozen=True)
 class PerTensor(Granularity):
-    """One coefficient per model and tensor."""
+    """One coefficient per model and tensor.
+
+    Example:
+        >>> model = {"first": {"b": jnp.ones(3), "w": jnp.ones((2, 3))}, "out": {"w": jnp.ones((3, 1))}}
+        >>> nm.PerTensor().shapes(nm.stack_models([model, model]).params)
+        {'first/b': (), 'first/w': (), 'out/w': ()}
+    """
 
     def group(self, path: str) -> str:
         """Each leaf its own."""
@@ -116,7 +138,13 @@ class PerTensor(Granularity):
 
 @dataclass(frozen=True)
 class PerChannel(PerTensor):
-    """One coefficient per model and output channel: the last axis, as JAX libraries store kernels."""
+    """One coefficient per model and output channel: the last axis, as JAX libraries store kernels.
+
+    Example:
+        >>> model = {"first": {"b": jnp.ones(3), "w": jnp.ones((2, 3))}, "out": {"w": jnp.ones((3, 1))}}
+        >>> nm.PerChannel().shapes(nm.stack_models([model, model]).params)
+        {'first/b': (3,), 'first/w': (1, 3), 'out/w': (1, 1)}
+    """
 
     def shape(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
         """One along all axes but the last."""
@@ -128,6 +156,11 @@ class PerInput(PerTensor):
     """One coefficient per model and input channel: the last axis but one; of vectors one per entry.
 
     Columns of the weights as papers write them, (out, in). An embedding's inputs are its rows.
+
+    Example:
+        >>> model = {"first": {"b": jnp.ones(3), "w": jnp.ones((2, 3))}, "out": {"w": jnp.ones((3, 1))}}
+        >>> nm.PerInput().shapes(nm.stack_models([model, model]).params)
+        {'first/b': (3,), 'first/w': (2, 1), 'out/w': (3, 1)}
     """
 
     def shape(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
@@ -137,7 +170,13 @@ class PerInput(PerTensor):
 
 @dataclass(frozen=True)
 class PerParameter(PerTensor):
-    """One coefficient per model and parameter (NP Merge)."""
+    """One coefficient per model and parameter (NP Merge).
+
+    Example:
+        >>> model = {"first": {"b": jnp.ones(3), "w": jnp.ones((2, 3))}, "out": {"w": jnp.ones((3, 1))}}
+        >>> nm.PerParameter().shapes(nm.stack_models([model, model]).params)
+        {'first/b': (3,), 'first/w': (2, 3), 'out/w': (3, 1)}
+    """
 
     def shape(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the leaf."""

@@ -33,6 +33,19 @@ class Learned(Merge):
         constraint: where coefficients may live.
         masks: entries of task vectors to which this merge gives no coefficient have none, whatever is learned: the task vectors
             are those as `Ties(merge="sum")` leaves them, say. Only where they are zero matters, not its other coefficients.
+
+    Raises:
+        ValueError: a start or masks that are no linear merges, masks of merges that are not of task vectors, arguments of other
+            kinds.
+
+    Example:
+        >>> merge = nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex())
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 3.0])}, {"w": jnp.array([3.0, 5.0])}])
+        >>> theta = merge.init(stack)
+        >>> print(theta, merge.apply(theta, stack)["w"])  # zero steps of learning: the average
+        {'w': Array([0.], dtype=float32)} [2. 4.]
+        >>> print(merge.apply({"w": jnp.array([1.1])}, stack)["w"].round(2))
+        [1.5 3.5]
     """
 
     start: LinearMerge

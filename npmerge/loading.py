@@ -24,6 +24,12 @@ def prefetched(batches: Iterable[Batch], size: int = 2) -> "Prefetched":
 
     Raises:
         ValueError: anything that is not iterable, a size below 1.
+
+    Example:
+        >>> source = ((np.full(2, k), np.full(2, k)) for k in range(3))  # as slow as a disk, say
+        >>> with nm.prefetched(source, 2) as batches:
+        ...     print([inputs.tolist() for inputs, targets in batches])
+        [[0, 0], [1, 1], [2, 2]]
     """
     if not isinstance(batches, Iterable) or isinstance(batches, Mapping | str):
         raise ValueError(f"prefetched takes an iterable of batches, got {kind_of(batches)}")
@@ -111,6 +117,14 @@ def columns(
 
     Raises:
         ValueError: while they are gone through: batches that are no mappings, a name that they do not have.
+
+    Example:
+        >>> data = [{"image": np.zeros((2, 4)), "label": np.array([0, 1])}]
+        >>> [(inputs.shape, targets.tolist()) for inputs, targets in nm.columns(data, "image", "label")]
+        [((2, 4), [0, 1])]
+        >>> nm.columns(data, "image", "labels")
+        Traceback (most recent call last):
+        ValueError: unknown column 'labels': the nearest is 'label', expected one of image, label
     """
     if isinstance(batches, Mapping | str) or not hasattr(batches, "__iter__"):
         raise ValueError(f"columns takes an iterable of mappings, got {kind_of(batches)}")
@@ -155,6 +169,11 @@ def by_task(batches: Sequence[Iterable[Batch]]) -> Iterable[tuple]:
 
     Raises:
         ValueError: no tasks, anything but iterables, lists of different lengths or without batches.
+
+    Example:
+        >>> digits, letters = [("d0", 0), ("d1", 1)], [("l0", 0), ("l1", 1)]  # (inputs, targets) of two tasks
+        >>> nm.by_task([digits, letters])
+        [(('d0', 0), ('l0', 0)), (('d1', 1), ('l1', 1))]
     """
     check_list(batches, "iterables of batches, one for each task")
     for each in batches:

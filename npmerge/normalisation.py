@@ -40,6 +40,15 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
 
     Raises:
         ValueError: no batches, statistics that `train_apply` does not move, or that come out as NaN or infinity.
+
+    Example:
+        >>> def train_apply(v, x):  # a norm whose statistics move by half
+        ...     mean = 0.5 * v["batch_stats"]["mean"] + 0.5 * x.mean(0)
+        ...     return x - x.mean(0, keepdims=True), {"batch_stats": {"mean": mean}}
+        >>> batches = [(jnp.array([[1.0, 2.0], [3.0, 6.0]]), None), (jnp.array([[4.0, 0.0]]), None)]
+        >>> found = nm.reset_statistics(train_apply, {"batch_stats": {"mean": jnp.zeros(2)}}, batches)
+        >>> [f"{x:.2f}" for x in found["batch_stats"]["mean"]]  # of batches with means (2, 4) and (4, 0)
+        ['3.00', '2.00']
     """
     batches = measured(batches)
     first = next(batches, None)

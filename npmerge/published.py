@@ -11,6 +11,12 @@ def np_merge() -> Learned:
 
     theta = sum_m alpha_m * theta_m with alpha a sigmoid (a softmax for more than two models; the paper merges in pairs), on
     models that were aligned first. Objective: the task's loss with labels, such as `CrossEntropy()`.
+
+    Example:
+        >>> merge = nm.np_merge()
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 3.0])}, {"w": jnp.array([3.0, 5.0])}])
+        >>> print(merge(stack)["w"], merge.apply({"w": jnp.array([[9.0, -9.0]])}, stack)["w"].round(2))
+        [2. 4.] [1. 5.]
     """
     return Learned(Average(), PerParameter(), Simplex())
 
@@ -28,6 +34,13 @@ def ada_merging(scale: float = 0.3, *, layer_wise: bool = True, plus_plus: bool 
         scale: lambda to start from.
         layer_wise: one lambda per model and tensor, else one per model (task-wise).
         plus_plus: AdaMerging++: task vectors are trimmed to a fifth of the model and signs elected first, as TIES does.
+
+    Example:
+        >>> base, models = {"w": jnp.zeros(2)}, [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}]
+        >>> merge, stack = nm.ada_merging(0.3), nm.stack_models(models, base)
+        >>> theta = merge.init(stack)
+        >>> print(theta["w"], merge.apply(theta, stack)["w"])  # lambda of each model, and task arithmetic by them
+        [0.3 0.3] [0.3 0.6]
     """
     masks = Ties(0.2, merge="sum") if plus_plus else None
     return Learned(TaskArithmetic(scale), PerTensor() if layer_wise else PerModel(), Clip(), masks)
@@ -43,5 +56,15 @@ def dam() -> Learned:
 
     Where implementations disagree: the published program can pass coefficients through a tanh, here they are free; it has one
     coefficient for a whole bias and one for each column of an embedding, here they are one per entry and one per row.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.ones((2, 3))}, {"w": 3 * jnp.ones((2, 3))}])
+        >>> merge = nm.dam()
+        >>> theta = merge.init(stack)
+        >>> print(theta["w"].shape, theta["w"].ravel())  # for two models and two inputs
+        (2, 2, 1) [0.5 0.5 0.5 0.5]
+        >>> print(merge.apply({"w": theta["w"].at[0, 0].set(1.0)}, stack)["w"])
+        [[2.5 2.5 2.5]
+         [2.  2.  2. ]]
     """
     return Learned(Average(), PerInput(), Free())

@@ -39,6 +39,13 @@ class Repaired(NamedTuple):
         corrected: sites whose outputs now have the means and deviations asked for.
         scaled: sites without a bias: the deviations are those asked for, the means could not be corrected.
         left: sites that stayed as they were, with the reason: also those whose channels are all dead.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> model = {"w": jnp.eye(2), "u": jnp.eye(2)}
+        >>> found = nm.repair(apply, nm.trace(apply, model, jnp.eye(2)), model, [model], [(jnp.eye(2), None)])
+        >>> found.corrected, found.scaled, sorted(found.left)  # without a bias only deviations are corrected
+        ((), ('w',), ['u'])
     """
 
     variables: PyTree
@@ -102,6 +109,15 @@ def repair(
     Raises:
         ValueError: no batches, no models, variables of another structure, another number of weights or maps, weights and maps,
             maps with negative entries (a deviation does not follow those), NaN or infinity.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"] + v["b"], 0) @ v["u"]
+        >>> models = [{"w": jnp.eye(2), "b": k * jnp.ones((1, 2)), "u": jnp.eye(2)} for k in (0.0, 2.0)]
+        >>> graph, x = nm.trace(apply, models[0], jnp.eye(2)), jnp.array([[1.0, 0.0], [3.0, 4.0]])
+        >>> shrunk = {"w": 0.5 * jnp.eye(2), "b": jnp.zeros((1, 2)), "u": jnp.eye(2)}  # half of the deviation
+        >>> found = nm.repair(apply, graph, shrunk, models, [(x, None)])
+        >>> print(found.variables["w"].diagonal().round(2), found.variables["b"].round(2))
+        [1. 1.] [[1. 1.]]
     """
     check_list(models)
     shares = _shares(weights, len(models))

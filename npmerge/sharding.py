@@ -27,8 +27,11 @@ Devices = int | Sequence[jax.Device] | None
 class Layout(abc.ABC):
     """Puts arrays where they are computed with, and compiles functions for that.
 
-    Layouts are hashable and static arguments of what they compile: a function sees its own as its third argument.
+    Layouts are hashable: a compiled function sees its own in its first argument, which is static.
     """
+
+    features: bool = False
+    """Whether theta, the optimiser's state and the models are divided among the devices, too."""
 
     @property
     @abc.abstractmethod
@@ -51,9 +54,9 @@ class Layout(abc.ABC):
         """What was placed, as it is to be saved: each array once, whoever holds its parts."""
         return tree
 
-    @abc.abstractmethod
     def compiled(self, function: Callable[..., Any], *, donated: tuple[int, ...] = ()) -> Callable[..., Any]:
-        """`function(loss, optimizer, run, state, fixed, stack, batch, random)`: the first three are static."""
+        """`function(run, state, constants, batch, random)`, by jit; `run` is static (`npmerge.fitting.updates`)."""
+        return _jitted(function, donated)
 
     def keep(self, tree: PyTree) -> PyTree:
         """Traced: results lie as what was placed does, so that they can be passed in again without compiling anew."""
@@ -90,10 +93,6 @@ class AsGiven(Layout):
         """The tree itself."""
         return tree
 
-    def compiled(self, function: Callable[..., Any], *, donated: tuple[int, ...] = ()) -> Callable[..., Any]:
-        """By jit."""
-        return _jitted(function, donated)
-
 
 @dataclass(frozen=True)
 class Sharded(Layout):
@@ -111,7 +110,7 @@ class Sharded(Layout):
     @property
     def parts(self) -> int:
         """The devices of this process."""
-        return sum(x.process_index == jax.process_index() for x in self.devices)
+        return len(_local(self.devices))
 
     def place(self, tree: PyTree) -> PyTree:
         """Copied to all devices, or divided by features."""
@@ -119,7 +118,7 @@ class Sharded(Layout):
 
     def divide(self, batch: tuple) -> tuple:
         """Divided by examples; each process gives its own."""
-        sharding, copied = (NamedSharding(self._mesh, spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
+        sharding, copied = (NamedSharding(_mesh(self.devices), spec) for spec in (PartitionSpec(AXIS), PartitionSpec()))
 
         def put(x: Any) -> Array:
             x = x if isinstance(x, jax.Array) and jax.process_count() == 1 else np.asarray(x)
@@ -135,10 +134,6 @@ class Sharded(Layout):
         """On the default device; what is divided by features stays so."""
         return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)) if x.is_fully_replicated else x, tree)
 
-    def compiled(self, function: Callable[..., Any], *, donated: tuple[int, ...] = ()) -> Callable[..., Any]:
-        """By jit."""
-        return _jitted(function, donated)
-
     def keep(self, tree: PyTree) -> PyTree:
         """See `Layout.keep`."""
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.sharding(x.shape)), tree)
@@ -147,20 +142,16 @@ class Sharded(Layout):
         """See `Layout.whole`. Else XLA divides activations by features as well, which takes it far more sending."""
         if not self.features:
             return network
-        return jax.lax.with_sharding_constraint(network, NamedSharding(self._mesh, PartitionSpec()))
-
-    @property
-    def _mesh(self) -> Mesh:
-        return Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
+        return jax.lax.with_sharding_constraint(network, NamedSharding(_mesh(self.devices), PartitionSpec()))
 
     def sharding(self, shape: tuple[int, ...]) -> NamedSharding:
         """Where an array of this shape lies that is placed."""
         count = len(self.devices)
         whole = [k for k in range(1, len(shape)) if shape[k] % count == 0 and shape[k]] if self.features else []
         if not whole:
-            return NamedSharding(self._mesh, PartitionSpec())
+            return NamedSharding(_mesh(self.devices), PartitionSpec())
         axis = max(whole, key=lambda k: shape[k])
-        return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, AXIS))
+        return NamedSharding(_mesh(self.devices), PartitionSpec(*[None] * axis, AXIS))
 
 
 @dataclass(frozen=True)
@@ -172,11 +163,11 @@ class Mapped(Layout):
     @property
     def parts(self) -> int:
         """The devices of this process."""
-        return sum(x.process_index == jax.process_index() for x in self.devices)
+        return len(_local(self.devices))
 
     def place(self, tree: PyTree) -> PyTree:
         """A copy on every device of this process, (devices, ...)."""
-        sharding = NamedSharding(Mesh(np.array(self._local), (AXIS,), axis_types=(AxisType.Auto,)), PartitionSpec(AXIS))
+        sharding = NamedSharding(_mesh(_local(self.devices)), PartitionSpec(AXIS))
         return jax.tree.map(lambda x: jax.device_put(np.broadcast_to(x, (self.parts, *np.shape(x))), sharding), tree)
 
     def divide(self, batch: tuple) -> tuple:
@@ -204,9 +195,14 @@ class Mapped(Layout):
         """See `Layout.total`."""
         return jax.lax.psum(weight, AXIS)
 
-    @property
-    def _local(self) -> list[jax.Device]:
-        return [x for x in self.devices if x.process_index == jax.process_index()]
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _local(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """Those of this process."""
+    return [x for x in devices if x.process_index == jax.process_index()]
 
 
 _RUNNING: ContextVar[Layout | None] = ContextVar("layout of the step that is traced", default=None)
@@ -271,7 +267,7 @@ def _devices(devices: Devices) -> tuple[jax.Device, ...]:
 
 @functools.cache
 def _jitted(function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
-    return jax.jit(function, static_argnums=(0, 1, 2), donate_argnums=donated)
+    return jax.jit(function, static_argnums=0, donate_argnums=donated)
 
 
 @functools.cache
@@ -279,8 +275,8 @@ def _mapped(function: Callable[..., Any], donated: tuple[int, ...], devices: tup
     return jax.pmap(
         function,
         AXIS,
-        in_axes=(None, None, None, 0, 0, 0, 0, None),
-        static_broadcasted_argnums=(0, 1, 2),
+        in_axes=(None, 0, 0, 0, None),
+        static_broadcasted_argnums=0,
         donate_argnums=donated,
         devices=devices,
     )

@@ -9,8 +9,6 @@ import numpy as np
 
 from alignment.checks import check_list, kind_of
 from alignment.finite import check_finite
-from alignment.graph import PyTree, flatten, path_name
-from alignment.widths import KEPT_APART
 from alignment.graph import PyTree, flatten
 
 

@@ -21,8 +21,9 @@ from alignment.graph import PyTree
 from experiments.benchmarks.chips import CHIPS, Chip
 from experiments.benchmarks.collectives import Collective, collectives, totals
 from experiments.benchmarks.steps import ADAM, NP_MERGE, OBJECTIVE, parameters
-from npmerge.fitting.updates import Loss, Run, State, update
+from npmerge.fitting.updates import Constants, Run, State, update
 from npmerge.models import Config, Gpt2, ResNetCifar, abstract, example
+from npmerge.objectives.base import Loss
 from npmerge.reports.tables import markdown_table
 from npmerge.sharding import AXIS, Layout, Mapped, Sharded
 from npmerge.version import __version__
@@ -87,10 +88,10 @@ def compiled_step(setting: Setting, way: Way, models: int) -> Step:
     layout: Layout = Mapped(devices) if way == "pmap" else Sharded(devices, way == "features")
     loss, theta, stack = _problem(setting.config, models)
     state = State(theta, jax.eval_shape(ADAM.init, theta), jax.ShapeDtypeStruct((), bool))  # type: ignore[arg-type]
-    placed = [_placed(layout, x) for x in (state, jax.tree.map(lambda _: None, theta), stack)]
+    placed = [_placed(layout, x) for x in (state, Constants(jax.tree.map(lambda _: None, theta), stack))]
     batch = _divided(layout, _batch(setting))
-    step: Any = layout.compiled(update, donated=(3,))
-    program = step.lower(loss, ADAM, Run(layout), *placed, batch, {}).compile()
+    step: Any = layout.compiled(update, donated=(1,))
+    program = step.lower(Run(loss, ADAM, layout), *placed, batch, {}).compile()
     cost, found = program.cost_analysis(), collectives(program.as_text(), COMPILED)
     size, sent = parameters(setting.config), sum(each.sent for each in found)
     return Step(setting.name, way, models, size, cost["flops"], cost["bytes accessed"], totals(found), sent)

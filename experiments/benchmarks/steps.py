@@ -11,9 +11,10 @@ import optax
 
 import npmerge as nm
 from alignment.graph import PyTree
-from npmerge.fitting.updates import Loss, Run, State, partition, update
+from npmerge.fitting.updates import Constants, Run, State, partition, update
 from npmerge.models import Config, Network, build
 from npmerge.objectives import Apply
+from npmerge.objectives.base import Loss
 from npmerge.sharding import AsGiven
 
 ADAM = optax.adam(1e-3)
@@ -97,7 +98,7 @@ def _with_fixed_statistics(network: Network) -> Apply:
 def _of_fit(loss: Loss, theta: PyTree, stack: nm.Stack | None, batch: tuple) -> Stepping:
     learned, fixed = partition(theta)
     learned, good = (jax.tree.map(jnp.array, learned) for _ in range(2))  # copies, to be donated
-    run = Run(AsGiven())
-    step = run.layout.compiled(update, donated=(3,))
+    run, constants = Run(loss, ADAM, AsGiven()), Constants(fixed, stack)
+    step = run.layout.compiled(update, donated=(1,))
     state = State(learned, ADAM.init(learned), jnp.array(True), good)
-    return Stepping(lambda s: step(loss, ADAM, run, s, fixed, stack, batch, {})[0], state)
+    return Stepping(lambda s: step(run, s, constants, batch, {})[0], state)

@@ -10,8 +10,8 @@ from alignment import Graph, NodeMoments, matched_correlation
 from alignment.graph import PyTree
 from alignment.weight_distance import weights
 from npmerge.commands.align_inputs import Data
-from npmerge.evaluate import Path, path_between, resetting
 from npmerge.models import Network
+from npmerge.paths import Path, path_between, resetting
 from npmerge.statistics.collect import collect
 
 T = TypeVar("T")

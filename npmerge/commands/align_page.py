@@ -9,8 +9,8 @@ import numpy as np
 from npmerge.checkpoint.network import architecture
 from npmerge.commands.align_inputs import Data, Source
 from npmerge.commands.align_measures import Change, Measured, has_statistics
-from npmerge.evaluate import Path
 from npmerge.models import Config
+from npmerge.paths import Path
 from npmerge.reports.folder import REPORT
 from npmerge.reports.tables import markdown_table
 from npmerge.version import __version__

@@ -15,13 +15,14 @@ from alignment.base import Alignment
 from npmerge.batches import shuffled
 from npmerge.constraints import Simplex
 from npmerge.demo.digits import Digits, Examples, Split, load_digits
-from npmerge.evaluate import LogitEnsemble, Metrics, Path, evaluate, path_between
+from npmerge.evaluate import LogitEnsemble, Metrics, evaluate
 from npmerge.fitting.fit import Loss, fit
 from npmerge.granularity import PerChannel, PerParameter, PerTensor
 from npmerge.learned import Learned
 from npmerge.methods import Average, Fisher
 from npmerge.models import Mlp, build, example
 from npmerge.objectives import Apply, CrossEntropy, fine_tuning, weight_space
+from npmerge.paths import Path, path_between
 from npmerge.stack import Stack, stack_models
 from npmerge.statistics.collect import DiagonalFisher, NodeMoments, collect
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from alignment.checks import check_count
+from alignment.checks import check_count, first_line
 from alignment.graph import PyTree
 
 CHECKED = {
@@ -34,6 +34,18 @@ class Checkpoints:
         folder: of the checkpoints, made if it is not there.
         steps: between two of them; None to go by time alone.
         minutes: after which there is one, at the next judgement (`every`); None to go by steps alone.
+
+    Raises:
+        ValueError: neither steps nor minutes, or such as are not positive.
+
+    Example:
+        >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
+        >>> given = jnp.zeros(2), loss, None, [(None, jnp.ones(2))], optax.sgd(0.5)
+        >>> for steps in (2, 3):  # the second goes on where the first ended
+        ...     found = nm.fit(*given, steps=steps, checkpoints=nm.Checkpoints("run", steps=1))
+        ...     print(found.theta, found.history.loss)
+        [0.75 0.75] [1.   0.25]
+        [0.875 0.875] [1.     0.25   0.0625]
     """
 
     folder: Path | str
@@ -114,8 +126,9 @@ class Saver:
         try:
             return self._manager.restore(step, args=self._arguments.Composite(**items))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            message = f"{self.folder / str(step)} is damaged, or of another optimizer or kind of theta ({reason})"
+            message = (
+                f"{self.folder / str(step)} is damaged, or of another optimizer or kind of theta ({first_line(error)[:200]})"
+            )
             raise ValueError(f"{message}: take it away to go on from an earlier one") from None
 
     def is_due(self, step: int, *, judged: bool) -> bool:
@@ -173,25 +186,6 @@ def described(x: Any) -> str:
     if isinstance(x, str | int | float | complex | bytes | np.generic | None):
         return repr(x)
     return f"{getattr(x, '__module__', '')}.{getattr(x, '__qualname__', type(x).__qualname__)}"
-
-
-def position_of(source: Iterator[Any]) -> Any:
-    """What a source of batches needs to go on, where it says so by `get_state` as the iterators of grain do; else None."""
-    get = getattr(source, "get_state", None)
-    if get is None:
-        return None
-    state = get()
-    return {"bytes": state.hex()} if isinstance(state, bytes) else {"state": state}
-
-
-def go_on(source: Iterator[Any], position: Any, steps: int) -> None:
-    """Move a source of batches to where it was: by `set_state`, or past the batches that were used."""
-    if position is not None and hasattr(source, "set_state"):
-        source.set_state(bytes.fromhex(position["bytes"]) if "bytes" in position else position["state"])
-        return
-    for _ in range(steps):
-        if next(source, None) is None:
-            return
 
 
 def _abstract(x: Any) -> Any:

@@ -12,8 +12,10 @@ from alignment.checks import check_count, check_key, kind_of
 from alignment.graph import PyTree
 from npmerge.batches import measured
 from npmerge.fitting.checkpoints import Checkpoints, Saver
-from npmerge.fitting.loop import FitResult, History, Loop, Source
-from npmerge.fitting.updates import Loss, Run
+from npmerge.fitting.loop import FitResult, History, Loop
+from npmerge.fitting.source import Source
+from npmerge.fitting.updates import Run
+from npmerge.objectives.base import Loss
 from npmerge.sharding import Devices, layout_of
 from npmerge.stack import Stack
 
@@ -74,21 +76,25 @@ def fit(
 
     A loss or gradient that is not finite stops the run with status "diverged"; without held-out data theta is then the latest
     whose loss was finite.
+
+    Example:
+        >>> apply = lambda v, x: x @ v["w"]
+        >>> stack = nm.stack_models([{"w": jnp.array([[1.0, 0.0], [0.0, 0.0]])}, {"w": jnp.array([[0.0, 0.0], [0.0, 1.0]])}])
+        >>> merge, batches = nm.np_merge(), [(jnp.eye(2), np.array([0, 1]))]
+        >>> loss = nm.weight_space(merge, apply, nm.CrossEntropy())
+        >>> found = nm.fit(merge.init(stack), loss, stack, batches, optax.adam(0.5), steps=50)
+        >>> print(merge(stack)["w"].ravel(), merge.apply(found.theta, stack)["w"].ravel().round(1))
+        [0.5 0.  0.  0.5] [1. 0. 0. 1.]
     """
     if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
         got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
         raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
-    _refuse_nonsense(optimizer, steps, every, patience, held_out)
+    _check_arguments(optimizer, steps, every, patience, held_out)
     check_key(key)
     check_count("accumulate", accumulate)
-    run = Run(layout_of(devices, parallel, shard), accumulate)
-    loop = Loop(
-        loss,
-        optimizer,
-        run,
-        (theta, stack),
-        list(measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None))),
-    )
+    run = Run(loss, optimizer, layout_of(devices, parallel, shard), accumulate)
+    judged_on = measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None))
+    loop = Loop(run, theta, stack, list(judged_on))
     source = Source(batches, steps)
     if isinstance(checkpoints, str | Path):
         checkpoints = Checkpoints(checkpoints)
@@ -114,7 +120,7 @@ def fit(
     return loop.result()
 
 
-def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
+def _check_arguments(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
     check_count("steps", steps, 0)
     check_count("every", every)
     if patience is not None:

@@ -1,8 +1,8 @@
-"""A fit under way: its state, what was measured, where its data are."""
+"""A fit under way: its state and what was measured."""
 
-import itertools
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,18 +14,31 @@ from jaxtyping import Array
 from alignment.checks import first_line
 from alignment.graph import PyTree
 from npmerge.batches import check_filled
-from npmerge.fitting.checkpoints import Saved, Saver, go_on, position_of
+from npmerge.fitting.checkpoints import Saved, Saver
 from npmerge.fitting.memory import check_step
-from npmerge.fitting.updates import Feed, Loss, Run, State, evaluate, joined, partition, update
+from npmerge.fitting.source import Feed, Source
+from npmerge.fitting.updates import Constants, Run, State, evaluate, joined, partition, update
+from npmerge.objectives.base import Loss
 from npmerge.stack import Stack
 
 Status = Literal["finished", "stopped early", "diverged"]
+UNUSED = optax.identity()
 
 
 class History(NamedTuple):
     """What was measured on the way, as numpy arrays.
 
-    `loss[i]` is that of step i on its batch before the update; `held_out_loss[j]` was found after `held_out_step[j]` updates.
+    Attributes:
+        loss: `loss[i]` is that of step i on its batch, before the update.
+        held_out_step: after how many updates theta was judged.
+        held_out_loss: what was found there.
+
+    Example:
+        >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
+        >>> batches = [(None, jnp.ones(2))]
+        >>> found = nm.fit(jnp.zeros(2), loss, None, batches, optax.sgd(0.5), steps=2, held_out=batches, every=1)
+        >>> print(found.history.loss, found.history.held_out_step, found.history.held_out_loss)
+        [1.   0.25] [0 1 2] [1.     0.25   0.0625]
     """
 
     loss: np.ndarray
@@ -34,10 +47,19 @@ class History(NamedTuple):
 
 
 class FitResult(NamedTuple):
-    """Theta, history, status.
+    """What `fit` returns.
 
-    Theta is the best on held-out data where there is any, the start included; else the last one, or the latest whose loss was
-    finite where the fit diverged.
+    Attributes:
+        theta: the best on held-out data where there is any, the start included; else the last one, or the latest whose loss was
+            finite where the fit diverged.
+        history: what was measured.
+        status: "finished", "stopped early" (`patience`) or "diverged".
+
+    Example:
+        >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
+        >>> found = nm.fit(jnp.zeros(2), loss, None, [(None, jnp.ones(2))], optax.sgd(0.5), steps=2)
+        >>> print(found.theta, found.status)
+        [0.75 0.75] finished
     """
 
     theta: PyTree
@@ -45,40 +67,13 @@ class FitResult(NamedTuple):
     status: Status
 
 
-class Source(Iterator[tuple]):
-    """Batches, as many as are asked for; a sequence of them is cycled."""
-
-    def __init__(self, batches: Iterable[tuple], steps: int):
-        self.steps, self.count = steps, 0
-        self.batches = batches if isinstance(batches, Sequence) and len(batches) else None
-        self.cycled = self.batches is not None
-        self.source = iter(batches) if self.batches is None else itertools.cycle(self.batches)
-
-    def __next__(self) -> tuple:
-        try:
-            batch = next(self.source)
-        except StopIteration:
-            raise ValueError(f"the data ended after {self.count} batches, {self.steps} steps were asked for") from None
-        self.count += 1
-        return batch
-
-    @property
-    def position(self) -> Any:
-        """What `go_on` needs besides the number of batches."""
-        return None if self.cycled else position_of(self.source)
-
-    def go_on(self, position: Any, count: int) -> None:
-        """Leave out the batches that an earlier part of a fit had."""
-        go_on(self.source, position, count)
-        self.count = count
-
-
 class Judge:
     """Held-out losses so far, the best theta among them, and how many judgements ago that was."""
 
-    def __init__(self, loss: Loss, run: Run, given: tuple, held_out: Sequence[tuple]):
-        self.loss, self.run, self.given, self.held_out = loss, run, given, held_out
-        self.evaluate, self.feed = run.layout.compiled(evaluate), Feed(loss, run)
+    def __init__(self, run: Run, constants: Constants, held_out: Sequence[tuple]):
+        self.run = dataclasses.replace(run, optimizer=UNUSED)  # else every optimizer compiles a judge of its own
+        self.constants, self.held_out = constants, held_out
+        self.evaluate, self.feed = run.layout.compiled(evaluate), Feed(run)
         self.steps: list[int] = []
         self.losses: list[float] = []
         self.best: PyTree = None
@@ -89,7 +84,7 @@ class Judge:
         """Judge theta after a step."""
         if not self.held_out:
             return
-        found = [self.evaluate(self.loss, None, self.run, learned, *self.given, self.feed(x), {}) for x in self.held_out]
+        found = [self.evaluate(self.run, learned, self.constants, self.feed(x), {}) for x in self.held_out]
         values, sizes = np.moveaxis(np.array(jax.device_get(self.run.layout.take(found)), np.float64), 2, 0)
         totals, counts = (np.where(sizes > 0, values, 0) * sizes).sum(axis=0), sizes.sum(axis=0)  # of each term alone
         value = sum((totals / np.where(counts > 0, counts, 1)).tolist())
@@ -148,11 +143,12 @@ def _kind(x: Any) -> str:
 class Loop:
     """A fit under way: theta and what was measured of it."""
 
-    def __init__(self, loss: Loss, optimizer: optax.GradientTransformation, run: Run, given: tuple, held_out: Sequence[tuple]):
-        theta, stack = given
-        self.loss, self.optimizer, self.run, self.layout = loss, optimizer, run, run.layout
-        self.shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), (theta, stack))
-        self.check = Checker(loss, theta, stack)
+    def __init__(self, run: Run, theta: PyTree, stack: PyTree, held_out: Sequence[tuple]):
+        self.run, self.layout = run, run.layout
+        self.shapes: tuple[PyTree, PyTree] = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), (theta, stack)
+        )
+        self.check = Checker(run.loss, theta, stack)
         learned, self.fixed = partition(theta)
         if not jax.tree.leaves(learned):
             raise ValueError("nothing to learn: theta has no floating-point leaves")
@@ -160,10 +156,10 @@ class Loop:
             self.check(batch)
         learned = jax.tree.map(jnp.array, learned)  # a copy: the step donates its state
         good = None if held_out else jax.tree.map(jnp.array, learned)  # else the judge keeps the best
-        self.state = self.layout.place(State(learned, optimizer.init(learned), jnp.array(True), good))
-        self.given = self.layout.place(self.fixed), self.layout.place(stack)
-        self.judge = Judge(loss, run, self.given, held_out)
-        self.compiled, self.feed = self.layout.compiled(update, donated=(3,)), Feed(loss, run)
+        self.state = self.layout.place(State(learned, run.optimizer.init(learned), jnp.array(True), good))
+        self.constants = self.layout.place(Constants(self.fixed, stack))
+        self.judge = Judge(run, self.constants, held_out)
+        self.update, self.feed = self.layout.compiled(update, donated=(1,)), Feed(run)
         self.earlier, self.losses = np.zeros(0, np.float32), list[Array]()
         self.status: Status | None = None
 
@@ -171,10 +167,8 @@ class Loop:
         """One update."""
         self.check(batch)
         if not self.losses:
-            check_step(self.loss, self.optimizer, (*self.shapes, batch), self.layout)
-        self.state, value = self.compiled(
-            self.loss, self.optimizer, self.run, self.state, *self.given, self.feed(batch), random
-        )
+            check_step(self.run, *self.shapes, batch=batch)
+        self.state, value = self.update(self.run, self.state, self.constants, self.feed(batch), random)
         self.losses.append(value)
 
     def look(self, step: int, steps: int, progress: Callable[[int, float], Any] | None, patience: int | None) -> None:

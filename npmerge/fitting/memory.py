@@ -32,7 +32,7 @@ import optax
 from alignment.checks import check_count, kind_of
 from alignment.graph import PyTree
 from npmerge.cost import scaled
-from npmerge.fitting.updates import State, stepped
+from npmerge.fitting.updates import Run, State, stepped
 from npmerge.memory import bytes_of, peak_bytes
 from npmerge.objectives import FineTuningLoss, WeightSpaceLoss
 from npmerge.sharding import Layout
@@ -124,20 +124,22 @@ def predicted_bytes(
     )
 
 
-def check_step(loss: Any, optimizer: optax.GradientTransformation, given: tuple, layout: Layout) -> None:
+def check_step(run: Run, theta: PyTree, stack: PyTree, batch: tuple) -> None:
     """Raise ValueError, with what would help, where the devices say how much they hold and a step of `fit` needs more.
 
-    Args:
-        loss: other kinds than those of `predicted_bytes` are not predicted.
-        optimizer: an Optax transformation.
-        given: theta, stack and a batch.
-        layout: where they lie.
+    Other losses than those of `predicted_bytes` are not predicted.
     """
-    limit = device_limit(layout)
-    if limit is None or not isinstance(loss, WeightSpaceLoss | FineTuningLoss):
+    limit = device_limit(run.layout)
+    if limit is None or not isinstance(run.loss, WeightSpaceLoss | FineTuningLoss):
         return
-    predicted = predicted_bytes(loss, optimizer, *given, plan=False)
-    check_fits(predicted.on(layout.parts * jax.process_count(), features=getattr(layout, "features", False)), limit)
+    predicted = predicted_bytes(run.loss, run.optimizer, theta, stack, batch, plan=False)
+    check_fits(on_each(predicted, run.layout, run.accumulate), limit)
+
+
+def on_each(found: FitMemory, layout: Layout, accumulate: int) -> FitMemory:
+    """What each device of a layout holds, activations of one part of the batch at a time."""
+    found = found.on(layout.parts * jax.process_count(), features=layout.features)
+    return found._replace(activations=-(-found.activations // accumulate))
 
 
 def device_limit(layout: Layout) -> int | None:
@@ -165,7 +167,8 @@ def _remedies(found: FitMemory) -> list[str]:
         f'1. shard the features (shard="features") over several devices, which divides {_text(state)} by their number',
         "2. models in bfloat16, moments in bfloat16 (optax.adam(..., mu_dtype=jnp.bfloat16)) or factored (optax.adafactor): "
         f"models are {_text(found.models)}, moments {_text(found.moments)}",
-        "3. a coarser granularity (PerChannel, PerTensor) for fewer latents, or fewer examples in a batch: theta is "
+        "3. a coarser granularity (PerChannel, PerTensor) for fewer latents, or fewer examples in a batch or at once "
+        "(accumulate=): theta is "
         f"{_text(found.theta)}, activations are {_text(found.activations)}",
     ]
 

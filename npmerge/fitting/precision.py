@@ -52,6 +52,11 @@ def mixed_precision(apply: Network, dtype: str = "bfloat16") -> MixedPrecision:
 
     Raises:
         ValueError: another dtype, or no function.
+
+    Example:
+        >>> narrow = nm.mixed_precision(lambda v, x: x @ v["w"])
+        >>> print(narrow({"w": jnp.array([[1.001]])}, jnp.ones((1, 1))))  # bfloat16 has three digits
+        [[1]]
     """
     check_kinds("mixed_precision takes a network", (apply, Callable))
     if dtype not in NARROW:
@@ -67,6 +72,12 @@ def remat(apply: Network) -> Remat:
 
     Raises:
         ValueError: no function.
+
+    Example:
+        >>> apply, v, x = lambda v, x: jnp.sin(jnp.sin(x @ v)), jnp.eye(2), jnp.ones((8, 2))
+        >>> kept = [len(jax.tree.leaves(jax.vjp(f, v, x)[1])) for f in (apply, nm.remat(apply))]  # arrays, for the gradient
+        >>> kept[1] < kept[0]
+        True
     """
     check_kinds("remat takes a network", (apply, Callable))
     return Remat(apply)

@@ -36,6 +36,13 @@ class Successive(NamedTuple):
             stack of `models` is the network.
         turns: what the fit of each pair gave, in the order of merging.
         models: what was merged: the models that were given, or what `realign` made of them.
+
+    Example:
+        >>> models = [{"w": k * jnp.eye(2)} for k in (1.0, 3.0, 8.0)]
+        >>> given = lambda v, x: x @ v["w"], nm.CrossEntropy(), [(jnp.eye(2), np.array([0, 1]))], optax.adam(9.0)
+        >>> found = nm.successive(models, *given, steps=1)  # the largest logits have the least loss
+        >>> print(found.network["w"].diagonal().round(1), found.shares["w"][:, 0, 0].round(2))
+        [8. 8.] [0. 0. 1.]
     """
 
     network: PyTree
@@ -84,6 +91,13 @@ def successive(
     Raises:
         ValueError: fewer than two models, models that differ (which and where), an order that does not name each model once,
             and what `fit` raises.
+
+    Example:
+        >>> models = [{"w": k * jnp.eye(2)} for k in (1.0, 3.0, 8.0)]
+        >>> given = lambda v, x: x @ v["w"], nm.CrossEntropy(), [(jnp.eye(2), np.array([0, 1]))], optax.adam(0.1)
+        >>> found = nm.successive(models, *given, steps=0)  # no learning: the average of all
+        >>> print(found.network["w"].diagonal(), len(found.turns))
+        [4. 4.] 2
     """
     numbers = _checked_order(models, order)
     check_key(key)

@@ -1,22 +1,19 @@
 """One step of a fit, traced: the loss, its gradient over all parts of a batch, the optimiser's update."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool
 
 from alignment.graph import PyTree
-from npmerge.batches import padded, weight_of
-from npmerge.sharding import AsGiven, Layout, Mapped, running
-
-Loss = Callable[..., Array]  # (theta, stack, batch), and key= if it draws at random
+from npmerge.masks import weight_of
+from npmerge.objectives.base import Loss
+from npmerge.sharding import Layout, running
 
 
 class State(NamedTuple):
@@ -35,41 +32,48 @@ class State(NamedTuple):
     good: PyTree = None
 
 
-@dataclass(frozen=True)
-class Run:
-    """How steps are computed; static.
+class Constants(NamedTuple):
+    """What a step reads and leaves as it is.
 
     Attributes:
+        fixed: the leaves of theta that are not learned.
+        stack: the models, or what else the loss takes besides theta.
+    """
+
+    fixed: PyTree
+    stack: PyTree
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all steps of a fit have in common; static.
+
+    Attributes:
+        loss: that is minimised.
+        optimizer: an Optax transformation.
         layout: where arrays lie.
         accumulate: parts of a batch, one after another.
     """
 
+    loss: Loss
+    optimizer: optax.GradientTransformation
     layout: Layout
     accumulate: int = 1
 
 
-def update(
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    run: Run,
-    state: State,
-    fixed: PyTree,
-    stack: PyTree,
-    batch: tuple,
-    random: dict[str, Array],
-) -> tuple[State, Array]:
+def update(run: Run, state: State, constants: Constants, batch: tuple, random: dict[str, Array]) -> tuple[State, Array]:
     """The state after a step, and the loss before it. A bad step ends at the latest good theta, and so does every later one.
 
     Moments may be bad after a bad step, but no longer matter: the old ones are not kept, the new are written in their place.
     Every update waits until all of the gradient is known to be finite: else XLA holds updates of some leaves, of all models,
     while it still finds the gradient of others.
     """
-    value, gradient = _gradient(loss, run, state.learned, lambda x: joined(x, fixed), stack, batch, random)
+    value, gradient = _gradient(run, state.learned, constants, batch, random)
     seen = _finite(state.healthy, value)
     good = None if state.good is None else _chosen(seen, state.learned, state.good)
     healthy = _finite(seen, gradient)
     gradient = jax.tree.map(lambda x: jnp.where(healthy, x, jnp.nan), gradient)
-    return run.layout.keep(stepped(optimizer, state._replace(healthy=healthy, good=good), gradient)), value
+    return run.layout.keep(stepped(run.optimizer, state._replace(healthy=healthy, good=good), gradient)), value
 
 
 def stepped(optimizer: optax.GradientTransformation, state: State, gradient: PyTree) -> State:
@@ -92,39 +96,36 @@ def _finite(healthy: Bool[Array, ""], tree: PyTree) -> Bool[Array, ""]:
 
 
 def evaluate(
-    loss: Loss, _: None, run: Run, learned: PyTree, fixed: PyTree, stack: PyTree, batch: tuple, random: dict[str, Array]
+    run: Run, learned: PyTree, constants: Constants, batch: tuple, random: dict[str, Array]
 ) -> list[tuple[Array, Array]]:
     """The terms of the loss of theta on a batch, and of how many examples each is the mean; takes what `update` takes.
 
     A loss is one term unless it says otherwise (`Objective.terms`).
     """
-    theta = joined(learned, fixed)
+    theta, loss = joined(learned, constants.fixed), run.loss
     with running(run.layout):
         if hasattr(loss, "terms"):
-            found = loss.terms(theta, stack, batch)
+            found = loss.terms(theta, constants.stack, batch)
         else:
-            found = [(loss(theta, stack, batch, **random), _weight(loss, batch))]
+            found = [(loss(theta, constants.stack, batch, **random), _weight(loss, batch))]
     return [(run.layout.mean(value, weight), run.layout.total(weight)) for value, weight in found]
 
 
-def _gradient(
-    loss: Loss,
-    run: Run,
-    learned: PyTree,
-    whole: Callable[[PyTree], PyTree],
-    stack: PyTree,
-    batch: tuple,
-    random: dict[str, Array],
-) -> tuple[Array, PyTree]:
+def _gradient(run: Run, learned: PyTree, constants: Constants, batch: tuple, random: dict[str, Array]) -> tuple[Array, PyTree]:
+    """The loss and its gradient, the mean over all parts of the batch."""
+
+    def value(learned: PyTree, part: tuple) -> Array:
+        return run.loss(joined(learned, constants.fixed), constants.stack, part, **random)
+
     def of(part: tuple) -> tuple[Array, PyTree]:
         with running(run.layout):
-            return jax.value_and_grad(lambda x: loss(whole(x), stack, part, **random))(learned)
+            return jax.value_and_grad(value)(learned, part)
 
     if run.accumulate == 1:
-        return run.layout.mean(of(batch), _weight(loss, batch))
+        return run.layout.mean(of(batch), _weight(run.loss, batch))
 
     def add(total: tuple, part: tuple) -> tuple[tuple, Array]:
-        weight = _weight(loss, part)
+        weight = _weight(run.loss, part)
         return jax.tree.map(lambda t, x: t + weight.astype(x.dtype) * x, total, of(part)), weight
 
     parts = jax.tree.map(lambda x: _every(x, run.accumulate), batch)
@@ -147,54 +148,6 @@ def _every(x: Array, parts: int) -> Array:
     if not x.ndim:
         return jnp.broadcast_to(x, (parts,))
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-
-
-class Feed:
-    """Batches as a compiled step takes them: filled up to a size that divides, and put in place.
-
-    Smaller batches are filled up to the size of those before, so that nothing is compiled again.
-    """
-
-    def __init__(self, loss: Loss, run: Run):
-        self.layout, self.multiple = run.layout, run.layout.parts * run.accumulate
-        self.whole = isinstance(run.layout, AsGiven) and run.accumulate == 1
-        self.alone = isinstance(run.layout, Mapped) or run.accumulate > 1
-        self.masks, self.each = getattr(loss, "masks", False), getattr(loss, "map_batches", None)
-        self.sizes: dict[int, int] = {}
-
-    def __call__(self, batch: tuple) -> tuple:
-        """Raises ValueError for a batch that neither divides nor can be filled up."""
-        if self.whole:
-            return batch
-        if not self.masks or self.each is None:
-            self._check_divides(batch)
-            return self.layout.divide(batch)
-        pairs: list[tuple] = []
-        self.each(pairs.append, batch)
-        position = itertools.count()
-        return self.layout.divide(self.each(lambda pair: self._filled(pair, next(position), len(pairs)), batch))
-
-    def _filled(self, pair: tuple, position: int, tasks: int) -> tuple:
-        count = _length(pair)
-        size = self.sizes[position] = max(-(-count // self.multiple) * self.multiple, self.sizes.get(position, 0))
-        if tasks > 1 and self.alone and count < size:  # each task's mean would need weights of its own
-            raise ValueError(
-                f"batches of several tasks cannot be filled up where parts are computed alone: got one of {count} examples, "
-                f"expected a multiple of {self.multiple}"
-            )
-        return padded(pair, size)
-
-    def _check_divides(self, batch: tuple) -> None:
-        for x in jax.tree.leaves(batch):
-            if np.ndim(x) and len(x) % self.multiple:
-                raise ValueError(
-                    f"a batch of {len(x)} examples does not divide into {self.multiple} equal parts, and this loss takes no "
-                    "mask to fill it up: give batches of a multiple"
-                )
-
-
-def _length(batch: Any) -> int:
-    return next((len(x) for x in jax.tree.leaves(batch) if np.ndim(x)), 1)
 
 
 def partition(theta: PyTree) -> tuple[PyTree, PyTree]:

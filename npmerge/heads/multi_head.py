@@ -1,14 +1,14 @@
-"""Networks that share a part and keep heads or stems of their own: a merge of functions, not of one parameter tree."""
+"""Partial zip: networks merged where they have maps, with heads or stems of their own elsewhere."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignment.checks import check_count, check_kinds, check_list, kind_of
+from alignment.base import check_finite, graphs_of
+from alignment.checks import check_kinds, check_list
 from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.maps import Maps, NodeMap, transport
@@ -16,81 +16,8 @@ from alignment.per_model import functions_of, graphs_of
 from alignment.resizing.resize import resize
 from npmerge.arithmetic import mean_of
 from npmerge.heads.cut import Cut, cut_of
-from npmerge.heads.side_by_side import side_by_side
+from npmerge.heads.functions import Function, MultiHead, MultiHeadTraining, only
 from npmerge.normalisation import reset_statistics
-
-Function = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class MultiHead:
-    """`multi_head(variables, inputs) -> [outputs of every head]`, under `jax.jit` the shared part computed once.
-
-    The variables are `{"shared": tree, "heads": [tree, ...]}`, where what a tree does not hold is None. XLA sees that all heads
-    do the same computation and does it once.
-
-    Attributes:
-        functions: for each head the function of one network, with the widths of the merged one.
-        entries: where stems end: the weights, by path, whose outputs are averaged over the networks.
-    """
-
-    functions: tuple[Function, ...]
-    entries: tuple[str, ...] = ()
-
-    def __call__(self, variables: dict[str, Any], inputs: Array) -> list[Any]:
-        """What the functions return."""
-        return side_by_side(self.functions, self.entries, self.networks(variables), inputs)
-
-    def networks(self, variables: dict[str, Any]) -> list[PyTree]:
-        """The variables of each task's network: shared ones and its own. Raises ValueError for variables of another kind."""
-        return _networks(variables, len(self.functions))
-
-    def head(self, number: int) -> "OneHead":
-        """The network of one task: `(variables, inputs) -> outputs`, for `evaluate` and losses. Raises ValueError for none."""
-        check_count("the number of a head", number, 0)
-        if number >= len(self.functions):
-            raise ValueError(f"no head {number}: there are {len(self.functions)}, counted from 0")
-        return OneHead(self, number)
-
-    def mean(self, variables: dict[str, Any], inputs: Array) -> Any:
-        """The mean of what all heads return, where they are of one task."""
-        return mean_of(self(variables, inputs))
-
-
-@dataclass(frozen=True)
-class OneHead:
-    """What leads to one of the heads, as a function of the variables of all."""
-
-    whole: MultiHead
-    number: int
-
-    def __call__(self, variables: dict[str, Any], inputs: Array) -> Any:
-        """What the function returns."""
-        if self.whole.entries:  # every stem leads to it
-            return self.whole(variables, inputs)[self.number]
-        return self.whole.functions[self.number](self.whole.networks(variables)[self.number], inputs)
-
-
-@dataclass(frozen=True)
-class MultiHeadTraining:
-    """A `MultiHead` in training mode: `(variables, inputs) -> (outputs, variables with new statistics)`.
-
-    Attributes:
-        whole: the training modes of all networks, as a `MultiHead`.
-    """
-
-    whole: MultiHead
-
-    def __call__(self, variables: dict[str, Any], inputs: Array) -> tuple[list[Any], dict[str, Any]]:
-        """Outputs of every head; the shared statistics are those that all heads saw."""
-        made = self.whole(variables, inputs)
-        if odd := [x for x in made if not isinstance(x, tuple) or len(x) != 2]:
-            raise ValueError(
-                f"train_apply must return (outputs, variables with new statistics), got {kind_of(odd[0])}: is it training mode?"
-            )
-        shared = _only(made[0][1], variables["shared"])
-        heads = [_only(new, head) for (_, new), head in zip(made, variables["heads"], strict=True)]
-        return [outputs for outputs, _ in made], {"shared": shared, "heads": heads}
 
 
 class Headed(NamedTuple):
@@ -101,6 +28,15 @@ class Headed(NamedTuple):
         variables: of all of it.
         train_apply: training mode; None unless it was given.
         shared: the leaves that all tasks share.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> models = [{"w": jnp.eye(2), "u": jnp.ones((2, 3))}, {"w": 3 * jnp.eye(2), "u": jnp.ones((2, 5))}]
+        >>> graphs = [nm.trace(apply, model, jnp.eye(2)) for model in models]
+        >>> headed = nm.multi_head(apply, graphs, models, [{"w": alignment.identity(2)}] * 2)
+        >>> other = headed.sharing({"w": 7 * jnp.eye(2), "u": None})  # the same heads behind another trunk
+        >>> print(other.variables["shared"]["w"].diagonal(), [head["u"].shape for head in other.variables["heads"]])
+        [7. 7.] [(2, 3), (2, 5)]
     """
 
     apply: MultiHead
@@ -110,7 +46,7 @@ class Headed(NamedTuple):
 
     def sharing(self, network: PyTree) -> "Headed":
         """The same heads behind the shared part of another network."""
-        return self._replace(variables={**self.variables, "shared": _only(network, self.variables["shared"])})
+        return self._replace(variables={**self.variables, "shared": only(network, self.variables["shared"])})
 
     def renewed(self, batches: Iterable[tuple]) -> "Headed":
         """With statistics re-estimated from data, by `reset_statistics`, where there is a training mode."""
@@ -155,6 +91,17 @@ def multi_head(
         ValueError: another number of maps or functions than of models, maps of different nodes or to different widths, NaN or
             infinity in a model, without `stems` no maps at all, and what `cut_of` raises: mostly for a cut through a residual
             stream, a tensor that makes merged units from units that are not (both nodes are named).
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a, b = {"w": jnp.eye(2), "u": jnp.ones((2, 3))}, {"w": 3 * jnp.eye(2), "u": jnp.ones((2, 5))}
+        >>> graphs = [nm.trace(apply, v, jnp.eye(2)) for v in (a, b)]
+        >>> maps = [{name: alignment.identity(2) for name in graph.nodes} for graph in graphs]  # aligned already
+        >>> headed = nm.multi_head(apply, graphs, [a, b], maps)
+        >>> print(headed.shared, headed.variables["shared"]["w"].diagonal())
+        ('w',) [2. 2.]
+        >>> [outputs.shape for outputs in headed.apply(headed.variables, jnp.eye(2))]  # three classes, and five
+        [(2, 3), (2, 5)]
     """
     check_list(models)
     check_list(maps, "maps")
@@ -169,7 +116,7 @@ def multi_head(
     moved = [transport(g, m, model) for g, m, model in zip(graphs, maps, models, strict=True)]
     cut = cut_of(graphs[0], merged, stems=stems)
     average = mean_of([_part(model, {*cut.shared, *cut.parted}, keep=True) for model in moved])
-    heads = [_own(*each, cut, average) for each in zip(graphs, maps, models, moved, strict=True)]
+    heads = [_own(*each, cut=cut, average=average) for each in zip(graphs, maps, models, moved, strict=True)]
     variables = {"shared": _part(average, cut.shared, keep=True), "heads": heads}
 
     def whole(function: Function | Sequence[Function]) -> MultiHead:
@@ -194,7 +141,7 @@ def _merged(maps: Sequence[Maps], count: int) -> dict[str, int]:
     return {name: m.push.shape[-2] for name, m in maps[0].items()} if maps else {}
 
 
-def _own(graph: Graph, maps: Maps, model: PyTree, moved: PyTree, cut: Cut, average: PyTree) -> PyTree:
+def _own(graph: Graph, maps: Maps, model: PyTree, moved: PyTree, *, cut: Cut, average: PyTree) -> PyTree:
     """What one model keeps: all but the shared weights, and with the averaged part of those that are averaged in part.
 
     Merged units that the model goes on writing itself are written so that `pull` reads back what was written.
@@ -211,27 +158,5 @@ def _own(graph: Graph, maps: Maps, model: PyTree, moved: PyTree, cut: Cut, avera
     return jax.tree_util.tree_map_with_path(own, _part(moved, cut.shared, keep=False))
 
 
-def _networks(variables: dict[str, Any], count: int) -> list[PyTree]:
-    """The variables of each network, shared ones and its own."""
-    if not isinstance(variables, Mapping) or variables.keys() != {"shared", "heads"} or len(variables["heads"]) != count:
-        raise ValueError(
-            f"expected the variables that multi_head made, {{'shared': tree, 'heads': [tree, ...]}} with {count} heads: "
-            f"got {kind_of(variables)}"
-        )
-    return [_joined(variables["shared"], head) for head in variables["heads"]]
-
-
 def _part(tree: PyTree, paths: Collection[str], *, keep: bool) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, x: x if (path_name(path) in paths) == keep else None, tree)
-
-
-def _joined(shared: PyTree, head: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: b if a is None else a, shared, head, is_leaf=_is_none)
-
-
-def _only(tree: PyTree, like: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, old: None if old is None else x, tree, like, is_leaf=_is_none)
-
-
-def _is_none(x: Any) -> bool:
-    return x is None

@@ -9,9 +9,6 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree
 from alignment.program import evaluated, nested
-from alignment.tracing.trace import walked
-from npmerge.stack import mean_of
-from alignment.program import evaluated
 from alignment.tracing.trace import nested, walked
 from npmerge.arithmetic import mean_of
 

@@ -15,7 +15,7 @@ from alignment.layer_groups.cut_places import candidates, cut_behind, cut_betwee
 from alignment.layer_groups.groups import Cuts
 from npmerge.base import Merge
 from npmerge.constraints import Free
-from npmerge.fitting.memory import FitMemory, check_fits, predicted_bytes
+from npmerge.fitting.memory import FitMemory, check_fits, on_each, predicted_bytes
 from npmerge.granularity import PerParameter
 from npmerge.layer_groups.loss import GroupApply, Reconstruction
 from npmerge.learned import Learned
@@ -62,7 +62,7 @@ class Learning:
         targets = {number: (jax.ShapeDtypeStruct(avals[number].shape, jnp.float32), scale) for number in group.learned}
         if not own or not targets:
             held = bytes_of((own, fixed, self.inputs, values, [_shape(avals[number]) for number in group.makes]))
-            return FitMemory(0, 0, 0, held, 0, 0, 0, 0)
+            return FitMemory(**{**dict.fromkeys(FitMemory._fields, 0), "batch": held})
         merge, theta = _stand_in(self.merge, stack)
 
         def whole(params: PyTree, x: Any) -> PyTree:
@@ -71,9 +71,7 @@ class Learning:
         loss = weight_space(merge, whole, Reconstruction())
         data = ((fixed, self.inputs, values), targets)
         found = predicted_bytes(loss, self.optimizer, theta, stack, data, plan=False)
-        parts = self.layout.parts * jax.process_count()
-        found = found.on(parts, features=getattr(self.layout, "features", False))
-        return found._replace(activations=-(-found.activations // self.accumulate))
+        return on_each(found, self.layout, self.accumulate)
 
 
 def cuts_of(

@@ -21,12 +21,14 @@ from npmerge.base import Merge
 from npmerge.batches import check_batch, check_filled, measured
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.fitting.checkpoints import Checkpoints
-from npmerge.fitting.loop import Source, Status
+from npmerge.fitting.loop import Status
 from npmerge.fitting.memory import device_limit
+from npmerge.fitting.source import Source
 from npmerge.layer_groups.choice import Learning, cuts_of
 from npmerge.layer_groups.features import Features
-from npmerge.layer_groups.leaves import Leaves, Merged, shapes_of
+from npmerge.layer_groups.leaves import Leaves, shapes_of
 from npmerge.layer_groups.loss import GroupApply
+from npmerge.layer_groups.merged import Merged
 from npmerge.layer_groups.stream import GroupFit, Stream
 from npmerge.objectives import Apply, FeatureMatching, Joint, NextToken, Objective
 from npmerge.objectives.teachers import Teacher
@@ -42,6 +44,13 @@ class Layerwise(NamedTuple):
     Attributes:
         variables: the merged network, NumPy arrays on the host; with a folder they are read from there.
         groups: in the order of the network.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.eye(2)
+        >>> models = [{"w": k * jnp.eye(2), "u": jnp.eye(2)} for k in (1.0, 3.0)]
+        >>> found = nm.fit_layerwise(nm.np_merge(), apply, models, [(x, None)], optax.sgd(1.0), steps=0, groups=["w"])
+        >>> print(found.status, found.variables["w"].diagonal())  # no steps: the average
+        finished [2. 2.]
     """
 
     variables: PyTree
@@ -122,6 +131,14 @@ def fit_layerwise(
     Raises:
         ValueError: models that differ (path and both shapes), data that end early, a node or layer that is not there (the
             nearest is named), a cut inside a loop, a group that does not fit, and what `fit` raises.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.eye(2)
+        >>> models = [{"w": jnp.eye(2), "u": k * jnp.eye(2)} for k in (1.0, 3.0)]
+        >>> given = nm.np_merge(), apply, models, [(x, None)], optax.adam(1.0)
+        >>> found = nm.fit_layerwise(*given, steps=20, groups=["w"], teacher=1)  # cut behind the node w
+        >>> print([group.paths for group in found.groups], found.variables["u"].diagonal().round(1))
+        [('w',), ('u',)] [3. 3.]
     """
     check_kinds("fit_layerwise takes (merge, apply, models, ...)", (merge, Merge), (apply, Callable), (models, object))
     _check(merge, models, last, options)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from alignment.layer_groups.groups import Cuts, LayerGroup
-from npmerge.base import Merge
-from npmerge.batches import mean_where
+from npmerge.base import Merge, mean
+from npmerge.masks import mean_where
 from npmerge.objectives import Apply, Objective
 from npmerge.objectives.base import Check
 from npmerge.objectives.losses import OfObjective
@@ -71,7 +71,7 @@ class Reconstruction(Objective):
         """The mean over the values."""
         made = apply(params, batch[0])
         errors = [self._error(made[number], t, batch[2:]) / jnp.where(s > 0, s, 1) for number, (t, s) in batch[1].items()]
-        return sum(errors[1:], errors[0]) / len(errors)
+        return mean(errors)
 
     def _error(self, x: Array, target: Array, mask: tuple) -> Float[Array, ""]:
         squares = jnp.square(x.astype(jnp.float32) - target)

@@ -18,8 +18,9 @@ from npmerge.fitting.loop import History, Status
 from npmerge.fitting.updates import partition
 from npmerge.granularity import PerTensor
 from npmerge.layer_groups.features import Features
-from npmerge.layer_groups.leaves import Leaves, Merged
+from npmerge.layer_groups.leaves import Leaves
 from npmerge.layer_groups.loss import Given, GroupApply, GroupLoss, Params, Reconstruction
+from npmerge.layer_groups.merged import Merged
 from npmerge.learned import Learned
 from npmerge.objectives import Objective
 from npmerge.sharding import Layout, Sharded
@@ -36,6 +37,14 @@ class GroupFit(NamedTuple):
         paths: all of them. Others that it reads have been merged by an earlier group, and stay as they are.
         history: of its fit; None where there was nothing to learn.
         status: likewise.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.eye(2)
+        >>> models = [{"w": k * jnp.eye(2), "u": jnp.eye(2)} for k in (1.0, 3.0)]
+        >>> given = nm.np_merge(), apply, models, [(x, None)], optax.sgd(1.0)
+        >>> found = nm.fit_layerwise(*given, steps=1, groups=["w"], teacher=0)
+        >>> [(group.name, group.history.loss.round(1).tolist()) for group in found.groups[:1]]  # twice as large as it should be
+        [('w', [1.0])]
     """
 
     name: str

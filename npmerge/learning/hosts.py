@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from alignment.graph import PyTree
-from npmerge.batches import padded
+from npmerge.masks import padded
 
 
 def join_job() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from alignment.graph import PyTree
 from npmerge.constraints import Simplex
 from npmerge.fitting.memory import FitMemory, predicted_bytes
-from npmerge.fitting.updates import Run, State, update
+from npmerge.fitting.updates import Constants, Run, State, update
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.learner import Learner
 from npmerge.learning.partly import PartlyLearned, latents_of
@@ -137,8 +137,8 @@ def _compiled(learner: Learner, theta: PyTree, batch: tuple) -> tuple[Any, tuple
     healthy: Any = jax.ShapeDtypeStruct((), jnp.bool_)
     state = State(learned, jax.eval_shape(learner.optimizer.init, learned), healthy)
     loss = learner.goal.data_loss(learner.merge, learner.network.forward)
-    step = functools.partial(update, loss, learner.optimizer, Run(AsGiven(), learner.block.accumulate))
-    given: tuple = (state, fixed, learner.stack, batch, {})
+    step = functools.partial(update, Run(loss, learner.optimizer, AsGiven(), learner.block.accumulate))
+    given: tuple = (state, Constants(fixed, learner.stack), batch, {})
     return jax.jit(step, donate_argnums=0).lower(*given).compile(), given
 
 

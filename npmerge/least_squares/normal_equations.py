@@ -13,7 +13,8 @@ from alignment.activations.products import gram
 from alignment.activations.taps import SiteFeatures
 from alignment.graph import PyTree
 from alignment.maps import HIGHEST
-from npmerge.layerwise import Layer, Layers, Originals
+from npmerge.least_squares.targets import Networks, Targets
+from npmerge.linear_layers import Layer
 from npmerge.quadratics.regularised import regularised
 
 SOLVING = 8
@@ -75,16 +76,15 @@ def errors_of(pair: SiteFeatures, layer: Layer) -> Errors:
 
 
 def _missing(pair: SiteFeatures, layer: Layer) -> Array:
-    made = jnp.matmul(pair.inputs, layer.matrix, precision=HIGHEST)
-    return pair.outputs - (made if layer.bias is None else made + jnp.broadcast_to(layer.bias[..., None, :], made.shape))
+    return pair.outputs - layer.outputs(pair.inputs, HIGHEST)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def add_sums(
-    layers: Layers, total: dict[str, Sums], now: Mapping[str, Layer], originals: Originals, merged: PyTree, x: PyTree
+    targets: Targets, total: dict[str, Sums], now: Mapping[str, Layer], networks: Networks, inputs: PyTree
 ) -> dict[str, Sums]:
     """The sums so far and those of a batch more, of the sites in `total`."""
-    pairs = layers.pairs(total, originals, merged, x)
+    pairs = targets.pairs(total, networks, inputs)
     return jax.tree.map(jnp.add, total, {name: sums_of(pairs[name], now[name]) for name in total})
 
 

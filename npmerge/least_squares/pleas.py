@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
@@ -37,6 +37,15 @@ class Sized(NamedTuple):
         dense: operations of the network as it runs, with the blocks that are zero, as a multiple of one network's.
         solved: what the least squares found, None without them.
         headed: the merged network with a head for each model, where they keep their own; else None.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "u": jnp.eye(2)}
+        >>> b = {"w": jnp.array([[1.0, 0.0], [0.0, -1.0]]), "u": jnp.eye(2)}
+        >>> graph = nm.trace(apply, a, jnp.eye(2))
+        >>> found = nm.Pleas()(apply, graph, [a, b], 1.5, inputs=jnp.eye(2))
+        >>> found.widths, found.dense, {path: x.shape for path, x in found.variables.items()}
+        ({'w': 3}, 1.5, {'u': (3, 2), 'w': (2, 3)})
     """
 
     variables: PyTree
@@ -62,6 +71,15 @@ class PreparedPleas:
         weights: what it is worth to keep each node apart.
         batches: for the least squares and the statistics.
         train_applies: of each network in training mode, None where statistics are not re-estimated.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "u": jnp.eye(2)}
+        >>> b = {"w": jnp.array([[1.0, 0.0], [0.0, -1.0]]), "u": jnp.eye(2)}
+        >>> graph = nm.trace(apply, a, jnp.eye(2))
+        >>> ready = nm.Pleas().prepare(apply, graph, [a, b], inputs=jnp.eye(2))  # matched once
+        >>> [ready.at(budget).widths["w"] for budget in (1.0, 1.5, 2.0)]
+        [2, 3, 4]
     """
 
     pleas: "Pleas"
@@ -122,6 +140,21 @@ class Pleas:
         least_squares: how the layers are solved, from `batches`; None, without data, leaves them as the matching makes them.
         by: whether the budget is of operations or of parameters.
         heads: whether networks with equal outputs keep their heads, too: for tasks of their own.
+
+    Raises:
+        ValueError: a matching that is not by permutations, arguments of other kinds.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.array([[1.0, 0.0], [0.0, 1.0]]), "u": jnp.eye(2)}
+        >>> b = {"w": jnp.array([[1.0, 0.0], [0.0, -1.0]]), "u": jnp.eye(2)}  # its second unit is another feature
+        >>> graph, x = nm.trace(apply, a, jnp.eye(2)), jnp.array([[1.0, 1.0], [1.0, -1.0]])
+        >>> for budget in (1.0, 1.5, 2.0):
+        ...     found = nm.Pleas()(apply, graph, [a, b], budget, inputs=x)
+        ...     print(found.widths, nm.resize(apply, graph, found.variables)(found.variables, x)[:, 1])
+        {'w': 2} [0. 0.]
+        {'w': 3} [0.5 0.5]
+        {'w': 4} [0.5 0.5]
     """
 
     matching: Alignment = field(default_factory=WeightMatching)
@@ -145,21 +178,12 @@ class Pleas:
         graph: Graph | Sequence[Graph],
         models: Sequence[PyTree],
         budget: float,
-        *,
-        inputs: Array | jax.ShapeDtypeStruct,
-        weights: Mapping[str, float] | None = None,
-        stats: Stats | None = None,
-        batches: Iterable[tuple] = (),
-        train_apply: TrainApply | Sequence[TrainApply] | None = None,
-        key: Array | None = None,
+        **given: Any,
     ) -> Sized:
-        """Merge at a budget: `prepare(...).at(budget)`, which takes the same arguments. Raises ValueError as they do."""
+        """Merge at a budget: `prepare(apply, graph, models, **given).at(budget)`. Raises ValueError as they do."""
         check_list(models, "models")
         check_budget(budget, len(models))  # before the matching, which takes its time
-        ready = self.prepare(
-            apply, graph, models, inputs=inputs, weights=weights, stats=stats, batches=batches, train_apply=train_apply, key=key
-        )
-        return ready.at(budget)
+        return self.prepare(apply, graph, models, **given).at(budget)
 
     def prepare(
         self,

@@ -8,17 +8,18 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
 from alignment.checks import check_count, check_number
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps
 from npmerge.batches import measured
-from npmerge.fitting.fit import fit
 from npmerge.heads.multi_head import Headed
-from npmerge.layerwise import Apply, Layer, Layers, Originals, Prepared, pieces, prepared
-from npmerge.least_squares.normal_equations import Change, Errors, Sums, add_sums, bytes_of, errors_of, no_sums, solved
+from npmerge.least_squares.descent import Descent
+from npmerge.least_squares.normal_equations import Change, Sums, add_sums, bytes_of, no_sums, solved
+from npmerge.least_squares.prepared import Prepared, prepared
+from npmerge.least_squares.targets import Apply
+from npmerge.linear_layers import Layer
 from npmerge.normalisation import TrainApply
 
 
@@ -33,6 +34,16 @@ class Solved(NamedTuple):
         left: sites that stayed as they were, with the reason.
         singular: sites whose inputs, in the data, do not determine their weights: what was not seen stays as at the start.
         headed: the merged network with a head for each model, where they keep their own; else None.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> models = [{"w": jnp.eye(2), "u": jnp.eye(2)}] * 2
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> graph, maps = nm.trace(apply, models[0], x), [{"w": alignment.identity(2)}] * 2
+        >>> start = {"w": jnp.eye(2), "u": 2 * jnp.eye(2)}
+        >>> found = nm.LeastSquares(ridge=0.0)(apply, graph, models, maps, [(x, None)], merged=start)
+        >>> {site: (round(found.before[site], 2), round(found.after[site], 2)) for site in found.before}
+        {'w': (0.0, 0.0), 'u': (1.0, 0.0)}
     """
 
     variables: PyTree
@@ -58,11 +69,6 @@ class LeastSquares:
     Norms, embeddings and what is not a linear site stay at the average, and so do running statistics without `train_apply`.
     Networks with different numbers of outputs keep their heads, each as its own map makes it (`multi_head`).
 
-    Example:
-        theta = alignment.init(graph, models, stats=stats)
-        found = LeastSquares()(apply, graph, models, alignment.maps(theta, graph), batches)
-        merged = resize(apply, graph, found.variables)
-
     Attributes:
         ridge: how strongly the start holds, as a share of the mean square of an input. 0 moves only what the data determine.
         sequential: let each site read what the merged network itself computes once all earlier sites are replaced, rather than
@@ -74,6 +80,20 @@ class LeastSquares:
         learning_rate: of the descent.
         memory_limit: bytes for the normal equations held at once and for solving one of them, and again for the features of the
             examples gone through at once; the descent takes whole batches.
+
+    Raises:
+        ValueError: another method, numbers that are negative (steps, rate and memory must be above 0), a sequential descent.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> models = [{"w": jnp.eye(2), "u": jnp.eye(2)}, {"w": jnp.eye(2), "u": 3 * jnp.eye(2)}]
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> graph, maps = nm.trace(apply, models[0], x), [{"w": alignment.identity(2)}] * 2
+        >>> start = {"w": jnp.eye(2), "u": jnp.ones((2, 2))}
+        >>> found = nm.LeastSquares(ridge=0.0)(apply, graph, models, maps, [(x, None)], merged=start)
+        >>> print(jnp.abs(found.variables["u"]).round(3))  # the parents' outputs are 1 and 3 times what it reads
+        [[2. 0.]
+         [0. 2.]]
     """
 
     ridge: float = 1e-4
@@ -139,6 +159,11 @@ class LeastSquares:
             return result._replace(variables=headed.variables, headed=headed)
         return result._replace(variables=found.renewed(result.variables, every))
 
+    def _descended(self, found: Prepared, batches: list[tuple]) -> Solved:
+        descent = Descent(self.steps, self.learning_rate, self.memory_limit)
+        new, before, after = descent(found, batches)
+        return Solved(found.layers.replaced(new, found.start), before, after, found.left, ())
+
     def _solved(self, found: Prepared, batches: list[tuple]) -> Solved:
         layers, variables = found.layers, found.start
         before: dict[str, float] = {}
@@ -179,70 +204,12 @@ class LeastSquares:
             yield tuple(group)
 
     def _sums(self, found: Prepared, now: Mapping[str, Layer], variables: PyTree, inputs: list[PyTree]) -> dict[str, Sums]:
-        merged = variables if self.sequential else None
+        networks = found.networks._replace(merged=variables if self.sequential else None)
         total = no_sums(now)
-        for x in pieces(inputs, self._examples(found, tuple(now), variables, inputs[0])):
-            total = add_sums(found.layers, total, now, found.originals, merged, x)
+        for x in found.targets.pieces(tuple(now), networks, inputs, self.memory_limit):
+            total = add_sums(found.targets, total, now, networks, x)
         found_sums: dict[str, Sums] = jax.device_get(total)
         return {name: found_sums[name] for name in now}  # in the order of the network, which jit does not keep
-
-    def _examples(self, found: Prepared, names: tuple[str, ...], variables: PyTree, inputs: PyTree) -> int:
-        """How many examples the memory holds the features of, those of each model and the merged ones."""
-        pairs = jax.eval_shape(lambda o, v, x: found.layers.pairs(names, o, v, x), found.originals, variables, inputs)
-        size = sum(4 * leaf.size for leaf in jax.tree.leaves(pairs)) * (1 + len(found.originals.models))
-        return max(1, int(self.memory_limit * len(jax.tree.leaves(inputs)[0]) // max(size, 1)))
-
-    def _descended(self, found: Prepared, batches: list[tuple]) -> Solved:
-        layers, names = found.layers, found.names
-        start = layers.several(tuple(names), found.start)
-        given = _Given(found.originals, start, {name: jnp.asarray(found.allowed(name)) for name in names})
-        if not names:
-            return Solved(found.start, {}, {}, found.left, ())
-        optimizer = optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.steps))
-        result = fit(start, _JointError(layers), given, batches, optimizer, steps=self.steps)
-        if result.status == "diverged":
-            raise ValueError(f"the descent diverged: lower learning_rate={self.learning_rate}")
-        ends = {name: given.masked(name, result.theta[name]) for name in names}
-        total: Any = None
-        inputs = [x for x, *_ in batches]
-        for x in pieces(inputs, self._examples(found, names, found.start, inputs[0])):
-            new = _add_errors(layers, given, ends, x)
-            total = new if total is None else jax.tree.map(jnp.add, total, new)
-        before, after = ({name: total[name][k].relative() for name in names} for k in range(2))
-        better = {name: ends[name] for name in names if after[name] <= before[name]}
-        after = {name: min(after[name], before[name]) for name in names}
-        return Solved(layers.replaced(better, found.start), before, after, found.left, ())
-
-
-class _Given(NamedTuple):
-    """What the descent does not move: the originals, the layers as they were, and the entries that may move."""
-
-    originals: Originals
-    start: dict[str, Layer]
-    allowed: dict[str, Array]
-
-    def masked(self, name: str, layer: Layer) -> Layer:
-        """A layer with the entries of the start where it may not move."""
-        return layer._replace(matrix=jnp.where(self.allowed[name], layer.matrix, self.start[name].matrix))
-
-
-@dataclass(frozen=True)
-class _JointError:
-    """The sum over all sites of the mean squared error, as a loss for `fit`."""
-
-    layers: Layers
-
-    def __call__(self, theta: dict[str, Layer], given: _Given, batch: tuple) -> Array:
-        pairs = self.layers.pairs(theta, given.originals, None, batch[0])
-        missing = [errors_of(pairs[name], given.masked(name, layer)).missing for name, layer in theta.items()]
-        return jnp.stack([m / pairs[name].outputs.size for m, name in zip(missing, theta, strict=True)]).sum()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _add_errors(layers: Layers, given: _Given, ends: dict[str, Layer], x: PyTree) -> dict[str, tuple[Errors, Errors]]:
-    """Of one batch, for every site, at the start and at the end."""
-    pairs = layers.pairs(ends, given.originals, None, x)
-    return {name: (errors_of(pairs[name], given.start[name]), errors_of(pairs[name], ends[name])) for name in ends}
 
 
 def _changed(layer: Layer, change: Change) -> Layer:

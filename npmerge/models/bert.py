@@ -25,6 +25,16 @@ class Bert(Config):
         classes: outputs of a classifier on the pooled first token; None gives every token's features instead.
         types: rows of the segment embedding; every token is of segment 0.
         pad: the token that fills a sequence up.
+
+    Raises:
+        ValueError: a width that is no multiple of the heads, a pad that is no token.
+
+    Example:
+        >>> from npmerge.models import Bert, abstract, example
+        >>> config = Bert(layers=1)  # twelve of these layers are BERT-base
+        >>> network = abstract(config)
+        >>> f"{nm.parameters(network.variables):,}", jax.eval_shape(network.apply, network.variables, example(config)).shape
+        ('30,925,056', (2, 512, 768))
     """
 
     vocabulary: int = 30522

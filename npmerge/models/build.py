@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array
 
-PyTree = Any
+from alignment.graph import PyTree
 
 
 class Network(NamedTuple):
@@ -19,6 +19,13 @@ class Network(NamedTuple):
         apply: `(variables, inputs) -> outputs`, evaluation mode.
         variables: `{"params": ..., "batch_stats": ...}`, nested dicts of arrays.
         train_apply: `(variables, inputs) -> (outputs, variables with new statistics)`.
+
+    Example:
+        >>> from npmerge.models import Vgg, abstract
+        >>> network, x = abstract(Vgg(((4,), (8,)), dense=(), classes=3, side=4, norm="batch")), jnp.ones((2, 4, 4, 3))
+        >>> outputs, new = jax.eval_shape(network.train_apply, network.variables, x)  # and new statistics
+        >>> outputs.shape, sorted(new), jax.eval_shape(network.apply, network.variables, x).shape
+        ((2, 3), ['batch_stats', 'params'], (2, 3))
     """
 
     apply: Callable[[PyTree, Array], Array]
@@ -31,6 +38,19 @@ class Config(abc.ABC):
 
     Attributes:
         input_dtype: dtype of an example; a network on tokens says "int32".
+
+    Example:
+        >>> import dataclasses
+        >>> from flax import nnx
+        >>> from npmerge.models import Config, abstract
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Linear(Config):  # an architecture of one's own
+        ...     classes: int = 3
+        ...     input_shape = (4,)
+        ...     def module(self, rngs):
+        ...         return nnx.Linear(4, self.classes, rngs=rngs)
+        >>> {path: x.shape for path, x in abstract(Linear()).variables["params"].items()}
+        {'bias': (3,), 'kernel': (4, 3)}
     """
 
     input_dtype: ClassVar[str] = "float32"
@@ -68,19 +88,48 @@ class Config(abc.ABC):
 
 
 def build(config: Config, *, seed: int = 0) -> Network:
-    """Initialise a network. Equal configurations share their functions, so nothing is compiled twice."""
+    """Initialise a network. Equal configurations share their functions, so nothing is compiled twice.
+
+    Args:
+        config: the architecture.
+        seed: of the initialisation.
+
+    Example:
+        >>> from npmerge.models import Mlp, build
+        >>> one, two = (build(Mlp(4, (8,), 3), seed=seed) for seed in (0, 1))
+        >>> one.apply is two.apply, nm.parameters(one.variables), one.apply(one.variables, jnp.ones((5, 4))).shape
+        (True, 67, (5, 3))
+    """
     apply, train_apply = _functions(config)
     return Network(apply, _initialise(config, jax.random.key(seed)), train_apply)
 
 
 def abstract(config: Config) -> Network:
-    """The network with `jax.ShapeDtypeStruct` for variables: enough to trace it, whatever its size, and nothing allocated."""
+    """The network with `jax.ShapeDtypeStruct` for variables: enough to trace it, whatever its size, and nothing allocated.
+
+    Example:
+        >>> from npmerge.models import Mlp, abstract, example
+        >>> config = Mlp(inputs=10**6, hidden=(10**6,), classes=10)  # four terabytes
+        >>> network = abstract(config)
+        >>> f"{nm.parameters(network.variables):,}", len(nm.trace(network.apply, network.variables, example(config)).nodes)
+        ('1,000,011,000,010', 1)
+    """
     apply, train_apply = _functions(config)
     return Network(apply, _shapes(config), train_apply)
 
 
 def example(config: Config, batch: int = 2) -> jax.ShapeDtypeStruct:
-    """An abstract input of the architecture: all that `trace` needs."""
+    """An abstract input of the architecture: all that `trace` needs.
+
+    Args:
+        config: the architecture.
+        batch: the number of examples.
+
+    Example:
+        >>> from npmerge.models import Gpt2, ResNetCifar, example
+        >>> [(x.shape, str(x.dtype)) for x in (example(ResNetCifar()), example(Gpt2(), batch=1))]
+        [((2, 32, 32, 3), 'float32'), ((1, 1024), 'int32')]
+    """
     return jax.ShapeDtypeStruct((batch, *config.input_shape), config.input_dtype)
 
 

@@ -23,6 +23,16 @@ class Gpt2(Config):
         heads: attention heads in each block.
         hidden: width of the feed-forward networks.
         length: longest sequence.
+
+    Raises:
+        ValueError: a width that is no multiple of the heads.
+
+    Example:
+        >>> from npmerge.models import Gpt2, abstract, example
+        >>> config = Gpt2(layers=1)  # twelve of these layers are the 124 million parameters
+        >>> network = abstract(config)
+        >>> f"{nm.parameters(network.variables):,}", jax.eval_shape(network.apply, network.variables, example(config)).shape
+        ('46,473,216', (2, 1024, 50257))
     """
 
     vocabulary: int = 50257

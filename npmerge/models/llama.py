@@ -32,6 +32,16 @@ class Llama(Config):
         stretch: (factor, low, high, old length) of rotary positions, as from Llama 3.1 on: turns of which fewer than `low` fit
             into the old length are slowed down by the factor, those of which more than `high` do are not, with a linear
             transition; None slows down none.
+
+    Raises:
+        ValueError: a width that is no even multiple of the heads, heads that are none of kv_heads, another window or stretch.
+
+    Example:
+        >>> from npmerge.models import Llama, abstract, example
+        >>> config = Llama(layers=1, length=16)  # thirty of these layers are SmolLM2, 135 million parameters
+        >>> network = abstract(config)
+        >>> f"{nm.parameters(network.variables):,}", jax.eval_shape(network.apply, network.variables, example(config)).shape
+        ('31,852,224', (2, 16, 49152))
     """
 
     vocabulary: int = 49152

@@ -17,6 +17,12 @@ class Mlp(Config):
         inputs: features of an example.
         hidden: width of each hidden layer.
         classes: number of outputs.
+
+    Example:
+        >>> from npmerge.models import Mlp, abstract
+        >>> variables = abstract(Mlp(inputs=4, hidden=(8, 6), classes=3)).variables
+        >>> [layer["kernel"].shape for layer in variables["params"]["layers"].values()]
+        [(4, 8), (8, 6), (6, 3)]
     """
 
     inputs: int = 64

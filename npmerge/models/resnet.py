@@ -23,6 +23,14 @@ class ResNet(Config):
         classes: number of outputs.
         side: height and width of the images.
         channels: channels of the images.
+
+    Raises:
+        ValueError: another block, a width or stage that is not positive.
+
+    Example:
+        >>> from npmerge.models import ResNet, abstract
+        >>> f"{nm.parameters(abstract(ResNet()).variables):,}"  # ResNet-18, as torchvision has it
+        '11,689,512'
     """
 
     block: Literal["basic", "bottleneck"] = "basic"

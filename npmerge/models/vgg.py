@@ -25,6 +25,15 @@ class Vgg(Config):
         norm: "batch" puts BatchNorm between every convolution, which keeps its bias, and its ReLU.
         pooled: height and width that the last stage is averaged to, as torchvision does (7) to images of any side; None
             leaves it as it is.
+
+    Raises:
+        ValueError: another norm, a side that the stages do not halve evenly, pooling to nothing.
+
+    Example:
+        >>> from npmerge.models import Vgg, abstract
+        >>> variables = abstract(Vgg(norm="batch")).variables  # VGG-11 for 32 x 32 pixels
+        >>> len(variables["params"]["stages"]), f"{nm.parameters(variables):,}"
+        (5, '9,493,770')
     """
 
     stages: tuple[tuple[int, ...], ...] = ((64,), (128,), (256, 256), (512, 512), (512, 512))

@@ -23,6 +23,16 @@ class Vit(Config):
         classes: number of outputs.
         side: height and width of the images.
         channels: channels of the images.
+
+    Raises:
+        ValueError: a width that is no multiple of the heads, a side that is none of the patch.
+
+    Example:
+        >>> from npmerge.models import Vit, abstract, example
+        >>> config = Vit(layers=1)  # twelve of these layers are ViT-B/16
+        >>> network = abstract(config)
+        >>> f"{nm.parameters(network.variables):,}", jax.eval_shape(network.apply, network.variables, example(config)).shape
+        ('8,601,064', (2, 1000))
     """
 
     patch: int = 16

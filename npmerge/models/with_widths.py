@@ -10,12 +10,12 @@ from flax import nnx
 from jaxtyping import Array
 
 from alignment.checks import check_kinds, unknown
-from alignment.graph import Graph, path_name
+from alignment.graph import Graph, PyTree, path_name
 from alignment.labels import new_size
 from alignment.resizing.resize import resize
 from alignment.tracing.trace import trace
 from alignment.widths import check_widths
-from npmerge.models.build import Config, PyTree, abstract, example
+from npmerge.models.build import Config, abstract, example
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,17 @@ class WithWidths(Config):
     Attributes:
         config: the architecture.
         widths: the units of each node that has changed, by name, as (node, units) in the order of the names.
+
+    Raises:
+        ValueError: a node that the architecture does not have (the nearest is named), a width below 1, widths upon widths.
+
+    Example:
+        >>> from npmerge.models import Mlp, WithWidths, abstract
+        >>> config = Mlp(inputs=4, hidden=(8,), classes=3)
+        >>> (node,) = nm.trace(abstract(config).apply, abstract(config).variables, jnp.ones((1, 4))).nodes
+        >>> narrow = WithWidths.of(config, {node: 5})
+        >>> [layer["kernel"].shape for layer in abstract(narrow).variables["params"]["layers"].values()]
+        [(4, 5), (5, 3)]
     """
 
     config: Config

@@ -42,6 +42,16 @@ def warn_of_collapse(
 
     Raises:
         ValueError: for a loss of another kind, a share that is no fraction, or no batches.
+
+    Example:
+        >>> import warnings
+        >>> stack, merge = nm.stack_models([{"w": -jnp.eye(2)}, {"w": 9 * jnp.eye(2)}]), nm.np_merge()
+        >>> loss = nm.weight_space(merge, lambda v, x: x @ v["w"], nm.CrossEntropy())
+        >>> with warnings.catch_warnings(record=True, action="always") as said:
+        ...     nm.warn_of_collapse(loss, merge.init(stack), stack, [(jnp.eye(2), np.array([0, 1]))])
+        1
+        >>> print(said[0].message)
+        model 1 alone has an objective of 0.000123 on the only task, the start of the merge one of 0.0181: ...
     """
     check_kinds("warn_of_collapse takes (loss, theta, stack)", (loss, WeightSpaceLoss), (stack, Stack))
     check_fraction("share", share, positive=True)

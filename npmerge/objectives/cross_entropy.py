@@ -7,7 +7,8 @@ import optax
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.batches import check_batch, check_lengths, kept, masked_mean
+from npmerge.batches import check_batch, check_lengths
+from npmerge.masks import kept, masked_mean
 from npmerge.objectives.base import Apply, Objective
 from npmerge.objectives.labels import check_labels
 from npmerge.stack import Stack
@@ -19,6 +20,13 @@ class CrossEntropy(Objective):
 
     Of a language model, whose batches are `(tokens[:, :-1], tokens[:, 1:])`, it is the loss of the next token, as
     `NextToken()` is on the tokens themselves.
+
+    Example:
+        >>> apply = lambda v, x: x @ v
+        >>> batch = jnp.eye(3), np.array([0, 1, -1]), np.array([True, True, False])  # the last is padding
+        >>> value = nm.CrossEntropy()(apply, jnp.zeros((3, 4)), None, batch)
+        >>> f"{value:.3f} = log 4 = {np.log(4):.3f}"
+        '1.386 = log 4 = 1.386'
     """
 
     masks = True

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_number
 from alignment.graph import PyTree
-from npmerge.batches import masked_mean
+from npmerge.base import mean
+from npmerge.masks import masked_mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.labels import check_logits
 from npmerge.objectives.teachers import Teacher, check_teacher, teachers
@@ -28,6 +29,15 @@ class Distillation(Objective):
     Attributes:
         temperature: T.
         teacher: "mean", the number m of a model, or "own" inside `Joint`.
+
+    Raises:
+        ValueError: a temperature that is not above 0, another teacher.
+
+    Example:
+        >>> apply, stack = lambda v, x: x @ v["w"], nm.stack_models([{"w": jnp.eye(2)}, {"w": -jnp.eye(2)}])
+        >>> value = lambda w: nm.Distillation()(apply, {"w": w}, stack, (jnp.eye(2), None))
+        >>> f"{value(jnp.zeros((2, 2))):.2f}, {value(jnp.eye(2)):.2f}"  # the mean of their predictions is even
+        '0.00, 0.12'
     """
 
     temperature: float = 1.0
@@ -45,7 +55,7 @@ class Distillation(Objective):
         models = teachers("Distillation", self.teacher, stack)
         student = jax.nn.log_softmax(apply(params, inputs).astype(jnp.float32) / t)
         predictions = [jax.nn.softmax(apply(model, inputs).astype(jnp.float32) / t) for model in models]
-        teacher = jax.lax.stop_gradient(sum(predictions[1:], predictions[0]) / len(predictions))
+        teacher = jax.lax.stop_gradient(mean(predictions))
         return t**2 * masked_mean(optax.kl_divergence(student, teacher), batch)
 
     def of_task(self, task: int) -> "Distillation":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.batches import masked_mean
+from npmerge.masks import masked_mean
 from npmerge.objectives.base import Apply, Objective
 from npmerge.objectives.labels import check_logits
 from npmerge.stack import Stack
@@ -21,6 +21,11 @@ class Entropy(Objective):
     sure of anything, also of one class for all inputs: batches must mix the tasks, and accuracy be watched. On inputs that
     are tested on later the result is transductive. Some implementations put a floor of 1e-8 under p, here the logarithm is
     that of the softmax itself.
+
+    Example:
+        >>> apply, batch = lambda v, x: x @ v, (jnp.eye(2), None)
+        >>> [f"{nm.Entropy()(apply, scale * jnp.eye(2), None, batch):.2f}" for scale in (0.0, 2.0, 9.0)]  # ever surer
+        ['0.69', '0.37', '0.00']
     """
 
     masks = True

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,10 +11,10 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.activations.masked import masked_features
 from alignment.activations.taps import capture
-from alignment.biases import channel_biases
 from alignment.checks import check_flags, check_kinds, unknown
-from alignment.graph import Graph, PyTree, Signature, as_shapes, signature
-from npmerge.layerwise import Layers
+from alignment.graph import Graph, PyTree
+from npmerge.base import mean
+from npmerge.linear_layers import layers_of
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.teachers import Teacher, check_teacher, teachers
 from npmerge.stack import Stack
@@ -50,6 +49,17 @@ class FeatureMatching(Objective):
             each task the model of that task.
         sequential: whether inputs of a layer are what the merged network makes, else those of the teacher.
         names: the nodes (sequential) or sites to compare, all that can be by default. Of what is not asked for nothing is kept.
+
+    Raises:
+        ValueError: no graph, another teacher, names that it does not have (the nearest is named), nothing to compare.
+
+    Example:
+        >>> apply, x = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], jnp.eye(2)
+        >>> model = {"w": jnp.eye(2), "u": jnp.eye(2)}
+        >>> objective = nm.FeatureMatching(nm.trace(apply, model, x))
+        >>> twice, stack = {**model, "w": 2 * jnp.eye(2)}, nm.stack_models([model, model])
+        >>> print(objective(apply, model, stack, (x, None)), objective(apply, twice, stack, (x, None)))
+        0.0 1.0
     """
 
     graph: Graph
@@ -76,7 +86,7 @@ class FeatureMatching(Objective):
         models = teachers("FeatureMatching", self.teacher, stack)
         compare = self._nodes if self.sequential else self._sites
         errors = [_relative(*pair) for pair in compare(apply, params, models, batch).values()]
-        return sum(errors[1:], errors[0]) / len(errors)
+        return mean(errors)
 
     def of_task(self, task: int) -> "FeatureMatching":
         """A task's own teacher, if each has its own."""
@@ -104,20 +114,13 @@ class FeatureMatching(Objective):
 
     def _sites(self, apply: Apply, params: PyTree, models: list[PyTree], batch: tuple) -> dict[str, tuple[Seen, Array]]:
         """By name what the merged site makes of the teacher's inputs, and what the teacher makes of them."""
-        biases = _biases(apply, self.graph, signature(params), signature(batch[0]))
-        layers = Layers((), (), apply, self.graph, biases, own_inputs=False)
-
-        def made(name: str, variables: PyTree, x: Array) -> Array:
-            matrix, bias = layers.layer(name, variables)
-            y = jnp.matmul(x, matrix)
-            return y if bias is None else y + jnp.broadcast_to(bias[..., None, :], y.shape)
-
+        layers = layers_of(apply, self.graph, params, batch[0])
         read = [_inputs(apply, self.graph, self.names or (), model, batch) for model in models]
         found = {}
         for name in self.names or ():
             inputs = [seen[name].values for seen in read]
-            outputs = [made(name, model, x) for model, x in zip(models, inputs, strict=True)]
-            found[name] = Seen(made(name, params, _mean(inputs)), read[0][name].counts), _mean(outputs)
+            outputs = [layers.layer(name, model).outputs(x) for model, x in zip(models, inputs, strict=True)]
+            found[name] = Seen(layers.layer(name, params).outputs(_mean(inputs)), read[0][name].counts), _mean(outputs)
         return found
 
 
@@ -137,18 +140,9 @@ def _inputs(apply: Apply, graph: Graph, names: tuple[str, ...], variables: PyTre
     return seen
 
 
-@functools.lru_cache(maxsize=32)
-def _biases(apply: Callable[..., PyTree], graph: Graph, variables: Signature, inputs: Signature) -> tuple[tuple[str, str], ...]:
-    """For each site with a bias the path of that."""
-    with jax.ensure_compile_time_eval():  # it looks at numbers, also while a loss is traced
-        found: Mapping[str, str] = channel_biases(apply, graph, as_shapes(variables), as_shapes(inputs))
-    return tuple(found.items())
-
-
 def _mean(features: list[Array]) -> Float[Array, "*copies samples units"]:
     """In float32, as something to learn from: no gradient goes through it."""
-    wide = [x.astype(jnp.float32) for x in features]
-    return jax.lax.stop_gradient(sum(wide[1:], wide[0]) / len(wide))
+    return jax.lax.stop_gradient(mean([x.astype(jnp.float32) for x in features]))
 
 
 def _relative(ours: Seen, theirs: Float[Array, "*copies samples units"]) -> Float[Array, ""]:

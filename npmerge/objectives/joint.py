@@ -24,6 +24,16 @@ class Joint(Objective):
         weights: w_k; None is the mean over the tasks.
         functions: one network function for each task, in the place of the loss's one, where tasks have heads of their own; ()
             for the same network.
+
+    Raises:
+        ValueError: objectives, weights and functions of different numbers of tasks, or such as are none.
+
+    Example:
+        >>> batches = (jnp.eye(2), np.array([0, 1])), (jnp.eye(2), np.array([0, 0]))  # of two tasks
+        >>> each = [nm.CrossEntropy()(lambda v, x: x @ v, jnp.eye(2), None, batch) for batch in batches]
+        >>> joint = nm.Joint(nm.CrossEntropy())(lambda v, x: x @ v, jnp.eye(2), None, batches)
+        >>> print([f"{x:.2f}" for x in (*each, joint)])
+        ['0.31', '0.81', '0.56']
     """
 
     objective: Objective | tuple[Objective, ...]

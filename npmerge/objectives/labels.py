@@ -16,6 +16,12 @@ def check_labels(
         labels: one per prediction: one per example, or per token of it.
         outputs: what the network returns for the batch, as arrays or `jax.ShapeDtypeStruct`.
         mask: which examples, or positions of them, are no padding: labels of padding may be any.
+
+    Example:
+        >>> from npmerge.objectives import check_labels
+        >>> check_labels(np.array([0, 1, 2]), jax.ShapeDtypeStruct((3, 2), jnp.float32))
+        Traceback (most recent call last):
+        ValueError: labels out of range: got 0 to 2, expected 0 to 1
     """
     logits = check_logits(outputs)
     if labels is None:

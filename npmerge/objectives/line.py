@@ -13,6 +13,7 @@ from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
 from npmerge.arithmetic import between
+from npmerge.base import mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.losses import OfObjective
 from npmerge.sharding import gathered
@@ -23,7 +24,24 @@ from npmerge.stack import Stack, check_stack
 class LineLoss(OfObjective):
     """`loss(theta, stack, batch, key=)`: the objective at a random point of the line from the reference to each other model.
 
-    Without a key the point is the middle of the interval, so that held-out losses can be compared.
+    `along_line` makes it. Without a key the point is the middle of the interval, so that held-out losses can be compared.
+
+    Attributes:
+        alignment: whose theta is learned.
+        graph: of the networks.
+        apply: the network.
+        objective: what is minimised.
+        interval: the ends of where points are drawn, 0 the reference.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.eye(2), "u": 4 * jnp.eye(2)}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # its units in another order
+        >>> way, graph = alignment.WeightMatching(), nm.trace(apply, a, jnp.eye(2))
+        >>> loss = nm.along_line(way, graph, apply, nm.CrossEntropy(), interval=(0.5, 0.5))
+        >>> value = loss(way.init(graph, [a, b]), nm.stack_models([a, b]), (jnp.eye(2), np.array([0, 1])))
+        >>> f"{value:.2f}"  # half-way between the aligned models; 0.69 without
+        '0.02'
     """
 
     alignment: Alignment
@@ -41,7 +59,7 @@ class LineLoss(OfObjective):
         moved = [transport(self.graph, m, v) for m, v in zip(maps, models, strict=True)]
         points = [between(models[0], other, t) for other in moved[1:]]
         losses = [self.objective(self.apply, gathered(point), stack, batch) for point in points]
-        return sum(losses[1:], losses[0]) / len(losses)
+        return mean(losses)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
@@ -69,6 +87,16 @@ def along_line(
 
     Raises:
         ValueError: arguments of other kinds, an interval outside [0, 1].
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.eye(2), "u": 4 * jnp.eye(2)}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # its units in another order
+        >>> graph, stack, batch = nm.trace(apply, a, jnp.eye(2)), nm.stack_models([a, b]), (jnp.eye(2), np.array([0, 1]))
+        >>> way = alignment.SoftPermutation()
+        >>> loss = nm.along_line(way, graph, apply, nm.CrossEntropy())
+        >>> print(loss(way.init(graph, [a, b]), stack, batch, key=jax.random.key(0)) < 0.69)
+        True
     """
     call = "along_line takes (alignment, graph, apply, objective)"
     check_kinds(call, (alignment, Alignment), (graph, Graph), (apply, Callable), (objective, Objective))

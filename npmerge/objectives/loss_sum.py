@@ -10,17 +10,28 @@ from jaxtyping import Array, Float
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree
-from npmerge.batches import weight_of
-from npmerge.objectives.base import Check, Objective, Term
+from npmerge.masks import weight_of
+from npmerge.objectives.base import Check, Loss, Objective, Term
 from npmerge.objectives.terms import all_of, check_equal, check_weights, scaled, weighted
 from npmerge.stack import Stack
-
-Loss = Callable[..., Array]
 
 
 @dataclass(frozen=True)
 class LossSum:
-    """`loss(theta, stack, batch)`, with a key for those terms that draw at random: sum_i w_i loss_i."""
+    """`loss(theta, stack, batch)`, with a key for those terms that draw at random: sum_i w_i loss_i. `weighted_sum` makes it.
+
+    Attributes:
+        losses: functions of (theta, stack, batch).
+        weights: w_i, one each if None.
+
+    Raises:
+        ValueError: anything that is no loss, another number of weights.
+
+    Example:
+        >>> loss = nm.weighted_sum((lambda theta, stack, batch: theta, lambda theta, stack, batch: theta**2), (1.0, 10.0))
+        >>> print(loss(jnp.float32(3), None, ()), loss.weights)
+        93.0 (1.0, 10.0)
+    """
 
     losses: tuple[Loss, ...]
     weights: tuple[float, ...] | None = None
@@ -100,6 +111,14 @@ def weighted_sum(losses: Sequence[Loss], weights: Sequence[float] | None = None)
 
     Raises:
         ValueError: anything that is no loss, another number of weights.
+
+    Example:
+        >>> merge, stack = nm.np_merge(), nm.stack_models([{"w": jnp.eye(2)}, {"w": 3 * jnp.eye(2)}])
+        >>> task = nm.weight_space(merge, lambda v, x: x @ v["w"], nm.CrossEntropy())
+        >>> loss = nm.weighted_sum((task, nm.EqualShares(merge)), (1.0, 0.1))
+        >>> given = {"w": jnp.full((1, 2, 2), 99.0)}, stack, (jnp.eye(2), np.array([0, 1]))  # the first model alone
+        >>> f"{task(*given):.3f}, {loss(*given):.3f}"
+        '0.313, 0.338'
     """
     return LossSum(losses, weights)  # type: ignore[arg-type]
 

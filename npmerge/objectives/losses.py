@@ -46,7 +46,20 @@ class OfObjective:
 
 @dataclass(frozen=True)
 class WeightSpaceLoss(OfObjective):
-    """`loss(theta, stack, batch)`: build the merged network, evaluate the objective."""
+    """`loss(theta, stack, batch)`: build the merged network, evaluate the objective. `weight_space` makes it.
+
+    Attributes:
+        merge: whose theta is learned.
+        apply: the network.
+        objective: what is minimised.
+
+    Example:
+        >>> loss = nm.weight_space(nm.np_merge(), lambda v, x: x @ v["w"], nm.CrossEntropy())
+        >>> stack = nm.stack_models([{"w": jnp.eye(2)}, {"w": -jnp.eye(2)}])
+        >>> gradient = jax.grad(loss)(loss.merge.init(stack), stack, (jnp.eye(2), np.array([0, 1])))
+        >>> print(gradient["w"][0].diagonal())  # more of the first model, where it is right
+        [-0.125 -0.125]
+    """
 
     merge: Merge
     apply: Apply
@@ -68,7 +81,20 @@ class WeightSpaceLoss(OfObjective):
 
 @dataclass(frozen=True)
 class FineTuningLoss(OfObjective):
-    """`loss(params, stack, batch)`: theta is the network itself. The honest control of every learned merge."""
+    """`loss(params, stack, batch)`: theta is the network itself. The honest control of every learned merge.
+
+    `fine_tuning` makes it.
+
+    Attributes:
+        apply: the network.
+        objective: what is minimised.
+
+    Example:
+        >>> loss = nm.fine_tuning(lambda v, x: x @ v["w"], nm.CrossEntropy())
+        >>> print(jax.grad(loss)({"w": jnp.zeros((2, 2))}, None, (jnp.eye(2), np.array([0, 1])))["w"])
+        [[-0.25  0.25]
+         [ 0.25 -0.25]]
+    """
 
     apply: Apply
     objective: Objective
@@ -89,8 +115,23 @@ class FineTuningLoss(OfObjective):
 def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpaceLoss:
     """The loss of a merge's theta.
 
-    To learn with batch statistics give the outputs of training mode: `lambda v, x: train_apply(v, x)[0]`. Raises ValueError
-    if the arguments are of other kinds.
+    Args:
+        merge: whose theta is learned, such as `np_merge()`.
+        apply: the network, `apply(variables, inputs) -> outputs`. To learn with batch statistics give the outputs of training
+            mode: `lambda v, x: train_apply(v, x)[0]`.
+        objective: what is minimised, such as `CrossEntropy()`.
+
+    Returns:
+        `loss(theta, stack, batch) -> scalar`, for `fit`.
+
+    Raises:
+        ValueError: arguments of other kinds.
+
+    Example:
+        >>> merge, stack = nm.np_merge(), nm.stack_models([{"w": jnp.eye(2)}, {"w": 3 * jnp.eye(2)}])
+        >>> loss = nm.weight_space(merge, lambda v, x: x @ v["w"], nm.CrossEntropy())
+        >>> f"{loss(merge.init(stack), stack, (jnp.eye(2), np.array([0, 1]))):.3f}"  # of the average
+        '0.127'
     """
     call = "weight_space takes (merge, apply, objective)"
     check_kinds(call, (merge, Merge), (apply, Callable), (objective, Objective))
@@ -98,6 +139,24 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
 
 
 def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
-    """The loss of a network's own parameters, for training and for controls. Raises ValueError for other kinds."""
+    """The loss of a network's own parameters, for training and for controls.
+
+    Args:
+        apply: the network, `apply(variables, inputs) -> outputs`.
+        objective: what is minimised, such as `CrossEntropy()`.
+
+    Returns:
+        `loss(variables, stack, batch) -> scalar`, for `fit`; the stack may be None unless the objective reads it.
+
+    Raises:
+        ValueError: arguments of other kinds.
+
+    Example:
+        >>> loss = nm.fine_tuning(lambda v, x: x @ v["w"], nm.CrossEntropy())
+        >>> batches = [(jnp.eye(2), np.array([0, 1]))]
+        >>> found = nm.fit({"w": jnp.zeros((2, 2))}, loss, None, batches, optax.sgd(1.0), steps=2)
+        >>> print(found.history.loss.round(2))
+        [0.69 0.47]
+    """
     check_kinds("fine_tuning takes (apply, objective)", (apply, Callable), (objective, Objective))
     return FineTuningLoss(apply, objective)

@@ -11,7 +11,8 @@ import optax
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
-from npmerge.batches import check_batch, mean_where
+from npmerge.batches import check_batch
+from npmerge.masks import mean_where
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.labels import check_logits
 from npmerge.stack import Stack
@@ -25,6 +26,13 @@ class NextToken(Objective):
     the last token of each example and is asked for all but the first. Negative tokens, which the network reads as token 0, and
     what a mask (examples,) or (examples, length) does not keep are padding, and never asked for. Padding belongs at the end,
     where no causal network looks at it.
+
+    Example:
+        >>> apply = lambda v, tokens: v[tokens]  # the logits of the next token, by the last one
+        >>> after, tokens = 2 * jnp.roll(jnp.eye(3), 1, axis=1), np.array([[0, 1, 2], [1, 2, -1]])  # -1 is padding
+        >>> objective = nm.NextToken()
+        >>> f"{objective(apply, after, None, tokens):.2f} over {objective.weight(tokens):.0f} tokens"
+        '0.24 over 3 tokens'
     """
 
     masks = True

@@ -25,6 +25,15 @@ class Proximity(Objective):
 
     Attributes:
         to: "mean" of the models, which is where a merge that starts at the average starts, "base", or the number of a model.
+
+    Raises:
+        ValueError: another network to stay near.
+
+    Example:
+        >>> stack = nm.stack_models([{"w": jnp.array([1.0, 3.0])}, {"w": jnp.array([3.0, 5.0])}])
+        >>> value = lambda to: float(nm.Proximity(to)(None, {"w": jnp.array([2.0, 4.0])}, stack, None))
+        >>> value("mean"), value(0)
+        (0.0, 1.0)
     """
 
     to: int | Literal["mean", "base"] = "mean"

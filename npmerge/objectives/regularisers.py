@@ -22,11 +22,18 @@ class EqualShares:
 
     It keeps coefficients from collapsing onto one model where one task alone is learned (`warn_of_collapse`).
 
-    Example:
-        loss = weighted_sum((weight_space(merge, apply, CrossEntropy()), EqualShares(merge)), (1.0, 0.1))
-
     Attributes:
         merge: the `Learned` whose coefficients they are, or an `Aligned` of one.
+
+    Raises:
+        ValueError: a merge that has no learned coefficients.
+
+    Example:
+        >>> merge = nm.Learned(nm.Average(), nm.PerModel(), nm.Simplex())  # of two models
+        >>> penalty = nm.EqualShares(merge)
+        >>> print(penalty({"all": jnp.array([0.0])}, None, None), penalty({"all": jnp.array([99.0])}, None, None))
+        0.0 0.25
+        >>> loss = nm.weighted_sum((nm.weight_space(merge, lambda v, x: x @ v["w"], nm.Entropy()), penalty), (1.0, 0.1))
     """
 
     merge: Learned | Aligned
@@ -60,6 +67,15 @@ class TowardStart:
 
     Attributes:
         start: theta to stay near, such as `merge.init(stack)`.
+
+    Raises:
+        ValueError: a start without floating-point leaves.
+
+    Example:
+        >>> start = {"all": jnp.array([0.0, 0.0])}
+        >>> penalty = nm.TowardStart(start)
+        >>> print(penalty(start, None, None), penalty({"all": jnp.array([3.0, 1.0])}, None, None))
+        0.0 5.0
     """
 
     start: PyTree

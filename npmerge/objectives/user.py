@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_flags, kind_of
 from alignment.graph import PyTree
-from npmerge.batches import check_lengths, masked_mean
+from npmerge.batches import check_lengths
+from npmerge.masks import masked_mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.stack import Stack
 
@@ -21,7 +22,17 @@ class UserObjective(Objective):
 
     Attributes:
         function: it. Name it once: a loss is compiled for each function, and two lambdas are two.
-        masks: whether it heeds the third part of a batch: `npmerge.batches.masked_mean` takes such a mean.
+        masks: whether it heeds the third part of a batch: `npmerge.masks.masked_mean` takes such a mean.
+
+    Raises:
+        ValueError: no function.
+
+    Example:
+        >>> def largest(apply, params, stack, batch):
+        ...     return jnp.abs(apply(params, batch[0]) - batch[1]).max()
+        >>> loss = nm.fine_tuning(lambda v, x: x @ v, nm.UserObjective(largest))
+        >>> print(loss(jnp.eye(2), None, (jnp.eye(2), jnp.zeros((2, 2)))))
+        1.0
     """
 
     function: Callable[[Apply, PyTree, Stack | None, tuple], Float[Array, ""]]
@@ -51,6 +62,15 @@ class PerExample(Objective):
 
     Attributes:
         function: of what the network returns and of the targets, such as `optax.losses.sigmoid_binary_cross_entropy`.
+
+    Raises:
+        ValueError: no function.
+
+    Example:
+        >>> objective = nm.PerExample(lambda outputs, targets: jnp.square(outputs - targets).mean(-1))
+        >>> batch = jnp.eye(2), jnp.zeros((2, 2)), np.array([True, False])
+        >>> print(objective(lambda v, x: x @ v, jnp.array([[3.0, 1.0], [9.0, 9.0]]), None, batch))
+        5.0
     """
 
     function: Callable[[PyTree, PyTree], Float[Array, "examples ..."]]

@@ -13,7 +13,23 @@ from npmerge.stack import Stack, check_stack
 
 @dataclass(frozen=True)
 class WeightDistance:
-    """`loss(theta, stack, batch)`: how far the aligned weights are from the reference's. Needs no data: `batches=[()]`."""
+    """`loss(theta, stack, batch)`: how far the aligned weights are from the reference's. Needs no data: `batches=[()]`.
+
+    Attributes:
+        alignment: whose theta is learned, such as `alignment.StraightThrough()`.
+        graph: of the networks.
+
+    Raises:
+        ValueError: arguments of other kinds.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> a = {"w": jnp.array([[1.0, 0.0], [0.0, 2.0]]), "u": jnp.eye(2)}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # its units in another order
+        >>> way, graph = alignment.WeightMatching(), nm.trace(apply, a, jnp.eye(2))
+        >>> print(nm.WeightDistance(way, graph)(way.init(graph, [a, b]), nm.stack_models([a, b]), ()))
+        0.0
+    """
 
     alignment: Alignment
     graph: Graph

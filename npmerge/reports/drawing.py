@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npmerge.evaluate import Path
+from npmerge.paths import Path
 
 
 class Curve(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 
 from alignment import Graph
 from alignment.describe import INPUTS, OUTPUTS, edges
-from npmerge.evaluate import Path
+from npmerge.paths import Path
 from npmerge.reports.drawing import new_figure
 
 COLOURS = {"permutation": "tab:blue", "scale": "tab:orange", "orthogonal": "tab:green", "linear": "tab:red"}

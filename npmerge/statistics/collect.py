@@ -9,11 +9,10 @@ import jax.numpy as jnp
 
 from alignment.activations.moments import Joint, JointMoments, Moments, NodeMoments, Statistic
 from alignment.checks import check_kinds, check_list, check_number, kind_of
-from alignment.graph import Graph, PyTree, signature
-from alignment.per_model import functions_of, graphs_of, of_one_width
 from alignment.graph import Graph, PyTree
 from npmerge.base import Merge
-from npmerge.batches import measured, with_mask
+from npmerge.batches import measured
+from npmerge.masks import with_mask
 from npmerge.statistics.collected import Collected
 from npmerge.statistics.examples import Examples, Run
 from npmerge.statistics.fisher_information import DiagonalFisher
@@ -57,7 +56,7 @@ def collect(
             different widths only `JointMoments`.
         graph: its traced graph.
         models: their variables.
-        batches: `(inputs, targets)` or `(inputs, targets, mask)`, as `npmerge.batches.counted` reads them. Targets are only
+        batches: `(inputs, targets)` or `(inputs, targets, mask)`, as `npmerge.masks.counted` reads them. Targets are only
             read by statistics that need them.
         statistics: what to gather: values such as `NodeMoments()`, classes for their defaults, or merges for what they need; a
             value goes before the default of its class.

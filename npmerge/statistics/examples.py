@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 from alignment.activations.moments import Statistic
 from alignment.graph import Graph, PyTree
 from npmerge.base import Merge, Stats
-from npmerge.batches import counted
+from npmerge.masks import counted
 from npmerge.stack import Stack
 from npmerge.statistics.collected import collected_for
 

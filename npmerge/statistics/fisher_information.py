@@ -23,7 +23,7 @@ class DiagonalFisher(OfLikelihood):
 
     Gradients are squared per example, then averaged (Matena and Raffel 2022; squaring the gradient of a batch is a
     common mistake). `apply` returns logits (examples, ..., classes); an example of several predictions, a sequence of tokens,
-    has the sum of their log-likelihoods. Padding (`npmerge.batches.counted`) is left out, examples of nothing else do not
+    has the sum of their log-likelihoods. Padding (`npmerge.masks.counted`) is left out, examples of nothing else do not
     count. Finalised to a tree like the variables with leaves (models, ...), float32.
 
     Implementations disagree on y. Matena and Raffel draw it from the model, or take the expectation over few classes; the

@@ -16,7 +16,7 @@ from alignment.lookups import Lookup
 from alignment.sites import Use
 from npmerge.arithmetic import summed
 from npmerge.base import Merge, Stats
-from npmerge.batches import counted
+from npmerge.masks import counted
 from npmerge.stack import Stack
 from npmerge.statistics.collected import collected_for
 from npmerge.statistics.one_by_one import alone, frequencies, of_models, one_by_one, per_sample, product, samples_of
@@ -41,7 +41,7 @@ class InputGram(Statistic):
     """The Gram matrix G = mean x x^T of the inputs x of every linear site, in each model.
 
     Dense layers, projections of attention and experts alike; of a convolution x are its patches, of which those of `microbatch`
-    examples exist at once. Every position of an image or a sequence is a sample; padding (`npmerge.batches.counted`) is none,
+    examples exist at once. Every position of an image or a sequence is a sample; padding (`npmerge.masks.counted`) is none,
     and the mean is over samples, so that models weigh alike whatever the lengths of their data. Sums are float32 products of
     the highest precision. Examples are looked at one by one, so a network must not look at others in evaluation mode.
 

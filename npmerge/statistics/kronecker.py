@@ -14,6 +14,7 @@ from alignment.graph import Graph, PyTree, flatten
 from alignment.sites import Site
 from npmerge.base import Merge, Stats
 from npmerge.batches import counted
+from npmerge.masks import counted
 from npmerge.stack import Stack
 from npmerge.statistics.collected import collected_for
 from npmerge.statistics.likelihood import OfLikelihood, drawn, labels_of, log_likelihood

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt
 from alignment.activations.moments import Statistic
 from alignment.checks import check_choice, check_count
 from alignment.graph import PyTree
-from npmerge.batches import counted
+from npmerge.masks import counted
 
 Kind = Literal["exact", "sampled", "empirical"]
 KINDS: tuple[Kind, ...] = ("exact", "sampled", "empirical")
@@ -51,7 +51,7 @@ def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array
         name: of the statistic, for messages.
         kind: "empirical" needs labels.
         outputs: shapes of the logits (examples, ..., classes).
-        batch: padding is what `npmerge.batches.counted` leaves out.
+        batch: padding is what `npmerge.masks.counted` leaves out.
 
     Raises:
         ValueError: for a network that has no such outputs, or labels that do not fit them.

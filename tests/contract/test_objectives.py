@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import npmerge as nm
-from npmerge.batches import masked_mean
+from npmerge.masks import masked_mean
 from tests.npmerge.toys import apply, array, batch, variables
 
 MODELS = [variables(k) for k in range(3)]

@@ -23,7 +23,7 @@ from npmerge import (
     weight_space,
     weighted_sum,
 )
-from npmerge.batches import masked_mean, padded, weight_of
+from npmerge.masks import masked_mean, padded, weight_of
 from npmerge.sharding import layout_of
 
 WIDTH, CLASSES = 16, 8

@@ -12,7 +12,7 @@ import pytest
 import alignment
 import npmerge as nm
 from alignment import CCA, ActivationMatching, Procrustes, SoftPermutation, WeightMatching, annealed, sinkhorn, weight_distance
-from npmerge.evaluate import path_between
+from npmerge.paths import path_between
 from tests.npmerge import toys
 
 A = toys.variables(0)

@@ -10,7 +10,7 @@ import pytest
 import npmerge as nm
 from alignment import ActivationMatching, Procrustes, StraightThrough, WeightMatching
 from alignment.assignment import assign
-from npmerge.evaluate import path_between
+from npmerge.paths import path_between
 from tests.alignment import networks
 from tests.npmerge import toys
 

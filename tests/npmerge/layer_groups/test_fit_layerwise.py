@@ -15,7 +15,7 @@ from alignment.graph import flatten
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.variables import with_variables
 from npmerge.layer_groups.choice import Learning, cuts_of
-from npmerge.layer_groups.leaves import FILE, PART
+from npmerge.layer_groups.merged import FILE, PART
 from npmerge.sharding import AsGiven
 from tests.npmerge.toys import apply, array, batch, float64, permuted, variables
 

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import npmerge as nm
-from npmerge.batches import kept, masked_mean, mean_where
+from npmerge.masks import kept, masked_mean, mean_where
 from npmerge.objectives import check_labels
 from tests.npmerge.toys import apply, batch, float64, logits64, variables
 
