@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alignment.graph import PyTree, weights_of
-from npmerge.base import mean
+from npmerge.arithmetic import mean
 from npmerge.batches import measured
 from npmerge.objectives import Apply, check_labels
 from npmerge.telling import tell_of

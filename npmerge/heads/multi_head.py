@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignment.base import check_finite, graphs_of
 from alignment.checks import check_kinds, check_list
 from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree, flatten, path_name

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from alignment.graph import PyTree
 from alignment.program import evaluated, nested
-from alignment.tracing.trace import nested, walked
+from alignment.tracing.trace import walked
 from npmerge.arithmetic import mean_of
 
 Meeting = Generator[Array, Array, Any]

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from alignment.layer_groups.groups import Cuts, LayerGroup
-from npmerge.base import Merge, mean
+from npmerge.arithmetic import mean
+from npmerge.base import Merge
 from npmerge.masks import mean_where
 from npmerge.objectives import Apply, Objective
 from npmerge.objectives.base import Check

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from alignment.checks import check_number
 from alignment.graph import PyTree
-from npmerge.base import mean
+from npmerge.arithmetic import mean
 from npmerge.masks import masked_mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.labels import check_logits

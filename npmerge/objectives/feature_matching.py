@@ -13,7 +13,7 @@ from alignment.activations.masked import masked_features
 from alignment.activations.taps import capture
 from alignment.checks import check_flags, check_kinds, unknown
 from alignment.graph import Graph, PyTree
-from npmerge.base import mean
+from npmerge.arithmetic import mean
 from npmerge.linear_layers import layers_of
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.teachers import Teacher, check_teacher, teachers

@@ -12,8 +12,7 @@ from alignment.base import Alignment, maps_of
 from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree
 from alignment.maps import transport
-from npmerge.arithmetic import between
-from npmerge.base import mean
+from npmerge.arithmetic import between, mean
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.losses import OfObjective
 from npmerge.sharding import gathered

@@ -13,7 +13,6 @@ from alignment.activations.taps import gradients
 from alignment.graph import Graph, PyTree, flatten
 from alignment.sites import Site
 from npmerge.base import Merge, Stats
-from npmerge.batches import counted
 from npmerge.masks import counted
 from npmerge.stack import Stack
 from npmerge.statistics.collected import collected_for
