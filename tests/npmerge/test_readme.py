@@ -34,9 +34,11 @@ def run(example: str) -> str:
 
 
 def test_the_example_runs_and_learning_does_not_hurt():
-    found = dict(line.rsplit(" ", 1) for line in run(EXAMPLES[0]).splitlines())
-    assert float(found["aligned average"]) > 0.8
-    assert float(found["learned"]) > float(found["aligned average"]) - 0.01
+    found = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in run(EXAMPLES[0]).splitlines())}
+    assert list(found) == ["aligned average", "learned", "fine-tuned"]
+    assert found["aligned average"] > 0.8
+    assert found["learned"] > found["aligned average"] - 0.01
+    assert found["fine-tuned"] > found["aligned average"] - 0.01
 
 
 def test_the_graph_of_any_network_is_read_drawn_and_verified(tmp_path, monkeypatch):
