@@ -8,7 +8,8 @@ import jax
 from jaxtyping import Array, Float
 
 from alignment.checks import check_kinds
-from alignment.graph import PyTree
+from alignment.graph import PyTree, path_name
+from alignment.names import is_statistic
 from npmerge.base import Merge
 from npmerge.objectives.base import Apply, Check, Objective, Term
 from npmerge.sharding import gathered
@@ -68,18 +69,21 @@ class WeightSpaceLoss(OfObjective):
 
 @dataclass(frozen=True)
 class FineTuningLoss(OfObjective):
-    """`loss(params, stack, batch)`: theta is the network itself. The honest control of every learned merge."""
+    """`loss(params, stack, batch)`: theta is the network itself. The honest control of every learned merge.
+
+    Running statistics have no gradient: they are estimated from data, as in a merge.
+    """
 
     apply: Apply
     objective: Objective
 
     def __call__(self, theta: PyTree, stack: Stack | None, batch: Any) -> Float[Array, ""]:
         """The objective of theta."""
-        return self.objective(self.apply, gathered(theta), stack, batch)
+        return self.objective(self.apply, gathered(_still_statistics(theta)), stack, batch)
 
     def terms(self, theta: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
         """The parts of it that are averaged alone over several batches (`Objective.terms`)."""
-        return self.objective.terms(self.apply, gathered(theta), stack, batch)
+        return self.objective.terms(self.apply, gathered(_still_statistics(theta)), stack, batch)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
@@ -98,6 +102,20 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
 
 
 def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
-    """The loss of a network's own parameters, for training and for controls. Raises ValueError for other kinds."""
+    """The loss of a network's own parameters, for training and for controls. Raises ValueError for other kinds.
+
+    `fit` leaves running statistics (known by their paths) as they are: they have no gradient. Weight decay needs none and would
+    shrink them: mask it, as `optax.adamw(1e-3, mask=lambda v: {name: name == "params" for name in v})` does for Linen.
+    Afterwards `reset_statistics` estimates them from data.
+    """
     check_kinds("fine_tuning takes (apply, objective)", (apply, Callable), (objective, Objective))
     return FineTuningLoss(apply, objective)
+
+
+def _still_statistics(variables: PyTree) -> PyTree:
+    """The variables, without a gradient for running statistics."""
+
+    def leaf(path: tuple, x: Array) -> Array:
+        return jax.lax.stop_gradient(x) if is_statistic(path_name(path)) else x
+
+    return jax.tree_util.tree_map_with_path(leaf, variables)
