@@ -1,11 +1,13 @@
 """Networks of the user that fail: told with the file, the line and what they raised; nothing is written."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import npmerge as nm
 from npmerge.learning.user_code import user_network
 from npmerge.recipe.named import Named
 from tests.npmerge.learning.digits import learn, merge, recipe, run
@@ -19,6 +21,9 @@ def number():
 
 def broken(depth=1):
     raise KeyError("of mine\\nand more")
+
+def backwards():
+    return lambda tensors, inputs: inputs @ tensors["z/kernel"] @ tensors["a/kernel"]
 
 def network():
     return lambda tensors, inputs: inputs.reshape(-1, 64) @ tensors["params/layers/0/kernel"]
@@ -67,6 +72,17 @@ def test_inputs_that_the_network_cannot_take_are_told_with_their_shape(mine):
         assert not (mine / "out").exists()
     with pytest.raises(ValueError, match=f"^a.safetensors: {said}"):
         run("evaluate", "a.safetensors", "--data", "narrow.npz", "--architecture", own)
+
+
+def test_shares_stand_in_the_order_of_the_network(mine):
+    """Not in that of the names: its hidden layer is called z."""
+    rng = np.random.default_rng(0)
+    for name in "pq":
+        z, a = ({"kernel": rng.normal(size=shape).astype(np.float32)} for shape in ((64, 8), (8, 10)))
+        nm.checkpoint.save(f"{name}.safetensors", {"a": a, "z": z}, {})
+    text = recipe(learn=learn(architecture="nets_that_fail:backwards", steps=1, every=1))
+    folder = merge(mine, "out", text.replace("a.safe", "p.safe").replace("b.safe", "q.safe"))
+    assert list(json.loads((folder / "history.json").read_text())["shares"]["modules"]) == ["z", "a"]
 
 
 def test_the_function_of_the_readme(tmp_path, monkeypatch):
