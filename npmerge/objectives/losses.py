@@ -96,8 +96,7 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
     To learn with batch statistics give the outputs of training mode: `lambda v, x: train_apply(v, x)[0]`. Raises ValueError
     if the arguments are of other kinds.
     """
-    call = "weight_space takes (merge, apply, objective)"
-    check_kinds(call, (merge, Merge), (apply, Callable), (objective, Objective))
+    check_kinds(f"weight_space takes (merge, apply, objective){_hint(objective)}", (merge, Merge), *_pair(apply, objective))
     return WeightSpaceLoss(merge, apply, objective)
 
 
@@ -108,7 +107,7 @@ def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
     shrink them: mask it, as `optax.adamw(1e-3, mask=lambda v: {name: name == "params" for name in v})` does for Linen.
     Afterwards `reset_statistics` estimates them from data.
     """
-    check_kinds("fine_tuning takes (apply, objective)", (apply, Callable), (objective, Objective))
+    check_kinds(f"fine_tuning takes (apply, objective){_hint(objective)}", *_pair(apply, objective))
     return FineTuningLoss(apply, objective)
 
 
@@ -119,3 +118,14 @@ def _still_statistics(variables: PyTree) -> PyTree:
         return jax.lax.stop_gradient(x) if is_statistic(path_name(path)) else x
 
     return jax.tree_util.tree_map_with_path(leaf, variables)
+
+
+def _pair(apply: Any, objective: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    return (apply, Callable), (objective, Objective)
+
+
+def _hint(objective: Any) -> str:
+    """What to do with a function that is given as an objective."""
+    return (
+        "" if isinstance(objective, type | Objective) or not callable(objective) else ", PerExample(function) is an objective"
+    )

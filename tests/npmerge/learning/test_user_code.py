@@ -19,6 +19,9 @@ def direct(tensors, inputs):
 def number():
     return 3
 
+def focal(logits, labels):
+    return (logits[:, 0] - labels) ** 2
+
 def broken(depth=1):
     raise KeyError("of mine\\nand more")
 
@@ -55,6 +58,13 @@ def test_what_is_no_factory_is_told_with_the_line(name, mine):
     with pytest.raises(ValueError, match=r"^recipe\.yml:\d+: learn\.architecture: ") as caught:
         merge(mine, "out", recipe(learn=learn(architecture=name)))
     assert FACTORIES[name] in str(caught.value)
+
+
+def test_a_function_of_other_arguments_is_refused_by_the_plan(mine):
+    (mine / "recipe.yml").write_text(recipe(learn=learn(objective="nets_that_fail:focal")))
+    said = r"UserObjective takes a function of \(apply, params, stack, batch\), got focal\(logits, labels\); of .* per_example$"
+    with pytest.raises(ValueError, match=rf"^recipe\.yml:\d+: learn\.objective: {said}"):
+        run("plan", "recipe.yml")
 
 
 def test_inputs_that_the_network_cannot_take_are_told_with_their_shape(mine):
