@@ -24,8 +24,9 @@ def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
 def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled":
     """Batches of exactly `size` without end: one random order after another, cut without regard to its borders.
 
-    Few examples thus fill large batches by repetition, and every example is seen equally often up to one. Raises ValueError
-    if the lengths differ or are zero.
+    Few examples thus fill large batches by repetition, and every example is seen equally often up to one. It is an iterator
+    that goes on where it was left: fits that are to see the same batches take one each, of the same seed. Raises ValueError if
+    the lengths differ or are zero.
     """
     _check(inputs, targets, size)
     return Shuffled(inputs, targets, size, seed)

@@ -1,6 +1,8 @@
 """The Optax loop: descend on theta, keep the best, never lose it."""
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,11 @@ from npmerge.fitting.loop import FitResult, History, Loop, Source
 from npmerge.fitting.updates import Loss, Run
 from npmerge.sharding import Devices, layout_of
 from npmerge.stack import Stack
+
+DIVERGED = (
+    "the fit diverged at step {}, where its loss, a gradient or an update is not finite: an earlier theta is kept; look at "
+    "result.history.loss, at that batch (labels out of range?), and lower the learning rate"
+)
 
 
 def fit(
@@ -39,21 +46,23 @@ def fit(
 ) -> FitResult:
     """Minimise `loss(theta, stack, batch)` over the floating-point leaves of theta.
 
-    Pass the same `loss` and `optimizer` objects again to reuse the compiled step. The given theta is not changed.
+    Pass the same `loss` and `optimizer` objects again to reuse the compiled step. The given theta is not changed. The first
+    step is compiled, which takes some seconds; nothing is said on the way unless `progress` says it.
 
     Args:
         theta: where to start; integer leaves (the permutations of an alignment) stay as they are.
         loss: for example `weight_space(merge, apply, objective)`; any function of (theta, stack, batch).
         stack: the models, or what else the loss takes besides; passed on as it is, None if it needs none.
-        batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps.
+        batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps. An iterator
+            (`shuffled`) goes on where it is: give each of the fits that are compared its own, of the same seed.
         optimizer: an Optax transformation.
         steps: number of updates; 0 returns theta as it is.
         held_out: batches on which theta is judged before the first step and every `every` steps: the best one is
-            returned, which never ends above the start. Training batches in a list may stand here, too.
+            returned, whose loss on them is never above that of the start. Training batches in a list may stand here, too.
         every: steps between judgements, and between checks for divergence and calls of `progress`.
         patience: stop after so many judgements in a row without a new best.
-        progress: called with the step and the latest training loss; its method `judged`, if it has one, with the step and the
-            held-out loss.
+        progress: called with the step and the latest training loss, as `print` can be; its method `judged`, if it has one, with
+            the step and the held-out loss.
         key: randomness for a loss that draws at random (`along_line`): it is called with `key=`, another one in each step. On
             held-out batches it is called without, and must then be deterministic.
         devices: among which batches are divided by examples, or how many; None for JAX's own rule, where the arrays are. With
@@ -72,13 +81,14 @@ def fit(
             arguments in another order, an optimizer that is none, more devices than there are, batches that do not divide
             where the loss takes no mask, checkpoints of another fit.
 
-    A loss or gradient that is not finite stops the run with status "diverged"; without held-out data theta is then the latest
-    whose loss was finite.
+    Warns:
+        UserWarning: where a loss, gradient or update is not finite (the step). That stops the run with status "diverged";
+            without held-out data theta is then the latest whose loss was finite.
     """
     if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
         got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
         raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
-    _refuse_nonsense(optimizer, steps, every, patience, held_out)
+    _refuse_nonsense(optimizer, steps, every, (patience, progress), held_out)
     check_key(key)
     check_count("accumulate", accumulate)
     run = Run(layout_of(devices, parallel, shard), accumulate)
@@ -111,14 +121,32 @@ def fit(
     finally:
         if saver is not None:
             saver.close()
-    return loop.result()
+    return _told(loop.result())
 
 
-def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
+def _told(result: FitResult) -> FitResult:
+    """The result, with a warning where the fit diverged."""
+    if result.status == "diverged":
+        warnings.warn(DIVERGED.format(len(result.history.loss)), stacklevel=3)
+    return result
+
+
+@contextlib.contextmanager
+def divergence_told_by_caller() -> Iterator[None]:
+    """Without the warning of fits that diverge, where who calls them says so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the fit diverged")
+        yield
+
+
+def _refuse_nonsense(optimizer: Any, steps: int, every: int, asked: tuple[Any, Any], held_out: Iterable[tuple]) -> None:
+    patience, progress = asked
     check_count("steps", steps, 0)
     check_count("every", every)
     if patience is not None:
         check_count("patience", patience)
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress is called with the step and the loss, as print can be: got {progress!r}")
     if patience is not None and not held_out:
         raise ValueError("patience needs held-out data to judge by: got none")
     if not isinstance(optimizer, optax.GradientTransformation):

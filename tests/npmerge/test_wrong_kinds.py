@@ -134,6 +134,10 @@ def test_held_out_may_be_an_iterator():
         ),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, key=3), "key must be jax.random.key"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1.5), "steps must be an integer"),
+        (
+            lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, progress=True),
+            "progress is called with the step and the loss, as print can be: got True",
+        ),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], 0.1, steps=1), "Optax transformation .* got float"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.adam, steps=1), "Optax transformation"),
         (
