@@ -108,7 +108,7 @@ class Learned(Merge):
         latents = self.granularity.expand(self._latents(theta, stack), stack.params)
         return jax.tree_util.tree_map_with_path(self._mixed, latents, stack.params)
 
-    def _latents(self, theta: PyTree, stack: Stack) -> Mapping[str, Array]:
+    def _latents(self, theta: PyTree, stack: Stack) -> dict[str, Array]:
         """The latents in theta. Raises ValueError for those of other groups or shapes than this merge has for the stack."""
         latents = theta.get("latents") if self.masks and isinstance(theta, Mapping) else theta
         if not isinstance(latents, Mapping):
@@ -122,7 +122,7 @@ class Learned(Merge):
             if got != expected:
                 wrong = f"at {name!r} got {got} for each model, expected {expected}"
                 raise ValueError(f"theta is not of {self.granularity} of these models: {wrong}")
-        return latents
+        return dict(latents)
 
     @property
     def _of_task_vectors(self) -> bool:
