@@ -67,6 +67,12 @@ def test_a_function_of_other_arguments_is_refused_by_the_plan(mine):
         run("plan", "recipe.yml")
 
 
+def test_a_filter_that_matches_nothing_is_refused_by_the_plan(mine):
+    (mine / "recipe.yml").write_text(recipe(learn=learn(architecture="nets_that_fail:network", exclude=["dwn"])))
+    with pytest.raises(ValueError, match=r"^recipe\.yml:\d+: learn\.exclude\[0\]: 'dwn' matches no tensor that is merged$"):
+        run("plan", "recipe.yml")
+
+
 def test_inputs_that_the_network_cannot_take_are_told_with_their_shape(mine):
     said = r"narrow\.npz: the network cannot take inputs of the shape \(examples, 63\) and dtype float32: TypeError: cannot"
     own = "nets_that_fail:network"
