@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alignment.blocks import Bare, axis_of, each_block
-from alignment.checks import unknown
+from alignment.checks import check_key, check_kinds, unknown
 from alignment.graph import Graph, Node, PyTree, path_name
 from alignment.labels import NodeAxis, mentions
 
@@ -191,7 +191,13 @@ def verify(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *input
     Returns:
         max |f(g . variables) - f(variables)| / max |f(variables)|: below 1e-5 in float32 when the graph is right. What does
         not reach the outputs is not judged: give it generic variables, not those of a branch that was initialised to zero.
+        All that the function returns is compared as it is: of training mode give the outputs alone, as
+        `lambda v, x: train_apply(v, x)[0]`, for the variables that it returns move with those that it is given.
+
+    Raises:
+        ValueError: arguments of other kinds.
     """
+    check_kinds("verify takes (apply, graph, variables, *inputs)", (apply, Callable), (graph, Graph))
     return discrepancy(apply, graph, _random_maps(graph, key), variables, *inputs)
 
 
@@ -206,6 +212,7 @@ def verify_each(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *
 
 
 def _random_maps(graph: Graph, key: Array) -> dict[str, NodeMap]:
+    check_key(key)
     keys = jax.random.split(key, max(len(graph.nodes), 1))
     return {name: random_element(node, k) for (name, node), k in zip(graph.nodes.items(), keys, strict=False)}
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from alignment.checks import check_count, check_list
+from alignment.checks import check_count, check_kinds, check_list
 from alignment.graph import STATISTICS, PyTree, flatten, weights_of
 from npmerge.base import between
 from npmerge.batches import measured
@@ -36,8 +36,10 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
     """Accuracy and cross entropy over all batches `(inputs, labels)`, each example counted once.
 
     Raises:
-        ValueError: no batches, or labels out of range.
+        ValueError: no batches, labels out of range, or arguments in another order.
     """
+    call = "evaluate takes (apply, variables, batches)"
+    check_kinds(call, (apply, Callable), (variables, object), (batches, Iterable))
     sums, outputs = np.zeros(3), None
     for inputs, labels in measured(batches):
         if outputs is None:

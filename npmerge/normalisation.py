@@ -12,7 +12,7 @@ from jax.extend.core import Jaxpr, Var
 from jaxtyping import Array
 
 from alignment.base import check_finite
-from alignment.checks import kind_of
+from alignment.checks import check_kinds, kind_of
 from alignment.graph import STATISTICS, PyTree, Signature, as_shapes, flatten, floating, path_name, signature
 from alignment.tracing.trace import nested
 from npmerge.batches import measured
@@ -40,6 +40,8 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     Raises:
         ValueError: no batches, statistics that `train_apply` does not move, or that come out as NaN or infinity.
     """
+    call = "reset_statistics takes (train_apply, variables, batches)"
+    check_kinds(call, (train_apply, Callable), (variables, object), (batches, Iterable))
     batches = measured(batches)
     first = next(batches, None)
     if first is None:

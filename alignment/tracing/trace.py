@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree, flatten, path_name
 from alignment.lookups import Lookup, lookup_of
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
@@ -31,6 +32,9 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
     Works for any pure JAX function of a tree of arrays: plain JAX, Flax Linen, NNX split state, Equinox, Haiku. Nothing is
     computed and nothing about the architecture has to be said.
 
+    What is returned is held fixed, but of a function that returns `(outputs, variables)`, as training mode does, the new
+    variables transform as the old ones. Where some of them alone are returned, such as new statistics, those are held fixed.
+
     Args:
         apply: the network in evaluation mode, a pure function.
         variables: its parameters and statistics, arrays or `jax.ShapeDtypeStruct`.
@@ -47,6 +51,7 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
     Warns:
         UserWarning: once for each primitive without a rule whose operands could otherwise have moved.
     """
+    check_kinds("trace takes (apply, variables, *inputs)", (apply, Callable), (variables, object))
     walk = walked(apply, variables, inputs)
     for name in walk.costly():
         warnings.warn(

@@ -109,6 +109,22 @@ def test_held_out_may_be_an_iterator():
         (lambda g: nm.Aligned(nm.Average(), WeightMatching(), g), "Aligned takes"),
         (lambda g: nm.Aligned(WeightMatching(), nm.Average(), apply), r"Aligned takes .*Average, function\)"),
         (lambda g: nm.Learned(nm.Aligned(SOFT, nm.Average(), g), NP.granularity, NP.constraint), "got Aligned$"),
+        (
+            lambda g: nm.checkpoint.save(A, "a.safetensors"),
+            r"save takes \(path, variables, record\), got \(dict, str, NoneType",
+        ),
+        (lambda g: nm.trace(A, apply, PAIR[0]), r"trace takes \(apply, variables, \*inputs\), got \(dict, function\)"),
+        (lambda g: nm.verify(apply, A, g, PAIR[0], key=jax.random.key(0)), r"verify takes .* got \(function, dict\)"),
+        (lambda g: nm.verify(apply, g, A, PAIR[0], key=0), r"key must be jax.random.key\(...\) or None, got 0"),
+        (lambda g: nm.verify_each(apply, g, A, PAIR[0], key=0), r"key must be jax.random.key\(...\) or None, got 0"),
+        (
+            lambda g: nm.evaluate(A, apply, [PAIR]),
+            r"evaluate takes \(apply, variables, batches\), got \(dict, function, list\)",
+        ),
+        (
+            lambda g: nm.reset_statistics(A, lambda v, x: (apply(v, x), v), [PAIR]),
+            r"reset_statistics takes \(train_apply, variables, batches\), got \(dict, function, list\)",
+        ),
         (lambda g: nm.weight_space(apply, NP, nm.CrossEntropy()), "weight_space takes"),
         (lambda g: nm.weight_space(NP, apply, abs), r"weight_space .*PerExample\(function\) is an objective, got \(Learned, "),
         (
