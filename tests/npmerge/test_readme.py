@@ -138,6 +138,12 @@ def test_the_commands_are_the_ones_that_ci_runs():
     ]
 
 
+def test_its_contents_are_all_sections_in_their_order():
+    sections = re.findall(r"^## (.*)$", README, re.M)
+    links = re.findall(r"\[([\w ]+)\]\(#([\w-]+)\)", README.split("\n## ")[0])
+    assert links == [(name, name.lower().replace(" ", "-")) for name in sections]
+
+
 def test_every_folder_and_file_it_names_exists():
     root = Path(__file__).parents[2]
     for name in re.findall(r"`([a-z_]+/(?:[a-z_/]+(?:\.py)?)?)`", README):
