@@ -88,7 +88,8 @@ def fit(
     if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
         got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
         raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
-    _refuse_nonsense(optimizer, steps, every, (patience, progress), held_out)
+    _refuse_nonsense(optimizer, steps, every, patience, held_out)
+    _check_progress(progress)
     check_key(key)
     check_count("accumulate", accumulate)
     run = Run(layout_of(devices, parallel, shard), accumulate)
@@ -132,25 +133,30 @@ def _told(result: FitResult) -> FitResult:
 
 
 @contextlib.contextmanager
-def divergence_told_by_caller() -> Iterator[None]:
-    """Without the warning of fits that diverge, where who calls them says so."""
+def _without_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the fit diverged")
         yield
 
 
-def _refuse_nonsense(optimizer: Any, steps: int, every: int, asked: tuple[Any, Any], held_out: Iterable[tuple]) -> None:
-    patience, progress = asked
+quiet_fit = _without_warning()(fit)
+"""`fit` for callers that say themselves that it diverged."""
+
+
+def _refuse_nonsense(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
     check_count("steps", steps, 0)
     check_count("every", every)
     if patience is not None:
         check_count("patience", patience)
-    if progress is not None and not callable(progress):
-        raise ValueError(f"progress is called with the step and the loss, as print can be: got {progress!r}")
     if patience is not None and not held_out:
         raise ValueError("patience needs held-out data to judge by: got none")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be an Optax transformation such as optax.adam(1e-2), got {type(optimizer).__name__}")
+
+
+def _check_progress(progress: Any) -> None:
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress is called with the step and the loss, as print can be: got {progress!r}")
 
 
 def _at_step(key: Array | None, step: int) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from npmerge.base import Merge
 from npmerge.fitting.checkpoints import Checkpoints
-from npmerge.fitting.fit import divergence_told_by_caller, fit
+from npmerge.fitting.fit import quiet_fit as fit
 from npmerge.fitting.loop import History, Status
 from npmerge.fitting.updates import partition
 from npmerge.granularity import PerTensor
@@ -121,18 +121,17 @@ class Stream:
         if jax.tree.leaves(partition(theta)[0]) and (apply.returns or batches[0][0][1]):
             loss = GroupLoss(merge, apply, self.last if self.last is not None and apply.returns else Reconstruction())
             fixed = jax.device_put(self.merged(earlier))
-            with divergence_told_by_caller():
-                theta, history, status = fit(
-                    theta,
-                    loss,
-                    Given(stack, fixed),
-                    batches[0],
-                    self.optimizer,
-                    held_out=batches[1],
-                    checkpoints=self._checkpoints(apply.index),
-                    progress=None if self.progress is None else functools.partial(self.progress, paths[0]),
-                    **self.options,
-                )
+            theta, history, status = fit(
+                theta,
+                loss,
+                Given(stack, fixed),
+                batches[0],
+                self.optimizer,
+                held_out=batches[1],
+                checkpoints=self._checkpoints(apply.index),
+                progress=None if self.progress is None else functools.partial(self.progress, paths[0]),
+                **self.options,
+            )
         self.merged.put(jax.device_get(_applied(merge, theta, stack)))
         return GroupFit(paths[0], paths, history, status)
 

@@ -17,7 +17,8 @@ from alignment.graph import PyTree
 from alignment.program import order_of_use
 from npmerge.constraints import Constraint
 from npmerge.fitting.checkpoints import fingerprint
-from npmerge.fitting.fit import Checkpoints, FitResult, divergence_told_by_caller, fit
+from npmerge.fitting.fit import Checkpoints, FitResult
+from npmerge.fitting.fit import quiet_fit as fit
 from npmerge.learned import Learned
 from npmerge.learning.aligning import whole
 from npmerge.learning.architectures import Architecture
@@ -108,24 +109,23 @@ class Learner:
         loss = self.goal.loss(self.merge, self.network.forward, theta)
         warned = self._warnings(theta)
         try:
-            with divergence_told_by_caller():
-                result = fit(
-                    theta,
-                    loss,
-                    self.stack,
-                    batches_of_process(self.tasks.batches(block.batch_size)),
-                    self.optimizer,
-                    steps=block.steps,
-                    held_out=held_out_of_process(self.held_out, loss),
-                    every=block.every,
-                    patience=block.patience,
-                    progress=progress,
-                    devices=devices_of_job(block.devices),
-                    parallel=block.parallel,
-                    shard=block.shard,
-                    accumulate=block.accumulate,
-                    checkpoints=checkpoints,
-                )
+            result = fit(
+                theta,
+                loss,
+                self.stack,
+                batches_of_process(self.tasks.batches(block.batch_size)),
+                self.optimizer,
+                steps=block.steps,
+                held_out=held_out_of_process(self.held_out, loss),
+                every=block.every,
+                patience=block.patience,
+                progress=progress,
+                devices=devices_of_job(block.devices),
+                parallel=block.parallel,
+                shard=block.shard,
+                accumulate=block.accumulate,
+                checkpoints=checkpoints,
+            )
         except ValueError as error:
             raise self.recipe.error(("learn",), str(error)) from None
         result = result._replace(theta=on_every_process(result.theta))

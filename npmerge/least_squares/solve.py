@@ -15,7 +15,7 @@ from alignment.checks import check_count, check_number
 from alignment.graph import Graph, PyTree
 from alignment.maps import Maps
 from npmerge.batches import measured
-from npmerge.fitting.fit import divergence_told_by_caller, fit
+from npmerge.fitting.fit import quiet_fit as fit
 from npmerge.heads.multi_head import Headed
 from npmerge.layerwise import Apply, Layer, Layers, Originals, Prepared, pieces, prepared
 from npmerge.least_squares.normal_equations import Change, Errors, Sums, add_sums, bytes_of, errors_of, no_sums, solved
@@ -199,8 +199,7 @@ class LeastSquares:
         if not names:
             return Solved(found.start, {}, {}, found.left, ())
         optimizer = optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.steps))
-        with divergence_told_by_caller():
-            result = fit(start, _JointError(layers), given, batches, optimizer, steps=self.steps)
+        result = fit(start, _JointError(layers), given, batches, optimizer, steps=self.steps)
         if result.status == "diverged":
             raise ValueError(f"the descent diverged: lower learning_rate={self.learning_rate}")
         ends = {name: given.masked(name, result.theta[name]) for name in names}
