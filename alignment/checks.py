@@ -93,7 +93,9 @@ def check_kinds(call: str, *given: tuple[Any, Any]) -> None:
         given: each argument with the kinds it may be of.
     """
     if not all(isinstance(value, kind) for value, kind in given):
-        raise ValueError(f"{call}, got ({', '.join(kind_of(value) for value, _ in given)})")
+        classes = [f"{value.__name__}()" for value, kind in given if isinstance(value, type) and not isinstance(value, kind)]
+        write = f": write {' and '.join(classes)}" if classes else ""
+        raise ValueError(f"{call}, got ({', '.join(kind_of(value) for value, _ in given)}){write}")
 
 
 def kind_of(value: Any) -> str:

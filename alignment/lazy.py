@@ -1,5 +1,6 @@
 """Packages whose names are imported when they are first used: `npmerge --help` and recipes do without JAX."""
 
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -25,7 +26,15 @@ class LazyPackage(ModuleType):
         module = f"{self.__name__}.{name}"
         if not name.startswith("__") and importlib.util.find_spec(module):
             return importlib.import_module(module)
-        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}{self._instead_of(name)}")
+
+    def _instead_of(self, name: str) -> str:
+        """Where the name is, or which one is near."""
+        if name.startswith("_"):
+            return ""  # which Python and its libraries ask for, not people
+        others = [x for x in list(sys.modules.values()) if type(x) is LazyPackage and name in x._homes]
+        near = difflib.get_close_matches(name, self._homes, n=1)
+        return f": it is {others[0].__name__}.{name}" if others else f": the nearest is {near[0]!r}" if near else ""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (isinstance(value, ModuleType) and name in self._homes):  # or importing a submodule would hide the name

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from alignment.graph import PyTree, path_name
+from alignment.graph import PyTree, flatten, path_name
+from alignment.tracing.trace import nested
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
 CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
@@ -214,3 +215,29 @@ def evaluated(eqn: JaxprEqn, whole: Jaxpr, *ins: Any) -> list[Any]:
     info = whole.debug_info._replace(arg_names=None, result_paths=None)
     alone = Jaxpr((), list(args), eqn.outvars, [eqn], eqn.effects, info)
     return list(jax.core.eval_jaxpr(alone, (), *args.values()))
+
+
+def order_of_use(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> list[str]:
+    """The paths of the variables, from the inputs of the network to its outputs; those that it never uses last.
+
+    A leaf is used where it, or what is made of leaves alone (a cast, a product of two factors), first meets what depends on the
+    inputs. Leaves that meet it in one step (the layers of a scan) stand in the order of the tree.
+
+    Args:
+        apply: a pure function of variables and inputs.
+        variables: arrays or `jax.ShapeDtypeStruct`.
+        inputs: examples, likewise; only shapes and dtypes matter.
+    """
+    paths = list(flatten(variables))
+    program = flattened(jax.make_jaxpr(apply)(variables, *inputs), opens=lambda *_: True)
+    leaves: dict[int, tuple[str, ...]] = {value: (path,) for value, path in zip(program.inputs, paths, strict=False)}
+    data = set(program.inputs[len(paths) :])
+    found: list[str] = []
+    for step in program.steps:
+        read = tuple(dict.fromkeys(path for value in step.ins for path in leaves.get(value, ())))
+        if data.intersection(step.ins):
+            found += read
+            data.update(step.outs)
+        else:
+            leaves.update(dict.fromkeys(step.outs, read))
+    return list(dict.fromkeys([*found, *paths]))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from alignment.checks import check_key, check_kinds
 from alignment.graph import Graph, Node, PyTree
 from alignment.maps import Maps, NodeMap, identity, transport
 
@@ -39,9 +40,11 @@ def verify(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *input
     Returns:
         max |f(g . variables) - f(variables)| / max |f(variables)|: below 1e-5 in float32 when the graph is right. What does
         not reach the outputs is not judged: give it generic variables, not those of a branch that was initialised to zero.
+        All that the function returns is compared as it is: of training mode give the outputs alone, as
+        `lambda v, x: train_apply(v, x)[0]`, for the variables that it returns move with those that it is given.
 
     Raises:
-        ValueError: for variables of another structure than the one that was traced.
+        ValueError: for variables of another structure than the one that was traced, or arguments of other kinds.
 
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["up"], 0) @ v["down"]
@@ -53,6 +56,7 @@ def verify(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *input
         >>> alignment.verify(other, graph, v, x, key=jax.random.key(0)) > 0.1
         True
     """
+    check_kinds("verify takes (apply, graph, variables, *inputs)", (apply, Callable), (graph, Graph))
     return discrepancy(apply, graph, _random_maps(graph, key), variables, *inputs)
 
 
@@ -76,6 +80,7 @@ def verify_each(apply: Callable[..., PyTree], graph: Graph, variables: PyTree, *
 
 
 def _random_maps(graph: Graph, key: Array) -> dict[str, NodeMap]:
+    check_key(key)
     keys = jax.random.split(key, max(len(graph.nodes), 1))
     return {name: random_element(node, k) for (name, node), k in zip(graph.nodes.items(), keys, strict=False)}
 

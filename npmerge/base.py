@@ -2,20 +2,46 @@
 
 import abc
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 from jaxtyping import Array
 
-from alignment.checks import check_flags
+from alignment.base import check_finite
+from alignment.checks import check_flags, check_kinds, kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree
 from alignment.names import is_statistic as is_statistic
 from npmerge.lora import LoraStack
-from npmerge.stack import Stack, check_stack
+from npmerge.stack import Stack, check_is_stack, check_stack
 
 Stats = Mapping[type, Any]
+
+
+def _of_a_stack(init: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """An `init` that refuses anything but a stack."""
+
+    @functools.wraps(init)
+    def checked(self: "Merge", stack: Any, **options: Any) -> PyTree:
+        if not isinstance(stack, LoraStack):
+            check_is_stack(stack)
+        return init(self, stack, **options)
+
+    return checked
+
+
+def _of_theta(apply: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """An `apply` that refuses what is likely to be passed by mistake: arguments in another order, the result of `fit` whole."""
+
+    @functools.wraps(apply)
+    def checked(self: "Merge", theta: PyTree, stack: Any) -> PyTree:
+        if isinstance(theta, tuple) and hasattr(theta, "theta"):
+            raise ValueError(f"{type(self).__name__}.apply takes (theta, stack): got {kind_of(theta)}, pass its .theta")
+        check_kinds(f"{type(self).__name__}.apply takes (theta, stack)", (theta, object), (stack, Stack | LoraStack))
+        return apply(self, theta, stack)
+
+    return checked
 
 
 class Merge(abc.ABC):
@@ -46,6 +72,14 @@ class Merge(abc.ABC):
 
     models: ClassVar[tuple[int, int | None]] = (1, None)
     """The fewest and the most models that it merges; None is any number."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Every merge says alike what its `init` and its `apply` cannot take."""
+        super().__init_subclass__(**options)
+        if "init" in vars(cls):
+            cls.init = _of_a_stack(cls.init)  # type: ignore[method-assign]
+        if "apply" in vars(cls):
+            cls.apply = _of_theta(cls.apply)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         check_flags(self)

@@ -39,7 +39,8 @@ def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
 def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled":
     """Batches of exactly `size` without end: one random order after another, cut without regard to its borders.
 
-    Few examples thus fill large batches by repetition, and every example is seen equally often up to one.
+    Few examples thus fill large batches by repetition, and every example is seen equally often up to one. It is an iterator
+    that goes on where it was left: fits that are to see the same batches take one each, of the same seed.
 
     Args:
         inputs: (examples, ...).

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from alignment.checks import check_kinds
 from alignment.graph import PyTree, weights_of
 from npmerge.arithmetic import mean
 from npmerge.batches import measured
@@ -46,7 +47,7 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
         batches: `(inputs, labels)`, labels integers (examples, ...) below the number of classes.
 
     Raises:
-        ValueError: no batches, or labels out of range.
+        ValueError: no batches, labels out of range, or arguments in another order.
 
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
@@ -55,6 +56,8 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
         >>> found.accuracy, round(found.loss, 2)
         (0.5, 1.13)
     """
+    call = "evaluate takes (apply, variables, batches)"
+    check_kinds(call, (apply, Callable), (variables, object), (batches, Iterable))
     sums, outputs = np.zeros(3), None
     for inputs, labels in measured(batches):
         if outputs is None:

@@ -1,10 +1,12 @@
 """Learned merges: any linear merge as a start, its coefficients as the parameters."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from alignment.checks import check_kinds, kind_of
@@ -27,6 +29,9 @@ class Learned(Merge):
     PerTensor(), Clip())` is layer-wise AdaMerging (Yang et al. 2024): `published.py` names them. Zero steps of learning
     reproduce the start.
 
+    Theta is a flat dictionary, an array of latents for each group (by default a tensor, called by its path), so that Optax can
+    treat groups apart, as to freeze some.
+
     Attributes:
         start: the closed form to start from.
         granularity: which parameters share a coefficient.
@@ -46,6 +51,18 @@ class Learned(Merge):
         {'w': Array([0.], dtype=float32)} [2. 4.]
         >>> print(merge.apply({"w": jnp.array([1.1])}, stack)["w"].round(2))
         [1.5 3.5]
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> stack = nm.stack_models([{"w": k * jnp.ones((2, 3)), "u": k * jnp.ones((3, 2))} for k in (1.0, 3.0)])
+        >>> merge = nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex())
+        >>> loss = nm.weight_space(merge, apply, nm.PerExample(lambda y, t: (y - t) ** 2))
+        >>> data = [(jnp.ones((4, 2)), jnp.full((4, 2), 19.2))]  # what w = 1.6 makes where u stays at 2
+        >>> kinds = {"learned": optax.adam(0.1), "frozen": optax.set_to_zero()}
+        >>> optimizer = optax.multi_transform(kinds, {"w": "learned", "u": "frozen"})
+        >>> result = nm.fit(merge.init(stack), loss, stack, data, optimizer, steps=50)
+        >>> for path, share in sorted(merge.coefficients(result.theta, stack).items()):
+        ...     print(path, share.ravel().round(1))
+        u [0.5 0.5]
+        w [0.7 0.3]
     """
 
     start: LinearMerge
@@ -87,18 +104,39 @@ class Learned(Merge):
 
     def coefficients(self, theta: PyTree, stack: Stack) -> PyTree:
         """The coefficients that theta stands for, one array per leaf that broadcasts against (models, ...)."""
-        latents = theta if self.masks is None else theta["latents"]
+        latents = self._latents(theta, stack)
         found = self.granularity.expand({name: self.constraint.forward(x) for name, x in latents.items()}, stack.params)
         if self.masks is None:
             return found
         return jax.tree.map(lambda c, m, x: jnp.where(unpacked(m, x.shape[1:]), c, 0), found, theta["masks"], stack.params)
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
-        """`combine` with the coefficients of theta. Where the models are mixed as they are, no coefficients are held."""
+        """`combine` with the coefficients of theta. Where the models are mixed as they are, no coefficients are held.
+
+        Raises:
+            ValueError: a theta of another granularity, of other tensors or of another number of models (which is named). Models
+                in another order cannot be told from their shapes: keep theta with the names of the models.
+        """
         if self._of_task_vectors or not isinstance(stack, Stack):
             return merged_by(self.coefficients(theta, stack), stack, needs_base=self.start.needs_base)
-        latents = self.granularity.expand(theta, stack.params)
+        latents = self.granularity.expand(self._latents(theta, stack), stack.params)
         return jax.tree_util.tree_map_with_path(self._mixed, latents, stack.params)
+
+    def _latents(self, theta: PyTree, stack: Stack) -> dict[str, Array]:
+        """The latents in theta. Raises ValueError for those of other groups or shapes than this merge has for the stack."""
+        latents = theta.get("latents") if self.masks and isinstance(theta, Mapping) else theta
+        if not isinstance(latents, Mapping):
+            raise ValueError(
+                f"theta of Learned holds latents by group: got {kind_of(latents)}, expected what init(stack) gives"
+            )
+        shapes = self.granularity.shapes(stack.params)
+        for name in [*shapes, *latents]:
+            got = str(np.shape(latents[name])[1:]) if name in latents else "no such group"
+            expected = str(shapes[name]) if name in shapes else "no such group"
+            if got != expected:
+                wrong = f"at {name!r} got {got} for each model, expected {expected}"
+                raise ValueError(f"theta is not of {self.granularity} of these models: {wrong}")
+        return dict(latents)
 
     @property
     def _of_task_vectors(self) -> bool:

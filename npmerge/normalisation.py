@@ -11,11 +11,13 @@ import numpy as np
 from jax.extend.core import Jaxpr, Var
 from jaxtyping import Array
 
-from alignment.checks import kind_of
+from alignment.base import check_finite
+from alignment.checks import check_kinds, kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree, Signature, as_shapes, flatten, floating, path_name, signature
 from alignment.names import STATISTICS
 from alignment.program import nested
+from alignment.tracing.trace import nested
 from npmerge.batches import measured
 from npmerge.telling import tell_of
 
@@ -50,6 +52,8 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
         >>> [f"{x:.2f}" for x in found["batch_stats"]["mean"]]  # of batches with means (2, 4) and (4, 0)
         ['3.00', '2.00']
     """
+    call = "reset_statistics takes (train_apply, variables, batches)"
+    check_kinds(call, (train_apply, Callable), (variables, object), (batches, Iterable))
     batches = measured(batches)
     first = next(batches, None)
     if first is None:

@@ -1,5 +1,6 @@
 """Several models side by side, as one tree."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -39,11 +40,23 @@ class Stack(NamedTuple):
         """The models one by one."""
         return [jax.tree.map(lambda x, k=k: x[k], self.params) for k in range(self.size)]
 
+    def __repr__(self) -> str:
+        """What it holds in a line: all numbers of all models would fill pages."""
+        shapes = [tuple(getattr(x, "shape", ())) for x in jax.tree.leaves(self.params)]
+        models, count = max((shape[:1] for shape in shapes), default=())[:1] or (0,), sum(math.prod(s[1:]) for s in shapes)
+        base = "no base" if self.base is None else "a base"
+        return f"Stack({models[0]} models of {len(shapes)} tensors and {count:,} parameters each, {base})"
+
+
+def check_is_stack(stack: Any) -> None:
+    """Raise ValueError for anything but a stack."""
+    if not isinstance(stack, Stack):
+        raise ValueError(f"a merge needs the stack of models it merges: got {kind_of(stack)}, use stack_models(models)")
+
 
 def check_stack(stack: Any) -> Stack:
     """The stack itself. Raises ValueError for anything else, and for tensors of other numbers of models or not the base's."""
-    if not isinstance(stack, Stack):
-        raise ValueError(f"a merge needs the stack of models it merges: got {kind_of(stack)}, use stack_models(models)")
+    check_is_stack(stack)
     of_one = stack.params if stack.base is None else stack.base
     shapes, like = ({path: np.shape(x) for path, x in flatten(tree).items()} for tree in (stack.params, of_one))
     for path in [*shapes, *like]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+import alignment
 import npmerge
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,6 +211,12 @@ def test_a_function_called_like_its_module_stays_the_function(first):
 
 
 def test_an_unknown_name_of_a_lazy_package():
-    with pytest.raises(AttributeError, match="module 'npmerge' has no attribute 'Averag'"):
+    with pytest.raises(AttributeError, match=r"^module 'npmerge' has no attribute 'Averag': the nearest is 'Average'$"):
         npmerge.Averag  # noqa: B018
+    with pytest.raises(AttributeError, match=r"has no attribute 'WeightMatching': it is alignment.WeightMatching$"):
+        npmerge.WeightMatching  # noqa: B018
+    with pytest.raises(AttributeError, match=r"^module 'alignment' has no attribute 'Average': it is npmerge.Average$"):
+        alignment.Average  # noqa: B018
+    with pytest.raises(AttributeError, match=r"has no attribute 'zzz'$"):
+        npmerge.zzz  # noqa: B018
     assert not hasattr(npmerge, "__wrapped__")

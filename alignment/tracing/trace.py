@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree, flatten
 from alignment.lookups import Lookup, lookup_of
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
@@ -30,6 +31,9 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
 
     Works for any pure JAX function of a tree of arrays: plain JAX, Flax Linen, NNX split state, Equinox, Haiku. Nothing is
     computed and nothing about the architecture has to be said.
+
+    What is returned is held fixed, but of a function that returns `(outputs, variables)`, as training mode does, the new
+    variables transform as the old ones. Where some of them alone are returned, such as new statistics, those are held fixed.
 
     Args:
         apply: the network in evaluation mode, a pure function.
@@ -56,6 +60,7 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
         >>> graph.axes["up"]
         (Fixed(size=2, name=''), NodeAxis(node='up', size=3, role='out'))
     """
+    check_kinds("trace takes (apply, variables, *inputs)", (apply, Callable), (variables, object))
     walk = walked(apply, variables, inputs)
     for name in walk.costly():
         warnings.warn(

@@ -27,7 +27,8 @@ def save_network(
     """
     name = type(config).__name__
     if _classes().get(name) is not type(config):
-        raise ValueError(f"cannot save {path}: {unknown('architecture', name, _classes())}")
+        other = "save writes the variables of networks of your own"
+        raise ValueError(f"cannot save {path}: {unknown('architecture', name, _classes())}; {other}")
     fitted(config, variables, str(path))
     save(path, variables, {**(record or {}), "architecture": architecture(config)}, overwrite=overwrite)
 
@@ -48,7 +49,8 @@ def load_network(path: Path | str) -> "tuple[Config, PyTree]":
     """
     record = load_record(path)
     if "architecture" not in record:
-        raise ValueError(f"{path} does not say its architecture: save it by npmerge.checkpoint.save_network")
+        own = "networks of your own are aligned by a recipe, with architecture: module:function under align"
+        raise ValueError(f"{path} does not say its architecture: save it by npmerge.checkpoint.save_network; {own}")
     config = network_config(path, record["architecture"])
     return config, jax.tree.map(jnp.asarray, fitted(config, load(path), str(path)))
 

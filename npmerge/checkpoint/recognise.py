@@ -71,7 +71,8 @@ def _recognised(shapes: Mapping[str, Any], described: Mapping[str, Any], source:
             return known
     classes = ", ".join(known.config.__name__ for known in NAMED)
     begin = ", ".join(list(shapes)[:3])
-    raise CheckpointError(source, f"no known architecture has tensors such as {begin}: expected one of {classes}")
+    own = "recipes and commands take module:function as the architecture of others"
+    raise CheckpointError(source, f"no known architecture has tensors such as {begin}: expected one of {classes}; {own}")
 
 
 def without_wrappers(name: str) -> str:

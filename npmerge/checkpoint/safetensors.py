@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from alignment.checks import check_kinds
 from alignment.graph import PyTree
 from npmerge.checkpoint.trees import put_together, take_apart
 
@@ -33,7 +34,12 @@ def save(path: Path | str, variables: PyTree, record: Record | None = None, *, o
     Raises:
         ValueError: an existing file, a folder that is missing, a leaf that is no array (its path), a record that is no JSON.
     """
+    check_kinds(
+        "save takes (path, variables, record)", (path, str | os.PathLike), (variables, object), (record, Mapping | None)
+    )
     path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
     containers, arrays = take_apart(variables)
     try:
         header = json.dumps({"format": FORMAT, "containers": containers, "record": dict(record or {})})

@@ -64,8 +64,10 @@ def _checked(key: Any, path: tuple[KeyEntry, ...]) -> Any:
 
 def _array(name: str, leaf: Any) -> np.ndarray:
     if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
+        pure = ": give nnx.to_pure_dict(state)" if type(leaf).__module__.startswith("flax.nnx") else ""
         raise ValueError(
-            f"cannot save {name!r}: got {type(leaf).__name__}, expected an array, or a dict, list or tuple of them"
+            f"cannot save {repr(name) if name else 'this'}: got {type(leaf).__name__}, expected an array, or a dict, list or "
+            f"tuple of them{pure}"
         )
     if str(leaf.dtype) not in DTYPES:
         raise ValueError(f"cannot save {name!r}: got dtype {leaf.dtype}, expected one of {', '.join(DTYPES)}")

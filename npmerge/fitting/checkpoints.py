@@ -20,6 +20,7 @@ CHECKED = {
     "loss": "another loss",
     "held_out_batches": "other held-out batches",
     "batches": "other training batches",
+    "optimizer": "another kind of optimizer",
 }
 """What a fit must have in common with its checkpoints, and what is said of it."""
 
@@ -115,7 +116,8 @@ class Saver:
         if step is None:
             return None
         numbers = self._restored(step, numbers=self._arguments.JsonRestore()).numbers
-        known = [(what, numbers.get(name), self.of[name]) for name, what in CHECKED.items()]
+        ours_of = {**self.of, "optimizer": _kind_of_optimizer(like)}
+        known = [(what, numbers.get(name), ours_of[name]) for name, what in CHECKED.items()]
         if wrong := [what for what, there, ours in known if None not in (there, ours) and there != ours]:
             raise ValueError(f"{self.folder} holds a fit of {' and '.join(wrong)}: name another folder")
         abstract = jax.tree.map(_abstract, {**like, "losses": np.zeros(step, np.float32)})
@@ -126,10 +128,8 @@ class Saver:
         try:
             return self._manager.restore(step, args=self._arguments.Composite(**items))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            message = (
-                f"{self.folder / str(step)} is damaged, or of another optimizer or kind of theta ({first_line(error)[:200]})"
-            )
-            raise ValueError(f"{message}: take it away to go on from an earlier one") from None
+            message = f"{self.folder / str(step)} cannot be read ({first_line(error)[:200].rstrip(':')})"
+            raise ValueError(f"{message}: if it is damaged, move it away to go on from an earlier one") from None
 
     def is_due(self, step: int, *, judged: bool) -> bool:
         """Whether to save now.
@@ -145,7 +145,7 @@ class Saver:
 
     def save(self, step: int, saved: Saved) -> None:
         """Write a checkpoint. Raises ValueError for a disk that cannot be written."""
-        numbers = {**saved.numbers, **self.of}
+        numbers = {**saved.numbers, **self.of, "optimizer": _kind_of_optimizer(saved.arrays)}
         arguments = self._arguments.Composite(
             arrays=self._arguments.StandardSave(saved.arrays), numbers=self._arguments.JsonSave(numbers)
         )
@@ -158,6 +158,13 @@ class Saver:
     def close(self) -> None:
         """Let Orbax end what it does."""
         self._manager.close()
+
+
+def _kind_of_optimizer(arrays: Mapping[str, PyTree]) -> int:
+    """Of what the optimiser's state holds, whatever the values: numbers such as learning rates do not stand in it."""
+    leaves = jax.tree_util.tree_leaves_with_path(arrays["state"]["optimizer"])
+    kinds = [(jax.tree_util.keystr(path), str(x.dtype), np.shape(x)) for path, x in leaves]
+    return zlib.crc32(repr(kinds).encode())
 
 
 def fingerprint(tree: PyTree) -> int:

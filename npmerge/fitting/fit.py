@@ -1,6 +1,8 @@
 """The Optax loop: descend on theta, keep the best, never lose it."""
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,11 @@ from npmerge.fitting.updates import Run
 from npmerge.objectives.base import Loss
 from npmerge.sharding import Devices, layout_of
 from npmerge.stack import Stack
+
+DIVERGED = (
+    "the fit diverged at step {}, where its loss, a gradient or an update is not finite: an earlier theta is kept; look at "
+    "result.history.loss, at that batch (labels out of range?), and lower the learning rate"
+)
 
 
 def fit(
@@ -41,21 +48,23 @@ def fit(
 ) -> FitResult:
     """Minimise `loss(theta, stack, batch)` over the floating-point leaves of theta.
 
-    Pass the same `loss` and `optimizer` objects again to reuse the compiled step. The given theta is not changed.
+    Pass the same `loss` and `optimizer` objects again to reuse the compiled step. The given theta is not changed. The first
+    step is compiled, which takes some seconds; nothing is said on the way unless `progress` says it.
 
     Args:
         theta: where to start; integer leaves (the permutations of an alignment) stay as they are.
         loss: for example `weight_space(merge, apply, objective)`; any function of (theta, stack, batch).
         stack: the models, or what else the loss takes besides; passed on as it is, None if it needs none.
-        batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps.
+        batches: `(inputs, targets)` tuples: a list or tuple is cycled, an iterator must last for all steps. An iterator
+            (`shuffled`) goes on where it is: give each of the fits that are compared its own, of the same seed.
         optimizer: an Optax transformation.
         steps: number of updates; 0 returns theta as it is.
         held_out: batches on which theta is judged before the first step and every `every` steps: the best one is
-            returned, which never ends above the start. Training batches in a list may stand here, too.
+            returned, whose loss on them is never above that of the start. Training batches in a list may stand here, too.
         every: steps between judgements, and between checks for divergence and calls of `progress`.
         patience: stop after so many judgements in a row without a new best.
-        progress: called with the step and the latest training loss; its method `judged`, if it has one, with the step and the
-            held-out loss.
+        progress: called with the step and the latest training loss, as `print` can be; its method `judged`, if it has one, with
+            the step and the held-out loss.
         key: randomness for a loss that draws at random (`along_line`): it is called with `key=`, another one in each step. On
             held-out batches it is called without, and must then be deterministic.
         devices: among which batches are divided by examples, or how many; None for JAX's own rule, where the arrays are. With
@@ -74,8 +83,9 @@ def fit(
             arguments in another order, an optimizer that is none, more devices than there are, batches that do not divide
             where the loss takes no mask, checkpoints of another fit.
 
-    A loss or gradient that is not finite stops the run with status "diverged"; without held-out data theta is then the latest
-    whose loss was finite.
+    Warns:
+        UserWarning: where a loss, gradient or update is not finite (the step). That stops the run with status "diverged";
+            without held-out data theta is then the latest whose loss was finite.
 
     Example:
         >>> apply = lambda v, x: x @ v["w"]
@@ -90,6 +100,7 @@ def fit(
         got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
         raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
     _check_arguments(optimizer, steps, every, patience, held_out)
+    _check_progress(progress)
     check_key(key)
     check_count("accumulate", accumulate)
     run = Run(loss, optimizer, layout_of(devices, parallel, shard), accumulate)
@@ -117,7 +128,25 @@ def fit(
     finally:
         if saver is not None:
             saver.close()
-    return loop.result()
+    return _told(loop.result())
+
+
+def _told(result: FitResult) -> FitResult:
+    """The result, with a warning where the fit diverged."""
+    if result.status == "diverged":
+        warnings.warn(DIVERGED.format(len(result.history.loss)), stacklevel=3)
+    return result
+
+
+@contextlib.contextmanager
+def _without_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the fit diverged")
+        yield
+
+
+quiet_fit = _without_warning()(fit)
+"""`fit` for callers that say themselves that it diverged."""
 
 
 def _check_arguments(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
@@ -129,6 +158,11 @@ def _check_arguments(optimizer: Any, steps: int, every: int, patience: int | Non
         raise ValueError("patience needs held-out data to judge by: got none")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be an Optax transformation such as optax.adam(1e-2), got {type(optimizer).__name__}")
+
+
+def _check_progress(progress: Any) -> None:
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress is called with the step and the loss, as print can be: got {progress!r}")
 
 
 def _at_step(key: Array | None, step: int) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from npmerge.base import Merge
 from npmerge.fitting.checkpoints import Checkpoints
-from npmerge.fitting.fit import fit
+from npmerge.fitting.fit import quiet_fit as fit
 from npmerge.fitting.loop import History, Status
 from npmerge.fitting.updates import partition
 from npmerge.granularity import PerTensor

@@ -1,9 +1,8 @@
 """A network as functions, and the way between its variables and the tensors of a recipe's models."""
 
 import functools
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 from alignment.graph import PyTree
 from npmerge.learning.members import Tensors
 from npmerge.models import Config
-from npmerge.recipe.layers import layers_of
 
 Apply = Callable[[PyTree, Any], PyTree]
 TrainApply = Callable[[PyTree, Any], tuple[PyTree, PyTree]]
@@ -59,15 +57,6 @@ class Architecture(ABC):
     def paths(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Where tensors stand among the variables."""
 
-    def in_order(self, paths: Iterable[str]) -> list[str]:
-        """Paths of variables from the inputs to the outputs, as far as names tell."""
-        layers = layers_of(paths := list(paths))
-
-        def place(path: str) -> tuple:
-            return (1 if layers.place(path) else 2 * layers.is_after(path), _natural(path))
-
-        return sorted(paths, key=place)
-
     @property
     def forward(self) -> Apply:
         """The outputs with the statistics of the batch, which a network being merged learns with."""
@@ -77,8 +66,3 @@ class Architecture(ABC):
 @functools.cache
 def _forward(train_apply: TrainApply) -> Apply:
     return lambda variables, inputs: train_apply(variables, inputs)[0]
-
-
-def _natural(name: str) -> list:
-    """Numbers in names are numbers."""
-    return [(0, int(x), "") if x.isdigit() else (1, 0, x) for x in re.split(r"(\d+)", name) if x]

@@ -1,6 +1,6 @@
 """Networks of `npmerge.models`, whose tensors have the names of PyTorch, or the paths of our own files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignment.graph import PyTree, flatten
-from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.names import from_named, named_shapes, paths_of, to_named
+from npmerge.checkpoint.names import from_named, paths_of, to_named
 from npmerge.learning.architectures import Apply, Architecture, TrainApply
 from npmerge.learning.members import Tensors
 from npmerge.models import Config, abstract
@@ -64,15 +63,6 @@ class Known(Architecture):
     def paths(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """See `Architecture.paths`."""
         return {name: (name,) for name in names} if self.own else paths_of(self.known, names)
-
-    def in_order(self, paths: Iterable[str]) -> list[str]:
-        """In the order of PyTorch's `state_dict`, where there is one."""
-        try:
-            theirs = paths_of(self.known, named_shapes(self.known))
-        except CheckpointError:
-            return super().in_order(paths)
-        order = {path: k for k, path in enumerate(path for own in theirs.values() for path in own)}
-        return sorted(paths, key=order.__getitem__)
 
 
 def _shape(tensors: Mapping[str, Any], path: str) -> str:

@@ -13,10 +13,12 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from alignment.graph import PyTree, flatten
+from alignment.graph import PyTree
+from alignment.program import order_of_use
 from npmerge.constraints import Constraint
 from npmerge.fitting.checkpoints import fingerprint
-from npmerge.fitting.fit import Checkpoints, FitResult, fit
+from npmerge.fitting.fit import Checkpoints, FitResult
+from npmerge.fitting.fit import quiet_fit as fit
 from npmerge.learned import Learned
 from npmerge.learning.aligning import whole
 from npmerge.learning.architectures import Architecture
@@ -166,7 +168,9 @@ class Learner:
     def _coefficients(self, theta: PyTree) -> dict[str, np.ndarray]:
         """By group, from the inputs of the network to its outputs."""
         group, latents = self.learned.granularity.group, latents_of(self.merge, theta)
-        order = dict.fromkeys(group(path) for path in self.network.in_order(flatten(self.stack.params)))
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.stack.params)
+        used = order_of_use(self.network.apply, one, self.tasks.train[0].inputs[:2])
+        order = dict.fromkeys(map(group, used))
         return {x: np.asarray(_forward(self.learned.constraint, latents[x])) for x in order if x in latents}
 
     def checkpoints(self, folder: Path, *, wanted: bool) -> Checkpoints | None:

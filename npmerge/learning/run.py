@@ -17,6 +17,7 @@ from npmerge.learning.members import members_of, with_results, with_tensors
 from npmerge.learning.page import FILES, told, write_pages
 from npmerge.learning.places import data_of, inside, memory_told
 from npmerge.learning.progress import fit_progress
+from npmerge.learning.starts import chosen_tensors
 from npmerge.learning.user_code import imported, source_of
 from npmerge.learning.values import alignment_of, values_of
 from npmerge.recipe.plan import Plan
@@ -70,7 +71,10 @@ def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) 
     with inside(recipe, (block, *(("architecture",) if given else ()))):
         config = changed_config(plan, vocabulary.old_rows, vocabulary.rows) if vocabulary else None
         network = architecture_of(given or None, plan.models[plan.reference], members.models[0], config)
-    return Blocks(recipe, plan, members, network, vocabulary)
+    blocks = Blocks(recipe, plan, members, network, vocabulary)
+    if recipe.learn is not None:
+        chosen_tensors(recipe, recipe.learn, list(blocks.paths))
+    return blocks
 
 
 def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep: bool) -> Ready:

@@ -16,19 +16,21 @@ from npmerge.objectives.losses import WeightSpaceLoss
 from npmerge.stack import Stack, check_stack
 
 WARNING = (
-    "model {} alone has an objective of {:.3g} on the only task, the start of the merge one of {:.3g}: learned coefficients "
-    "will collapse onto that model; learn on the data of every model (Joint), or hold them near equal shares (EqualShares)"
+    "model {} alone has an objective of {:.3g} on these batches of the only task, the start of the merge one of {:.3g}: "
+    "learned coefficients may collapse onto that model, which their means tell afterwards; learn on the data of every model "
+    "(Joint), or hold them near equal shares (EqualShares), to be safe"
 )
 
 
 def warn_of_collapse(
     loss: WeightSpaceLoss, theta: PyTree, stack: Stack, batches: Iterable[tuple], *, share: float = 0.5
 ) -> int | None:
-    """Warn, in one sentence, if one of the models already solves the only task that coefficients are to be learned on.
+    """Warn, in one sentence, if one of the models is far better than the start at the only task that is learned from.
 
-    That is taken to be so where its objective is below a share of the start's. Call it once, before `fit`: it evaluates every
-    model and the start, so held-out batches or the first training batch are enough. Nothing is evaluated for joint objectives
-    of several tasks.
+    That is where its objective is below a share of the start's. Coefficients may then collapse onto that model, but need not:
+    a start that is bad because averaging broke it can be mended by other coefficients, too. Call it once, before `fit`: it
+    evaluates every model and the start, so held-out batches or the first training batch are enough. Nothing is evaluated for
+    joint objectives of several tasks.
 
     Args:
         loss: `weight_space(merge, apply, objective)`.

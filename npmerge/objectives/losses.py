@@ -8,7 +8,8 @@ import jax
 from jaxtyping import Array, Float
 
 from alignment.checks import check_kinds
-from alignment.graph import PyTree
+from alignment.graph import PyTree, path_name
+from alignment.names import is_statistic
 from npmerge.base import Merge
 from npmerge.objectives.base import Apply, Check, Objective, Term
 from npmerge.sharding import gathered
@@ -83,6 +84,8 @@ class WeightSpaceLoss(OfObjective):
 class FineTuningLoss(OfObjective):
     """`loss(params, stack, batch)`: theta is the network itself. The honest control of every learned merge.
 
+    Running statistics have no gradient: they are estimated from data, as in a merge.
+
     `fine_tuning` makes it.
 
     Attributes:
@@ -101,11 +104,11 @@ class FineTuningLoss(OfObjective):
 
     def __call__(self, theta: PyTree, stack: Stack | None, batch: Any) -> Float[Array, ""]:
         """The objective of theta."""
-        return self.objective(self.apply, gathered(theta), stack, batch)
+        return self.objective(self.apply, gathered(_still_statistics(theta)), stack, batch)
 
     def terms(self, theta: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
         """The parts of it that are averaged alone over several batches (`Objective.terms`)."""
-        return self.objective.terms(self.apply, gathered(theta), stack, batch)
+        return self.objective.terms(self.apply, gathered(_still_statistics(theta)), stack, batch)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
@@ -133,13 +136,16 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
         >>> f"{loss(merge.init(stack), stack, (jnp.eye(2), np.array([0, 1]))):.3f}"  # of the average
         '0.127'
     """
-    call = "weight_space takes (merge, apply, objective)"
-    check_kinds(call, (merge, Merge), (apply, Callable), (objective, Objective))
+    check_kinds(f"weight_space takes (merge, apply, objective){_hint(objective)}", (merge, Merge), *_pair(apply, objective))
     return WeightSpaceLoss(merge, apply, objective)
 
 
 def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
     """The loss of a network's own parameters, for training and for controls.
+
+    `fit` leaves running statistics (known by their paths) as they are: they have no gradient. Weight decay needs none and would
+    shrink them: mask it, as `optax.adamw(1e-3, mask=lambda v: {name: name == "params" for name in v})` does for Linen.
+    Afterwards `reset_statistics` estimates them from data.
 
     Args:
         apply: the network, `apply(variables, inputs) -> outputs`.
@@ -158,5 +164,25 @@ def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
         >>> print(found.history.loss.round(2))
         [0.69 0.47]
     """
-    check_kinds("fine_tuning takes (apply, objective)", (apply, Callable), (objective, Objective))
+    check_kinds(f"fine_tuning takes (apply, objective){_hint(objective)}", *_pair(apply, objective))
     return FineTuningLoss(apply, objective)
+
+
+def _still_statistics(variables: PyTree) -> PyTree:
+    """The variables, without a gradient for running statistics."""
+
+    def leaf(path: tuple, x: Array) -> Array:
+        return jax.lax.stop_gradient(x) if is_statistic(path_name(path)) else x
+
+    return jax.tree_util.tree_map_with_path(leaf, variables)
+
+
+def _pair(apply: Any, objective: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    return (apply, Callable), (objective, Objective)
+
+
+def _hint(objective: Any) -> str:
+    """What to do with a function that is given as an objective."""
+    return (
+        "" if isinstance(objective, type | Objective) or not callable(objective) else ", PerExample(function) is an objective"
+    )

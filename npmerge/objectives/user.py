@@ -1,5 +1,6 @@
 """Objectives of one's own."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class UserObjective(Objective):
     masks: bool = False
 
     def __post_init__(self) -> None:
-        _check_function("UserObjective takes a function of (apply, params, stack, batch)", self.function)
+        _check_function("UserObjective", ("apply", "params", "stack", "batch"), self.function)
         check_flags(self)
 
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
@@ -78,7 +79,7 @@ class PerExample(Objective):
     masks = True
 
     def __post_init__(self) -> None:
-        _check_function("PerExample takes a function of (outputs, targets)", self.function)
+        _check_function("PerExample", ("outputs", "targets"), self.function)
 
     def __call__(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Float[Array, ""]:
         """The mean over the batch."""
@@ -102,9 +103,20 @@ class PerExample(Objective):
         check_lengths(batch)
 
 
-def _check_function(call: str, function: object) -> None:
+def _check_function(owner: str, takes: tuple[str, ...], function: object) -> None:
+    """Raise ValueError for what cannot be called with these arguments; what has no signature, as some built-ins, may."""
+    call = f"{owner} takes a function of ({', '.join(takes)})"
     if not callable(function) or isinstance(function, type | Objective):
         raise ValueError(f"{call}, got {kind_of(function)}")
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return
+    try:
+        signature.bind(*takes)
+    except TypeError:
+        other = "; of (outputs, targets) make a PerExample, in recipes per_example" if owner == "UserObjective" else ""
+        raise ValueError(f"{call}, got {getattr(function, '__name__', kind_of(function))}{signature}{other}") from None
 
 
 def _is_scalar(x: jax.ShapeDtypeStruct) -> bool:

@@ -182,6 +182,7 @@ class Recipe(Block):
         "tasks": "evolutionary merges are not made",
         "adapters": "adapters are not supported",
     }
+    below: ClassVar = {"learn": Learn, "align": Align}
 
     name: Annotated[Name, AfterValidator(_plain)] | None = None
     merge_method: Annotated[str, AfterValidator(_method)]

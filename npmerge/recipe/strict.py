@@ -21,10 +21,12 @@ class Block(BaseModel):
 
     Attributes:
         refused: keys that users may know from elsewhere and that are refused by name, with the reason.
+        below: blocks in this one whose keys are looked up, too, to say where a key belongs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # few of the blocks are used in a run
     refused: ClassVar[Mapping[str, str]] = {}
+    below: ClassVar[Mapping[str, "type[Block]"]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -34,6 +36,10 @@ class Block(BaseModel):
         for key in raw:
             if key in cls.refused:
                 raise fault(f"{key!r} is not supported: {cls.refused[key]}", (key,))
+            if homes := [
+                f"{name}:" for name, block in cls.below.items() if key in block.model_fields.keys() - cls.model_fields
+            ]:
+                raise fault(f"the key {key!r} belongs under {' or '.join(homes)}", (key,))
             if key not in cls.model_fields:
                 raise fault(unknown("key", key, cls.model_fields), (str(key),))
         return raw

@@ -34,9 +34,11 @@ def run(example: str) -> str:
 
 
 def test_the_example_runs_and_learning_does_not_hurt():
-    found = dict(line.rsplit(" ", 1) for line in run(EXAMPLES[0]).splitlines())
-    assert float(found["aligned average"]) > 0.8
-    assert float(found["learned"]) > float(found["aligned average"]) - 0.01
+    found = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in run(EXAMPLES[0]).splitlines())}
+    assert list(found) == ["aligned average", "learned", "fine-tuned"]
+    assert found["aligned average"] > 0.8
+    assert found["learned"] > found["aligned average"] - 0.01
+    assert found["fine-tuned"] > found["aligned average"] - 0.01
 
 
 def test_the_graph_of_any_network_is_read_drawn_and_verified(tmp_path, monkeypatch):
@@ -134,6 +136,12 @@ def test_the_commands_are_the_ones_that_ci_runs():
         "pip install -e . && npmerge demo",
         'pip install -e ".[test]" && pytest',
     ]
+
+
+def test_its_contents_are_all_sections_in_their_order():
+    sections = re.findall(r"^## (.*)$", README, re.M)
+    links = re.findall(r"\[([\w ]+)\]\(#([\w-]+)\)", README.split("\n## ")[0])
+    assert links == [(name, name.lower().replace(" ", "-")) for name in sections]
 
 
 def test_every_folder_and_file_it_names_exists():

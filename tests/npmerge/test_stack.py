@@ -1,4 +1,5 @@
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,13 @@ def test_models_stand_side_by_side_and_come_back():
     for got, expected in zip(stack.models(), models, strict=True):
         chex.assert_trees_all_equal(got, expected)
     assert stack_models(models).base is None
+
+
+def test_it_prints_in_a_line():
+    stack = stack_models([variables(k) for k in range(3)], variables(9))
+    assert repr(stack) == "Stack(3 models of 4 tensors and 51 parameters each, a base)"
+    assert repr(Stack({})) == "Stack(0 models of 0 tensors and 0 parameters each, no base)"
+    assert "no base" in str(jax.eval_shape(lambda: Stack(stack.params)))
 
 
 def test_numpy_models_are_accepted():

@@ -109,7 +109,28 @@ def test_held_out_may_be_an_iterator():
         (lambda g: nm.Aligned(nm.Average(), WeightMatching(), g), "Aligned takes"),
         (lambda g: nm.Aligned(WeightMatching(), nm.Average(), apply), r"Aligned takes .*Average, function\)"),
         (lambda g: nm.Learned(nm.Aligned(SOFT, nm.Average(), g), NP.granularity, NP.constraint), "got Aligned$"),
+        (
+            lambda g: nm.checkpoint.save(A, "a.safetensors"),
+            r"save takes \(path, variables, record\), got \(dict, str, NoneType",
+        ),
+        (lambda g: nm.trace(A, apply, PAIR[0]), r"trace takes \(apply, variables, \*inputs\), got \(dict, function\)"),
+        (lambda g: nm.verify(apply, A, g, PAIR[0], key=jax.random.key(0)), r"verify takes .* got \(function, dict\)"),
+        (lambda g: nm.verify(apply, g, A, PAIR[0], key=0), r"key must be jax.random.key\(...\) or None, got 0"),
+        (lambda g: nm.verify_each(apply, g, A, PAIR[0], key=0), r"key must be jax.random.key\(...\) or None, got 0"),
+        (
+            lambda g: nm.evaluate(A, apply, [PAIR]),
+            r"evaluate takes \(apply, variables, batches\), got \(dict, function, list\)",
+        ),
+        (
+            lambda g: nm.reset_statistics(A, lambda v, x: (apply(v, x), v), [PAIR]),
+            r"reset_statistics takes \(train_apply, variables, batches\), got \(dict, function, list\)",
+        ),
         (lambda g: nm.weight_space(apply, NP, nm.CrossEntropy()), "weight_space takes"),
+        (lambda g: nm.weight_space(NP, apply, abs), r"weight_space .*PerExample\(function\) is an objective, got \(Learned, "),
+        (
+            lambda g: nm.fine_tuning(apply, nm.CrossEntropy),
+            r"got \(function, the class CrossEntropy\): write CrossEntropy\(\)$",
+        ),
         (lambda g: nm.along_line(g, SOFT, apply, nm.CrossEntropy()), r"along_line takes .*, got \(Graph, SoftPermutation"),
         (lambda g: nm.WeightDistance(g, SOFT), "WeightDistance takes"),
         (lambda g: nm.fine_tuning(nm.CrossEntropy(), apply), "fine_tuning takes"),
@@ -129,6 +150,10 @@ def test_held_out_may_be_an_iterator():
         ),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, key=3), "key must be jax.random.key"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1.5), "steps must be an integer"),
+        (
+            lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, progress=True),
+            "progress is called with the step and the loss, as print can be: got True",
+        ),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], 0.1, steps=1), "Optax transformation .* got float"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.adam, steps=1), "Optax transformation"),
         (
@@ -152,6 +177,44 @@ def test_one_line_each(graph, call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call(graph)
     assert "\n" not in str(caught.value)
+
+
+RESULT = nm.FitResult(NP.init(STACK), nm.History(np.zeros(0), np.zeros(0), np.zeros(0)), "finished")
+PER_LAYER = nm.Learned(nm.Average(), nm.PerLayer(), nm.Simplex())
+MASKED = nm.ada_merging(plus_plus=True)
+
+
+@pytest.mark.parametrize("merge", [nm.Average(), NP, nm.Slerp(), nm.Ties(), nm.IsoC()], ids=lambda m: type(m).__name__)
+def test_merges_say_what_their_functions_take(merge):
+    with pytest.raises(
+        ValueError, match=r"^a merge needs the stack of models it merges: got list, use stack_models\(models\)$"
+    ):
+        merge.init([A, B])
+    name = type(merge).__name__
+    with pytest.raises(ValueError, match=rf"^{name}.apply takes \(theta, stack\), got \(Stack, dict\)$"):
+        merge.apply(STACK, NP.init(STACK))
+    with pytest.raises(ValueError, match=rf"^{name}.apply takes \(theta, stack\): got FitResult, pass its .theta$"):
+        merge.apply(RESULT, STACK)
+
+
+@pytest.mark.parametrize(
+    ("merge", "theta", "message"),
+    [
+        (NP, PER_LAYER.init(STACK), r"not of PerParameter\(\) of these models: at 'first/bias' got no such group .* \(6,\)$"),
+        (PER_LAYER, NP.init(STACK), r"not of PerLayer\(.* at 'first' got no such group for each model, expected \(\)$"),
+        (NP, nm.Learned(nm.Average(), nm.PerChannel(), nm.Simplex()).init(STACK), r"'first/kernel' got \(1, 6\) .* \(4, 6\)$"),
+        (NP, nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex()).init(STACK), r"'first/bias' got \(\) .* expected \(6,\)$"),
+        (NP, NP.init(STACK) | {"third": jnp.zeros(1)}, r"at 'third' got \(\) for each model, expected no such group"),
+        (NP, list(NP.init(STACK).values()), "theta of Learned holds latents by group: got list"),
+        (MASKED, NP.init(STACK), "theta of Learned holds latents by group: got NoneType"),
+    ],
+)
+def test_theta_of_another_merge_is_refused(merge, theta, message):
+    stack = STACK._replace(base=A)
+    for use in (merge.apply, merge.coefficients):
+        with pytest.raises(ValueError, match=message) as caught:
+            use(theta, stack)
+        assert "\n" not in str(caught.value)
 
 
 def test_training_mode_is_not_a_network_of_logits():

@@ -140,7 +140,9 @@ def flags(*values: float) -> list:
 @pytest.mark.parametrize("every", [1, 2, 25])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_theta(every, bad):
-    result = run(data=flags(1, 1, 1, bad, 1, 1, 1), steps=7, loss=flagged, every=every)
+    with pytest.warns(UserWarning, match="^the fit diverged at step 4, where its loss.*: an earlier theta is kept") as told:
+        result = run(data=flags(1, 1, 1, bad, 1, 1, 1), steps=7, loss=flagged, every=every)
+    assert [x.filename for x in told] == [__file__]
     assert result.status == "diverged"
     close(result, 1 - 0.9**2)  # the last one whose loss was found
     assert len(result.history.loss) == 4
@@ -149,7 +151,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_theta(every, bad):
 
 
 def test_a_bad_last_step_is_noticed():
-    result = run(data=flags(1, 1, np.nan), steps=3, loss=flagged)
+    with pytest.warns(UserWarning, match="the fit diverged at step"):
+        result = run(data=flags(1, 1, np.nan), steps=3, loss=flagged)
     assert result.status == "diverged"
     close(result, 1 - 0.9)
 
@@ -157,7 +160,8 @@ def test_a_bad_last_step_is_noticed():
 @pytest.mark.parametrize("rate", [1e4, 1e30])
 def test_theta_of_a_fit_that_diverged_has_a_finite_loss(rate):
     """Theta may grow for some steps before its loss overflows."""
-    result = run(start=0.5, steps=30, optimizer=optax.sgd(rate))
+    with pytest.warns(UserWarning, match="the fit diverged at step"):
+        result = run(start=0.5, steps=30, optimizer=optax.sgd(rate))
     assert result.status == "diverged"
     assert np.isfinite(towards(result.theta, None, target(1.0)))
     last = result.history.loss[np.isfinite(result.history.loss)][-1]
@@ -169,14 +173,16 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is():
         """The square root has an infinite slope at zero: zero times infinity is NaN, in the gradient alone."""
         return 0.5 * jnp.sum(jnp.square(theta["w"] - 1)) + 0 * jnp.sum(jnp.sqrt(batch[0] * theta["w"]))
 
-    result = run(start=0.5, data=flags(1, 1, 0, 1), steps=4, loss=loss)
+    with pytest.warns(UserWarning, match="the fit diverged at step"):
+        result = run(start=0.5, data=flags(1, 1, 0, 1), steps=4, loss=loss)
     assert result.status == "diverged"
     close(result, 1 - 0.5 * 0.9**2)
     assert np.isfinite(result.history.loss).all()
 
 
 def test_divergence_keeps_the_best_on_held_out_data():
-    result = run(data=flags(*[1] * 12, np.nan), steps=13, loss=flagged_or_half, every=1, held_out=flags(7))
+    with pytest.warns(UserWarning, match="the fit diverged at step"):
+        result = run(data=flags(*[1] * 12, np.nan), steps=13, loss=flagged_or_half, every=1, held_out=flags(7))
     assert result.status == "diverged"
     close(result, 1 - 0.9**7)
 
@@ -189,7 +195,8 @@ def flagged_or_half(theta, stack, batch):
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_update_that_overflows_is_divergence(steps):
-    result = run(start=2.0, steps=steps, optimizer=optax.sgd(3e38), data=[target(-9.0)])
+    with pytest.warns(UserWarning, match="the fit diverged at step"):
+        result = run(start=2.0, steps=steps, optimizer=optax.sgd(3e38), data=[target(-9.0)])
     chex.assert_tree_all_finite(result.theta)
     assert result.status == "diverged"
 

@@ -1,11 +1,13 @@
 """Networks of the user that fail: told with the file, the line and what they raised; nothing is written."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import npmerge as nm
 from npmerge.learning.user_code import user_network
 from npmerge.recipe.named import Named
 from tests.npmerge.learning.digits import learn, merge, recipe, run
@@ -17,8 +19,14 @@ def direct(tensors, inputs):
 def number():
     return 3
 
+def focal(logits, labels):
+    return (logits[:, 0] - labels) ** 2
+
 def broken(depth=1):
     raise KeyError("of mine\\nand more")
+
+def backwards():
+    return lambda tensors, inputs: inputs @ tensors["z/kernel"] @ tensors["a/kernel"]
 
 def network():
     return lambda tensors, inputs: inputs.reshape(-1, 64) @ tensors["params/layers/0/kernel"]
@@ -52,6 +60,19 @@ def test_what_is_no_factory_is_told_with_the_line(name, mine):
     assert FACTORIES[name] in str(caught.value)
 
 
+def test_a_function_of_other_arguments_is_refused_by_the_plan(mine):
+    (mine / "recipe.yml").write_text(recipe(learn=learn(objective="nets_that_fail:focal")))
+    said = r"UserObjective takes a function of \(apply, params, stack, batch\), got focal\(logits, labels\); of .* per_example$"
+    with pytest.raises(ValueError, match=rf"^recipe\.yml:\d+: learn\.objective: {said}"):
+        run("plan", "recipe.yml")
+
+
+def test_a_filter_that_matches_nothing_is_refused_by_the_plan(mine):
+    (mine / "recipe.yml").write_text(recipe(learn=learn(architecture="nets_that_fail:network", exclude=["dwn"])))
+    with pytest.raises(ValueError, match=r"^recipe\.yml:\d+: learn\.exclude\[0\]: 'dwn' matches no tensor that is merged$"):
+        run("plan", "recipe.yml")
+
+
 def test_inputs_that_the_network_cannot_take_are_told_with_their_shape(mine):
     said = r"narrow\.npz: the network cannot take inputs of the shape \(examples, 63\) and dtype float32: TypeError: cannot"
     own = "nets_that_fail:network"
@@ -67,6 +88,17 @@ def test_inputs_that_the_network_cannot_take_are_told_with_their_shape(mine):
         assert not (mine / "out").exists()
     with pytest.raises(ValueError, match=f"^a.safetensors: {said}"):
         run("evaluate", "a.safetensors", "--data", "narrow.npz", "--architecture", own)
+
+
+def test_shares_stand_in_the_order_of_the_network(mine):
+    """Not in that of the names: its hidden layer is called z."""
+    rng = np.random.default_rng(0)
+    for name in "pq":
+        z, a = ({"kernel": rng.normal(size=shape).astype(np.float32)} for shape in ((64, 8), (8, 10)))
+        nm.checkpoint.save(f"{name}.safetensors", {"a": a, "z": z}, {})
+    text = recipe(learn=learn(architecture="nets_that_fail:backwards", steps=1, every=1))
+    folder = merge(mine, "out", text.replace("a.safe", "p.safe").replace("b.safe", "q.safe"))
+    assert list(json.loads((folder / "history.json").read_text())["shares"]["modules"]) == ["z", "a"]
 
 
 def test_the_function_of_the_readme(tmp_path, monkeypatch):

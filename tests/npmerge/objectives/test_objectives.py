@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from alignment import Alignment, NodeMap, identity, trace
@@ -20,6 +21,7 @@ from npmerge import (
     WeightDistance,
     along_line,
     fine_tuning,
+    fit,
     stack_models,
     weight_space,
 )
@@ -101,6 +103,21 @@ def test_fine_tuning_is_the_objective_itself():
     loss = fine_tuning(apply, CrossEntropy())
     assert float(loss(MODELS[1], None, (X, LABELS))) == pytest.approx(cross_entropy64(MODELS[1]), rel=1e-5)
     assert loss == fine_tuning(apply, CrossEntropy())
+
+
+def test_fine_tuning_leaves_running_statistics_as_they_are():
+    """Also where the network reads them, as in evaluation mode; NNX calls them mean and var beside weights of any name."""
+
+    def normed(v, x):
+        return (x - v["bn"]["mean"]) / jnp.sqrt(v["bn"]["var"]) @ v["params"]["mean"]
+
+    start = {
+        "bn": {"mean": jnp.full((1, 4), 0.5), "var": jnp.full((1, 4), 2.0)},
+        "params": {"mean": jnp.tile(jnp.arange(3.0), (4, 1))},
+    }
+    result = fit(start, fine_tuning(normed, CrossEntropy()), None, [(X, LABELS)], optax.sgd(0.1), steps=2)
+    chex.assert_trees_all_equal(result.theta["bn"], start["bn"])
+    assert float(jnp.abs(result.theta["params"]["mean"] - start["params"]["mean"]).max()) > 1e-3
 
 
 def test_labels_are_checked():

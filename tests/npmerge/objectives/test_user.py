@@ -20,6 +20,12 @@ def margins(apply, params, stack, batch):
     return (logits[:, 1] - logits[:, 2]).mean()
 
 
+def focal(logits, labels, gamma=2.0):
+    """A user's loss, of each example."""
+    chance = jnp.take_along_axis(jnp.exp(logits), labels[:, None], 1)[:, 0]
+    return -((1 - chance) ** gamma) * jnp.log(chance)
+
+
 def test_any_function_is_an_objective():
     objective = nm.UserObjective(margins)
     logits = logits64(P, X)
@@ -47,6 +53,12 @@ def test_bad_functions():
             nm.UserObjective(wrong)
         with pytest.raises(ValueError, match=rf"PerExample takes a function of \(outputs, targets\), got {got}"):
             nm.PerExample(wrong)
+    for wrong, takes, got in (
+        (nm.UserObjective, r"\(apply, params, stack, batch\)", r"focal\(logits, labels, gamma=2.0\); of .* PerExample.*"),
+        (nm.PerExample, r"\(outputs, targets\)", r"margins\(apply, params, stack, batch\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{wrong.__name__} takes a function of {takes}, got {got}$"):
+            wrong(focal if wrong is nm.UserObjective else margins)
     for function, got in (
         (lambda f, p, s, b: f(p, b[0]), r"float32\[8, 3\]"),
         (lambda f, p, s, b: f(p, b[0]).argmax(), r"int32\[\]"),

@@ -147,6 +147,14 @@ REFUSED = {
         MODELS + "merge_method: linear\nalign: {method: weight_maching}\n",
         "recipe.yml:7: align.method: unknown alignment 'weight_maching': the nearest is 'weight_matching'",
     ),
+    "a key of learning and of aligning, a level too high": (
+        MODELS + "merge_method: linear\narchitecture: Mlp\n",
+        "recipe.yml:7: architecture: the key 'architecture' belongs under learn: or align:",
+    ),
+    "a key of learning, a level too high": (
+        MODELS + "merge_method: linear\nobjective: entropy\n",
+        "recipe.yml:7: objective: the key 'objective' belongs under learn:",
+    ),
     "a misspelt key of learning": (
         MODELS + "merge_method: linear\nlearn: {architecture: x, data: y, step: 3}\n",
         "recipe.yml:7: learn.step: unknown key 'step': the nearest is 'steps'",
