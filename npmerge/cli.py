@@ -80,7 +80,11 @@ def demo(
 @app.command()
 def align(
     files: Annotated[
-        list[Path], typer.Argument(help="Two or more checkpoints of one architecture; the first is the reference.")
+        list[Path],
+        typer.Argument(
+            help="Two or more checkpoints of one architecture, saved by npmerge or in PyTorch's names; the first is the "
+            "reference."
+        ),
     ],
     method: Annotated[
         str,
@@ -111,7 +115,7 @@ def align(
     ),
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
 ) -> None:
-    """Bring checkpoints saved by npmerge into the units of the first, and report what that is worth."""
+    """Bring networks into the units of the first, and report what that is worth."""
     name, where = shlex.join(map(str, files)), f"--out {shlex.quote(str(out))}{' --force' if force else ''}"
     options = f"--method {method}{f' --data {shlex.quote(str(data))}' if data else ''} --seed {seed}"
     given: dict[str, Any] = {"files": tuple(files), "data": data, "seed": seed, "out": out, "force": force}

@@ -15,11 +15,9 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from alignment import Alignment, Graph, align, trace, verify
 from alignment.graph import PyTree
-from npmerge.checkpoint import save_network
 from npmerge.commands import align_page as page
 from npmerge.commands.align_inputs import (
     Data,
-    Source,
     check_names,
     check_points,
     check_seed,
@@ -37,6 +35,7 @@ from npmerge.commands.align_measures import (
     squared_distance,
 )
 from npmerge.commands.methods import alignment_of
+from npmerge.commands.sources import Source, written_name
 from npmerge.models import Config, Network, abstract, example
 from npmerge.normalisation import reset_statistics
 from npmerge.reports.figures import barrier_figure, correlation_figure
@@ -82,7 +81,7 @@ class Request:
         check_names(self.files)
         if taken := [path for path in self.files if path.name in page.FILES]:
             raise ValueError(f"{taken[0]} would be overwritten by the report of that name: rename the checkpoint")
-        if clash := [path for path in self.files if (self.out / path.name).resolve() == path.resolve()]:
+        if clash := [path for path in self.files if (self.out / written_name(path)).resolve() == path.resolve()]:
             raise ValueError(f"{clash[0]} would be overwritten by its aligned copy: choose another folder with --out")
 
     @property
@@ -181,8 +180,7 @@ class _Run:
 
 def _write(folder: Path, run: _Run, aligned: Sequence[PyTree], content: dict[str, Any], measured: Measured) -> None:
     for source, variables in zip(run.sources, aligned, strict=True):
-        record = {**source.record, "align": page.provenance(content) | {"original": source.named}}
-        save_network(folder / source.path.name, run.config, variables, record)
+        source.write(folder, variables, {"align": page.provenance(content) | {"original": source.named}})
     names, figures = [source.path.stem for source in run.sources[1:]], {}
     if measured.correlations:
         figures["correlation"] = correlation_figure(*measured.correlations, names)

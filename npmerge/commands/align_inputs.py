@@ -1,11 +1,10 @@
 """What `npmerge align` reads: networks of one architecture, and examples."""
 
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,28 +14,13 @@ from alignment.base import check_finite
 from alignment.checks import repeated
 from alignment.graph import PyTree, flatten
 from npmerge.batches import in_order
-from npmerge.checkpoint import load_network, load_record
 from npmerge.checkpoint.network import architecture
+from npmerge.commands.sources import Source, read_source, sha256, written_name
 from npmerge.models import Config, abstract
 from npmerge.objectives import check_labels
 
 BATCH = 128
 SAMPLE = 16  # examples for the checks of function preservation
-
-
-class Source(NamedTuple):
-    """A checkpoint as it was read."""
-
-    path: Path
-    sha256: str
-    record: dict[str, Any]
-    config: Config
-    variables: PyTree
-
-    @property
-    def named(self) -> dict[str, str]:
-        """How records name it."""
-        return {"file": self.path.name, "sha256": self.sha256}
 
 
 def check_seed(seed: int) -> None:
@@ -53,7 +37,7 @@ def check_points(points: int) -> None:
 
 def check_names(paths: Sequence[Path]) -> None:
     """Raise ValueError for two checkpoints of one name: those that are written keep it."""
-    if twice := repeated(path.name for path in paths):
+    if twice := repeated(map(written_name, paths)):
         raise ValueError(f"aligned checkpoints keep their names, but more than one is called {twice}")
 
 
@@ -66,13 +50,12 @@ def read_networks(paths: Sequence[Path], *, widths: bool = False) -> tuple[Confi
     """
     if len(paths) < 2:
         raise ValueError(f"align needs at least two checkpoints, the first is the reference: got {len(paths)}")
-    networks = [load_network(path) for path in paths]
-    (_check_tasks if widths else _check_architectures)(paths, [config for config, _ in networks])
-    _check_dtypes(paths, [variables for _, variables in networks])
-    for path, (_, variables) in zip(paths, networks, strict=True):
-        check_finite(variables, str(path))
-    pairs = zip(paths, networks, strict=True)
-    return networks[0][0], [Source(path, sha256(path), load_record(path), *network) for path, network in pairs]
+    sources = [read_source(path) for path in paths]
+    (_check_tasks if widths else _check_architectures)(paths, [source.config for source in sources])
+    _check_dtypes(paths, [source.variables for source in sources])
+    for source in sources:
+        check_finite(source.variables, str(source.path))
+    return sources[0].config, sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,12 +118,6 @@ def sample_of(config: Config, data: Data | None, seed: int) -> np.ndarray:
     if config.input_dtype.startswith("int"):
         return rng.integers(config.vocabulary, size=shape).astype(np.int32)  # type: ignore[attr-defined]
     return rng.standard_normal(shape, np.float32)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_architectures(paths: Sequence[Path], configs: Sequence[Config]) -> None:

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from npmerge.checkpoint.network import architecture
-from npmerge.commands.align_inputs import Data, Source
+from npmerge.commands.align_inputs import Data
 from npmerge.commands.align_measures import Change, Measured, has_statistics
+from npmerge.commands.sources import Source, written_name
 from npmerge.evaluate import Path
 from npmerge.models import Config
 from npmerge.reports.folder import REPORT
@@ -109,7 +110,7 @@ def described(data: Data | None) -> dict[str, Any] | None:
 
 def _written(sources: Sequence[Source], measured: Measured) -> list[str]:
     drawn = [name for name, found in zip(FIGURES, (measured.correlations, measured.paths), strict=True) if found]
-    return [*(source.path.name for source in sources), *REPORT, *drawn]
+    return [*(written_name(source.path) for source in sources), *REPORT, *drawn]
 
 
 def _row(network: Mapping[str, Any]) -> tuple[str, ...]:
