@@ -49,8 +49,8 @@ def load_network(path: Path | str) -> "tuple[Config, PyTree]":
     record = load_record(path)
     if "architecture" not in record:
         raise ValueError(
-            f"{path} does not say its architecture: save it by npmerge.checkpoint.save_network; load_named tells that of networks "
-            "in PyTorch's names"
+            f"{path} does not say its architecture: save it by npmerge.checkpoint.save_network; load_named tells that of "
+            "networks in PyTorch's names"
         )
     config = network_config(path, record["architecture"])
     return config, jax.tree.map(jnp.asarray, fitted(config, load(path), str(path)))
