@@ -113,6 +113,4 @@ def _aligned(blocks: Blocks) -> Ready:
     arrays = [blocks.network.tensors(jax.device_get(x), like) for x in networks]
     base, models = (None, arrays) if members.base is None else (arrays[0], arrays[1:])
     notes = [f"aligned by {blocks.recipe.align.method}" if blocks.recipe.align else ""]
-    if blocks.network.train_apply is not None:
-        notes.append("running statistics are averaged: learn, with steps: 0 if need be, estimates them from data")
     return Ready(with_tensors(blocks.plan, tuple(models), base), notes)

@@ -89,8 +89,10 @@ class FineTuningLoss(OfObjective):
 def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpaceLoss:
     """The loss of a merge's theta.
 
-    To learn with batch statistics give the outputs of training mode: `lambda v, x: train_apply(v, x)[0]`. Raises ValueError
-    if the arguments are of other kinds.
+    A network with BatchNorm is learned on the statistics of each batch, by the outputs of training mode:
+    `weight_space(merge, lambda v, x: train_apply(v, x)[0], objective)`. In evaluation mode it would be learned to fit the
+    average of the models' running statistics, which `reset_statistics` then replaces by others. Raises ValueError if the
+    arguments are of other kinds.
     """
     call = "weight_space takes (merge, apply, objective)"
     check_kinds(call, (merge, Merge), (apply, Callable), (objective, Objective))
