@@ -26,6 +26,7 @@ class History(NamedTuple):
     """What was measured on the way, as numpy arrays.
 
     `loss[i]` is that of step i on its batch before the update; `held_out_loss[j]` was found after `held_out_step[j]` updates.
+    Where the first of them is the lowest, nothing better than the start was found, and theta is the start.
     """
 
     loss: np.ndarray
@@ -36,8 +37,9 @@ class History(NamedTuple):
 class FitResult(NamedTuple):
     """Theta, history, status.
 
-    Theta is the best on held-out data where there is any, the start included; else the last one, or the latest whose loss was
-    finite where the fit diverged.
+    Theta is the best on held-out data where there is any, the start included (see `History`); else the last one, or the latest
+    whose loss was finite where the fit diverged. The status says why the fit ended, not how well: "finished" after all steps,
+    "stopped early" by `patience`, "diverged".
     """
 
     theta: PyTree

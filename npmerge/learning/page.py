@@ -81,13 +81,15 @@ def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str])
 def told(learner: Learner, learnt: Learnt) -> list[str]:
     """What the terminal shows."""
     rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {x.loss:.4f}" for name, x in learnt.measured.rows.items()]
-    measured = [_measured_on(learner, learnt)] if rows else []
+    measured = [_measured_on(learner, learnt), *_better(learnt.measured.rows)] if rows else []
     return [f"learned: {_ended(learnt)}", *rows, *measured, *(f"warning: {x}" for x in learnt.warnings)]
 
 
 def _ended(learnt: Learnt) -> str:
     history, status = learnt.result.history, learnt.result.status
     said = f"{status} after {len(history.loss)} steps"
+    if not len(history.loss):
+        return "no steps: it is where learning would start."
     if status == "diverged":
         said = f"diverged: the loss of step {len(history.loss)} or its gradient is not finite, and the last good theta is kept"
     if status == "diverged" and not len(history.held_out_loss):
@@ -96,6 +98,8 @@ def _ended(learnt: Learnt) -> str:
         return f"{said}; without held-out examples the last theta is kept, not the best."
     best = int(np.nanargmin(history.held_out_loss)) if np.isfinite(history.held_out_loss).any() else 0
     first, lowest = history.held_out_loss[0], history.held_out_loss[best]
+    if not best:
+        return f"{said}; held-out loss {first:.4f} at the start, and never below it: the result is the start."
     return (
         f"{said}; held-out loss {first:.4f} at the start, {lowest:.4f} at its best, after step {history.held_out_step[best]}."
     )
@@ -122,7 +126,7 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
     found = learnt.measured
     if not found.rows:
         return ["The examples have no labels of what the networks predict: no accuracy can be told."]
-    lines = [_measured_on(learner, learnt), "", *_accuracies(found.rows)]
+    lines = [_measured_on(learner, learnt), "", *_accuracies(found.rows), "", *_better(found.rows)]
     for task, rows in found.by_task.items():
         lines += ["", f"On {task}:", "", *_accuracies(rows)]
     return lines
@@ -131,6 +135,12 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
 def _accuracies(rows: Rows) -> list[str]:
     table = [(name, f"{x.accuracy:.4f}", f"{x.loss:.4f}") for name, x in rows.items()]
     return markdown_table(("network", "accuracy", "loss (nats)"), table)
+
+
+def _better(rows: Rows) -> list[str]:
+    """What the result does not reach, if anything."""
+    better = [name for name, x in rows.items() if x.accuracy > rows["learned"].accuracy]
+    return [f"More accurate than what was learned: {', '.join(better)}."] if better else []
 
 
 def _measured_on(learner: Learner, learnt: Learnt) -> str:
