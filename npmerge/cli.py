@@ -90,7 +90,7 @@ def align(
         str,
         typer.Option(
             help=f"One of {', '.join(METHODS)}; {PLEAS} merges them into one network of the size of --budget, "
-            f"{' and '.join(FUSIONS)} into one of --width."
+            f"{' and '.join(FUSIONS)} into one of --width. With data, activation-matching is the one to begin with."
         ),
     ] = "weight-matching",
     budget: Annotated[

@@ -76,7 +76,7 @@ def told(content: Mapping[str, Any]) -> list[str]:
         name, *cells = _row(network)
         cells = [f"{head} {cell}" for head, cell in zip(HEADER[1:], cells, strict=True) if cell != "-"]
         lines.append(f"{name}: {'; '.join(cells)}")
-    ends = _ends(content) if content["data"] and content["data"]["labels"] else []
+    ends = [*_ends(content), *_worse(content)] if content["data"] and content["data"]["labels"] else []
     return [*lines, *(f"- {line}" for line in [*ends, *_missing(content), *content["warnings"]])]
 
 
@@ -153,7 +153,7 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
     ]
     if data and data["labels"]:
         notes.append(f"Barriers: {data['examples']} examples of {data['file']}, cross entropy above the line between the ends.")
-        notes += _ends(content)
+        notes += [*_ends(content), *_worse(content)]
     if content["batch_statistics"] and data:
         notes.append(f"BatchNorm: {_normalised(content)}")
     return [*notes, *_missing(content), *content["warnings"]]
@@ -168,6 +168,17 @@ def _ends(content: Mapping[str, Any]) -> list[str]:
         f"{file} was changed, and the barrier is of the way to what it became. Its own loss: {loss}."
         for file, loss in ends.items()
     ]
+
+
+def _worse(content: Mapping[str, Any]) -> list[str]:
+    """Networks that have not come nearer, and what may bring them nearer."""
+    changes = {network["file"]: network["barrier"] for network in content["networks"]}
+    worse = [file for file, change in changes.items() if change["after"] > max(change["before"], 0)]
+    if not worse:
+        return []
+    weights = content["method"] == "weight-matching"
+    advice = "activation-matching, which compares what units do on the data" if weights else "more examples, or another method"
+    return [f"Worse than before: the barrier to {', '.join(worse)} is higher after the alignment. Try {advice}."]
 
 
 def _normalised(content: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ import npmerge as nm
 from alignment import ALIGNMENTS, CCA, Graph, permutation, trace, transport
 from npmerge.checkpoint import load_network, load_record, save_network, to_named
 from npmerge.cli import app, main
+from npmerge.commands import align_page
+from npmerge.commands.align import progress
 from npmerge.commands.align_inputs import BATCH, Data, read_data
 from npmerge.commands.methods import METHODS, alignment_of
 from npmerge.commands.sources import sha256
@@ -147,6 +149,27 @@ def test_the_report_and_the_terminal_tell_the_same_figures(matched):
         assert part in matched.report
     assert "BatchNorm" not in matched.report
     assert matched.stderr.splitlines()[:3] == ["reading", "tracing", "aligning by weight-matching"]
+
+
+def test_an_alignment_that_makes_it_worse_says_so(matched):
+    assert "Worse than before" not in matched.report + matched.stdout
+    networks = [network | {"barrier": {"before": 0.1, "after": 0.2}} for network in matched.summary["networks"][:1]]
+    worse = matched.summary | {"networks": [*networks, *matched.summary["networks"][1:]]}
+    line = "- Worse than before: the barrier to b.safetensors is higher after the alignment. Try activation-matching, "
+    for page in (align_page.markdown(worse).splitlines(), align_page.told(worse)):
+        assert len([x for x in page if x.startswith(line)]) == 1
+    (line,) = [x for x in align_page.told(worse | {"method": "scale"}) if "Worse" in x]
+    assert line.endswith("Try more examples, or another method.")
+
+
+def test_long_steps_tell_how_far_they_have_got(capsys, monkeypatch):
+    times = iter([0, 0, 1, 12, 12, 13])
+    monkeypatch.setattr("npmerge.commands.align.time.monotonic", lambda: next(times))
+    with progress() as advance:
+        advance("reading")
+        for k in (1, 2, 3):
+            advance("reading", f"{k} of 3")
+    assert capsys.readouterr().err.splitlines() == ["reading", "reading 2 of 3"]
 
 
 def test_statistics_are_estimated_anew_along_the_path(normalised):
