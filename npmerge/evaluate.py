@@ -37,11 +37,15 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
 
     Raises:
         ValueError: no batches, or labels out of range.
+
+    Warns:
+        UserWarning: inputs that are images of bytes, which few networks take as they are.
     """
     sums, outputs = np.zeros(3), None
     for inputs, labels in measured(batches):
         if outputs is None:
             outputs = jax.eval_shape(apply, variables, inputs)
+            _warn_of_pixels(inputs)
         check_labels(labels, outputs)
         if len(labels) != len(inputs):
             raise ValueError(f"a batch has {len(inputs)} inputs and {len(labels)} labels")
@@ -50,6 +54,15 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
     if not sums[2]:
         raise ValueError("evaluate needs data: got no batches")
     return Metrics(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))
+
+
+def _warn_of_pixels(inputs: Any) -> None:
+    if getattr(inputs, "dtype", None) == np.uint8 and np.ndim(inputs) > 2:
+        warnings.warn(
+            "inputs are uint8, numbers from 0 to 255: unless the network takes them so, divide by 255 and normalise as in "
+            "its training",
+            stacklevel=3,
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)

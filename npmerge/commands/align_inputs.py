@@ -16,6 +16,7 @@ from alignment.graph import PyTree, flatten
 from npmerge.batches import in_order
 from npmerge.checkpoint.network import architecture
 from npmerge.commands.sources import Source, read_source, sha256, written_name
+from npmerge.learning.data import wrong_kind
 from npmerge.models import Config, abstract
 from npmerge.objectives import check_labels
 
@@ -173,7 +174,7 @@ def _checked_inputs(path: Path, inputs: np.ndarray, config: Config) -> np.ndarra
         shape = ", ".join(f"{'up to ' if tokens else ''}{size}" for size in wanted)
         raise ValueError(f"{path}: inputs must have the shape (examples, {shape}), got {inputs.shape}")
     if inputs.dtype.kind not in {"i": "iu", "f": "f"}[kind]:
-        raise ValueError(f"{path}: inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}")
+        raise ValueError(f"{path}: {wrong_kind(inputs, tokens=tokens)}")
     if tokens and not 0 <= inputs.min() <= inputs.max() < (size := config.vocabulary):  # type: ignore[attr-defined]
         raise ValueError(f"{path}: tokens must be from 0 to {size - 1}, got {inputs.min()} to {inputs.max()}")
     with np.errstate(over="ignore"):
