@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from npmerge.commands import options
-from npmerge.commands.methods import FUSIONS, METHODS, PLEAS
+from npmerge.commands.methods import FUSIONS, METHODS, PLEAS, method_of
 from npmerge.version import __version__
 
 app = typer.Typer(
@@ -116,6 +116,7 @@ def align(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
 ) -> None:
     """Bring networks into the units of the first, and report what that is worth."""
+    method = method_of(method)
     name, where = shlex.join(map(str, files)), f"--out {shlex.quote(str(out))}{' --force' if force else ''}"
     options = f"--method {method}{f' --data {shlex.quote(str(data))}' if data else ''} --seed {seed}"
     given: dict[str, Any] = {"files": tuple(files), "data": data, "seed": seed, "out": out, "force": force}

@@ -122,25 +122,27 @@ def sample_of(config: Config, data: Data | None, seed: int) -> np.ndarray:
 
 
 def _check_architectures(paths: Sequence[Path], configs: Sequence[Config]) -> None:
-    ours = _described(configs[0])
-    differing = []
-    for path, config in zip(paths, configs, strict=True):
-        theirs = _described(config)
-        if different := [f"{k} is {v!r}, not {ours.get(k)!r}" for k, v in theirs.items() if ours.get(k) != v]:
-            kind = different[:1] if type(config) is not type(configs[0]) else different  # then all fields differ
-            differing.append(f"{path} ({'; '.join(kind)})")
-    if differing:
+    different = [(path, _differences(configs[0], config)) for path, config in zip(paths, configs, strict=True)]
+    if differing := [f"{path} ({what})" for path, what in different if what]:
         raise ValueError(f"all networks must have the architecture of {paths[0]}: {', '.join(differing)}")
 
 
 def _check_tasks(paths: Sequence[Path], configs: Sequence[Config]) -> None:
     """Of networks that may have other widths: the same inputs and the same leaves."""
     first, *others = [(c.input_dtype, c.input_shape, flatten(abstract(c).variables).keys()) for c in configs]
-    for path, (dtype, shape, leaves) in zip(paths[1:], others, strict=True):
+    for path, config, (dtype, shape, leaves) in zip(paths[1:], configs[1:], others, strict=True):
         if (dtype, shape) != first[:2]:
             raise ValueError(f"{path} takes {dtype} inputs of shape {shape}, {paths[0]} {first[0]} ones of {first[1]}")
         if odd := sorted(leaves ^ first[2]):
-            raise ValueError(f"{path} is of another architecture than {paths[0]}: only one of them has {odd[0]!r}")
+            what = _differences(configs[0], config)
+            raise ValueError(f"{path} is of another architecture than {paths[0]} ({what}): only one of them has {odd[0]!r}")
+
+
+def _differences(first: Config, other: Config) -> str:
+    """Between two architectures, in words; of two classes, of which all fields differ, only that."""
+    ours, theirs = _described(first), _described(other)
+    found = [f"{k} is {v!r}, not {ours.get(k)!r}" for k, v in theirs.items() if ours.get(k) != v]
+    return "; ".join(found if type(first) is type(other) else found[:1])
 
 
 def _described(config: Config) -> dict[str, Any]:

@@ -325,6 +325,12 @@ def test_methods_are_called_after_their_classes():
     assert alignment_of("cca", approximate=True) == CCA(approximate=True)
 
 
+def test_methods_are_known_by_the_names_of_recipes_and_classes(refused):
+    needed = "activation-matching needs activations"
+    assert all(refused(*NAMES, "--method", name).startswith(needed) for name in ("activation_matching", "ActivationMatching"))
+    assert "zipit needs activations" in refused(*NAMES, "--method", "zip_it")
+
+
 def test_a_misspelt_method(refused):
     line = refused(*NAMES, "--method", "wieght-matching")
     assert line.startswith("unknown method 'wieght-matching': the nearest is 'weight-matching', expected one of ")
