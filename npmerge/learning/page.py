@@ -1,6 +1,6 @@
 """What a learned merge says: `report.md`, `history.json` and figures, the same bytes for the same merge."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ from npmerge.learning.figures import draw
 from npmerge.learning.learner import Learner, Learnt
 from npmerge.learning.measuring import Rows
 from npmerge.learning.partly import PartlyLearned
-from npmerge.learning.shares import Shares, shares_of
+from npmerge.learning.shares import Shares, names_of, shares_of
 from npmerge.reports.tables import json_text, markdown_table
 
 FILES = ("report.md", "history.json", "loss.png", "shares.png", "coefficients.png")
 
 
-def write_pages(folder: Path, learner: Learner, learnt: Learnt, names: Sequence[str]) -> None:
+def write_pages(
+    folder: Path, learner: Learner, learnt: Learnt, names: Sequence[str], paths: Mapping[str, Sequence[str]]
+) -> None:
     """Write all files of a learned merge into a folder.
 
     Args:
@@ -25,12 +27,13 @@ def write_pages(folder: Path, learner: Learner, learnt: Learnt, names: Sequence[
         learner: what was asked for.
         learnt: what became of it.
         names: of the models, in the order of the coefficients.
+        paths: of each tensor by its name in the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shares = shares_of(learnt.coefficients)
     history = json_text(content(learner, learnt, shares, names))
     (folder / "history.json").write_text(history + "\n", encoding="utf-8")
-    (folder / "report.md").write_text("\n".join(page(learner, learnt, shares, names)), encoding="utf-8")
+    (folder / "report.md").write_text("\n".join(page(learner, learnt, shares, names, paths)), encoding="utf-8")
     draw(folder, learnt, shares, names)
 
 
@@ -55,12 +58,14 @@ def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[st
     }
 
 
-def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str]) -> list[str]:
+def page(
+    learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str], paths: Mapping[str, Sequence[str]]
+) -> list[str]:
     """Lines of `report.md`."""
-    block, merge = learner.block, learner.learned
+    block = learner.block
     lines = ["# A learned merge", "", *_table(learner, learnt), "", "## What was learned", ""]
     lines += [
-        f"From {learner.recipe.merge_method} on: {merge.granularity}, {merge.constraint}, {block.minimised}. "
+        f"From {learner.recipe.merge_method} on: {block.granularity.name}, {block.constraint.name}, {block.minimised}. "
         f"{block.steps} steps of {block.batch_size} of {_examples(learner)}, seed {block.seed}; {_ended(learnt)}",
         "",
         *_fixed(learner),
@@ -74,8 +79,12 @@ def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str])
         "Mean coefficient of each model, from the inputs to the outputs:",
         "",
     ]
-    rows = [(name, *(f"{v:.4f}" for v in x)) for name, x in zip(shares.names, shares.values.tolist(), strict=True)]
-    return [*lines, *markdown_table(("module", *names), rows), ""]
+    theirs = names_of(paths, learner.learned.granularity.group)
+    called = [(theirs.get(name, ""),) if theirs else () for name in shares.names]
+    values = [[f"{v:.4f}" for v in row] for row in shares.values.tolist()]
+    rows = [(name, *own, *row) for name, own, row in zip(shares.names, called, values, strict=True)]
+    head = ("module", *(("in the files",) if theirs else ()), *names)
+    return [*lines, *markdown_table(head, rows), ""]
 
 
 def told(learner: Learner, learnt: Learnt) -> list[str]:
@@ -126,7 +135,7 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
     found = learnt.measured
     if not found.rows:
         return ["The examples have no labels of what the networks predict: no accuracy can be told."]
-    lines = [_measured_on(learner, learnt), "", *_accuracies(found.rows), "", *_better(found.rows)]
+    lines = [_measured_on(learner, learnt), *_statistics(learner), "", *_accuracies(found.rows), "", *_better(found.rows)]
     for task, rows in found.by_task.items():
         lines += ["", f"On {task}:", "", *_accuracies(rows)]
     return lines
@@ -135,6 +144,16 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
 def _accuracies(rows: Rows) -> list[str]:
     table = [(name, f"{x.accuracy:.4f}", f"{x.loss:.4f}") for name, x in rows.items()]
     return markdown_table(("network", "accuracy", "loss (nats)"), table)
+
+
+def _statistics(learner: Learner) -> list[str]:
+    """Why losses of one network are not the same, where there is BatchNorm."""
+    if learner.network.train_apply is None:
+        return []
+    return [
+        "Running statistics of start and result are estimated from what was learned from; held-out losses during the fit, in "
+        "loss.png and below, are on the statistics of each batch."
+    ]
 
 
 def _better(rows: Rows) -> list[str]:

@@ -88,7 +88,7 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
     with fit_progress(learn.steps, quiet=quiet) as progress:
         learnt = learner.learnt(blocks.names, progress, learner.checkpoints(work, wanted=keep))
     if folder is not None:
-        write_pages(folder, learner, learnt, blocks.names)
+        write_pages(folder, learner, learnt, blocks.names, blocks.paths)
     tensors = blocks.network.tensors(learnt.variables, blocks.members.models[0])
     plan = with_results(blocks.plan, tensors)
     return Ready(plan, [*told(learner, learnt), f"{', '.join(FILES)} say more"])

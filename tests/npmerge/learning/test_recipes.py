@@ -40,7 +40,13 @@ def test_a_learned_merge_is_better_than_its_start_and_says_so(here, drawn):
     assert list(history["shares"]["modules"]) == ["layers/0", "layers/1", "layers/2"]
     np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
     report = (folder / "report.md").read_text()
-    for text in ("| start |", "PerParameter()", "held-out loss", "| layers/2 |", "359 held-out examples of test.npz"):
+    for text in (
+        "| start |",
+        "per_parameter, simplex, cross_entropy",
+        "held-out loss",
+        "\n| layers/2 |",
+        "359 held-out examples of test.npz",
+    ):
         assert text in report
 
 
