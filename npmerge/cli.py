@@ -101,7 +101,11 @@ def align(
         typer.Option(help=f"For {' and '.join(FUSIONS)}: units of every node, as a multiple of the first network's (1)."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="An .npz file with `inputs`, for methods on activations, and `labels`, for barriers.")
+        Path | None,
+        typer.Option(
+            help="An .npz file with `inputs`, for methods on activations, and `labels`, for barriers; images are (examples, "
+            "height, width, channels), normalised as in training."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The seed of what is random in the method and the checks.")] = 0,
     points: Annotated[
