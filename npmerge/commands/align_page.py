@@ -40,6 +40,7 @@ def summary(
         "architecture": architecture(config),
         "batch_statistics": has_statistics(sources[0].variables),
         "sources": [source.named for source in sources],
+        "modules": sources[0].modules,
         "data": described(data),
         "verify": measured.verified,
         "networks": [_network(k, source, measured) for k, source in enumerate(sources[1:])],
@@ -61,7 +62,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines += [*markdown_table(HEADER, [_row(network) for network in content["networks"]]), ""]
     lines += [*(f"- {line}" for line in _notes(content)), ""]
     if content["networks"][0]["matched_correlation"]:
-        lines += ["## Matched correlation by node", "", *_by_node(content["networks"]), ""]
+        lines += ["## Matched correlation by node", "", *_by_node(content["networks"], content["modules"]), ""]
     files = [source["file"] for source in content["sources"]]
     hashes = [(file, f"`{source['sha256']}`") for file, source in zip(files, content["sources"], strict=True)]
     lines += ["## Made from", "", *markdown_table(("file", "SHA-256"), hashes), ""]
@@ -130,12 +131,18 @@ def _arrow(change: Mapping[str, float], form: str) -> str:
     return f"{change['before']:{form}} -> {change['after']:{form}}"
 
 
-def _by_node(networks: Sequence[Mapping[str, Any]]) -> list[str]:
+def _by_node(networks: Sequence[Mapping[str, Any]], modules: Mapping[str, str]) -> list[str]:
+    """Nodes are called after what makes them, and beside it by the name of that in the file of the reference."""
     rows = [
-        (f"`{node}`", *(_arrow(network["matched_correlation"][node], ".3f") for network in networks))
+        (_called(node, modules), *(_arrow(network["matched_correlation"][node], ".3f") for network in networks))
         for node in networks[0]["matched_correlation"]
     ]
     return markdown_table(("node", *(network["file"] for network in networks)), rows)
+
+
+def _called(node: str, modules: Mapping[str, str]) -> str:
+    theirs = modules.get(node.partition("#")[0])
+    return f"`{node}` ({theirs})" if theirs else f"`{node}`"
 
 
 def _notes(content: Mapping[str, Any]) -> list[str]:

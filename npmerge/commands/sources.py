@@ -10,6 +10,7 @@ from alignment.graph import PyTree
 from npmerge.checkpoint import load_named, load_network, load_record, save, save_network, to_named
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import FOLDERS, PERHAPS, open_checkpoint
+from npmerge.checkpoint.names import paths_of
 from npmerge.checkpoint.network import architecture, network_config
 from npmerge.models import Config
 
@@ -43,6 +44,12 @@ class Source(NamedTuple):
     def named(self) -> dict[str, str]:
         """How records name it."""
         return {"file": self.path.name, "sha256": self.sha256}
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """What the file calls the modules of the network, by their paths; empty where it calls them so."""
+        found = {} if self.names is None else paths_of(self.config, self.names)
+        return {path.rpartition("/")[0]: name.rpartition(".")[0] for name, paths in found.items() for path in paths}
 
     def write(self, folder: Path, variables: PyTree, record: dict[str, Any]) -> None:
         """Its aligned copy, with a record besides its own."""

@@ -148,6 +148,8 @@ def test_the_report_and_the_terminal_tell_the_same_figures(matched):
     for part in ("![correlation](correlation.png)", "`params/layers/0`", "SHA-256", matched.summary["command"]):
         assert part in matched.report
     assert "BatchNorm" not in matched.report
+    theirs = align_page.markdown(matched.summary | {"modules": {"params/layers/0": "classifier.0"}})
+    assert "| `params/layers/0` (classifier.0) |" in theirs and "| `params/layers/1` |" in theirs
     assert matched.stderr.splitlines()[:3] == ["reading", "tracing", "aligning by weight-matching"]
 
 
@@ -395,6 +397,7 @@ def test_networks_in_the_names_of_pytorch_are_aligned_and_keep_them(tmp_path):
         assert set(written) == set(names)
         for key, x in written.items():
             np.testing.assert_array_equal(x, first[key.removeprefix("module.")] if "num_batches" not in key else 0)
+    assert ran.summary["modules"]["params/stages/1/0/conv"] == "features.4"
     again = align([tmp_path / "out" / f"{name}.safetensors" for name in ("one", "two")], tmp_path / "again")
     assert again.summary["networks"][0]["squared_distance"] == {"before": 0, "after": 0}
     assert load_record(tmp_path / "again" / "two.safetensors")["align"]["sources"] == again.summary["sources"]
