@@ -132,7 +132,10 @@ def align(
         raise ValueError("align runs on the host: call it outside jit")
     graphs = graphs_of(graph, models)
     for k, (own, model) in enumerate(zip(graphs, models, strict=True)):
-        own.check(model)
+        try:
+            own.check(model)
+        except ValueError as error:
+            raise ValueError(f"model {k}: {error}") from None
         check_finite(model, f"model {k}")
     if not alignment.resizes:
         if len({id(own) for own in graphs}) > 1:

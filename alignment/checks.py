@@ -28,6 +28,15 @@ def unknown(kind: str, name: Any, valid: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}: {nearest}expected one of {', '.join(listed)}{more}"
 
 
+def spelled(name: str, valid: Iterable[str]) -> str:
+    """The valid name that differs by hyphens, underscores and capitals only; the name itself if there is none."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    return next((known for known in valid if plain(known) == plain(name)), name)
+
+
 def repeated(names: Iterable[str]) -> str | None:
     """The first name that stands there more than once, if one does."""
     counts = Counter(names)

@@ -11,7 +11,6 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from alignment.graph import PyTree, flatten, path_name
-from alignment.tracing.trace import nested
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
 CUSTOM = {"custom_jvp_call", "custom_vjp_call"}

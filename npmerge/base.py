@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import jax
 from jaxtyping import Array
 
-from alignment.base import check_finite
 from alignment.checks import check_flags, check_kinds, kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree

@@ -15,7 +15,7 @@ import typer
 
 from npmerge.commands import options
 from npmerge.commands.mergekit_flags import check_flags
-from npmerge.commands.methods import FUSIONS, METHODS, PLEAS
+from npmerge.commands.methods import FUSIONS, METHODS, PLEAS, method_of
 from npmerge.commands.signals import interrupted_between_imports
 from npmerge.version import __version__
 
@@ -84,13 +84,17 @@ def demo(
 @app.command()
 def align(
     files: Annotated[
-        list[Path], typer.Argument(help="Two or more checkpoints of one architecture; the first is the reference.")
+        list[Path],
+        typer.Argument(
+            help="Two or more checkpoints of one architecture, saved by npmerge or in PyTorch's names; the first is the "
+            "reference."
+        ),
     ],
     method: Annotated[
         str,
         typer.Option(
             help=f"One of {', '.join(METHODS)}; {PLEAS} merges them into one network of the size of --budget, "
-            f"{' and '.join(FUSIONS)} into one of --width."
+            f"{' and '.join(FUSIONS)} into one of --width. With data, activation-matching is the one to begin with."
         ),
     ] = "weight-matching",
     budget: Annotated[
@@ -101,7 +105,11 @@ def align(
         typer.Option(help=f"For {' and '.join(FUSIONS)}: units of every node, as a multiple of the first network's (1)."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="An .npz file with `inputs`, for methods on activations, and `labels`, for barriers.")
+        Path | None,
+        typer.Option(
+            help="An .npz file with `inputs`, for methods on activations, and `labels`, for barriers; images are (examples, "
+            "height, width, channels), normalised as in training."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The seed of what is random in the method and the checks.")] = 0,
     points: Annotated[
@@ -115,7 +123,8 @@ def align(
     ),
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
 ) -> None:
-    """Bring checkpoints saved by npmerge into the units of the first, and report what that is worth."""
+    """Bring networks into the units of the first, and report what that is worth."""
+    method = method_of(method)
     name, where = shlex.join(map(str, files)), f"--out {shlex.quote(str(out))}{' --force' if force else ''}"
     options = f"--method {method}{f' --data {shlex.quote(str(data))}' if data else ''} --seed {seed}"
     given: dict[str, Any] = {"files": tuple(files), "data": data, "seed": seed, "out": out, "force": force}

@@ -104,7 +104,7 @@ def collected(
     *,
     memory_limit: float = 16e9,
 ) -> tuple[Mapping[type, Any], Cost]:
-    """`collect(apply, graph, models, batches, statistics)` and what it costs. Arguments and errors are those of `collect`.
+    """`collect(apply, graph, models, batches, statistics)` and what it costs; arguments and errors are those of `collect`.
 
     The batches are held in a list: one of each shape is measured beforehand, to compile. Operations and memory are those of
     measuring, batch by batch; of several statistics each counts its own forward pass, of which XLA makes one.

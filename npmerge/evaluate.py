@@ -49,6 +49,9 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
     Raises:
         ValueError: no batches, labels out of range, or arguments in another order.
 
+    Warns:
+        UserWarning: inputs that are images of bytes, which few networks take as they are.
+
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
         >>> variables = {"w": jnp.eye(2), "u": 2 * jnp.eye(2)}
@@ -62,12 +65,22 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
     for inputs, labels in measured(batches):
         if outputs is None:
             outputs = jax.eval_shape(apply, variables, inputs)
+            _warn_of_pixels(inputs)
         check_labels(labels, outputs)
         tell_of(_sums, apply, variables, inputs, np.asarray(labels))
         sums += np.array([*map(float, _sums(apply, variables, inputs, np.asarray(labels))), np.size(labels)])
     if not sums[2]:
         raise ValueError("evaluate needs data: got no batches")
     return Metrics(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))
+
+
+def _warn_of_pixels(inputs: Any) -> None:
+    if getattr(inputs, "dtype", None) == np.uint8 and np.ndim(inputs) > 2:
+        warnings.warn(
+            "inputs are uint8, numbers from 0 to 255: unless the network takes them so, divide by 255 and normalise as in "
+            "its training",
+            stacklevel=3,
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)

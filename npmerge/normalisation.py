@@ -11,13 +11,11 @@ import numpy as np
 from jax.extend.core import Jaxpr, Var
 from jaxtyping import Array
 
-from alignment.base import check_finite
 from alignment.checks import check_kinds, kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree, Signature, as_shapes, flatten, floating, path_name, signature
 from alignment.names import STATISTICS
 from alignment.program import nested
-from alignment.tracing.trace import nested
 from npmerge.batches import measured
 from npmerge.telling import tell_of
 

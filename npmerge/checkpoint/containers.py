@@ -125,7 +125,8 @@ class _Walk:
         self.others += 1
         if len(self.left_out) < MOST_SAID:
             name = prefix + (_plain(str(key)) if type(key) in (str, int) else f"[{_kind(key)}]")
-            self.left_out.append(f"{_plain(name)} ({_kind(value)})")
+            number = f" {value:g}" if type(value) in (int, float) and abs(value) < 1e15 else ""
+            self.left_out.append(f"{_plain(name)} ({_kind(value)}{number})")
 
 
 def _plain(text: str) -> str:

@@ -35,8 +35,22 @@ def load_named(path: Path | str, config: Config | None = None, **given: Any) -> 
     """
     model = open_checkpoint(path)
     tensors = _stored(model)
-    config = config_of(tensors, model.config, source=str(path), **given) if config is None else config
-    return config, from_named(config, tensors, source=str(path))
+    if config is None:
+        config = config_of(tensors, model.config, source=str(path), **given)
+    try:
+        return config, from_named(config, tensors, source=str(path))
+    except CheckpointError as error:
+        theirs = _recognised(model, tensors, given)
+        if theirs is None or theirs == config:
+            raise
+        raise CheckpointError(path, f"holds {theirs}, not {config}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _recognised(model: StoredModel, tensors: Tensors, given: Mapping[str, Any]) -> Config | None:
+    try:
+        return config_of(tensors, model.config, **given)
+    except CheckpointError:
+        return None
 
 
 def from_named(config: Config, tensors: Tensors, *, source: str = "tensors") -> PyTree:

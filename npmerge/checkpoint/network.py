@@ -49,7 +49,8 @@ def load_network(path: Path | str) -> "tuple[Config, PyTree]":
     """
     record = load_record(path)
     if "architecture" not in record:
-        own = "networks of your own are aligned by a recipe, with architecture: module:function under align"
+        own = "load_named tells that of networks in PyTorch's names; networks of your own are aligned by a recipe, with "
+        own += "architecture: module:function under align"
         raise ValueError(f"{path} does not say its architecture: save it by npmerge.checkpoint.save_network; {own}")
     config = network_config(path, record["architecture"])
     return config, jax.tree.map(jnp.asarray, fitted(config, load(path), str(path)))

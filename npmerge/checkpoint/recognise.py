@@ -1,5 +1,6 @@
 """Which architecture of `npmerge.models` users' tensors belong to, by their names, shapes and `config.json`."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +34,9 @@ def config_of(tensors: Tensors, described: Mapping[str, Any] | None = None, *, s
     described = described if described and "model_type" in described else {}
     shapes = {without_wrappers(name): tuple(np.shape(x)) for name, x in tensors.items()}
     known = _recognised(shapes, described, source)
+    fields = [field.name for field in dataclasses.fields(known.config)]  # type: ignore[arg-type]
+    if odd := [name for name in given if name not in fields]:
+        raise CheckpointError(source, unknown(f"field of {known.config.__name__}", odd[0], fields))
     missing = [field for field in known.asks if field not in given and not described]
     if missing:
         raise CheckpointError(

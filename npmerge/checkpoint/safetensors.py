@@ -13,9 +13,14 @@ from safetensors.numpy import save_file
 
 from alignment.checks import check_kinds
 from alignment.graph import PyTree
+from npmerge.checkpoint.errors import CheckpointError
+from npmerge.checkpoint.formats import SAFETENSORS, format_of
 from npmerge.checkpoint.trees import put_together, take_apart
 
 FORMAT = 1
+OTHERS = "load_named reads networks in PyTorch's names, npmerge.checkpoint.formats.open_checkpoint the tensors of any format"
+"""What reads files that `save` has not written."""
+
 Record = Mapping[str, Any]
 
 
@@ -87,17 +92,28 @@ def _read(path: Path, *, arrays: bool = True) -> tuple[PyTree, dict[str, Any]]:
             header = _header(path, file.metadata())
             found = {name: file.get_tensor(name) for name in file.keys()} if arrays else {}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        cut = "not fully covered" in str(error)  # of a whole header, by what follows it
-        what = "is truncated or damaged" if cut else "is not a safetensors file, or only the beginning of one"
-        raise ValueError(f"{path} {what}: {error}") from None
+        raise ValueError(f"{path} {_fault(path, str(error))}") from None
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
     return _tree(path, header, found) if arrays else None, header
 
 
+def _fault(path: Path, reason: str) -> str:
+    """Why a file is not read: the format that it is in, where that is another one."""
+    try:
+        found = format_of(path)
+    except CheckpointError:
+        found = SAFETENSORS
+    if found != SAFETENSORS:
+        return f"is in the format {found}, expected a file of npmerge.checkpoint.save: {OTHERS}"
+    cut = "not fully covered" in reason  # of a whole header, by what follows it
+    what = "is truncated or damaged" if cut else "is not a safetensors file, or only the beginning of one"
+    return f"{what}: {reason}"
+
+
 def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if "npmerge" not in (metadata or {}):
-        raise ValueError(f"{path} has no record: it was not written by npmerge.checkpoint.save")
+        raise ValueError(f"{path} has no record: it was not written by npmerge.checkpoint.save; {OTHERS}")
     try:
         header = json.loads((metadata or {})["npmerge"])
         version, _, _ = header["format"], header["containers"], header["record"]

@@ -1,12 +1,14 @@
 """`npmerge align`: checkpoints in, the same networks in the units of the first one out, and what that brought."""
 
+import functools
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -15,11 +17,9 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from alignment import Alignment, Graph, align, trace, verify
 from alignment.graph import PyTree
-from npmerge.checkpoint import save_network
 from npmerge.commands import align_page as page
 from npmerge.commands.align_inputs import (
     Data,
-    Source,
     check_names,
     check_points,
     check_seed,
@@ -37,13 +37,22 @@ from npmerge.commands.align_measures import (
     squared_distance,
 )
 from npmerge.commands.methods import alignment_of
+from npmerge.commands.sources import Source, written_name
 from npmerge.models import Config, Network, abstract, example
 from npmerge.normalisation import reset_statistics
 from npmerge.reports.figures import barrier_figure, correlation_figure
 from npmerge.reports.folder import OutputFolder, write_report
 from npmerge.statistics.collect import collect
 
-Advance = Callable[[str], None]
+EVERY = 10.0
+"""Seconds between lines on how far a step has got, where there is no terminal."""
+
+
+class Advance(Protocol):
+    """What tells of progress."""
+
+    def __call__(self, text: str, part: str = "") -> None:
+        """What is being done, and how far it has got."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class Request:
         check_names(self.files)
         if taken := [path for path in self.files if path.name in page.FILES]:
             raise ValueError(f"{taken[0]} would be overwritten by the report of that name: rename the checkpoint")
-        if clash := [path for path in self.files if (self.out / path.name).resolve() == path.resolve()]:
+        if clash := [path for path in self.files if (self.out / written_name(path)).resolve() == path.resolve()]:
             raise ValueError(f"{clash[0]} would be overwritten by its aligned copy: choose another folder with --out")
 
     @property
@@ -133,9 +142,9 @@ class _Run:
         """The networks in the units of the first, statistics re-estimated where the maps were approximate."""
         stats = None
         if self.alignment.needs and self.data is not None:
-            self.advance("activations")
-            wanted = list(self.alignment.needs)
-            stats = collect(self.network.apply, self.graph, self.models, self.data.batches(), wanted)
+            wanted, batches = list(self.alignment.needs), self.data.batches()
+            tell = self._stage("activations", len(batches))
+            stats = collect(self.network.apply, self.graph, self.models, batches, wanted, progress=tell)
         self.advance(f"aligning by {self.request.method}")
         try:
             with warnings.catch_warnings():
@@ -166,23 +175,36 @@ class _Run:
     def _correlations(self, aligned: Sequence[PyTree]) -> Change[dict[str, np.ndarray]] | None:
         if self.data is None or len(self.data.inputs) < 2 or not self.graph.taps:
             return None
-        self.advance("matched correlation")
-        return Change(*(correlations(self.network, self.graph, models, self.data) for models in (self.models, aligned)))
+        measured = []
+        for stage, models in (("before", self.models), ("after", aligned)):
+            tell = self._stage(f"matched correlation {stage}", len(self.data.batches()))
+            measured.append(correlations(self.network, self.graph, models, self.data, tell))
+        return Change(*measured)
 
     def _paths(self, reference: PyTree, *stages: Sequence[PyTree]) -> Change | None:
         if self.data is None or self.data.labels is None:
             return None
         paths = []
         for stage, models in zip(("before", "after"), stages, strict=True):
-            self.advance(f"barriers {stage}")
-            paths.append([path_to(self.network, reference, m, self.data, self.request.points) for m in models])
+            points = self.request.points
+            tell, done = self._stage(f"barriers {stage}", len(models) * points), itertools.count(1)
+            at_point = functools.partial(_tell_next, tell, done)
+            paths.append([path_to(self.network, (reference, m), self.data, points, at_point) for m in models])
         return Change(*paths)
+
+    def _stage(self, text: str, parts: int) -> Callable[[int], None]:
+        """Say that a step begins; what is returned is told how many of its parts are done."""
+        self.advance(text)
+        return lambda done: self.advance(text, f"{done} of {parts}")
+
+
+def _tell_next(tell: Callable[[int], None], done: Iterator[int]) -> None:
+    tell(next(done))
 
 
 def _write(folder: Path, run: _Run, aligned: Sequence[PyTree], content: dict[str, Any], measured: Measured) -> None:
     for source, variables in zip(run.sources, aligned, strict=True):
-        record = {**source.record, "align": page.provenance(content) | {"original": source.named}}
-        save_network(folder / source.path.name, run.config, variables, record)
+        source.write(folder, variables, {"align": page.provenance(content) | {"original": source.named}})
     names, figures = [source.path.stem for source in run.sources[1:]], {}
     if measured.correlations:
         figures["correlation"] = correlation_figure(*measured.correlations, names)
@@ -208,15 +230,20 @@ def gathered_warnings() -> Iterator[Callable[[], list[str]]]:
 
 @contextmanager
 def progress() -> Iterator[Advance]:
-    """What is being done, on stderr: a line that moves on a terminal, else a line for each step."""
+    """What is being done, on stderr: a line that moves on a terminal, else a line for each step, and some for long ones."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("starting")
 
-        def advance(text: str) -> None:
-            progress.update(bar, description=text)
-            if not console.is_terminal:
-                console.print(text)
+        told = time.monotonic()
+
+        def advance(text: str, part: str = "") -> None:
+            nonlocal told
+            line = f"{text} {part}".rstrip()
+            progress.update(bar, description=line)
+            if not console.is_terminal and (not part or time.monotonic() - told > EVERY):
+                told = time.monotonic()
+                console.print(line)
 
         yield advance

@@ -1,11 +1,10 @@
 """What `npmerge align` reads: networks of one architecture, and examples."""
 
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,28 +14,14 @@ from alignment.checks import repeated
 from alignment.finite import check_finite
 from alignment.graph import PyTree, flatten
 from npmerge.batches import in_order
-from npmerge.checkpoint import load_network, load_record
 from npmerge.checkpoint.network import architecture
+from npmerge.commands.sources import Source, read_source, sha256, written_name
+from npmerge.learning.data import wrong_kind
 from npmerge.models import Config, abstract
 from npmerge.objectives import check_labels
 
 BATCH = 128
 SAMPLE = 16  # examples for the checks of function preservation
-
-
-class Source(NamedTuple):
-    """A checkpoint as it was read."""
-
-    path: Path
-    sha256: str
-    record: dict[str, Any]
-    config: Config
-    variables: PyTree
-
-    @property
-    def named(self) -> dict[str, str]:
-        """How records name it."""
-        return {"file": self.path.name, "sha256": self.sha256}
 
 
 def check_seed(seed: int) -> None:
@@ -53,7 +38,7 @@ def check_points(points: int) -> None:
 
 def check_names(paths: Sequence[Path]) -> None:
     """Raise ValueError for two checkpoints of one name: those that are written keep it."""
-    if twice := repeated(path.name for path in paths):
+    if twice := repeated(map(written_name, paths)):
         raise ValueError(f"aligned checkpoints keep their names, but more than one is called {twice}")
 
 
@@ -66,13 +51,12 @@ def read_networks(paths: Sequence[Path], *, widths: bool = False) -> tuple[Confi
     """
     if len(paths) < 2:
         raise ValueError(f"align needs at least two checkpoints, the first is the reference: got {len(paths)}")
-    networks = [load_network(path) for path in paths]
-    (_check_tasks if widths else _check_architectures)(paths, [config for config, _ in networks])
-    _check_dtypes(paths, [variables for _, variables in networks])
-    for path, (_, variables) in zip(paths, networks, strict=True):
-        check_finite(variables, str(path))
-    pairs = zip(paths, networks, strict=True)
-    return networks[0][0], [Source(path, sha256(path), load_record(path), *network) for path, network in pairs]
+    sources = [read_source(path) for path in paths]
+    (_check_tasks if widths else _check_architectures)(paths, [source.config for source in sources])
+    _check_dtypes(paths, [source.variables for source in sources])
+    for source in sources:
+        check_finite(source.variables, str(source.path))
+    return sources[0].config, sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,32 +121,28 @@ def sample_of(config: Config, data: Data | None, seed: int) -> np.ndarray:
     return rng.standard_normal(shape, np.float32)
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_architectures(paths: Sequence[Path], configs: Sequence[Config]) -> None:
-    ours = _described(configs[0])
-    differing = []
-    for path, config in zip(paths, configs, strict=True):
-        theirs = _described(config)
-        if different := [f"{k} is {v!r}, not {ours.get(k)!r}" for k, v in theirs.items() if ours.get(k) != v]:
-            kind = different[:1] if type(config) is not type(configs[0]) else different  # then all fields differ
-            differing.append(f"{path} ({'; '.join(kind)})")
-    if differing:
+    different = [(path, _differences(configs[0], config)) for path, config in zip(paths, configs, strict=True)]
+    if differing := [f"{path} ({what})" for path, what in different if what]:
         raise ValueError(f"all networks must have the architecture of {paths[0]}: {', '.join(differing)}")
 
 
 def _check_tasks(paths: Sequence[Path], configs: Sequence[Config]) -> None:
     """Of networks that may have other widths: the same inputs and the same leaves."""
     first, *others = [(c.input_dtype, c.input_shape, flatten(abstract(c).variables).keys()) for c in configs]
-    for path, (dtype, shape, leaves) in zip(paths[1:], others, strict=True):
+    for path, config, (dtype, shape, leaves) in zip(paths[1:], configs[1:], others, strict=True):
         if (dtype, shape) != first[:2]:
             raise ValueError(f"{path} takes {dtype} inputs of shape {shape}, {paths[0]} {first[0]} ones of {first[1]}")
         if odd := sorted(leaves ^ first[2]):
-            raise ValueError(f"{path} is of another architecture than {paths[0]}: only one of them has {odd[0]!r}")
+            what = _differences(configs[0], config)
+            raise ValueError(f"{path} is of another architecture than {paths[0]} ({what}): only one of them has {odd[0]!r}")
+
+
+def _differences(first: Config, other: Config) -> str:
+    """Between two architectures, in words; of two classes, of which all fields differ, only that."""
+    ours, theirs = _described(first), _described(other)
+    found = [f"{k} is {v!r}, not {ours.get(k)!r}" for k, v in theirs.items() if ours.get(k) != v]
+    return "; ".join(found if type(first) is type(other) else found[:1])
 
 
 def _described(config: Config) -> dict[str, Any]:
@@ -196,7 +176,7 @@ def _checked_inputs(path: Path, inputs: np.ndarray, config: Config) -> np.ndarra
         shape = ", ".join(f"{'up to ' if tokens else ''}{size}" for size in wanted)
         raise ValueError(f"{path}: inputs must have the shape (examples, {shape}), got {inputs.shape}")
     if inputs.dtype.kind not in {"i": "iu", "f": "f"}[kind]:
-        raise ValueError(f"{path}: inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}")
+        raise ValueError(f"{path}: {wrong_kind(inputs, tokens=tokens)}")
     if tokens and not 0 <= inputs.min() <= inputs.max() < (size := config.vocabulary):  # type: ignore[attr-defined]
         raise ValueError(f"{path}: tokens must be from 0 to {size - 1}, got {inputs.min()} to {inputs.max()}")
     with np.errstate(over="ignore"):

@@ -1,7 +1,7 @@
 """What `npmerge align` measures of networks before and after."""
 
-from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -55,17 +55,25 @@ def squared_distance(reference: PyTree, other: PyTree) -> float:
     return sum(float(np.square(np.asarray(ours[path], np.float64) - np.asarray(theirs[path])).sum()) for path in ours)
 
 
-def correlations(network: Network, graph: Graph, models: Sequence[PyTree], data: Data) -> dict[str, np.ndarray]:
-    """Matched correlation of every node that has a tap, in the order of the network."""
-    moments = collect(network.apply, graph, models, data.batches(), [NodeMoments])[NodeMoments]
+def correlations(
+    network: Network, graph: Graph, models: Sequence[PyTree], data: Data, progress: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
+    """Matched correlation of every node that has a tap, in the order of the network; progress is told of batches."""
+    moments = collect(network.apply, graph, models, data.batches(), [NodeMoments], progress=progress)[NodeMoments]
     found = matched_correlation(moments)
     return {node: found[node] for node in graph.nodes if node in found}
 
 
-def path_to(network: Network, reference: PyTree, other: PyTree, data: Data, points: int) -> Path:
-    """Loss from one network to another, statistics of BatchNorm re-estimated at every point."""
-    reset = resetting(network.train_apply, data.whole_batches()) if has_statistics(reference) else None
-    return path_between(network.apply, reference, other, data.batches(), points=points, reset=reset)
+def path_to(network: Network, ends: tuple[PyTree, PyTree], data: Data, points: int, tell: Callable[[], None]) -> Path:
+    """Loss from one network to another, statistics of BatchNorm re-estimated at every point, each of which is told of."""
+    normed = has_statistics(ends[0])
+    estimated = resetting(network.train_apply, data.whole_batches()) if normed else lambda variables: variables
+
+    def reset(variables: PyTree) -> PyTree:
+        tell()
+        return estimated(variables)
+
+    return path_between(network.apply, *ends, data.batches(), points=points, reset=reset)
 
 
 def has_statistics(variables: PyTree) -> bool:

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 
 from npmerge.checkpoint.network import architecture
-from npmerge.commands.align_inputs import Data, Source
+from npmerge.commands.align_inputs import Data
 from npmerge.commands.align_measures import Change, Measured, has_statistics
+from npmerge.commands.sources import Source, written_name
+from npmerge.evaluate import Path
 from npmerge.models import Config
 from npmerge.paths import Path
 from npmerge.reports.folder import REPORT
@@ -39,6 +41,7 @@ def summary(
         "architecture": architecture(config),
         "batch_statistics": has_statistics(sources[0].variables),
         "sources": [source.named for source in sources],
+        "modules": sources[0].modules,
         "data": described(data),
         "verify": measured.verified,
         "networks": [_network(k, source, measured) for k, source in enumerate(sources[1:])],
@@ -60,7 +63,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines += [*markdown_table(HEADER, [_row(network) for network in content["networks"]]), ""]
     lines += [*(f"- {line}" for line in _notes(content)), ""]
     if content["networks"][0]["matched_correlation"]:
-        lines += ["## Matched correlation by node", "", *_by_node(content["networks"]), ""]
+        lines += ["## Matched correlation by node", "", *_by_node(content["networks"], content["modules"]), ""]
     files = [source["file"] for source in content["sources"]]
     hashes = [(file, f"`{source['sha256']}`") for file, source in zip(files, content["sources"], strict=True)]
     lines += ["## Made from", "", *markdown_table(("file", "SHA-256"), hashes), ""]
@@ -75,7 +78,7 @@ def told(content: Mapping[str, Any]) -> list[str]:
         name, *cells = _row(network)
         cells = [f"{head} {cell}" for head, cell in zip(HEADER[1:], cells, strict=True) if cell != "-"]
         lines.append(f"{name}: {'; '.join(cells)}")
-    ends = _ends(content) if content["data"] and content["data"]["labels"] else []
+    ends = [*_ends(content), *_worse(content)] if content["data"] and content["data"]["labels"] else []
     return [*lines, *(f"- {line}" for line in [*ends, *_missing(content), *content["warnings"]])]
 
 
@@ -109,7 +112,7 @@ def described(data: Data | None) -> dict[str, Any] | None:
 
 def _written(sources: Sequence[Source], measured: Measured) -> list[str]:
     drawn = [name for name, found in zip(FIGURES, (measured.correlations, measured.paths), strict=True) if found]
-    return [*(source.path.name for source in sources), *REPORT, *drawn]
+    return [*(written_name(source.path) for source in sources), *REPORT, *drawn]
 
 
 def _row(network: Mapping[str, Any]) -> tuple[str, ...]:
@@ -129,12 +132,18 @@ def _arrow(change: Mapping[str, float], form: str) -> str:
     return f"{change['before']:{form}} -> {change['after']:{form}}"
 
 
-def _by_node(networks: Sequence[Mapping[str, Any]]) -> list[str]:
+def _by_node(networks: Sequence[Mapping[str, Any]], modules: Mapping[str, str]) -> list[str]:
+    """Nodes are called after what makes them, and beside it by the name of that in the file of the reference."""
     rows = [
-        (f"`{node}`", *(_arrow(network["matched_correlation"][node], ".3f") for network in networks))
+        (_called(node, modules), *(_arrow(network["matched_correlation"][node], ".3f") for network in networks))
         for node in networks[0]["matched_correlation"]
     ]
     return markdown_table(("node", *(network["file"] for network in networks)), rows)
+
+
+def _called(node: str, modules: Mapping[str, str]) -> str:
+    theirs = modules.get(node.partition("#")[0])
+    return f"`{node}` ({theirs})" if theirs else f"`{node}`"
 
 
 def _notes(content: Mapping[str, Any]) -> list[str]:
@@ -152,7 +161,7 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
     ]
     if data and data["labels"]:
         notes.append(f"Barriers: {data['examples']} examples of {data['file']}, cross entropy above the line between the ends.")
-        notes += _ends(content)
+        notes += [*_ends(content), *_worse(content)]
     if content["batch_statistics"] and data:
         notes.append(f"BatchNorm: {_normalised(content)}")
     return [*notes, *_missing(content), *content["warnings"]]
@@ -167,6 +176,17 @@ def _ends(content: Mapping[str, Any]) -> list[str]:
         f"{file} was changed, and the barrier is of the way to what it became. Its own loss: {loss}."
         for file, loss in ends.items()
     ]
+
+
+def _worse(content: Mapping[str, Any]) -> list[str]:
+    """Networks that have not come nearer, and what may bring them nearer."""
+    changes = {network["file"]: network["barrier"] for network in content["networks"]}
+    worse = [file for file, change in changes.items() if change["after"] > max(change["before"], 0)]
+    if not worse:
+        return []
+    weights = content["method"] == "weight-matching"
+    advice = "activation-matching, which compares what units do on the data" if weights else "more examples, or another method"
+    return [f"Worse than before: the barrier to {', '.join(worse)} is higher after the alignment. Try {advice}."]
 
 
 def _normalised(content: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import alignment
-from alignment.checks import unknown
+from alignment.checks import spelled, unknown
 
 if TYPE_CHECKING:
     from alignment import Alignment, Graph
@@ -27,6 +27,11 @@ PLEAS = "pleas"
 
 ZIPIT, TRANSPORT = FUSIONS = ("zipit", "transport")
 """Those that make one network of a width that is asked for."""
+
+
+def method_of(name: str) -> str:
+    """A method as it is called here, where recipes write underscores and classes capitals."""
+    return spelled(name, (*METHODS, PLEAS, *FUSIONS))
 
 
 def alignment_of(name: str, *, approximate: bool) -> "Alignment":

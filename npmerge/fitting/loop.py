@@ -31,7 +31,8 @@ class History(NamedTuple):
     Attributes:
         loss: `loss[i]` is that of step i on its batch, before the update.
         held_out_step: after how many updates theta was judged.
-        held_out_loss: what was found there.
+        held_out_loss: what was found there. Where the first is the lowest, nothing better than the start was found, and theta
+            is the start.
 
     Example:
         >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
@@ -53,7 +54,7 @@ class FitResult(NamedTuple):
         theta: the best on held-out data where there is any, the start included; else the last one, or the latest whose loss was
             finite where the fit diverged.
         history: what was measured.
-        status: "finished", "stopped early" (`patience`) or "diverged".
+        status: why the fit ended, not how well: "finished" after all steps, "stopped early" by `patience`, "diverged".
 
     Example:
         >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()

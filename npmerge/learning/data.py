@@ -78,6 +78,7 @@ def read_examples(data: Data, config: Config | None, tokenizer: Path | Mapping[s
     if kind == "images":
         inputs, targets = read_images(path, data, config)
     elif kind == "text":
+        _check_reads_tokens(path, config)
         inputs, targets = read_text(path, data, config, tokenizer)
     else:
         inputs, targets = _read_arrays(path, data)
@@ -131,6 +132,16 @@ def _kind(path: Path) -> str:
     return "text"
 
 
+def _check_reads_tokens(path: Path, config: Config | None) -> None:
+    """Raise ValueError for text, as which all files are read that are nothing else, where a network takes no tokens."""
+    if config is not None and np.dtype(config.input_dtype).kind != "i":
+        shape = ", ".join(map(str, config.input_shape))
+        raise ValueError(
+            f"{path} would be read as text, and the network takes inputs of shape (examples, {shape}): give an .npz file with "
+            "inputs and labels, or a folder with a folder of images for each class"
+        )
+
+
 def _read_arrays(path: Path, data: Data) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -138,8 +149,10 @@ def _read_arrays(path: Path, data: Data) -> tuple[np.ndarray, np.ndarray | None]
             names = list(file.files)
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not an .npz file of arrays, as numpy.savez writes it: {error}") from None
-    if data.inputs not in arrays:
+    if data.inputs not in arrays and "inputs" in data.model_fields_set:
         raise ValueError(f"{path}: {unknown('array', data.inputs, names)}")
+    if data.inputs not in arrays:
+        raise ValueError(f"{path} has no array {data.inputs!r}: got {', '.join(names) or 'none'}")
     return arrays[data.inputs], arrays.get(data.labels)
 
 
@@ -171,10 +184,17 @@ def _fitting(name: str, inputs: np.ndarray, config: Config) -> np.ndarray:
         shape = ", ".join(f"{'up to ' if tokens else ''}{size}" for size in wanted)
         raise ValueError(f"{name}: inputs must have the shape (examples, {shape}), got {inputs.shape}")
     if inputs.dtype.kind not in ("iu" if tokens else "f"):
-        raise ValueError(f"{name}: inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}")
+        raise ValueError(f"{name}: {wrong_kind(inputs, tokens=tokens)}")
     if tokens and not 0 <= inputs.min() <= inputs.max() < (size := config.vocabulary):  # type: ignore[attr-defined]
         raise ValueError(f"{name}: tokens must be from 0 to {size - 1}, got {inputs.min()} to {inputs.max()}")
     return inputs.astype(config.input_dtype)
+
+
+def wrong_kind(inputs: np.ndarray, *, tokens: bool) -> str:
+    """What is wrong with inputs that a network does not take, and for pixels what is done about it."""
+    pixels = not tokens and inputs.dtype == np.uint8
+    help_ = ": divide pixels by 255, and subtract and divide by what the network was trained with" if pixels else ""
+    return f"inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}{help_}"
 
 
 def _check_finite(name: str, inputs: np.ndarray) -> None:

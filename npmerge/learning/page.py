@@ -1,6 +1,6 @@
 """What a learned merge says: `report.md`, `history.json` and figures, the same bytes for the same merge."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ from npmerge.learning.figures import draw
 from npmerge.learning.learner import Learner, Learnt
 from npmerge.learning.measuring import Rows
 from npmerge.learning.partly import PartlyLearned
-from npmerge.learning.shares import Shares, shares_of
+from npmerge.learning.shares import Shares, names_of, shares_of
 from npmerge.reports.tables import json_text, markdown_table
 
 UNFIT = "The labels are not of what the networks predict, one for each prediction: no accuracy can be told."
 FILES = ("report.md", "history.json", "loss.png", "shares.png", "coefficients.png")
 
 
-def write_pages(folder: Path, learner: Learner, learnt: Learnt, names: Sequence[str]) -> None:
+def write_pages(
+    folder: Path, learner: Learner, learnt: Learnt, names: Sequence[str], paths: Mapping[str, Sequence[str]]
+) -> None:
     """Write all files of a learned merge into a folder.
 
     Args:
@@ -26,12 +28,13 @@ def write_pages(folder: Path, learner: Learner, learnt: Learnt, names: Sequence[
         learner: what was asked for.
         learnt: what became of it.
         names: of the models, in the order of the coefficients.
+        paths: of each tensor by its name in the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shares = shares_of(learnt.coefficients)
     history = json_text(content(learner, learnt, shares, names))
     (folder / "history.json").write_text(history + "\n", encoding="utf-8")
-    (folder / "report.md").write_text("\n".join(page(learner, learnt, shares, names)), encoding="utf-8")
+    (folder / "report.md").write_text("\n".join(page(learner, learnt, shares, names, paths)), encoding="utf-8")
     draw(folder, learnt, shares, names)
 
 
@@ -56,12 +59,14 @@ def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[st
     }
 
 
-def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str]) -> list[str]:
+def page(
+    learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str], paths: Mapping[str, Sequence[str]]
+) -> list[str]:
     """Lines of `report.md`."""
-    block, merge = learner.block, learner.learned
+    block = learner.block
     lines = ["# A learned merge", "", *_table(learner, learnt), "", "## What was learned", ""]
     lines += [
-        f"From {learner.recipe.merge_method} on: {merge.granularity}, {merge.constraint}, {block.minimised}. "
+        f"From {learner.recipe.merge_method} on: {block.granularity.name}, {block.constraint.name}, {block.minimised}. "
         f"{block.steps} steps of {block.batch_size} of {_examples(learner)}, seed {block.seed}; {_ended(learnt)}",
         "",
         *_fixed(learner),
@@ -75,20 +80,26 @@ def page(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str])
         "Mean coefficient of each model, from the inputs to the outputs:",
         "",
     ]
-    rows = [(name, *(f"{v:.4f}" for v in x)) for name, x in zip(shares.names, shares.values.tolist(), strict=True)]
-    return [*lines, *markdown_table(("module", *names), rows), ""]
+    theirs = names_of(paths, learner.learned.granularity.group)
+    called = [(theirs.get(name, ""),) if theirs else () for name in shares.names]
+    values = [[f"{v:.4f}" for v in row] for row in shares.values.tolist()]
+    rows = [(name, *own, *row) for name, own, row in zip(shares.names, called, values, strict=True)]
+    head = ("module", *(("in the files",) if theirs else ()), *names)
+    return [*lines, *markdown_table(head, rows), ""]
 
 
 def told(learner: Learner, learnt: Learnt) -> list[str]:
     """What the terminal shows."""
     rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {x.loss:.4f}" for name, x in learnt.measured.rows.items()]
-    measured = [_measured_on(learner, learnt)] if rows else []
+    measured = [_measured_on(learner, learnt), *_better(learnt.measured.rows)] if rows else []
     return [f"learned: {_ended(learnt)}", *rows, *measured, *(f"warning: {x}" for x in learnt.warnings)]
 
 
 def _ended(learnt: Learnt) -> str:
     history, status = learnt.result.history, learnt.result.status
     said = f"{status} after {len(history.loss)} steps"
+    if not len(history.loss):
+        return "no steps: it is where learning would start."
     if status == "diverged":
         said = f"diverged: the loss of step {len(history.loss)} or its gradient is not finite, and the last good theta is kept"
     if status == "diverged" and not len(history.held_out_loss):
@@ -99,6 +110,8 @@ def _ended(learnt: Learnt) -> str:
         return f"{said}; without held-out examples the last theta is kept, not the best."
     best = int(np.nanargmin(history.held_out_loss)) if np.isfinite(history.held_out_loss).any() else 0
     first, lowest = history.held_out_loss[0], history.held_out_loss[best]
+    if not best:
+        return f"{said}; held-out loss {first:.4f} at the start, and never below it: the result is the start."
     return (
         f"{said}; held-out loss {first:.4f} at the start, {lowest:.4f} at its best, after step {history.held_out_step[best]}."
     )
@@ -126,7 +139,7 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
     if not found.rows:
         labelled = any(x.targets is not None for x in learner.tasks.train)
         return [UNFIT if labelled else "The examples have no labels: no accuracy can be told."]
-    lines = [_measured_on(learner, learnt), "", *_accuracies(found.rows)]
+    lines = [_measured_on(learner, learnt), *_statistics(learner), "", *_accuracies(found.rows), "", *_better(found.rows)]
     for task, rows in found.by_task.items():
         lines += ["", f"On {task}:", "", *_accuracies(rows)]
     return lines
@@ -135,6 +148,22 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
 def _accuracies(rows: Rows) -> list[str]:
     table = [(name, f"{x.accuracy:.4f}", f"{x.loss:.4f}") for name, x in rows.items()]
     return markdown_table(("network", "accuracy", "loss (nats)"), table)
+
+
+def _statistics(learner: Learner) -> list[str]:
+    """Why losses of one network are not the same, where there is BatchNorm."""
+    if learner.network.train_apply is None:
+        return []
+    return [
+        "Running statistics of start and result are estimated from what was learned from; held-out losses during the fit, in "
+        "loss.png and below, are on the statistics of each batch."
+    ]
+
+
+def _better(rows: Rows) -> list[str]:
+    """What the result does not reach, if anything."""
+    better = [name for name, x in rows.items() if x.accuracy > rows["learned"].accuracy]
+    return [f"More accurate than what was learned: {', '.join(better)}."] if better else []
 
 
 def _measured_on(learner: Learner, learnt: Learnt) -> str:

@@ -99,7 +99,7 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
             progress.says(resumed(Path(checkpoints.folder)))
         learnt = learner.learnt(blocks.names, progress, checkpoints)
     if folder is not None:
-        write_pages(folder, learner, learnt, blocks.names)
+        write_pages(folder, learner, learnt, blocks.names, blocks.paths)
     tensors = blocks.network.tensors(learnt.variables, blocks.members.models[0])
     plan = with_results(blocks.plan, tensors)
     return Ready(plan, [*moved, *told(learner, learnt), f"{', '.join(FILES)} say more"])
@@ -155,6 +155,4 @@ def _aligned(blocks: Blocks) -> Ready:
     like = members.models[0]
     arrays = [blocks.network.tensors(jax.device_get(x), like) for x in networks]
     base, models = (None, arrays) if members.base is None else (arrays[0], arrays[1:])
-    if blocks.network.train_apply is not None:
-        notes.append("running statistics are averaged: learn, with steps: 0 if need be, estimates them from data")
     return Ready(with_tensors(blocks.plan, tuple(models), base), notes)

@@ -1,6 +1,7 @@
 """How much of the merged network comes from each model, from the first layer to the last."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,27 @@ def shares_of(coefficients: Mapping[str, np.ndarray]) -> Shares:
         sums[module] = sums.get(module, 0.0) + flat.sum(1)
         counts[module] = counts.get(module, 0) + flat.shape[1]
     return Shares(list(sums), np.stack([sums[x] / counts[x] for x in sums]))
+
+
+def names_of(paths: Mapping[str, Sequence[str]], group: Callable[[str], str]) -> dict[str, str]:
+    """What the files call each module, where they call it otherwise than its path.
+
+    Args:
+        paths: of each tensor by its name.
+        group: the granularity's, of a path.
+    """
+    found: dict[str, list[list[str]]] = {}
+    for name, places in paths.items():
+        for path in places:
+            if path != name:
+                found.setdefault(_module(group(path)), []).append(name.split(".")[:-1])
+    return {module: ".".join(common) for module, names in found.items() if (common := _common(names))}
+
+
+def _common(names: Sequence[Sequence[str]]) -> list[str]:
+    """The parts with which all begin."""
+    alike = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
+    return [parts[0] for parts in alike]
 
 
 def _module(name: str) -> str:

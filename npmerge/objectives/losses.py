@@ -118,10 +118,13 @@ class FineTuningLoss(OfObjective):
 def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpaceLoss:
     """The loss of a merge's theta.
 
+    A network with BatchNorm is learned on the statistics of each batch, by the outputs of training mode:
+    `weight_space(merge, lambda v, x: train_apply(v, x)[0], objective)`. In evaluation mode it would be learned to fit the
+    average of the models' running statistics, which `reset_statistics` then replaces by others.
+
     Args:
         merge: whose theta is learned, such as `np_merge()`.
-        apply: the network, `apply(variables, inputs) -> outputs`. To learn with batch statistics give the outputs of training
-            mode: `lambda v, x: train_apply(v, x)[0]`.
+        apply: the network, `apply(variables, inputs) -> outputs`.
         objective: what is minimised, such as `CrossEntropy()`.
 
     Returns:

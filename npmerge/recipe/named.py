@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
-from alignment.checks import unknown
+from alignment.checks import spelled, unknown
 from npmerge.recipe.settings import shown
 from npmerge.recipe.strict import Block, fault
 
@@ -46,19 +46,19 @@ def one_of(kind: str, valid: Sequence[str]) -> AfterValidator:
     """Unless something named is one of these."""
 
     def check(named: Named) -> Named:
-        if named.name not in valid:
-            raise fault(unknown(kind, named.name, valid))
-        return named
+        return named.model_copy(update={"name": _known(kind, named.name, valid)})
 
     return AfterValidator(check)
 
 
 def name_of(kind: str, valid: Sequence[str]) -> AfterValidator:
     """Unless a name is one of these."""
+    return AfterValidator(lambda name: _known(kind, name, valid))
 
-    def check(name: str) -> str:
-        if name not in valid:
-            raise fault(unknown(kind, name, valid))
-        return name
 
-    return AfterValidator(check)
+def _known(kind: str, name: str, valid: Sequence[str]) -> str:
+    """The valid name, of which hyphens may be underscores."""
+    known = spelled(name, valid)
+    if known not in valid:
+        raise fault(unknown(kind, name, valid))
+    return known

@@ -1,9 +1,10 @@
 """What has to be said of a plan: tensors that are left out, and what the one who wrote the recipe may not expect."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from alignment.names import is_statistic
 from npmerge.checkpoint.stored import Entry
 from npmerge.recipe.checks import merged
 from npmerge.recipe.groups import Group
@@ -14,6 +15,9 @@ from npmerge.recipe.targets import Targets
 
 SHOWN = 3
 """Names in one warning; of more only the number is told."""
+
+COUNTER = "num_batches_tracked"
+"""PyTorch's number of batches that statistics come from, which a network in use never reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,18 +81,26 @@ class Notices:
                     yield f"names of {member.model} and {group.leader.model} are the same but for {matching.prefix!r}"
         for model, names in self._tied.items():
             yield f"{model} has tied tensors: {_listed(names)}"
-        for model, names in self._missing.items():
-            yield f"{model} lacks {_listed(names)}: copied, not merged"
+        for model, lacking in self._missing.items():
+            if names := _telling(lacking):
+                yield f"{model} lacks {_listed(names)}: copied, not merged"
         skipped = self.skipped()
         for place, model in enumerate(self.targets.models):
-            names = [one.name for one in skipped if one.model == place]
+            names = _telling(one.name for one in skipped if one.model == place)
             if names and not self.targets.sliced:
                 yield f"{model} has {_listed(names)}, which the merged model has not: left out"
 
     def _of_steps(self, steps: tuple[Step, ...]) -> Iterator[str]:
-        kept = [step.name for step in steps if "which is not merged" in step.note]
+        kept = _telling(step.name for step in steps if "which is not merged" in step.note)
         if kept:
             yield f"{_listed(kept)} {'is' if len(kept) == 1 else 'are'} of integers or other types that are copied, not merged"
+        several = [step.name for step in steps if step.action == "merge" and len(step.sources) > 1]
+        averaged = [name for name in several if is_statistic(name.replace(".", "/"))]
+        if averaged and self.recipe.learn is None:
+            yield (
+                f"running statistics: {_listed(averaged)}: those of the models do not fit a merged network; "
+                "learn: {data: FILE, steps: 0} estimates them from examples"
+            )
         models = list(self.targets.models.values())
         narrow = [
             step.name
@@ -113,6 +125,11 @@ class Notices:
 
     def _groups(self) -> Iterator[Group]:
         return (group for module in self.targets.modules for group in module.groups)
+
+
+def _telling(names: Iterable[str]) -> list[str]:
+    """Without counters of batches, of which nothing has to be said."""
+    return [name for name in names if not name.endswith(COUNTER)]
 
 
 def _listed(names: list[str]) -> str:

@@ -41,7 +41,9 @@ class Block(BaseModel):
             ]:
                 raise fault(f"the key {key!r} belongs under {' or '.join(homes)}", (key,))
             if key not in cls.model_fields:
-                raise fault(unknown("key", key, cls.model_fields), (str(key),))
+                named = raw.get("name") if "arguments" in cls.model_fields else None
+                hint = f"; what {named} itself takes stands under arguments" if named else ""
+                raise fault(unknown("key", key, cls.model_fields) + hint, (str(key),))
         return raw
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from alignment.checks import unknown
+from alignment.checks import spelled, unknown
 from npmerge.recipe.named import Named, by_name, listed
 from npmerge.recipe.strict import fault
 
@@ -33,11 +33,14 @@ class Term(Named):
 
 
 def _term(term: Term) -> Term:
-    if term.name in ELSEWHERE:
-        raise fault(f"{term.name} {ELSEWHERE[term.name]}", ("name",))
-    if ":" not in term.name and term.name not in TERMS:
-        raise fault(unknown("objective", term.name, TERMS) + ", or module:function")
-    return term
+    if ":" in term.name:
+        return term
+    name = spelled(term.name, (*TERMS, *ELSEWHERE))
+    if name in ELSEWHERE:
+        raise fault(f"{name} {ELSEWHERE[name]}", ("name",))
+    if name not in TERMS:
+        raise fault(unknown("objective", name, TERMS) + ", or module:function")
+    return term.model_copy(update={"name": name})
 
 
 Terms = Annotated[

@@ -1,5 +1,6 @@
 """Statistics that merges need, and `collect`, the one pass over data that gathers them."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,10 +46,13 @@ def collect(
     statistics: Iterable[Statistic | type[Statistic] | Merge],
     *,
     memory_limit: float = 16e9,
+    progress: Callable[[int], Any] | None = None,
 ) -> Mapping[type, Any]:
     """Gather statistics of all models in one pass over the data, one jitted step per batch.
 
-    Every model sees every batch; `collect_each` gives each its own.
+    Every model sees every batch; `collect_each` gives each its own. `NodeMoments` and `InputGram` take a forward pass of each
+    model, `DiagonalFisher` and `KroneckerFactors` backward passes of each example: theirs say how many. A few hundred examples
+    are what papers take.
 
     Args:
         apply: the network in evaluation mode, `apply(variables, inputs) -> outputs`. For networks with different
@@ -62,6 +66,7 @@ def collect(
             value goes before the default of its class.
         memory_limit: bytes that the pass may hold, as predicted from shapes: before it starts, and before a batch of new ones.
             Data that `Examples` keeps count as they come; the passes of merges that read them have the same limit.
+        progress: called after each batch with the number of batches that are done.
 
     Returns:
         For each statistic's type, what its `finalise` returns. The mapping is a tree to JAX.
@@ -88,8 +93,11 @@ def collect(
     networks = networks_of(apply, graph, models, wanted)
     check_number("memory_limit", memory_limit, positive=True)
     found = Pass(networks, wanted, memory_limit)
-    for batch in map(with_mask, measured(batches, masks=True)):
+    for count, batch in enumerate(map(with_mask, measured(batches, masks=True)), 1):
         found.add(batch)
+        if progress is not None:
+            jax.block_until_ready(found.states)
+            progress(count)
     return found.finalised()
 
 
@@ -101,6 +109,7 @@ def collect_each(
     statistics: Iterable[Statistic | type[Statistic] | Merge],
     *,
     memory_limit: float = 16e9,
+    progress: Callable[[int], Any] | None = None,
 ) -> Mapping[type, Any]:
     """`collect` with data of its own for each model, as Fisher merging and RegMean want it: that which it was trained on.
 
@@ -111,6 +120,7 @@ def collect_each(
         tasks: for each model its batches.
         statistics: what to gather; none that relate the models to each other, as `NodeMoments` and `JointMoments` do.
         memory_limit: for each model.
+        progress: called after each batch with the number of batches that are done, of all models.
 
     Raises:
         ValueError: as `collect`, another number of tasks than of models, or such statistics.
@@ -132,8 +142,10 @@ def collect_each(
     wanted = statistics_of(statistics)
     if odd := [type(s).__name__ for s in wanted if isinstance(s, JointMoments | NodeMoments)]:
         raise ValueError(f"{odd[0]} relates the models to each other, on the same data: use collect")
+    done = itertools.count(1)
+    tell = None if progress is None else lambda _: progress(next(done))
     found = [
-        collect(apply, graph, [model], batches, wanted, memory_limit=memory_limit)
+        collect(apply, graph, [model], batches, wanted, memory_limit=memory_limit, progress=tell)
         for model, batches in zip(models, tasks, strict=True)
     ]
     return Collected((kind, _joined([each[kind] for each in found])) for kind in found[0])

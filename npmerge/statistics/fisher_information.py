@@ -26,6 +26,9 @@ class DiagonalFisher(OfLikelihood):
     has the sum of their log-likelihoods. Padding (`npmerge.masks.counted`) is left out, examples of nothing else do not
     count. Finalised to a tree like the variables with leaves (models, ...), float32.
 
+    What it costs, for each example and model: "exact" takes a backward pass for each class of each prediction, "sampled" and
+    "empirical" take one, with a gradient as large as the model.
+
     Implementations disagree on y. Matena and Raffel draw it from the model, or take the expectation over few classes; the
     program of Tam et al. 2023 takes the labels of the data, which is another matrix (Kunstner et al. 2019).
 

@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,14 @@ def test_damaged_files_are_told_apart(tmp_path):
         for read in (load, load_record):
             with pytest.raises(ValueError, match=f"x {message}"):
                 read(path)
+
+
+@pytest.mark.parametrize("name", ["zip_training.pt", "legacy_training.pt"])
+def test_files_of_other_formats_are_told_with_what_reads_them(name):
+    path = Path(__file__).parents[1] / "fixtures" / "torch_2_13" / name
+    for read in (load, load_record, load_network):
+        with pytest.raises(ValueError, match=rf"{name} is in the format PyTorch.*load_named reads networks in PyTorch's names"):
+            read(path)
 
 
 def test_records_of_others_and_of_later_versions(tmp_path):

@@ -34,6 +34,17 @@ def test_a_network_may_read_several_arrays():
         evaluate(apply, A, [(X, LABELS[:9])])
 
 
+def test_pixels_that_were_not_scaled_are_warned_of():
+    def mean(v, x):
+        return jnp.float32(x).mean((1, 2))[:, None] @ v
+
+    pixels, scaled = np.full((2, 3, 3), 255, np.uint8), np.ones((2, 3, 3), np.float32)
+    with pytest.warns(UserWarning, match="inputs are uint8, numbers from 0 to 255: .* divide by 255"):
+        evaluate(mean, jnp.ones((1, 2)), [(pixels, LABELS[:2] * 0)])
+    evaluate(mean, jnp.ones((1, 2)), [(scaled, LABELS[:2] * 0)])
+    evaluate(lambda v, x: v[x], jnp.eye(3), [(np.zeros((2, 3), np.uint8), np.zeros((2, 3), int))])  # tokens may be bytes
+
+
 def test_evaluate_errors():
     with pytest.raises(ValueError, match="evaluate needs data: got no batches"):
         evaluate(apply, A, [])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import npmerge as nm
@@ -18,6 +19,7 @@ from alignment.graph import flatten
 from alignment.primitives import registry
 from npmerge import METHODS
 from npmerge.cli import app
+from npmerge.models import ResNetCifar, build
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -51,9 +53,25 @@ def test_the_graph_of_any_network_is_read_drawn_and_verified(tmp_path, monkeypat
     assert (tmp_path / "graph.png").stat().st_size > 10_000
 
 
+def test_networks_of_pytorch_are_merged_and_written_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = [e for e in EXAMPLES if "load_named" in e]
+    config = ResNetCifar(blocks=1, width=2)
+    theirs = [nm.checkpoint.to_named(config, build(config, seed=k).variables) for k in range(2)]
+    for name, tensors in zip("ab", theirs, strict=True):
+        wrapped = {f"module.{key}": x for key, x in tensors.items()}
+        save_file(wrapped, f"resnet20_{name}.th")  # what a file is stands in its first bytes
+    run(example)
+    merged = load_file("merged.safetensors")
+    assert {name: x.shape for name, x in merged.items()} == {name: x.shape for name, x in theirs[0].items()}
+    bias = "linear.bias"
+    np.testing.assert_allclose(merged[bias], (theirs[0][bias] + theirs[1][bias]) / 2)
+
+
 def test_a_primitive_can_be_taught(monkeypatch):
     monkeypatch.setattr(registry, "RULES", dict(registry.RULES))
-    run(EXAMPLES[2])
+    (example,) = [e for e in EXAMPLES if "my_primitive" in e]
+    run(example)
     assert "my_primitive" in registry.RULES
 
 

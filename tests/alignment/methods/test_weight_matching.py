@@ -386,6 +386,12 @@ def test_align_names_the_model_and_the_leaf_that_is_not_finite():
         alignment.align(WeightMatching(), net.graph, [net.variables, bad])
 
 
+def test_align_names_the_model_that_is_of_another_network():
+    net = networks.network("mlp")
+    with pytest.raises(ValueError, match="model 1: variables do not fit the graph"):
+        alignment.align(WeightMatching(), net.graph, [net.variables, jax.tree.map(lambda x: x[:1], net.variables)])
+
+
 def test_align_of_nothing_and_of_one():
     net = networks.network("mlp")
     with pytest.raises(ValueError, match="at least one model"):

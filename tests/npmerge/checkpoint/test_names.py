@@ -243,7 +243,7 @@ def test_configurations_of_strangers_are_refused_by_name(described, message):
         (named(GPT2), {}, "tensors of Gpt2 do not tell heads: give them, or a config.json"),
         (named(LLAMA), {"heads": 2, "kv_heads": 1}, "do not tell theta, eps"),
         (named(GPT2), {"heads": 3}, "does not describe Gpt2: width must be a multiple of heads, got width=8, heads=3"),
-        (named(CIFAR), {"depth": 3}, "does not describe ResNetCifar: .*depth"),
+        (named(CIFAR), {"depth": 3}, "unknown field of ResNetCifar 'depth': the nearest is 'width'"),
         ({**named(CIFAR), "conv1.weight": np.zeros(())}, {}, "does not describe ResNetCifar"),
         ({"h.0.mlp.c_fc.weight": np.zeros(())}, {}, "no known architecture"),
         ({"wte.weight": np.zeros((3, 2))}, {"heads": 1}, "'h.0.mlp.c_fc.weight' is missing"),
@@ -315,5 +315,8 @@ def test_files_with_a_config_json_need_nothing_else(tmp_path):
     config, found = load_named(tmp_path)
     assert config == GPT2
     same(found, variables(GPT2))
-    with pytest.raises(CheckpointError, match=f"^{tmp_path}: unexpected: transformer.h.1"):
+    said = rf"^{tmp_path}: holds Gpt2\(.*layers=2.*\), not Gpt2\(.*layers=1.*\): unexpected: transformer.h.1"
+    with pytest.raises(CheckpointError, match=said):
         load_named(tmp_path, dataclasses.replace(GPT2, layers=1))
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}: unknown field of Gpt2 'layer': the nearest is 'layers'"):
+        load_named(tmp_path, layer=2)

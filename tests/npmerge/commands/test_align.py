@@ -11,19 +11,24 @@ import chex
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import alignment
 import npmerge as nm
 from alignment import ALIGNMENTS, CCA, Graph, permutation, trace, transport
-from npmerge.checkpoint import load_network, load_record, save_network
+from npmerge.checkpoint import load_network, load_record, save_network, to_named
 from npmerge.cli import app, main
-from npmerge.commands.align_inputs import BATCH, Data, read_data, sha256
+from npmerge.commands import align_page
+from npmerge.commands.align import progress
+from npmerge.commands.align_inputs import BATCH, Data, read_data
 from npmerge.commands.methods import METHODS, alignment_of
+from npmerge.commands.sources import sha256
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
 
 MLP = Mlp(inputs=6, hidden=(8, 7), classes=3)
 VGG = Vgg(stages=((4, 5),), dense=(), classes=3, side=2, channels=2, norm="batch")
+NAMED_VGG = Vgg(stages=((2,), (3,)), dense=(), classes=3, side=4, channels=2, norm="batch")
 NAMES = ("a.safetensors", "b.safetensors", "c.safetensors")
 
 
@@ -143,7 +148,30 @@ def test_the_report_and_the_terminal_tell_the_same_figures(matched):
     for part in ("![correlation](correlation.png)", "`params/layers/0`", "SHA-256", matched.summary["command"]):
         assert part in matched.report
     assert "BatchNorm" not in matched.report
+    theirs = align_page.markdown(matched.summary | {"modules": {"params/layers/0": "classifier.0"}})
+    assert "| `params/layers/0` (classifier.0) |" in theirs and "| `params/layers/1` |" in theirs
     assert matched.stderr.splitlines()[:3] == ["reading", "tracing", "aligning by weight-matching"]
+
+
+def test_an_alignment_that_makes_it_worse_says_so(matched):
+    assert "Worse than before" not in matched.report + matched.stdout
+    networks = [network | {"barrier": {"before": 0.1, "after": 0.2}} for network in matched.summary["networks"][:1]]
+    worse = matched.summary | {"networks": [*networks, *matched.summary["networks"][1:]]}
+    line = "- Worse than before: the barrier to b.safetensors is higher after the alignment. Try activation-matching, "
+    for page in (align_page.markdown(worse).splitlines(), align_page.told(worse)):
+        assert len([x for x in page if x.startswith(line)]) == 1
+    (line,) = [x for x in align_page.told(worse | {"method": "scale"}) if "Worse" in x]
+    assert line.endswith("Try more examples, or another method.")
+
+
+def test_long_steps_tell_how_far_they_have_got(capsys, monkeypatch):
+    times = iter([0, 0, 1, 12, 12, 13])
+    monkeypatch.setattr("npmerge.commands.align.time.monotonic", lambda: next(times))
+    with progress() as advance:
+        advance("reading")
+        for k in (1, 2, 3):
+            advance("reading", f"{k} of 3")
+    assert capsys.readouterr().err.splitlines() == ["reading", "reading 2 of 3"]
 
 
 def test_statistics_are_estimated_anew_along_the_path(normalised):
@@ -299,6 +327,12 @@ def test_methods_are_called_after_their_classes():
     assert alignment_of("cca", approximate=True) == CCA(approximate=True)
 
 
+def test_methods_are_known_by_the_names_of_recipes_and_classes(refused):
+    needed = "activation-matching needs activations"
+    assert all(refused(*NAMES, "--method", name).startswith(needed) for name in ("activation_matching", "ActivationMatching"))
+    assert "zipit needs activations" in refused(*NAMES, "--method", "zip_it")
+
+
 def test_a_misspelt_method(refused):
     line = refused(*NAMES, "--method", "wieght-matching")
     assert line.startswith("unknown method 'wieght-matching': the nearest is 'weight-matching', expected one of ")
@@ -339,12 +373,51 @@ def test_other_architectures(refused, tmp_path, other, told):
 def test_damaged_checkpoints(refused, folder, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes((folder / NAMES[0]).read_bytes()[:-4])
-    assert refused(NAMES[0], str(path)).startswith(f"{path} is truncated or damaged")
-    assert refused(NAMES[0], "none.safetensors") == "none.safetensors: no such file"
+    assert refused(NAMES[0], str(path)) == f"{path}: is truncated: its tensors take 572 bytes, 568 are there"
+    assert refused(NAMES[0], "none.safetensors") == "none.safetensors: no such file or folder"
     variables = network(MLP, 0)
     variables["params"]["layers"][0]["bias"] = variables["params"]["layers"][0]["bias"].at[2].set(np.nan)
     save_network(path, MLP, variables, overwrite=True)
     assert refused(NAMES[0], str(path)) == f"{path} has 1 non-finite values of 8 in 'params/layers/0/bias'"
+
+
+def test_networks_in_the_names_of_pytorch_are_aligned_and_keep_them(tmp_path):
+    """One as npz, one with wrapped names: formats and spellings of strangers, permuted by units."""
+    graph, variables = graph_of(NAMED_VGG), network(NAMED_VGG, 0)
+    maps = {node: permutation(np.roll(np.arange(n.size), 1)) for node, n in graph.nodes.items()}
+    first = to_named(NAMED_VGG, variables)
+    first = {name: x for name, x in first.items() if "num_batches" not in name}
+    second = {f"module.{name}": x for name, x in to_named(NAMED_VGG, transport(graph, maps, variables)).items()}
+    np.savez(tmp_path / "one.npz", **first)
+    save_file(second, tmp_path / "two.safetensors")
+    ran = align([tmp_path / "one.npz", tmp_path / "two.safetensors"], tmp_path / "out")
+    assert set(ran.summary["written"]) == {"one.safetensors", "two.safetensors", "report.md", "summary.json"}
+    for name, names in (("one", first), ("two", second)):
+        written = load_file(tmp_path / "out" / f"{name}.safetensors")
+        assert set(written) == set(names)
+        for key, x in written.items():
+            np.testing.assert_array_equal(x, first[key.removeprefix("module.")] if "num_batches" not in key else 0)
+    assert ran.summary["modules"]["params/stages/1/0/conv"] == "features.4"
+    again = align([tmp_path / "out" / f"{name}.safetensors" for name in ("one", "two")], tmp_path / "again")
+    assert again.summary["networks"][0]["squared_distance"] == {"before": 0, "after": 0}
+    assert load_record(tmp_path / "again" / "two.safetensors")["align"]["sources"] == again.summary["sources"]
+
+
+def test_what_is_no_known_network_says_what_to_do(refused, tmp_path):
+    np.savez(tmp_path / "x.npz", weight=np.zeros((2, 2)))
+    line = refused(str(tmp_path / "x.npz"), NAMES[0])
+    assert line.startswith(f"{tmp_path / 'x.npz'}: no known architecture has tensors such as weight: expected one of Vgg, ")
+    assert line.endswith("other networks are aligned in Python, by npmerge.trace and npmerge.align")
+    assert "load_named" in line
+
+
+def test_a_folder_has_the_hash_of_its_files(tmp_path):
+    found = set()
+    for change in ({"a": b"1"}, {"a": b"2"}, {"b": b""}):
+        for name, content in change.items():
+            (tmp_path / name).write_bytes(content)
+        found.add(sha256(tmp_path))
+    assert len(found) == 3
 
 
 def test_other_dtypes(refused, tmp_path):

@@ -35,6 +35,20 @@ def test_folders_of_images_are_classes_in_the_order_of_their_names(tmp_path):
         read_examples(Data(path=str(tmp_path)), IMAGES, tmp_path)
 
 
+def test_files_that_would_be_text_are_refused_where_networks_take_no_tokens(tmp_path):
+    (tmp_path / "x.npy.xz").write_bytes(b"\xfd7zXZ")
+    with pytest.raises(ValueError, match=r"x\.npy\.xz would be read as text, and the network takes .*\(examples, 4, 4, 3\)"):
+        read_examples(Data(path=str(tmp_path / "x.npy.xz")), IMAGES, tmp_path)
+
+
+def test_arrays_of_other_names_and_pixels_say_what_to_do(tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"x\.npz has no array 'inputs': got images"):
+        read_examples(Data(path=str(tmp_path / "x.npz")), IMAGES, tmp_path)
+    with pytest.raises(ValueError, match="inputs must be floating-point, got uint8: divide pixels by 255"):
+        read_examples(Data(path=str(tmp_path / "x.npz"), inputs="images"), IMAGES, tmp_path)
+
+
 def test_images_without_pillow_say_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").write_bytes(b"")

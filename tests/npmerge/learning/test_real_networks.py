@@ -31,4 +31,8 @@ def test_published_networks_are_learned_from(tmp_path, monkeypatch):
     rows = history["evaluation"]["networks"]
     assert min(rows[file.name]["accuracy"] for file in FILES) >= 0.75  # of 16 images; published: 0.92
     assert list(history["shares"]["modules"])[:3] == ["conv", "norm", "blocks/0/conv1"]
+    report = (folder / "report.md").read_text()
+    for text in ("| module | in the files |", "| conv | module.conv1 |", "| blocks/3/conv1 | module.layer2.0.conv1 |"):
+        assert text in report
+    assert "held-out losses during the fit, in loss.png and below, are on the statistics of each batch" in report
     assert all(abs(sum(x) - 1) < 1e-5 for x in history["shares"]["modules"].values())

@@ -42,7 +42,13 @@ def test_a_learned_merge_is_better_than_its_start_and_says_so(here, drawn):
     assert list(history["shares"]["modules"]) == ["layers/0", "layers/1", "layers/2"]
     np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
     report = (folder / "report.md").read_text()
-    for text in ("| start |", "PerParameter()", "held-out loss", "| layers/2 |", "359 held-out examples of test.npz"):
+    for text in (
+        "| start |",
+        "per_parameter, simplex, cross_entropy",
+        "held-out loss",
+        "\n| layers/2 |",
+        "359 held-out examples of test.npz",
+    ):
         assert text in report
 
 
@@ -66,10 +72,23 @@ def test_a_fit_that_diverges_is_written_and_says_so(here):
     assert (folder / "model.safetensors").exists()
 
 
+def test_a_fit_that_finds_nothing_better_says_that_the_start_is_kept(here):
+    uphill = {"name": "sgd", "arguments": {"learning_rate": -3.0}}
+    folder = merge(here, "out", recipe(learn=learn(optimizer=uphill, steps=5)))
+    report = (folder / "report.md").read_text()
+    assert "and never below it: the result is the start." in report
+    rows = json.loads((folder / "history.json").read_text())["evaluation"]["networks"]
+    assert rows["learned"] == rows["start"]
+    better = [name for name, row in rows.items() if row["accuracy"] > rows["learned"]["accuracy"]]
+    assert better and f"More accurate than what was learned: {', '.join(better)}." in report
+
+
 def test_no_steps_are_the_closed_form(here):
     text = recipe(learn=learn(steps=0)).replace("weight: 1", "weight: 3", 1)
     a, b = networks()
-    close(load_network(merge(here, "out", text) / "model.safetensors")[1], nm.WeightedAverage((3, 1))(nm.stack_models([a, b])))
+    folder = merge(here, "out", text)
+    close(load_network(folder / "model.safetensors")[1], nm.WeightedAverage((3, 1))(nm.stack_models([a, b])))
+    assert "no steps: it is where learning would start." in (folder / "report.md").read_text()
     (here / "c.safetensors").symlink_to(here / "b.safetensors")
     text = recipe(learn=learn(steps=0, constraint="free"), base_model="a.safetensors").replace("linear", "task_arithmetic")
     text = text.replace("model: a.safetensors", "model: c.safetensors", 1).replace("weight: 1", "weight: 0.5")

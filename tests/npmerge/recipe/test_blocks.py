@@ -27,9 +27,25 @@ def test_numbers_that_yaml_1_1_takes_for_text_are_numbers():
     assert found.learn.objective[0].arguments == {"temperature": 2.0, "names": [10.0, "e1"]}
 
 
+def test_names_are_read_with_hyphens_underscores_or_capitals():
+    text = (
+        "align: {method: weight-matching}\n"
+        "learn: {data: x.npz, objective: [CrossEntropy, equal-shares], granularity: per-layer, constraint: Box}\n"
+    )
+    (found,) = parse_recipe(LINEAR + text)
+    learn = found.learn
+    assert (found.align.method, learn.granularity.name, learn.constraint.name) == ("weight_matching", "per_layer", "box")
+    assert [term.name for term in learn.objective] == ["cross_entropy", "equal_shares"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (
+            "learn:\n  data: x\n  optimizer: {name: adam, learning_rate: 0.1}\n",
+            "recipe.yml:9: learn.optimizer.learning_rate: unknown key 'learning_rate': expected one of name, arguments, "
+            "schedule; what adam itself takes stands under arguments",
+        ),
         ("learn:\n", "recipe.yml:7: learn: is empty: give at least data"),
         ("align:\n", "recipe.yml:7: align: is empty: give at least method"),
         (

@@ -216,6 +216,18 @@ def test_running_statistics_are_averaged_but_under_mergekits_conventions():
     assert steps(planned(TIES, models, mergekit_semantics=True))["bn.running_mean"].method == "ties"
 
 
+def test_running_statistics_that_no_data_set_right_are_warned_of_and_counters_of_batches_are_not():
+    shapes = {"bn.running_mean": (3,), "bn.num_batches_tracked": ((1,), "I64"), "fc.weight": (2, 3)}
+    models = {name: Headers(name, shapes) for name in ("a", "b")}
+    (said,) = planned(LINEAR, models).warnings
+    assert said.startswith("running statistics: bn.running_mean: ") and "learn: {data: FILE, steps: 0}" in said
+    assert planned(LINEAR + "learn: {data: x.npz, steps: 0}\n", models).warnings == ()
+    assert planned(LINEAR + "exclude: running_mean\n", models).warnings == ()
+    models["b"] = Headers("b", {name: x for name, x in shapes.items() if "batches" not in name})
+    assert planned(LINEAR, models).warnings == (said,)
+    assert planned(LINEAR + "base_model: b\n", models).warnings == (said,)
+
+
 class Twice:
     """A vocabulary of ten tokens: each of the seven rows of the models, and three more."""
 

@@ -17,6 +17,7 @@ from npmerge import (
     NodeMoments,
     RegMeanPlusPlus,
     collect,
+    collect_each,
     stack_models,
 )
 from tests.npmerge.toys import SIZES, apply, array, batch, float64, log_softmax64, logits64, variables
@@ -48,6 +49,14 @@ def fisher64(model, inputs) -> dict:
             }
             total = jax.tree.map(lambda t, g, w=p[y]: t + w * g**2, total, gradient)
     return jax.tree.map(lambda t: t / len(inputs), total)
+
+
+def test_progress_is_told_after_each_batch(graph):
+    told = []
+    collect(apply, graph, MODELS, BATCHES, [NodeMoments], progress=told.append)
+    assert told == [1, 2]
+    collect_each(apply, graph, MODELS, [BATCHES, BATCHES[:1]], [InputGram], progress=told.append)
+    assert told == [1, 2, 1, 2, 3]
 
 
 @pytest.mark.parametrize("microbatch", [3, 64], ids=lambda n: f"microbatch{n}")
