@@ -1,6 +1,7 @@
 """How good a network is, and how large: accuracy and loss, of ensembles too; operations and parameters."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -10,7 +10,6 @@ from npmerge.checkpoint.network import architecture
 from npmerge.commands.align_inputs import Data
 from npmerge.commands.align_measures import Change, Measured, has_statistics
 from npmerge.commands.sources import Source, written_name
-from npmerge.evaluate import Path
 from npmerge.models import Config
 from npmerge.paths import Path
 from npmerge.reports.folder import REPORT

@@ -1,5 +1,6 @@
 """Metrics and ensembles against float64 numpy."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
