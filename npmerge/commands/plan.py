@@ -67,7 +67,8 @@ def _blocks(document: Planned, prediction: Prediction) -> list[str]:
 
     typer.echo("compiling a step of learning, which is timed", err=True)
     found = predicted_fit(document.blocks, learn)
-    total = page.total(prediction, found.memory.total, found.seconds and found.compiling + found.seconds)
+    beside = found.memory.models + 2 * found.memory.merged  # as they were read; the start and the result
+    total = page.total(prediction, found.memory.total + beside, found.seconds and found.compiling + found.seconds)
     return [*(lines or [""]), *told(learn, found), total]
 
 
