@@ -192,7 +192,7 @@ FAULTS = {
     ),
     "a filter": (
         learn(exclude=["layer/9"]),
-        "learn.exclude[0]: 'layer/9' matches no tensor that is merged, such as params/layers/0/bias, ",
+        "learn.exclude[0]: 'layer/9' matches no tensor that is merged, such as params/",
     ),
     "nothing to learn": (learn(exclude=["layers"]), "include and exclude leave no tensor"),
 }
