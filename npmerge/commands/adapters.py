@@ -138,13 +138,16 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
 
 def _why_whole(whole: Sequence[str], order: Sequence[str]) -> list[str]:
     """Lines on the modules that are stored whole: what changed there that no product of two factors can hold."""
-    found: dict[tuple[str, str], list[str]] = {}
+    changed: dict[str, list[str]] = {}
     for name in sorted(whole, key=order.index):
         module, _, last = name.rpartition(".")
-        found.setdefault((kind_of(module), last), []).append(module)
+        changed.setdefault(module, []).append(last)
+    found: dict[tuple[str, str], list[str]] = {}
+    for module, names in changed.items():
+        found.setdefault((kind_of(module), " and ".join(names)), []).append(module)
     return [
-        f"stored whole (modules_to_save): {braced(modules)}, whose {last} changed and is no matrix"
-        for (_, last), modules in found.items()
+        f"stored whole (modules_to_save): {braced(modules)}, whose {names} changed, no matrix for LoRA"
+        for (_, names), modules in found.items()
     ]
 
 

@@ -22,7 +22,7 @@ def methods_page(name: str | None, *, as_json: bool) -> str:
     if name is not None:
         known = {plain(each): each for each in found}
         if plain(name) not in known and recipe is None:
-            raise ValueError(unknown("method", name, [*found, *RECIPE_METHODS]))
+            raise ValueError(unknown("method", name, [*found, *(x for x in RECIPE_METHODS if plain(x) not in known)]))
         found = {each: a for each, a in found.items() if plain(each) == plain(name)}
     if as_json:
         own = {recipe.name: recipe_json(recipe)} if recipe and not found else {}

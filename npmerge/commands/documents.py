@@ -147,7 +147,7 @@ class Documents:
     def _final(self, document: Planned, folder: Path, hashes: Hashes, models: tuple[str, ...]) -> Made:
         model, size = folder / "model", parse_size("--out-shard-size", self.shard_size)
         plan, said = self._followed(document, model, folder / "fit")
-        target = Target(model, folder / "journal", size, partial(self._metadata, document.plan, hashes), self.keep)
+        target = Target(model, folder / "journal", size, partial(self._metadata, document, hashes), self.keep)
         outcomes = self._write(plan, target, self.out.name)
         done = {step.name: step.action for step in document.plan.steps}
         outcomes = [replace(x, action=done[x.name]) for x in outcomes]  # what was learned is copied into the files
@@ -186,8 +186,9 @@ class Documents:
             options["seed"] = self.seed
         return Provenance(self.text, options, {path: x.result() if final else UNKNOWN for path, x in hashes.items()})
 
-    def _metadata(self, plan: Plan, hashes: Hashes, final: bool) -> dict[str, str]:
-        record = record_of(self._provenance(hashes, final=final), plan.seed, plan.mergekit_semantics)
+    def _metadata(self, document: Planned, hashes: Hashes, final: bool) -> dict[str, str]:
+        plan, learned = document.plan, document.recipe.learn is not None
+        record = record_of(self._provenance(hashes, final=final), plan.seed, plan.mergekit_semantics, learned=learned)
         record.pop("outputs")
         return {"npmerge": json.dumps(as_network(plan, record) or record)}
 

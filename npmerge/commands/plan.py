@@ -45,7 +45,9 @@ def plan_page(request: Request) -> str:
         lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose, alone=document.blocks is None)]
         lines += [f"warning: {text}" for text in over_budget(document.plan, request.options)]
         lines += _blocks(document, prediction)
-    return "\n".join([*lines[1:], *_waiting(request)])
+    why = "tokenizers of results that are not made yet: it is planned when they are"
+    lines += [line for recipe in _waiting(request) for line in ("", f"{_name(recipe)}: takes {why}")]
+    return "\n".join(lines[1:])
 
 
 def plan_json(request: Request) -> str:
@@ -54,7 +56,8 @@ def plan_json(request: Request) -> str:
         {"title": title, "predicted": prediction._asdict(), **page.as_json(document.plan), **_fit(document)}
         for title, document, prediction in _documents(request)
     ]
-    return json.dumps({"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}, indent=1)
+    content = {"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}
+    return json.dumps(content | {"waiting": [_name(recipe) for recipe in _waiting(request)]}, indent=1)
 
 
 def _blocks(document: Planned, prediction: Prediction) -> list[str]:
@@ -67,7 +70,8 @@ def _blocks(document: Planned, prediction: Prediction) -> list[str]:
 
     typer.echo("compiling a step of learning, which is timed", err=True)
     found = predicted_fit(document.blocks, learn)
-    total = page.total(prediction, found.memory.total, found.seconds and found.compiling + found.seconds)
+    beside = found.memory.models + 2 * found.memory.merged  # as they were read; the start and the result
+    total = page.total(prediction, found.memory.total + beside, found.seconds and found.compiling + found.seconds)
     return [*(lines or [""]), *told(learn, found), total]
 
 
@@ -104,12 +108,11 @@ def _needs_tokenizers(recipe: Recipe) -> bool:
     return bool(recipe.tokenizer or recipe.tokenizer_source)
 
 
-def _waiting(request: Request) -> list[str]:
-    """Lines on the documents that cannot be planned before others are made."""
+def _waiting(request: Request) -> tuple[Recipe, ...]:
+    """The documents that cannot be planned before others are made."""
     recipes = _read(request)[0]
     first = next((k for k, recipe in enumerate(recipes) if k and _needs_tokenizers(recipe)), len(recipes))
-    why = "tokenizers of results that are not made yet: it is planned when they are"
-    return [line for recipe in recipes[first:] for line in ("", f"{_name(recipe)}: takes {why}")]
+    return recipes[first:]
 
 
 def _name(recipe: Recipe) -> str:

@@ -217,7 +217,7 @@ def total(p: Prediction, held: int, learning: float | None) -> str:
 
     Args:
         p: of the merge of its tensors.
-        held: bytes of a step of learning.
+        held: bytes of a step of learning and of what lies beside it.
         learning: seconds of compiling and of all steps; None where they are not known.
     """
     memory = f"about {size(max(process_peak(), LIBRARIES + held, p.memory))} of memory"

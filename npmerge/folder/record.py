@@ -24,6 +24,7 @@ KINDS = {"recipe": str, "seed": int, "mergekit_semantics": bool}
 KINDS |= dict.fromkeys(("options", "inputs", "outputs", "versions"), dict)
 OPTIONS = {"out_shard_size": str, "seed": int}
 NAMES = {str: "a text", dict: "an object", int: "an integer", bool: "true or false"}
+LEARNING = ("flax", "optax")
 CHUNK = 2**23  # bytes that are hashed at a time
 
 
@@ -54,7 +55,7 @@ class Replay:
         provenance: of the first time.
         seed: of what was random.
         mergekit_semantics: whether mergekit's conventions were followed.
-        versions: of npmerge, numpy and jax that made it.
+        versions: of npmerge and the libraries that made it.
     """
 
     provenance: Provenance
@@ -89,11 +90,12 @@ def files_beside(model: StoredModel) -> list[Path]:
     return [path for name in ("config.json", "tokenizer.json") if model.config and (path := folder / name).is_file()]
 
 
-def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool) -> dict[str, Any]:
-    """The content of `npmerge.json`."""
+def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool, *, learned: bool = False) -> dict[str, Any]:
+    """The content of `npmerge.json`; of what was learned with the versions of the libraries that do it."""
+    packages = ("jax", *(LEARNING if learned else ()))
     return {
         "format": FORMAT,
-        "versions": {"npmerge": __version__, "numpy": np.__version__, "jax": _version("jax")},
+        "versions": {"npmerge": __version__, "numpy": np.__version__, **{name: _version(name) for name in packages}},
         "seed": seed,
         "mergekit_semantics": mergekit_semantics,
         "options": dict(provenance.options),

@@ -105,8 +105,8 @@ def _ended(learnt: Learnt) -> str:
     if status == "diverged" and not len(history.held_out_loss):
         return f"{said}."
     if not len(history.held_out_loss):
-        steps = f"; loss of the batch {history.loss[0]:.4g} in the first step, {history.loss[-1]:.4g} in the last"
-        said += steps if len(history.loss) > 1 else ""
+        if len(history.loss) > 1:
+            said += f"; loss of the batch {history.loss[0]:.4g} in the first step, {history.loss[-1]:.4g} in the last"
         return f"{said}; without held-out examples the last theta is kept, not the best."
     best = int(np.nanargmin(history.held_out_loss)) if np.isfinite(history.held_out_loss).any() else 0
     first, lowest = history.held_out_loss[0], history.held_out_loss[best]

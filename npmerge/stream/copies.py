@@ -6,6 +6,7 @@ import numpy as np
 
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Plan, Step
+from npmerge.reports.text import plural
 from npmerge.stream import blocks
 
 
@@ -20,7 +21,8 @@ def compared(plan: Plan, merged: StoredModel) -> list[str]:
         if step.action == "copy" and not _is_converted(plan, step):
             _check(plan, step, merged)
             found[plan.models[step.sources[0].model].name] += 1
-    return [f"{number} tensors are those of {name}, bit for bit: read again and compared" for name, number in found.items()]
+    said = "bit for bit: read again and compared"
+    return [f"{plural(k, 'tensor')} {'is that' if k == 1 else 'are those'} of {name}, {said}" for name, k in found.items()]
 
 
 def _is_converted(plan: Plan, step: Step) -> bool:

@@ -13,6 +13,7 @@ from npmerge import Distillation, Entropy, Joint, Learned, PerParameter, Proximi
 from npmerge.checkpoint import load_network
 from npmerge.demo.digits import load_digits
 from npmerge.learning.goals import check_goal, goal_of
+from npmerge.learning.starts import chosen_tensors
 from npmerge.models import build
 from npmerge.recipe import parse_recipe
 from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe
@@ -189,7 +190,10 @@ FAULTS = {
         learn(data=["train.npz", {"path": "test.npz", "labels": "y"}], held_out=0),
         "learn.data[1]: cross_entropy needs labels: test.npz has no 'y'",
     ),
-    "a filter": (learn(exclude=["layer/9"]), "learn.exclude[0]: 'layer/9' matches no tensor"),
+    "a filter": (
+        learn(exclude=["layer/9"]),
+        "learn.exclude[0]: 'layer/9' matches no tensor that is merged, such as params/",
+    ),
     "nothing to learn": (learn(exclude=["layers"]), "include and exclude leave no tensor"),
 }
 
@@ -209,3 +213,14 @@ def test_the_recipe_of_the_readme(bare):
     loss = history(folder)["held_out_loss"]
     assert min(loss) < loss[0]
     assert "distillation + 0.01 equal_shares, joint over 2 tasks" in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("pattern", "learned"), [("h.0.", ["h.1.w", "norm.w"]), ("blocks/1", ["h.0.w", "norm.w"]), ("w", [])])
+def test_a_filter_may_name_what_reports_name(pattern, learned, here):
+    (made,) = parse_recipe(recipe(learn={"data": "train.npz", "exclude": [pattern]}), "r.yml")
+    paths = {"h.0.w": ("params/blocks/0/k",), "h.1.w": ("params/blocks/1/k",), "norm.w": ("params/norm/scale",)}
+    if learned:
+        assert chosen_tensors(made, made.learn, paths) == learned
+    else:
+        with pytest.raises(ValueError, match="leave no tensor"):
+            chosen_tensors(made, made.learn, paths)

@@ -103,6 +103,7 @@ def test_the_same_recipe_makes_the_same_bytes_and_is_made_again_by_its_record(he
         content = file.read_bytes()
         assert (here / "third" / file.name).read_bytes() == content or file.name == "README.md", file.name
         assert (second / file.name).read_bytes() == content or file.name == "README.md", file.name
+    assert {"flax", "optax"} < json.loads((first / "npmerge.json").read_text())["versions"].keys()
     inputs = json.loads((first / "npmerge.json").read_text())["inputs"]
     assert [*inputs] == ["a.safetensors", "b.safetensors", "train.npz"]
 
