@@ -13,10 +13,9 @@ from alignment.checks import LISTED, unknown
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import open_checkpoint
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.network import fitted
 from npmerge.checkpoint.recognise import Tensors, config_of, without_wrappers
-from npmerge.checkpoint.stored import StoredModel
+from npmerge.checkpoint.tensors import tensors_of
 from npmerge.models import Config, WithWidths, abstract
 from npmerge.models.names import NAMED, Name, Names
 
@@ -34,7 +33,7 @@ def load_named(path: Path | str, config: Config | None = None, **given: Any) -> 
         ValueError: what cannot be opened.
     """
     model = open_checkpoint(path)
-    tensors = _stored(model)
+    tensors = tensors_of(model)
     config = config_of(tensors, model.config, source=str(path), **given) if config is None else config
     return config, from_named(config, tensors, source=str(path))
 
@@ -178,18 +177,3 @@ def _fault(row: Name, x: Any, expected: tuple[int, ...]) -> str | None:
 
 def _theirs(row: Name, leaves: Mapping[str, Any]) -> np.ndarray:
     return row.layout.theirs([np.asarray(leaves[path]) for path in row.paths]) if row.ours else np.zeros((), np.int64)
-
-
-class _Stored:
-    """A tensor on disk that becomes an array when asked."""
-
-    def __init__(self, model: StoredModel, name: str):
-        self._model, self._name = model, name
-        self.shape, self.dtype = model.entries[name].shape, DTYPES[model.entries[name].dtype]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self._model.read(self._name).reshape(self.shape)
-
-
-def _stored(model: StoredModel) -> dict[str, _Stored]:
-    return {name: _Stored(model, name) for name in model.entries}

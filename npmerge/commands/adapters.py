@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from npmerge.checkpoint.adapted import CONV1D, paths_of
-from npmerge.checkpoint.adapter import FLOATS, Adapter, open_adapter
+from npmerge.checkpoint.adapter import Adapter, open_adapter
 from npmerge.checkpoint.adapter_writer import NewAdapter, write_adapter
+from npmerge.checkpoint.dtypes import FLOATS
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.factors import Update, cut, extracted, joined
 from npmerge.checkpoint.formats import open_checkpoint

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from npmerge.checkpoint.adapted import open_reference, paths_of
+from npmerge.checkpoint.tensors import tensors_of
 from npmerge.evaluate import Metrics, evaluate
-from npmerge.folder.tokenizers import folder_of
 from npmerge.learning.chosen import architecture_of
 from npmerge.learning.data import hash_of_data, read_examples
-from npmerge.learning.members import StoredTensor
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
 from npmerge.recipe.named import Named
@@ -56,11 +55,11 @@ def run_evaluate(request: Request) -> str:
 
 def _metrics(request: Request, name: str) -> Metrics:
     model = open_reference(name)
-    tensors = {key: StoredTensor(model, key) for key in model.entries}
+    tensors = tensors_of(model)
     given = None if request.architecture is None else Named(name=request.architecture)
     try:
         network = architecture_of(given, model, tensors)
-        examples = read_examples(Data(path=str(request.data)), network.config, folder_of(model.path))
+        examples = read_examples(Data(path=str(request.data)), network.config, model.folder)
         if examples.targets is None:
             raise ValueError(f"{request.data} has no 'labels'")
         variables = network.variables(tensors)

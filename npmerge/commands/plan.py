@@ -9,10 +9,9 @@ from typing import Any
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands import plan_page as page
 from npmerge.commands.merge import default_options
-from npmerge.commands.planning import Planned, planned
+from npmerge.commands.planning import Planned, asked_of, planned
 from npmerge.commands.prediction import Prediction, predicted, probed
-from npmerge.folder import is_record, recipe_of_record
-from npmerge.recipe import PlannedModel, Recipe, load_recipe, parse_recipe
+from npmerge.recipe import PlannedModel, Recipe
 from npmerge.stream.engine import Options
 from npmerge.version import __version__
 
@@ -76,19 +75,19 @@ def _fit(document: Planned) -> dict[str, Any]:
 
 def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
     """Every document with a line that says what it is, and what it will take."""
-    recipes, seed, semantics = _read(request)
+    asked = asked_of(request.recipe, seed=request.seed, mergekit_semantics=request.mergekit_semantics)
     probe = probed()
     results: dict[str, StoredModel] = {}
-    for recipe in recipes:
+    for recipe in asked.recipes:
         if results and (recipe.tokenizer or recipe.tokenizer_source):
             raise ValueError(
                 f"{request.recipe}: {_name(recipe)} takes tokenizers of results that are not made yet, so it cannot be planned "
                 "before they are; `npmerge merge` makes them first"
             )
-        document = planned(recipe, results, seed=seed, mergekit_semantics=semantics)
+        document = planned(recipe, results, seed=asked.seed, mergekit_semantics=asked.mergekit_semantics)
         plan = document.plan
         results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
-        conventions = ", mergekit's conventions" if semantics else ""
+        conventions = ", mergekit's conventions" if plan.mergekit_semantics else ""
         yield (
             f"{_name(recipe)}: {recipe.merge_method}, seed {plan.seed}{conventions}",
             document,
@@ -98,13 +97,3 @@ def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
 
 def _name(recipe: Recipe) -> str:
     return f"document {recipe.name!r}" if recipe.name else "the merge"
-
-
-def _read(request: Request) -> tuple[tuple[Recipe, ...], int | None, bool]:
-    """The recipes, a seed to take instead of theirs, and whether mergekit's conventions are followed."""
-    if not is_record(request.recipe):
-        return load_recipe(request.recipe), request.seed, request.mergekit_semantics
-    replay = recipe_of_record(request.recipe)
-    recipes = parse_recipe(replay.provenance.recipe, str(request.recipe))
-    seed = replay.provenance.options.get("seed") if request.seed is None else request.seed
-    return recipes, seed, request.mergekit_semantics or replay.mergekit_semantics

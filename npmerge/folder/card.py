@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from npmerge.folder.record import RECORD
+from npmerge.checkpoint.partial import RECORD
 from npmerge.recipe.plan import Plan
 from npmerge.version import __version__
 
@@ -24,7 +24,7 @@ def card(plan: Plan, recipe: str, name: str) -> str:
 
 def _front_matter(plan: Plan) -> dict[str, object]:
     matter: dict[str, object] = {"base_model": [name_of(model.name) for model in plan.models]}
-    if plan.models[plan.reference].config:
+    if plan.reference.config:
         matter["library_name"] = "transformers"
     return {**matter, "tags": ["merge", "npmerge"]}
 
@@ -34,7 +34,7 @@ def _words(plan: Plan) -> list[str]:
     copied = sum(step.action == "copy" for step in plan.steps)
     lines = [f"A merge of {len(plan.models)} models, made with npmerge {__version__}.", "", "| | |", "| --- | --- |"]
     names = [f"`{name_of(model.name)}`" for model in plan.models]
-    lines += [f"| {'reference' if k == plan.reference else 'model'} | {name} |" for k, name in enumerate(names)]
+    lines += [f"| {'reference' if k == 0 else 'model'} | {name} |" for k, name in enumerate(names)]
     lines += [f"| {method} | {count} tensors |" for method, count in methods.items()]
     lines += [f"| copied bit for bit | {copied} tensors |"] * (copied > 0)
     return [*lines, f"| seed | {plan.seed} |"]

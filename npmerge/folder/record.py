@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from npmerge.checkpoint.indices import read_json
 from npmerge.checkpoint.stored import StoredModel
-from npmerge.folder.configs import read_json
 from npmerge.version import __version__
 
-RECORD = "npmerge.json"
 FORMAT = 1
 KINDS = {"recipe": str, "seed": int, "mergekit_semantics": bool}
 KINDS |= dict.fromkeys(("options", "inputs", "outputs", "versions"), dict)
@@ -83,8 +82,7 @@ def hash_of_file(path: Path) -> str:
 
 def files_beside(model: StoredModel) -> list[Path]:
     """The files beside a model's weights that decide on a merge: its configuration and its tokenizer, where it has them."""
-    folder = model.path if model.path.is_dir() else model.path.parent
-    return [path for name in ("config.json", "tokenizer.json") if model.config and (path := folder / name).is_file()]
+    return [path for name in ("config.json", "tokenizer.json") if model.config and (path := model.folder / name).is_file()]
 
 
 def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool) -> dict[str, Any]:

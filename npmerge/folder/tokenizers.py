@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from npmerge.folder.configs import read_json
+from npmerge.checkpoint.indices import read_json
 
 FILE = "tokenizer.json"
 KINDS = ("BPE", "WordPiece", "WordLevel", "Unigram")
@@ -51,18 +51,13 @@ class Tokenizer:
         return replace(self, content=content, ids=_ids(content), as_stored=False)
 
 
-def folder_of(path: Path) -> Path:
-    """The folder that a model's other files stand in."""
-    return path if path.is_dir() else path.parent
-
-
-def read_tokenizer(path: Path) -> Tokenizer | None:
+def read_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer of a model's folder; None if it has no `tokenizer.json`.
 
     Raises:
         ValueError: a file that is no tokenizer, or one of a kind that is not known (its path).
     """
-    file = folder_of(path) / FILE
+    file = folder / FILE
     if not file.is_file():
         return None
     content = read_json(file)

@@ -33,7 +33,7 @@ class Ready(NamedTuple):
 
 
 def check_blocks(recipe: Recipe) -> None:
-    """Unless everything that is named in the blocks of a document is there, as far as is known without its models.
+    """Check that everything that the blocks of a document name is there, as far as is known without its models.
 
     Raises:
         ValueError: unknown names and arguments, data that are missing (file and line).
@@ -48,8 +48,8 @@ def check_blocks(recipe: Recipe) -> None:
             raise recipe.error(keys, f"{data.path}: no such file or folder of data")
 
 
-def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) -> Blocks | None:
-    """The blocks of a document; None if it has none.
+def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) -> Blocks:
+    """The blocks of a document that has `align:` or `learn:`, with the networks that they are about.
 
     Args:
         recipe: the document.
@@ -59,14 +59,12 @@ def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) 
     Raises:
         ValueError: whatever in them is unknown or does not fit the models, with file and line; no tensor is read.
     """
-    if recipe.align is None and recipe.learn is None:
-        return None
     block = "learn" if recipe.learn else "align"
     members = members_of(recipe, plan, block)
     given = (recipe.learn and recipe.learn.architecture) or (recipe.align and recipe.align.architecture)
     with inside(recipe, (block, *(("architecture",) if given else ()))):
         config = changed_config(plan, vocabulary.old_rows, vocabulary.rows) if vocabulary else None
-        network = architecture_of(given or None, plan.models[plan.reference], members.models[0], config)
+        network = architecture_of(given or None, plan.reference, members.models[0], config)
     return Blocks(recipe, plan, members, network, vocabulary)
 
 

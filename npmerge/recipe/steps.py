@@ -7,7 +7,6 @@ from typing import Protocol
 
 from alignment.names import is_statistic
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.recipe.checks import merged
 from npmerge.recipe.groups import Group
 from npmerge.recipe.layers import place_of
 from npmerge.recipe.notices import Notices
@@ -74,9 +73,8 @@ class Steps:
             ValueError: shapes that differ, models that have no tensor in common, and filters that hold for no tensor.
         """
         steps = [self._step(target) for target in self.targets]
-        groups = [group for module in self.targets.modules for group in module.groups]
-        self._check_related(groups)
-        self._resolver.check_filters(groups)
+        self._check_related()
+        self._resolver.check_filters(self.targets.groups)
         self._check_patterns([step.name for step in steps])
         if not self.targets.sliced:  # modules may be listed in another order
             order = {name: i for i, name in enumerate(next(iter(self._models.values())).entries)}
@@ -100,9 +98,9 @@ class Steps:
     def _models(self) -> Mapping[str, StoredModel]:
         return self.targets.models
 
-    def _check_related(self, groups: Sequence[Group]) -> None:
+    def _check_related(self) -> None:
         unrelated = self.notices.unrelated()
-        for group in groups:
+        for group in self.targets.groups:
             for member in (member for member in group.members if member.model in unrelated):
                 first = [next(iter(self._models[model].entries)) for model in (member.model, group.leader.model)]
                 got = f"{member.model!r} has no tensor in common with {group.leader.model!r}"
@@ -165,7 +163,7 @@ class Steps:
         shape = self._shape(found)
         method = self._method.name
         values = self._resolver.parameters(found.group, Point(target.name, target.names, target.depth))
-        places = merged(self._method, found.group)
+        places = found.group.merged(self._method)
         sources = tuple(source for i in places if (source := found.sources[i]) is not None)
         dtype = DTYPES.get(self.recipe.out_dtype or self.recipe.dtype or "", entry.dtype)
         statistic = is_statistic(target.name.replace(".", "/")) and not self.targets.mergekit_semantics

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from npmerge.checkpoint.conversion import Pieces, write_npz, write_orbax, write_safetensors
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import open_checkpoint
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.cli import app

@@ -106,7 +106,7 @@ def test_json_of_the_command(folder):
     ("damage", "told"),
     [
         (lambda f: (f / "model-00002-of-00002.safetensors").unlink(), "names model-00002-of-00002.safetensors"),
-        (lambda f: (f / "npmerge.json").write_text("{"), "cannot read"),
+        (lambda f: (f / "npmerge.json").write_text("{"), "cannot be read"),
         (lambda f: [p.unlink() for p in f.glob("model*")], "holds no weights"),
     ],
     ids=["missing shard", "broken record", "no weights"],

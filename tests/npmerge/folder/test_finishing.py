@@ -118,7 +118,7 @@ def union_of(tmp_path, text, **files):
     a = of_words(tmp_path / "a", 0, WORDS, vocab__txt="\n".join(WORDS), **files)
     b = of_words(tmp_path / "b", 1, ["<unk>", "<end>", "red"], config__json={"vocab_size": 3, "bos_token_id": 2})
     opened = {str(path): open_model(path) for path in (a, b)}
-    return a, b, make_vocabulary(recipe(text.replace("B", str(b)), [a, b], a), opened, str(a))
+    return a, b, make_vocabulary(recipe(text.replace("B", str(b)), [a, b], a), opened)
 
 
 def test_a_union_is_written_as_one_tokenizer_and_what_it_contradicts_is_left_out(tmp_path, out):
