@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npmerge.checkpoint.adapted import CONV1D, paths_of
+from npmerge.checkpoint.adapted import CONV1D
 from npmerge.checkpoint.adapter import Adapter, open_adapter
 from npmerge.checkpoint.adapter_writer import NewAdapter, write_adapter
 from npmerge.checkpoint.dtypes import FLOATS
@@ -18,8 +18,9 @@ from npmerge.checkpoint.factors import Update, cut, extracted, joined
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.partial import check_apart, check_replaceable, partial_folder
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.reports.text import columns, plural
-from npmerge.stream.progress import shown
+from npmerge.reports.numbers import plural
+from npmerge.reports.progress import shown
+from npmerge.reports.text import columns
 
 TABLE = re.compile(r"wte|wpe|(?!.*out).*embed.*")
 """Last parts of the names of modules that are taken for embeddings, whose factors PEFT names otherwise."""
@@ -95,7 +96,7 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
     """
     if request.rank is None:
         raise ValueError("extract-lora needs --rank")
-    check_apart(request.out, [*paths_of(model), *paths_of(base)])
+    check_apart(request.out, [Path(model), Path(base)])
     check_replaceable(request.out, force=request.force)
     tuned, origin = open_checkpoint(model), open_checkpoint(base)
     _check_same(tuned, origin)

@@ -17,8 +17,8 @@ from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder.carried import carried, carry
-from npmerge.reports.sizes import duration, parse_size, size
-from npmerge.stream.progress import shown
+from npmerge.reports.numbers import duration, parse_size, size
+from npmerge.reports.progress import shown
 
 SHARD_SIZE = "5GB"
 FILES = {".safetensors": "safetensors", ".npz": "npz"}

@@ -20,10 +20,10 @@ from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.planned import PlannedModel
+from npmerge.reports.progress import shown
 from npmerge.stream.copies import compared
 from npmerge.stream.engine import Options
 from npmerge.stream.outcomes import Outcome, digests
-from npmerge.stream.progress import shown
 from npmerge.stream.writing import Destination, write_model
 
 UNKNOWN = f"blake3:{'0' * 64}"

@@ -11,8 +11,9 @@ from npmerge.learning.data import hash_of_data, read_examples
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
 from npmerge.recipe.named import Named
+from npmerge.reports.numbers import plural
 from npmerge.reports.tables import json_text
-from npmerge.reports.text import columns, plural
+from npmerge.reports.text import columns
 from npmerge.version import __version__
 
 

@@ -14,9 +14,9 @@ from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.commands.values import Moments, blocks, each_tensor
 from npmerge.recipe.layers import layers_of
-from npmerge.reports.sizes import size
-from npmerge.reports.text import braced, columns, counted, kind_of, number, plural, shape_of
-from npmerge.stream.progress import shown
+from npmerge.reports.numbers import counted, number, plural, size
+from npmerge.reports.progress import shown
+from npmerge.reports.text import braced, columns, kind_of, shape_of
 
 
 def inspected(path: Path, *, values: bool = False) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from npmerge.commands.documents import Documents, Made
 from npmerge.commands.planning import Asked, asked_of
 from npmerge.commands.signals import ended_by_signals
 from npmerge.recipe import Recipe
-from npmerge.reports.sizes import parse_size
+from npmerge.reports.numbers import parse_size
 from npmerge.stream.allocation import keep_freed_memory
 from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options

@@ -7,8 +7,8 @@ from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.prediction import Prediction
 from npmerge.recipe.layers import place_of
 from npmerge.recipe.plan import Plan, Source, Step, Value
-from npmerge.reports.sizes import duration, size
-from npmerge.reports.text import braced, columns, kind_of, plural, ranges, shape_of
+from npmerge.reports.numbers import duration, plural, size
+from npmerge.reports.text import braced, columns, kind_of, ranges, shape_of
 
 HEADER = ("tensor", "count", "shape", "dtype", "by", "of", "numbers", "")
 

@@ -43,7 +43,7 @@ TEMPLATES = {
 
 
 def check_template(asked: str) -> None:
-    """Unless a recipe's `chat_template` is "auto", a name that is known, or Jinja.
+    """Check that a recipe's `chat_template` is "auto", a name that is known, or Jinja.
 
     Raises:
         ValueError: a name that is not known, with the nearest.

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
 from npmerge.checkpoint.indices import read_json
 
 FILE = "tokenizer.json"
@@ -88,11 +86,13 @@ def cut_to(tokenizer: Tokenizer, rows: int) -> Tokenizer:
 
 
 def check_loads(tokenizer: Tokenizer) -> None:
-    """Unless the package `tokenizers` reads it, with the same numbers.
+    """Check that the package `tokenizers` reads it, with the same numbers.
 
     Raises:
         ValueError: it does not (the path, and what it says).
     """
+    import tokenizers  # not needed where no vocabulary is made
+
     try:
         loaded = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.content))
     except Exception as error:  # the package raises no other

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from alignment import align, trace
 from alignment.graph import PyTree
 from npmerge.learning.architectures import Architecture
-from npmerge.learning.data import Examples
+from npmerge.learning.data import Examples, whole
+from npmerge.learning.places import inside
 from npmerge.learning.values import alignment_of
 from npmerge.models import example
 from npmerge.normalisation import reset_statistics
@@ -42,12 +43,9 @@ def aligned(
     graph = trace(network.apply, models[0], inputs)
     batches = [] if data is None else data.batches(block.batch_size)
     stats = collect(network.apply, graph, models, batches, list(method.needs)) if method.needs else None
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "approximate maps leave running statistics")  # re-estimated below
-            found = align(method, graph, models, stats=stats, key=jax.random.key(block.seed))
-    except ValueError as error:
-        raise recipe.error(("align",), str(error)) from None
+    with inside(recipe, ("align",)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "approximate maps leave running statistics")  # re-estimated below
+        found = align(method, graph, models, stats=stats, key=jax.random.key(block.seed))
     if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, list(models)):
         message = (
             f"{block.method} makes networks of other widths, and a recipe keeps the reference's: npmerge align merges those"
@@ -56,8 +54,3 @@ def aligned(
     if not getattr(method, "approximate", False) or network.train_apply is None:
         return found
     return [found[0], *(reset_statistics(network.train_apply, x, whole(batches)) for x in found[1:])]
-
-
-def whole(batches: list[tuple]) -> list[tuple]:
-    """Without a smaller batch at the end, which would count as much as the others in statistics of BatchNorm."""
-    return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches

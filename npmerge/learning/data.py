@@ -111,6 +111,11 @@ def check_apart(train: Examples, held_out: Examples) -> None:
         )
 
 
+def whole(batches: list[tuple]) -> list[tuple]:
+    """Without a smaller batch at the end, which would count as much as the others in statistics of BatchNorm."""
+    return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches
+
+
 def hash_of_data(path: Path) -> str:
     """The hash of a file, or of the names and hashes of all files in a folder, as records have it."""
     if not path.is_dir():
@@ -136,7 +141,7 @@ def _read_arrays(path: Path, data: Data) -> tuple[np.ndarray, np.ndarray | None]
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in (data.inputs, data.labels)}
             names = list(file.files)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not an .npz file of arrays, as numpy.savez writes it: {error}") from None
     if data.inputs not in arrays:
         raise ValueError(f"{path}: {unknown('array', data.inputs, names)}")

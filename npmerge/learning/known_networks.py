@@ -1,8 +1,7 @@
 """Networks of `npmerge.models`, whose tensors have the names of PyTorch, or the paths of our own files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.names import from_named, named_shapes, paths_of, to_named
+from npmerge.checkpoint.network import fitted
 from npmerge.learning.architectures import Apply, Architecture, TrainApply
 from npmerge.learning.members import Tensors
 from npmerge.models import Config, abstract
@@ -43,13 +43,8 @@ class Known(Architecture):
         """See `Architecture.variables`."""
         if not self.own:
             return from_named(self.known, tensors)
-        shapes = abstract(self.known).variables
-        own = flatten(shapes)
-        if wrong := [f"{x} (got {_shape(tensors, x)}, expected {_shape(own, x)})" for x in {**own, **tensors} if
-                     _shape(tensors, x) != _shape(own, x)]:  # fmt: skip
-            raise ValueError(f"the tensors are not those of {self.known}: {', '.join(wrong)}")
-        leaves = [jnp.asarray(np.asarray(tensors[path]).astype(np.float32)) for path in own]
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        found = fitted(self.known, dict(tensors), "the tensors of the model")
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(np.float32)), found)
 
     def tensors(self, variables: PyTree, like: Tensors) -> dict[str, np.ndarray]:
         """See `Architecture.tensors`."""
@@ -69,7 +64,3 @@ class Known(Architecture):
             return super().in_order(paths)
         order = {path: k for k, path in enumerate(path for own in theirs.values() for path in own)}
         return sorted(paths, key=order.__getitem__)
-
-
-def _shape(tensors: Mapping[str, Any], path: str) -> str:
-    return str(tuple(tensors[path].shape)) if path in tensors else "none"

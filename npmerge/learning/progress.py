@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from npmerge.reports.sizes import size
+from npmerge.reports.numbers import size
 
 
 class FitProgress:

@@ -8,7 +8,7 @@ from alignment.checks import unknown
 
 
 def check_reference(text: str, names: Collection[str] = ()) -> None:
-    """Unless a model can be found on this machine or is one of the `names` of other documents. Nothing is opened.
+    """Check that a model is on this machine, or one of the `names` of other documents. Nothing is opened.
 
     A path that exists is that path, whatever characters are in it: "+" and "@" have their meaning only where it does not.
 

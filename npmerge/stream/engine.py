@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.journal import Journal, Note
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Step
-from npmerge.reports.sizes import size
+from npmerge.reports.numbers import size
+from npmerge.reports.progress import Progress
 from npmerge.stream import blocks
 from npmerge.stream.blocks import Block, Kernel, KernelOf
 from npmerge.stream.outcomes import Outcome
@@ -27,13 +28,6 @@ LANES = 2
 
 BUDGET = 2**28
 """Bytes that tensors may take by default."""
-
-
-class Progress(Protocol):
-    """Where the engine tells that it gets on. Called from any thread."""
-
-    def advance(self, nbytes: int) -> None:
-        """So many more bytes of the inputs are done with."""
 
 
 @dataclass(frozen=True)

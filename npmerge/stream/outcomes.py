@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from npmerge.recipe.plan import Plan, Step
-from npmerge.reports.sizes import duration, size
+from npmerge.reports.numbers import duration, size
 
 
 @dataclass(frozen=True)

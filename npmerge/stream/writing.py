@@ -14,9 +14,10 @@ from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Source
+from npmerge.reports.progress import Progress
 from npmerge.stream import blocks
 from npmerge.stream.blocks import KernelOf
-from npmerge.stream.engine import Options, Output, Progress, run
+from npmerge.stream.engine import Options, Output, run
 from npmerge.stream.outcomes import Outcome
 from npmerge.version import __version__
 

@@ -2,7 +2,11 @@ import pytest
 
 from tests import examples
 
-PUBLIC = examples.public("npmerge")
+PUBLIC = {
+    f"{package}.{name}": thing
+    for package in ("npmerge", "npmerge.checkpoint")
+    for name, thing in examples.public(package).items()
+}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

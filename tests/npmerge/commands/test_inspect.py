@@ -13,7 +13,8 @@ import npmerge as nm
 from npmerge.cli import app, main
 from npmerge.commands import values
 from npmerge.commands.inspect import inspect_page, inspected
-from npmerge.reports.text import braced, counted, ranges
+from npmerge.reports.numbers import counted
+from npmerge.reports.text import braced, ranges
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.cli import app, main
-from npmerge.reports.sizes import duration, parse_size, size
+from npmerge.reports.numbers import duration, parse_size, size
 from npmerge.stream import blocks
 from tests.npmerge.stream.engines import SHAPES, expected, plan_of, write_models
 from tests.npmerge.stream.test_engine import make

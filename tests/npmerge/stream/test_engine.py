@@ -13,10 +13,10 @@ from npmerge.checkpoint import writer as writer_module
 from npmerge.checkpoint.headers import read_header
 from npmerge.checkpoint.partial import check_apart, partial_folder
 from npmerge.recipe.plan import Plan, Rows, Source, Step
+from npmerge.reports.progress import Silent
 from npmerge.stream import blocks
 from npmerge.stream.engine import Options
 from npmerge.stream.outcomes import Outcome, summary
-from npmerge.stream.progress import Silent
 from npmerge.stream.writing import Destination, write_model
 from tests.npmerge.stream.engines import SHAPES, expected, kernel_of, plan_of, write_models
 

@@ -1,15 +1,21 @@
-"""How far a merge has got, on a terminal: bytes, rate and time left."""
+"""How far a command has got, on a terminal: bytes, rate and time left."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
-from npmerge.stream.engine import Progress
+
+class Progress(Protocol):
+    """Where work on tensors tells that it gets on. Called from any thread."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many more bytes of the inputs are done with."""
 
 
 class Silent:
