@@ -11,7 +11,6 @@ from npmerge.checkpoint.adapter import Adapter, Pair, open_adapter
 from npmerge.checkpoint.dtypes import DTYPES, FLOATS
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import open_checkpoint
-from npmerge.checkpoint.headers import Header
 from npmerge.checkpoint.lora_config import CONFIG
 from npmerge.checkpoint.stored import Entry, StoredModel
 
@@ -28,7 +27,6 @@ class AdaptedModel(StoredModel):
     Attributes:
         base: the model that is adapted.
         adapter: what is added.
-        files: all that is read, base and adapter, where those of the base are known.
     """
 
     def __init__(self, base: StoredModel, adapter: Adapter):
@@ -45,10 +43,9 @@ class AdaptedModel(StoredModel):
         self._factors = lru_cache(maxsize=4)(self._load)
 
     @property
-    def files(self) -> Mapping[Path, Header]:
-        """Files with their headers; the configuration of the adapter has none."""
-        stored = (getattr(self.base, "files", {}), getattr(self.adapter.stored, "files", {}))
-        return MappingProxyType({**stored[0], **stored[1], self.adapter.path / CONFIG: Header({}, {}, b"")})
+    def read_from(self) -> tuple[Path, ...]:
+        """Files of the base, and of the adapter with its configuration."""
+        return (*self.base.read_from, *self.adapter.stored.read_from, self.adapter.path / CONFIG)
 
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
         """See `StoredModel.read`."""
@@ -120,13 +117,13 @@ def open_adapted(base: StoredModel, adapter: Path | str) -> AdaptedModel:
     return AdaptedModel(base, open_adapter(adapter))
 
 
-def open_reference(text: Path | str, *, name: str = "") -> StoredModel:
+def open_reference(text: Path | str) -> StoredModel:
     """A model as recipes name it: a path, or `path+adapter`, for as many adapters as there are, one after the other.
 
     A path that exists is that path, whatever characters it has.
     """
     base, adapters = split_reference(str(text))
-    model = open_checkpoint(base, name=name)
+    model = open_checkpoint(base)
     for adapter in adapters:
         model = open_adapted(model, adapter)
     return model

@@ -49,12 +49,11 @@ ONNX_FIELDS = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
 """How the second field of an ONNX model begins; the first is its version."""
 
 
-def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
+def open_checkpoint(path: Path | str) -> StoredModel:
     """A checkpoint of any format that is read here: headers are checked whole, tensors are read when asked for.
 
     Args:
         path: of a file, or of a folder with one checkpoint in it.
-        name: what people call it; the path for an empty one.
 
     Raises:
         CheckpointError: no such path, a file of another kind (which one), a folder that holds none or several, and what the
@@ -64,7 +63,7 @@ def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
     found = _chosen(path) if path.is_dir() else path
     kind = format_of(found)
     if kind == SAFETENSORS:
-        model: StoredModel = open_chosen(path, found, name, index=_is_json(found))
+        model: StoredModel = open_chosen(path, found, index=_is_json(found))
     else:
         model = _reader(kind)(found)
         if path.is_dir() and found != path:
@@ -72,7 +71,7 @@ def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
         config = model.folder / "config.json"
         if config.is_file():
             model.config = MappingProxyType(read_object(config))
-    model.format, model.called, model.notes = kind, name, (*model.notes, *_twins(model.entries))
+    model.format, model.notes = kind, (*model.notes, *_twins(model.entries))
     return model
 
 

@@ -32,6 +32,11 @@ class ShardedModel(SpanModel):
         self.called, self.config, self.files = name, config, MappingProxyType(dict(files))
 
     @property
+    def read_from(self) -> tuple[Path, ...]:
+        """See `StoredModel.read_from`."""
+        return tuple(self.files)
+
+    @property
     def saved(self) -> dict[str, Any] | None:
         """The containers and the record of a file that `npmerge.checkpoint.save` wrote; None for the files of others."""
         texts = [header.metadata.get("npmerge", "") for header in self.files.values()]
@@ -60,10 +65,10 @@ def open_model(path: Path | str, *, name: str = "") -> ShardedModel:
     chosen = choose(path) if path.is_dir() else path
     if not chosen.name.endswith((INDEX, ".safetensors")):
         raise CheckpointError(path, f"expected a folder, a file .safetensors or an index {INDEX}")
-    return open_chosen(path, chosen, name, index=chosen.name.endswith(INDEX))
+    return open_chosen(path, chosen, index=chosen.name.endswith(INDEX), name=name)
 
 
-def open_chosen(path: Path, chosen: Path, name: str, *, index: bool) -> ShardedModel:
+def open_chosen(path: Path, chosen: Path, *, index: bool, name: str = "") -> ShardedModel:
     """The model of one file or index, whatever that is called, which `path` stands for; see `open_model`."""
     files = _indexed(chosen) if index else {chosen: read_header(chosen)}
     folder = chosen.parent

@@ -74,6 +74,11 @@ class NamedModel(StoredModel):
         except MemoryError:
             raise CheckpointError(self.path, f"does not fit into memory ({count} entries)", name) from None
 
+    @property
+    def read_from(self) -> tuple[Path, ...]:
+        """See `StoredModel.read_from`."""
+        return (self.file,)
+
     def _part(self, name: str, start: int, count: int) -> np.ndarray:
         raise NotImplementedError
 

@@ -62,6 +62,11 @@ class StoredModel(abc.ABC):
         return self.called or str(self.path)
 
     @property
+    def read_from(self) -> tuple[Path, ...]:
+        """The files that hold its tensors, or the folder where the format is one of many files."""
+        return (self.path,)
+
+    @property
     def folder(self) -> Path:
         """The folder that what belongs to it, such as its tokenizer, lies in."""
         return self.path if self.path.is_dir() else self.path.parent

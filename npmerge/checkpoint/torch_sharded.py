@@ -22,7 +22,13 @@ class TorchShards(NamedModel):
     def __init__(self, path: Path, shards: Mapping[Path, StridedModel]):
         notes = [f"{file.name}: {note}" for file, shard in shards.items() for note in shard.notes]
         super().__init__(path, (x for shard in shards.values() for x in shard.entries.values()), notes)
+        self._files = (path, *shards)
         self._where = {name: shard for shard in shards.values() for name in shard.entries}
+
+    @property
+    def read_from(self) -> tuple[Path, ...]:
+        """See `StoredModel.read_from`."""
+        return self._files
 
     def _part(self, name: str, start: int, count: int) -> np.ndarray:
         return self._where[name].read(name, start, count)

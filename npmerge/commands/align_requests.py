@@ -8,7 +8,7 @@ from typing import Any
 
 from alignment import Alignment
 from alignment.checks import repeated
-from npmerge.commands.methods import FUSIONS, PLEAS, ZIPIT, alignment_of
+from npmerge.commands.alignments import FUSIONS, PLEAS, ZIPIT, alignment_of
 from npmerge.commands.options import check_seed
 from npmerge.reports.folder import REPORT
 

@@ -1,7 +1,7 @@
 """The documents of a recipe, one after the other, each to a folder: weights first, then what stands beside them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ from npmerge.checkpoint.partial import emptied, sync_folder
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Asked, Planned, planned
-from npmerge.folder import Provenance, differences, files_beside, finish, hash_of_file
+from npmerge.folder import Provenance, differences, files_beside, finish, hash_of_path
 from npmerge.folder.networks import as_network
 from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
@@ -104,10 +104,8 @@ class Documents:
         try:
             for number, recipe in enumerate(recipes):
                 document = ready.get(number) or self._planned(recipe, results)
-                for path in _files(document.plan, results):
-                    hashes.setdefault(str(path), hashers.submit(hash_of_file, path))
-                for path, hash_of in _examples(document):
-                    hashes.setdefault(str(path), hashers.submit(hash_of, path))
+                for path in (*_files(document.plan, results), *_examples(document)):
+                    hashes.setdefault(str(path), hashers.submit(hash_of_path, path))
                 if recipe is not recipes[-1]:
                     made, said = self._intermediate(document, folder, number)
                     results[str(recipe.name)] = made
@@ -205,17 +203,16 @@ def _result(folder: Path, number: int) -> Path:
     return folder / "results" / str(number)
 
 
-def _examples(document: Planned) -> list[tuple[Path, Callable[[Path], str]]]:
-    """The examples that a document reads, and what finds their hash."""
+def _examples(document: Planned) -> list[Path]:
+    """The examples that a document reads, and the code of the user that it runs."""
     if document.blocks is None:
         return []
-    from npmerge.learning.data import hash_of_data
     from npmerge.learning.run import code_files, data_files
 
-    return [(path, hash_of_data) for path in (*data_files(document.recipe), *code_files(document.blocks))]
+    return [*data_files(document.recipe), *code_files(document.blocks)]
 
 
 def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:
     """The files that a plan reads and those beside them, without those of results of earlier documents."""
     own = [model for model in plan.models if model.name not in results]
-    return [path for model in own for path in (*getattr(model, "files", ()), *files_beside(model))]
+    return [path for model in own for path in (*model.read_from, *files_beside(model))]

@@ -6,8 +6,9 @@ from pathlib import Path
 from npmerge.checkpoint.adapted import open_reference, paths_of
 from npmerge.checkpoint.tensors import tensors_of
 from npmerge.evaluate import Metrics, evaluate
+from npmerge.folder.record import hash_of_path
 from npmerge.learning.chosen import architecture_of
-from npmerge.learning.data import hash_of_data, read_examples
+from npmerge.learning.data import read_examples
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
 from npmerge.recipe.named import Named
@@ -45,7 +46,7 @@ def run_evaluate(request: Request) -> str:
             raise ValueError(f"{path}: no such file or folder")
     rows = {model: _metrics(request, model) for model in request.models}
     if request.as_json:
-        data = {"path": str(request.data), "hash": hash_of_data(request.data)}
+        data = {"path": str(request.data), "hash": hash_of_path(request.data)}
         found = {name: row._asdict() for name, row in rows.items()}
         return json_text({"npmerge": __version__, "data": data, "models": found})
     examples = max(row.examples for row in rows.values())

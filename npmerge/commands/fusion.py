@@ -9,7 +9,7 @@ from npmerge.commands.align_inputs import sample_of
 from npmerge.commands.align_measures import has_statistics
 from npmerge.commands.align_requests import MERGED, FusionRequest
 from npmerge.commands.align_run import File, Made, Parents, plain, run
-from npmerge.commands.methods import ZIPIT, fusion_of
+from npmerge.commands.alignments import ZIPIT, fusion_of
 from npmerge.evaluate import evaluate
 from npmerge.models import WithWidths, example
 from npmerge.normalisation import reset_statistics

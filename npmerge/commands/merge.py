@@ -1,8 +1,6 @@
 """`npmerge merge`: from a recipe's file to the folder of the merged model."""
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from npmerge.commands.planning import Asked, asked_of
 from npmerge.commands.signals import ended_by_signals
 from npmerge.recipe import Recipe
 from npmerge.reports.numbers import parse_size
+from npmerge.reports.progress import peak_memory
 from npmerge.stream.allocation import keep_freed_memory
 from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options
@@ -130,8 +129,7 @@ def _begin() -> None:
 
 
 def _tell(request: Request, made: Made, seconds: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     pairs = zip(made.plan.steps, made.outcomes, strict=True)
     each = [line(step, outcome) for step, outcome in pairs] if request.verbose else []
-    for text in (*each, *made.notes, *summary(made.plan, made.outcomes, seconds, peak), f"written to {request.out}"):
+    for text in (*each, *made.notes, *summary(made.plan, made.outcomes, seconds, peak_memory()), f"written to {request.out}"):
         typer.echo(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from npmerge.commands.methods import FUSIONS, METHODS, PLEAS
+from npmerge.commands.alignments import FUSIONS, METHODS, PLEAS
 
 if TYPE_CHECKING:
     from npmerge.stream.engine import Options

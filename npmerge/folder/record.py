@@ -33,7 +33,8 @@ class Provenance:
     Attributes:
         recipe: the text of the recipe's file, as it was read.
         options: by name, whatever else decides on the bytes of the result, such as "out_shard_size".
-        inputs: `hash_of_file` of every file that was read, by its path as the recipe leads to it; empty where none was taken.
+        inputs: `hash_of_path` of every file or folder that was read, by its path as the recipe leads to it; empty where none
+            was taken.
         outputs: digest of the tensors of every file that was written, by its name in the folder: equal for equal tensors.
     """
 
@@ -77,6 +78,16 @@ def hash_of_file(path: Path) -> str:
                     digest.update(piece)
     except (OSError, ValueError) as error:  # ValueError: a file that has become shorter
         raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    return f"blake3:{digest.hexdigest()}"
+
+
+def hash_of_path(path: Path) -> str:
+    """The hash of a file, or of the names and hashes of all files in a folder, as records have it."""
+    if not path.is_dir():
+        return hash_of_file(path)
+    digest = blake3()
+    for file in sorted(x for x in path.rglob("*") if x.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()} {hash_of_file(file)}\n".encode())
     return f"blake3:{digest.hexdigest()}"
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from blake3 import blake3
 
 from alignment.checks import unknown
 from npmerge.batches import in_order
-from npmerge.folder.record import hash_of_file
 from npmerge.learning.images import class_folders, read_images
 from npmerge.learning.text import read_text
 from npmerge.models import Config
@@ -114,16 +112,6 @@ def check_apart(train: Examples, held_out: Examples) -> None:
 def whole(batches: list[tuple]) -> list[tuple]:
     """Without a smaller batch at the end, which would count as much as the others in statistics of BatchNorm."""
     return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches
-
-
-def hash_of_data(path: Path) -> str:
-    """The hash of a file, or of the names and hashes of all files in a folder, as records have it."""
-    if not path.is_dir():
-        return hash_of_file(path)
-    digest = blake3()
-    for file in sorted(x for x in path.rglob("*") if x.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()} {hash_of_file(file)}\n".encode())
-    return f"blake3:{digest.hexdigest()}"
 
 
 def _kind(path: Path) -> str:

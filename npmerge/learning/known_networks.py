@@ -43,7 +43,7 @@ class Known(Architecture):
         """See `Architecture.variables`."""
         if not self.own:
             return from_named(self.known, tensors)
-        found = fitted(self.known, dict(tensors), "the tensors of the model")
+        found = fitted(self.known, dict(tensors), "the model")
         return jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(np.float32)), found)
 
     def tensors(self, variables: PyTree, like: Tensors) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """How far a fit has got, on a terminal: loss, held-out loss, steps per second, memory."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from npmerge.reports.numbers import size
+from npmerge.reports.progress import peak_memory
 
 
 class FitProgress:
@@ -49,10 +49,9 @@ class FitProgress:
 
 def memory() -> str:
     """The most that the process, and the first device if it says, have held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     stats = jax.local_devices()[0].memory_stats() or {}
     on_device = f", device {size(stats['peak_bytes_in_use'])}" if "peak_bytes_in_use" in stats else ""
-    return f"{size(peak)}{on_device}"
+    return f"{size(peak_memory())}{on_device}"
 
 
 @contextmanager

@@ -19,6 +19,11 @@ class PlannedModel(StoredModel):
         self.entries = {step.name: step.entry for step in plan.steps}
         self.config: Mapping[str, Any] = plan.reference.config
 
+    @property
+    def folder(self) -> Path:
+        """Nothing is there yet, and nothing of what lies around the command is taken for it."""
+        return self.path
+
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
         """Raises ValueError: there is nothing to be read yet."""
         raise ValueError(f"{self.path} is planned and not made yet: {name!r} cannot be read")

@@ -1,5 +1,6 @@
 """How far a command has got, on a terminal: bytes, rate and time left."""
 
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ class Progress(Protocol):
 
     def advance(self, nbytes: int) -> None:
         """So many more bytes of the inputs are done with."""
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Silent:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from npmerge.checkpoint.adapted import AdaptedModel
 from npmerge.checkpoint.held import HeldModel
 from npmerge.checkpoint.journal import Journal
 from npmerge.checkpoint.sharded import ShardedModel
@@ -80,13 +79,13 @@ def fingerprint(plan: Plan, writer: ModelWriter) -> str:
 
 
 def _identity(model: StoredModel) -> str:
+    """What tells a model from another of its name: its values in memory, or its files and their times of change."""
     if isinstance(model, HeldModel):
         return repr([*model.entries.values(), model.digest])
-    if not isinstance(model, ShardedModel | AdaptedModel):
-        return repr(list(model.entries.values()))
-    stats = [(str(path.resolve()), path.stat()) for path in model.files]
-    headers = [hashlib.sha256(header.text).hexdigest() for header in model.files.values()]
-    return repr([(name, stat.st_size, stat.st_mtime_ns, text) for (name, stat), text in zip(stats, headers, strict=True)])
+    files = [file for path in model.read_from for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    stats = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    headers = [hashlib.sha256(x.text).hexdigest() for x in (model.files.values() if isinstance(model, ShardedModel) else ())]
+    return repr([*model.entries.values(), *stats, *headers])
 
 
 def _rows(source: Source) -> bytes:

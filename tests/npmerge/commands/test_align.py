@@ -19,7 +19,7 @@ from alignment import ALIGNMENTS, CCA, Graph, permutation, trace, transport
 from npmerge.checkpoint import load_network, load_record, save_network
 from npmerge.cli import app, main
 from npmerge.commands.align_inputs import BATCH, Data, read_data, sha256
-from npmerge.commands.methods import METHODS, alignment_of
+from npmerge.commands.alignments import METHODS, alignment_of
 from npmerge.learning.data import Examples
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
 

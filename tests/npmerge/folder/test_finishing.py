@@ -10,9 +10,10 @@ import yaml
 
 from npmerge.checkpoint.sharded import open_model
 from npmerge.commands.planning import planned
-from npmerge.folder import Provenance, differences, finish, hash_of_file, make_vocabulary, recipe_of_record, record
+from npmerge.folder import Provenance, differences, finish, make_vocabulary, recipe_of_record, record
 from npmerge.folder.card import card, name_of
 from npmerge.folder.configs import changed_config
+from npmerge.folder.record import hash_of_file
 from npmerge.folder.templates import TEMPLATES, check_template, chosen_template
 from tests.npmerge.folder.folders import copying, of_words, recipe, tensors, words, write_model
 
@@ -270,3 +271,12 @@ def test_files_that_are_no_records(tmp_path, text, message):
     (tmp_path / "npmerge.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         recipe_of_record(tmp_path / "npmerge.json")
+
+
+def test_the_hash_of_a_folder_is_that_of_its_files_and_their_names(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder / "a").mkdir(parents=True)
+        (tmp_path / folder / "a" / "x").write_bytes(b"1")
+    assert record.hash_of_path(tmp_path / "one") == record.hash_of_path(tmp_path / "two")
+    (tmp_path / "two" / "a" / "x").rename(tmp_path / "two" / "a" / "y")
+    assert record.hash_of_path(tmp_path / "one") != record.hash_of_path(tmp_path / "two")

@@ -1,5 +1,7 @@
 """Plans from recipes and headers: which tensors, which sources, which numbers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -257,6 +259,7 @@ def test_results_of_earlier_documents_are_planned_from_their_plans():
     plan = make_plan(second, open_models(second, known.__getitem__, {"first": result}))
     assert plan.models[2] is result
     assert result.entries["lm_head.weight"].nbytes == 7 * 4 * 4
+    assert result.folder == Path("first")  # not the one around, whose tokenizer is another's
     with pytest.raises(ValueError, match="first is planned and not made yet"):
         result.read("lm_head.weight")
 
