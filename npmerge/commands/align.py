@@ -1,12 +1,11 @@
 """`npmerge align`: checkpoints in, the same networks in the units of the first one out, and what that brought."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from alignment import align, verify
+from alignment import verify
 from alignment.graph import PyTree
 from npmerge.commands import align_page as page
 from npmerge.commands.align_inputs import sample_of
@@ -21,10 +20,9 @@ from npmerge.commands.align_measures import (
 )
 from npmerge.commands.align_requests import FIGURES, AlignRequest
 from npmerge.commands.align_run import File, Made, Parents, run
-from npmerge.normalisation import reset_statistics
+from npmerge.learning.aligning import Functions, in_units_of_first
 from npmerge.reports.figures import barrier_figure, correlation_figure
 from npmerge.reports.folder import REPORT
-from npmerge.statistics.collect import collect
 
 
 def run_align(request: AlignRequest) -> dict[str, Any]:
@@ -36,7 +34,7 @@ class _Run:
     """One alignment: the networks, and what is done with them."""
 
     def __init__(self, request: AlignRequest, parents: Parents):
-        self.request, self.parents, self.alignment = request, parents, request.alignment
+        self.request, self.parents = request, parents
         self.network, self.graph = parents.networks[0], parents.graphs[0]
         self.models, self.data, self.advance = parents.models, parents.data, parents.advance
 
@@ -53,23 +51,14 @@ class _Run:
 
     def aligned(self) -> list[PyTree]:
         """The networks in the units of the first, statistics re-estimated where the maps were approximate."""
-        stats = None
-        if self.alignment.needs and self.data is not None:
-            self.advance("activations")
-            wanted = list(self.alignment.needs)
-            stats = collect(self.network.apply, self.graph, self.models, self.data.batches(), wanted)
         self.advance(f"aligning by {self.request.method}")
+        functions = Functions(self.network.apply, self.network.train_apply if has_statistics(self.models[0]) else None)
+        batches = [] if self.data is None else self.data.batches()
+        given: dict[str, Any] = {"batches": batches, "key": self.parents.key, "advance": self.advance}
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "approximate maps leave running statistics")  # re-estimated below
-                found = align(self.alignment, self.graph, self.models, stats=stats, key=self.parents.key)
+            return in_units_of_first(self.request.alignment, self.graph, functions, self.models, **given)
         except ValueError as error:
             raise ValueError(str(error).replace("approximate=True", "--approximate")) from None
-        if not self.request.approximate or self.data is None or not has_statistics(found[0]):
-            return found
-        self.advance("statistics of BatchNorm")
-        batches = self.data.whole_batches()
-        return [found[0], *(reset_statistics(self.network.train_apply, v, batches) for v in found[1:])]
 
     def measured(self, aligned: Sequence[PyTree]) -> Measured:
         """Everything that the data allow."""

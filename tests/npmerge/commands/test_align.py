@@ -219,8 +219,8 @@ def test_the_seed_is_that_of_the_alignment_and_of_the_check(folder, tmp_path, mo
     def spied(function):
         return lambda *args, key, **rest: keys.append(jax.random.key_data(key).tolist()) or function(*args, key=key, **rest)
 
-    for name in ("align", "verify"):
-        monkeypatch.setattr(f"npmerge.commands.align.{name}", spied(getattr(alignment, name)))
+    for place, name in (("learning.aligning", "align"), ("commands.align", "verify")):
+        monkeypatch.setattr(f"npmerge.{place}.{name}", spied(getattr(alignment, name)))
     align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--seed", "7")
     assert keys == [jax.random.key_data(jax.random.key(7)).tolist()] * 2
 
@@ -231,7 +231,7 @@ def test_warnings_are_told_once_and_go_into_the_report(folder, tmp_path, monkeyp
             warnings.warn(f"look at the {category.__name__}", category, stacklevel=1)
         return alignment.align(*args, **rest)
 
-    monkeypatch.setattr("npmerge.commands.align.align", warned)
+    monkeypatch.setattr("npmerge.learning.aligning.align", warned)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out")
