@@ -15,12 +15,13 @@ import typer
 
 from npmerge.commands import options
 from npmerge.commands.mergekit_flags import check_flags
-from npmerge.commands.methods import FUSIONS, METHODS, PLEAS, method_of
 from npmerge.commands.signals import interrupted_between_imports
 from npmerge.version import __version__
 
 app = typer.Typer(
-    help="Differentiable model merging in JAX: several trained networks in, one out, every merge a start for a learned one.",
+    help="Merge trained networks into one: by recipes of mergekit, after alignment where they come from different "
+    "seeds, and with "
+    "coefficients that are learned from data if you like. `npmerge COMMAND --help` says more of each command.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,16 +58,19 @@ def _options(
 
 @app.command()
 def demo(
-    split: Annotated[
-        str, typer.Option(help="How the digits are divided between the two networks: same, 80-20 or disjoint.")
-    ] = "80-20",
-    seed: Annotated[int, typer.Option(help="The seed of a single run, or the first of several.")] = 0,
-    seeds: Annotated[int, typer.Option(help="How many seeds to run; the report gives mean and deviation.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for report.md, summary.json and curves.png.")] = Path("npmerge-demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Small networks, few steps: to see that it runs.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
+    *,
+    split: options.DemoSplit = "80-20",
+    seed: options.DemoSeed = 0,
+    seeds: options.DemoSeeds = 1,
+    out: options.DemoOut = Path("npmerge-demo"),
+    quick: options.DemoQuick = False,
+    force: options.Force = False,
 ) -> None:
-    """Train two networks on scikit-learn's digits, trace, align, merge, learn, and report what each step is worth."""
+    """Show on real data what each step of merging is worth.
+
+    Two small networks learn scikit-learn's handwritten digits, each on its own part. They are aligned, averaged and merged with
+    learned coefficients, and a report compares every step with fine-tuning on the same data. It takes a minute or two.
+    """
     if seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {seed}")
     if seeds < 1:
@@ -83,89 +87,56 @@ def demo(
 
 @app.command()
 def align(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Two or more checkpoints of one architecture, saved by npmerge or in PyTorch's names; the first is the "
-            "reference."
-        ),
-    ],
-    method: Annotated[
-        str,
-        typer.Option(
-            help=f"One of {', '.join(METHODS)}; {PLEAS} merges them into one network of the size of --budget, "
-            f"{' and '.join(FUSIONS)} into one of --width. With data, activation-matching is the one to begin with."
-        ),
-    ] = "weight-matching",
-    budget: Annotated[
-        float | None, typer.Option(help=f"For {PLEAS}: operations of the merged network, from 1 times those of one to all.")
-    ] = None,
-    width: Annotated[
-        float | None,
-        typer.Option(help=f"For {' and '.join(FUSIONS)}: units of every node, as a multiple of the first network's (1)."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="An .npz file with `inputs`, for methods on activations, and `labels`, for barriers; images are (examples, "
-            "height, width, channels), normalised as in training."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of what is random in the method and the checks.")] = 0,
-    points: Annotated[
-        int | None, typer.Option(help=f"Networks on the path between two, ends included (11); sizes that {PLEAS} tries (5).")
-    ] = None,
-    approximate: Annotated[
-        bool, typer.Option("--approximate", help="Let maps change the function (procrustes and cca, outside their groups).")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the aligned checkpoints, report.md, summary.json and figures.")] = Path(
-        "npmerge-align"
-    ),
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that already has files.")] = False,
+    files: options.AlignFiles,
+    *,
+    method: options.AlignMethod = "weight-matching",
+    budget: options.AlignBudget = None,
+    width: options.AlignWidth = None,
+    data: options.AlignData = None,
+    seed: options.AlignSeed = 0,
+    points: options.AlignPoints = None,
+    approximate: options.AlignApproximate = False,
+    out: options.AlignOut = Path("npmerge-align"),
+    force: options.Force = False,
 ) -> None:
-    """Bring networks into the units of the first, and report what that is worth."""
-    method = method_of(method)
-    name, where = shlex.join(map(str, files)), f"--out {shlex.quote(str(out))}{' --force' if force else ''}"
-    options = f"--method {method}{f' --data {shlex.quote(str(data))}' if data else ''} --seed {seed}"
-    given: dict[str, Any] = {"files": tuple(files), "data": data, "seed": seed, "out": out, "force": force}
-    if budget is not None and method != PLEAS:
-        raise ValueError(f"--budget is for --method {PLEAS}, got --method {method}")
-    if width is not None and method not in FUSIONS:
-        raise ValueError(f"--width is for --method {' and '.join(FUSIONS)}, got --method {method}")
+    """Reorder the units of networks as those of the first, or merge networks of different seeds into one.
+
+    Networks that were trained from different seeds hold the same features in different units (neurons, channels, heads).
+    Aligned, they compute what they did, and can be averaged or merged by a recipe. The report says how much closer they have
+    come.
+    """
+    from npmerge.commands import align_requests  # not needed for --help
+
+    given: dict[str, Any] = {"data": data, "seed": seed, "out": out, "force": force}
+    request = align_requests.request_of(
+        files, method, budget=budget, width=width, points=points, approximate=approximate, **given
+    )
     with _interruptible():
-        if method == PLEAS:
-            from npmerge.commands import pleas  # not needed for --help
+        if isinstance(request, align_requests.PleasRequest):
+            from npmerge.commands.pleas import run_pleas
 
-            if budget is None:
-                raise ValueError(f"{PLEAS} needs --budget, from 1 to the number of networks: got none")
-            if approximate:
-                raise ValueError(f"{PLEAS} has no approximate form: leave out --approximate")
-            sizes = 5 if points is None else points
-            command = f"npmerge align {name} {options} --budget {budget:g} --points {sizes} {where}"
-            pleas.run_pleas(pleas.Request(**given, budget=budget, points=sizes, command=command))
-            return
-        if method in FUSIONS:
-            from npmerge.commands import fusion  # not needed for --help
+            run_pleas(request)
+        elif isinstance(request, align_requests.FusionRequest):
+            from npmerge.commands.fusion import run_fusion
 
-            if points is not None or approximate:
-                raise ValueError(f"{method} makes one network: it has no --points and no --approximate form")
-            times = 1 if width is None else width
-            command = f"npmerge align {name} {options} --width {times:g} {where}"
-            fusion.run_fusion(fusion.Request(**given, method=method, width=times, command=command))
-            return
-        from npmerge.commands.align import Request, run_align  # not needed for --help
+            run_fusion(request)
+        else:
+            from npmerge.commands.align import run_align
 
-        between = 11 if points is None else points
-        command = f"npmerge align {name} {options} --points {between}{' --approximate' if approximate else ''} {where}"
-        run_align(Request(tuple(files), method, approximate, data, seed, between, out, force, command))
+            run_align(request)
 
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method: what it does, what it asks, its hyper-parameters.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: an object with a key for each method.")] = False,
+    name: options.MethodsName = None,
+    *,
+    as_json: options.MethodsJson = False,
 ) -> None:
-    """Say what each merge method asks (base, data, labels, number of models, ...), its hyper-parameters and published grids."""
+    """List the merge methods of the library, and what each of them needs.
+
+    For each: how many models it takes, whether it needs their common base, data, labels, activations, gradients, a random key
+    or models of one initialisation, and its hyper-parameters with their defaults and the values that its paper searches.
+    """
     from npmerge.commands.catalogue_page import methods_page  # not needed for --help
 
     typer.echo(methods_page(name, as_json=as_json))
@@ -174,43 +145,50 @@ def methods(
 @app.command()
 def merge(
     recipe: options.Recipe,
-    out: Annotated[Path, typer.Argument(help="Folder of the merged model.")],
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, gpu (or cuda), tpu, or such as cuda:1.")] = "cpu",
-    out_shard_size: Annotated[
-        str | None, typer.Option(help="The most that one file takes: 500MB, 5GB or, as in mergekit, 5B (5GB).")
-    ] = None,
+    out: options.MergeOut,
+    *,
+    device: options.MergeDevice = "cpu",
+    out_shard_size: options.MergeShardSize = None,
     seed: options.Seed = None,
     num_threads: options.Threads = None,
     memory_budget: options.Budget = None,
     mergekit_semantics: options.MergekitSemantics = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with what an interrupted merge left, and leave it if this one is interrupted."),
-    ] = False,
-    distributed: Annotated[
-        bool,
-        typer.Option(
-            "--distributed",
-            help="One of several processes of a SLURM or Open MPI job or a TPU pod: they learn, the first writes.",
-        ),
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the result of an earlier merge.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    resume: options.MergeResume = False,
+    distributed: options.MergeDistributed = False,
+    force: options.Replace = False,
+    quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Merge checkpoints by a recipe, tensor by tensor in constant memory, into a folder that appears whole or not at all."""
+    """Merge checkpoints by a recipe of mergekit, with learned coefficients if it says so.
+
+    Tensor by tensor, in memory that does not grow with the model. The folder appears whole or not at all; its npmerge.json lets
+    the same command make it again, byte for byte.
+    """
     from npmerge.commands.merge import Request, run_merge  # not needed for --help
 
     options.check_seed(seed)
-    given = options.engine_options(num_threads, memory_budget)
-    asked: dict[str, Any] = {"resume": resume, "force": force, "quiet": quiet, "verbose": verbose, "distributed": distributed}
+    request = Request(
+        recipe,
+        out,
+        device=device,
+        shard_size=out_shard_size,
+        seed=seed,
+        options=options.engine_options(num_threads, memory_budget),
+        mergekit_semantics=mergekit_semantics,
+        resume=resume,
+        force=force,
+        quiet=quiet,
+        verbose=verbose,
+        distributed=distributed,
+    )
     with _interruptible(kept=resume):
-        run_merge(Request(recipe, out, device, out_shard_size, seed, given, mergekit_semantics, **asked))
+        run_merge(request)
 
 
 @app.command()
 def plan(
     recipe: options.Recipe,
+    *,
     seed: options.Seed = None,
     num_threads: options.Threads = None,
     memory_budget: options.Budget = None,
@@ -218,27 +196,32 @@ def plan(
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a recipe would do: each tensor's method, inputs and numbers; bytes, memory and time.
+    """Say what a recipe would do, without merging a tensor.
 
-    Reads headers only. For a recipe with learn it reads the examples too, compiles a step of learning and times it.
+    For each tensor by which method it is merged, of which models and with which numbers, or why it is copied; then the bytes
+    that are read and written, and the memory and the time that the merge is predicted to take. Only headers are read; for a
+    recipe with `learn` the examples too, and a step of learning is compiled and timed.
     """
     from npmerge.commands.plan import Request, plan_json, plan_page  # not needed for --help
 
     options.check_seed(seed)
-    request = Request(recipe, seed, mergekit_semantics, verbose, options.engine_options(num_threads, memory_budget))
+    given = options.engine_options(num_threads, memory_budget)
+    request = Request(recipe, seed=seed, mergekit_semantics=mergekit_semantics, verbose=verbose, options=given)
     typer.echo(plan_json(request) if as_json else plan_page(request))
 
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A checkpoint of any format that is read: a file, a folder or an index.")],
-    values: Annotated[
-        bool, typer.Option("--values", help="Read the tensors too: moments, NaN and infinities, tensors that are the same.")
-    ] = False,
+    path: options.InspectPath,
+    *,
+    values: options.InspectValues = False,
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a checkpoint holds: tensors, shapes, dtypes, layers, configuration, and the record of its merge."""
+    """Say what a checkpoint holds.
+
+    Its tensors with shapes and dtypes, its layers, its configuration, and of a merged model what it was made from.
+    """
     from npmerge.commands.inspect import inspect_page, inspected  # not needed for --help
 
     with _interruptible():
@@ -248,35 +231,35 @@ def inspect(
 
 @app.command()
 def compare(
-    paths: Annotated[list[Path], typer.Argument(help="Two models or more; the others are compared with the first.")],
-    base: Annotated[
-        Path | None, typer.Option(help="The model that they were trained from: for task vectors and their conflicts of sign.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.md, summary.json and heatmap.png.")] = None,
+    paths: options.ComparePaths,
+    *,
+    base: options.CompareBase = None,
+    out: options.CompareOut = None,
     force: options.Force = False,
     verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Say how far models are from the first: cosine, distance, norm, conflicts of sign, NaN; by tensor and by layer."""
+    """Say how far models are from the first of them.
+
+    By tensor, by layer and as a whole: cosine, distance and change of the norm, how many entries differ, NaN and infinities;
+    with --base also the cosine of the task vectors and how often these have opposite signs.
+    """
     from npmerge.commands.compare import Request, run_compare  # not needed for --help
 
     with _interruptible():
-        typer.echo(run_compare(Request(tuple(paths), base, out, force, verbose, as_json)))
+        typer.echo(run_compare(Request(tuple(paths), base=base, out=out, force=force, verbose=verbose, as_json=as_json)))
 
 
 @app.command()
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Checkpoints, or base+adapter, as recipes name them.")],
-    data: Annotated[
-        Path, typer.Option(help="An .npz file with `inputs` and `labels`, a folder with a folder of images per class, or text.")
-    ],
-    architecture: Annotated[
-        str | None, typer.Option(help="Such as ResNetCifar, or module:function; by default what the tensors tell.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples that are computed together.")] = 128,
+    models: options.EvaluateModels,
+    *,
+    data: options.EvaluateData,
+    architecture: options.EvaluateArchitecture = None,
+    batch_size: options.EvaluateBatchSize = 128,
     as_json: options.Json = False,
 ) -> None:
-    """Say how good models are on examples: accuracy and cross entropy."""
+    """Say how good models are on examples: accuracy, and cross entropy in nats."""
     from npmerge.commands.evaluate import Request, run_evaluate  # not needed for --help
 
     with _interruptible():
@@ -285,71 +268,66 @@ def evaluate(
 
 @app.command()
 def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IN",
-            help="safetensors, PyTorch, npz, Flax msgpack, Orbax, Keras, GGUF or ONNX: a file, or the folder of one.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Argument(metavar="OUT", help="A name in .safetensors or .npz, or a folder: safetensors with an index, or Orbax."),
-    ],
-    target: Annotated[
-        str | None, typer.Option("--format", help="Of a folder: safetensors, or orbax (which a name in .orbax means too).")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Of floating-point tensors: float64, float32, float16 or bfloat16; others stay.")
-    ] = None,
-    out_shard_size: Annotated[
-        str | None, typer.Option(help="The most that one file of a folder takes, such as 500MB (5GB).")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output of an earlier conversion.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    source: options.ConvertSource,
+    out: options.ConvertOut,
+    *,
+    target: options.ConvertTarget = None,
+    dtype: options.ConvertDtype = None,
+    out_shard_size: options.ConvertShardSize = None,
+    force: options.ConvertForce = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Write a checkpoint in another format, bit for bit, without PyTorch; the output appears whole or not at all."""
+    """Write a checkpoint in another format, bit for bit, without PyTorch.
+
+    Tensors keep their names and values, unless --dtype rounds them. The output appears whole or not at all.
+    """
     from npmerge.commands.convert import Request, run_convert  # not needed for --help
 
     with _interruptible():
-        run_convert(Request(source, out, target, dtype, out_shard_size, force, quiet))
+        run_convert(Request(source, out, target=target, dtype=dtype, shard_size=out_shard_size, force=force, quiet=quiet))
 
 
 @app.command("merge-lora")
 def merge_lora(
-    adapters: Annotated[list[Path], typer.Argument(help="Folders of adapters of one base, as PEFT writes them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the merged adapter.")],
-    weight: Annotated[list[float] | None, typer.Option("--weight", "-w", help="One for each adapter, in order (1).")] = None,
-    rank: Annotated[int | None, typer.Option(help="Cut to this rank; otherwise exact, and ranks add up.")] = None,
-    force: options.Force = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    adapters: options.MergeLoraAdapters,
+    *,
+    out: options.MergeLoraOut,
+    weight: options.MergeLoraWeight = None,
+    rank: options.MergeLoraRank = None,
+    force: options.Replace = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Merge LoRA adapters of one base into one adapter: exact, or cut to a rank with the error of each tensor."""
+    """Add up LoRA adapters of one base to one adapter.
+
+    The weighted sum of their updates is exact, or cut to a rank: then the relative error of each weight is printed.
+    """
     from npmerge.commands.adapters import Request, merge_adapters  # not needed for --help
 
     with _interruptible():
-        page = merge_adapters(adapters, weight or [], Request(out, rank, None, force, quiet))
+        page = merge_adapters(adapters, weight or [], Request(out, rank, force=force, quiet=quiet))
     if not quiet:
         typer.echo(page)
 
 
 @app.command("extract-lora")
 def extract_lora(
-    model: Annotated[str, typer.Argument(help="The model that was trained.")],
-    base: Annotated[str, typer.Argument(help="The model that it was trained from.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the adapter.")],
-    rank: Annotated[int, typer.Option(help="The most that a weight gets.")],
-    max_error: Annotated[
-        float | None, typer.Option(help="Relative error of a weight up to which its rank may be smaller.")
-    ] = None,
-    force: options.Force = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    model: options.ExtractLoraModel,
+    base: options.ExtractLoraBase,
+    out: options.ExtractLoraOut,
+    *,
+    rank: options.ExtractLoraRank,
+    max_error: options.ExtractLoraMaxError = None,
+    force: options.Replace = False,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Write the difference of two models as a LoRA adapter that PEFT reads, with the error of each tensor."""
+    """Write the difference of two models as a LoRA adapter that PEFT reads.
+
+    The relative error of each weight is printed. Biases and norms that differ are stored whole, with their modules.
+    """
     from npmerge.commands.adapters import Request, extract_adapter  # not needed for --help
 
     with _interruptible():
-        page = extract_adapter(model, base, Request(out, rank, max_error, force, quiet))
+        page = extract_adapter(model, base, Request(out, rank, max_error=max_error, force=force, quiet=quiet))
     if not quiet:
         typer.echo(page)
 

@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from npmerge.checkpoint.adapter import FLOATS, Adapter, Pair, open_adapter
+from npmerge.checkpoint.adapter import Adapter, Pair, open_adapter
+from npmerge.checkpoint.dtypes import DTYPES, FLOATS
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import open_checkpoint
-from npmerge.checkpoint.headers import Header
 from npmerge.checkpoint.lora_config import CONFIG
 from npmerge.checkpoint.stored import Entry, StoredModel
 
@@ -27,7 +27,6 @@ class AdaptedModel(StoredModel):
     Attributes:
         base: the model that is adapted.
         adapter: what is added.
-        files: all that is read, base and adapter, where those of the base are known.
     """
 
     def __init__(self, base: StoredModel, adapter: Adapter):
@@ -37,25 +36,22 @@ class AdaptedModel(StoredModel):
         self.called = f"{base.name}+{adapter.path}"
         self.notes = base.notes
         prefix = _prefix(base, adapter)
-        weights = {module: _weight(base, prefix, module) for module in adapter.pairs}
-        self._updates = {name: module for module, name in weights.items()}
-        self._replaced = {prefix(name): stored for name, stored in adapter.replaced.items()}
-        self._check(prefix)
+        self._updates = {f"{module}.weight".removeprefix(prefix): module for module in adapter.pairs}
+        self._replaced = {name.removeprefix(prefix): stored for name, stored in adapter.replaced.items()}
+        self._check()
         self.entries: Mapping[str, Entry] = MappingProxyType(dict(base.entries))
         self._factors = lru_cache(maxsize=4)(self._load)
 
     @property
-    def files(self) -> Mapping[Path, Header]:
-        """Files with their headers; the configuration of the adapter has none."""
-        stored = (getattr(self.base, "files", {}), getattr(self.adapter.stored, "files", {}))
-        return MappingProxyType({**stored[0], **stored[1], self.adapter.path / CONFIG: Header({}, {}, b"")})
+    def read_from(self) -> tuple[Path, ...]:
+        """Files of the base, and of the adapter with its configuration."""
+        return (*self.base.read_from, *self.adapter.stored.read_from, self.adapter.path / CONFIG)
 
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
         """See `StoredModel.read`."""
         if name in self._replaced:
-            entry = self.entries[name]
             stored = self.adapter.stored.read(self._replaced[name], start, count)
-            return stored.astype(_dtype(self.base, entry), copy=False)
+            return stored.astype(DTYPES[self.entries[name].dtype], copy=False)
         block = self.base.read(name, start, count)
         if name not in self._updates or not block.size:
             return block
@@ -89,7 +85,7 @@ class AdaptedModel(StoredModel):
             return pair.embedding or (len(a) == 2 and (self.adapter.config.fan_in_fan_out or conv1d))
         return shape == (a[1], b[0])
 
-    def _check(self, prefix: "Prefix") -> None:
+    def _check(self) -> None:
         adapter, base = self.adapter, self.base
         wrong = [f"{adapter.pairs[module].A} ({why})" for name, module in self._updates.items() if (why := self._misfit(name))]
         for name, stored in self._replaced.items():
@@ -121,13 +117,13 @@ def open_adapted(base: StoredModel, adapter: Path | str) -> AdaptedModel:
     return AdaptedModel(base, open_adapter(adapter))
 
 
-def open_reference(text: Path | str, *, name: str = "") -> StoredModel:
+def open_reference(text: Path | str) -> StoredModel:
     """A model as recipes name it: a path, or `path+adapter`, for as many adapters as there are, one after the other.
 
     A path that exists is that path, whatever characters it has.
     """
     base, adapters = split_reference(str(text))
-    model = open_checkpoint(base, name=name)
+    model = open_checkpoint(base)
     for adapter in adapters:
         model = open_adapted(model, adapter)
     return model
@@ -152,27 +148,7 @@ def paths_of(text: str) -> list[Path]:
     return [Path(base), *map(Path, adapters)]
 
 
-class Prefix:
-    """From names of the adapter to those of the base: what the base leaves out at the beginning is removed."""
-
-    def __init__(self, removed: str = ""):
-        self.removed = removed
-
-    def __call__(self, name: str) -> str:
-        """The base's name."""
-        return name.removeprefix(self.removed) if self.removed else name
-
-
-def _prefix(base: StoredModel, adapter: Adapter) -> Prefix:
-    """The first of those that let more tensors fit than any other does."""
+def _prefix(base: StoredModel, adapter: Adapter) -> str:
+    """What is removed from the beginning of the adapter's names: the first that lets more tensors fit than any other does."""
     names = [f"{module}.weight" for module in adapter.pairs] + list(adapter.replaced)
-    options = [Prefix(), *map(Prefix, WITHOUT)]
-    return max(options, key=lambda prefix: sum(prefix(name) in base.entries for name in names))
-
-
-def _weight(base: StoredModel, prefix: Prefix, module: str) -> str:
-    return prefix(f"{module}.weight")
-
-
-def _dtype(base: StoredModel, entry: Entry) -> np.dtype:
-    return base.read(entry.name, 0, 0).dtype
+    return max(("", *WITHOUT), key=lambda prefix: sum(name.removeprefix(prefix) in base.entries for name in names))

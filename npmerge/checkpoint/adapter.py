@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from npmerge.checkpoint.dtypes import FLOATS
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.lora_config import CONFIG, LoraConfig, read_config
@@ -19,8 +20,6 @@ FACTORS = {
     ".lora_embedding_B": ("B", True),
 }
 """How names of tensors end: which factor they are, and whether of an embedding."""
-
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from npmerge.checkpoint.adapter import PREFIX
-from npmerge.checkpoint.headers import DTYPES, layout
+from npmerge.checkpoint.dtypes import CODES
+from npmerge.checkpoint.headers import layout
 from npmerge.checkpoint.lora_config import CONFIG
 from npmerge.checkpoint.partial import RECORD
 from npmerge.checkpoint.stored import Entry
 from npmerge.version import __version__
-
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class NewAdapter:
 def write_adapter(folder: Path, adapter: NewAdapter) -> None:
     """Configuration, tensors and record into a folder that exists. Raises ValueError where they cannot be written."""
     arrays = {PREFIX + name: np.ascontiguousarray(x) for name, x in sorted(adapter.tensors.items())}
-    header = layout([Entry(n, NAMES[x.dtype], x.shape, x.nbytes) for n, x in arrays.items()], {"format": "pt"})
+    header = layout([Entry(n, CODES[x.dtype.name], x.shape) for n, x in arrays.items()], {"format": "pt"})
     record = {"npmerge": __version__, **adapter.record}
     try:
         with (folder / "adapter_model.safetensors").open("wb") as file:

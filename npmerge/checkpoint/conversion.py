@@ -10,17 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from npmerge.checkpoint.dtypes import CODES, DTYPES, FLOATS
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
-from npmerge.checkpoint.partial import sync_folder
-from npmerge.checkpoint.spans import CODES
+from npmerge.checkpoint.partial import sync, sync_folder
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.checkpoint.writer import ModelWriter
 
 PIECE = 2**22
 """Bytes of a tensor that are in memory at a time."""
 
-FLOATS = ("float64", "float32", "float16", "bfloat16")
+NAMES = tuple(DTYPES[code].name for code in FLOATS)
 """What `--dtype` may be; only tensors of these dtypes are converted."""
 
 
@@ -54,9 +53,7 @@ class Pieces:
             self.advance(piece.nbytes)
 
     def _converted(self, entry: Entry) -> Entry:
-        if self.dtype is None or DTYPES[entry.dtype].name not in FLOATS:
-            return entry
-        return replace(entry, dtype=CODES[self.dtype], nbytes=entry.size * DTYPES[CODES[self.dtype]].itemsize)
+        return entry if self.dtype is None or entry.dtype not in FLOATS else replace(entry, dtype=CODES[self.dtype])
 
     def cast(self, name: str, piece: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Values in another dtype, rounded once; those that become infinite are counted."""
@@ -159,7 +156,7 @@ def _beside(out: Path, hidden: str = ".") -> Iterator[Path]:
     beside = out.with_name(f"{hidden}{out.name}-{uuid.uuid4().hex}")
     try:
         yield beside
-        _sync_name(out)
+        sync(out.parent)
     except CheckpointError:
         raise
     except OSError as error:
@@ -180,11 +177,3 @@ def _moved(folder: Path, out: Path) -> None:
         if old.exists():
             old.rename(out)
         raise
-
-
-def _sync_name(out: Path) -> None:
-    file = os.open(out.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

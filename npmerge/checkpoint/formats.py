@@ -1,16 +1,15 @@
 """Checkpoints of any format: what a file is stands in its first bytes, whatever it is called."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.headers import MOST
-from npmerge.checkpoint.sharded import INDEX, check_inside, choose, open_chosen
+from npmerge.checkpoint.indices import read_object
+from npmerge.checkpoint.sharded import INDEX, OTHERS, check_inside, choose, open_chosen
 from npmerge.checkpoint.stored import StoredModel
 
 READERS = {
@@ -28,13 +27,10 @@ READERS = {
 
 SAFETENSORS = "safetensors"
 TORCH_INDEX = ".bin.index.json"
-FOLDERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack", "*.gguf")
-"""Weights of a folder, beside which other files are none."""
-
 PERHAPS = ("*.npz", "*.onnx", "*.weights.h5", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.th")
 """Names that may be of weights, where there is nothing else."""
 
-OTHERS = (
+FOREIGN = (
     (b"\x93NUMPY", "one array of NumPy: put it into an .npz by numpy.savez, so that it has a name"),
     (b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself by `git lfs pull`"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
@@ -53,12 +49,11 @@ ONNX_FIELDS = (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
 """How the second field of an ONNX model begins; the first is its version."""
 
 
-def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
+def open_checkpoint(path: Path | str) -> StoredModel:
     """A checkpoint of any format that is read here: headers are checked whole, tensors are read when asked for.
 
     Args:
         path: of a file, or of a folder with one checkpoint in it.
-        name: what people call it; the path for an empty one.
 
     Raises:
         CheckpointError: no such path, a file of another kind (which one), a folder that holds none or several, and what the
@@ -68,15 +63,15 @@ def open_checkpoint(path: Path | str, *, name: str = "") -> StoredModel:
     found = _chosen(path) if path.is_dir() else path
     kind = format_of(found)
     if kind == SAFETENSORS:
-        model: StoredModel = open_chosen(path, found, name, index=_is_json(found))
+        model: StoredModel = open_chosen(path, found, index=_is_json(found))
     else:
         model = _reader(kind)(found)
         if path.is_dir() and found != path:
             model.path = path
-        config = (path if path.is_dir() else path.parent) / "config.json"
+        config = model.folder / "config.json"
         if config.is_file():
-            model.config = MappingProxyType(_json(config))
-    model.format, model.called, model.notes = kind, name, (*model.notes, *_twins(model.entries))
+            model.config = MappingProxyType(read_object(config))
+    model.format, model.notes = kind, (*model.notes, *_twins(model.entries))
     return model
 
 
@@ -100,7 +95,7 @@ def format_of(path: Path) -> str:
         raise CheckpointError(path, "is empty")
     found = _by_magic(path, head, size)
     if found is None:
-        what = next((f"is {text}" for magic, text in OTHERS if head.startswith(magic)), "is no checkpoint")
+        what = next((f"is {text}" for magic, text in FOREIGN if head.startswith(magic)), "is no checkpoint")
         raise CheckpointError(path, f"{what}; read are {SAFETENSORS}, {', '.join(READERS)}")
     return found
 
@@ -115,7 +110,7 @@ def _by_magic(path: Path, head: bytes, size: int) -> str | None:
     for magic, kind in ((b"\x89HDF\r\n\x1a\n", "Keras"), (b"GGUF", "GGUF"), (b"\x80", "PyTorch (legacy)")):
         if head.startswith(magic):
             return kind
-    if any(head.startswith(magic) for magic, _ in OTHERS):
+    if any(head.startswith(magic) for magic, _ in FOREIGN):
         return None
     if len(head) > 2 and head[0] == 8 and 0 < head[1] < 32 and head[2] in ONNX_FIELDS:
         return "ONNX"
@@ -127,7 +122,7 @@ def _by_magic(path: Path, head: bytes, size: int) -> str | None:
 
 def _index(path: Path) -> str | None:
     """The format of the shards that an index names."""
-    where = _json(path).get("weight_map")
+    where = read_object(path).get("weight_map")
     if not isinstance(where, dict):
         return None
     torch = any(isinstance(x, str) and not x.endswith(".safetensors") for x in where.values())
@@ -154,7 +149,7 @@ def _chosen(folder: Path) -> Path:
         return folder
     tensors = sorted(folder.glob("*.safetensors")) + sorted(folder.glob(f"*{INDEX}"))
     indices = sorted(folder.glob(f"*{TORCH_INDEX}"))
-    others = indices or _matching(folder, FOLDERS) or _matching(folder, PERHAPS)
+    others = indices or _matching(folder, OTHERS) or _matching(folder, PERHAPS)
     if tensors or not others:
         return choose(folder)
     if len(others) > 1:
@@ -173,7 +168,7 @@ def is_orbax(folder: Path) -> bool:
     if any((folder / name).is_file() for name in ("_METADATA", "_CHECKPOINT_METADATA")):
         return True
     around = any(True for pattern in ("*/_METADATA", "*/*/_METADATA") for _ in folder.glob(pattern))
-    return around and not _matching(folder, ("*.safetensors", *FOLDERS, *PERHAPS))
+    return around and not _matching(folder, ("*.safetensors", *OTHERS, *PERHAPS))
 
 
 def _reader(kind: str) -> Callable[[Path], StoredModel]:
@@ -190,16 +185,6 @@ def _is_json(path: Path) -> bool:
 def _has_header(first: bytes, size: int) -> bool:
     """Whether a file begins as safetensors do: a length that fits into it, then an object."""
     return first[8:9] == b"{" and 8 + int.from_bytes(first[:8], "little") <= size
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes()) if path.stat().st_size <= MOST else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(path, f"cannot be read: {str(error)[:200]}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(path, "expected a JSON object")
-    return content
 
 
 def _twins(names: Iterable[str]) -> list[str]:

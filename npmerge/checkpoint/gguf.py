@@ -8,10 +8,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES, MOST_AXES
-from npmerge.checkpoint.sharded import empty
-from npmerge.checkpoint.spans import NamedModel, Span, checked_entry, gather, optional
+from npmerge.checkpoint.headers import MOST_AXES
+from npmerge.checkpoint.spans import NamedModel, Span, checked_entry, empty, gather, optional
 from npmerge.checkpoint.stored import Entry
 
 MOST_HEADER = 256 * 2**20

@@ -7,31 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError, short
 from npmerge.checkpoint.stored import Entry
-
-DTYPES: Mapping[str, np.dtype] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "U16": np.dtype(np.uint16),
-    "I16": np.dtype(np.int16),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "U32": np.dtype(np.uint32),
-    "I32": np.dtype(np.int32),
-    "F32": np.dtype(np.float32),
-    "C64": np.dtype(np.complex64),
-    "U64": np.dtype(np.uint64),
-    "I64": np.dtype(np.int64),
-    "F64": np.dtype(np.float64),
-}
-"""NumPy's dtype for each of safetensors' that NumPy can hold."""
 
 MOST = 100_000_000
 """Bytes that a header may take, as in the reference implementation: a length in a stranger's file is not to be believed."""
@@ -143,10 +121,10 @@ def _placed(path: Path, name: str, described: Any) -> Placed:
         raise CheckpointError(path, f"has the shape {short(shape)}, which no memory holds", name)
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(path, f"has the dtype {short(dtype)}, expected one of {', '.join(DTYPES)}", name)
-    nbytes = math.prod(shape) * DTYPES[dtype].itemsize
-    if end - begin != nbytes:
-        raise CheckpointError(path, f"({dtype} {short(shape)}) needs {nbytes} bytes, has {end - begin}", name)
-    return Placed(Entry(name, dtype, tuple(shape), nbytes), begin)
+    entry = Entry(name, dtype, tuple(shape))
+    if end - begin != entry.nbytes:
+        raise CheckpointError(path, f"({dtype} {short(shape)}) needs {entry.nbytes} bytes, has {end - begin}", name)
+    return Placed(entry, begin)
 
 
 def _check_places(path: Path, placed: list[Placed], available: int) -> None:

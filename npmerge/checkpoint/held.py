@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.dtypes import CODES
 from npmerge.checkpoint.stored import Entry, StoredModel
-
-CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class HeldModel(StoredModel):
@@ -25,7 +23,7 @@ class HeldModel(StoredModel):
     def __init__(self, name: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]):
         self.path, self.called, self.config = Path(name), name, config
         self._arrays = {key: np.asarray(x, order="C") for key, x in arrays.items()}
-        self.entries = {key: Entry(key, CODES[x.dtype], x.shape, x.nbytes) for key, x in self._arrays.items()}
+        self.entries = {key: Entry(key, CODES[x.dtype.name], x.shape) for key, x in self._arrays.items()}
 
     @property
     def digest(self) -> str:

@@ -9,14 +9,23 @@ from npmerge.checkpoint.errors import CheckpointError, short
 from npmerge.checkpoint.headers import MOST
 
 
-def read_object(path: Path, most: int = MOST) -> dict[str, Any]:
-    """The object of a JSON file of at most so many bytes. Raises CheckpointError for anything else."""
+def read_json(path: Path, most: int = MOST) -> Any:
+    """The content of a JSON file of at most so many bytes. Raises CheckpointError for a file that cannot be read or is none."""
     try:
         if path.stat().st_size > most:
-            raise ValueError(f"it takes more than {most} bytes")
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(path, f"cannot be read: {str(getattr(error, 'strerror', None) or error)[:200]}") from None
+            raise CheckpointError(path, f"cannot be read: it takes more than {most} bytes")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(path, f"cannot be read: it is no JSON: {str(error)[:200]}") from None
+
+
+def read_object(path: Path, most: int = MOST) -> dict[str, Any]:
+    """As `read_json`, of a file that holds an object. Raises CheckpointError for anything else, too."""
+    content = read_json(path, most)
     if not isinstance(content, dict):
         raise CheckpointError(path, f"expected a JSON object, got {type(content).__name__}")
     return content

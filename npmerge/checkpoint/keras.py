@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.slabs import slabs
 from npmerge.checkpoint.spans import NamedModel, checked_entry, guarded, optional
 from npmerge.checkpoint.stored import Entry

@@ -13,10 +13,10 @@ from alignment.checks import LISTED, unknown
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import open_checkpoint
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.network import fitted
 from npmerge.checkpoint.recognise import Tensors, config_of, without_wrappers
 from npmerge.checkpoint.stored import StoredModel
+from npmerge.checkpoint.tensors import tensors_of
 from npmerge.models import Config, WithWidths, abstract
 from npmerge.models.names import NAMED, Name, Names
 
@@ -32,9 +32,18 @@ def load_named(path: Path | str, config: Config | None = None, **given: Any) -> 
     Raises:
         CheckpointError: as `config_of` and `from_named` do.
         ValueError: what cannot be opened.
+
+    Example:
+        >>> from npmerge.models import Vgg, build
+        >>> from safetensors.numpy import save_file
+        >>> small = Vgg(stages=((2,),), dense=(), side=4)
+        >>> save_file(nm.checkpoint.to_named(small, build(small).variables), "theirs.safetensors")  # or PyTorch's own
+        >>> config, variables = nm.checkpoint.load_named("theirs.safetensors")
+        >>> config == small, build(config).apply(variables, jnp.ones((1, 4, 4, 3))).shape
+        (True, (1, 10))
     """
     model = open_checkpoint(path)
-    tensors = _stored(model)
+    tensors = tensors_of(model)
     if config is None:
         config = config_of(tensors, model.config, source=str(path), **given)
     try:
@@ -71,6 +80,14 @@ def from_named(config: Config, tensors: Tensors, *, source: str = "tensors") -> 
     Raises:
         CheckpointError: an architecture without a table; all names that are missing, unexpected or stand there twice, and all
             tensors of another shape or no real numbers, at once; a tied head that differs from the embedding.
+
+    Example:
+        >>> from npmerge.models import Vgg, build
+        >>> config = Vgg(stages=((2,),), dense=(), classes=1, side=2)
+        >>> theirs = {name: np.ones(shape) for name, shape in nm.checkpoint.named_shapes(config).items()}
+        >>> variables = nm.checkpoint.from_named(config, theirs)
+        >>> build(config).apply(variables, jnp.ones((1, 2, 2, 3)))  # two features of 13, added up, and a bias
+        Array([[27.]], dtype=float32)
     """
     names, own = _names(config, source), abstract(config).variables
     shapes = named_shapes(config)
@@ -103,6 +120,14 @@ def to_named(config: Config, variables: PyTree, *, like: Iterable[str] | None = 
     Raises:
         CheckpointError: an architecture without a table; names in `like` that are missing, unexpected or stand there twice.
         ValueError: variables that are not the architecture's own (all paths and both shapes).
+
+    Example:
+        >>> from npmerge.models import Vgg, build
+        >>> config = Vgg(stages=((2,),), dense=(), classes=1, side=2)
+        >>> variables = build(config).variables
+        >>> theirs = nm.checkpoint.to_named(config, variables)
+        >>> variables["params"]["stages"][0][0]["conv"]["kernel"].shape, theirs["features.0.weight"].shape
+        ((3, 3, 3, 2), (2, 3, 3, 3))
     """
     leaves, names = flatten(fitted(config, variables, "variables")), _names(config, "variables")
     rows = {row.theirs: row for row in names.rows}
@@ -118,6 +143,15 @@ def named_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
     Raises:
         CheckpointError: an architecture without a table.
+
+    Example:
+        >>> from npmerge.models import Vgg
+        >>> for name, shape in nm.checkpoint.named_shapes(Vgg(stages=((8,),), dense=(), side=8)).items():
+        ...     print(name, shape)
+        features.0.weight (8, 3, 3, 3)
+        features.0.bias (8,)
+        classifier.0.weight (10, 128)
+        classifier.0.bias (10,)
     """
     blanks = {path: np.broadcast_to(np.uint8(0), x.shape) for path, x in flatten(abstract(config).variables).items()}
     return {row.theirs: _theirs(row, blanks).shape for row in _names(config, "named_shapes").rows}
@@ -192,18 +226,3 @@ def _fault(row: Name, x: Any, expected: tuple[int, ...]) -> str | None:
 
 def _theirs(row: Name, leaves: Mapping[str, Any]) -> np.ndarray:
     return row.layout.theirs([np.asarray(leaves[path]) for path in row.paths]) if row.ours else np.zeros((), np.int64)
-
-
-class _Stored:
-    """A tensor on disk that becomes an array when asked."""
-
-    def __init__(self, model: StoredModel, name: str):
-        self._model, self._name = model, name
-        self.shape, self.dtype = model.entries[name].shape, DTYPES[model.entries[name].dtype]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self._model.read(self._name).reshape(self.shape)
-
-
-def _stored(model: StoredModel) -> dict[str, _Stored]:
-    return {name: _Stored(model, name) for name in model.entries}

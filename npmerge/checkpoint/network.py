@@ -24,6 +24,13 @@ def save_network(
     Raises:
         ValueError: as `save` does; for a configuration whose class is not in MODELS, and for variables that are not its own
             (all paths and both shapes).
+
+    Example:
+        >>> from npmerge.models import Mlp, build
+        >>> config = Mlp(inputs=2, hidden=(3,), classes=2)
+        >>> nm.checkpoint.save_network("a.safetensors", config, build(config).variables, {"seed": 0})
+        >>> nm.checkpoint.load_record("a.safetensors")["architecture"]
+        {'class': 'Mlp', 'fields': {'inputs': 2, 'hidden': [3], 'classes': 2}}
     """
     name = type(config).__name__
     if _classes().get(name) is not type(config):
@@ -46,6 +53,15 @@ def load_network(path: Path | str) -> "tuple[Config, PyTree]":
     Raises:
         ValueError: as `load` does; a record without an architecture, an unknown one (the nearest is named), fields that it
             does not have, and tensors that are not its own (all paths and both shapes).
+
+    Example:
+        >>> from npmerge.models import Mlp, build
+        >>> network = build(Mlp(inputs=2, hidden=(3,), classes=2), seed=7)
+        >>> nm.checkpoint.save_network("a.safetensors", Mlp(inputs=2, hidden=(3,), classes=2), network.variables)
+        >>> config, variables = nm.checkpoint.load_network("a.safetensors")
+        >>> outputs = [build(config).apply(v, jnp.ones((1, 2))) for v in (network.variables, variables)]
+        >>> config, bool((outputs[0] == outputs[1]).all())
+        (Mlp(inputs=2, hidden=(3,), classes=2), True)
     """
     record = load_record(path)
     if "architecture" not in record:

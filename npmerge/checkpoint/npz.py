@@ -17,10 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from npmerge.checkpoint.dtypes import CODES, DTYPES
 from npmerge.checkpoint.errors import CheckpointError, short
-from npmerge.checkpoint.headers import DTYPES
-from npmerge.checkpoint.sharded import empty
-from npmerge.checkpoint.spans import NamedModel, Span, checked_entry, gather
+from npmerge.checkpoint.spans import NamedModel, Span, checked_entry, empty, gather
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.checkpoint.zips import Inflater, Member, inflated, opened, read_members
 
@@ -209,7 +208,7 @@ def _dtypes(path: Path, name: str, stored: Any, called: str | None) -> tuple[np.
             raise CheckpointError(path, f"is of a byte that NumPy does not name: {SIDECAR} would say which float8 it is", name)
         if stored not in VOIDS[found]:
             raise CheckpointError(path, f"is {short(stored)}, but {found} to {SIDECAR}", name)
-        return next(x for x in DTYPES.values() if x.name == found), found
+        return DTYPES[CODES[found]], found
     if isinstance(stored, str) and "O" in stored:
         raise CheckpointError(path, "holds Python objects, which only a pickle could read: it is never unpickled here", name)
     try:

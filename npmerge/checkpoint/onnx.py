@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.spans import NamedModel, Span, checked_entry, gather, guarded, optional
 from npmerge.checkpoint.stored import Entry
 

@@ -1,6 +1,5 @@
 """Orbax checkpoints, read through tensorstore a piece at a time. `npmerge.checkpoint.orbax_writer` writes them."""
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from npmerge.checkpoint.errors import CheckpointError
+from npmerge.checkpoint.indices import read_object
 from npmerge.checkpoint.slabs import slabs
 from npmerge.checkpoint.spans import NamedModel, checked_entry, guarded, optional
 from npmerge.checkpoint.stored import Entry
@@ -55,7 +55,7 @@ def open_file(path: Path) -> OrbaxModel:
     """
     item, notes = _item(path)
     size = _checked_size(path)
-    content = _json(item / METADATA)
+    content = read_object(item / METADATA, MOST_METADATA)
     tree = content.get("tree_metadata")
     if not isinstance(tree, dict):
         raise CheckpointError(item / METADATA, "is damaged: expected tree_metadata, an object")
@@ -99,20 +99,6 @@ def _checked_size(path: Path) -> int:
                 raise CheckpointError(file, "is a link that leads out of the checkpoint")
             size += file.stat().st_size if file.is_file() else 0
     return size
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MOST_METADATA:
-            raise CheckpointError(path, f"takes more than {MOST_METADATA} bytes")
-        content = json.loads(path.read_bytes())
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(path, f"is damaged: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(path, "is damaged: expected an object")
-    return content
 
 
 def _names(item: Path, tree: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -169,7 +155,7 @@ def _empty_ones(path: Path) -> list[Entry]:
     """The arrays with no entries, which `write` leaves in the metadata."""
     if not (path / AROUND).is_file():
         return []
-    own = _json(path / AROUND).get("custom_metadata")
+    own = read_object(path / AROUND, MOST_METADATA).get("custom_metadata")
     own = own.get("npmerge") if isinstance(own, dict) else None
     described: Any = own.get("empty") if isinstance(own, dict) else {}
     try:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from npmerge.checkpoint.ahead import ahead
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
 
 PIECE = 64 * 2**20

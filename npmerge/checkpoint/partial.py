@@ -92,7 +92,7 @@ def sync_folder(folder: Path) -> None:
     """Return once all that is in a folder lies on the disk. Raises ValueError if it could not be written."""
     for path in [*folder.rglob("*"), folder]:
         try:
-            _sync(path)
+            sync(path)
         except OSError as error:
             raise ValueError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -129,7 +129,7 @@ def _put_in_place(model: Path, out: Path) -> None:
         if out.exists():
             out.rename(model.with_name("replaced"))
         model.rename(out)
-        _sync(out.parent)
+        sync(out.parent)
     except OSError as error:
         raise ValueError(f"cannot write {out}: {error.strerror or error}") from None
 
@@ -139,11 +139,12 @@ def _exchanged(model: Path, out: Path) -> bool:
     change = getattr(ctypes.CDLL(None), "renameat2", None)
     done = change is not None and change(HERE, os.fsencode(model), HERE, os.fsencode(out), EXCHANGE) == 0
     if done:
-        _sync(out.parent)
+        sync(out.parent)
     return done
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return once a file, or the names in a folder, lie on the disk. Raises OSError."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)

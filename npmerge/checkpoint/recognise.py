@@ -30,6 +30,12 @@ def config_of(tensors: Tensors, described: Mapping[str, Any] | None = None, *, s
     Raises:
         CheckpointError: no known architecture (which are), a field that must be given, one that there is not, and what the
             architecture cannot represent.
+
+    Example:
+        >>> tensors = {"features.0.weight": np.zeros((8, 3, 3, 3)), "features.0.bias": np.zeros(8)}
+        >>> tensors |= {"classifier.0.weight": np.zeros((10, 128)), "classifier.0.bias": np.zeros(10)}
+        >>> nm.checkpoint.config_of(tensors)
+        Vgg(stages=((8,),), dense=(), classes=10, side=8, channels=3, norm='none', pooled=None)
     """
     described = described if described and "model_type" in described else {}
     shapes = {without_wrappers(name): tuple(np.shape(x)) for name, x in tensors.items()}

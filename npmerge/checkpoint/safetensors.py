@@ -38,6 +38,13 @@ def save(path: Path | str, variables: PyTree, record: Record | None = None, *, o
 
     Raises:
         ValueError: an existing file, a folder that is missing, a leaf that is no array (its path), a record that is no JSON.
+
+    Example:
+        >>> weights = {"w": np.arange(3.0), "b": (np.ones(2), np.zeros(2))}
+        >>> nm.checkpoint.save("weights.safetensors", weights, {"data": "digits", "seed": 0})
+        >>> from safetensors.numpy import load_file
+        >>> sorted(load_file("weights.safetensors"))
+        ['b/0', 'b/1', 'w']
     """
     check_kinds(
         "save takes (path, variables, record)", (path, str | os.PathLike), (variables, object), (record, Mapping | None)
@@ -60,12 +67,23 @@ def load(path: Path | str) -> PyTree:
 
     Raises:
         ValueError: no such file, no safetensors file, a truncated one, or one without the record of `save`.
+
+    Example:
+        >>> nm.checkpoint.save("weights.safetensors", {"layers": [np.float32([1, 2]), np.float32([3])]})
+        >>> nm.checkpoint.load("weights.safetensors")
+        {'layers': [array([1., 2.], dtype=float32), array([3.], dtype=float32)]}
     """
     return _read(Path(path))[0]
 
 
 def load_record(path: Path | str) -> dict[str, Any]:
-    """The record that `save` was given. Raises ValueError as `load` does; no tensor is read."""
+    """The record that `save` was given. Raises ValueError as `load` does; no tensor is read.
+
+    Example:
+        >>> nm.checkpoint.save("merged.safetensors", {"w": np.ones(2)}, {"made": "by Average", "of": ["a", "b"]})
+        >>> nm.checkpoint.load_record("merged.safetensors")
+        {'made': 'by Average', 'of': ['a', 'b']}
+    """
     return _read(Path(path), arrays=False)[1]["record"]
 
 

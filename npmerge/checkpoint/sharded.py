@@ -1,30 +1,25 @@
 """Models as folders of safetensors files, or one such file: headers are checked whole, tensors are read when asked for."""
 
-import os
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from npmerge.checkpoint.errors import CheckpointError, short
-from npmerge.checkpoint.headers import DTYPES, Header, read_header
+from npmerge.checkpoint.headers import Header, read_header
 from npmerge.checkpoint.indices import check_agreement, read_object, tensors_by_file
-from npmerge.checkpoint.stored import Entry, StoredModel
+from npmerge.checkpoint.spans import Span, SpanModel
 
 INDEX = ".safetensors.index.json"
 OTHERS = ("pytorch_model*.bin", "tf_model*.h5", "flax_model*.msgpack", "*.gguf")
-"""Weights in formats that are not read here."""
+"""Weights of a folder in other formats: where they are, files of other names are none."""
 
 PERHAPS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.npz")
 """Names that may be of weights: told where there is nothing else."""
 
-ALIGNED = 64
-"""Bytes at a multiple of which arrays begin: XLA takes such memory without a copy."""
 
-
-class ShardedModel(StoredModel):
+class ShardedModel(SpanModel):
     """A model in one or several safetensors files.
 
     Attributes:
@@ -32,25 +27,24 @@ class ShardedModel(StoredModel):
     """
 
     def __init__(self, path: Path, files: Mapping[Path, Header], config: Mapping[str, Any], name: str = ""):
-        self.path, self.called = path, name
-        self.files = MappingProxyType(dict(files))
-        self.config = config
-        self._places = {name: (file, placed) for file, header in files.items() for name, placed in header.tensors.items()}
-        self.entries: Mapping[str, Entry] = MappingProxyType({name: x.entry for name, (_, x) in self._places.items()})
+        placed = [(file, x) for file, header in files.items() for x in header.tensors.values()]
+        super().__init__(path, ((x.entry, (Span(file, x.offset, x.entry.nbytes),)) for file, x in placed))
+        self.called, self.config, self.files = name, config, MappingProxyType(dict(files))
 
-    def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
-        """See `StoredModel.read`. Raises CheckpointError also for a name or a range that the model has not."""
-        if name not in self._places:
-            from alignment.checks import unknown  # imports JAX
+    @property
+    def read_from(self) -> tuple[Path, ...]:
+        """See `StoredModel.read_from`."""
+        return tuple(self.files)
 
-            raise CheckpointError(self.path, unknown("tensor", name, self._places))
-        file, placed = self._places[name]
-        dtype, count = DTYPES[placed.entry.dtype], placed.entry.size - start if count is None else count
-        if start < 0 or count < 0 or start + count > placed.entry.size:
-            raise CheckpointError(self.path, f"has {placed.entry.size} entries, asked for {count} from {start} on", name)
-        buffer = empty(count * dtype.itemsize)
-        _fill(file, buffer, placed.offset + start * dtype.itemsize)
-        return buffer.view(dtype)
+    @property
+    def saved(self) -> dict[str, Any] | None:
+        """The containers and the record of a file that `npmerge.checkpoint.save` wrote; None for the files of others."""
+        texts = [header.metadata.get("npmerge", "") for header in self.files.values()]
+        try:
+            found = json.loads(texts[0]) if len(texts) == 1 else None
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) and isinstance(found.get("record"), dict) else None
 
 
 def open_model(path: Path | str, *, name: str = "") -> ShardedModel:
@@ -71,10 +65,10 @@ def open_model(path: Path | str, *, name: str = "") -> ShardedModel:
     chosen = choose(path) if path.is_dir() else path
     if not chosen.name.endswith((INDEX, ".safetensors")):
         raise CheckpointError(path, f"expected a folder, a file .safetensors or an index {INDEX}")
-    return open_chosen(path, chosen, name, index=chosen.name.endswith(INDEX))
+    return open_chosen(path, chosen, index=chosen.name.endswith(INDEX), name=name)
 
 
-def open_chosen(path: Path, chosen: Path, name: str, *, index: bool) -> ShardedModel:
+def open_chosen(path: Path, chosen: Path, *, index: bool, name: str = "") -> ShardedModel:
     """The model of one file or index, whatever that is called, which `path` stands for; see `open_model`."""
     files = _indexed(chosen) if index else {chosen: read_header(chosen)}
     folder = chosen.parent
@@ -95,13 +89,6 @@ def check_inside(folder: Path, path: Path) -> None:
         raise CheckpointError(path, f"is a link that leads out of its folder, to {real}: name the file itself")
     if not real.is_file():
         raise CheckpointError(path, "is no file")
-
-
-def empty(nbytes: int) -> np.ndarray:
-    """Bytes of no particular value, aligned as XLA likes them."""
-    raw = np.empty(nbytes + ALIGNED, np.uint8)
-    begin = -raw.ctypes.data % ALIGNED
-    return raw[begin : begin + nbytes]
 
 
 def choose(folder: Path) -> Path:
@@ -144,21 +131,3 @@ def _indexed(index: Path) -> dict[Path, Header]:
     for path, header in files.items():
         check_agreement(index, path, names[path.name], header.tensors)
     return files
-
-
-def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:
-    """Read the bytes from an offset on; a file that has become shorter since its header was read is an error."""
-    done = 0
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while done < len(buffer):
-                got = os.preadv(file, [buffer[done:].data], offset + done)
-                if not got:
-                    left = len(buffer) - done
-                    raise CheckpointError(path, f"is truncated: it ends at byte {offset + done}, {left} more were expected")
-                done += got
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from None

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from npmerge.checkpoint.headers import DTYPES
-from npmerge.checkpoint.sharded import empty
+from npmerge.checkpoint.dtypes import DTYPES
+from npmerge.checkpoint.spans import empty
 from npmerge.checkpoint.stored import Entry
 
 Index = tuple[int | slice, ...]

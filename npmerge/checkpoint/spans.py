@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES, MOST_AXES
-from npmerge.checkpoint.sharded import empty
+from alignment.checks import unknown
+from npmerge.checkpoint.dtypes import CODES, DTYPES
+from npmerge.checkpoint.errors import CheckpointError, short
+from npmerge.checkpoint.headers import MOST_AXES
 from npmerge.checkpoint.stored import Entry, StoredModel
 
-CODES: Mapping[str, str] = {dtype.name: code for code, dtype in DTYPES.items()}
-"""The name of safetensors for each name that NumPy has for a dtype."""
+ALIGNED = 64
+"""Bytes at a multiple of which arrays begin: XLA takes such memory without a copy."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,6 @@ class NamedModel(StoredModel):
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
         """See `StoredModel.read`. Raises CheckpointError also for a name or a range that the model has not."""
         if name not in self.entries:
-            from alignment.checks import unknown  # imports JAX
-
             raise CheckpointError(self.path, unknown("tensor", name, self.entries))
         entry = self.entries[name]
         count = entry.size - start if count is None else count
@@ -74,6 +73,11 @@ class NamedModel(StoredModel):
             raise CheckpointError(self.path, f"cannot be read: {error.strerror or error}", name) from None
         except MemoryError:
             raise CheckpointError(self.path, f"does not fit into memory ({count} entries)", name) from None
+
+    @property
+    def read_from(self) -> tuple[Path, ...]:
+        """See `StoredModel.read_from`."""
+        return (self.file,)
 
     def _part(self, name: str, start: int, count: int) -> np.ndarray:
         raise NotImplementedError
@@ -111,13 +115,13 @@ def checked_entry(path: Path, name: str, dtype: str, shape: Iterable[Any], nbyte
     if dtype not in CODES:
         raise CheckpointError(path, f"has the dtype {dtype[:40]!r}, expected one of {', '.join(CODES)}", name)
     if len(shape) > MOST_AXES or not all(type(x) is int and 0 <= x < 2**60 for x in shape):
-        raise CheckpointError(path, f"has the shape {_short(shape)}, expected at most {MOST_AXES} lengths below 2^60", name)
+        raise CheckpointError(path, f"has the shape {short(shape, 80)}, expected at most {MOST_AXES} lengths below 2^60", name)
     if math.prod(max(x, 1) for x in shape) >= 2**60:
-        raise CheckpointError(path, f"has the shape {_short(shape)}, which no memory holds", name)
-    needed = math.prod(shape) * np.dtype(DTYPES[CODES[dtype]]).itemsize
-    if nbytes is not None and nbytes != needed:
-        raise CheckpointError(path, f"({dtype} {_short(shape)}) needs {needed} bytes, has {nbytes}", name)
-    return Entry(name, CODES[dtype], shape, needed)
+        raise CheckpointError(path, f"has the shape {short(shape, 80)}, which no memory holds", name)
+    entry = Entry(name, CODES[dtype], shape)
+    if nbytes is not None and nbytes != entry.nbytes:
+        raise CheckpointError(path, f"({dtype} {short(shape, 80)}) needs {entry.nbytes} bytes, has {nbytes}", name)
+    return entry
 
 
 def optional(module: str, extra: str, path: Path) -> ModuleType:
@@ -149,6 +153,13 @@ def guarded(path: Path, what: str, read: Callable[[], Any], *errors: type[Except
         raise CheckpointError(path, f"is not {what}, or it is damaged: {str(error)[:200]}") from None
 
 
+def empty(nbytes: int) -> np.ndarray:
+    """Bytes of no particular value, aligned as XLA likes them."""
+    raw = np.empty(nbytes + ALIGNED, np.uint8)
+    begin = -raw.ctypes.data % ALIGNED
+    return raw[begin : begin + nbytes]
+
+
 def gather(spans: tuple[Span, ...], begin: int, buffer: np.ndarray) -> None:
     """Fill a buffer with what lies from byte `begin` on in the spans laid end to end.
 
@@ -165,16 +176,15 @@ def gather(spans: tuple[Span, ...], begin: int, buffer: np.ndarray) -> None:
 
 
 def _fill(path: Path, buffer: np.ndarray, offset: int) -> None:
+    """Read the bytes from an offset on; a file that has become shorter since its header was read is an error."""
     done = 0
-    with path.open("rb", buffering=0) as file:
-        while done < len(buffer):
-            got = os.preadv(file.fileno(), [buffer[done:].data], offset + done)
-            if not got:
-                left = len(buffer) - done
-                raise CheckpointError(path, f"is truncated: it ends at byte {offset + done}, {left} are missing")
-            done += got
-
-
-def _short(shape: tuple[Any, ...]) -> str:
-    text = str(shape)
-    return text if len(text) < 80 else f"{text[:76]}...)"
+    try:
+        with path.open("rb", buffering=0) as file:
+            while done < len(buffer):
+                got = os.preadv(file.fileno(), [buffer[done:].data], offset + done)
+                if not got:
+                    left = len(buffer) - done
+                    raise CheckpointError(path, f"is truncated: it ends at byte {offset + done}, {left} are missing")
+                done += got
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from None

@@ -1,12 +1,15 @@
 """Checkpoints as they lie on disk: which tensors there are and where, read piece by piece."""
 
 import abc
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from npmerge.checkpoint.dtypes import DTYPES
 
 
 @dataclass(frozen=True)
@@ -17,18 +20,21 @@ class Entry:
         name: as stored.
         dtype: as safetensors calls it, such as "BF16".
         shape: of the tensor.
-        nbytes: that it takes.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    nbytes: int
 
     @property
     def size(self) -> int:
         """Number of entries."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its entries."""
+        return self.size * DTYPES[self.dtype].itemsize
 
 
 class StoredModel(abc.ABC):
@@ -54,6 +60,16 @@ class StoredModel(abc.ABC):
     def name(self) -> str:
         """What people call it: its path, unless it has been made on the way and has no lasting one."""
         return self.called or str(self.path)
+
+    @property
+    def read_from(self) -> tuple[Path, ...]:
+        """The files that hold its tensors, or the folder where the format is one of many files."""
+        return (self.path,)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that what belongs to it, such as its tokenizer, lies in."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     @abc.abstractmethod
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from npmerge.checkpoint.dtypes import CODES, DTYPES
 from npmerge.checkpoint.errors import CheckpointError, short
-from npmerge.checkpoint.headers import DTYPES, MOST_AXES
+from npmerge.checkpoint.headers import MOST_AXES
 from npmerge.checkpoint.rebuilt import Strided
-from npmerge.checkpoint.sharded import empty
 from npmerge.checkpoint.slabs import Index, slabs
-from npmerge.checkpoint.spans import NamedModel, Span, checked_entry, gather
+from npmerge.checkpoint.spans import NamedModel, Span, checked_entry, empty, gather
 from npmerge.checkpoint.stored import Entry
 from npmerge.checkpoint.zips import Inflater, Member
 
@@ -138,7 +138,7 @@ def _checked(path: Path, name: str, tensor: Strided, regions: Mapping[str, Regio
         raise CheckpointError(path, f"has the strides {short(tuple(strides)[:8])}, expected lengths, and an offset", name)
     if storage.key not in regions:
         raise CheckpointError(path, f"lies in the storage {short(storage.key)}, which is missing", name)
-    stored, size = np.dtype(DTYPES_OF[storage.dtype]).itemsize, DTYPES[entry.dtype].itemsize
+    stored, size = DTYPES[CODES[storage.dtype]].itemsize, DTYPES[entry.dtype].itemsize
     region = regions[storage.key]
     if storage.whole * stored > region.span.nbytes:
         raise CheckpointError(path, f"needs a storage of {storage.whole * stored} bytes, has {region.span.nbytes}", name)
@@ -167,6 +167,3 @@ def _swap(values: np.ndarray) -> np.ndarray:
     """Numbers with their bytes in the other order."""
     size = values.dtype.itemsize // (2 if values.dtype.kind == "c" else 1)
     return values.view(f"u{size}").byteswap(inplace=True).view(values.dtype)
-
-
-DTYPES_OF = {dtype.name: dtype for dtype in DTYPES.values()}

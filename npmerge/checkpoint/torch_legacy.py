@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from npmerge.checkpoint.containers import find_tensors
+from npmerge.checkpoint.dtypes import CODES, DTYPES
 from npmerge.checkpoint.errors import CheckpointError, short
 from npmerge.checkpoint.pickles import Pairs, read_pickle
 from npmerge.checkpoint.rebuilt import Storage, call, persistent
 from npmerge.checkpoint.spans import Span
-from npmerge.checkpoint.strided import DTYPES_OF, Region, StridedModel
+from npmerge.checkpoint.strided import Region, StridedModel
 from npmerge.checkpoint.zips import opened
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -64,7 +65,7 @@ class _Storages:
             storage = self._named[key]
             file.seek(position)
             length = int.from_bytes(file.read(8), order)
-            nbytes = storage.whole * DTYPES_OF[storage.dtype].itemsize
+            nbytes = storage.whole * DTYPES[CODES[storage.dtype]].itemsize
             position += 8
             if length != storage.whole:
                 raise CheckpointError(self._path, f"is a storage of {length} entries, expected {storage.whole}", key)

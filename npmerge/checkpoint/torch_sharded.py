@@ -7,13 +7,12 @@ import numpy as np
 
 from npmerge.checkpoint import torch_legacy, torch_zip
 from npmerge.checkpoint.errors import CheckpointError, short
-from npmerge.checkpoint.indices import check_agreement, read_object, tensors_by_file
+from npmerge.checkpoint.indices import check_agreement, tensors_by_file
 from npmerge.checkpoint.sharded import check_inside
 from npmerge.checkpoint.spans import NamedModel
 from npmerge.checkpoint.strided import StridedModel
 from npmerge.checkpoint.zips import LOCAL, opened
 
-INDEX = ".bin.index.json"
 SUFFIXES = (".bin", ".pt", ".pth")
 
 
@@ -23,7 +22,13 @@ class TorchShards(NamedModel):
     def __init__(self, path: Path, shards: Mapping[Path, StridedModel]):
         notes = [f"{file.name}: {note}" for file, shard in shards.items() for note in shard.notes]
         super().__init__(path, (x for shard in shards.values() for x in shard.entries.values()), notes)
+        self._files = (path, *shards)
         self._where = {name: shard for shard in shards.values() for name in shard.entries}
+
+    @property
+    def read_from(self) -> tuple[Path, ...]:
+        """See `StoredModel.read_from`."""
+        return self._files
 
     def _part(self, name: str, start: int, count: int) -> np.ndarray:
         return self._where[name].read(name, start, count)
@@ -37,7 +42,7 @@ def open_torch(path: Path) -> StridedModel:
 
 
 def open_file(path: Path) -> TorchShards:
-    """The model of an index, whose files lie beside it; `config` is the `config.json` there.
+    """The model of an index, whose files lie beside it.
 
     Raises:
         CheckpointError: an index that is damaged, names files outside its folder or missing ones (all at once), or does
@@ -49,10 +54,7 @@ def open_file(path: Path) -> TorchShards:
     shards = {path.parent / file: open_torch(path.parent / file) for file in sorted(names)}
     for file, shard in shards.items():
         check_agreement(path, file, names[file.name], shard.entries)
-    model = TorchShards(path, shards)
-    config = path.parent / "config.json"
-    model.config = read_object(config) if config.is_file() else {}
-    return model
+    return TorchShards(path, shards)
 
 
 def _check_files(index: Path, names: list[str]) -> None:

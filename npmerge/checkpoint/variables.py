@@ -9,8 +9,8 @@ import numpy as np
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree, path_name
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
+from npmerge.checkpoint.tensors import tensors_of
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def with_variables(model: T, variables: Mapping[str, Any] | StoredModel) -> T:
     Raises:
         ValueError: all paths that are missing, unexpected or have another shape, at once.
     """
-    given = _tensors(variables) if isinstance(variables, StoredModel) else dict(variables)
+    given: Mapping[str, Any] = tensors_of(variables) if isinstance(variables, StoredModel) else dict(variables)
     leaves, rebuild = _leaves(model)
     _check(variables_of(model), given)
     return rebuild([_replaced(leaf, given[path]) if _is_array(leaf) else leaf for path, leaf in leaves])
@@ -80,10 +80,6 @@ def _replaced(old: Any, new: Any) -> Any:
     if _is_key(old):
         return jax.random.wrap_key_data(jax.numpy.asarray(new), impl=jax.random.key_impl(old))
     return np.asarray(new) if isinstance(old, np.ndarray | np.generic) else jax.numpy.asarray(new)
-
-
-def _tensors(model: StoredModel) -> dict[str, np.ndarray]:
-    return {name: model.read(name).view(DTYPES[x.dtype]).reshape(x.shape) for name, x in model.entries.items()}
 
 
 def _check(own: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from npmerge.checkpoint.adapted import CONV1D, paths_of
-from npmerge.checkpoint.adapter import FLOATS, Adapter, open_adapter
+from npmerge.checkpoint.adapted import CONV1D
+from npmerge.checkpoint.adapter import Adapter, open_adapter
 from npmerge.checkpoint.adapter_writer import NewAdapter, write_adapter
+from npmerge.checkpoint.dtypes import FLOATS
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.factors import Update, cut, extracted, joined
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.lora_config import CONFIG
 from npmerge.checkpoint.partial import check_apart, check_replaceable, partial_folder
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.reports.sizes import size
-from npmerge.reports.text import braced, columns, kind_of, plural
-from npmerge.stream.progress import shown
+from npmerge.reports.numbers import plural, size
+from npmerge.reports.progress import shown
+from npmerge.reports.text import braced, columns, kind_of
 
 TABLE = re.compile(r"wte|wpe|(?!.*out).*embed.*")
 """Last parts of the names of modules that are taken for embeddings, whose factors PEFT names otherwise."""
@@ -96,7 +97,7 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
     """
     if request.rank is None:
         raise ValueError("extract-lora needs --rank")
-    check_apart(request.out, [*paths_of(model), *paths_of(base)])
+    check_apart(request.out, [Path(model), Path(base)])
     check_replaceable(request.out, force=request.force)
     for name in (model, base):
         if (Path(name) / CONFIG).is_file():

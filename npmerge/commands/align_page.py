@@ -1,56 +1,36 @@
 """What `npmerge align` says: its summary, its page and its words."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax
 import numpy as np
 
-from npmerge.checkpoint.network import architecture
-from npmerge.commands.align_inputs import Data
-from npmerge.commands.align_measures import Change, Measured, has_statistics
+from npmerge.commands import pages
+from npmerge.commands.align_measures import Change, Measured
+from npmerge.commands.align_requests import FIGURES, AlignRequest
+from npmerge.commands.align_run import Parents
 from npmerge.commands.sources import Source, written_name
-from npmerge.models import Config
 from npmerge.paths import Path
 from npmerge.reports.folder import REPORT
 from npmerge.reports.tables import markdown_table
-from npmerge.version import __version__
 
-if TYPE_CHECKING:
-    from npmerge.commands.align import Request
-
-FIGURES = ("correlation.png", "barrier.png")
-FILES = (*REPORT, *FIGURES)
-"""What the report may write, beside the checkpoints."""
 HEADER = ("network", "squared distance", "matched correlation", "barrier (nats)", "outputs moved by")
 
 
-def summary(
-    request: "Request", config: Config, sources: Sequence[Source], data: Data | None, measured: Measured
-) -> dict[str, Any]:
+def summary(request: AlignRequest, parents: Parents, measured: Measured) -> dict[str, Any]:
     """The content of `summary.json`; null where the data did not allow a measurement."""
-    return {
-        "npmerge": __version__,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "command": request.command,
-        "method": request.method,
+    return pages.summary(request, parents) | {
         "approximate": request.approximate,
-        "seed": request.seed,
-        "architecture": architecture(config),
-        "batch_statistics": has_statistics(sources[0].variables),
-        "sources": [source.named for source in sources],
-        "modules": sources[0].modules,
-        "data": described(data),
+        "modules": parents.sources[0].modules,
         "verify": measured.verified,
-        "networks": [_network(k, source, measured) for k, source in enumerate(sources[1:])],
-        "written": _written(sources, measured),
+        "networks": [_network(k, source, measured) for k, source in enumerate(parents.sources[1:])],
+        "written": _written(parents.sources, measured),
     }
 
 
 def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     """What the record of an aligned checkpoint keeps."""
-    return {key: content[key] for key in ("npmerge", "jax", "numpy", "method", "approximate", "seed", "sources", "data")}
+    return pages.provenance(content, "approximate")
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -63,11 +43,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines += [*(f"- {line}" for line in _notes(content)), ""]
     if content["networks"][0]["matched_correlation"]:
         lines += ["## Matched correlation by node", "", *_by_node(content["networks"], content["modules"]), ""]
-    files = [source["file"] for source in content["sources"]]
-    hashes = [(file, f"`{source['sha256']}`") for file, source in zip(files, content["sources"], strict=True)]
-    lines += ["## Made from", "", *markdown_table(("file", "SHA-256"), hashes), ""]
-    versions = f"npmerge {content['npmerge']}, jax {content['jax']}, numpy {content['numpy']}"
-    return "\n".join([*lines, f"Command: `{content['command']}`; {versions}.", ""])
+    return "\n".join([*lines, *pages.made_from(content)])
 
 
 def told(content: Mapping[str, Any]) -> list[str]:
@@ -100,13 +76,6 @@ def _change(values: Sequence[Any]) -> dict[str, Any]:
 
 def _points(path: Path) -> dict[str, list[float]]:
     return {key: values.tolist() for key, values in path._asdict().items()}
-
-
-def described(data: Data | None) -> dict[str, Any] | None:
-    """What a summary says of the examples."""
-    if data is None:
-        return None
-    return {"file": data.path.name, "sha256": data.sha256, "examples": len(data.inputs), "labels": data.labels is not None}
 
 
 def _written(sources: Sequence[Source], measured: Measured) -> list[str]:

@@ -15,8 +15,8 @@ from npmerge.commands.compare_sums import Sums, sums_of, total
 from npmerge.commands.values import blocks, each_tensor, values_of
 from npmerge.recipe.layers import layers_of
 from npmerge.reports.folder import OutputFolder
+from npmerge.reports.progress import shown
 from npmerge.reports.text import shape_of
-from npmerge.stream.progress import shown
 from npmerge.version import __version__
 
 OUTSIDE = "outside the layers"

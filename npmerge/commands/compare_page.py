@@ -9,8 +9,9 @@ import numpy as np
 
 from npmerge.recipe.layers import layers_of
 from npmerge.reports.folder import REPORT, write_report
+from npmerge.reports.numbers import number, plural
 from npmerge.reports.tables import markdown_table
-from npmerge.reports.text import columns, number, plural
+from npmerge.reports.text import columns
 
 FILES = (*REPORT, "heatmap.png")
 """What the report may write."""

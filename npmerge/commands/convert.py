@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from npmerge.checkpoint.conversion import FLOATS, Pieces, write_npz, write_orbax, write_safetensors
+from alignment.checks import unknown
+from npmerge.checkpoint.conversion import NAMES, Pieces, write_npz, write_orbax, write_safetensors
 from npmerge.checkpoint.formats import is_orbax, open_checkpoint
 from npmerge.checkpoint.indices import tensors_by_file
 from npmerge.checkpoint.partial import check_apart
@@ -16,8 +17,8 @@ from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder.carried import carried, carry
-from npmerge.reports.sizes import duration, parse_size, size
-from npmerge.stream.progress import shown
+from npmerge.reports.numbers import duration, parse_size, size
+from npmerge.reports.progress import shown
 
 SHARD_SIZE = "5GB"
 FILES = {".safetensors": "safetensors", ".npz": "npz"}
@@ -66,7 +67,7 @@ def run_convert(request: Request) -> None:
     begun = time.perf_counter()
     target = _target(request)
     if request.dtype is not None:
-        _check_known("dtype", request.dtype, FLOATS)
+        _check_known("dtype", request.dtype, NAMES)
     shard_bytes = parse_size("--out-shard-size", request.shard_size or SHARD_SIZE)
     _check_output(request)
     model = open_checkpoint(request.source)
@@ -138,8 +139,6 @@ def _target(request: Request) -> str:
 
 def _check_known(what: str, name: str, valid: tuple[str, ...]) -> None:
     if name not in valid:
-        from alignment.checks import unknown  # imports JAX
-
         raise ValueError(unknown(what, name, valid))
 
 

@@ -1,7 +1,7 @@
 """The documents of a recipe, one after the other, each to a folder: weights first, then what stands beside them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,20 +13,19 @@ import typer
 from npmerge.checkpoint.partial import emptied, sync_folder
 from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.checkpoint.stored import StoredModel
-from npmerge.commands.planning import Planned, planned
-from npmerge.folder import Provenance, Replay, differences, files_beside, finish, hash_of_file
+from npmerge.commands.planning import Asked, Planned, planned
+from npmerge.folder import Provenance, differences, files_beside, finish, hash_of_path
 from npmerge.folder.networks import as_network
 from npmerge.folder.record import record_of
 from npmerge.recipe import Recipe
 from npmerge.recipe.groups import inputs_of
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.planned import PlannedModel
-from npmerge.reports.sizes import parse_size
+from npmerge.reports.progress import shown
 from npmerge.stream.copies import compared
 from npmerge.stream.engine import Options, over_budget
-from npmerge.stream.outcomes import Outcome, digests, read_bytes
-from npmerge.stream.progress import shown
-from npmerge.stream.writing import Target, write_model
+from npmerge.stream.outcomes import Outcome, digests
+from npmerge.stream.writing import Destination, write_model
 
 UNKNOWN = f"blake3:{'0' * 64}"
 """Stands for a hash in headers that are laid out before it is known."""
@@ -55,54 +54,61 @@ class Documents:
     """What is the same for all documents of a recipe.
 
     Attributes:
-        text: of the recipe.
+        asked: the recipe, and what is added to it.
         out: where the result will be.
-        shard_size: the most that a file of it takes, as people write it.
-        seed: instead of the recipe's.
-        mergekit_semantics: whether mergekit's conventions are followed where ours differ.
+        shard_bytes: the most that the tensors of one file of it take.
+        recorded: what the record says of the command line.
         options: threads and memory.
         quiet: whether no progress is shown.
         keep: whether what has been written is to be of use after an error.
-        replay: the merge that is made again, if it is one.
         distributed: whether several processes learn together.
     """
 
-    text: str
+    asked: Asked
     out: Path
-    shard_size: str
-    seed: int | None
-    mergekit_semantics: bool
+    shard_bytes: int
+    recorded: Mapping[str, Any]
     options: Options
     quiet: bool
     keep: bool
-    replay: Replay | None
     distributed: bool = False
 
-    def check(self, recipes: Sequence[Recipe]) -> None:
+    def check(self) -> dict[int, Planned]:
         """Plan all that can be planned now, so that what is wrong is told before anything is made.
 
         A document whose tokenizers come from a result has to wait for it.
+
+        Returns:
+            By their numbers the documents that use no result of another: their plans stay as they are.
         """
         results: dict[str, StoredModel] = {}
-        for recipe in recipes:
+        lasting: dict[int, Planned] = {}
+        for number, recipe in enumerate(self.asked.recipes):
             if results and (recipe.tokenizer or recipe.tokenizer_source):
-                return
-            plan = self._planned(recipe, results).plan
-            results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
+                break
+            document = self._planned(recipe, results)
+            if results.keys().isdisjoint(model.name for model in document.plan.models):
+                lasting[number] = document
+            results[str(recipe.name)] = PlannedModel(str(recipe.name), document.plan)
+        return lasting
 
-    def make(self, recipes: Sequence[Recipe], folder: Path) -> Made:
-        """Make every document; those before the last in a folder of their own inside this one, the last in its `model`."""
+    def make(self, folder: Path, ready: Mapping[int, Planned]) -> Made:
+        """Make every document.
+
+        Args:
+            folder: those before the last are made in a folder of their own inside this one, the last in its `model`.
+            ready: documents that are planned, by their numbers.
+        """
+        recipes = self.asked.recipes
         notes: list[str] = []
         results: dict[str, StoredModel] = {}
         hashers = ThreadPoolExecutor(max(1, self.options.threads // 2), thread_name_prefix="hash")
         hashes: dict[str, Future[str]] = {}
         try:
             for number, recipe in enumerate(recipes):
-                document = self._planned(recipe, results)
-                for path in _files(document.plan, results):
-                    hashes.setdefault(str(path), hashers.submit(hash_of_file, path))
-                for path, hash_of in _examples(document):
-                    hashes.setdefault(str(path), hashers.submit(hash_of, path))
+                document = ready.get(number) or self._planned(recipe, results)
+                for path in (*_files(document.plan, results), *_examples(document)):
+                    hashes.setdefault(str(path), hashers.submit(hash_of_path, path))
                 if recipe is not recipes[-1]:
                     made, said = self._intermediate(document, folder, number)
                     results[str(recipe.name)] = made
@@ -114,8 +120,9 @@ class Documents:
         finally:
             hashers.shutdown(cancel_futures=True)
 
-    def attend(self, recipes: Sequence[Recipe], folder: Path) -> None:
+    def attend(self, folder: Path) -> None:
         """Take part in learning, where another process makes every document in this folder."""
+        recipes = self.asked.recipes
         results: dict[str, StoredModel] = {}
         for number, recipe in enumerate(recipes):
             document, place = self._planned(recipe, results), _result(folder, number)
@@ -134,20 +141,20 @@ class Documents:
             wait_for_all(f"document {number}")
 
     def _planned(self, recipe: Recipe, results: Mapping[str, StoredModel]) -> Planned:
-        return planned(recipe, results, seed=self.seed, mergekit_semantics=self.mergekit_semantics, out=self.out)
+        return planned(recipe, results, seed=self.asked.seed, mergekit_semantics=self.asked.mergekit_semantics, out=self.out)
 
     def _intermediate(self, document: Planned, folder: Path, number: int) -> tuple[ShardedModel, list[str]]:
         """The result, and what is to be said of it; its report stays beside the final model."""
         name, place = str(document.recipe.name), emptied(_result(folder, number))
         plan, said = self._followed(document, folder / "model" / "reports" / name, place.with_suffix(".fit"))
-        self._write(plan, Target(place, place.with_suffix(".journal"), keep=self.keep), name)
-        _finish(document, place, Provenance(self.text), name)
+        self._write(plan, Destination(place, place.with_suffix(".journal"), keep=self.keep), name)
+        _finish(document, place, Provenance(self.asked.text), name)
         return open_model(place, name=name), said
 
     def _final(self, document: Planned, folder: Path, hashes: Hashes, models: tuple[str, ...]) -> Made:
-        model, size = folder / "model", parse_size("--out-shard-size", self.shard_size)
+        model = folder / "model"
         plan, said = self._followed(document, model, folder / "fit")
-        target = Target(model, folder / "journal", size, partial(self._metadata, document, hashes), self.keep)
+        target = Destination(model, folder / "journal", self.shard_bytes, partial(self._metadata, document, hashes), self.keep)
         outcomes = self._write(plan, target, self.out.name)
         done = {step.name: step.action for step in document.plan.steps}
         outcomes = [replace(x, action=done[x.name]) for x in outcomes]  # what was learned is copied into the files
@@ -157,10 +164,10 @@ class Documents:
         outputs = digests(outcomes, {path.name: header.tensors for path, header in merged.files.items()})
         provenance = replace(self._provenance(hashes, final=True), outputs=outputs, models=models)
         notes = _finish(document, model, provenance, self.out.resolve().name)
-        changed = differences(self.replay, provenance) if self.replay else []
+        changed = differences(self.asked.replay, provenance) if self.asked.replay else []
         return Made(document.plan, outcomes, [*copies, *notes], changed)
 
-    def _followed(self, document: Planned, report: Path | None, work: Path) -> "tuple[Plan, list[str]]":
+    def _followed(self, document: Planned, report: Path | None, work: Path) -> tuple[Plan, list[str]]:
         """The plan of what is written, when the networks of a document have been aligned and learned from; what to say."""
         if document.blocks is None:
             return document.plan, []
@@ -168,23 +175,20 @@ class Documents:
 
         return follow(document.blocks, report, work, quiet=self.quiet or report is None, keep=self.keep)
 
-    def _write(self, plan: Plan, target: Target, label: str) -> list[Outcome]:
+    def _write(self, plan: Plan, target: Destination, label: str) -> list[Outcome]:
         from npmerge.stream.kernels import kernel_of  # imports JAX
 
         if not self.quiet:
             of = "" if label == self.out.name else f"{label}: "
             for warning in (*plan.warnings, *over_budget(plan, self.options)):
                 typer.echo(f"warning: {of}{warning}", err=True)
-        total = sum(read_bytes(plan, step) for step in plan.steps)
         kernel = partial(kernel_of, mergekit_semantics=plan.mergekit_semantics, seed=plan.seed)
-        with shown(total, label, quiet=self.quiet) as progress:
+        with shown(plan.bytes_in, label, quiet=self.quiet) as progress:
             return write_model(plan, kernel, target, self.options, progress)
 
     def _provenance(self, hashes: Hashes, *, final: bool) -> Provenance:
-        options: dict[str, Any] = {"out_shard_size": self.shard_size}
-        if self.seed is not None:
-            options["seed"] = self.seed
-        return Provenance(self.text, options, {path: x.result() if final else UNKNOWN for path, x in hashes.items()})
+        found = {path: x.result() if final else UNKNOWN for path, x in hashes.items()}
+        return Provenance(self.asked.text, self.recorded, found)
 
     def _metadata(self, document: Planned, hashes: Hashes, final: bool) -> dict[str, str]:
         plan, learned = document.plan, document.recipe.learn is not None
@@ -208,17 +212,16 @@ def _result(folder: Path, number: int) -> Path:
     return folder / "results" / str(number)
 
 
-def _examples(document: Planned) -> "list[tuple[Path, Callable[[Path], str]]]":
-    """The examples that a document reads, and what finds their hash."""
+def _examples(document: Planned) -> list[Path]:
+    """The examples that a document reads, and the code of the user that it runs."""
     if document.blocks is None:
         return []
-    from npmerge.learning.data import hash_of_data
     from npmerge.learning.run import code_files, data_files
 
-    return [(path, hash_of_data) for path in (*data_files(document.recipe), *code_files(document.blocks))]
+    return [*data_files(document.recipe), *code_files(document.blocks)]
 
 
 def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:
     """The files that a plan reads and those beside them, without those of results of earlier documents."""
     own = [model for model in plan.models if model.name not in results]
-    return [path for model in own for path in (*getattr(model, "files", ()), *files_beside(model))]
+    return [path for model in own for path in (*model.read_from, *files_beside(model))]

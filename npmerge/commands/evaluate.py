@@ -6,17 +6,18 @@ from pathlib import Path
 import jax
 
 from npmerge.checkpoint.adapted import open_reference, paths_of
+from npmerge.checkpoint.tensors import tensors_of
 from npmerge.evaluate import Metrics, evaluate
-from npmerge.folder.tokenizers import folder_of
+from npmerge.folder.record import hash_of_path
 from npmerge.learning.chosen import architecture_of
-from npmerge.learning.data import hash_of_data, read_examples
+from npmerge.learning.data import read_examples
 from npmerge.learning.judged import is_headless
-from npmerge.learning.members import StoredTensor
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
 from npmerge.recipe.named import Named
+from npmerge.reports.numbers import plural
 from npmerge.reports.tables import json_text
-from npmerge.reports.text import columns, plural
+from npmerge.reports.text import columns
 from npmerge.version import __version__
 
 
@@ -48,7 +49,7 @@ def run_evaluate(request: Request) -> str:
             raise ValueError(f"{path}: no such file or folder")
     rows = {model: _metrics(request, model) for model in request.models}
     if request.as_json:
-        data = {"path": str(request.data), "hash": hash_of_data(request.data)}
+        data = {"path": str(request.data), "hash": hash_of_path(request.data)}
         found = {name: row._asdict() for name, row in rows.items()}
         return json_text({"npmerge": __version__, "data": data, "models": found})
     examples = max(row.examples for row in rows.values())
@@ -59,11 +60,11 @@ def run_evaluate(request: Request) -> str:
 
 def _metrics(request: Request, name: str) -> Metrics:
     model = open_reference(name)
-    tensors = {key: StoredTensor(model, key) for key in model.entries}
+    tensors = tensors_of(model)
     given = None if request.architecture is None else Named(name=request.architecture)
     try:
         network = architecture_of(given, model, tensors)
-        examples = read_examples(Data(path=str(request.data)), network.config, folder_of(model.path))
+        examples = read_examples(Data(path=str(request.data)), network.config, model.folder)
         if examples.targets is None:
             raise ValueError(f"{request.data} has no 'labels'")
         variables = network.variables(tensors)

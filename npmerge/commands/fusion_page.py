@@ -1,24 +1,23 @@
 """What `npmerge align --method zipit` and `transport` say: their summary, their page and their words."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from npmerge.commands import merging_page
-from npmerge.commands.merging import Parents
+from npmerge.commands import pages
+from npmerge.commands.align_requests import MERGED, FusionRequest
+from npmerge.commands.align_run import Parents
+from npmerge.reports.folder import REPORT
 from npmerge.reports.tables import markdown_table
 
-if TYPE_CHECKING:
-    from npmerge.commands.fusion import Request
 
-
-def summary(request: "Request", parents: Parents) -> dict[str, Any]:
+def summary(request: FusionRequest, parents: Parents) -> dict[str, Any]:
     """What `summary.json` says of the request; `written` lists the files."""
-    return merging_page.summary(request, request.method, parents) | {"width": request.width}
+    return pages.summary(request, parents) | {"width": request.width, "written": [MERGED, *REPORT]}
 
 
 def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     """What the record of the merged checkpoint keeps."""
-    return {key: content[key] for key in ("npmerge", "jax", "numpy", "method", "width", "seed", "sources", "data")}
+    return pages.provenance(content, "width")
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -31,14 +30,14 @@ def markdown(content: Mapping[str, Any]) -> str:
         lines += ["## What it is worth", "", *markdown_table(("network", "accuracy", "loss"), rows), ""]
     rows = [(row["node"], *map(str, row["old"]), str(row["new"])) for row in content["nodes"]]
     lines += ["## Units of every node", "", *markdown_table(("node", *files, "merged"), rows), ""]
-    return "\n".join([*lines, *merging_page.made_from(content)])
+    return "\n".join([*lines, *pages.made_from(content)])
 
 
 def told(content: Mapping[str, Any]) -> list[str]:
     """What the terminal shows."""
     kind, width = content["architecture"]["class"], content["width"]
     lines = [f"{len(content['sources'])} x {kind}, {content['method']} at {width:g} times the width of the first"]
-    return [*lines, *merging_page.measured(content["networks"]), *(f"- {line}" for line in _notes(content))]
+    return [*lines, *pages.measured(content["networks"]), *(f"- {line}" for line in _notes(content))]
 
 
 def _notes(content: Mapping[str, Any]) -> list[str]:

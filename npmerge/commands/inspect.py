@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from npmerge.checkpoint.formats import open_checkpoint
+from npmerge.checkpoint.indices import read_json
+from npmerge.checkpoint.partial import RECORD
 from npmerge.checkpoint.sharded import ShardedModel
 from npmerge.checkpoint.stored import Entry, StoredModel
 from npmerge.commands.values import Moments, blocks, each_tensor
 from npmerge.recipe.layers import layers_of
-from npmerge.reports.sizes import size
-from npmerge.reports.text import braced, columns, counted, kind_of, number, plural, shape_of
-from npmerge.stream.progress import shown
-
-RECORD = "npmerge.json"
-"""Of a merged model: what it was made from."""
+from npmerge.reports.numbers import counted, number, plural, size
+from npmerge.reports.progress import shown
+from npmerge.reports.text import braced, columns, kind_of, shape_of
 
 
 def inspected(path: Path, *, values: bool = False) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def inspected(path: Path, *, values: bool = False) -> dict[str, Any]:
         "dtypes": _dtypes(model.entries),
         "layers": {stack.rstrip("./_"): len(numbers) for stack, numbers in layers_of(model.entries).numbers.items()},
         "config": dict(model.config),
-        "record": _record(path),
+        "record": _record(model.folder),
         "tensors": {name: _tensor(entry) for name, entry in model.entries.items()},
     }
     return content | (_with_values(model, content["tensors"]) if values else {})
@@ -79,14 +78,9 @@ def _dtypes(entries: Mapping[str, Entry]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _record(path: Path) -> Any:
-    file = (path if path.is_dir() else path.parent) / RECORD
-    if not file.is_file():
-        return None
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {file}: {error}") from None
+def _record(folder: Path) -> Any:
+    """What a merged model was made from; None for one that is not."""
+    return read_json(file) if (file := folder / RECORD).is_file() else None
 
 
 def _with_values(model: StoredModel, tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:

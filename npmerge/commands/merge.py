@@ -3,17 +3,18 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import typer
 
 from npmerge.checkpoint.partial import check_replaceable, partial_folder, partial_place
 from npmerge.commands.documents import Documents, Made
+from npmerge.commands.planning import Asked, asked_of
 from npmerge.commands.signals import ended_by_signals
-from npmerge.folder import Replay, is_record, recipe_of_record
-from npmerge.recipe import Recipe, parse_recipe, read_recipe
-from npmerge.reports.sizes import parse_size, process_peak, without_unit
+from npmerge.recipe import Recipe
+from npmerge.reports.numbers import parse_size, without_unit
+from npmerge.reports.progress import peak_memory
 from npmerge.stream.allocation import keep_freed_memory
 from npmerge.stream.devices import use_device
 from npmerge.stream.engine import Options
@@ -70,22 +71,42 @@ def run_merge(request: Request) -> None:
     begun = time.perf_counter()
     if request.quiet and request.verbose:
         raise ValueError("--quiet and --verbose exclude each other, got both")
-    request, recipes, documents = _read(request)
+    asked = asked_of(request.recipe, seed=request.seed, mergekit_semantics=request.mergekit_semantics)
+    documents = _documents(request, asked)
     use_device(request.device)
-    if request.distributed and not _is_first(recipes):
-        _attend(request, recipes, documents)
+    if request.distributed and not _is_first(asked.recipes):
+        _attend(request, documents)
         return
     check_replaceable(request.out, force=request.force)
-    documents.check(recipes)
+    ready = documents.check()
     keep_freed_memory()
     switch_often()
     with ended_by_signals() as check, partial_folder(request.out, force=request.force, resume=request.resume) as folder:
         if request.distributed:
             _begin()
-        made = documents.make(recipes, folder)
+        made = documents.make(folder, ready)
         check()
     if not request.quiet:
         _tell(request, made, time.perf_counter() - begun)
+
+
+def _documents(request: Request, asked: Asked) -> Documents:
+    """The documents of the recipe, with what its record adds to the request where a merge is made again."""
+    recorded = asked.replay.provenance.options if asked.replay else {}
+    shard_size = request.shard_size or recorded.get("out_shard_size") or SHARD_SIZE
+    shard_bytes = parse_size("--out-shard-size", shard_size)
+    for warning in [] if request.quiet else without_unit("--out-shard-size", shard_size):
+        typer.echo(f"warning: {warning}", err=True)
+    return Documents(
+        asked,
+        request.out,
+        shard_bytes,
+        {"out_shard_size": shard_size} | ({} if asked.seed is None else {"seed": asked.seed}),
+        options=request.options,
+        quiet=request.quiet,
+        keep=request.resume,
+        distributed=request.distributed,
+    )
 
 
 def _is_first(recipes: Sequence[Recipe]) -> bool:
@@ -98,12 +119,12 @@ def _is_first(recipes: Sequence[Recipe]) -> bool:
     return is_first()
 
 
-def _attend(request: Request, recipes: Sequence[Recipe], documents: Documents) -> None:
+def _attend(request: Request, documents: Documents) -> None:
     """Learn with the process that writes, once its folder is there."""
     _begin()
     keep_freed_memory()
     with ended_by_signals():
-        documents.attend(recipes, partial_place(request.out))
+        documents.attend(partial_place(request.out))
 
 
 def _begin() -> None:
@@ -112,41 +133,10 @@ def _begin() -> None:
     wait_for_all("the folder of the result")
 
 
-def _read(request: Request) -> tuple[Request, tuple[Recipe, ...], Documents]:
-    """The recipe, and the request with what a record adds to it."""
-    replay: Replay | None = None
-    if is_record(request.recipe):
-        replay = recipe_of_record(request.recipe)
-        options = replay.provenance.options
-        request = replace(
-            request,
-            shard_size=request.shard_size or options.get("out_shard_size"),
-            seed=options.get("seed") if request.seed is None else request.seed,
-            mergekit_semantics=request.mergekit_semantics or replay.mergekit_semantics,
-        )
-    text = replay.provenance.recipe if replay else read_recipe(request.recipe)
-    documents = Documents(
-        text=text,
-        out=request.out,
-        shard_size=request.shard_size or SHARD_SIZE,
-        seed=request.seed,
-        mergekit_semantics=request.mergekit_semantics,
-        options=request.options,
-        quiet=request.quiet,
-        keep=request.resume,
-        replay=replay,
-        distributed=request.distributed,
-    )
-    parse_size("--out-shard-size", documents.shard_size)
-    for warning in [] if request.quiet else without_unit("--out-shard-size", documents.shard_size):
-        typer.echo(f"warning: {warning}", err=True)
-    return request, parse_recipe(text, str(request.recipe)), documents
-
-
 def _tell(request: Request, made: Made, seconds: float) -> None:
     pairs = zip(made.plan.steps, made.outcomes, strict=True)
     each = [line(step, outcome) for step, outcome in pairs] if request.verbose else []
-    told = [*each, *made.notes, *summary(made.plan, made.outcomes, seconds, process_peak()), f"written to {request.out}"]
+    told = [*each, *made.notes, *summary(made.plan, made.outcomes, seconds, peak_memory()), f"written to {request.out}"]
     told += [f"warning: not as the first time: {text}" for text in made.changed]
     if made.changed:
         told.append(f"warning: {request.out} is not the merge that {request.recipe} records")

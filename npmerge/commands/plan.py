@@ -1,7 +1,7 @@
 """`npmerge plan`: what a recipe would do, tensor by tensor, from the headers of its models alone."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ import typer
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands import plan_page as page
 from npmerge.commands.merge import default_options
-from npmerge.commands.planning import Planned, planned
+from npmerge.commands.planning import Asked, Planned, asked_of, planned
 from npmerge.commands.prediction import Prediction, predicted, probed
-from npmerge.folder import is_record, recipe_of_record
-from npmerge.recipe import PlannedModel, Recipe, load_recipe, parse_recipe
+from npmerge.recipe import PlannedModel, Recipe
 from npmerge.stream.engine import Options, over_budget
 from npmerge.version import __version__
 
@@ -41,23 +40,25 @@ class Request:
 def plan_page(request: Request) -> str:
     """The plans of all documents as text. Raises ValueError for whatever is wrong with recipe or models."""
     lines: list[str] = []
-    for title, document, prediction in _documents(request):
+    asked = _asked(request)
+    for title, document, prediction in _documents(asked, request.options):
         lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose, alone=document.blocks is None)]
         lines += [f"warning: {text}" for text in over_budget(document.plan, request.options)]
         lines += _blocks(document, prediction)
     why = "tokenizers of results that are not made yet: it is planned when they are"
-    lines += [line for recipe in _waiting(request) for line in ("", f"{_name(recipe)}: takes {why}")]
+    lines += [line for recipe in _waiting(asked.recipes) for line in ("", f"{_name(recipe)}: takes {why}")]
     return "\n".join(lines[1:])
 
 
 def plan_json(request: Request) -> str:
     """As `plan_page`, for programs."""
+    asked = _asked(request)
     documents: list[dict[str, Any]] = [
         {"title": title, "predicted": prediction._asdict(), **page.as_json(document.plan), **_fit(document)}
-        for title, document, prediction in _documents(request)
+        for title, document, prediction in _documents(asked, request.options)
     ]
     content = {"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}
-    return json.dumps(content | {"waiting": [_name(recipe) for recipe in _waiting(request)]}, indent=1)
+    return json.dumps(content | {"waiting": [_name(recipe) for recipe in _waiting(asked.recipes)]}, indent=1)
 
 
 def _blocks(document: Planned, prediction: Prediction) -> list[str]:
@@ -84,22 +85,25 @@ def _fit(document: Planned) -> dict[str, Any]:
     return {"learn": predicted_fit(document.blocks, learn).as_json()}
 
 
-def _documents(request: Request) -> Iterator[tuple[str, Planned, Prediction]]:
+def _asked(request: Request) -> Asked:
+    return asked_of(request.recipe, seed=request.seed, mergekit_semantics=request.mergekit_semantics)
+
+
+def _documents(asked: Asked, options: Options) -> Iterator[tuple[str, Planned, Prediction]]:
     """Every document with a line that says what it is, and what it will take."""
-    recipes, seed, semantics = _read(request)
     probe = probed()
     results: dict[str, StoredModel] = {}
-    for recipe in recipes:
+    for recipe in asked.recipes:
         if results and _needs_tokenizers(recipe):
             return
-        document = planned(recipe, results, seed=seed, mergekit_semantics=semantics)
+        document = planned(recipe, results, seed=asked.seed, mergekit_semantics=asked.mergekit_semantics)
         plan = document.plan
         results[str(recipe.name)] = PlannedModel(str(recipe.name), plan)
-        conventions = ", mergekit's conventions" if semantics else ""
+        conventions = ", mergekit's conventions" if plan.mergekit_semantics else ""
         yield (
             f"{_name(recipe)}: {recipe.merge_method}, seed {plan.seed}{conventions}",
             document,
-            predicted(plan, request.options, probe),
+            predicted(plan, options, probe),
         )
 
 
@@ -108,22 +112,11 @@ def _needs_tokenizers(recipe: Recipe) -> bool:
     return bool(recipe.tokenizer or recipe.tokenizer_source)
 
 
-def _waiting(request: Request) -> tuple[Recipe, ...]:
+def _waiting(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
     """The documents that cannot be planned before others are made."""
-    recipes = _read(request)[0]
     first = next((k for k, recipe in enumerate(recipes) if k and _needs_tokenizers(recipe)), len(recipes))
-    return recipes[first:]
+    return tuple(recipes[first:])
 
 
 def _name(recipe: Recipe) -> str:
     return f"document {recipe.name!r}" if recipe.name else "the merge"
-
-
-def _read(request: Request) -> tuple[tuple[Recipe, ...], int | None, bool]:
-    """The recipes, a seed to take instead of theirs, and whether mergekit's conventions are followed."""
-    if not is_record(request.recipe):
-        return load_recipe(request.recipe), request.seed, request.mergekit_semantics
-    replay = recipe_of_record(request.recipe)
-    recipes = parse_recipe(replay.provenance.recipe, str(request.recipe))
-    seed = replay.provenance.options.get("seed") if request.seed is None else request.seed
-    return recipes, seed, request.mergekit_semantics or replay.mergekit_semantics

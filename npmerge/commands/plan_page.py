@@ -1,17 +1,15 @@
 """What `npmerge plan` says: a line for the tensors of all layers that are made alike, and every number that counts."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.prediction import LIBRARIES, Prediction
 from npmerge.recipe.layers import place_of
 from npmerge.recipe.plan import Plan, Source, Step, Value
-from npmerge.reports.sizes import duration, process_peak, size
-from npmerge.reports.text import braced, columns, kind_of, plural, ranges, shape_of
-from npmerge.stream.outcomes import read_bytes
+from npmerge.reports.numbers import duration, plural, size
+from npmerge.reports.progress import peak_memory
+from npmerge.reports.text import braced, columns, kind_of, ranges, shape_of
 
 HEADER = ("tensor", "count", "shape", "dtype", "by", "of", "numbers", "")
 
@@ -51,11 +49,11 @@ def as_json(plan: Plan) -> dict[str, Any]:
     """The plan for programs; sources and bases are named by their place among the models."""
     return {
         "models": [{"path": m.name, "tensors": len(m.entries), "bytes": _bytes(m)} for m in plan.models],
-        "reference": plan.reference,
+        "reference": 0,
         "seed": plan.seed,
         "mergekit_semantics": plan.mergekit_semantics,
-        "bytes_in": sum(read_bytes(plan, step) for step in plan.steps),
-        "bytes_out": sum(written(step) for step in plan.steps),
+        "bytes_in": plan.bytes_in,
+        "bytes_out": plan.bytes_out,
         "tensors": {step.name: _step(plan, step) for step in plan.steps},
         "left_out": [{"model": s.model, "name": s.name, "why": s.why} for s in plan.skipped],
         "warnings": list(plan.warnings),
@@ -96,8 +94,8 @@ def _step(plan: Plan, step: Step) -> dict[str, Any]:
         "coefficients": coefficients(step),
         "depth": step.depth,
         "note": step.note,
-        "bytes_in": read_bytes(plan, step),
-        "bytes_out": written(step),
+        "bytes_in": plan.bytes_read(step),
+        "bytes_out": step.entry.nbytes,
     }
 
 
@@ -107,7 +105,7 @@ def _bytes(model: StoredModel) -> int:
 
 def _alike(step: Step) -> Any:
     """What tensors of different layers must have in common to share a line."""
-    sources = tuple(_from(step, s) for s in (*step.sources, *([step.base] if step.base else [])))
+    sources = tuple(_from(step, s) for s in step.inputs)
     return kind_of(step.name), step.shape, step.dtype, step.action, step.method, sources, step.base is None, step.note
 
 
@@ -119,7 +117,7 @@ def _from(step: Step, source: Source) -> Any:
 
 def _model(plan: Plan, k: int) -> tuple[str, ...]:
     model = plan.models[k]
-    role = "reference" if k == plan.reference else ""
+    role = "reference" if k == 0 else ""
     return (f"{letter(k)} = {model.name}", plural(len(model.entries), "tensor"), size(_bytes(model)), role)
 
 
@@ -202,7 +200,7 @@ def _counts(plan: Plan) -> str:
     actions = [step.action for step in plan.steps]
     return (
         f"{actions.count('merge')} tensors merged, {actions.count('copy')} copied, {len(plan.skipped)} of the inputs left out; "
-        f"{size(sum(read_bytes(plan, step) for step in plan.steps))} read, {size(sum(map(written, plan.steps)))} written"
+        f"{size(plan.bytes_in)} read, {size(plan.bytes_out)} written"
     )
 
 
@@ -220,12 +218,7 @@ def total(p: Prediction, held: int, learning: float | None) -> str:
         held: bytes of a step of learning and of what lies beside it.
         learning: seconds of compiling and of all steps; None where they are not known.
     """
-    memory = f"about {size(max(process_peak(), LIBRARIES + held, p.memory))} of memory"
+    memory = f"about {size(max(peak_memory(), LIBRARIES + held, p.memory))} of memory"
     if learning is None or p.seconds is None:
         return f"predicted in all: {memory}; time: not known"
     return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}, and what measuring the networks takes"
-
-
-def written(step: Step) -> int:
-    """Bytes of the tensor that a step writes."""
-    return math.prod(step.shape) * DTYPES[step.dtype].itemsize

@@ -1,57 +1,38 @@
 """`npmerge align --method pleas`: checkpoints in, one network of the size asked for out, and what each size is worth."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from alignment import ActivationMatching, NodeMoments, WeightMatching, resize
-from alignment.budget.allocation import check_budget
 from alignment.methods.partial import merged_units
-from npmerge.commands import merging, pleas_page
-from npmerge.commands.align_inputs import check_points
+from npmerge.commands import pleas_page
 from npmerge.commands.align_measures import has_statistics
-from npmerge.commands.merging import MERGED, Made, Parents, plain
+from npmerge.commands.align_requests import MERGED, PleasRequest
+from npmerge.commands.align_run import Made, Parents, plain, run
+from npmerge.commands.sources import File
 from npmerge.evaluate import LogitEnsemble, evaluate
 from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
 from npmerge.least_squares.solve import LeastSquares
-from npmerge.models import example
+from npmerge.models import WithWidths, example
 from npmerge.reports.figures import size_figure
 from npmerge.reports.folder import REPORT
 from npmerge.statistics.collect import collect
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request(merging.Request):
-    """What the command was asked for.
-
-    Attributes:
-        budget: the size of the merged network, in operations of one.
-        points: sizes for the figure, from one network to all.
-    """
-
-    budget: float
-    points: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_budget(self.budget, len(self.files))
-        check_points(self.points)
-
-
-def run_pleas(request: Request) -> dict[str, Any]:
-    """Merge, measure, write the folder and print its table, as `merging.run` does.
+def run_pleas(request: PleasRequest) -> dict[str, Any]:
+    """Merge, measure, write the folder and print its table, as `align_run.run` does.
 
     With data, units are matched by their activations and the layers are solved by sequential least squares; without, units are
     matched by their weights.
     """
-    return merging.run(request, pleas_page, lambda parents: _Run(request, parents).made(), own=(MERGED, *REPORT, "size.png"))
+    return run(request, pleas_page, lambda parents: _Run(request, parents).made(), own=(MERGED, *REPORT, "size.png"))
 
 
 class _Run:
     """One merge at any size: the networks, and what is done with them."""
 
-    def __init__(self, request: Request, parents: Parents):
+    def __init__(self, request: PleasRequest, parents: Parents):
         self.request, self.parents = request, parents
         self.apply, self.graph, self.data = parents.networks[0].apply, parents.graphs[0], parents.data
         self.prepared = self._prepared()
@@ -75,7 +56,8 @@ class _Run:
         sizes = self.sizes(found)
         content = pleas_page.summary(self.request, self.parents) | self.described(found) | {"sizes": sizes}
         figures = {"size": size_figure(sizes["points"], sizes["levels"], self.request.budget)} if sizes["points"] else {}
-        return Made(found.variables, found.widths, content, figures)
+        config = WithWidths.of(self.parents.config, found.widths)
+        return Made({MERGED: File(config, found.variables, {"pleas": pleas_page.provenance(content)})}, content, figures)
 
     def merged(self, budget: float) -> Sized:
         """The network of one size, with data its statistics re-estimated."""

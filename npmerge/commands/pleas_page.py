@@ -1,25 +1,24 @@
 """What `npmerge align --method pleas` says: its summary, its page and its words."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from npmerge.commands import merging_page
-from npmerge.commands.merging import Parents
+from npmerge.commands import pages
+from npmerge.commands.align_requests import MERGED, PleasRequest
+from npmerge.commands.align_run import Parents
+from npmerge.reports.folder import REPORT
 from npmerge.reports.tables import markdown_table
 
-if TYPE_CHECKING:
-    from npmerge.commands.pleas import Request
 
-
-def summary(request: "Request", parents: Parents) -> dict[str, Any]:
+def summary(request: PleasRequest, parents: Parents) -> dict[str, Any]:
     """What `summary.json` says of the request; `written` lists the files."""
     drawn = ["size.png"] if parents.data is not None and parents.data.labels is not None else []
-    return merging_page.summary(request, "pleas", parents, drawn) | {"budget": request.budget}
+    return pages.summary(request, parents) | {"budget": request.budget, "written": [MERGED, *REPORT, *drawn]}
 
 
 def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     """What the record of the merged checkpoint keeps."""
-    return {key: content[key] for key in ("npmerge", "jax", "numpy", "method", "budget", "seed", "sources", "data", "cost")}
+    return pages.provenance(content, "budget", "cost")
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -31,7 +30,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     if content["sizes"]["points"]:
         lines += ["## What each size is worth", "", *_by_size(content), ""]
     lines += ["## Units of every node", "", *_by_node(content), ""]
-    return "\n".join([*lines, *merging_page.made_from(content)])
+    return "\n".join([*lines, *pages.made_from(content)])
 
 
 def told(content: Mapping[str, Any]) -> list[str]:
@@ -41,7 +40,7 @@ def told(content: Mapping[str, Any]) -> list[str]:
     ]
     points = {p["budget"]: p for p in content["sizes"]["points"]}
     merged = {"merged": points[content["budget"]]} if points else {}
-    return [*lines, *merging_page.measured(merged | content["sizes"]["levels"]), *(f"- {line}" for line in _notes(content))]
+    return [*lines, *pages.measured(merged | content["sizes"]["levels"]), *(f"- {line}" for line in _notes(content))]
 
 
 def _notes(content: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from npmerge.recipe.plan import Plan, Step
 from npmerge.stream.engine import LANES, Options, block_bytes, room_of, threads_of, whole_bytes
-from npmerge.stream.outcomes import read_bytes
 from npmerge.stream.tensors import bytes_of_entry
 
 COSTS = {
@@ -80,7 +79,7 @@ def predicted(plan: Plan, options: Options, probe: float) -> Prediction:
         probe: seconds per gigabyte, of `probed`.
     """
     unmeasured = tuple(sorted({step.method for step in plan.steps} - COSTS.keys()))
-    cost = sum(read_bytes(plan, step) / 1e9 * COSTS.get(step.method, math.nan) for step in plan.steps)
+    cost = sum(plan.bytes_read(step) / 1e9 * COSTS.get(step.method, math.nan) for step in plan.steps)
     threads = threads_of(plan, options)
     seconds = None if unmeasured else START + cost * probe / threads
     return Prediction(LIBRARIES + _tensors(plan, options, threads), seconds, unmeasured, threads)
@@ -115,5 +114,5 @@ def _tensors(plan: Plan, options: Options, threads: int) -> int:
 
 def _kept(plan: Plan, step: Step, room: int) -> int:
     """Bytes of a tensor that is read more than once, if they fit into the room for it."""
-    stored = math.prod(step.shape) * bytes_of_entry(plan.models, step)
+    stored = step.entry.size * bytes_of_entry(plan.models, step)
     return stored if stored <= room and step.method not in ONCE and not is_whole(step) else 0

@@ -1,6 +1,7 @@
 """Networks that `npmerge align` reads, and how the aligned ones are written: each in the names in which it was read."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,16 +10,41 @@ from safetensors import SafetensorError, safe_open
 from alignment.graph import PyTree
 from npmerge.checkpoint import load_named, load_network, load_record, save, save_network, to_named
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.formats import FOLDERS, PERHAPS, open_checkpoint
+from npmerge.checkpoint.formats import PERHAPS, open_checkpoint
 from npmerge.checkpoint.names import paths_of
 from npmerge.checkpoint.network import architecture, network_config
+from npmerge.checkpoint.sharded import OTHERS
 from npmerge.models import Config
 
-FOREIGN = {Path(pattern).suffix for pattern in (*PERHAPS, *FOLDERS)}
+FOREIGN = {Path(pattern).suffix for pattern in (*PERHAPS, *OTHERS)}
 """Endings of formats that are read and not written."""
 
 NAMED = "named_architecture"
 """Where the record of a network in names of PyTorch has its configuration; "architecture" means that names are paths."""
+
+
+class File(NamedTuple):
+    """A network that is written.
+
+    Attributes:
+        config: what builds it.
+        variables: of the network.
+        record: that is written with it.
+        names: of its tensors, where they are to be those that PyTorch has; None for the paths of our own files.
+    """
+
+    config: Config
+    variables: PyTree
+    record: Mapping[str, Any]
+    names: tuple[str, ...] | None = None
+
+    def write(self, path: Path) -> None:
+        """Write it. Raises ValueError as `npmerge.checkpoint.save`."""
+        if self.names is None:
+            save_network(path, self.config, self.variables, self.record)
+        else:
+            tensors = to_named(self.config, self.variables, like=self.names)
+            save(path, tensors, {**self.record, NAMED: architecture(self.config)})
 
 
 class Source(NamedTuple):
@@ -51,14 +77,9 @@ class Source(NamedTuple):
         found = {} if self.names is None else paths_of(self.config, self.names)
         return {path.rpartition("/")[0]: name.rpartition(".")[0] for name, paths in found.items() for path in paths}
 
-    def write(self, folder: Path, variables: PyTree, record: dict[str, Any]) -> None:
+    def aligned(self, variables: PyTree, record: Mapping[str, Any]) -> File:
         """Its aligned copy, with a record besides its own."""
-        path, record = folder / written_name(self.path), {**self.record, **record}
-        if self.names is None:
-            save_network(path, self.config, variables, record)
-        else:
-            tensors = to_named(self.config, variables, like=self.names)
-            save(path, tensors, {**record, NAMED: architecture(self.config)})
+        return File(self.config, variables, {**self.record, **record}, self.names)
 
 
 def written_name(path: Path) -> str:

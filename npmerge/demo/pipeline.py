@@ -69,6 +69,26 @@ class Row(NamedTuple):
     seconds: float
 
 
+class Case(NamedTuple):
+    """What is learned from labelled examples: the coefficients of a merge, or as a control the weights of a network.
+
+    Attributes:
+        name: in the table.
+        kind: "learned" or "control".
+        start: theta before the first step.
+        loss: of theta.
+        stack: what is merged; None for weights.
+        network: what makes the variables of a network of theta.
+    """
+
+    name: str
+    kind: str
+    start: PyTree
+    loss: Loss
+    stack: Stack | None
+    network: Callable[[PyTree], PyTree]
+
+
 @dataclass
 class Run:
     """What one seed gave."""
@@ -180,50 +200,46 @@ class _Demo:
     def learn(self, best: str, aligned: list[PyTree], parents: list[PyTree]) -> None:
         """Learned merges and their controls at every labelled fraction, on the same examples in the same order."""
         stack, unaligned = stack_models(aligned), stack_models(parents)
-        average = _average(aligned)
         scratch = build(self.config, seed=10_000 + self.result.seed).variables
         per_parameter = Learned(Average(), PerParameter(), Simplex())
-        merges = [
-            (f"NP Merge per tensor, {best}", Learned(Average(), PerTensor(), Simplex()), stack),
-            (f"NP Merge per channel, {best}", Learned(Average(), PerChannel(), Simplex()), stack),
-            (f"NP Merge per parameter, {best}", per_parameter, stack),
-            ("NP Merge per parameter, unaligned", per_parameter, unaligned),
+        cases = [
+            self.learned(f"NP Merge per tensor, {best}", Learned(Average(), PerTensor(), Simplex()), stack),
+            self.learned(f"NP Merge per channel, {best}", Learned(Average(), PerChannel(), Simplex()), stack),
+            self.learned(f"NP Merge per parameter, {best}", per_parameter, stack),
+            self.learned("NP Merge per parameter, unaligned", per_parameter, unaligned),
+            self.control(f"fine-tuned average, {best}", _average(aligned)),
+            self.control("trained from scratch", scratch),
         ]
-        networks = [jax.jit(merge.apply) for _, merge, _ in merges]
         for fraction in self.settings.fractions:
-            for (name, merge, models), built in zip(merges, networks, strict=True):
-                loss = weight_space(merge, self.apply, CrossEntropy())
-                start = merge.init(models)
-                self.descend(name, "learned", start, loss, models, functools.partial(built, stack=models), fraction)
-            for name, weights in ((f"fine-tuned average, {best}", average), ("trained from scratch", scratch)):
-                self.descend(name, "control", weights, fine_tuning(self.apply, CrossEntropy()), None, _same, fraction)
+            for case in cases:
+                self.descend(case, fraction)
 
-    def descend(
-        self,
-        name: str,
-        kind: str,
-        start: PyTree,
-        loss: Loss,
-        stack: Stack | None,
-        network: Callable[[PyTree], PyTree],
-        fraction: float,
-    ) -> None:
+    def learned(self, name: str, merge: Learned, stack: Stack) -> Case:
+        """The coefficients of a merge."""
+        loss, built = weight_space(merge, self.apply, CrossEntropy()), functools.partial(jax.jit(merge.apply), stack=stack)
+        return Case(name, "learned", merge.init(stack), loss, stack, built)
+
+    def control(self, name: str, weights: PyTree) -> Case:
+        """The weights of a network."""
+        return Case(name, "control", weights, fine_tuning(self.apply, CrossEntropy()), None, _same)
+
+    def descend(self, case: Case, fraction: float) -> None:
         """Learn at each rate of the grid and keep the one with the lowest validation loss."""
         began = time.perf_counter()
         labelled = self.labelled(fraction)
-        rates = self.settings.learned_rates if kind == "learned" else self.settings.control_rates
+        rates = self.settings.learned_rates if case.kind == "learned" else self.settings.control_rates
         results = []
         for rate in rates:
-            batches = shuffled(*labelled, self.settings.batch, seed=self.result.seed)
-            steps = self.settings.learning_steps
-            results.append(fit(start, loss, stack, batches, _adam(rate), steps=steps, held_out=[self.data.validation]))
-            self.advance(f"{name}, {fraction:.0%} labelled")
+            batches, steps = shuffled(*labelled, self.settings.batch, seed=self.result.seed), self.settings.learning_steps
+            held_out = [self.data.validation]
+            results.append(fit(case.start, case.loss, case.stack, batches, _adam(rate), steps=steps, held_out=held_out))
+            self.advance(f"{case.name}, {fraction:.0%} labelled")
         k = int(np.argmin([r.history.held_out_loss.min() for r in results]))
-        history = results[k].history
-        self.result.rates.setdefault(name, {})[f"{fraction:.0%}"] = rates[k]
-        self.result.kept.setdefault(name, {})[f"{fraction:.0%}"] = int(history.held_out_step[history.held_out_loss.argmin()])
+        history, share = results[k].history, f"{fraction:.0%}"
+        self.result.rates.setdefault(case.name, {})[share] = rates[k]
+        self.result.kept.setdefault(case.name, {})[share] = int(history.held_out_step[history.held_out_loss.argmin()])
         seconds = (time.perf_counter() - began) / len(rates)
-        self.row(name, kind, network(results[k].theta), seconds, fraction=fraction)
+        self.row(case.name, case.kind, case.network(results[k].theta), seconds, fraction=fraction)
 
     def labelled(self, fraction: float) -> Examples:
         """The first examples of the (shuffled) training data: smaller fractions are parts of larger ones."""

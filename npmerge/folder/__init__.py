@@ -7,7 +7,7 @@ from npmerge.folder.record import (
     Replay,
     differences,
     files_beside,
-    hash_of_file,
+    hash_of_path,
     is_record,
     recipe_of_record,
 )
@@ -23,7 +23,7 @@ __all__ = [
     "disagreements",
     "files_beside",
     "finish",
-    "hash_of_file",
+    "hash_of_path",
     "is_record",
     "make_vocabulary",
     "recipe_of_record",

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from npmerge.folder.record import RECORD, Provenance
+from npmerge.checkpoint.partial import RECORD
+from npmerge.folder.record import Provenance
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.plan import Plan
-from npmerge.reports.text import plural
+from npmerge.reports.numbers import plural
 from npmerge.version import __version__
 
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -36,7 +37,7 @@ def _front_matter(plan: Plan, models: Sequence[str]) -> dict[str, object]:
     """Hubs take only names on the hub as base models."""
     hub = [found for model in models if HUB.fullmatch(found := name_of(model)) and not Path(model).suffix]
     matter: dict[str, object] = {"base_model": hub} if hub else {}
-    if plan.models[plan.reference].config:
+    if plan.reference.config:
         matter["library_name"] = "transformers"
     return {**matter, "tags": ["merge", "npmerge"]}
 
@@ -45,7 +46,7 @@ def _words(plan: Plan, models: Sequence[str], learn: Learn | None) -> list[str]:
     methods = Counter(step.method for step in plan.steps if step.action == "merge")
     copied = sum(step.action == "copy" for step in plan.steps)
     lines = [f"A merge of {plural(len(models), 'model')}, made with npmerge {__version__}.", "", "| | |", "| --- | --- |"]
-    reference = plan.models[plan.reference].name
+    reference = plan.reference.name
     lines += [f"| {'reference' if model == reference else 'model'} | `{name_of(model)}` |" for model in models]
     lines += [f"| {method} | {plural(count, 'tensor')} |" for method, count in methods.items()]
     lines += [f"| copied bit for bit | {plural(copied, 'tensor')} |"] * (copied > 0)

@@ -1,7 +1,6 @@
 """Configurations of the merged model: the reference's, with only those values changed that the merge has changed."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ def changed_config(plan: Plan, old_rows: int | None = None, new_rows: int | None
         old_rows: of the reference's tables of tokens.
         new_rows: of those of the result; None if they stay.
     """
-    config = json.loads(json.dumps(dict(plan.models[plan.reference].config)))
+    config = json.loads(json.dumps(dict(plan.reference.config)))
     config = restacked(config, plan)
     return _each(_each(config, _dtype(plan)), _rows(old_rows, new_rows))
 
@@ -45,8 +44,8 @@ def _rows(old: int | None, new: int | None) -> Change:
 
 def _dtype(plan: Plan) -> Change:
     """What most entries are written in; where that is what the reference has, its configuration is believed."""
-    before = _most((entry.dtype, entry.size) for entry in plan.models[plan.reference].entries.values())
-    after = _most((step.dtype, math.prod(step.shape)) for step in plan.steps)
+    before = _most((entry.dtype, entry.size) for entry in plan.reference.entries.values())
+    after = _most((step.dtype, step.entry.size) for step in plan.steps)
     if before == after or after not in DTYPES:
         return lambda key, value: value
     return lambda key, value: DTYPES[after] if key in ("torch_dtype", "dtype") and value in DTYPES.values() else value
@@ -68,21 +67,3 @@ def rows_of_config(config: Mapping[str, Any]) -> int | None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON as Hugging Face's folders have it: indented by two, characters as they are."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that holds an object. Raises ValueError with its path if it does not, or cannot be read."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises ValueError with its path if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from npmerge.checkpoint.indices import read_object
+from npmerge.checkpoint.partial import RECORD
 from npmerge.folder.card import write_card
 from npmerge.folder.carried import carry
-from npmerge.folder.configs import changed_config, read_object, write_json
-from npmerge.folder.record import RECORD, Provenance, record_of
+from npmerge.folder.configs import changed_config, write_json
+from npmerge.folder.record import Provenance, record_of
 from npmerge.folder.templates import chosen_template
 from npmerge.folder.tokenizer_files import moved_tokens, write_template, write_tokenizer
-from npmerge.folder.tokenizers import folder_of
 from npmerge.folder.vocabulary import Vocabulary
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.schema import Recipe
@@ -40,10 +41,10 @@ def finish(
     Returns:
         What has to be said of it, a line each, such as files that were left behind.
     """
-    reference = plan.models[plan.reference]
+    reference = plan.reference
     notes: list[str] = []
     if reference.config:
-        notes += carry(folder_of(reference.path), folder)
+        notes += carry(reference.folder, folder)
         _write_configs(folder, plan, vocabulary)
     if vocabulary:
         write_tokenizer(folder, vocabulary)
@@ -70,7 +71,7 @@ def _numbered(config: dict, vocabulary: Vocabulary | None, file: str) -> dict:
 
 
 def _set_template(folder: Path, plan: Plan, asked: str) -> list[str]:
-    template = chosen_template(asked, [model.path for model in plan.models])
+    template = chosen_template(asked, [model.folder for model in plan.models])
     if template is None:
         return ["chat_template: auto found none in any model"]
     write_template(folder, template)

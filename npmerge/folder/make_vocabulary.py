@@ -11,7 +11,7 @@ from alignment.checks import unknown
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.folder.tables import rows_of_tables, tables
 from npmerge.folder.templates import check_template, template_of
-from npmerge.folder.tokenizers import FILE, Content, Tokenizer, check_loads, cut_to, folder_of, read_tokenizer
+from npmerge.folder.tokenizers import FILE, Content, Tokenizer, check_loads, cut_to, read_tokenizer
 from npmerge.folder.union import union, with_tokens
 from npmerge.folder.vocabulary import ABSENT, Given, Vocabulary
 from npmerge.recipe.references import same
@@ -32,15 +32,15 @@ class _Models(NamedTuple):
         return next((k for k, other in enumerate(self.names) if same(name, other)), None)
 
 
-def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str | None = None) -> Vocabulary | None:
+def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel]) -> Vocabulary | None:
     """The vocabulary that a recipe asks for; None if it says nothing of tokenizers: tables are then tensors like others.
 
     The recipe's chat template is checked too: it is written when all else is done, and to fail then would be late.
 
     Args:
-        recipe: with `tokenizer_source` or `tokenizer`.
+        recipe: with `tokenizer_source` or `tokenizer`. The tokens of its base, or without one of the first model, keep their
+            numbers in a union.
         models: by their names in the recipe, in the order of `Plan.models`.
-        base: name of the base, or of the first model, which is the reference; its tokens keep their numbers in a union.
 
     Raises:
         ValueError: tokenizers that are missing, damaged or cannot be joined; tokens and models that the recipe names and that
@@ -50,7 +50,7 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
     source = recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source
     if source is None:
         return None
-    known, notes = _read(models, base)
+    known, notes = _read(models, recipe.base_model)
     chosen, said = _chosen(recipe, known, source)
     tokens = (recipe.tokenizer.tokens if recipe.tokenizer else None) or {}
     tokenizer = with_tokens(chosen, {token: _settings(known, token, asked) for token, asked in tokens.items()})
@@ -62,7 +62,7 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
         places=_places(tokenizer, known.tokenizers),
         tables=tuple(tables(model, size) for model, size in zip(known.stored, known.sizes, strict=True)),
         sizes=known.sizes,
-        base=known.place(base) if base else None,
+        base=known.place(recipe.base_model) if recipe.base_model else None,
         given={
             tokenizer.ids[token]: _given(recipe, known, token, asked)
             for token, asked in tokens.items()
@@ -77,22 +77,23 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, StoredModel], base: str
 
 def _check_template(recipe: Recipe, models: Mapping[str, StoredModel]) -> None:
     for model in models.values() if recipe.chat_template else ():
-        template_of(model.path)  # an error in their files
+        template_of(model.folder)  # an error in their files
     try:
         check_template(recipe.chat_template or "auto")
     except ValueError as error:
         raise recipe.error(("chat_template",), str(error)) from None
 
 
-def disagreements(models: Sequence[StoredModel], reference: int) -> list[str]:
-    """A line for each model whose tokenizer numbers tokens otherwise than the reference's: its rows stand for others."""
-    ours, notes = read_tokenizer(models[reference].path), []
-    for model in models:
-        same = ours is None or _same_file(model, models[reference])
-        theirs = None if same else read_tokenizer(model.path)
+def disagreements(models: Sequence[StoredModel]) -> list[str]:
+    """A line for each model whose tokenizer numbers tokens otherwise than the first's: its rows stand for others."""
+    reference, *others = models
+    ours, notes = read_tokenizer(reference.folder), []
+    for model in others:
+        same = ours is None or _same_file(model, reference)
+        theirs = None if same else read_tokenizer(model.folder)
         if ours and theirs and (count := _moved(ours, theirs)):
             notes.append(
-                f"{model.name} numbers {count:,} tokens otherwise than {models[reference].name}: rows that stand for different "
+                f"{model.name} numbers {count:,} tokens otherwise than {reference.name}: rows that stand for different "
                 "tokens were merged. tokenizer_source: union or base puts them in one order"
             )
     return notes
@@ -103,14 +104,14 @@ def _moved(ours: Tokenizer, theirs: Tokenizer) -> int:
 
 
 def _same_file(a: StoredModel, b: StoredModel) -> bool:
-    one, other = folder_of(a.path) / FILE, folder_of(b.path) / FILE
+    one, other = a.folder / FILE, b.folder / FILE
     return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _read(models: Mapping[str, StoredModel], base: str | None) -> tuple[_Models, list[str]]:
     names, stored, notes = tuple(models), tuple(models.values()), []
     reference = next((k for k, name in enumerate(names) if same(name, base)), 0)
-    read = [read_tokenizer(model.path) for model in stored]
+    read = [read_tokenizer(model.folder) for model in stored]
     if (fallback := read[reference]) is None:
         raise ValueError(f"{names[reference]} has no {FILE}: save its tokenizer with transformers as a fast one first")
     tokenizers, sizes = [], []
@@ -134,7 +135,8 @@ def _chosen(recipe: Recipe, known: _Models, source: str) -> tuple[Tokenizer, lis
     place = known.place(source)
     if place is not None:
         return known.tokenizers[place], []
-    found = read_tokenizer(Path(source)) if Path(source).exists() else None
+    path = Path(source)
+    found = read_tokenizer(path if path.is_dir() else path.parent) if path.exists() else None
     if found is None:
         key = ("tokenizer", "source") if recipe.tokenizer else ("tokenizer_source",)
         message = unknown("source of tokens", source, ("union", "base", *known.names))

@@ -1,6 +1,5 @@
 """Networks that `npmerge.checkpoint.save` wrote stay such when they are merged by a recipe."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +12,8 @@ def as_network(plan: Plan, record: Mapping[str, Any]) -> dict[str, Any] | None:
 
     None if it has no such header, or if the merged model has other tensors.
     """
-    reference = plan.models[plan.reference]
-    if not isinstance(reference, ShardedModel) or len(reference.files) != 1:
+    reference = plan.reference
+    saved = reference.saved if isinstance(reference, ShardedModel) else None
+    if saved is None or "containers" not in saved or {step.name for step in plan.steps} != set(reference.entries):
         return None
-    (file,) = reference.files.values()
-    try:
-        header = json.loads(file.metadata.get("npmerge", "{}"))
-        if "containers" in header and {step.name for step in plan.steps} == set(reference.entries):
-            return {**header, "record": {**header["record"], "merge": record}}
-    except (ValueError, TypeError, KeyError):  # of strangers
-        pass
-    return None
+    return {**saved, "record": {**saved["record"], "merge": record}}

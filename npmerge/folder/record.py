@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from npmerge.checkpoint.indices import read_json
 from npmerge.checkpoint.stored import StoredModel
-from npmerge.folder.configs import read_json
 from npmerge.version import __version__
 
-RECORD = "npmerge.json"
 FORMAT = 1
 KINDS = {"recipe": str, "seed": int, "mergekit_semantics": bool}
 KINDS |= dict.fromkeys(("options", "inputs", "outputs", "versions"), dict)
@@ -35,7 +34,8 @@ class Provenance:
     Attributes:
         recipe: the text of the recipe's file, as it was read.
         options: by name, whatever else decides on the bytes of the result, such as "out_shard_size".
-        inputs: `hash_of_file` of every file that was read, by its path as the recipe leads to it; empty where none was taken.
+        inputs: `hash_of_path` of every file or folder that was read, by its path as the recipe leads to it; empty where none
+            was taken.
         outputs: digest of the tensors of every file that was written, by its name in the folder: equal for equal tensors.
         models: that the recipe names, without results of its own documents; empty for those of the plan. No record holds it.
     """
@@ -84,10 +84,19 @@ def hash_of_file(path: Path) -> str:
     return f"blake3:{digest.hexdigest()}"
 
 
+def hash_of_path(path: Path) -> str:
+    """The hash of a file, or of the names and hashes of all files in a folder, as records have it."""
+    if not path.is_dir():
+        return hash_of_file(path)
+    digest = blake3()
+    for file in sorted(x for x in path.rglob("*") if x.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()} {hash_of_file(file)}\n".encode())
+    return f"blake3:{digest.hexdigest()}"
+
+
 def files_beside(model: StoredModel) -> list[Path]:
     """The files beside a model's weights that decide on a merge: its configuration and its tokenizer, where it has them."""
-    folder = model.path if model.path.is_dir() else model.path.parent
-    return [path for name in ("config.json", "tokenizer.json") if model.config and (path := folder / name).is_file()]
+    return [path for name in ("config.json", "tokenizer.json") if model.config and (path := model.folder / name).is_file()]
 
 
 def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool, *, learned: bool = False) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _paths(config: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def _stacks(plan: Plan) -> Iterator[Stack]:
-    heights = {prefix: len(set(numbers)) for prefix, numbers in _numbers(plan.models[plan.reference].entries).items()}
+    heights = {prefix: len(set(numbers)) for prefix, numbers in _numbers(plan.reference.entries).items()}
     for prefix, height in heights.items():
         found: dict[int, Origin] = {}
         for step in plan.steps:
@@ -103,7 +103,7 @@ def _stacks(plan: Plan) -> Iterator[Stack]:
                 source = step.base or step.sources[0]
                 layer = LAYER.search(source.name)
                 found.setdefault(int(match[1]), (source.model, int((layer or match)[1])))
-        kept = tuple((plan.reference, number) for number in range(height))
+        kept = tuple((0, number) for number in range(height))
         yield Stack(prefix, height, tuple(found[number] for number in sorted(found)) or kept)
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.checks import unknown
-from npmerge.folder.configs import read_object
-from npmerge.folder.tokenizers import folder_of
+from npmerge.checkpoint.indices import read_object
 
 FILE = "chat_template.jinja"
 KEY = "chat_template"  # in tokenizer_config.json
@@ -44,7 +43,7 @@ TEMPLATES = {
 
 
 def check_template(asked: str) -> None:
-    """Unless a recipe's `chat_template` is "auto", a name that is known, or Jinja.
+    """Check that a recipe's `chat_template` is "auto", a name that is known, or Jinja.
 
     Raises:
         ValueError: a name that is not known, with the nearest.
@@ -53,18 +52,17 @@ def check_template(asked: str) -> None:
         raise ValueError(f"{unknown('chat template', asked, ('auto', *TEMPLATES))}, or the text of a template in Jinja")
 
 
-def chosen_template(asked: str, models: Sequence[Path]) -> str | None:
+def chosen_template(asked: str, folders: Sequence[Path]) -> str | None:
     """The template that a recipe asks for; for "auto" that of most of the models, the earliest of as many, None without."""
     check_template(asked)
     if asked != "auto":
         return TEMPLATES.get(asked, asked)
-    found = Counter(template.strip() for path in models if (template := template_of(path)))
+    found = Counter(template.strip() for folder in folders if (template := template_of(folder)))
     return max(found, key=found.__getitem__, default=None)
 
 
-def template_of(path: Path) -> str | None:
+def template_of(folder: Path) -> str | None:
     """The template in a model's folder: its own file, else what its tokenizer's configuration says; None without."""
-    folder = folder_of(path)
     if (folder / FILE).is_file():
         return (folder / FILE).read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from npmerge.checkpoint.indices import read_object
 from npmerge.folder.carried import carry
-from npmerge.folder.configs import read_object, write_json
+from npmerge.folder.configs import write_json
 from npmerge.folder.templates import FILE as TEMPLATE_FILE
 from npmerge.folder.templates import KEY as TEMPLATE_KEY
 from npmerge.folder.tokenizers import FILE, Tokenizer

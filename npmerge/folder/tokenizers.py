@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
-from npmerge.folder.configs import read_json
+from npmerge.checkpoint.indices import read_json
 
 FILE = "tokenizer.json"
 KINDS = ("BPE", "WordPiece", "WordLevel", "Unigram")
@@ -51,18 +49,13 @@ class Tokenizer:
         return replace(self, content=content, ids=_ids(content), as_stored=False)
 
 
-def folder_of(path: Path) -> Path:
-    """The folder that a model's other files stand in."""
-    return path if path.is_dir() else path.parent
-
-
-def read_tokenizer(path: Path) -> Tokenizer | None:
+def read_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer of a model's folder; None if it has no `tokenizer.json`.
 
     Raises:
         ValueError: a file that is no tokenizer, or one of a kind that is not known (its path).
     """
-    file = folder_of(path) / FILE
+    file = folder / FILE
     if not file.is_file():
         return None
     content = read_json(file)
@@ -93,11 +86,13 @@ def cut_to(tokenizer: Tokenizer, rows: int) -> Tokenizer:
 
 
 def check_loads(tokenizer: Tokenizer) -> None:
-    """Unless the package `tokenizers` reads it, with the same numbers.
+    """Check that the package `tokenizers` reads it, with the same numbers.
 
     Raises:
         ValueError: it does not (the path, and what it says).
     """
+    import tokenizers  # not needed where no vocabulary is made
+
     try:
         loaded = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.content))
     except Exception as error:  # the package raises no other

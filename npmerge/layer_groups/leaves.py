@@ -10,7 +10,7 @@ import numpy as np
 
 from alignment.checks import kind_of
 from alignment.graph import PyTree, flatten
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.stored import Entry, StoredModel
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]

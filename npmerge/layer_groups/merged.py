@@ -9,11 +9,10 @@ import jax
 import numpy as np
 
 from alignment.graph import PyTree, flatten
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.dtypes import CODES
 from npmerge.checkpoint.stored import Entry
 from npmerge.layer_groups.leaves import Shapes
 
-CODES = {dtype: code for code, dtype in DTYPES.items()}
 FILE = "model.safetensors"
 PART = ".model.part"
 """The folder in which the file lies until all leaves are there, in that of the merge."""
@@ -85,7 +84,7 @@ def _writer(folder: Path, shapes: Shapes) -> Any:
             f"{path} exists, a whole model: read it by npmerge.checkpoint.formats.open_checkpoint, or move it away or name "
             "another folder to have it written anew; with the same checkpoints no step is then done again"
         )
-    entries = [Entry(p, CODES[np.dtype(x.dtype)], x.shape, x.size * np.dtype(x.dtype).itemsize) for p, x in shapes.items()]
+    entries = [Entry(p, CODES[np.dtype(x.dtype).name], x.shape) for p, x in shapes.items()]
     return ModelWriter(folder / PART, entries, {})
 
 

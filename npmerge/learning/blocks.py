@@ -10,7 +10,6 @@ from alignment import trace
 from alignment.graph import PyTree, flatten
 from alignment.names import is_statistic
 from npmerge.folder import Vocabulary
-from npmerge.folder.tokenizers import folder_of
 from npmerge.learned import Learned
 from npmerge.learning.aligning import aligned
 from npmerge.learning.architectures import Architecture
@@ -54,7 +53,7 @@ class Blocks:
 
     def examples(self, data: Data, keys: Keys) -> Examples:
         """Those of the recipe. Raises ValueError as `read_examples`, with file and line."""
-        folder = folder_of(self.plan.models[self.plan.reference].path)
+        folder = self.plan.reference.folder
         with inside(self.recipe, keys):
             return read_examples(data, self.network.config, self.vocabulary.tokenizer.content if self.vocabulary else folder)
 

@@ -1,7 +1,6 @@
 """Which network a recipe's models are: as it says, as our own files say, or as the tensors tell."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,12 +57,6 @@ def architecture_of(
 
 def _described(reference: StoredModel) -> Config | None:
     """What the header of a file of ours says."""
-    if not isinstance(reference, ShardedModel) or len(reference.files) != 1:
-        return None
-    ((path, header),) = reference.files.items()
-    try:
-        record = json.loads(header.metadata["npmerge"])["record"]
-        described = record["architecture"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return network_config(path, described)
+    saved = reference.saved if isinstance(reference, ShardedModel) else None
+    described = saved["record"].get("architecture") if saved else None
+    return None if described is None else network_config(reference.path, described)

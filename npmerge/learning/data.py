@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from blake3 import blake3
 
 from alignment.checks import unknown
 from npmerge.batches import in_order
-from npmerge.folder.record import hash_of_file
 from npmerge.learning.images import class_folders, read_images
 from npmerge.learning.text import read_text
 from npmerge.models import Config
@@ -112,14 +110,9 @@ def check_apart(train: Examples, held_out: Examples) -> None:
         )
 
 
-def hash_of_data(path: Path) -> str:
-    """The hash of a file, or of the names and hashes of all files in a folder, as records have it."""
-    if not path.is_dir():
-        return hash_of_file(path)
-    digest = blake3()
-    for file in sorted(x for x in path.rglob("*") if x.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()} {hash_of_file(file)}\n".encode())
-    return f"blake3:{digest.hexdigest()}"
+def whole(batches: list[tuple]) -> list[tuple]:
+    """Without a smaller batch at the end, which would count as much as the others in statistics of BatchNorm."""
+    return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches
 
 
 def _kind(path: Path) -> str:
@@ -147,7 +140,7 @@ def _read_arrays(path: Path, data: Data) -> tuple[np.ndarray, np.ndarray | None]
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in (data.inputs, data.labels)}
             names = list(file.files)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not an .npz file of arrays, as numpy.savez writes it: {error}") from None
     if data.inputs not in arrays and "inputs" in data.model_fields_set:
         raise ValueError(f"{path}: {unknown('array', data.inputs, names)}")

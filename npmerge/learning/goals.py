@@ -8,8 +8,9 @@ from alignment.checks import unknown
 from alignment.graph import Graph, PyTree
 from npmerge import objectives
 from npmerge.base import Merge
-from npmerge.learning.named_values import at, made
+from npmerge.learning.named_values import called, made
 from npmerge.learning.partly import shares_of_theta
+from npmerge.learning.places import inside
 from npmerge.learning.user_code import check_arguments, imported
 from npmerge.objectives import Joint, Objective, Sum, TowardStart, WeightSpaceLoss, weight_space, weighted_sum
 from npmerge.objectives.teachers import check_teacher
@@ -100,7 +101,7 @@ def functions_of(learn: Learn) -> list[str]:
 
 
 def check_goal(recipe: Recipe, learn: Learn) -> None:
-    """Unless all terms can be made, as far as is known without the models. Raises ValueError with file and line."""
+    """Check that all terms can be made, as far as is known without the models. Raises ValueError with file and line."""
     for place, terms in learn.terms:
         path: Path = ("learn", *place)
         kinds = [term for term in terms if term.name not in REGULARISERS]
@@ -109,7 +110,8 @@ def check_goal(recipe: Recipe, learn: Learn) -> None:
         if not kinds and any(task.objective is None for task in learn.data):
             raise recipe.error(path, f"{terms[0].name} holds back what is learned from something: add an objective of data")
         for k, term in enumerate(terms):
-            at(recipe, _of(path, k, terms), lambda term=term: _check_term(term, len(learn.data)))  # type: ignore[misc]
+            with inside(recipe, _of(path, k, terms)):
+                _check_term(term, len(learn.data))
     if len(learn.data) == 1 and (given := learn.data[0].model_fields_set & {"model", "weight"}):
         raise recipe.error(("learn", "data"), f"{min(given)} is of one of several tasks: give a list of them")
     named = [task.model is not None for task in learn.data]
@@ -130,19 +132,20 @@ def _check_term(term: Term, tasks: int) -> None:
 
 
 def _summed(recipe: Recipe, path: Path, terms: Sequence[Term], graph: Graph | None) -> Objective:
-    chosen = [(k, term) for k, term in enumerate(terms) if term.name not in REGULARISERS]
-    found = [
-        at(recipe, _of(path, k, terms), lambda term=term: _objective(term, graph))  # type: ignore[misc]
-        for k, term in chosen
-    ]
-    weights = tuple(term.weight for _, term in chosen)
-    return found[0] if weights == (1.0,) else Sum(tuple(found), weights)
+    found: list[Objective] = []
+    weights: list[float] = []
+    for k, term in enumerate(terms):
+        if term.name not in REGULARISERS:
+            with inside(recipe, _of(path, k, terms)):
+                found.append(_objective(term, graph))
+            weights.append(term.weight)
+    return found[0] if weights == [1.0] else Sum(tuple(found), tuple(weights))
 
 
 def _objective(term: Term, graph: Graph | None) -> Objective:
     if ":" in term.name:
         check_arguments(term.name, term.arguments, ["masks"])
-        return objectives.UserObjective(imported(term.name)[1], **term.arguments)  # type: ignore[arg-type]
+        return called(objectives.UserObjective, {"function": imported(term.name)[1], **term.arguments})
     if term.name == "per_example":
         check_arguments(term.name, term.arguments, ["function"])
         if not isinstance(function := term.arguments.get("function"), str) or ":" not in function:

@@ -29,7 +29,7 @@ class Judged(NamedTuple):
 
 
 def check_judged(judged: Judged, objective: Objective, terms: Sequence[Term], examples: Examples) -> None:
-    """Unless the objective of a task can judge the network on its examples. Shapes only, nothing runs.
+    """Check that the objective of a task can judge the network on its examples. Shapes only, nothing runs.
 
     Args:
         judged: the network with the models.

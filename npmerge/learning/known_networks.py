@@ -1,8 +1,7 @@
 """Networks of `npmerge.models`, whose tensors have the names of PyTorch, or the paths of our own files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.names import from_named, paths_of, to_named
+from npmerge.checkpoint.network import fitted
 from npmerge.learning.architectures import Apply, Architecture, TrainApply
 from npmerge.learning.members import Tensors
 from npmerge.models import Config, abstract
@@ -42,13 +42,8 @@ class Known(Architecture):
         """See `Architecture.variables`."""
         if not self.own:
             return from_named(self.known, tensors)
-        shapes = abstract(self.known).variables
-        own = flatten(shapes)
-        if wrong := [f"{x} (got {_shape(tensors, x)}, expected {_shape(own, x)})" for x in {**own, **tensors} if
-                     _shape(tensors, x) != _shape(own, x)]:  # fmt: skip
-            raise ValueError(f"the tensors are not those of {self.known}: {', '.join(wrong)}")
-        leaves = [jnp.asarray(np.asarray(tensors[path]).astype(np.float32)) for path in own]
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        found = fitted(self.known, dict(tensors), "the model")
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(np.float32)), found)
 
     def shapes(self, tensors: Tensors) -> PyTree:
         """See `Architecture.shapes`."""
@@ -63,7 +58,3 @@ class Known(Architecture):
     def paths(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """See `Architecture.paths`."""
         return {name: (name,) for name in names} if self.own else paths_of(self.known, names)
-
-
-def _shape(tensors: Mapping[str, Any], path: str) -> str:
-    return str(tuple(tensors[path].shape)) if path in tensors else "none"

@@ -20,12 +20,13 @@ from npmerge.fitting.checkpoints import fingerprint
 from npmerge.fitting.fit import Checkpoints, FitResult
 from npmerge.fitting.fit import quiet_fit as fit
 from npmerge.learned import Learned
-from npmerge.learning.aligning import whole
 from npmerge.learning.architectures import Architecture
+from npmerge.learning.data import whole
 from npmerge.learning.goals import Goal
 from npmerge.learning.hosts import batches_of_process, devices_of_job, held_out_of_process, on_every_process
 from npmerge.learning.measuring import Measured, measured
 from npmerge.learning.partly import PartlyLearned, latents_of
+from npmerge.learning.places import inside
 from npmerge.learning.tasks import Tasks
 from npmerge.normalisation import reset_statistics
 from npmerge.objectives import warn_of_collapse
@@ -92,10 +93,8 @@ class Learner:
 
     def theta(self) -> PyTree:
         """Where it starts. Raises ValueError for a start that granularity or constraint do not hold (the line)."""
-        try:
+        with inside(self.recipe, ("learn",)):
             return self.merge.init(self.stack)
-        except ValueError as error:
-            raise self.recipe.error(("learn",), str(error)) from None
 
     def learnt(self, names: Sequence[str], progress: Any, checkpoints: Checkpoints | None) -> Learnt:
         """Learn and measure.
@@ -108,7 +107,7 @@ class Learner:
         block, theta = self.block, self.theta()
         loss = self.goal.loss(self.merge, self.network.forward, theta)
         warned = self._warnings(theta)
-        try:
+        with inside(self.recipe, ("learn",)):
             result = fit(
                 theta,
                 loss,
@@ -126,8 +125,6 @@ class Learner:
                 accumulate=block.accumulate,
                 checkpoints=checkpoints,
             )
-        except ValueError as error:
-            raise self.recipe.error(("learn",), str(error)) from None
         result = result._replace(theta=on_every_process(result.theta))
         merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
         base = {} if self.stack.base is None else {"base": self.stack.base}

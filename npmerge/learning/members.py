@@ -6,23 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.held import HeldModel
-from npmerge.checkpoint.stored import StoredModel
+from npmerge.checkpoint.tensors import StoredTensor
 from npmerge.recipe.plan import Plan, Source, Step
 from npmerge.recipe.schema import Recipe
 from npmerge.stream.rows import read_rows
-
-
-class StoredTensor:
-    """A tensor on disk that becomes an array when asked."""
-
-    def __init__(self, model: StoredModel, name: str):
-        self._model, self._name = model, name
-        self.shape, self.dtype = model.entries[name].shape, DTYPES[model.entries[name].dtype]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self._model.read(self._name).reshape(self.shape)
 
 
 class JoinedTensor(StoredTensor):
@@ -86,7 +75,7 @@ def members_of(recipe: Recipe, plan: Plan, block: str) -> Members:
 def with_tensors(plan: Plan, arrays: tuple[dict[str, np.ndarray], ...], base: dict[str, np.ndarray] | None) -> Plan:
     """The plan with these arrays in the place of what it merges; tensors that the network has no use for stay."""
     first = len(plan.models)
-    config = plan.models[plan.reference].config
+    config = plan.reference.config
     held = [HeldModel(f"aligned model {k}", x, config) for k, x in enumerate([*arrays, *([] if base is None else [base])])]
 
     def moved(step: Step) -> Step:

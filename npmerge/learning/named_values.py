@@ -1,21 +1,13 @@
-"""Values of the library by the names that recipes have for them; their errors get the line."""
+"""Values of the library by the names that recipes have for them."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from npmerge.learning.user_code import check_arguments
 from npmerge.recipe.named import Named
-from npmerge.recipe.schema import Recipe
-from npmerge.recipe.settings import Path
 
-
-def at(recipe: Recipe, path: Path, make: Callable[[], Any]) -> Any:
-    """What `make` returns; its errors get the file and the line of what stands at the path."""
-    try:
-        return make()
-    except (ValueError, TypeError) as error:
-        raise recipe.error(path, str(error)) from None
+T = TypeVar("T")
 
 
 def made(module: Any, named: Named, **more: Any) -> Any:
@@ -31,7 +23,15 @@ def made(module: Any, named: Named, **more: Any) -> Any:
     """
     kind = getattr(module, "".join(part.capitalize() for part in named.name.split("_")))
     check_arguments(named.name, named.arguments, [name for name in fields_of(kind) if name not in more])
-    return kind(**{key: hashable(x) for key, x in named.arguments.items()}, **more)
+    return called(kind, named.arguments, **more)
+
+
+def called(kind: Callable[..., T], arguments: Mapping[str, Any], **more: Any) -> T:
+    """The value of a class with the arguments that a recipe has for it. Raises ValueError for whatever it refuses."""
+    try:
+        return kind(**{key: hashable(x) for key, x in arguments.items()}, **more)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def fields_of(kind: type) -> list[str]:

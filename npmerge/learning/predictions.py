@@ -18,8 +18,7 @@ from npmerge.learning.learner import Learner
 from npmerge.learning.partly import PartlyLearned, latents_of
 from npmerge.memory import bytes_of, machine_bytes
 from npmerge.recipe.blocks import Learn
-from npmerge.reports.sizes import duration, size
-from npmerge.reports.text import counted, plural
+from npmerge.reports.numbers import counted, duration, plural, size
 from npmerge.sharding import AsGiven
 
 LARGEST = 2 * 10**9

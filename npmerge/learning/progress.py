@@ -9,8 +9,8 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from npmerge.reports.sizes import process_peak, size
-from npmerge.reports.text import plural
+from npmerge.reports.numbers import plural, size
+from npmerge.reports.progress import peak_memory
 
 LINES = 4
 """Lines that are written on the way of a fit where there is no terminal."""
@@ -70,7 +70,7 @@ def memory() -> str:
     """The most that the process, and the first device if it says, have held."""
     stats = jax.local_devices()[0].memory_stats() or {}
     on_device = f", device {size(stats['peak_bytes_in_use'])}" if "peak_bytes_in_use" in stats else ""
-    return f"{size(process_peak())}{on_device}"
+    return f"{size(peak_memory())}{on_device}"
 
 
 @contextmanager

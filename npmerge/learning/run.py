@@ -37,7 +37,7 @@ class Ready(NamedTuple):
 
 
 def check_blocks(recipe: Recipe) -> None:
-    """Unless everything that is named in the blocks of a document is there, as far as is known without its models.
+    """Check that everything that the blocks of a document name is there, as far as is known without its models.
 
     Raises:
         ValueError: unknown names and arguments, data that are missing (file and line).
@@ -52,8 +52,8 @@ def check_blocks(recipe: Recipe) -> None:
             raise recipe.error(keys, f"{data.path}: no such file or folder of data")
 
 
-def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) -> Blocks | None:
-    """The blocks of a document; None if it has none.
+def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) -> Blocks:
+    """The blocks of a document that has `align:` or `learn:`, with the networks that they are about.
 
     Args:
         recipe: the document.
@@ -63,17 +63,15 @@ def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) 
     Raises:
         ValueError: whatever in them is unknown or does not fit the models, with file and line; no tensor is read.
     """
-    if recipe.align is None and recipe.learn is None:
-        return None
     block = "learn" if recipe.learn else "align"
     members = members_of(recipe, plan, block)
     given = (recipe.learn and recipe.learn.architecture) or (recipe.align and recipe.align.architecture)
     with inside(recipe, (block, *(("architecture",) if given else ()))):
         config = changed_config(plan, vocabulary.old_rows, vocabulary.rows) if vocabulary else None
-        network = architecture_of(given or None, plan.models[plan.reference], members.models[0], config)
+        network = architecture_of(given or None, plan.reference, members.models[0], config)
     blocks = Blocks(recipe, plan, members, network, vocabulary)
     if recipe.learn is not None:
-        chosen_tensors(recipe, recipe.learn, list(blocks.paths))
+        chosen_tensors(recipe, recipe.learn, blocks.paths)
     return blocks
 
 

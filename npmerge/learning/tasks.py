@@ -8,7 +8,7 @@ import numpy as np
 from npmerge.batches import shuffled
 from npmerge.learning.data import Examples, Parts, check_apart
 from npmerge.loading import by_task
-from npmerge.reports.text import plural
+from npmerge.reports.numbers import plural
 
 
 @dataclass(frozen=True, eq=False)

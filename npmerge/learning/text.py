@@ -64,12 +64,8 @@ def windows(
 
 
 def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
-    count = max(0, (len(tokens) - 1) // length)
-    return (
-        np.stack([tokens[k * length : (k + 1) * length + 1] for k in range(count)])
-        if count
-        else np.zeros((0, length + 1), np.int32)
-    )
+    starts = range(0, len(tokens) - length, length)
+    return np.array([tokens[k : k + length + 1] for k in starts], np.int32).reshape(-1, length + 1)
 
 
 def _tokens(name: str, raw: bytes, data: Data, tokenizer: Path | Mapping[str, Any]) -> np.ndarray:

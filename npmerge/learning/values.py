@@ -12,9 +12,10 @@ import optax
 
 import alignment
 from alignment import Alignment
-from alignment.checks import unknown
+from alignment.checks import first_line, unknown
 from npmerge import constraints, granularity
-from npmerge.learning.named_values import at, fields_of, hashable, made
+from npmerge.learning.named_values import called, fields_of, made
+from npmerge.learning.places import inside
 from npmerge.learning.user_code import check_arguments
 from npmerge.recipe.blocks import Align, Learn, Optimizer
 from npmerge.recipe.named import Named
@@ -40,23 +41,19 @@ class Values:
 
 def values_of(recipe: Recipe, learn: Learn) -> Values:
     """The values of a block. Raises ValueError for what cannot be made, with file and line."""
-    return Values(
-        at(recipe, ("learn", "granularity"), lambda: made(granularity, learn.granularity)),
-        at(recipe, ("learn", "constraint"), lambda: made(constraints, learn.constraint)),
-        _optimizer(recipe, learn),
-    )
+    with inside(recipe, ("learn", "granularity")):
+        groups = made(granularity, learn.granularity)
+    with inside(recipe, ("learn", "constraint")):
+        allowed = made(constraints, learn.constraint)
+    return Values(groups, allowed, _optimizer(recipe, learn))
 
 
 def alignment_of(recipe: Recipe, align: Align) -> Alignment:
     """The alignment of a block. Raises ValueError for what cannot be made, with file and line."""
-    kinds = {kind.__name__.lower(): kind for kind in alignment.ALIGNMENTS}
-
-    def make() -> Alignment:
-        kind = kinds[align.method.replace("_", "")]
+    kind = {kind.__name__.lower(): kind for kind in alignment.ALIGNMENTS}[align.method.replace("_", "")]
+    with inside(recipe, ("align", "parameters" if align.parameters else "method")):
         check_arguments(align.method, align.parameters, fields_of(kind))
-        return kind(**{key: hashable(x) for key, x in align.parameters.items()})
-
-    return at(recipe, ("align", *(("parameters",) if align.parameters else ("method",))), make)
+        return called(kind, align.parameters)
 
 
 def _optimizer(recipe: Recipe, learn: Learn) -> optax.GradientTransformation:
@@ -68,8 +65,10 @@ def _optimizer(recipe: Recipe, learn: Learn) -> optax.GradientTransformation:
     if key not in _made:
         rate = None
         if given.schedule is not None:
-            rate = at(recipe, (*path, "schedule"), lambda: _called("schedule", given.schedule, schedules()))
-        _made[key] = at(recipe, path, lambda: _with_rate(given, rate))
+            with inside(recipe, (*path, "schedule")):
+                rate = _called("schedule", given.schedule, schedules())
+        with inside(recipe, path):
+            _made[key] = _with_rate(given, rate)
     return _made[key]
 
 
@@ -83,13 +82,11 @@ def _with_rate(given: Optimizer, schedule: Any) -> optax.GradientTransformation:
         with jax.numpy_dtype_promotion("standard"):
             jax.eval_shape(lambda w: made.update(w, made.init(w), w), weights)
     except Exception as error:  # whatever it is that Optax raises
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{given.name} does not work from gradients alone: {reason}") from None
+        raise ValueError(f"{given.name} does not work from gradients alone: {first_line(error)}") from None
     return made
 
 
-def _called(kind: str, named: Named | None, there: Mapping[str, Callable], more: Mapping[str, Any] | None = None) -> Any:
-    assert named is not None
+def _called(kind: str, named: Named, there: Mapping[str, Callable], more: Mapping[str, Any] | None = None) -> Any:
     if named.name not in there:
         raise ValueError(unknown(kind, named.name, there))
     function = there[named.name]

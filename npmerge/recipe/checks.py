@@ -1,26 +1,25 @@
 """Whether a recipe says what its method needs: models, a base, and parameters in their ranges. No file is opened."""
 
 from alignment.checks import unknown
-from npmerge.recipe.groups import Group, Level, modules_of
+from npmerge.recipe.groups import Group, Level, groups_of
 from npmerge.recipe.parameters import METHODS, Method
 from npmerge.recipe.schema import Recipe
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Unless everything that can be known from the recipe alone is right.
+    """Check everything that can be known from the recipe alone.
 
     Raises:
-        ValueError: the first thing that is not (file, line, keys).
+        ValueError: the first thing that is wrong (file, line, keys).
     """
     method = METHODS[recipe.merge_method]
-    for module in modules_of(recipe):
-        for group in module.groups:
-            for level in group.levels:
-                _check_level(recipe, method, level)
-            for member in group.members:
-                _check_level(recipe, method, member.level, own=True)
-            _check_models(recipe, method, group)
-            _check_given(recipe, method, group)
+    for group in groups_of(recipe):
+        for level in group.levels:
+            _check_level(recipe, method, level)
+        for member in group.members:
+            _check_level(recipe, method, member.level, own=True)
+        _check_models(recipe, method, group)
+        _check_given(recipe, method, group)
 
 
 def _check_level(recipe: Recipe, method: Method, level: Level, own: bool = False) -> None:
@@ -45,7 +44,7 @@ def _check_models(recipe: Recipe, method: Method, group: Group) -> None:
             raise recipe.error((*group.path, i, "model"), f"{member.model!r} stands there twice")
         if group.base is not None and i > group.base and member.model == group.members[group.base].model:
             raise recipe.error((*group.path, i, "model"), f"the base {member.model!r} stands there twice")
-    count = len(merged(method, group))
+    count = len(group.merged(method))
     if count < method.least or (method.most is not None and count > method.most):
         raise recipe.error(group.path, f"{method.name} merges {_expected(method)}, got {_names(method, group)}")
 
@@ -58,28 +57,19 @@ def _expected(method: Method) -> str:
 
 
 def _names(method: Method, group: Group) -> str:
-    return ", ".join(repr(group.members[i].model) for i in merged(method, group)) or "none"
+    return ", ".join(repr(group.members[i].model) for i in group.merged(method)) or "none"
 
 
 def _check_given(recipe: Recipe, method: Method, group: Group) -> None:
-    """Unless each parameter without a default is given, be it for some tensors only."""
+    """Check that each parameter without a default is given, be it for some tensors only."""
     shared = {name for level in group.levels for name in level.settings}
     for parameter in method.parameters:
         if parameter.default is not None or parameter.name in shared:
             continue
         if parameter.scope == "shared":
             raise recipe.error(("merge_method",), f"{method.name} needs the parameter {parameter.name!r}: got none")
-        for i in merged(method, group):
+        for i in group.merged(method):
             member = group.members[i]
             if parameter.name not in member.level.settings:
                 needed = f"the parameter {parameter.name!r} of {member.model!r}"
                 raise recipe.error(member.path, f"{method.name} needs {needed}: got none")
-
-
-def merged(method: Method, group: Group) -> list[int]:
-    """Places of the members that are merged, in the order of `Step.sources`: without the base where it is the origin only."""
-    places = list(range(len(group.members)))
-    if group.base is None or method.base == "input":
-        return places
-    rest = [i for i in places if i != group.base]
-    return [group.base, *rest] if method.base == "first" else rest

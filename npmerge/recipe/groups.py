@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from npmerge.recipe.parameters import METHODS
+from npmerge.recipe.parameters import METHODS, Method
 from npmerge.recipe.references import normal
 from npmerge.recipe.schema import Input, LayerInput, Part, Recipe, Tokenizer, TokenSource
 from npmerge.recipe.settings import Path, Setting
@@ -59,6 +59,19 @@ class Group:
         """Whose tensors the result has: the base, or the first member."""
         return self.members[self.base or 0]
 
+    @property
+    def every_level(self) -> tuple[Level, ...]:
+        """The parameters of each member, then those of all."""
+        return (*(member.level for member in self.members), *self.levels)
+
+    def merged(self, method: Method) -> list[int]:
+        """Places of the members that are merged, in the order of `Step.sources`: without a base that is the origin only."""
+        places = list(range(len(self.members)))
+        if self.base is None or method.base == "input":
+            return places
+        rest = [i for i in places if i != self.base]
+        return [self.base, *rest] if method.base == "first" else rest
+
 
 @dataclass(frozen=True)
 class Module:
@@ -83,6 +96,11 @@ def modules_of(recipe: Recipe) -> tuple[Module, ...]:
     if recipe.modules is None:
         return (_module(recipe, Part.model_construct(models=recipe.models, slices=recipe.slices, parameters={}), "", ()),)
     return tuple(_module(recipe, part, name, ("modules", name)) for name, part in recipe.modules.items())
+
+
+def groups_of(recipe: Recipe) -> tuple[Group, ...]:
+    """The groups of all modules of a recipe. Raises ValueError as `modules_of`."""
+    return tuple(group for module in modules_of(recipe) for group in module.groups)
 
 
 def _module(recipe: Recipe, part: Part, name: str, path: Path) -> Module:
@@ -132,8 +150,7 @@ def _member(source: Input | LayerInput, path: Path) -> Member:
 def inputs_of(recipe: Recipe) -> tuple[str, ...]:
     """The models that are opened, each once: the base, then the others in the order in which they are named."""
     base = [] if recipe.base_model is None else [normal(recipe.base_model)]
-    groups = (group for module in modules_of(recipe) for group in module.groups)
-    return tuple(dict.fromkeys([*base, *(member.model for group in groups for member in group.members)]))
+    return tuple(dict.fromkeys([*base, *(member.model for group in groups_of(recipe) for member in group.members)]))
 
 
 TOKENIZER_SOURCES: tuple[Path, ...] = (("tokenizer_source",), ("tokenizer", "source"))
@@ -144,9 +161,8 @@ def references_of(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """Whatever names a model, also one whose tokens are taken, with its place in the recipe."""
     if recipe.base_model is not None:
         yield ("base_model",), recipe.base_model
-    for module in modules_of(recipe):
-        for member in (member for group in module.groups for member in group.members):
-            yield member.path, member.model
+    for member in (member for group in groups_of(recipe) for member in group.members):
+        yield member.path, member.model
     yield from _of_tokens(recipe)
 
 

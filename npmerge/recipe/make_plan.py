@@ -20,7 +20,7 @@ def open_models(
     Args:
         recipe: one document.
         open_model: reads the headers of the model at a path.
-        results: what other documents, by their names, have come to, or will (`planned_model`).
+        results: what other documents, by their names, have come to, or will (`PlannedModel`).
     """
     results = results or {}
     return {name: results[name] if name in results else open_model(name) for name in inputs_of(recipe)}
@@ -28,32 +28,28 @@ def open_models(
 
 def make_plan(
     recipe: Recipe,
-    open_model: OpenModel,
+    models: Mapping[str, StoredModel],
     *,
     seed: int | None = None,
     mergekit_semantics: bool = False,
-    results: Mapping[str, StoredModel] | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Plan:
     """What is done for each tensor of the merged model. Headers are read, tensors are not.
 
     Args:
         recipe: one document of `load_recipe`.
-        open_model: reads the headers of the model at a path.
+        models: of `open_models`; the first is the reference, whose tensors the result has.
         seed: of what is random; by default the recipe's, or 0.
         mergekit_semantics: whether mergekit's conventions are followed where ours differ.
-        results: as of `open_models`.
         vocabulary: where vocabularies differ; by default shapes of tables of tokens must be the same.
 
     Raises:
         ValueError: shapes, layers, modules, filters and values that do not fit the models (file, line, tensor).
     """
-    models = open_models(recipe, open_model, results)
     planner = Steps(recipe, Targets(recipe, models, mergekit_semantics), vocabulary)
     steps = planner.all()
     return Plan(
         models=tuple(models.values()),
-        reference=0,
         steps=steps,
         skipped=planner.notices.skipped(),
         seed=next(s for s in (seed, recipe.seed, 0) if s is not None),

@@ -43,7 +43,7 @@ def listed(raw: Any) -> Any:
 
 
 def one_of(kind: str, valid: Sequence[str]) -> AfterValidator:
-    """Unless something named is one of these."""
+    """Check that something named is one of these."""
 
     def check(named: Named) -> Named:
         return named.model_copy(update={"name": _known(kind, named.name, valid)})
@@ -52,7 +52,7 @@ def one_of(kind: str, valid: Sequence[str]) -> AfterValidator:
 
 
 def name_of(kind: str, valid: Sequence[str]) -> AfterValidator:
-    """Unless a name is one of these."""
+    """Check that a name is one of these."""
     return AfterValidator(lambda name: _known(kind, name, valid))
 
 

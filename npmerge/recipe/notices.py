@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from alignment.names import is_statistic
 from npmerge.checkpoint.stored import Entry
-from npmerge.recipe.checks import merged
-from npmerge.recipe.groups import Group
 from npmerge.recipe.parameters import METHODS
 from npmerge.recipe.plan import Skipped, Step
 from npmerge.recipe.schema import Recipe
@@ -74,7 +72,7 @@ class Notices:
         return tuple(dict.fromkeys([*self._of_names(), *self._of_steps(steps), *self._of_parameters()]))
 
     def _of_names(self) -> Iterator[str]:
-        for group in self._groups():
+        for group in self.targets.groups:
             for member in group.members:
                 matching = self.targets.matching(group, member)
                 if matching.prefix:
@@ -115,16 +113,13 @@ class Notices:
         without = {p.name: "results are the same with it" for p in method.parameters if p.effect == "none"}
         if not self.targets.mergekit_semantics:
             without |= {p.name: "it counts with --mergekit-semantics" for p in method.parameters if p.effect == "mergekit"}
-        for group in self._groups():
-            for level in (*(member.level for member in group.members), *group.levels):
+        for group in self.targets.groups:
+            for level in group.every_level:
                 for name in level.settings.keys() & without.keys():
                     yield f"{name!r} has no effect on {method.name}: {without[name]}"
             for i, member in enumerate(group.members):
-                if member.level.settings and i not in merged(method, group):
+                if member.level.settings and i not in group.merged(method):
                     yield f"the parameters of {member.model} have no effect: it is the base"
-
-    def _groups(self) -> Iterator[Group]:
-        return (group for module in self.targets.modules for group in module.groups)
 
 
 def _telling(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from npmerge.checkpoint.stored import StoredModel
+from npmerge.checkpoint.stored import Entry, StoredModel
 
 Value = float | bool | tuple[float, ...]
 """An effective parameter of one tensor: shared by the models, or one number per source, in their order."""
@@ -68,6 +68,16 @@ class Step:
     note: str = ""
     depth: float = 0.0
 
+    @property
+    def entry(self) -> Entry:
+        """The tensor that is written, as a checkpoint has it."""
+        return Entry(self.name, self.dtype, self.shape)
+
+    @property
+    def inputs(self) -> tuple[Source, ...]:
+        """All that is read: the sources and, where there is one, the base as the last."""
+        return self.sources if self.base is None else (*self.sources, self.base)
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -83,8 +93,7 @@ class Plan:
     """A recipe applied to models: everything that is decided before a tensor is read.
 
     Attributes:
-        models: the inputs, headers only; the reference (the base, or the first model) is at `reference`.
-        reference: place of the model whose tensors, order and files the result has.
+        models: the inputs, headers only; the base is the first, where there is one.
         steps: in the order in which they are written.
         skipped: tensors of inputs that are left out.
         seed: of what is random.
@@ -93,9 +102,27 @@ class Plan:
     """
 
     models: tuple[StoredModel, ...]
-    reference: int
     steps: tuple[Step, ...]
     skipped: tuple[Skipped, ...] = ()
     seed: int = 0
     mergekit_semantics: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> StoredModel:
+        """The first model: the result has its tensors, their order, and the files beside them."""
+        return self.models[0]
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that all steps read, as stored."""
+        return sum(map(self.bytes_read, self.steps))
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of the tensors of the result."""
+        return sum(step.entry.nbytes for step in self.steps)
+
+    def bytes_read(self, step: Step) -> int:
+        """Bytes of the inputs of a step, as stored; rows that are put together count as whole tables."""
+        return sum(self.models[x.model].entries[x.name].nbytes for x in step.inputs)

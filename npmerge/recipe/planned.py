@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from npmerge.checkpoint.stored import Entry, StoredModel
+from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Plan
-
-BYTES = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-"""That an entry takes, by safetensors' names of the types; of those that are not here one."""
 
 
 class PlannedModel(StoredModel):
@@ -19,13 +16,14 @@ class PlannedModel(StoredModel):
     def __init__(self, name: str, plan: Plan) -> None:
         """Of the document of that name."""
         self.path = Path(name)
-        self.entries = {step.name: _entry(step.name, step.dtype, step.shape) for step in plan.steps}
-        self.config: Mapping[str, Any] = plan.models[plan.reference].config
+        self.entries = {step.name: step.entry for step in plan.steps}
+        self.config: Mapping[str, Any] = plan.reference.config
+
+    @property
+    def folder(self) -> Path:
+        """Nothing is there yet, and nothing of what lies around the command is taken for it."""
+        return self.path
 
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
         """Raises ValueError: there is nothing to be read yet."""
         raise ValueError(f"{self.path} is planned and not made yet: {name!r} cannot be read")
-
-
-def _entry(name: str, dtype: str, shape: tuple[int, ...]) -> Entry:
-    return Entry(name, dtype, shape, int(np.prod(shape, dtype=np.int64)) * BYTES.get(dtype, 1))

@@ -10,7 +10,7 @@ NEAREST = 3
 
 
 def check_reference(text: str, names: Collection[str] = (), words: Collection[str] = ()) -> None:
-    """Unless a model can be found on this machine or is one of the `names` of other documents. Nothing is opened.
+    """Check that a model is on this machine, or one of the `names` of other documents. Nothing is opened.
 
     A path that exists is that path, whatever characters are in it: "+" and "@" have their meaning only where it does not.
     Paths are from the folder in which the command runs. `words` are others that may stand there, which messages name.

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from npmerge.recipe.checks import merged
 from npmerge.recipe.groups import Group, Level
 from npmerge.recipe.parameters import Method, Parameter
 from npmerge.recipe.plan import Value
@@ -59,7 +58,7 @@ class Resolver:
         return values
 
     def _of_members(self, parameter: Parameter, group: Group, at: Point) -> Iterator[Scalar]:
-        for i in merged(self.method, group):
+        for i in group.merged(self.method):
             levels = (group.members[i].level, *group.levels)
             yield self._value(parameter, levels, at.names[i], at.depth)
 
@@ -98,7 +97,7 @@ class Resolver:
                     raise self.recipe.error(group.path, text)
 
     def check_filters(self, groups: Sequence[Group], names: Sequence[str]) -> None:
-        """Unless every filter of the recipe has held for a tensor.
+        """Check that every filter of the recipe has held for a tensor.
 
         Args:
             groups: of the recipe.
@@ -107,7 +106,7 @@ class Resolver:
         Raises:
             ValueError: one that has not (file, line).
         """
-        for level in (level for group in groups for level in (*(m.level for m in group.members), *group.levels)):
+        for level in (level for group in groups for level in group.every_level):
             for name, setting in level.settings.items():
                 for i, clause in enumerate(setting.clauses):
                     if clause.filter is not None and (*level.path, name, i) not in self._held:

@@ -118,10 +118,6 @@ class Setting:
 
     clauses: tuple[Clause, ...]
 
-    def clause(self, name: str) -> Clause | None:
-        """The one for the tensor of that name, None if there is none."""
-        return next((clause for clause in self.clauses if clause.holds(name)), None)
-
     def values(self) -> Iterator[tuple[Path, Scalar]]:
         """Each value with its place below the setting, as far as recipes tell them apart."""
         for i, clause in enumerate(self.clauses):

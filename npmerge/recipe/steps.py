@@ -1,6 +1,5 @@
 """What is done for each tensor of a merged model: its sources are merged or one is copied, and why."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +7,6 @@ from typing import Protocol
 
 from alignment.names import is_statistic
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.recipe.checks import merged
 from npmerge.recipe.groups import Group
 from npmerge.recipe.layers import place_of
 from npmerge.recipe.notices import Notices
@@ -78,10 +76,9 @@ class Steps:
             ValueError: shapes that differ, models that have few tensors in common, and filters that hold for no tensor.
         """
         steps = [self._step(target) for target in self.targets]
-        groups = [group for module in self.targets.modules for group in module.groups]
-        self._check_related(groups)
-        self._check_shared(groups, steps)
-        self._resolver.check_filters(groups, [step.name for step in steps if step.method])
+        self._check_related()
+        self._check_shared(steps)
+        self._resolver.check_filters(self.targets.groups, [step.name for step in steps if step.method])
         self._check_patterns([step.name for step in steps])
         if not self.targets.sliced:  # modules may be listed in another order
             order = {name: i for i, name in enumerate(next(iter(self._models.values())).entries)}
@@ -105,26 +102,26 @@ class Steps:
     def _models(self) -> Mapping[str, StoredModel]:
         return self.targets.models
 
-    def _check_related(self, groups: Sequence[Group]) -> None:
+    def _check_related(self) -> None:
         unrelated = self.notices.unrelated()
-        for group in groups:
+        for group in self.targets.groups:
             for member in (member for member in group.members if member.model in unrelated):
                 first = [next(iter(self._models[model].entries)) for model in (member.model, group.leader.model)]
                 got = f"{member.model!r} has no tensor in common with {group.leader.model!r}"
                 raise self.recipe.error(member.path, f"{got}: their first ones are {first[0]!r} and {first[1]!r}")
 
-    def _check_shared(self, groups: Sequence[Group], steps: Sequence[Step]) -> None:
+    def _check_shared(self, steps: Sequence[Step]) -> None:
         """Raise ValueError if most of what is to be merged is missing in some model, and so would be the first one's."""
         sizes = {True: 0, False: 0}
         for step in steps:
             missing = step.note.startswith(MISSING)
             if step.dtype in FLOATING and (missing or step.action == "merge" or not step.note):
-                sizes[missing] += math.prod(step.shape)
+                sizes[missing] += step.entry.size
         found = self.notices.other_names()
         if self.recipe.include or sizes[True] <= sizes[False] or found is None:
             return
         model, names = found
-        member = next(member for group in groups for member in group.members if member.model == model)
+        member = next(member for group in self.targets.groups for member in group.members if member.model == model)
         part = f"{sizes[False] / (sizes[True] + sizes[False]):.0%} of the numbers would be merged and the rest copied"
         raise self.recipe.error(member.path, f"{model!r} {names}: {part}; to merge a part only, name it under include")
 
@@ -185,7 +182,7 @@ class Steps:
         shape = self._shape(found)
         method = self._method.name
         values = self._resolver.parameters(found.group, Point(target.name, target.names, target.depth))
-        places = merged(self._method, found.group)
+        places = found.group.merged(self._method)
         sources = tuple(source for i in places if (source := found.sources[i]) is not None)
         dtype = DTYPES.get(self.recipe.out_dtype or self.recipe.dtype or "", entry.dtype)
         statistic = is_statistic(target.name.replace(".", "/")) and not self.targets.mergekit_semantics

@@ -48,6 +48,11 @@ class Targets:
         """Those of the recipe."""
         return modules_of(self.recipe)
 
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Those of all modules."""
+        return tuple(group for module in self.modules for group in module.groups)
+
     @cached_property
     def sliced(self) -> bool:
         """Whether layers are chosen somewhere."""

@@ -19,6 +19,13 @@ def graph_figure(graph: Graph) -> Any:
 
     A solid arc leads down to a node that is computed later, a dotted one back up (into a residual stream); wider arcs stand for
     several tensors. Colours are groups. Save it with `.savefig("graph.png")`.
+
+    Example:
+        >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
+        >>> graph = nm.trace(apply, {"w": jnp.ones((4, 3)), "u": jnp.ones((3, 2))}, jnp.ones((1, 4)))
+        >>> figure = nm.graph_figure(graph)
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['inputs', 'w  3', 'outputs']
     """
     from matplotlib.figure import Figure  # slow to import, and needed nowhere else
 
@@ -63,6 +70,13 @@ def correlation_figure(before: Mapping[str, np.ndarray], after: Mapping[str, np.
         before: node -> the matched correlation (networks,) of each network but the reference, from the inputs to the outputs.
         after: the same of the aligned networks.
         names: of the networks.
+
+    Example:
+        >>> before = {"first layer": np.array([0.1]), "second layer": np.array([0.0])}
+        >>> after = {"first layer": np.array([0.9]), "second layer": np.array([0.7])}
+        >>> (axes,) = nm.correlation_figure(before, after, ["b"]).axes
+        >>> [(line.get_label(), [float(y) for y in line.get_ydata()]) for line in axes.lines[:2]]
+        [('b, before', [0.1, 0.0]), ('b', [0.9, 0.7])]
     """
     drawing, axes = _single(width=6.5 + 0.12 * len(before))
     for values, style in ((before, "--"), (after, "-")):
@@ -83,6 +97,13 @@ def barrier_figure(before: Sequence[Path], after: Sequence[Path], names: Sequenc
         before: the path to each network.
         after: the path to each aligned network.
         names: of the networks.
+
+    Example:
+        >>> fractions, accuracy = np.array([0, 0.5, 1]), np.array([0.9, 0.5, 0.9])
+        >>> before, after = (nm.Path(fractions, np.array([1, top, 1]), accuracy) for top in (3, 1.5))
+        >>> (axes,) = nm.barrier_figure([before], [after], ["b"]).axes
+        >>> [line.get_label() for line in axes.lines]  # how far the loss rises above the line between both ends
+        ['b, before (barrier 2)', 'b (barrier 0.5)']
     """
     drawing, axes = _single(width=6.5)
     for paths, style in ((before, "--"), (after, "-")):

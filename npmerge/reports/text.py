@@ -1,6 +1,5 @@
-"""What commands print: columns, numbers and the names of many tensors in few lines."""
+"""What commands print of many tensors: columns, shapes, and names in few lines."""
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -11,25 +10,6 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table, every column as wide as its longest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def counted(count: float) -> str:
-    """A number of entries with three digits: `468 M`."""
-    for unit in ("", " k", " M", " G"):
-        if count < 999.5:
-            return f"{count:.3g}{unit}"
-        count /= 1000
-    return f"{count:,.3g} T"
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 tensor`, `2 tensors`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def number(value: float | None) -> str:
-    """Four digits; a dash where there is no value."""
-    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 def shape_of(shape: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Plan, Step
-from npmerge.reports.text import plural
+from npmerge.reports.numbers import plural
 from npmerge.stream import blocks
 
 

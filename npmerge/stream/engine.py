@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.journal import Journal, Note
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.recipe.plan import Plan, Step
-from npmerge.reports.sizes import size
+from npmerge.reports.numbers import size
+from npmerge.reports.progress import Progress
 from npmerge.stream import blocks
 from npmerge.stream.blocks import Block, Kernel, KernelOf
-from npmerge.stream.outcomes import Outcome, read_bytes
+from npmerge.stream.outcomes import Outcome
 from npmerge.stream.tensors import StreamedTensor, bytes_of_entry, read_source
 from npmerge.stream.workers import Workers
 
@@ -27,13 +28,6 @@ LANES = 2
 
 BUDGET = 2**28
 """Bytes that tensors may take by default."""
-
-
-class Progress(Protocol):
-    """Where the engine tells that it gets on. Called from any thread."""
-
-    def advance(self, nbytes: int) -> None:
-        """So many more bytes of the inputs are done with."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ class _Making:
         """Make one tensor, unless an earlier run did."""
         begun = time.perf_counter()
         if (note := self.output.journal.found.get(step.name)) is not None and self._verified(step, note):
-            self.progress.advance(read_bytes(self.plan, step))
+            self.progress.advance(self.plan.bytes_read(step))
             return Outcome(**{**note, "kept": True})
         written = _Written(step)
         for done in self._copied(step) if step.action == "copy" else self._merged(step):
@@ -119,7 +113,7 @@ class _Making:
             values = values.astype(DTYPES[step.dtype], copy=False)
             return self._written(step, start, values, values.nbytes), 0, 0.0
 
-        total = int(np.prod(step.shape, dtype=np.int64))
+        total = step.entry.size
         yield from self.workers.ordered(copy, range(0, max(total, 1), blocks.BLOCK))
 
     def _merged(self, step: Step) -> Iterator[tuple[bytes, int, float]]:
@@ -141,7 +135,7 @@ class _Making:
     def _merged_whole(self, step: Step, kernel: Kernel, tensor: StreamedTensor) -> Iterator[tuple[bytes, int, float]]:
         merged = kernel.merge(tensor.whole(), kernel.survey(tensor), step)
         starts = range(0, max(tensor.size, 1), blocks.BLOCK)
-        share = read_bytes(self.plan, step) // len(starts)
+        share = self.plan.bytes_read(step) // len(starts)
         digests = self.workers.ordered(
             lambda start: self._written(step, start, merged.values[start : start + blocks.BLOCK], share), starts
         )
@@ -185,7 +179,7 @@ class _Written:
 
     def outcome(self, seconds: float) -> Outcome:
         step = self._step
-        nbytes = int(np.prod(step.shape, dtype=np.int64)) * DTYPES[step.dtype].itemsize
+        nbytes = step.entry.nbytes
         digest = self._digest.hexdigest()
         return Outcome(step.name, step.action, nbytes, digest, self._nonfinite, self._rounding, seconds)
 
@@ -193,14 +187,14 @@ class _Written:
 def block_bytes(plan: Plan) -> int:
     """Bytes that a block under way takes at most: the sources as stored and in float32, and the result in both."""
     stored = max((bytes_of_entry(plan.models, step) for step in plan.steps), default=0)
-    several = max((len(step.sources) + (step.base is not None) for step in plan.steps), default=0)
+    several = max((len(step.inputs) for step in plan.steps), default=0)
     return blocks.BLOCK * (stored + 4 * (several + 2))
 
 
 def whole_bytes(plan: Plan, step: Step) -> int:
     """Bytes that a step takes that has to hold its tensor whole: the sources as stored and three times in float32."""
-    several = len(step.sources) + (step.base is not None)
-    return int(np.prod(step.shape, dtype=np.int64)) * (bytes_of_entry(plan.models, step) + 4 * (3 * several + 1))
+    several = len(step.inputs)
+    return step.entry.size * (bytes_of_entry(plan.models, step) + 4 * (3 * several + 1))
 
 
 def threads_of(plan: Plan, options: Options) -> int:

@@ -21,9 +21,9 @@ from npmerge.methods.wudi import Wudi
 from npmerge.recipe.plan import Step
 from npmerge.stream.blocks import Kernel
 from npmerge.stream.combinations import Constant, FromGram
-from npmerge.stream.conventions import BarycentricSlerp, FewStepsToKarcherMean, UnboundedModelStock
 from npmerge.stream.della import Della
 from npmerge.stream.elementwise import Elementwise, consensus, mean, near_swap
+from npmerge.stream.mergekit_methods import BarycentricSlerp, FewStepsToKarcherMean, UnboundedModelStock
 from npmerge.stream.sce import Sce
 from npmerge.stream.task_vectors import TaskVectors, Trimmed, fused, number, per_model
 from npmerge.stream.whole import Whole
@@ -43,7 +43,8 @@ class Conventions(NamedTuple):
     seed: int
 
 
-KernelOf = Callable[[Step, Conventions], Kernel]
+Maker = Callable[[Step, Conventions], Kernel]
+"""Makes the kernel of a step."""
 
 
 def kernel_of(step: Step, *, mergekit_semantics: bool = False, seed: int = 0) -> Kernel:
@@ -153,22 +154,22 @@ def _sce(step: Step, conventions: Conventions) -> Kernel:
     return Sce(conventions.mergekit)
 
 
-def _spectral(method: type[Spectral], *fields: str) -> KernelOf:
+def _spectral(method: type[Spectral], *fields: str) -> Maker:
     def kernel(step: Step, conventions: Conventions) -> Kernel:
         return Whole(method(**{name: number(step, name) for name in fields}), number(step, "lambda"))
 
     return kernel
 
 
-def _task_vectors(trim: Trimmed = None, *, drop: bool = False, elect: bool = False) -> KernelOf:
+def _task_vectors(trim: Trimmed = None, *, drop: bool = False, elect: bool = False) -> Maker:
     return lambda step, conventions: TaskVectors(trim, drop, elect, *conventions)
 
 
-def _della(*, elect: bool) -> KernelOf:
+def _della(*, elect: bool) -> Maker:
     return lambda step, conventions: Della(elect, *conventions)
 
 
-KERNELS: dict[str, KernelOf] = {
+KERNELS: dict[str, Maker] = {
     "linear": _linear,
     "passthrough": _passthrough,
     "slerp": _slerp,

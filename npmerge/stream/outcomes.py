@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from npmerge.recipe.plan import Plan, Step
-from npmerge.reports.sizes import duration, size
+from npmerge.reports.numbers import duration, size
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,6 @@ def digests(outcomes: Iterable[Outcome], files: Mapping[str, Iterable[str]]) -> 
     }
 
 
-def read_bytes(plan: Plan, step: Step) -> int:
-    """Bytes of the sources of a step, as stored; rows that are put together count as whole tables."""
-    sources = (*step.sources, *([step.base] if step.base else []))
-    return sum(plan.models[x.model].entries[x.name].nbytes for x in sources)
-
-
 def summary(plan: Plan, outcomes: Sequence[Outcome], seconds: float, peak_bytes: int) -> list[str]:
     """What a user wants to know when it is done, a line each.
 
@@ -60,9 +54,8 @@ def summary(plan: Plan, outcomes: Sequence[Outcome], seconds: float, peak_bytes:
         seconds: wall time.
         peak_bytes: the most memory that the process held.
     """
-    read, written = sum(read_bytes(plan, step) for step in plan.steps), sum(x.nbytes for x in outcomes)
     counts = {action: sum(x.action == action for x in outcomes) for action in ("merge", "copy")}
-    kept = sum(x.kept for x in outcomes)
+    kept, (read, written) = sum(x.kept for x in outcomes), (plan.bytes_in, plan.bytes_out)
     return [
         f"{counts['merge']} tensors merged, {counts['copy']} copied, {len(plan.skipped)} of the inputs left out"
         + (f"; {kept} were there from an earlier run" if kept else ""),

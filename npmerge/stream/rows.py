@@ -4,9 +4,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
-import ml_dtypes  # noqa: F401 (numpy knows bfloat16 by it)
 import numpy as np
 
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Rows
 
@@ -44,15 +44,11 @@ def read_rows(models: Sequence[StoredModel], rows: Rows, start: int = 0, count: 
 def dtype_of_rows(models: Sequence[StoredModel], rows: Rows) -> np.dtype:
     """The dtype that `read_rows` gives, whichever rows are read."""
     if rows not in _dtypes:
-        stored = {_stored_dtype(models[model], name) for model, name in zip(rows.models, rows.names, strict=True)}
+        stored = {DTYPES[models[model].entries[name].dtype] for model, name in zip(rows.models, rows.names, strict=True)}
         shared = rows.padding or (np.count_nonzero(rows.table >= 0, axis=1) > 1).any()
         wide = np.float64 if np.dtype(np.float64) in stored else np.float32
         _dtypes[rows] = np.dtype(wide) if shared or len(stored) > 1 else stored.pop()
     return _dtypes[rows]
-
-
-def _stored_dtype(model: StoredModel, name: str) -> np.dtype:
-    return model.read(name, 0, 0).dtype
 
 
 def _width(models: Sequence[StoredModel], rows: Rows) -> int:

@@ -125,8 +125,9 @@ def _search(
     kept, above = np.repeat(lengths[:, None], len(wanted), 1), np.zeros((len(lengths), len(wanted)), np.int64)
     first = True
     while (going := (kept.sum(0) != wanted) & (high - low > 1)).any():
-        state = zip(sample, low, high, kept.sum(0), above.sum(0), wanted, strict=True)
-        tried = np.sort([_tried(*row)[: TOGETHER if first else None] for row in state])
+        state = zip(low, high, kept.sum(0), above.sum(0), strict=True)
+        each = [_tried(row, Bracket(*here), number) for row, here, number in zip(sample, state, wanted, strict=True)]
+        tried = np.sort([row[: TOGETHER if first else None] for row in each])
         first = False
         counted = count(tried)
         enough = (counted.sum(0) >= wanted[:, None]).sum(1)
@@ -137,16 +138,31 @@ def _search(
     return low, kept, above
 
 
-def _tried(
-    sample: Int[np.ndarray, " size"], low: int, high: int, kept: int, above: int, wanted: int
-) -> Int[np.ndarray, " tried"]:
-    """Thresholds between `low` and `high`, of which `kept` and `above` entries are not below.
+class Bracket(NamedTuple):
+    """What is known of the threshold of a row.
+
+    Attributes:
+        low: it is at least this.
+        high: it is below this.
+        kept: entries that are not below `low`.
+        above: entries that are not below `high`.
+    """
+
+    low: int
+    high: int
+    kept: int
+    above: int
+
+
+def _tried(sample: Int[np.ndarray, " size"], bracket: Bracket, wanted: int) -> Int[np.ndarray, " tried"]:
+    """Thresholds within the bracket that are worth counting at.
 
     The first four, with which the first pass does, are numbers of the sample, four standard deviations to either side of where
     the threshold is in it, and the next larger ones: they end the search where many magnitudes are equal. The others are where
     interpolation puts it, as far apart as random entries would be, and two that divide the rest, so that no distribution takes
     more than some twenty passes.
     """
+    low, high, kept, above = bracket
     width, number = high - low, max(kept - above, 1)
     share = (kept - wanted) / number
     near = low + width * (share + np.array([-0.6, 0.6]) / np.sqrt(number))

@@ -158,7 +158,7 @@ def fused(
 
 def drawn_of(seed: int, step: Step, start: int, density: Float[np.ndarray, "models entries_or_1"]) -> Drawn:
     """What is drawn for the entries of a block that begins at `start`."""
-    size = int(np.prod(step.shape, dtype=np.int64))
+    size = step.entry.size
     places = np.stack([place_of(k * size + start) for k in range(len(density))])
     return Drawn(key_of(seed, step.name), places, density)
 

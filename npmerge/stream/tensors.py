@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.recipe.plan import Source, Step
 from npmerge.stream import blocks
@@ -34,7 +34,7 @@ class StreamedTensor:
             workers: that read and compute.
             room: bytes that may be kept between two passes.
         """
-        self.step, self.size = step, int(np.prod(step.shape, dtype=np.int64))
+        self.step, self.size = step, step.entry.size
         self._models, self._workers = models, workers
         self._keep = self.size * bytes_of_entry(models, step) <= room
         self._held: dict[int, Block] = {}
@@ -78,7 +78,7 @@ def read_source(models: Sequence[StoredModel], source: Source, start: int, count
 
 def bytes_of_entry(models: Sequence[StoredModel], step: Step) -> int:
     """Bytes that one entry takes in all sources of a step together."""
-    return sum(_dtype(models, source).itemsize for source in (*step.sources, *([step.base] if step.base else [])))
+    return sum(_dtype(models, source).itemsize for source in step.inputs)
 
 
 def _dtype(models: Sequence[StoredModel], source: Source) -> np.dtype:

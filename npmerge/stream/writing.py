@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from npmerge.checkpoint.adapted import AdaptedModel
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.held import HeldModel
 from npmerge.checkpoint.journal import Journal
 from npmerge.checkpoint.sharded import ShardedModel
-from npmerge.checkpoint.stored import Entry, StoredModel
+from npmerge.checkpoint.stored import StoredModel
 from npmerge.checkpoint.writer import ModelWriter
-from npmerge.recipe.plan import Plan, Source, Step
+from npmerge.recipe.plan import Plan, Source
+from npmerge.reports.progress import Progress
 from npmerge.stream import blocks
 from npmerge.stream.blocks import KernelOf
-from npmerge.stream.engine import Options, Output, Progress, run
+from npmerge.stream.engine import Options, Output, run
 from npmerge.stream.outcomes import Outcome
 from npmerge.version import __version__
 
@@ -26,7 +25,7 @@ Metadata = Callable[[bool], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """Where a merged model goes.
 
     Attributes:
@@ -44,13 +43,13 @@ class Target:
     keep: bool = False
 
 
-def write_model(plan: Plan, kernel_of: KernelOf, target: Target, options: Options, progress: Progress) -> list[Outcome]:
+def write_model(plan: Plan, kernel_of: KernelOf, target: Destination, options: Options, progress: Progress) -> list[Outcome]:
     """Make all tensors of a plan and write them; those that an earlier run of the same plan has noted are verified and kept.
 
     Raises:
         ValueError: what cannot be read or written, or does not fit into memory.
     """
-    entries = [_entry(step) for step in plan.steps]
+    entries = [step.entry for step in plan.steps]
     writer = ModelWriter(target.folder, entries, target.metadata(False), target.shard_bytes)
     try:
         journal = Journal(target.journal, fingerprint(plan, writer), writer.sync)
@@ -66,32 +65,27 @@ def write_model(plan: Plan, kernel_of: KernelOf, target: Target, options: Option
 
 def fingerprint(plan: Plan, writer: ModelWriter) -> str:
     """What decides on the bytes of a merge: the plan, the files that it reads with their times of change, the layout."""
-    digest = hashlib.sha256(repr((__version__, blocks.BLOCK, plan.seed, plan.mergekit_semantics, plan.reference)).encode())
+    digest = hashlib.sha256(repr((__version__, blocks.BLOCK, plan.seed, plan.mergekit_semantics)).encode())
     for model in plan.models:
         digest.update(_identity(model).encode())
     for step in plan.steps:
-        sources = (*step.sources, *([step.base] if step.base else []))
-        numbers = (step.name, step.shape, step.dtype, step.action, step.method, sorted(step.parameters.items()), len(sources))
-        digest.update(repr((numbers, [(x.model, x.name) for x in sources])).encode())
-        for source in sources:
+        numbers = (step.name, step.shape, step.dtype, step.action, step.method, sorted(step.parameters.items()))
+        digest.update(repr((numbers, step.base is None, [(x.model, x.name) for x in step.inputs])).encode())
+        for source in step.inputs:
             digest.update(_rows(source))
     for shard in writer.shards:
         digest.update(shard.name.encode() + hashlib.sha256(shard.header.text).digest())
     return digest.hexdigest()
 
 
-def _entry(step: Step) -> Entry:
-    return Entry(step.name, step.dtype, step.shape, int(np.prod(step.shape, dtype=np.int64)) * DTYPES[step.dtype].itemsize)
-
-
 def _identity(model: StoredModel) -> str:
+    """What tells a model from another of its name: its values in memory, or its files and their times of change."""
     if isinstance(model, HeldModel):
         return repr([*model.entries.values(), model.digest])
-    if not isinstance(model, ShardedModel | AdaptedModel):
-        return repr(list(model.entries.values()))
-    stats = [(str(path.resolve()), path.stat()) for path in model.files]
-    headers = [hashlib.sha256(header.text).hexdigest() for header in model.files.values()]
-    return repr([(name, stat.st_size, stat.st_mtime_ns, text) for (name, stat), text in zip(stats, headers, strict=True)])
+    files = [file for path in model.read_from for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    stats = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    headers = [hashlib.sha256(x.text).hexdigest() for x in (model.files.values() if isinstance(model, ShardedModel) else ())]
+    return repr([*model.entries.values(), *stats, *headers])
 
 
 def _rows(source: Source) -> bytes:

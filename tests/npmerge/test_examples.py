@@ -5,11 +5,11 @@ from npmerge.lora import stack_adapters
 from npmerge.low_rank import with_low_rank
 from tests import examples
 
-PACKAGES = ("npmerge", "npmerge.models", "npmerge.objectives")
+PACKAGES = ("npmerge", "npmerge.checkpoint", "npmerge.models", "npmerge.objectives")
 BY_MODULE = (collected, merged, stack_adapters, with_low_rank)
 """What the README calls by its module."""
-PUBLIC = {name: thing for package in reversed(PACKAGES) for name, thing in examples.public(package).items()}
-PUBLIC |= {function.__name__: function for function in BY_MODULE}
+PUBLIC = {f"{package}.{name}": thing for package in PACKAGES for name, thing in examples.public(package).items()}
+PUBLIC |= {f"{function.__module__}.{function.__name__}": function for function in BY_MODULE}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -19,7 +19,7 @@ from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.cli import app
 from npmerge.commands import documents
 from npmerge.recipe import parse_recipe
-from npmerge.recipe.make_plan import make_plan
+from npmerge.recipe.make_plan import make_plan, open_models
 from tests.fixtures.recipe_models import (
     TOKENS,
     from_bfloat16,
@@ -312,10 +312,10 @@ def test_lists_over_depth_end_with_the_head(here):
 def test_tensors_are_merged_in_the_order_of_the_files(here):
     """There: in the order of their names, for which a model of three files is opened 17 times."""
     (recipe,) = parse_recipe(TIES)
-    plan = make_plan(recipe, open_model)
+    plan = make_plan(recipe, open_models(recipe, open_model))
     for number, model in enumerate(plan.models):
         assert isinstance(model, ShardedModel)
         file_of = {name: file for file, header in model.files.items() for name in header.tensors}
-        names = [s.name for step in plan.steps for s in (*step.sources, step.base) if s is not None and s.model == number]
+        names = [s.name for step in plan.steps for s in step.inputs if s.model == number]
         files = [file_of[name] for name in names]
         assert len(files) == len(model.entries) and files == sorted(files)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.stored import StoredModel
 
 TELLING = (0, 1, 127, 128, 255, 0xC9, 0xDD, 0xDF)

@@ -11,10 +11,9 @@ import numpy as np
 
 from npmerge.checkpoint.adapted import open_reference
 from npmerge.checkpoint.conversion import Pieces, write_npz, write_orbax, write_safetensors
+from npmerge.checkpoint.dtypes import CODES, DTYPES
 from npmerge.checkpoint.formats import open_checkpoint
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.sharded import open_model
-from npmerge.checkpoint.spans import CODES
 from npmerge.checkpoint.stored import Entry, StoredModel
 
 Opener = Callable[[Path], StoredModel]
@@ -47,7 +46,7 @@ class Held(StoredModel):
 
     def __init__(self, tensors: Mapping[str, np.ndarray]):
         self.path, self.config, self._tensors = Path("memory"), {}, tensors
-        self.entries = {name: Entry(name, CODES[x.dtype.name], x.shape, x.nbytes) for name, x in tensors.items()}
+        self.entries = {name: Entry(name, CODES[x.dtype.name], x.shape) for name, x in tensors.items()}
 
     def read(self, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
         flat = self._tensors[name].reshape(-1)

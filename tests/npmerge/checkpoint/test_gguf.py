@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.gguf import open_file
-from npmerge.checkpoint.headers import DTYPES
 from tests.npmerge.checkpoint.mutations import check_survives
 
 ARRAYS = {

@@ -10,8 +10,8 @@ import msgpack
 import numpy as np
 import pytest
 
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.msgpack import open_file
 from tests.npmerge.checkpoint.mutations import check_survives
 

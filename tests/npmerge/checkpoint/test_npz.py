@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
 from npmerge.checkpoint.npz import open_file
 from tests.npmerge.checkpoint import samples
 from tests.npmerge.checkpoint.mutations import check_survives

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.sharded import open_model
 
 TENSORS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.arange(5).astype(ml_dtypes.bfloat16), "n": np.int64([7])}

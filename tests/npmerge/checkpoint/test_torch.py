@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from npmerge.checkpoint import torch_legacy, torch_sharded, torch_zip
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.torch_sharded import open_torch
 from tests.npmerge.checkpoint.mutations import check_survives
@@ -131,7 +132,7 @@ def _reindexed(folder: Path, **changed: str) -> Path:
 
 
 def test_shards_with_an_index_are_one_model(folder: Path, values) -> None:
-    model = torch_sharded.open_file(folder / "pytorch_model.bin.index.json")
+    model = open_checkpoint(folder)
     expected = values["zip_dtypes.pt"] | values["legacy_views.pt"]
     assert set(model.entries) == set(expected) and model.config == {"model_type": "toy"}
     assert all(model.read(name).tobytes() == data for name, (_, _, data) in expected.items())

@@ -20,10 +20,11 @@ from alignment import ALIGNMENTS, CCA, Graph, permutation, trace, transport
 from npmerge.checkpoint import load_network, load_record, save_network, to_named
 from npmerge.cli import app, main
 from npmerge.commands import align_page
-from npmerge.commands.align import progress
 from npmerge.commands.align_inputs import BATCH, Data, read_data
-from npmerge.commands.methods import METHODS, alignment_of
+from npmerge.commands.alignments import METHODS, alignment_of
 from npmerge.commands.sources import sha256
+from npmerge.commands.terminal import progress
+from npmerge.learning.data import Examples
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
 
 MLP = Mlp(inputs=6, hidden=(8, 7), classes=3)
@@ -232,7 +233,7 @@ def test_statistics_of_approximate_maps_are_estimated_anew(normalised, tmp_path)
 
 def test_a_smaller_batch_at_the_end_has_no_say_in_statistics():
     def sizes(count: int) -> list[int]:
-        data = Data(Path("x.npz"), "", np.zeros((count, 6), np.float32), None)
+        data = Data(Path("x.npz"), "", Examples("x.npz", np.zeros((count, 6), np.float32), None))
         assert sum(len(inputs) for inputs, _ in data.batches()) == count
         return [len(inputs) for inputs, _ in data.whole_batches()]
 
@@ -246,8 +247,8 @@ def test_the_seed_is_that_of_the_alignment_and_of_the_check(folder, tmp_path, mo
     def spied(function):
         return lambda *args, key, **rest: keys.append(jax.random.key_data(key).tolist()) or function(*args, key=key, **rest)
 
-    for name in ("align", "verify"):
-        monkeypatch.setattr(f"npmerge.commands.align.{name}", spied(getattr(alignment, name)))
+    for place, name in (("learning.aligning", "align"), ("commands.align", "verify")):
+        monkeypatch.setattr(f"npmerge.{place}.{name}", spied(getattr(alignment, name)))
     align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--seed", "7")
     assert keys == [jax.random.key_data(jax.random.key(7)).tolist()] * 2
 
@@ -258,7 +259,7 @@ def test_warnings_are_told_once_and_go_into_the_report(folder, tmp_path, monkeyp
             warnings.warn(f"look at the {category.__name__}", category, stacklevel=1)
         return alignment.align(*args, **rest)
 
-    monkeypatch.setattr("npmerge.commands.align.align", warned)
+    monkeypatch.setattr("npmerge.learning.aligning.align", warned)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out")
@@ -429,14 +430,14 @@ def test_other_dtypes(refused, tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "told"),
     [
-        ({"x": np.zeros(3)}, "has no array 'inputs': got x"),
+        ({"x": np.zeros(3)}, "unknown array 'inputs': expected one of x"),
         ({"inputs": np.zeros((4, 5))}, "inputs must have the shape (examples, 6), got (4, 5)"),
-        ({"inputs": np.zeros((0, 6))}, "inputs must have the shape (examples, 6), got (0, 6)"),
+        ({"inputs": np.zeros((0, 6))}, "holds no examples"),
         ({"inputs": np.zeros((4, 6), np.uint8)}, "inputs must be floating-point, got uint8"),
-        ({"inputs": np.full((4, 6), np.nan)}, "inputs hold 24 values that are not finite"),
-        ({"inputs": np.full((4, 6), 1e300)}, "inputs hold 24 values that are not finite as float32"),
+        ({"inputs": np.full((4, 6), np.nan)}, "inputs hold values that are not finite: 24, the first in example 0"),
+        ({"inputs": np.full((4, 6), 1e300)}, "inputs hold values that are not finite: 24"),
         ({"inputs": np.zeros((4, 6)), "labels": np.zeros(3, int)}, "has 4 inputs and 3 labels"),
-        ({"inputs": np.zeros((4, 6)), "labels": np.zeros(4)}, "labels must be integers, got dtype float64"),
+        ({"inputs": np.zeros((4, 6)), "labels": np.zeros(4)}, "labels must be integers, got float64"),
         ({"inputs": np.zeros((4, 6)), "labels": np.full(4, 3)}, "labels out of range: got 3 to 3, expected 0 to 2"),
         ({"inputs": np.array([None])}, "is not an .npz file of arrays"),
     ],
@@ -453,7 +454,7 @@ def test_data_of_another_format(refused, tmp_path):
     (tmp_path / "text.npz").write_text("no numbers")
     for name in ("x.npy", "text.npz"):
         assert f"{name} is not an .npz file of arrays" in refused(*NAMES[:2], "--data", str(tmp_path / name))
-    assert refused(*NAMES[:2], "--data", "none.npz") == "none.npz: no such file"
+    assert refused(*NAMES[:2], "--data", "none.npz") == "none.npz: no such file or folder of data"
 
 
 def test_tokens_must_be_in_the_vocabulary_and_may_be_shorter(tmp_path):
@@ -484,7 +485,7 @@ def test_nothing_is_left_of_a_run_that_fails_late(refused, monkeypatch):
     def fail(*_, **__):
         raise ValueError("late")
 
-    monkeypatch.setattr("npmerge.commands.align.write_report", fail)
+    monkeypatch.setattr("npmerge.commands.align_run.write_report", fail)
     assert refused(*NAMES[:2]) == "late"
 
 

@@ -13,7 +13,8 @@ import npmerge as nm
 from npmerge.cli import app, main
 from npmerge.commands import values
 from npmerge.commands.inspect import inspect_page, inspected
-from npmerge.reports.text import braced, counted, ranges
+from npmerge.reports.numbers import counted
+from npmerge.reports.text import braced, ranges
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -106,7 +107,7 @@ def test_json_of_the_command(folder):
     ("damage", "told"),
     [
         (lambda f: (f / "model-00002-of-00002.safetensors").unlink(), "names model-00002-of-00002.safetensors"),
-        (lambda f: (f / "npmerge.json").write_text("{"), "cannot read"),
+        (lambda f: (f / "npmerge.json").write_text("{"), "cannot be read"),
         (lambda f: [p.unlink() for p in f.glob("model*")], "holds no weights"),
     ],
     ids=["missing shard", "broken record", "no weights"],

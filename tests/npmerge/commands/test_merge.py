@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from npmerge.checkpoint.sharded import open_model
 from npmerge.checkpoint.writer import ModelWriter
 from npmerge.cli import app, main
-from npmerge.reports.sizes import duration, parse_size, size
+from npmerge.commands.planning import planned
+from npmerge.recipe import Recipe
+from npmerge.reports.numbers import duration, parse_size, size
 from npmerge.stream import blocks
 from tests.npmerge.stream.engines import SHAPES, expected, plan_of, write_models
 from tests.npmerge.stream.test_engine import make
@@ -70,6 +72,18 @@ def merge(*arguments: str) -> str:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_document_is_planned_again_only_if_it_uses_a_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def counted(recipe: Recipe, *given: object, **more: object) -> object:
+        names.append(recipe.name)
+        return planned(recipe, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("npmerge.commands.documents.planned", counted)
+    merge("two.yml", "out", "-q")
+    assert names == ["half", None, None]
 
 
 def test_a_linear_merge_and_what_is_told_of_it(folder: Path) -> None:

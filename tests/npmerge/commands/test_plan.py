@@ -14,7 +14,7 @@ from npmerge.cli import app, main
 from npmerge.commands.plan import Request, plan_json, plan_page
 from npmerge.commands.plan_page import coefficients, letter
 from npmerge.commands.prediction import COSTS, LIBRARIES, START, is_whole, predicted
-from npmerge.recipe import METHODS, Step, make_plan, parse_recipe
+from npmerge.recipe import METHODS, Plan, Step, make_plan, open_models, parse_recipe
 from npmerge.stream.engine import Options, block_bytes, whole_bytes
 from npmerge.stream.kernels import kernel_of
 
@@ -31,6 +31,11 @@ def _models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tensors = {key: rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for key, shape in SHAPES.items()}
         (tmp_path / name).mkdir()
         save_file({**tensors, "ids": np.arange(3)}, tmp_path / name / "model.safetensors")
+
+
+def plan_of(text: str, **options: int) -> Plan:
+    (recipe,) = parse_recipe(text)
+    return make_plan(recipe, open_models(recipe, open_model), **options)
 
 
 def page(text: str, **options: bool) -> list[str]:
@@ -107,7 +112,7 @@ def test_coefficients(method, parameters, wanted):
 def test_json_holds_the_whole_plan():
     Path("recipe.yml").write_text(f"merge_method: linear\n{MODELS}\ndtype: float32\n", encoding="utf-8")
     (document,) = json.loads(plan_json(Request(Path("recipe.yml"), seed=5)))["documents"]
-    plan = make_plan(*parse_recipe(Path("recipe.yml").read_text()), open_model, seed=5)
+    plan = plan_of(Path("recipe.yml").read_text(), seed=5)
     assert list(document["tensors"]) == [step.name for step in plan.steps]
     assert document["seed"] == 5
     assert document["bytes_in"] == 2 * 2 * 244 + 24 and document["bytes_out"] == 4 * 244 + 24
@@ -150,23 +155,23 @@ def recipe_of(method: str, extra: str = "") -> str:
     [*((method, "") for method in METHODS), ("nuslerp", "nuslerp_flatten: false"), ("model_stock", "filter_wise: true")],
 )
 def test_predictions_know_which_methods_hold_whole_tensors(method, extra):
-    plan = make_plan(*parse_recipe(recipe_of(method, extra)), open_model)
+    plan = plan_of(recipe_of(method, extra))
     merged = [step for step in plan.steps if step.action == "merge"]
     assert [is_whole(step) for step in merged] == [not kernel_of(step).in_blocks for step in merged]
     assert set(COSTS) <= {"", *METHODS}
 
 
 def test_predictions():
-    plan = make_plan(*parse_recipe(f"merge_method: linear\n{MODELS}"), open_model)
+    plan = plan_of(f"merge_method: linear\n{MODELS}")
     found = predicted(plan, Options(threads=2), probe=1.0)
     assert found.memory == LIBRARIES + 2 * block_bytes(plan)
     assert found.seconds is not None
     assert found.seconds - START == pytest.approx((2 * 488e-9 * COSTS["linear"] + 24e-9 * COSTS[""]) / 2, rel=1e-6)
     assert predicted(plan, Options(2, budget=block_bytes(plan)), probe=1.0).threads == 1
-    plan = make_plan(*parse_recipe(f"merge_method: ties\nbase_model: base\n{MODELS}"), open_model)
+    plan = plan_of(f"merge_method: ties\nbase_model: base\n{MODELS}")
     two = 3 * 2 * (24 + 24)  # bytes of head and embedding, which lie next to each other and are under way at once
     assert predicted(plan, Options(threads=1), probe=1.0).memory == LIBRARIES + block_bytes(plan) + two
-    plan = make_plan(*parse_recipe(recipe_of("della")), open_model)
+    plan = plan_of(recipe_of("della"))
     merged = [step for step in plan.steps if step.action == "merge"]
     found = predicted(plan, Options(threads=1), probe=1.0)
     assert found.memory == LIBRARIES + block_bytes(plan) + max(whole_bytes(plan, step) for step in merged)

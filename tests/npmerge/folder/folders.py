@@ -75,7 +75,7 @@ def copying(*models: Path, dtype: str = "F32", layers: Mapping[int, tuple[int, i
     for number, (model, layer) in origins.items():
         source = Source(model, f"model.layers.{layer}.mlp.weight")
         steps.append(_copy(f"model.layers.{number}.mlp.weight", (HIDDEN, HIDDEN), dtype, source))
-    return Plan(opened, 0, tuple(steps), seed=7)
+    return Plan(opened, tuple(steps), seed=7)
 
 
 def _copy(name: str, shape: tuple[int, ...], dtype: str, source: Source) -> Step:

@@ -10,9 +10,10 @@ import yaml
 
 from npmerge.checkpoint.sharded import open_model
 from npmerge.commands.planning import planned
-from npmerge.folder import Provenance, differences, finish, hash_of_file, make_vocabulary, recipe_of_record, record
+from npmerge.folder import Provenance, differences, finish, make_vocabulary, recipe_of_record, record
 from npmerge.folder.card import card, name_of
 from npmerge.folder.configs import changed_config
+from npmerge.folder.record import hash_of_file
 from npmerge.folder.templates import TEMPLATES, check_template, chosen_template
 from tests.npmerge.folder.folders import copying, of_words, recipe, tensors, words, write_model
 
@@ -118,7 +119,7 @@ def union_of(tmp_path, text, **files):
     a = of_words(tmp_path / "a", 0, WORDS, vocab__txt="\n".join(WORDS), **files)
     b = of_words(tmp_path / "b", 1, ["<unk>", "<end>", "red"], config__json={"vocab_size": 3, "bos_token_id": 2})
     opened = {str(path): open_model(path) for path in (a, b)}
-    return a, b, make_vocabulary(recipe(text.replace("B", str(b)), [a, b], a), opened, str(a))
+    return a, b, make_vocabulary(recipe(text.replace("B", str(b)), [a, b], a), opened)
 
 
 def test_a_union_is_written_as_one_tokenizer_and_what_it_contradicts_is_left_out(tmp_path, out):
@@ -268,3 +269,12 @@ def test_files_that_are_no_records(tmp_path, text, message):
     (tmp_path / "npmerge.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         recipe_of_record(tmp_path / "npmerge.json")
+
+
+def test_the_hash_of_a_folder_is_that_of_its_files_and_their_names(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder / "a").mkdir(parents=True)
+        (tmp_path / folder / "a" / "x").write_bytes(b"1")
+    assert record.hash_of_path(tmp_path / "one") == record.hash_of_path(tmp_path / "two")
+    (tmp_path / "two" / "a" / "x").rename(tmp_path / "two" / "a" / "y")
+    assert record.hash_of_path(tmp_path / "one") != record.hash_of_path(tmp_path / "two")

@@ -44,6 +44,19 @@ def test_a_merge_is_made_again_from_its_record(made, tmp_path):
         assert (made / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
+def test_inputs_of_every_format_are_in_the_record(tmp_path):
+    paths = [tmp_path / f"{name}.npz" for name in "ab"]
+    for k, path in enumerate(paths):
+        np.savez(path, w=np.full((2, 2), k, np.float32))
+    listed = "\n".join(f"- model: {path}" for path in paths)
+    (tmp_path / "r.yml").write_text(f"merge_method: linear\nparameters: {{weight: 1.0}}\nmodels:\n{listed}\n")
+    merge(tmp_path / "r.yml", tmp_path / "out")
+    assert list(json.loads((tmp_path / "out" / "npmerge.json").read_text())["inputs"]) == list(map(str, paths))
+    np.savez(paths[1], w=np.full((2, 2), 5, np.float32))
+    told = merge(tmp_path / "out" / "npmerge.json", tmp_path / "again")
+    assert f"not as the first time: input {paths[1]}" in told and "not as the first time: output model.safetensors" in told
+
+
 def test_an_input_that_has_changed_is_told(made, tmp_path):
     path = tmp_path / "b" / "model.safetensors"
     content = bytearray(path.read_bytes())

@@ -20,7 +20,7 @@ def folders(tmp_path):
 def vocabulary(folders, text, names="abc", base="a"):
     models = [folders[name] for name in names]
     opened = {str(path): open_model(path) for path in models}
-    made = make_vocabulary(recipe(text, models, folders[base] if base else None), opened, str(folders[base]) if base else None)
+    made = make_vocabulary(recipe(text, models, folders[base] if base else None), opened)
     return made, list(opened.values())
 
 

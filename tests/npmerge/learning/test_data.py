@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from npmerge.learning.data import Examples, check_apart, hash_of_data, read_examples, split
+from npmerge.learning.data import Examples, check_apart, read_examples, split
 from npmerge.models import Gpt2, ResNetCifar
 from npmerge.recipe.examples import Data
 
@@ -157,12 +157,3 @@ def test_what_is_held_out_is_drawn_by_the_seed_and_copies_stay_together():
     with pytest.raises(ValueError, match=r"20 of its 20 inputs are in x too, such as number 0"):
         check_apart(data, first.held_out)
     assert split(data, 0, 0).held_out is None
-
-
-def test_the_hash_of_a_folder_is_that_of_its_files_and_their_names(tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder / "a").mkdir(parents=True)
-        (tmp_path / folder / "a" / "x").write_bytes(b"1")
-    assert hash_of_data(tmp_path / "one") == hash_of_data(tmp_path / "two")
-    (tmp_path / "two" / "a" / "x").rename(tmp_path / "two" / "a" / "y")
-    assert hash_of_data(tmp_path / "one") != hash_of_data(tmp_path / "two")

@@ -43,7 +43,7 @@ FAULTS = {
     ),
     "another architecture": (
         learn(architecture={"name": "Mlp", "arguments": {"hidden": [16, 17]}}),
-        "params/layers/1/kernel (got (16, 16), expected (16, 17))",
+        "'params/layers/1/kernel': got (16, 16), expected (16, 17)",
     ),
     "a module": (learn(architecture="no_such_module:network"), "'no_such_module:network' cannot be imported"),
     "data that are not there": (learn(data="trian.npz"), "learn.data: trian.npz: no such file or folder of data"),

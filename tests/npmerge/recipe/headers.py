@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.recipe import make_plan, parse_recipe
+from npmerge.recipe import make_plan, open_models, parse_recipe
 
 MODELS = """\
 models:
@@ -14,7 +14,6 @@ models:
   - model: b
     parameters: {weight: 2}
 """
-SIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "F8_E4M3": 1}
 
 
 class Headers(StoredModel):
@@ -25,8 +24,7 @@ class Headers(StoredModel):
         self.entries = {}
         for name, shape in shapes.items():
             shape, kind = shape if shape and isinstance(shape[0], tuple) else (shape, dtype)
-            entry = Entry(name, kind, shape, 0)
-            self.entries[name] = Entry(name, kind, shape, entry.size * SIZES[kind])
+            self.entries[name] = Entry(name, kind, shape)
 
     def read(self, name, start=0, count=None):
         raise AssertionError("a plan reads no tensor")
@@ -45,7 +43,7 @@ def planned(text, models=None, **options):
     """The plan of a recipe of one document; models are named a, b, c and base, alike unless they are given."""
     known = {name: Headers(name, language_model()) for name in ("base", "a", "b", "c")} | (models or {})
     (recipe,) = parse_recipe(text, "recipe.yml")
-    return make_plan(recipe, lambda name: known[name], **options)
+    return make_plan(recipe, open_models(recipe, known.__getitem__), **options)
 
 
 def message(text):

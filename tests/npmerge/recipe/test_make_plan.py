@@ -1,11 +1,12 @@
 """Plans from recipes and headers: which tensors, which sources, which numbers."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from npmerge.recipe import PlannedModel, Source, make_plan, parse_recipe
+from npmerge.recipe import PlannedModel, Source, make_plan, open_models, parse_recipe
 from npmerge.recipe.plan import Rows
 from tests.npmerge.recipe.headers import Headers, language_model, planned, refusal, steps
 
@@ -280,10 +281,11 @@ def test_results_of_earlier_documents_are_planned_from_their_plans():
     text = "name: first\n" + LINEAR + "---\n" + TIES.replace("model: b}", "model: first}")
     known = {name: Headers(name, language_model()) for name in ("base", "a", "b")}
     first, second = parse_recipe(text, "recipe.yml")
-    result = PlannedModel("first", make_plan(first, known.__getitem__))
-    plan = make_plan(second, known.__getitem__, results={"first": result})
+    result = PlannedModel("first", make_plan(first, open_models(first, known.__getitem__)))
+    plan = make_plan(second, open_models(second, known.__getitem__, {"first": result}))
     assert plan.models[2] is result
     assert result.entries["lm_head.weight"].nbytes == 7 * 4 * 4
+    assert result.folder == Path("first")  # not the one around, whose tokenizer is another's
     with pytest.raises(ValueError, match="first is planned and not made yet"):
         result.read("lm_head.weight")
 

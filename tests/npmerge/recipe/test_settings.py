@@ -31,13 +31,15 @@ def test_integers_are_rounded():
     assert [clause.at(depth, int) for depth in (0.0, 0.4, 1.0)] == [1, 2, 4]
 
 
-def test_the_first_clause_that_holds_is_taken():
+def test_clauses_hold_for_the_tensors_of_their_filters_in_their_order():
     setting = read_setting([{"filter": "mlp.up", "value": 1}, {"filter": "mlp", "value": 2}, {"value": 3}])
-    assert [setting.clause(name).at(0.0) for name in ("x.mlp.up.weight", "x.mlp.down", "norm")] == [1, 2, 3]
+    held = [[clause.at(0.0) for clause in setting.clauses if clause.holds(name)] for name in ("x.mlp.up.weight", "x.mlp.down")]
+    assert held == [[1, 2, 3], [2, 3]]
 
 
 def test_without_a_default_other_tensors_have_no_value():
-    assert read_setting({"filter": "mlp", "value": 1}).clause("norm") is None
+    (clause,) = read_setting({"filter": "mlp", "value": 1}).clauses
+    assert clause.holds("mlp.up") and not clause.holds("norm")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from npmerge.checkpoint.headers import DTYPES
+from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.sharded import open_model
 from npmerge.recipe.plan import Plan, Source, Step
 from npmerge.stream.blocks import Block, Kernel, KernelOf, Merged, Tensor
@@ -59,7 +59,7 @@ def plan_of(paths: list[Path], weights: Mapping[str, float] | None = None) -> Pl
         Step(name, shape, "BF16", "merge", tuple(Source(k, name) for k in range(len(models))), method="linear", parameters=w)
         for name, shape in SHAPES.items()
     ]
-    return Plan(models, 0, (*steps, Step("ids", (9,), "I64", "copy", (Source(0, "ids"),))))
+    return Plan(models, (*steps, Step("ids", (9,), "I64", "copy", (Source(0, "ids"),))))
 
 
 def expected(paths: list[Path]) -> dict[str, np.ndarray]:

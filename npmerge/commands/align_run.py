@@ -1,55 +1,24 @@
-"""What the commands that make one network of several share: what they read, how they begin, and the folder they write."""
+"""How every run of `npmerge align` goes: networks are read and traced, something is made of them, a folder is written."""
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from alignment import trace
-from alignment.graph import PyTree
-from npmerge.checkpoint import save_network
-from npmerge.commands.align import Advance, gathered_warnings, progress, tell
-from npmerge.commands.align_inputs import check_seed, read_data, read_networks
+from npmerge.commands.align_inputs import read_data, read_networks
+from npmerge.commands.align_requests import Request
+from npmerge.commands.sources import File
+from npmerge.commands.terminal import gathered_warnings, progress, tell
 from npmerge.evaluate import Metrics, evaluate
-from npmerge.models import Network, WithWidths, abstract, example
+from npmerge.models import Network, abstract, example
 from npmerge.reports.folder import OutputFolder, write_report
-
-MERGED = "merged.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a command that merges was asked for.
-
-    Attributes:
-        files: checkpoints of the networks to merge.
-        data: an .npz file with `inputs` and perhaps `labels`.
-        seed: of what is random.
-        out: the folder to write.
-        force: whether it may have files in it.
-        command: the command line.
-    """
-
-    files: tuple[Path, ...]
-    data: Path | None
-    seed: int
-    out: Path
-    force: bool
-    command: str
-
-    def __post_init__(self) -> None:
-        if len(self.files) < 2:
-            raise ValueError(f"merging needs two checkpoints or more, got {len(self.files)}")
-        check_seed(self.seed)
-        if clash := [path for path in self.files if (self.out / MERGED).resolve() == path.resolve()]:
-            raise ValueError(f"{clash[0]} would be overwritten by the merged network: choose another folder with --out")
+from npmerge.reports.progress import Advance
 
 
 class Parents:
-    """The networks to merge, read and traced, and the examples.
+    """The networks, read and traced, and the examples.
 
     Args:
         request: which they are.
@@ -79,19 +48,15 @@ class Parents:
 
 
 class Made(NamedTuple):
-    """What a command makes: the network, its widths by node, the content of its summary, and figures by name."""
+    """What a run makes: networks by the names of their files, the content of its summary, and figures by name."""
 
-    variables: PyTree
-    widths: dict[str, int]
-    content: dict[str, Any]
-    figures: dict[str, Any]
+    files: Mapping[str, File]
+    content: Mapping[str, Any]
+    figures: Mapping[str, Any]
 
 
 class Page(Protocol):
     """The module that says what was done."""
-
-    def provenance(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """What the record of the merged checkpoint keeps."""
 
     def markdown(self, content: Mapping[str, Any]) -> str:
         """The page `report.md`."""
@@ -100,15 +65,17 @@ class Page(Protocol):
         """What the terminal shows."""
 
 
-def run(request: Request, page: Page, merge: Callable[[Parents], Made], *, own: tuple[str, ...], widths: bool = False) -> dict:
-    """Read, merge, write the folder and print its table.
+def run(
+    request: Request, page: Page, make: Callable[[Parents], Made], *, own: tuple[str, ...], widths: bool = False
+) -> dict[str, Any]:
+    """Read, make, write the folder and print its table.
 
     Args:
         request: what was asked for.
         page: what is said of it.
-        merge: what makes the network; its content has the "method".
-        own: names of the files that the command may write.
-        widths: whether networks of different widths are merged.
+        make: what makes networks of the parents.
+        own: names of the files that the run may write.
+        widths: whether networks of different widths are taken.
 
     Returns:
         The content of `summary.json`.
@@ -119,12 +86,11 @@ def run(request: Request, page: Page, merge: Callable[[Parents], Made], *, own: 
     began = time.perf_counter()
     output = OutputFolder(request.out, force=request.force, own=own)
     with output as folder, gathered_warnings() as warned, progress() as advance:
-        parents = Parents(request, advance, widths=widths)
-        made = merge(parents)
+        made = make(Parents(request, advance, widths=widths))
         advance("writing")
-        content = made.content | {"warnings": warned()}
-        config = WithWidths.of(parents.config, made.widths)
-        save_network(folder / MERGED, config, made.variables, {content["method"]: page.provenance(content)})
+        content = {**made.content, "warnings": warned()}
+        for name, file in made.files.items():
+            file.write(folder / name)
         write_report(folder, page=page.markdown(content), summary=content, figures=made.figures)
     tell(page.told(content), request.out, content["written"], began)
     return content

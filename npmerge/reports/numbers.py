@@ -1,10 +1,7 @@
-"""Bytes and seconds, as people write and read them."""
+"""Numbers as people write and read them: bytes, seconds, counts."""
 
+import math
 import re
-import resource
-import sys
-
-from npmerge.reports.text import plural
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 """What a number of bytes is multiplied by; B is mergekit's billion."""
@@ -34,23 +31,38 @@ def without_unit(option: str, text: str) -> list[str]:
     return [f"{option} {text} is {plural(int(text), 'byte')}: for megabytes or gigabytes give {text}MB or {text}GB"]
 
 
-def process_peak() -> int:
-    """The most bytes that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def size(nbytes: float) -> str:
-    """Bytes in words: 1.2 GB is 1,200,000,000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 999.5:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:,.1f} TB"
+    """Bytes: `1.2 GB` is 1,200,000,000."""
+    return _scaled(nbytes, (" B", " kB", " MB", " GB", " TB"), ",.1f")
+
+
+def counted(count: float) -> str:
+    """A number of entries with three digits: `468 M`."""
+    return _scaled(count, ("", " k", " M", " G", " T"), ",.3g")
+
+
+def _scaled(value: float, units: tuple[str, ...], most: str) -> str:
+    """Three digits and the unit that a thousand of the one before make; `most` is the format of the last."""
+    for unit in units[:-1]:
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:{most}}{units[-1]}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words."""
+    """Seconds: `12.3 s`, `2 min 5 s` or `1 h 3 min`."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 tensor`, `2 tensors`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def number(value: float | None) -> str:
+    """Four digits; a dash where there is no value."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"

@@ -1,15 +1,44 @@
-"""How far a merge has got, on a terminal: bytes, rate and time left."""
+"""How far a command has got, on a terminal: bytes, rate and time left."""
 
+import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
-from npmerge.stream.engine import Progress
+
+class Progress(Protocol):
+    """Where work on tensors tells that it gets on. Called from any thread."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many more bytes of the inputs are done with."""
+
+
+class Advance(Protocol):
+    """Where a command of several steps tells what it does."""
+
+    def __call__(self, text: str, part: str = "") -> None:
+        """What is being done, and how far it has got."""
+
+
+def stage(advance: Advance, text: str, parts: int) -> Callable[[int], None]:
+    """Say that a step begins; what is returned is told how many of its parts are done."""
+    advance(text)
+    return lambda done: advance(text, f"{done} of {parts}")
+
+
+def unsaid(text: str, part: str = "") -> None:
+    """An `Advance` that shows nothing."""
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Silent:
