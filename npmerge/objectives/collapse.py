@@ -53,7 +53,7 @@ def warn_of_collapse(
         ...     nm.warn_of_collapse(loss, merge.init(stack), stack, [(jnp.eye(2), np.array([0, 1]))])
         1
         >>> print(said[0].message)
-        model 1 alone has an objective of 0.000123 on the only task, the start of the merge one of 0.0181: ...
+        model 1 alone has an objective of 0.000123 on these batches of the only task, the start of the merge one of 0.0181: ...
     """
     check_kinds("warn_of_collapse takes (loss, theta, stack)", (loss, WeightSpaceLoss), (stack, Stack))
     check_fraction("share", share, positive=True)

@@ -8,7 +8,12 @@ from tests import examples
 PACKAGES = ("npmerge", "npmerge.checkpoint", "npmerge.models", "npmerge.objectives")
 BY_MODULE = (collected, merged, stack_adapters, with_low_rank)
 """What the README calls by its module."""
-PUBLIC = {f"{package}.{name}": thing for package in PACKAGES for name, thing in examples.public(package).items()}
+BY_PACKAGE = {
+    id(thing): (f"{package}.{name}", thing)
+    for package in reversed(PACKAGES)
+    for name, thing in examples.public(package).items()
+}
+PUBLIC = dict(BY_PACKAGE.values())
 PUBLIC |= {f"{function.__module__}.{function.__name__}": function for function in BY_MODULE}
 
 
