@@ -73,7 +73,7 @@ def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) 
         network = architecture_of(given or None, plan.models[plan.reference], members.models[0], config)
     blocks = Blocks(recipe, plan, members, network, vocabulary)
     if recipe.learn is not None:
-        chosen_tensors(recipe, recipe.learn, list(blocks.paths))
+        chosen_tensors(recipe, recipe.learn, blocks.paths)
     return blocks
 
 

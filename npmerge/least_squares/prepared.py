@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from alignment.base import check_finite, graphs_of
 from alignment.entangled import Entangled, entangled
+from alignment.finite import check_finite
 from alignment.graph import Graph, PyTree, Signature, as_shapes, flatten, signature
 from alignment.maps import Maps, NodeMap, identity, is_permutation, transport
 from alignment.own_leaves import own_leaves, without
-from alignment.per_model import functions_of
+from alignment.per_model import functions_of, graphs_of
 from alignment.resizing.resize import resize
 from alignment.site_maps import SIDES, FeatureMaps, arranged, moved, picked
 from alignment.sites import Site

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 
 from alignment.activations.moments import JointMoments, NodeMoments, Statistic
-from alignment.base import graphs_of
 from alignment.checks import check_list
 from alignment.graph import Graph, PyTree, signature
-from alignment.per_model import functions_of, of_one_width
+from alignment.per_model import functions_of, graphs_of, of_one_width
 from npmerge.batches import check_inputs
 from npmerge.memory import bytes_of, peak_bytes
 from npmerge.statistics.collected import Collected
