@@ -17,7 +17,7 @@ from alignment.activations.moments import Joint, JointMoments, Moments, NodeMome
 from alignment.checks import check_key, check_kinds, check_list, kind_of
 from alignment.graph import STATISTICS, Graph, GroupName, Node, PyTree, flatten
 from alignment.labels import node_axes
-from alignment.maps import Maps, permutation, transport
+from alignment.maps import Maps, NodeMap, permutation, transport
 
 Stats = Mapping[type, Any]
 
@@ -110,8 +110,12 @@ def align(
             "re-estimate them by npmerge.reset_statistics",
             stacklevel=2,
         )
-    moved = _transported(alignment, graphs, theta, tuple(models))
-    return moved if alignment.resizes else [models[0], *moved[1:]]
+    return [*models[: _still(alignment)], *_transported(alignment, graphs, theta, tuple(models))]
+
+
+def _still(alignment: Alignment) -> int:
+    """How many models stay as they are: the reference, unless it gets a new width too."""
+    return 0 if alignment.resizes else 1
 
 
 def _running_statistics(graph: Graph) -> list[str]:
@@ -119,10 +123,23 @@ def _running_statistics(graph: Graph) -> list[str]:
     return [path for path in graph.axes if re.search(STATISTICS, path) and any(any(node_axes(x)) for x in graph.axes[path])]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _transported(alignment: Alignment, graphs: tuple[Graph, ...], theta: PyTree, models: tuple) -> list[PyTree]:
+    move = _moved if all(isinstance(value, NodeMap) for value in _values(theta)) else _moved_at_once
+    return move(alignment, graphs, theta, models)
+
+
+def _values(theta: PyTree) -> list:
+    """What theta holds, its maps as they are."""
+    return jax.tree.leaves(theta, is_leaf=lambda x: isinstance(x, NodeMap))
+
+
+def _moved(alignment: Alignment, graphs: tuple[Graph, ...], theta: PyTree, models: tuple) -> list[PyTree]:
     maps = maps_of(alignment, graphs[0], theta, len(models))
-    return [transport(graph, m, model) for graph, m, model in zip(graphs, maps, models, strict=True)]
+    every = list(zip(graphs, maps, models, strict=True))
+    return [transport(graph, m, model) for graph, m, model in every[_still(alignment) :]]
+
+
+_moved_at_once = jax.jit(_moved, static_argnums=(0, 1))  # matrices that are made of theta live no longer than their use
 
 
 def maps_of(alignment: Alignment, graph: Graph, theta: PyTree, count: int) -> Sequence[Maps]:

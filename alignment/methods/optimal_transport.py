@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -116,11 +116,11 @@ class OptimalTransport(Alignment):
             warnings.warn(
                 f"OptimalTransport leaves nodes without weights to compare as they are: {', '.join(missing)}", stacklevel=3
             )
-        return theta
+        return jax.device_put(theta)
 
     def maps(self, theta: Theta, graph: Graph) -> Sequence[Maps]:
         """Theta as it is."""
-        return [{name: NodeMap(*map(jnp.asarray, m)) for name, m in model.items()} for model in theta]
+        return [{name: NodeMap(*m) for name, m in model.items()} for model in theta]
 
     def _source(self, graphs: Sequence[Graph], models: Sequence[PyTree], stats: Stats | None) -> Source:
         if self.cost == "weights":

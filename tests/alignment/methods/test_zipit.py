@@ -56,7 +56,7 @@ def stats_of(name, models):
 
 
 def mean(models):
-    return jax.tree.map(lambda *x: sum(x[1:], x[0]) / len(x), *models)
+    return jax.tree.map(lambda *x: sum(map(np.asarray, x)) / len(x), *models)
 
 
 def zipped(method, name, models, stats=None):
