@@ -1,7 +1,6 @@
 """What an alignment is, and `align`, which applies one."""
 
 import abc
-import functools
 import math
 import re
 import warnings
@@ -124,8 +123,9 @@ def _running_statistics(graph: Graph) -> list[str]:
 
 
 def _transported(alignment: Alignment, graphs: tuple[Graph, ...], theta: PyTree, models: tuple) -> list[PyTree]:
-    move = _moved if all(isinstance(value, NodeMap) for value in _values(theta)) else _moved_at_once
-    return move(alignment, graphs, theta, models)
+    """The models that move, each in its new units."""
+    ready = all(isinstance(value, NodeMap) for value in _values(theta))  # nothing to compute: `transport` is compiled by graph
+    return (_moved if ready else _moved_at_once)(alignment, graphs, theta, models)
 
 
 def _values(theta: PyTree) -> list:

@@ -96,6 +96,17 @@ def test_permuted_copies_come_back(name):
             chex.assert_trees_all_close(zipped(method, name, models, stats), net.variables, rtol=1e-5, atol=1e-6)
 
 
+def test_models_of_one_graph_are_moved_by_one_program_whatever_the_method():
+    """Maps of one shape: no other alpha, matcher or number of models compiles anything again."""
+    net = networks.network("tanh_mlp")
+    models = [net.variables, *(networks.shuffle(net.graph, net.variables, seed)[0] for seed in (5, 6))]
+    sizes = []
+    for method, some in ((ZipIt(alpha=0.5), models[:2]), (ZipIt(alpha=0.6), models), (ZipIt(matcher="identity"), models)):
+        zipped(method, "tanh_mlp", some)
+        sizes.append(alignment.maps._moved._cache_size() + alignment.base._moved_at_once._cache_size())
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
 def widened(name):
     """A network in which every unit stands twice, read by 0.3 and 0.7: its function, variables and graph."""
     net = networks.network(name)
