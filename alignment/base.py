@@ -1,13 +1,11 @@
 """What an alignment is, and `align`, which applies one."""
 
 import abc
-import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignment.checks import check_key, check_kinds, check_list
@@ -82,7 +80,7 @@ class MapAlignment(Alignment):
 
     def maps(self, theta: Theta, graph: Graph) -> Sequence[Maps]:
         """Theta as it is."""
-        return [{name: NodeMap(*map(jnp.asarray, m)) for name, m in model.items()} for model in theta]
+        return [{name: NodeMap(*m) for name, m in model.items()} for model in theta]
 
 
 def align(
@@ -150,8 +148,12 @@ def align(
             "re-estimate them by npmerge.reset_statistics",
             stacklevel=2,
         )
-    moved = _transported(alignment, graphs, theta, tuple(models))
-    return moved if alignment.resizes else [models[0], *moved[1:]]
+    return [*models[: _still(alignment)], *_transported(alignment, graphs, theta, tuple(models))]
+
+
+def _still(alignment: Alignment) -> int:
+    """How many models stay as they are: the reference, unless it gets a new width too."""
+    return 0 if alignment.resizes else 1
 
 
 def _running_statistics(graph: Graph) -> list[str]:
@@ -159,10 +161,24 @@ def _running_statistics(graph: Graph) -> list[str]:
     return [path for path, labels in graph.axes.items() if is_statistic(path) and any(any(node_axes(x)) for x in labels)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _transported(alignment: Alignment, graphs: tuple[Graph, ...], theta: PyTree, models: tuple) -> list[PyTree]:
+    """The models that move, each in its new units."""
+    ready = all(isinstance(value, NodeMap) for value in _values(theta))  # nothing to compute: `transport` is compiled by graph
+    return (_moved if ready else _moved_at_once)(alignment, graphs, theta, models)
+
+
+def _values(theta: PyTree) -> list:
+    """What theta holds, its maps as they are."""
+    return jax.tree.leaves(theta, is_leaf=lambda x: isinstance(x, NodeMap))
+
+
+def _moved(alignment: Alignment, graphs: tuple[Graph, ...], theta: PyTree, models: tuple) -> list[PyTree]:
     maps = maps_of(alignment, graphs[0], theta, len(models))
-    return [transport(graph, m, model) for graph, m, model in zip(graphs, maps, models, strict=True)]
+    every = list(zip(graphs, maps, models, strict=True))
+    return [transport(graph, m, model) for graph, m, model in every[_still(alignment) :]]
+
+
+_moved_at_once = jax.jit(_moved, static_argnums=(0, 1))  # matrices that are made of theta live no longer than their use
 
 
 def maps_of(alignment: Alignment, graph: Graph, theta: PyTree, count: int) -> Sequence[Maps]:

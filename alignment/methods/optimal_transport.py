@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -116,7 +117,7 @@ class OptimalTransport(MapAlignment):
             warnings.warn(
                 f"OptimalTransport leaves nodes without weights to compare as they are: {', '.join(missing)}", stacklevel=3
             )
-        return theta
+        return jax.device_put(theta)
 
     def _source(self, graphs: Sequence[Graph], models: Sequence[PyTree], stats: Stats | None) -> Source:
         if self.cost == "weights":

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -109,7 +109,7 @@ class PartialMatching(MapAlignment):
         own, count = of_one_width(self, graph, models), len(models)
         merged = self.merged(own)
         if count == 1:
-            return [{n.name: NodeMap(*map(jnp.asarray, identity(n.size, n.copies))) for n in own.nodes.values()}]
+            return [{n.name: jax.device_put(identity(n.size, n.copies)) for n in own.nodes.values()}]
         return matched(self.matching, own, models, stats=stats, key=key).maps(merged)
 
 
@@ -184,4 +184,4 @@ def _map(order: Order, places: Int[np.ndarray, "*copies units"], merged: int, mo
     push[..., rows, :] = own
     pull = np.swapaxes(push, -1, -2).copy()
     push[..., merged:, :] *= models  # the average over the models divides by as many
-    return NodeMap(jnp.asarray(push), jnp.asarray(pull))
+    return jax.device_put(NodeMap(push, pull))

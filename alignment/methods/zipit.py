@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -101,13 +100,13 @@ class ZipIt(MapAlignment):
         widths = {name: self._remaining(own.nodes[name], count) for name in nodes if name not in kept}
         if self.matcher == "identity" or (count == 1 and all(own.nodes[n].size == width for n, width in widths.items())):
             same = {name: identity(own.nodes[name].size, own.nodes[name].copies) for name in nodes}
-            return [jax.tree.map(jnp.asarray, same) for _ in models]
+            return [jax.device_put(same) for _ in models]
         moments = joint_moments(stats, self, (own,) * count, nodes)
         theta = permuted(own, [name for name in nodes if name in kept], moments, count, ActivationMatching())
         for name in [name for name in widths if name in moments]:
             for found, m in zip(theta, self._zipped(own.nodes[name], moments[name], count, widths[name]), strict=True):
                 found[name] = m
-        return jax.tree.map(jnp.asarray, theta)
+        return jax.device_put(theta)
 
     def nodes(self, graph: Graph) -> list[str]:
         """The nodes from `start` to `stop`. Heads and what is inside them are among them together or not at all.

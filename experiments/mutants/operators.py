@@ -80,7 +80,8 @@ def applied(mutant: Mutant, source: str) -> ast.Module:
         def visit(self, node: ast.AST) -> ast.AST:
             return fault if node is wanted else self.generic_visit(node)
 
-    return ast.fix_missing_locations(Replace().visit(tree))
+    Replace().visit(tree)
+    return ast.fix_missing_locations(tree)
 
 
 def replacements(node: ast.AST) -> Iterator[ast.AST]:
@@ -137,7 +138,7 @@ def _with(node: ast.AST, **fields: object) -> ast.AST:
 
 def _untested(tree: ast.Module) -> Iterator[ast.AST]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.AnnAssign) or (isinstance(node, ast.arg) and node.annotation):
+        if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation is not None:
             yield node.annotation
         elif isinstance(node, ast.FunctionDef) and node.returns:
             yield node.returns

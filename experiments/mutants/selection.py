@@ -35,7 +35,7 @@ class Covered:
         draw.shuffle(tests)
         mirror = "tests/" + mutant.file.replace(Path(mutant.file).name, f"test_{Path(mutant.file).name}")
         seen: dict[str, int] = {}
-        ranks = []
+        ranks: list[tuple[bool, bool, int, int]] = []
         for test in tests:
             function = test.split("[")[0]
             seen[function] = seen.get(function, 0) + 1

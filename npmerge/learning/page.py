@@ -99,7 +99,7 @@ def _ended(learnt: Learnt) -> str:
     history, status = learnt.result.history, learnt.result.status
     said = f"{status} after {len(history.loss)} steps"
     if not len(history.loss):
-        return "no steps: it is where learning would start."
+        return "no steps were taken: the result is the start."
     if status == "diverged":
         said = f"diverged: the loss of step {len(history.loss)} or its gradient is not finite, and the last good theta is kept"
     if status == "diverged" and not len(history.held_out_loss):
@@ -139,7 +139,9 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
     if not found.rows:
         labelled = any(x.targets is not None for x in learner.tasks.train)
         return [UNFIT if labelled else "The examples have no labels: no accuracy can be told."]
-    lines = [_measured_on(learner, learnt), *_statistics(learner), "", *_accuracies(found.rows), "", *_better(found.rows)]
+    lines = [_measured_on(learner, learnt), *_statistics(learner), "", *_accuracies(found.rows)]
+    if better := _better(found.rows):
+        lines += ["", *better]
     for task, rows in found.by_task.items():
         lines += ["", f"On {task}:", "", *_accuracies(rows)]
     return lines

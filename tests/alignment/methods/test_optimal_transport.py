@@ -153,7 +153,7 @@ def fused(method, models):
     """The average of the transported models."""
     graphs = [graph(m["first"]["bias"].size, m["second"]["bias"].size) for m in models]
     stats = stats_for(method, apply, graphs, models)
-    return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *align(method, graphs, models, stats=stats))
+    return jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)) / len(leaves), *align(method, graphs, models, stats=stats))
 
 
 def widths(variables):
@@ -294,7 +294,7 @@ def test_an_image_network_and_its_double(name, cost):
     graphs, applies, method = [net.graph for net in nets][::turn], [net.apply for net in nets][::turn], OptimalTransport(cost)
     aligned = align(method, graphs, models[::turn], stats=stats_for(method, applies, graphs, models[::turn], networks.IMAGES))
     chex.assert_trees_all_equal_shapes(*aligned, models[::turn][0])
-    got = applies[0](jax.tree.map(lambda a, b: (a + b) / 2, *aligned), networks.IMAGES)
+    got = applies[0](jax.tree.map(lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, *aligned), networks.IMAGES)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
@@ -306,7 +306,7 @@ def test_residual_networks_of_two_widths_merge_at_a_third(cost):
     graphs = [trace(net.apply, m, example(c)) for net, m, c in zip(nets, models, configs, strict=True)]
     method = OptimalTransport(cost, width=tuple((name, node.size + 2) for name, node in graphs[0].nodes.items()))
     aligned = align(method, graphs, models, stats=stats_for(method, [net.apply for net in nets], graphs, models, x))
-    merged = jax.tree.map(lambda a, b: (a + b) / 2, *aligned)
+    merged = jax.tree.map(lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, *aligned)
     outputs = jax.jit(resize(nets[0].apply, graphs[0], merged))(merged, x)
     assert outputs.shape == (4, 3)
     chex.assert_tree_all_finite(outputs)
@@ -342,7 +342,7 @@ def test_a_residual_stream_is_widened_around_its_heads(cost):
     models = [net.variables, networks.shuffle(net.graph, net.variables, 1)[0]]
     method = OptimalTransport(cost, width=14)
     aligned = align(method, net.graph, models, stats=stats_for(method, net.apply, net.graph, models, net.inputs))
-    merged = jax.tree.map(lambda a, b: (a + b) / 2, *aligned)
+    merged = jax.tree.map(lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, *aligned)
     assert (merged["embed"].shape, merged["qkv"].shape) == ((5, 14), (14, 20))
     got, expected = jax.jit(resize(net.apply, net.graph, merged))(merged, net.inputs), net.apply(net.variables, net.inputs)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

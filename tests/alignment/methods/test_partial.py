@@ -51,9 +51,8 @@ def images(name: str, batch: int = 4):
     return jax.random.normal(jax.random.key(7), (batch, *CONFIGS[name].input_shape))
 
 
-@jax.jit
 def mean(trees):
-    return jax.tree.map(lambda *x: sum(x[1:], x[0]) / len(x), *trees)
+    return jax.tree.map(lambda *x: sum(map(np.asarray, x)) / len(x), *trees)
 
 
 def merge(alignment: PartialMatching, name: str, models: list, stats=None):
@@ -223,7 +222,9 @@ def merged_member(name: str, ratio, shuffles: int = 1):
     rng = np.random.default_rng(1)
 
     def drawn(x):
-        return jnp.asarray(rng.permutation(np.ravel(x)).reshape(x.shape)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        return (
+            jnp.asarray(rng.permutation(np.ravel(x)).reshape(x.shape), x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        )
 
     models = [net.variables, *(jax.tree.map(drawn, net.variables) for _ in range(shuffles))]
     alignment = PartialMatching(ratio=ratio)

@@ -88,7 +88,7 @@ def test_no_steps_are_the_closed_form(here):
     a, b = networks()
     folder = merge(here, "out", text)
     close(load_network(folder / "model.safetensors")[1], nm.WeightedAverage((3, 1))(nm.stack_models([a, b])))
-    assert "no steps: it is where learning would start." in (folder / "report.md").read_text()
+    assert "no steps were taken: the result is the start." in (folder / "report.md").read_text()
     (here / "c.safetensors").symlink_to(here / "b.safetensors")
     text = recipe(learn=learn(steps=0, constraint="free"), base_model="a.safetensors").replace("linear", "task_arithmetic")
     text = text.replace("model: a.safetensors", "model: c.safetensors", 1).replace("weight: 1", "weight: 0.5")
