@@ -19,9 +19,9 @@ from npmerge.commands.signals import interrupted_between_imports
 from npmerge.version import __version__
 
 app = typer.Typer(
-    help="Merge trained networks into one: by recipes of mergekit, after alignment where they come from different "
-    "seeds, and with "
-    "coefficients that are learned from data if you like. `npmerge COMMAND --help` says more of each command.",
+    help="Merge trained networks into one: by recipes of mergekit, after alignment where they come from different seeds, and "
+    "with coefficients that are learned from data if you like. `npmerge COMMAND --help` says more of each command.",
+    rich_markup_mode="markdown",  # which joins the lines of a paragraph
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -135,7 +135,8 @@ def methods(
     """List the merge methods of the library, and what each of them needs.
 
     For each: how many models it takes, whether it needs their common base, data, labels, activations, gradients, a random key
-    or models of one initialisation, and its hyper-parameters with their defaults and the values that its paper searches.
+    or models of one initialisation, and its hyper-parameters with their defaults and the values that its paper searches. For a
+    method of recipes, such as dare_ties: its parameters there.
     """
     from npmerge.commands.catalogue_page import methods_page  # not needed for --help
 

@@ -28,9 +28,8 @@ Threads = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
-        help="The most memory for tensors, besides some 400 MB of libraries, such as 64MB or 2GB; a block of every "
-        "model is held "
-        "at least. By default 256MB, and more for methods that need a tensor whole."
+        help="The most memory for tensors, besides some 400 MB of libraries, such as 64MB or 2GB; a block of every model is "
+        "held at least. By default 256MB, and more for methods that need a tensor whole."
     ),
 ]
 MergekitSemantics = Annotated[
@@ -123,7 +122,12 @@ AlignOut = Annotated[
 ]
 
 # npmerge methods
-MethodsName = Annotated[str | None, typer.Argument(help="One method, to be told what it does; all of them by default.")]
+MethodsName = Annotated[
+    str | None,
+    typer.Argument(
+        help="One method by its name in the library or in recipes, to be told what it does; by default all of them."
+    ),
+]
 MethodsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs: an object with a key for each method.")]
 
 # npmerge merge
@@ -186,9 +190,8 @@ EvaluateModels = Annotated[list[str], typer.Argument(help="Checkpoints, or base+
 EvaluateData = Annotated[
     Path,
     typer.Option(
-        help="Examples: an .npz file with the arrays `inputs` and `labels`, a folder with a folder of images for each "
-        "class, or "
-        "text, of which each next token is predicted."
+        help="Examples: an .npz file with the arrays `inputs` and `labels`, a folder with a folder of images for each class, "
+        "or text, of which each next token is predicted."
     ),
 ]
 EvaluateArchitecture = Annotated[

@@ -22,6 +22,13 @@ def test_everything_that_can_be_given_is_explained_in_sentences(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_lines_of_a_paragraph_are_joined(name):
+    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "1000"}).stdout
+    said = COMMANDS[name].help.replace("`", "").split("\n\n")
+    assert {" ".join(x.split()) for x in said} <= {line.strip() for line in shown.splitlines()}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_defaults_are_told(name):
     shown = " ".join(CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).stdout.split())
     for given in COMMANDS[name].params:
