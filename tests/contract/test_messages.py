@@ -1,4 +1,4 @@
-"""Fifty inputs that people get wrong, and the whole message each one gives: what was got, what was expected, what to do.
+"""Some sixty inputs that people get wrong, and the whole message each one gives: what was got, what was expected, what to do.
 
 Expectations are written by hand: a message that changes is to be read again by a person.
 """
@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import save_file
 
 import npmerge as nm
 from alignment import ActivationMatching, WeightMatching, align, permutation, trace, transport, verify
+from npmerge.cli import main
 from tests.npmerge.toys import array
 
 WIDE = {"hidden": {"kernel": jnp.ones((4, 8))}, "out": {"kernel": jnp.ones((8, 3))}}
@@ -210,3 +212,75 @@ def test_what_python_is_told(case, graph, tmp_path, monkeypatch):
     with pytest.raises((ValueError, AttributeError)) as error:
         jax.block_until_ready(call(graph))
     assert str(error.value) == message
+
+
+def recipe(method="linear", second="b.safetensors", rest="parameters:\n  weight: 1\n"):
+    return f"merge_method: {method}\nmodels:\n- model: a.safetensors\n- model: {second}\n{rest}"
+
+
+COMMANDS = {
+    "a method with a letter too many": (
+        recipe("linnear"),
+        "recipe.yml:1: merge_method: unknown method 'linnear': the nearest is 'linear', expected one of linear, passthrough, "
+        "slerp, nuslerp, multislerp, karcher, nearswap, arcee_fusion, model_stock, task_arithmetic, ties, dare_linear, "
+        "dare_ties, breadcrumbs, breadcrumbs_ties, della, della_linear, sce, mlerp, pcb, consensus_ta, iso_c, iso_cts, tsv_m, "
+        "wudi",
+    ),
+    "a base that is missing": (recipe("ties"), "recipe.yml:1: merge_method: ties needs a base: give its path as base_model"),
+    "a weight that is missing": (
+        recipe(rest=""),
+        "recipe.yml:3: models[0].model: linear needs the parameter 'weight' of 'a.safetensors': got none",
+    ),
+    "a parameter with a letter too few": (
+        recipe(rest="parameters:\n  weigt: 0.5\n"),
+        "recipe.yml:6: parameters.weigt: unknown parameter of linear 'weigt': the nearest is 'weight', expected one of weight, "
+        "normalize",
+    ),
+    "a key with a letter too few": (
+        recipe(rest="dtyp: float16\n"),
+        "recipe.yml:5: dtyp: unknown key 'dtyp': the nearest is 'dtype', expected one of name, merge_method, models, slices, "
+        "modules, base_model, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, include, exclude, "
+        "seed, align, learn",
+    ),
+    "a word for a number": (
+        recipe(rest="parameters:\n  weight: half\n"),
+        "recipe.yml:6: parameters.weight: expected a number, true or false, got 'half'",
+    ),
+    "a number that is too large": (
+        recipe("ties", rest="base_model: a.safetensors\nparameters:\n  density: 1.5\n"),
+        "recipe.yml:7: parameters.density: 'density' of ties must be from 0 to 1, got 1.5",
+    ),
+    "a dtype that there is not": (
+        recipe(rest="dtype: float17\n"),
+        "recipe.yml:5: dtype: unknown dtype 'float17': the nearest is 'float16', expected one of float32, float16, bfloat16, "
+        "float64",
+    ),
+    "a filter that matches nothing": (
+        recipe(rest="parameters:\n  weight:\n  - filter: mlpp\n    value: 0.5\n  - value: 1\n"),
+        "recipe.yml:7: parameters.weight[0].filter: 'mlpp' matches no tensor that is merged, such as layers.0.weight",
+    ),
+    "no models in a recipe": (
+        "merge_method: linear\n",
+        "recipe.yml:1: expected exactly one of models, slices, modules, got none",
+    ),
+    "an empty recipe": ("", "recipe.yml: expected a recipe, got an empty file"),
+    "a line that stands too far right": (
+        "merge_method: linear\nmodels:\n- model: a.safetensors\n  - model: b.safetensors\n",
+        "recipe.yml:4: no valid YAML: this line is indented otherwise than what began in line 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_what_the_command_line_is_told(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        save_file({"layers.0.weight": np.ones((2, 2), np.float32)}, f"{name}.safetensors")
+    text, message = COMMANDS[case]
+    (tmp_path / "recipe.yml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["npmerge", "merge", "recipe.yml", "out"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"npmerge: {message}\n"
+    assert not (tmp_path / "out").exists()
