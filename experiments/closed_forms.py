@@ -153,7 +153,8 @@ class Experiment:
             check_settings(checkpoint.load_record(path).get("settings", {}), made, path)
             return checkpoint.load_network(path)[1]
         began, batches = time.perf_counter(), nm.in_order(*self.shaped(selection), 1000)
-        found = self.descended(self.fine_tuned, start, None, self.shaped(data), self.settings.training_rate, steps, batches)
+        rate = self.settings.training_rate
+        found = self.descended(self.fine_tuned, start, None, self.shaped(data), rate=rate, steps=steps, held_out=batches)
         network = self.renewed(found.theta, self.shaped(data))
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {"seed": self.seed, "seconds": round(time.perf_counter() - began, 1), "settings": made}
@@ -166,7 +167,7 @@ class Experiment:
         return {name: x for name, x in made_with(self.settings, self.tasks.name).items() if name not in later}
 
     def descended(
-        self, loss: Any, theta: PyTree, stack: Any, data: Examples, rate: float, steps: int, held_out: Sequence[tuple]
+        self, loss: Any, theta: PyTree, stack: Any, data: Examples, *, rate: float, steps: int, held_out: Sequence[tuple]
     ) -> nm.FitResult:
         """Adam at a rate, the best on the held-out batches."""
         batches = nm.shuffled(*data, self.settings.batch, seed=self.seed)
@@ -303,7 +304,8 @@ class Experiment:
     def best(self, loss: Any, theta: PyTree, stack: nm.Stack | None, rates: Sequence[float]) -> dict[str, Any]:
         """Theta at the rate and step of lowest loss on the selection images, and which these are."""
         steps, held_out = self.settings.learning_steps, [*itertools.chain(*self.selections)]
-        results = [self.descended(loss, theta, stack, self.learning, rate, steps, held_out) for rate in rates]
+        descended = functools.partial(self.descended, loss, theta, stack, self.learning, steps=steps, held_out=held_out)
+        results = [descended(rate=rate) for rate in rates]
         lowest = [float(np.nanmin(r.history.held_out_loss)) for r in results]
         k = int(np.argmin(lowest))
         history = results[k].history

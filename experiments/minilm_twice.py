@@ -216,6 +216,7 @@ def check_with_transformers(out: Path, rows: Rows, sources: Sources) -> dict[str
 
 
 def main(
+    *,
     preset: Annotated[Preset, typer.Option(help="How much work.")] = Preset.cpu,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/minilm_twice"),
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,

@@ -130,6 +130,7 @@ def versions(peer: Path | None) -> dict[str, str]:
 
 
 def main(
+    *,
     peer: Annotated[Path | None, typer.Option(help="mergekit-yaml; without it only ours is timed.")] = None,
     checkpoints: Annotated[Path, typer.Option(help="Folder of the checkpoints, written if empty.")] = Path("checkpoints"),
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/benchmarks/mergekit"),

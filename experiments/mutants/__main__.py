@@ -62,6 +62,7 @@ def main(
     rooms: Annotated[
         list[str] | None, typer.Argument(help="Folders or files; alignment/ and the core of npmerge/ if none.")
     ] = None,
+    *,
     sample: Annotated[int, typer.Option(help="Faults that are tried.")] = 400,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     workers: Annotated[int, typer.Option(help="Faults that are tried at a time.")] = 2,
