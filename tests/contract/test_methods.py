@@ -219,6 +219,16 @@ def random_like(tree: Any, seed: int, draw: Callable) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(draw(rng, x.shape), jnp.float32), tree)
 
 
+def on_the_host(f: Callable, tree: Any) -> Any:
+    """What a function of NumPy makes of every leaf: each operation of JAX would be compiled for each shape."""
+
+    def leaf(x: Any) -> jax.Array:
+        made = f(np.asarray(x))
+        return jnp.asarray(made, made.dtype)
+
+    return jax.tree.map(leaf, tree)
+
+
 def model(seed: int, dtype: Any = jnp.float32) -> Any:
     """Kernels, biases, a scalar, a list, and running statistics. All positive on average: Slerp's angles stay acute."""
     rng = np.random.default_rng(seed)
@@ -313,7 +323,7 @@ def test_order_of_models_does_not_matter(method, n):
         pytest.skip("not a symmetric method")
     stack, merge = stack_of(case, n), case.symmetric
     stats = stats_for(merge, stack)
-    turned = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), (stack.params, stats))
+    turned = on_the_host(lambda x: np.roll(x, 1, axis=0), (stack.params, stats))
     merged = closed_form(merge, Stack(turned[0], stack.base), turned[1])
     chex.assert_trees_all_close(merged, closed_form(merge, stack, stats), rtol=1e-6, atol=1e-6)
 
@@ -327,8 +337,8 @@ def test_structure_and_dtype_are_kept_and_rounding_happens_once(method, n, dtype
     stats = stats_for(case.merge, stack)
     merged = closed_form(case.merge, stack, stats)
     chex.assert_trees_all_equal_shapes_and_dtypes(merged, model(0, dtype))
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32), stack)
-    once = jax.tree.map(lambda x: x.astype(dtype), closed_form(case.merge, wide, stats))
+    wide = on_the_host(lambda x: x.astype(np.float32), stack)
+    once = on_the_host(lambda x: x.astype(dtype), closed_form(case.merge, wide, stats))
     chex.assert_trees_all_equal(merged, once)
 
 
@@ -455,9 +465,9 @@ def test_gradients_are_finite_where_the_formulas_are_0_over_0(method, constraint
         pytest.skip("a simplex has two coefficients or more")
     merge = case.merge if case.copies is None else case.copies(n)
     stack = stack_of(case, n, copies=True)
-    stack = stack._replace(params=stack.params | {"params": jax.tree.map(lambda x: 0 * x, stack.params["params"])})
+    stack = stack._replace(params=stack.params | {"params": on_the_host(np.zeros_like, stack.params["params"])})
     for models in (stack_of(case, n, copies=True), stack):
-        stats = jax.tree.map(jnp.zeros_like, stats_for(merge, models))
+        stats = on_the_host(np.zeros_like, stats_for(merge, models))
         learned = Learned(merge, PerParameter(), constraint) if isinstance(merge, LinearMerge) else merge
         theta = learned.init(models, stats=stats, key=KEY)
         merged, gradients = value_and_gradients(same_apply(learned), theta, models)
