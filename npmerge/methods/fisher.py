@@ -23,8 +23,7 @@ class Fisher(LinearMerge):
     Matena and Raffel 2022. Where no model has any information that counts the parameter is the mean with these weights;
     git-theta gives zero there. No floor is added to the information: it would only matter there, and where the loss is small,
     as its scale is not that of the loss (the program of Tam et al. 2023 raises it to 1e-8 at least, FusionBench adds 1e-6).
-    Needs `DiagonalFisher`, whose exact form takes a backward pass for each example and class; of many classes, or large
-    networks, collect `DiagonalFisher("sampled")`.
+    `DiagonalFisher` takes a backward pass for each example and class: of many classes, collect `DiagonalFisher("sampled")`.
 
     Attributes:
         weights: lambda, one number of 0 or more per model, all alike by default. For two models published as (a, 1 - a), a
