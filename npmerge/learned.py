@@ -143,8 +143,8 @@ class Learned(Merge):
         if rows == expected or jax.eval_shape(self.constraint.forward, latent).shape[0] not in (1, models):
             return
         raise ValueError(
-            f"theta has {rows} row{'s' * (rows > 1)} for each group, {self.constraint} of {models} models has {expected}: was it "
-            f"learned under {'Simplex(), of two models' if rows == 1 else 'another constraint'}?"
+            f"theta has {rows} row{'s' * (rows > 1)} for each group, {self.constraint} of {models} models has {expected}: was "
+            f"it learned under {'Simplex(), of two models' if rows == 1 else 'another constraint'}?"
         )
 
     @property

@@ -19,6 +19,7 @@ from npmerge.fitting.memory import check_step
 from npmerge.fitting.source import Feed, Source
 from npmerge.fitting.updates import Constants, Run, State, evaluate, joined, partition, update
 from npmerge.objectives.base import Loss
+from npmerge.objectives.of_user import kinds_of
 from npmerge.stack import Stack
 
 Status = Literal["finished", "stopped early", "diverged"]
@@ -132,13 +133,8 @@ class Checker:
             return self.build(*self.arguments, batch)  # type: ignore[misc]
         except ValueError:
             raise
-        except Exception as error:  # whatever the network raises
-            got = jax.tree.map(_kind, batch)
-            raise ValueError(f"theta, models and a batch of {got} do not go together ({first_line(error)})") from error
-
-
-def _kind(x: Any) -> str:
-    return f"{getattr(x, 'dtype', type(x).__name__)} (n{''.join(f', {size}' for size in np.shape(x)[1:])})"
+        except Exception as error:  # whatever an objective of the user's own raises
+            raise ValueError(f"the loss, on a batch of {kinds_of(batch)}, raised {first_line(error)}") from error
 
 
 class Loop:

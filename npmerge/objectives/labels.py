@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from alignment.graph import PyTree
+from npmerge.objectives.of_user import of_pair
 
 
 def check_labels(
@@ -43,7 +44,9 @@ def check_logits(outputs: PyTree) -> tuple[int, ...]:
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) < 2:
         got = jax.tree.map(lambda x: x.shape, outputs)
-        raise ValueError(f"apply must return logits (examples, classes), got {got}; in training mode drop the new statistics")
+        if hint := of_pair(outputs):
+            raise ValueError(f"outputs must be logits (examples, classes){hint}")
+        raise ValueError(f"apply must return logits (examples, classes), got {got}")
     return shape
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from alignment.checks import check_kinds
+from alignment.checks import check_kinds, first_line
 from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic
 from npmerge.base import Merge
@@ -76,7 +76,7 @@ class WeightSpaceLoss(OfObjective):
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
-        merged = jax.eval_shape(self.merge.apply, theta, check_stack(stack))
+        merged = _merged_shapes(self.merge, theta, check_stack(stack))
         return self.objective.checker(self.apply, merged, stack, batch)
 
 
@@ -169,6 +169,16 @@ def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
     """
     check_kinds(f"fine_tuning takes (apply, objective){_hint(objective)}", *_pair(apply, objective))
     return FineTuningLoss(apply, objective)
+
+
+def _merged_shapes(merge: Merge, theta: PyTree, stack: Stack) -> PyTree:
+    """Raises ValueError for a theta that the merge cannot take with these models."""
+    try:
+        return jax.eval_shape(merge.apply, theta, stack)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a merge makes of a theta that is none
+        raise ValueError(f"theta and the models do not go together ({first_line(error)})") from error
 
 
 def _still_statistics(variables: PyTree) -> PyTree:
