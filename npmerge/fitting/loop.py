@@ -15,6 +15,7 @@ from alignment.checks import first_line
 from alignment.graph import PyTree
 from npmerge.batches import check_filled
 from npmerge.fitting.checkpoints import Saved, Saver
+from npmerge.fitting.divergence import Recent
 from npmerge.fitting.memory import check_step
 from npmerge.fitting.source import Feed, Source
 from npmerge.fitting.updates import Constants, Run, State, evaluate, joined, partition, update
@@ -157,7 +158,7 @@ class Loop:
         self.constants = self.layout.place(Constants(self.fixed, stack))
         self.judge = Judge(run, self.constants, held_out)
         self.update, self.feed = self.layout.compiled(update, donated=(1,)), Feed(run)
-        self.earlier, self.losses = np.zeros(0, np.float32), list[Array]()
+        self.earlier, self.losses, self.recent = np.zeros(0, np.float32), list[Array](), Recent()
         self.status: Status | None = None
 
     def step(self, batch: tuple, random: dict[str, Array]) -> None:
@@ -167,6 +168,7 @@ class Loop:
             check_step(self.run, *self.shapes, batch=batch)
         self.state, value = self.update(self.run, self.state, self.constants, self.feed(batch), random)
         self.losses.append(value)
+        self.recent.add(len(self.earlier) + len(self.losses), batch)
 
     def look(self, step: int, steps: int, progress: Callable[[int, float], Any] | None, patience: int | None) -> None:
         """Report, judge, and say whether it is over."""
@@ -175,6 +177,7 @@ class Loop:
         if not bool(self.layout.take(self.state.healthy)):
             self.status = "diverged"
             return
+        self.recent.clear()
         self.judge(step, self.state.learned)
         if (judged := getattr(progress, "judged", None)) is not None and self.judge.losses:
             judged(step, self.judge.losses[-1])

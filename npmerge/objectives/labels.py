@@ -43,9 +43,7 @@ def check_logits(outputs: PyTree) -> tuple[int, ...]:
     """The shape of outputs that are logits (examples, ..., classes). Raises ValueError for others."""
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) < 2:
-        got = jax.tree.map(lambda x: x.shape, outputs)
-        if hint := of_pair(outputs):
-            raise ValueError(f"outputs must be logits (examples, classes){hint}")
+        got = of_pair(outputs) or jax.tree.map(lambda x: x.shape, outputs)
         raise ValueError(f"apply must return logits (examples, classes), got {got}")
     return shape
 

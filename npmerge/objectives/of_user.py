@@ -44,9 +44,9 @@ def outputs_of(apply: Callable[..., PyTree], variables: PyTree, inputs: PyTree) 
 
 
 def of_pair(outputs: PyTree) -> str:
-    """What to do about outputs that are a pair with new statistics, as training mode returns; nothing about others."""
+    """What outputs are, and what to do, if they come with new statistics, as training mode returns them; nothing of others."""
     if isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Mapping):
-        return "; apply returns a tuple (outputs, variables): drop the new statistics, lambda v, x: train_apply(v, x)[0]"
+        return "a tuple (outputs, variables): drop the new statistics, lambda v, x: train_apply(v, x)[0]"
     return ""
 
 

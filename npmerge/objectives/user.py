@@ -56,7 +56,7 @@ class UserObjective(Objective):
 
         def network(params: PyTree, inputs: PyTree) -> PyTree:
             outputs = told_of_network(apply, params, inputs)
-            hints.append(of_pair(outputs))
+            hints.append(_hint(outputs))
             return outputs
 
         found = told(
@@ -105,7 +105,7 @@ class PerExample(Objective):
         examples = len(jax.tree.leaves(batch[0])[0])
         outputs = outputs_of(apply, params, batch[0])
         what = f"the function of PerExample, on outputs of {kinds_of(outputs)} and targets of {kinds_of(batch[1])},"
-        found = told(what, lambda: jax.eval_shape(self.function, outputs, batch[1]), hint=lambda: of_pair(outputs))
+        found = told(what, lambda: jax.eval_shape(self.function, outputs, batch[1]), hint=lambda: _hint(outputs))
         if np.shape(found)[:1] != (examples,):
             raise ValueError(
                 f"the function of PerExample must return values for each of {examples} examples: got {np.shape(found)}"
@@ -116,6 +116,11 @@ class PerExample(Objective):
         """Targets must be as many as inputs."""
         super().check(batch, outputs)
         check_lengths(batch)
+
+
+def _hint(outputs: PyTree) -> str:
+    pair = of_pair(outputs)
+    return f"; apply returns {pair}" if pair else ""
 
 
 def _check_function(owner: str, takes: tuple[str, ...], function: object) -> None:

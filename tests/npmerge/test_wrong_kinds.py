@@ -233,7 +233,7 @@ def test_training_mode_is_not_a_network_of_logits():
         return apply(v, x), v
 
     loss = nm.weight_space(NP, train_apply, nm.CrossEntropy())
-    with pytest.raises(ValueError, match=r"^outputs must be logits.*; apply returns a tuple .* train_apply\(v, x\)\[0\]$"):
+    with pytest.raises(ValueError, match=r"^apply must return logits .* got a tuple .* train_apply\(v, x\)\[0\]$"):
         nm.fit(NP.init(STACK), loss, STACK, [PAIR], optax.sgd(0.1), steps=1)
 
 

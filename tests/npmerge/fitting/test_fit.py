@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from npmerge import CrossEntropy, FitResult, fine_tuning, fit
+from npmerge.fitting import divergence
 from tests.npmerge.toys import apply, array, batch, normal, variables
 
 SGD = optax.sgd(0.1)
@@ -151,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_theta(every, bad):
 
 
 def test_a_bad_last_step_is_noticed():
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
+    with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(data=flags(1, 1, np.nan), steps=3, loss=flagged)
     assert result.status == "diverged"
     close(result, 1 - 0.9)
@@ -160,7 +161,7 @@ def test_a_bad_last_step_is_noticed():
 @pytest.mark.parametrize("rate", [1e4, 1e30])
 def test_theta_of_a_fit_that_diverged_has_a_finite_loss(rate):
     """Theta may grow for some steps before its loss overflows."""
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
+    with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(start=0.5, steps=30, optimizer=optax.sgd(rate))
     assert result.status == "diverged"
     assert np.isfinite(towards(result.theta, None, target(1.0)))
@@ -173,15 +174,32 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is():
         """The square root has an infinite slope at zero: zero times infinity is NaN, in the gradient alone."""
         return 0.5 * jnp.sum(jnp.square(theta["w"] - 1)) + 0 * jnp.sum(jnp.sqrt(batch[0] * theta["w"]))
 
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
-        result = run(start=0.5, data=flags(1, 1, 0, 1), steps=4, loss=loss)
+    before = r"at or before step 4 \(looked at every 25 steps\), where a gradient or an update is not finite.*learning rate$"
+    for every, where in ((25, before), (1, "at step 3, where its gradient or an update is not finite.*learning rate$")):
+        with pytest.warns(UserWarning, match=f"^the fit diverged {where}"):
+            result = run(start=0.5, data=flags(1, 1, 0, 1), steps=4, loss=loss, every=every)
     assert result.status == "diverged"
     close(result, 1 - 0.5 * 0.9**2)
     assert np.isfinite(result.history.loss).all()
 
 
+@pytest.mark.parametrize("kept", [divergence.KEPT, 0])
+def test_inputs_that_are_not_finite_are_blamed(kept, monkeypatch):
+    """Where the loss is finite itself, and the gradient alone is not; of large batches only the latest is kept."""
+    monkeypatch.setattr(divergence, "KEPT", kept)
+
+    def loss(theta, stack, batch):
+        return towards(theta, stack, target(1.0)) + 0 * jnp.sqrt(jnp.where(batch[0] > 0, 1, 0) * theta["w"]).sum()
+
+    data = [(np.float32([value]), None) for value in (1, np.nan, 1, np.inf)]
+    with pytest.warns(UserWarning, match="the fit diverged") as told:
+        run(start=0.5, data=data, steps=4, loss=loss)
+    step = 2 if kept else 4
+    assert str(told[0].message).endswith(f"; the inputs of the batch of step {step} have 1 non-finite values of 1")
+
+
 def test_divergence_keeps_the_best_on_held_out_data():
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
+    with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(data=flags(*[1] * 12, np.nan), steps=13, loss=flagged_or_half, every=1, held_out=flags(7))
     assert result.status == "diverged"
     close(result, 1 - 0.9**7)
@@ -195,7 +213,7 @@ def flagged_or_half(theta, stack, batch):
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_update_that_overflows_is_divergence(steps):
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
+    with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(start=2.0, steps=steps, optimizer=optax.sgd(3e38), data=[target(-9.0)])
     chex.assert_tree_all_finite(result.theta)
     assert result.status == "diverged"
