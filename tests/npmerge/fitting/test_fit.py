@@ -8,7 +8,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from npmerge import CrossEntropy, FitResult, fine_tuning, fit
+from alignment.graph import flatten
+from npmerge import CrossEntropy, FitResult, fine_tuning, fit, weighted_sum
 from npmerge.fitting import divergence
 from tests.npmerge.toys import apply, array, batch, normal, variables
 
@@ -335,6 +336,21 @@ def test_sharded_batches_give_the_same_theta():
     chex.assert_trees_all_close(got.theta, expected.theta, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(got.history.loss, expected.history.loss, rtol=1e-5)
     assert bool(jnp.any(expected.theta["out"]["bias"] != variables(0)["out"]["bias"]))
+
+
+@pytest.mark.parametrize("path", ["batch_stats/norm/mean", "norm/var/value"], ids=["Linen", "NNX"])
+@pytest.mark.parametrize("summed", [False, True])
+def test_weight_decay_does_not_shrink_running_statistics(path, summed):
+    *folders, last = path.split("/")
+    theta: dict = {last: jnp.ones(3)}
+    for name in reversed(folders):
+        theta = {name: theta}
+    loss = fine_tuning(lambda v, x: x @ v["w"], CrossEntropy())
+    loss = weighted_sum((loss,)) if summed else loss
+    result = fit({**theta, "w": jnp.ones((3, 3))}, loss, None, [(INPUTS, LABELS)], optax.adamw(0.1), steps=2)
+    found = flatten(result.theta)
+    np.testing.assert_array_equal(found[path], np.ones(3))
+    assert bool(jnp.all(found["w"] != 1))
 
 
 def noisy(theta, stack, batch, *, key=None):
