@@ -29,7 +29,8 @@ CHECKED = {
 class Checkpoints:
     """Where and how often a fit is saved; one that finds an earlier part of itself there goes on from it.
 
-    Saved by Orbax, whole or not at all; the last two are kept. Several processes need a folder that all of them see.
+    Saved by Orbax, whole or not at all; the last two are kept. Several processes need a folder that all of them see. A first
+    part whose number of steps is no multiple of `every` was judged at its end, once more than a fit without a break would be.
 
     Attributes:
         folder: of the checkpoints, made if it is not there.

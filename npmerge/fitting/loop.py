@@ -63,11 +63,22 @@ class FitResult(NamedTuple):
         >>> found = nm.fit(jnp.zeros(2), loss, None, [(None, jnp.ones(2))], optax.sgd(0.5), steps=2)
         >>> print(found.theta, found.status)
         [0.75 0.75] finished
+        >>> found
+        FitResult(finished after 2 steps, loss 1 -> 0.25)
     """
 
     theta: PyTree
     history: History
     status: Status
+
+    def __repr__(self) -> str:
+        """How it went in a line: all numbers of theta would fill pages."""
+        loss, steps, held_out = self.history
+        how = f", loss {loss[0]:.3g} -> {loss[-1]:.3g}" if len(loss) else ""
+        if len(held_out):
+            best = np.nanargmin(held_out) if np.isfinite(held_out).any() else 0
+            how = f", held-out loss {held_out[0]:.3g} -> {held_out[best]:.3g} at step {steps[best]}"
+        return f"FitResult({self.status} after {len(loss)} step{'s' * (len(loss) != 1)}{how})"
 
 
 class Judge:

@@ -112,6 +112,13 @@ def test_judged_every_so_often_and_at_the_end():
     close(result, 1 - 0.9**7)
 
 
+def test_a_result_is_told_in_a_line():
+    best = run(steps=30, held_out=[target(0.5)], every=1, patience=3)
+    assert str(best) == repr(best) == "FitResult(stopped early after 10 steps, held-out loss 0.125 -> 0.000236 at step 7)"
+    assert repr(run(steps=1)) == "FitResult(finished after 1 step, loss 0.5 -> 0.5)"
+    assert repr(run(steps=0)) == "FitResult(finished after 0 steps)"
+
+
 def test_patience_stops_early_with_the_best_theta():
     result = run(steps=30, held_out=[target(0.5)], every=1, patience=3)
     assert result.status == "stopped early"
