@@ -96,12 +96,12 @@ class Saver:
         loss_of = zlib.crc32(described(loss).encode())
         self.of = {"start": fingerprint(start), "loss": loss_of, "held_out_batches": held_out, "batches": training}
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self.folder = Path(checkpoints.folder).absolute()
+        self.folder = Path(checkpoints.folder)  # as it is named in messages; Orbax wants it absolute
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"cannot write {self.folder}: {error.strerror or error}") from None
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
         self._arguments, self._last = ocp.args, time.monotonic()
 
     def found(self, like: Mapping[str, PyTree]) -> tuple[int, Saved] | None:
