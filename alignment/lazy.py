@@ -17,6 +17,7 @@ class LazyPackage(ModuleType):
     """
 
     _homes: Mapping[str, str]
+    __all__: list[str]
 
     def __getattr__(self, name: str) -> Any:
         if home := self._homes.get(name):
@@ -32,16 +33,29 @@ class LazyPackage(ModuleType):
         """Where the name is, or which one is near."""
         if name.startswith("_"):
             return ""  # which Python and its libraries ask for, not people
-        others = [x for x in list(sys.modules.values()) if type(x) is LazyPackage and name in x._homes]
-        near = difflib.get_close_matches(name, self._homes, n=1)
-        return f": it is {others[0].__name__}.{name}" if others else f": the nearest is {near[0]!r}" if near else ""
+        from alignment.checks import spelled  # here: it takes NumPy
+
+        if others := [x for x in self._packages() if name in x._homes]:
+            return f": it is {others[0].__name__}.{name}"
+        same = spelled(name, self._homes)
+        near = [same] if same in self._homes else difflib.get_close_matches(name, self._homes, n=1)
+        return f": the nearest is {near[0]!r}" if near else ""
+
+    def _packages(self) -> list["LazyPackage"]:
+        """Those that were imported, and those that stand in `__all__`."""
+        for name in self.__all__:
+            spec = None if name in self._homes else importlib.util.find_spec(f"{self.__name__}.{name}")
+            if spec is not None and spec.submodule_search_locations:
+                importlib.import_module(spec.name)
+        return [x for x in list(sys.modules.values()) if type(x) is LazyPackage]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (isinstance(value, ModuleType) and name in self._homes):  # or importing a submodule would hide the name
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted({*vars(self), *self._homes})
+        held = {name for name, x in vars(self).items() if name.startswith("_") or isinstance(x, ModuleType)}
+        return sorted({*held, *self._homes, *self.__all__})
 
 
 def make_lazy(package: str, names: Mapping[str, str]) -> None:

@@ -119,7 +119,7 @@ def _check_measurable(batch: tuple, *, masks: bool) -> None:
     check_filled(batch)
     check_lengths(batch)
     for x in jax.tree.leaves(batch[0]):
-        if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := _not_finite(x)):
+        if jnp.issubdtype(jnp.result_type(x), jnp.inexact) and (bad := non_finite(x)):
             raise ValueError(f"the inputs of a batch have {bad} non-finite values of {np.size(x)}")
 
 
@@ -162,7 +162,7 @@ def check_filled(batch: tuple) -> None:
             raise ValueError(f"a batch must hold examples: got an array of shape {np.shape(x)}")
 
 
-def _not_finite(x: Data) -> int:
+def non_finite(x: Data) -> int:
     """How many values are not: counted where they are."""
     finite = jnp.isfinite(x) if isinstance(x, jax.Array) else np.isfinite(x)
     return int((~finite).sum())

@@ -114,8 +114,9 @@ class Learned(Merge):
         """`combine` with the coefficients of theta. Where the models are mixed as they are, no coefficients are held.
 
         Raises:
-            ValueError: a theta of another granularity, of other tensors or of another number of models (which is named). Models
-                in another order cannot be told from their shapes: keep theta with the names of the models.
+            ValueError: a theta of another granularity, of other tensors, of another number of models, or of a constraint with
+                other rows (which is named). Theta has no memory of the order of the models, nor of the constraint: of three
+                models or more it has the same shapes under all constraints. Keep it with the merge and the models' names.
         """
         if self._of_task_vectors or not isinstance(stack, Stack):
             return merged_by(self.coefficients(theta, stack), stack, needs_base=self.start.needs_base)
@@ -131,12 +132,20 @@ class Learned(Merge):
             )
         shapes = self.granularity.shapes(stack.params)
         for name in [*shapes, *latents]:
-            got = str(np.shape(latents[name])[1:]) if name in latents else "no such group"
-            expected = str(shapes[name]) if name in shapes else "no such group"
-            if got != expected:
-                wrong = f"at {name!r} got {got} for each model, expected {expected}"
+            if wrong := _difference(name, latents, shapes):
                 raise ValueError(f"theta is not of {self.granularity} of these models: {wrong}")
+            self._check_rows(latents[name], stack.size)
         return dict(latents)
+
+    def _check_rows(self, latent: Array, models: int) -> None:
+        """Raise ValueError for a latent of another constraint. One of another number of models is refused where it is used."""
+        rows, expected = len(latent), _rows(self.constraint, models)
+        if rows == expected or jax.eval_shape(self.constraint.forward, latent).shape[0] not in (1, models):
+            return
+        raise ValueError(
+            f"theta has {rows} row{'s' * (rows > 1)} for each group, {self.constraint} of {models} models has {expected}: was "
+            f"it learned under {'Simplex(), of two models' if rows == 1 else 'another constraint'}?"
+        )
 
     @property
     def _of_task_vectors(self) -> bool:
@@ -155,6 +164,22 @@ class Learned(Merge):
             return mean([wide(x) for x in models]).astype(models.dtype)
         check_of_models(name, jax.eval_shape(self.constraint.forward, latent), models)
         return self.constraint.mixed(latent, models).astype(models.dtype)
+
+
+def _difference(name: str, latents: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """How theta differs from what it should be at a group; nothing where it does not."""
+    if name not in latents:
+        return f"it has no group {name!r}, expected one with {shapes[name]} for each model"
+    if name not in shapes:
+        return f"it has a group {name!r}, expected one of {', '.join(list(shapes)[:3])}{', ...' * (len(shapes) > 3)}"
+    got = np.shape(latents[name])[1:]
+    return "" if got == shapes[name] else f"at {name!r} got {got} for each model, expected {shapes[name]}"
+
+
+@functools.cache
+def _rows(constraint: Constraint, models: int) -> int:
+    """How many rows the latents of so many models have."""
+    return jax.eval_shape(constraint.inverse, jax.ShapeDtypeStruct((models, 1), jnp.float32)).shape[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -98,7 +98,8 @@ def _statistics(train_apply: TrainApply, model: Signature, batch: Signature) -> 
     variables, inputs = as_shapes(model), as_shapes(batch)
     returned = jax.eval_shape(train_apply, variables, inputs)
     if not isinstance(returned, tuple) or len(returned) != 2:
-        raise ValueError(f"train_apply must return (outputs, variables with new statistics): got {kind_of(returned)}")
+        got = "the outputs alone, as apply returns them" if hasattr(returned, "shape") else kind_of(returned)
+        raise ValueError(f"train_apply must return (outputs, variables with new statistics): got {got}")
     closed = jax.make_jaxpr(lambda v, x: train_apply(v, x)[1])(variables, inputs)
     leaves = flatten(variables)
     if flatten(returned[1]).keys() != leaves.keys():

@@ -198,6 +198,7 @@ def test_lazy_names_are_those_that_type_checkers_see(package):
     module = importlib.import_module(package)
     submodules = {name for name, home in seen.items() if home == package}
     assert vars(module)["_homes"] == {name: home for name, home in seen.items() if name not in submodules}
+    assert {"TYPE_CHECKING", "make_lazy"}.isdisjoint(dir(module))
     assert set(module.__all__) - {"__version__"} <= set(seen) <= set(dir(module)) | submodules
     for name, home in seen.items():
         theirs = importlib.import_module(f"{home}.{name}" if name in submodules else home)

@@ -29,7 +29,8 @@ CHECKED = {
 class Checkpoints:
     """Where and how often a fit is saved; one that finds an earlier part of itself there goes on from it.
 
-    Saved by Orbax, whole or not at all; the last two are kept. Several processes need a folder that all of them see.
+    Saved by Orbax, whole or not at all; the last two are kept. Several processes need a folder that all of them see. A first
+    part whose number of steps is no multiple of `every` was judged at its end, once more than a fit without a break would be.
 
     Attributes:
         folder: of the checkpoints, made if it is not there.
@@ -95,12 +96,12 @@ class Saver:
         loss_of = zlib.crc32(described(loss).encode())
         self.of = {"start": fingerprint(start), "loss": loss_of, "held_out_batches": held_out, "batches": training}
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self.folder = Path(checkpoints.folder).absolute()
+        self.folder = Path(checkpoints.folder)  # as it is named in messages; Orbax wants it absolute
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"cannot write {self.folder}: {error.strerror or error}") from None
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
         self._arguments, self._last = ocp.args, time.monotonic()
 
     def found(self, like: Mapping[str, PyTree]) -> tuple[int, Saved] | None:

@@ -14,17 +14,13 @@ from alignment.checks import check_count, check_key, kind_of
 from alignment.graph import PyTree
 from npmerge.batches import measured
 from npmerge.fitting.checkpoints import Checkpoints, Saver
+from npmerge.fitting.divergence import said_of
 from npmerge.fitting.loop import FitResult, History, Loop
 from npmerge.fitting.source import Source
 from npmerge.fitting.updates import Run
 from npmerge.objectives.base import Loss
 from npmerge.sharding import Devices, layout_of
 from npmerge.stack import Stack
-
-DIVERGED = (
-    "the fit diverged at step {}, where its loss, a gradient or an update is not finite: an earlier theta is kept; look at "
-    "result.history.loss, at that batch (labels out of range?), and lower the learning rate"
-)
 
 
 def fit(
@@ -84,8 +80,8 @@ def fit(
             where the loss takes no mask, checkpoints of another fit.
 
     Warns:
-        UserWarning: where a loss, gradient or update is not finite (the step). That stops the run with status "diverged";
-            without held-out data theta is then the latest whose loss was finite.
+        UserWarning: where a loss, gradient or update is not finite (the step, and inputs that are not finite themselves). That
+            stops the run with status "diverged"; without held-out data theta is then the latest whose loss was finite.
 
     Example:
         >>> apply = lambda v, x: x @ v["w"]
@@ -128,13 +124,14 @@ def fit(
     finally:
         if saver is not None:
             saver.close()
-    return _told(loop.result())
+    return _told(loop, every)
 
 
-def _told(result: FitResult) -> FitResult:
+def _told(loop: Loop, every: int) -> FitResult:
     """The result, with a warning where the fit diverged."""
+    result = loop.result()
     if result.status == "diverged":
-        warnings.warn(DIVERGED.format(len(result.history.loss)), stacklevel=3)
+        warnings.warn(said_of(result.history.loss, loop.recent, every), stacklevel=3)
     return result
 
 

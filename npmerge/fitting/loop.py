@@ -15,10 +15,12 @@ from alignment.checks import first_line
 from alignment.graph import PyTree
 from npmerge.batches import check_filled
 from npmerge.fitting.checkpoints import Saved, Saver
+from npmerge.fitting.divergence import Recent
 from npmerge.fitting.memory import check_step
 from npmerge.fitting.source import Feed, Source
 from npmerge.fitting.updates import Constants, Run, State, evaluate, joined, partition, update
 from npmerge.objectives.base import Loss
+from npmerge.objectives.of_user import kinds_of
 from npmerge.stack import Stack
 
 Status = Literal["finished", "stopped early", "diverged"]
@@ -61,11 +63,22 @@ class FitResult(NamedTuple):
         >>> found = nm.fit(jnp.zeros(2), loss, None, [(None, jnp.ones(2))], optax.sgd(0.5), steps=2)
         >>> print(found.theta, found.status)
         [0.75 0.75] finished
+        >>> found
+        FitResult(finished after 2 steps, loss 1 -> 0.25)
     """
 
     theta: PyTree
     history: History
     status: Status
+
+    def __repr__(self) -> str:
+        """How it went in a line: all numbers of theta would fill pages."""
+        loss, steps, held_out = self.history
+        how = f", loss {loss[0]:.3g} -> {loss[-1]:.3g}" if len(loss) else ""
+        if len(held_out):
+            best = np.nanargmin(held_out) if np.isfinite(held_out).any() else 0
+            how = f", held-out loss {held_out[0]:.3g} -> {held_out[best]:.3g} at step {steps[best]}"
+        return f"FitResult({self.status} after {len(loss)} step{'s' * (len(loss) != 1)}{how})"
 
 
 class Judge:
@@ -132,13 +145,8 @@ class Checker:
             return self.build(*self.arguments, batch)  # type: ignore[misc]
         except ValueError:
             raise
-        except Exception as error:  # whatever the network raises
-            got = jax.tree.map(_kind, batch)
-            raise ValueError(f"theta, models and a batch of {got} do not go together ({first_line(error)})") from error
-
-
-def _kind(x: Any) -> str:
-    return f"{getattr(x, 'dtype', type(x).__name__)} (n{''.join(f', {size}' for size in np.shape(x)[1:])})"
+        except Exception as error:  # whatever an objective of the user's own raises
+            raise ValueError(f"the loss, on a batch of {kinds_of(batch)}, raised {first_line(error)}") from error
 
 
 class Loop:
@@ -161,7 +169,7 @@ class Loop:
         self.constants = self.layout.place(Constants(self.fixed, stack))
         self.judge = Judge(run, self.constants, held_out)
         self.update, self.feed = self.layout.compiled(update, donated=(1,)), Feed(run)
-        self.earlier, self.losses = np.zeros(0, np.float32), list[Array]()
+        self.earlier, self.losses, self.recent = np.zeros(0, np.float32), list[Array](), Recent()
         self.status: Status | None = None
 
     def step(self, batch: tuple, random: dict[str, Array]) -> None:
@@ -171,6 +179,7 @@ class Loop:
             check_step(self.run, *self.shapes, batch=batch)
         self.state, value = self.update(self.run, self.state, self.constants, self.feed(batch), random)
         self.losses.append(value)
+        self.recent.add(len(self.earlier) + len(self.losses), batch)
 
     def look(self, step: int, steps: int, progress: Callable[[int, float], Any] | None, patience: int | None) -> None:
         """Report, judge, and say whether it is over."""
@@ -179,6 +188,7 @@ class Loop:
         if not bool(self.layout.take(self.state.healthy)):
             self.status = "diverged"
             return
+        self.recent.clear()
         self.judge(step, self.state.learned)
         if (judged := getattr(progress, "judged", None)) is not None and self.judge.losses:
             judged(step, self.judge.losses[-1])

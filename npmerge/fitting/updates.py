@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from alignment.graph import PyTree
+from alignment.graph import PyTree, path_name
 from npmerge.masks import weight_of
 from npmerge.objectives.base import Loss
 from npmerge.sharding import Layout, running
@@ -73,14 +73,24 @@ def update(run: Run, state: State, constants: Constants, batch: tuple, random: d
     good = None if state.good is None else _chosen(seen, state.learned, state.good)
     healthy = _finite(seen, gradient)
     gradient = jax.tree.map(lambda x: jnp.where(healthy, x, jnp.nan), gradient)
-    return run.layout.keep(stepped(run.optimizer, state._replace(healthy=healthy, good=good), gradient)), value
+    held = getattr(run.loss, "holds", None)
+    return run.layout.keep(stepped(run.optimizer, state._replace(healthy=healthy, good=good), gradient, held)), value
 
 
-def stepped(optimizer: optax.GradientTransformation, state: State, gradient: PyTree) -> State:
-    """The state after the optimiser's step; theta is the latest good one where that is not finite. The host sees it later."""
+def stepped(
+    optimizer: optax.GradientTransformation, state: State, gradient: PyTree, held: Callable[[str], bool] | None = None
+) -> State:
+    """The state after the optimiser's step; theta is the latest good one where that is not finite. The host sees it later.
+
+    Leaves whose paths are `held` stay as they are, whatever the optimiser makes of them, such as weight decay.
+    """
     with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers; strictness is for the caller's own code
         updates, moments = optimizer.update(gradient, state.optimizer, state.learned)
         learned = optax.apply_updates(state.learned, updates)
+    if held is not None:
+        learned = jax.tree_util.tree_map_with_path(
+            lambda path, new, old: old if held(path_name(path)) else new, learned, state.learned
+        )
     healthy = _finite(state.healthy, learned)
     kept = _chosen(healthy, learned, state.learned if state.good is None else state.good)
     return State(kept, moments, healthy, state.good)

@@ -5,13 +5,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
 from npmerge.batches import check_batch
 from npmerge.masks import weight_of
+from npmerge.objectives.of_user import outputs_of
 from npmerge.stack import Stack
 
 Apply = Callable[[PyTree, Array], Array]
@@ -78,7 +78,7 @@ class Objective(abc.ABC):
             batch: the first one.
         """
         check_batch(batch, masks=self.masks)
-        return functools.partial(self.check, outputs=jax.eval_shape(apply, params, batch[0]))
+        return functools.partial(self.check, outputs=outputs_of(apply, params, batch[0]))
 
     def check(self, batch: tuple, outputs: PyTree) -> None:
         """Raise ValueError if a network with these outputs (`jax.ShapeDtypeStruct`) cannot learn from the batch."""

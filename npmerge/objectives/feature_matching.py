@@ -16,6 +16,7 @@ from alignment.graph import Graph, PyTree
 from npmerge.arithmetic import mean
 from npmerge.linear_layers import layers_of
 from npmerge.objectives.base import Apply, Check, Objective
+from npmerge.objectives.of_user import outputs_of
 from npmerge.objectives.teachers import Teacher, check_teacher, teachers
 from npmerge.stack import Stack
 from npmerge.statistics.one_by_one import alone, one_by_one, samples_of
@@ -96,6 +97,7 @@ class FeatureMatching(Objective):
         """The graph must be that of the network, the teachers must be there."""
         self.check(batch, None)
         self.graph.check(params)
+        outputs_of(apply, params, batch[0])
         jax.eval_shape(functools.partial(self, apply), params, stack, batch)
         return functools.partial(self.check, outputs=None)
 

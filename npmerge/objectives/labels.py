@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from alignment.graph import PyTree
+from npmerge.objectives.of_user import of_pair
 
 
 def check_labels(
@@ -42,8 +43,8 @@ def check_logits(outputs: PyTree) -> tuple[int, ...]:
     """The shape of outputs that are logits (examples, ..., classes). Raises ValueError for others."""
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) < 2:
-        got = jax.tree.map(lambda x: x.shape, outputs)
-        raise ValueError(f"apply must return logits (examples, classes), got {got}; in training mode drop the new statistics")
+        got = of_pair(outputs) or jax.tree.map(lambda x: x.shape, outputs)
+        raise ValueError(f"apply must return logits (examples, classes), got {got}")
     return shape
 
 

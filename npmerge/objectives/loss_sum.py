@@ -75,6 +75,10 @@ class LossSum:
         """Whether one of the losses does."""
         return bool(self._readers)
 
+    def holds(self, path: str) -> bool:
+        """Whether one of the losses holds a leaf of theta."""
+        return any(loss.holds(path) for loss in self.losses if hasattr(loss, "holds"))
+
     def map_batches(self, function: Callable[[tuple], Any], batch: Any) -> Any:
         """As the losses that read it do."""
         for loss in self._readers:

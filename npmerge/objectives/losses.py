@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from alignment.checks import check_kinds
+from alignment.checks import check_kinds, first_line
 from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic
 from npmerge.base import Merge
@@ -76,7 +76,7 @@ class WeightSpaceLoss(OfObjective):
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
-        merged = jax.eval_shape(self.merge.apply, theta, check_stack(stack))
+        merged = _merged_shapes(self.merge, theta, check_stack(stack))
         return self.objective.checker(self.apply, merged, stack, batch)
 
 
@@ -84,7 +84,7 @@ class WeightSpaceLoss(OfObjective):
 class FineTuningLoss(OfObjective):
     """`loss(params, stack, batch)`: theta is the network itself. The honest control of every learned merge.
 
-    Running statistics have no gradient: they are estimated from data, as in a merge.
+    Running statistics have no gradient, and `fit` holds them: they are estimated from data, as in a merge.
 
     `fine_tuning` makes it.
 
@@ -109,6 +109,10 @@ class FineTuningLoss(OfObjective):
     def terms(self, theta: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
         """The parts of it that are averaged alone over several batches (`Objective.terms`)."""
         return self.objective.terms(self.apply, gathered(_still_statistics(theta)), stack, batch)
+
+    def holds(self, path: str) -> bool:
+        """Whether a leaf of theta stays as it is, whatever the optimiser does: a running statistic."""
+        return is_statistic(path)
 
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
@@ -146,9 +150,8 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
 def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
     """The loss of a network's own parameters, for training and for controls.
 
-    `fit` leaves running statistics (known by their paths) as they are: they have no gradient. Weight decay needs none and would
-    shrink them: mask it, as `optax.adamw(1e-3, mask=lambda v: {name: name == "params" for name in v})` does for Linen.
-    Afterwards `reset_statistics` estimates them from data.
+    `fit` leaves running statistics (known by their paths) as they are, under weight decay, too. Afterwards `reset_statistics`
+    estimates them from data.
 
     Args:
         apply: the network, `apply(variables, inputs) -> outputs`.
@@ -169,6 +172,16 @@ def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
     """
     check_kinds(f"fine_tuning takes (apply, objective){_hint(objective)}", *_pair(apply, objective))
     return FineTuningLoss(apply, objective)
+
+
+def _merged_shapes(merge: Merge, theta: PyTree, stack: Stack) -> PyTree:
+    """Raises ValueError for a theta that the merge cannot take with these models."""
+    try:
+        return jax.eval_shape(merge.apply, theta, stack)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a merge makes of a theta that is none
+        raise ValueError(f"theta and the models do not go together ({first_line(error)})") from error
 
 
 def _still_statistics(variables: PyTree) -> PyTree:

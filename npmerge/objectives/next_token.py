@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,6 +14,7 @@ from npmerge.batches import check_batch
 from npmerge.masks import mean_where
 from npmerge.objectives.base import Apply, Check, Objective
 from npmerge.objectives.labels import check_logits
+from npmerge.objectives.of_user import outputs_of
 from npmerge.stack import Stack
 
 
@@ -56,7 +56,7 @@ class NextToken(Objective):
 
     def checker(self, apply: Apply, params: PyTree, stack: Stack | None, batch: Any) -> Check:
         """Tokens must be integers (examples, length), two of them or more, in the network's vocabulary."""
-        vocabulary = check_logits(jax.eval_shape(lambda p, t: apply(p, t[:, :-1]), params, _checked(batch)[0]))[-1]
+        vocabulary = check_logits(outputs_of(lambda p, t: apply(p, t[:, :-1]), params, _checked(batch)[0]))[-1]
 
         def check(batch: Any) -> None:
             tokens, _, *mask = _checked(batch)

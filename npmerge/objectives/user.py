@@ -1,5 +1,6 @@
 """Objectives of one's own."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from alignment.graph import PyTree
 from npmerge.batches import check_lengths
 from npmerge.masks import masked_mean
 from npmerge.objectives.base import Apply, Check, Objective
+from npmerge.objectives.of_user import kinds_of, of_pair, outputs_of, told, told_of_network
 from npmerge.stack import Stack
 
 
@@ -50,7 +52,18 @@ class UserObjective(Objective):
     def checker(self, apply: Apply, params: PyTree, stack: Stack | None, batch: tuple) -> Check:
         """The function must return a real number."""
         self.check(batch, None)
-        found = jax.eval_shape(lambda p, s, b: self.function(apply, p, s, b), params, stack, batch)
+        hints = [""]
+
+        def network(params: PyTree, inputs: PyTree) -> PyTree:
+            outputs = told_of_network(apply, params, inputs)
+            hints.append(_hint(outputs))
+            return outputs
+
+        found = told(
+            f"the function of UserObjective, on a batch of {kinds_of(batch)},",
+            lambda: jax.eval_shape(functools.partial(self.function, network), params, stack, batch),
+            hint=lambda: max(hints),
+        )
         if not _is_scalar(found):
             got = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", found)
             raise ValueError(f"the function of UserObjective must return a floating-point scalar, got {got}")
@@ -90,7 +103,9 @@ class PerExample(Objective):
         """The function must return values for each example."""
         self.check(batch, None)
         examples = len(jax.tree.leaves(batch[0])[0])
-        found = jax.eval_shape(lambda p, x, y: self.function(apply(p, x), y), params, *batch[:2])
+        outputs = outputs_of(apply, params, batch[0])
+        what = f"the function of PerExample, on outputs of {kinds_of(outputs)} and targets of {kinds_of(batch[1])},"
+        found = told(what, lambda: jax.eval_shape(self.function, outputs, batch[1]), hint=lambda: _hint(outputs))
         if np.shape(found)[:1] != (examples,):
             raise ValueError(
                 f"the function of PerExample must return values for each of {examples} examples: got {np.shape(found)}"
@@ -101,6 +116,11 @@ class PerExample(Objective):
         """Targets must be as many as inputs."""
         super().check(batch, outputs)
         check_lengths(batch)
+
+
+def _hint(outputs: PyTree) -> str:
+    pair = of_pair(outputs)
+    return f"; apply returns {pair}" if pair else ""
 
 
 def _check_function(owner: str, takes: tuple[str, ...], function: object) -> None:

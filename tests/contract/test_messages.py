@@ -93,6 +93,14 @@ PYTHON = {
         lambda g: nm.WeightMatching,
         "module 'npmerge' has no attribute 'WeightMatching': it is alignment.WeightMatching",
     ),
+    "a name in another case": (
+        lambda g: nm.NPMerge,
+        "module 'npmerge' has no attribute 'NPMerge': the nearest is 'np_merge'",
+    ),
+    "a name of a package inside": (
+        lambda g: nm.load,
+        "module 'npmerge' has no attribute 'load': it is npmerge.checkpoint.load",
+    ),
     "a start without coefficients": (
         lambda g: nm.Learned(nm.TsvM(), nm.PerTensor(), nm.Simplex()),
         "Learned starts from a linear merge (one with coefficients), got TsvM",

@@ -140,7 +140,7 @@ def test_errors():
         reset_statistics(train_apply, start, [])
     with pytest.raises(ValueError, match="train_apply must return"):
         reset_statistics(lambda v, x: (x, {"batch_stats": v["batch_stats"]}), start, as_batches(DATA))
-    with pytest.raises(ValueError, match=r"train_apply must return \(outputs, .*: got ShapeDtypeStruct"):
+    with pytest.raises(ValueError, match=r"train_apply must return \(outputs, .*: got the outputs alone, as apply"):
         reset_statistics(lambda v, x: x, start, as_batches(DATA))
 
 

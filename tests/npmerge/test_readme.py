@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -27,11 +28,11 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = [textwrap.dedent(block) for block in re.findall(r" *```python\n(.*?)```", README, re.S)]
 
 
-def run(example: str) -> str:
-    """What an example prints."""
+def run(example: str, **given: object) -> str:
+    """What an example prints, with the names that it takes for given."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), jax.numpy_rank_promotion("allow"):
-        exec(compile(example, "README.md", "exec"), {})
+        exec(compile(example, "README.md", "exec"), given)
     return printed.getvalue()
 
 
@@ -45,12 +46,29 @@ def test_the_example_runs_and_learning_does_not_hurt():
 
 def test_the_graph_of_any_network_is_read_drawn_and_verified(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    table, worst, each, shapes = run(EXAMPLES[1]).rsplit("\n", 4)[:4]
+    table, worst, each, shapes = run(next(e for e in EXAMPLES if "Llama(" in e)).rsplit("\n", 4)[:4]
     assert "params/blocks/1/feed_forward/gate" in table
     assert float(worst) < 1e-5
     assert max(ast.literal_eval(each).values()) < 1e-5
     assert shapes == "(128, 64) (128, 96)"
     assert (tmp_path / "graph.png").stat().st_size > 10_000
+
+
+def test_modules_of_nnx_are_split_merged_and_get_the_merge_back():
+    def module(seed: int) -> nnx.Module:
+        rngs = nnx.Rngs(seed)
+        norm, drop = nnx.BatchNorm(6, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        return nnx.Sequential(nnx.Linear(4, 6, rngs=rngs), norm, nnx.relu, drop, nnx.Linear(6, 3, rngs=rngs))
+
+    models = [module(k) for k in range(2)]
+    kernels = [np.asarray(model.layers[0].kernel[...]) for model in models]
+    x = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    (example,) = [e for e in EXAMPLES if "nnx.split" in e]
+    run(example, models=models, batches=[(x, None)])
+    first, norm, *_ = models[0].layers
+    np.testing.assert_allclose(first.kernel[...], np.mean(kernels, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(norm.mean[...], np.asarray(first(x)).mean(0), rtol=1e-4, atol=1e-6)
+    assert models[0](x).shape == (64, 3)
 
 
 def test_networks_of_pytorch_are_merged_and_written_back(tmp_path, monkeypatch):

@@ -180,6 +180,7 @@ def test_one_line_each(graph, call, message):
 
 
 RESULT = nm.FitResult(NP.init(STACK), nm.History(np.zeros(0), np.zeros(0), np.zeros(0)), "finished")
+FREE = nm.Learned(nm.Average(), nm.PerParameter(), nm.Free())
 PER_LAYER = nm.Learned(nm.Average(), nm.PerLayer(), nm.Simplex())
 MASKED = nm.ada_merging(plus_plus=True)
 
@@ -200,11 +201,21 @@ def test_merges_say_what_their_functions_take(merge):
 @pytest.mark.parametrize(
     ("merge", "theta", "message"),
     [
-        (NP, PER_LAYER.init(STACK), r"not of PerParameter\(\) of these models: at 'first/bias' got no such group .* \(6,\)$"),
-        (PER_LAYER, NP.init(STACK), r"not of PerLayer\(.* at 'first' got no such group for each model, expected \(\)$"),
+        (
+            NP,
+            PER_LAYER.init(STACK),
+            r"not of PerParameter\(\) of these models: it has no group 'first/bias', .* \(6,\) for each",
+        ),
+        (PER_LAYER, NP.init(STACK), r"not of PerLayer\(.* it has no group 'first', expected one with \(\) for each model$"),
         (NP, nm.Learned(nm.Average(), nm.PerChannel(), nm.Simplex()).init(STACK), r"'first/kernel' got \(1, 6\) .* \(4, 6\)$"),
         (NP, nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex()).init(STACK), r"'first/bias' got \(\) .* expected \(6,\)$"),
-        (NP, NP.init(STACK) | {"third": jnp.zeros(1)}, r"at 'third' got \(\) for each model, expected no such group"),
+        (NP, NP.init(STACK) | {"third": jnp.zeros(1)}, r"has a group 'third', expected one of first/bias, .*, \.\.\.$"),
+        (NP, FREE.init(STACK), r"^theta has 2 rows for each group, Simplex\(\) of 2 models has 1: .* another constraint\?$"),
+        (
+            FREE,
+            NP.init(STACK),
+            r"^theta has 1 row for each group, Free\(\) of 2 models has 2: .* Simplex\(\), of two models\?$",
+        ),
         (NP, list(NP.init(STACK).values()), "theta of Learned holds latents by group: got list"),
         (MASKED, NP.init(STACK), "theta of Learned holds latents by group: got NoneType"),
     ],
@@ -222,7 +233,7 @@ def test_training_mode_is_not_a_network_of_logits():
         return apply(v, x), v
 
     loss = nm.weight_space(NP, train_apply, nm.CrossEntropy())
-    with pytest.raises(ValueError, match="apply must return logits"):
+    with pytest.raises(ValueError, match=r"^apply must return logits .* got a tuple .* train_apply\(v, x\)\[0\]$"):
         nm.fit(NP.init(STACK), loss, STACK, [PAIR], optax.sgd(0.1), steps=1)
 
 

@@ -142,11 +142,12 @@ def test_a_fit_by_the_clock(tmp_path: Path) -> None:
     assert sorted(int(x.name) for x in (tmp_path / "fit").iterdir()) == [15, 20]
 
 
-def test_checkpoints_of_another_fit_are_refused(tmp_path: Path) -> None:
-    saving = Checkpoints(tmp_path / "fit", steps=4)
+def test_checkpoints_of_another_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saving = Checkpoints("fit", steps=4)
     run(4, EVEN, checkpoints=saving)
     options = {"held_out": [examples(9, 11)], "checkpoints": saving}
-    with pytest.raises(ValueError, match="holds a fit of another theta or other models: name another folder"):
+    with pytest.raises(ValueError, match=r"^fit holds a fit of another theta or other models: name another folder"):
         fit(jax.tree.map(lambda x: x + 1, NP.init(STACK)), LOSS, STACK, EVEN, ADAM, steps=8, **options)
     with pytest.raises(ValueError, match="holds a fit of another theta or other models: name another folder"):
         fit(NP.init(STACK), LOSS, stack_models([network(0), network(2)]), EVEN, ADAM, steps=8, **options)

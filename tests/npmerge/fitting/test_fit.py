@@ -8,7 +8,9 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from npmerge import CrossEntropy, FitResult, fine_tuning, fit
+from alignment.graph import flatten
+from npmerge import CrossEntropy, FitResult, fine_tuning, fit, weighted_sum
+from npmerge.fitting import divergence
 from tests.npmerge.toys import apply, array, batch, normal, variables
 
 SGD = optax.sgd(0.1)
@@ -110,6 +112,13 @@ def test_judged_every_so_often_and_at_the_end():
     close(result, 1 - 0.9**7)
 
 
+def test_a_result_is_told_in_a_line():
+    best = run(steps=30, held_out=[target(0.5)], every=1, patience=3)
+    assert str(best) == repr(best) == "FitResult(stopped early after 10 steps, held-out loss 0.125 -> 0.000236 at step 7)"
+    assert repr(run(steps=1)) == "FitResult(finished after 1 step, loss 0.5 -> 0.5)"
+    assert repr(run(steps=0)) == "FitResult(finished after 0 steps)"
+
+
 def test_patience_stops_early_with_the_best_theta():
     result = run(steps=30, held_out=[target(0.5)], every=1, patience=3)
     assert result.status == "stopped early"
@@ -151,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_theta(every, bad):
 
 
 def test_a_bad_last_step_is_noticed():
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
+    with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(data=flags(1, 1, np.nan), steps=3, loss=flagged)
     assert result.status == "diverged"
     close(result, 1 - 0.9)
@@ -160,7 +169,7 @@ def test_a_bad_last_step_is_noticed():
 @pytest.mark.parametrize("rate", [1e4, 1e30])
 def test_theta_of_a_fit_that_diverged_has_a_finite_loss(rate):
     """Theta may grow for some steps before its loss overflows."""
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
+    with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(start=0.5, steps=30, optimizer=optax.sgd(rate))
     assert result.status == "diverged"
     assert np.isfinite(towards(result.theta, None, target(1.0)))
@@ -173,15 +182,32 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is():
         """The square root has an infinite slope at zero: zero times infinity is NaN, in the gradient alone."""
         return 0.5 * jnp.sum(jnp.square(theta["w"] - 1)) + 0 * jnp.sum(jnp.sqrt(batch[0] * theta["w"]))
 
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
-        result = run(start=0.5, data=flags(1, 1, 0, 1), steps=4, loss=loss)
+    before = r"at or before step 4 \(looked at every 25 steps\), where a gradient or an update is not finite.*learning rate$"
+    for every, where in ((25, before), (1, "at step 3, where its gradient or an update is not finite.*learning rate$")):
+        with pytest.warns(UserWarning, match=f"^the fit diverged {where}"):
+            result = run(start=0.5, data=flags(1, 1, 0, 1), steps=4, loss=loss, every=every)
     assert result.status == "diverged"
     close(result, 1 - 0.5 * 0.9**2)
     assert np.isfinite(result.history.loss).all()
 
 
+@pytest.mark.parametrize("kept", [divergence.KEPT, 0])
+def test_inputs_that_are_not_finite_are_blamed(kept, monkeypatch):
+    """Where the loss is finite itself, and the gradient alone is not; of large batches only the latest is kept."""
+    monkeypatch.setattr(divergence, "KEPT", kept)
+
+    def loss(theta, stack, batch):
+        return towards(theta, stack, target(1.0)) + 0 * jnp.sqrt(jnp.where(batch[0] > 0, 1, 0) * theta["w"]).sum()
+
+    data = [(np.float32([value]), None) for value in (1, np.nan, 1, np.inf)]
+    with pytest.warns(UserWarning, match="the fit diverged") as told:
+        run(start=0.5, data=data, steps=4, loss=loss)
+    step = 2 if kept else 4
+    assert str(told[0].message).endswith(f"; the inputs of the batch of step {step} have 1 non-finite values of 1")
+
+
 def test_divergence_keeps_the_best_on_held_out_data():
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
+    with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(data=flags(*[1] * 12, np.nan), steps=13, loss=flagged_or_half, every=1, held_out=flags(7))
     assert result.status == "diverged"
     close(result, 1 - 0.9**7)
@@ -195,7 +221,7 @@ def flagged_or_half(theta, stack, batch):
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_update_that_overflows_is_divergence(steps):
-    with pytest.warns(UserWarning, match="the fit diverged at step"):
+    with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(start=2.0, steps=steps, optimizer=optax.sgd(3e38), data=[target(-9.0)])
     chex.assert_tree_all_finite(result.theta)
     assert result.status == "diverged"
@@ -319,6 +345,21 @@ def test_sharded_batches_give_the_same_theta():
     assert bool(jnp.any(expected.theta["out"]["bias"] != variables(0)["out"]["bias"]))
 
 
+@pytest.mark.parametrize("path", ["batch_stats/norm/mean", "norm/var/value"], ids=["Linen", "NNX"])
+@pytest.mark.parametrize("summed", [False, True])
+def test_weight_decay_does_not_shrink_running_statistics(path, summed):
+    *folders, last = path.split("/")
+    theta: dict = {last: jnp.ones(3)}
+    for name in reversed(folders):
+        theta = {name: theta}
+    loss = fine_tuning(lambda v, x: x @ v["w"], CrossEntropy())
+    loss = weighted_sum((loss,)) if summed else loss
+    result = fit({**theta, "w": jnp.ones((3, 3))}, loss, None, [(INPUTS, LABELS)], optax.adamw(0.1), steps=2)
+    found = flatten(result.theta)
+    np.testing.assert_array_equal(found[path], np.ones(3))
+    assert bool(jnp.all(found["w"] != 1))
+
+
 def noisy(theta, stack, batch, *, key=None):
     """The target moves by a normal draw in each step; without a key it does not."""
     shift = jnp.float32(0) if key is None else jax.random.normal(key, (), jnp.float32)
@@ -343,9 +384,9 @@ def test_held_out_losses_are_taken_without_a_key():
 
 INPUTS, LABELS = normal(0, 6, 3).astype(np.float32), np.arange(6, dtype=np.int32) % 2
 WRONG = {
-    "width": ((INPUTS[:, :2], LABELS), r"a batch of \('float32 \(n, 2\)', 'int32 \(n\)'\) do not go together \(TypeError: dot"),
-    "text": ((INPUTS.astype(str), LABELS), r"a batch of \('<U\d+ \(n, 3\)', 'int32 \(n\)'\) do not go together"),
-    "tasks": (((INPUTS, LABELS), (INPUTS, LABELS)), r"'int32 \(n\)'\)\) do not go together"),
+    "width": ((INPUTS[:, :2], LABELS), r"^the network, on inputs of float32 \(n, 2\), raised TypeError: dot"),
+    "text": ((INPUTS.astype(str), LABELS), r"^the network, on inputs of <U\d+ \(n, 3\), raised TypeError"),
+    "tasks": (((INPUTS, LABELS), (INPUTS, LABELS)), r"on inputs of \(float32 \(n, 3\), int32 \(n\)\), raised TypeError"),
 }
 
 
@@ -356,5 +397,5 @@ def test_batches_that_the_network_cannot_take_are_refused(batch, message, before
     loss = fine_tuning(lambda v, x: x @ v["w"], CrossEntropy())
     with pytest.raises(ValueError, match=message):
         fit({"w": np.ones((3, 2), np.float32)}, loss, None, [(INPUTS, LABELS)] * before + [batch], SGD, steps=2)
-    with pytest.raises(ValueError, match=r"do not go together \(KeyError: 'w'\)"):
+    with pytest.raises(ValueError, match=r"^the network, on inputs of float32 \(n, 3\), raised KeyError: 'w'$"):
         fit({"v": np.ones((3, 2), np.float32)}, loss, None, [(INPUTS, LABELS)], SGD, steps=2)

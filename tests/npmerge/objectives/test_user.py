@@ -73,6 +73,44 @@ def test_bad_functions():
         nm.PerExample(lambda y, t: y.mean()).checker(apply, P, None, (X, LABELS))
 
 
+def both(v, x):
+    """Training mode: the outputs, and the variables with new statistics."""
+    return apply(v, x), v
+
+
+def broken(v, x):
+    raise TypeError("my network is broken\nin two lines")
+
+
+def uneven(y, t):
+    return y - jnp.zeros((8, 9))
+
+
+PAIR = r"; apply returns a tuple \(outputs, variables\): drop the new statistics, lambda v, x: train_apply\(v, x\)\[0\]$"
+
+
+@pytest.mark.parametrize(
+    ("objective", "network", "message"),
+    [
+        (nm.PerExample(focal), broken, r"^the network, on inputs of float32 \(n, 4\), raised TypeError: my network is broken$"),
+        (nm.UserObjective(margins), broken, r"^the network, on inputs of float32 \(n, 4\), raised TypeError: my network is"),
+        (nm.CrossEntropy(), broken, r"^the network, on inputs of float32 \(n, 4\), raised TypeError: my network is broken$"),
+        (
+            nm.PerExample(uneven),
+            apply,
+            r"^the function of PerExample, on outputs of float32 \(n, 3\) and targets of int32 \(n\), ",
+        ),
+        (nm.UserObjective(lambda f, p, s, b: p["no"]), apply, r"^the function of UserObjective, .* raised KeyError: 'no'$"),
+        (nm.PerExample(focal), both, rf"^the function of PerExample.* raised [^;]*{PAIR}"),
+        (nm.UserObjective(margins), both, rf"^the function of UserObjective.* raised [^;]*{PAIR}"),
+        (nm.Entropy(), both, PAIR.replace("; apply returns", "apply must return logits .* got")),
+    ],
+)
+def test_who_raised_an_error_is_said(objective, network, message):
+    with pytest.raises(ValueError, match=message):
+        nm.fit(P, nm.fine_tuning(network, objective), None, [(X, LABELS)], optax.sgd(0.1), steps=1)
+
+
 # ---------------------------------------------------------------------------------------------------------------- masks
 
 
