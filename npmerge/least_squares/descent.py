@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array
 
 from alignment.graph import PyTree
-from npmerge.fitting.fit import fit
+from npmerge.fitting.fit import quiet_fit as fit
 from npmerge.least_squares.normal_equations import Errors, errors_of
 from npmerge.least_squares.prepared import Prepared
 from npmerge.least_squares.targets import Networks, Targets
