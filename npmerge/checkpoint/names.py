@@ -104,14 +104,14 @@ def from_named(config: Config, tensors: Tensors, *, source: str = "tensors") -> 
     return jax.tree.unflatten(jax.tree.structure(own), [found[path] for path in flatten(own)])
 
 
-def to_named(config: Config, variables: PyTree, *, like: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+def to_named(config: Config, variables: PyTree, *, like: Path | str | Iterable[str] | None = None) -> dict[str, np.ndarray]:
     """The tensors of PyTorch's names and layouts: what `load_state_dict(..., strict=True)` takes.
 
     Args:
         config: the architecture.
         variables: of the network.
-        like: names as another file has them, to be written in its spelling and order and no others, such as with "module."
-            or without a tied head; names that hold nothing of the network are left out. None is the order of PyTorch's
+        like: a checkpoint, or its names, to be written in its spelling and order and no others, such as with "module." or
+            without a tied head; names that hold nothing of the network are left out. None is the order of PyTorch's
             `state_dict` with everything in it; counters of batches are 0.
 
     Returns:
@@ -133,7 +133,8 @@ def to_named(config: Config, variables: PyTree, *, like: Iterable[str] | None = 
     rows = {row.theirs: row for row in names.rows}
     spelled = {theirs: theirs for theirs in rows}
     if like is not None:
-        found = _matched(names, dict.fromkeys(like), "like", lambda row, x: None)
+        wanted = open_checkpoint(like).entries if isinstance(like, Path | str) else like
+        found = _matched(names, dict.fromkeys(wanted), "like", lambda row, x: None)
         spelled = {theirs: spelling for theirs, spelling in found.items() if theirs in rows}
     return {spelling: np.asarray(_theirs(rows[theirs], leaves), order="C") for theirs, spelling in spelled.items()}
 

@@ -16,6 +16,8 @@ from npmerge.learning.text import read_text
 from npmerge.models import Config
 from npmerge.recipe.examples import Data
 
+SAVEZ = "numpy.savez(FILE, inputs=x, labels=y) writes one"
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -121,7 +123,9 @@ def _kind(path: Path) -> str:
     if path.suffix == ".npz" or path.suffix == "":
         return "npz"
     if path.suffix in (".npy", ".csv", ".json", ".parquet", ".h5"):
-        raise ValueError(f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; kind: text reads it")
+        raise ValueError(
+            f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; {SAVEZ}; kind: text reads it so"
+        )
     return "text"
 
 
@@ -141,6 +145,8 @@ def _read_arrays(path: Path, data: Data) -> tuple[np.ndarray, np.ndarray | None]
             arrays = {name: file[name] for name in file.files if name in (data.inputs, data.labels)}
             names = list(file.files)
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is not an .npz file of arrays: {SAVEZ}") from None
         raise ValueError(f"{path} is not an .npz file of arrays, as numpy.savez writes it: {error}") from None
     if data.inputs not in arrays and "inputs" in data.model_fields_set:
         raise ValueError(f"{path}: {unknown('array', data.inputs, names)}")

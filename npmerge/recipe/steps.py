@@ -112,17 +112,20 @@ class Steps:
 
     def _check_shared(self, steps: Sequence[Step]) -> None:
         """Raise ValueError if most of what is to be merged is missing in some model, and so would be the first one's."""
-        sizes = {True: 0, False: 0}
+        numbers, tensors = {True: 0, False: 0}, {True: 0, False: 0}
         for step in steps:
             missing = step.note.startswith(MISSING)
             if step.dtype in FLOATING and (missing or step.action == "merge" or not step.note):
-                sizes[missing] += step.entry.size
+                numbers[missing] += step.entry.size
+                tensors[missing] += 1  # embeddings may hold half of the numbers of a small network, and nothing else agree
         found = self.notices.other_names()
-        if self.recipe.include or sizes[True] <= sizes[False] or found is None:
+        few = [counts for counts in (numbers, tensors) if counts[True] > counts[False]]
+        if self.recipe.include or not few or found is None:
             return
         model, names = found
         member = next(member for group in self.targets.groups for member in group.members if member.model == model)
-        part = f"{sizes[False] / (sizes[True] + sizes[False]):.0%} of the numbers would be merged and the rest copied"
+        what = "numbers" if few[0] is numbers else "tensors"
+        part = f"{few[0][False] / (few[0][True] + few[0][False]):.0%} of the {what} would be merged and the rest copied"
         raise self.recipe.error(member.path, f"{model!r} {names}: {part}; to merge a part only, name it under include")
 
     def _check_patterns(self, names: Sequence[str]) -> None:

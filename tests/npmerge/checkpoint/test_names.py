@@ -73,6 +73,13 @@ def test_the_order_of_a_file_is_kept():
     assert list(to_named(CIFAR, variables(CIFAR), like=iter(names))) == names
 
 
+def test_names_are_those_of_a_file(tmp_path):
+    tensors = renamed(CIFAR, lambda n: f"module.{n}")
+    save_file(tensors, tmp_path / "theirs.safetensors")
+    for path in (tmp_path / "theirs.safetensors", str(tmp_path / "theirs.safetensors")):
+        assert sorted(to_named(CIFAR, variables(CIFAR), like=path)) == sorted(tensors)
+
+
 def test_all_faults_are_told_at_once():
     tensors = renamed(CIFAR, lambda n: {"bn1.weight": "bn1.wieght", "bn1.bias": None}.get(n, n))
     tensors |= {"module.conv1.weight": tensors["conv1.weight"], "linear.weight": np.zeros((3, 17), np.float16)}

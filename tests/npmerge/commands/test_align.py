@@ -453,7 +453,8 @@ def test_data_of_another_format(refused, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((4, 6)))
     (tmp_path / "text.npz").write_text("no numbers")
     for name in ("x.npy", "text.npz"):
-        assert f"{name} is not an .npz file of arrays" in refused(*NAMES[:2], "--data", str(tmp_path / name))
+        line = refused(*NAMES[:2], "--data", str(tmp_path / name))
+        assert line.endswith(f"{name} is not an .npz file of arrays: numpy.savez(FILE, inputs=x, labels=y) writes one")
     assert refused(*NAMES[:2], "--data", "none.npz") == "none.npz: no such file or folder of data"
 
 

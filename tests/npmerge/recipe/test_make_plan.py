@@ -182,6 +182,11 @@ def test_models_of_other_names_are_refused_with_names_of_both():
     assert words.startswith("recipe.yml:2: models[1].model: 'b' lacks model.layers.0.mlp.weight, ")
     assert "; its own are model.blocks.0.mlp.weight, " in words
     assert "15 more" in words and "of the numbers would be merged and the rest copied; to merge a part only" in words
+    small = language_model(layers=9, head=False) | {"model.embed_tokens.weight": (10_000, 4)}  # most of the numbers
+    renamed = {name.replace("layers", "blocks"): shape for name, shape in small.items()}
+    assert "of the tensors would be merged and the rest copied" in refusal(
+        LINEAR, {"a": Headers("a", small), "b": Headers("b", renamed)}
+    )
     chosen = planned(LINEAR + "include: [embed]\n", models).steps
     assert [step.name for step in chosen if step.action == "merge"] == ["model.embed_tokens.weight"]
 
