@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from npmerge.reports.tables import markdown_table
-
 REASONS = Path(__file__).with_name("reasons.toml")
 """Why a fault that no test notices needs none, by its name: that it changes nothing, or only what is not promised."""
 
@@ -19,6 +17,8 @@ def page(rows: Sequence[Mapping[str, Any]], reasons: Mapping[str, str], about: s
         reasons: by name of the fault.
         about: the command and what it ran on.
     """
+    from npmerge.reports.tables import markdown_table  # not before the faults were in the packages
+
     rooms: dict[str, list[str]] = {}
     for row in rows:
         parts = Path(row["file"]).parts
