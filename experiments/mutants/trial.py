@@ -61,6 +61,7 @@ def tried(mutant: Mutant | None, tests: Sequence[str], root: Path, seconds: floa
     process = multiprocessing.get_context("fork").Process(target=_run, args=(mutant, tests, root))
     process.start()
     process.join(seconds)
+    process.join(1)  # the thread that starts another process may just be reading how this one ended
     if process.is_alive():
         process.kill()
         process.join()
