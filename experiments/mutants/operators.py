@@ -42,6 +42,7 @@ class Mutant:
         line: where the statement of the node begins.
         before: the node as it is.
         after: what stands in its place; empty for a statement that is left out.
+        text: the first line of the node as it stands in the file.
     """
 
     file: str
@@ -49,11 +50,12 @@ class Mutant:
     line: int
     before: str
     after: str
+    text: str
 
     @property
     def name(self) -> str:
         """What a reason is kept under: it does not change when lines move."""
-        return f"{self.file}: `{self.before}` as `{self.after or 'nothing'}`"
+        return f"{self.file}: `{self.before}` as `{self.after or 'nothing'}` in `{self.text}`"
 
 
 def mutants(file: str, source: str) -> Iterator[Mutant]:
@@ -66,7 +68,8 @@ def mutants(file: str, source: str) -> Iterator[Mutant]:
             continue
         for new in replacements(node):
             after = "" if isinstance(new, ast.Pass) else _one_line(new)
-            yield Mutant(file, place, lines[id(node)], _one_line(node), after)
+            line = lines[id(node)]
+            yield Mutant(file, place, line, _one_line(node), after, source.splitlines()[line - 1].strip())
 
 
 def applied(mutant: Mutant, source: str) -> ast.Module:
@@ -146,6 +149,8 @@ def _untested(tree: ast.Module) -> Iterator[ast.AST]:
             yield node
         elif isinstance(node, ast.JoinedStr):
             yield node  # the words of messages are tests of their own
+        elif isinstance(node, ast.keyword) and node.arg == "strict":
+            yield node  # of `zip`: changes nothing unless there is another fault
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id[:1].isupper() for t in node.targets):
             yield from (x for x in ast.walk(node.value) if isinstance(x, ast.Subscript | ast.BinOp) and _is_type(x))

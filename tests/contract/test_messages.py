@@ -3,6 +3,8 @@
 Expectations are written by hand: a message that changes is to be read again by a person.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,6 +186,10 @@ PYTHON = {
         "align takes (alignment, graph, models), got (Graph, WeightMatching, list)",
     ),
     "one model for models": (lambda g: align(WeightMatching(), g, A), "expected a list of models, got dict"),
+    "a graph for each model": (
+        lambda g: align(WeightMatching(), [g, dataclasses.replace(g)], [A, B]),
+        "WeightMatching needs networks of one width: got several graphs",
+    ),
     "activations that were not given": (
         lambda g: align(ActivationMatching(), g, [A, B]),
         "ActivationMatching needs activations: pass stats=npmerge.collect(apply, graph, models, batches, [NodeMoments()])",

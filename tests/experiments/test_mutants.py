@@ -60,6 +60,17 @@ def linenos(tree):
     return {node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")}
 
 
+def test_what_zip_is_asked_to_check_is_no_fault():
+    assert not list(mutants("a.py", "for a, b in zip(x, y, strict=True):\n    pass\n"))
+    assert list(mutants("a.py", "f(strict_too=True)\n"))
+
+
+def test_faults_alike_are_told_apart_by_their_lines():
+    first, second = (m for m in mutants("a.py", "a = f(1)\nb = g(1)\n") if m.after == "2")
+    assert first.name == "a.py: `1` as `2` in `a = f(1)`"
+    assert second.name == "a.py: `1` as `2` in `b = g(1)`"
+
+
 def test_a_fault_changes_one_node_and_no_line_number():
     plain = ast.parse(SOURCE)
     for mutant in mutants("a.py", SOURCE):
