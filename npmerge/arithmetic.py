@@ -1,7 +1,7 @@
 """Arithmetic that merges share: in float32 or wider, sums over the models written out, 0 / 0 with an answer."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ def wide(x: Array) -> Array:
     return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
-def summed(terms: Sequence[Array]) -> Array:
+def summed(terms: Iterable[Array]) -> Array:
     """The sum written out: XLA fuses it into one loop, where on CPUs a reduction over the leading axis is far slower."""
     return functools.reduce(jnp.add, terms)
 

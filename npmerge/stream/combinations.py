@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from npmerge.arithmetic import summed
 from npmerge.linear import LinearMerge
 from npmerge.recipe.plan import Step
 from npmerge.stack import Stack
-from npmerge.stream.arrays import Padded, Rounded, moved, padded, precise, rounded, sums, told, total, vectors
+from npmerge.stream.arrays import Padded, Rounded, moved, padded, precise, rounded, sums, told, vectors
 from npmerge.stream.blocks import Block, Merged, Tensor
 
 Numbers = Float[np.ndarray, " models"]
@@ -128,5 +129,5 @@ def _opposite(gram: Float[np.ndarray, "2 2"]) -> bool:
 @partial(jax.jit, static_argnames="dtype")
 def _combined(block: Padded, coefficients: Float[Array, " models"], dtype: str) -> Rounded:
     found = vectors(block)
-    added = total(c.astype(x.dtype) * x for c, x in zip(coefficients, found, strict=True))
+    added = summed(c.astype(x.dtype) * x for c, x in zip(coefficients, found, strict=True))
     return rounded(moved(block, added), dtype)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from npmerge.arithmetic import summed
 from npmerge.recipe.plan import Step
-from npmerge.stream.arrays import Padded, Rounded, moved, padded, precise, rounded, told, total, vectors
+from npmerge.stream.arrays import Padded, Rounded, moved, padded, precise, rounded, told, vectors
 from npmerge.stream.blocks import Block, Merged, Tensor
 
 Formula = Callable[..., Float[Array, " entries"]]
@@ -43,7 +44,7 @@ class Elementwise:
 def mean(block: Padded) -> Float[Array, " entries"]:
     """The plain mean of the models, what every method makes of running statistics."""
     models = vectors(block._replace(base=None))
-    return total(models) / len(models)
+    return summed(models) / len(models)
 
 
 def near_swap(block: Padded, t: Float[Array, ""], floor: Float[Array, ""]) -> Float[Array, " entries"]:
@@ -59,9 +60,9 @@ def consensus(
 ) -> Float[Array, " entries"]:
     """The sum of the task vectors where enough tasks need it: `npmerge.methods.ConsensusTA`."""
     found = vectors(block)
-    whole = total(found)
+    whole = summed(found)
     needed = [jnp.abs(x) > threshold.astype(x.dtype) * jnp.abs(whole - x) for x in found]
-    enough = total(x.astype(jnp.float32) for x in needed) >= agreement
+    enough = summed(x.astype(jnp.float32) for x in needed) >= agreement
     return moved(block, scale.astype(whole.dtype) * jnp.where(enough, whole, 0))
 
 

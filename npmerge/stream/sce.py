@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from npmerge.arithmetic import ratio
+from npmerge.arithmetic import ratio, summed
 from npmerge.recipe.plan import Step
-from npmerge.stream.arrays import Padded, Rounded, Values, moved, padded, precise, rounded, sums, told, total, vectors
+from npmerge.stream.arrays import Padded, Rounded, Values, moved, padded, precise, rounded, sums, told, vectors
 from npmerge.stream.blocks import Block, Merged, Tensor
 from npmerge.stream.selection_in_blocks import Selected, bits_of, counts_of, cuts, select, selected_of
 from npmerge.stream.task_vectors import number
@@ -90,7 +90,7 @@ def variances(block: Padded) -> list[Int32[Array, " entries"]]:
     squares = [jnp.square(x - y) for x, y in itertools.combinations(found, 2)]
     bits = jnp.finfo(found[0].dtype)
     terms = [jax.lax.reduce_precision(x, bits.nexp, bits.nmant - 1) for x in squares]
-    return [bits_of(total([jnp.zeros_like(found[0]), *terms]))]
+    return [bits_of(summed([jnp.zeros_like(found[0]), *terms]))]
 
 
 def _selected(block: Padded, given: Given) -> list[Float[Array, " entries"]]:
@@ -115,10 +115,10 @@ def _squares(block: Padded, given: Given) -> Float[Array, " models"]:
 @partial(jax.jit, static_argnames="dtype")
 def _merged(block: Padded, given: Given, dtype: str) -> Rounded:
     found = _selected(block, given)
-    plus = total(found) >= 0
+    plus = summed(found) >= 0
     # NaN votes for minus and agrees: it must not pass for zero
     agree = [jnp.where(plus, x > 0, ~(x >= 0)) for x in found]
     shares = [share.astype(found[0].dtype) for share in given.shares]
-    added = total(jnp.where(mask, share * x, 0) for mask, share, x in zip(agree, shares, found, strict=True))
-    whole = total(jnp.where(mask, share, 0) for mask, share in zip(agree, shares, strict=True))
+    added = summed(jnp.where(mask, share * x, 0) for mask, share, x in zip(agree, shares, found, strict=True))
+    whole = summed(jnp.where(mask, share, 0) for mask, share in zip(agree, shares, strict=True))
     return rounded(moved(block, ratio(added, jnp.maximum(whole, given.floor.astype(whole.dtype)))), dtype)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt32
 
-from npmerge.arithmetic import ratio
+from npmerge.arithmetic import ratio, summed
 from npmerge.recipe.plan import Step
-from npmerge.stream.arrays import Padded, Rounded, Values, moved, padded, precise, rounded, sums, told, total, vectors
+from npmerge.stream.arrays import Padded, Rounded, Values, moved, padded, precise, rounded, sums, told, vectors
 from npmerge.stream.blocks import Block, Merged, Tensor
 from npmerge.stream.masks import key_of, place_of, uniform
 from npmerge.stream.selection_in_blocks import Selected, cuts, magnitudes, select, selected_of
@@ -194,16 +194,16 @@ def merged(block: Padded, given: Given, elect: bool, dtype: str) -> Rounded:
     """The base and what is added to it."""
     terms = _terms(block, given)
     if elect:
-        plus = total(terms) >= 0
+        plus = summed(terms) >= 0
         # of NaN neither holds, so that its vote is minus and it agrees: it must not pass for zero
         agree = [jnp.where(plus, x > 0, ~(x >= 0)) for x in terms]
-        added = total(jnp.where(mask, x, 0) for mask, x in zip(agree, terms, strict=True))
+        added = summed(jnp.where(mask, x, 0) for mask, x in zip(agree, terms, strict=True))
         if given.shares is not None:
-            whole = total(jnp.where(mask, share, 0) for mask, share in zip(agree, given.shares, strict=True))
+            whole = summed(jnp.where(mask, share, 0) for mask, share in zip(agree, given.shares, strict=True))
             some = jnp.abs(whole) > 1e-6 * jnp.abs(given.shares).sum()  # of both signs, which may cancel up to rounding
             added = ratio(added, jnp.where(some, whole, 0).astype(added.dtype))
     else:
-        added = total(terms)
+        added = summed(terms)
     return rounded(moved(block, given.scale.astype(added.dtype) * added), dtype)
 
 
