@@ -138,3 +138,11 @@ def test_what_needs_full_weights_says_so():
         Learned(TaskArithmetic(0.3), PerParameter(), Free())(stack)
     full = stack.whole()
     assert jax.tree.leaves(combine(TaskArithmetic(0.3).init(full), full))[0].shape == (5,)
+
+
+def test_a_product_is_itself_and_no_other():
+    """Compared by its entries it could be no key, and `==` would be an array."""
+    one, other = (LowRank(jnp.eye(2), jnp.ones((2, 1)), jnp.ones((1, 2)), jnp.float32(1)) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
