@@ -219,3 +219,11 @@ def test_every_token_may_have_a_label():
     check_labels(labels[:1], logits)  # the last batch may be smaller
     with pytest.raises(ValueError, match=r"one per prediction, of shape \(2, 3\): got \(2,\)"):
         check_labels(labels[:, 0], logits)
+
+
+def test_running_statistics_have_no_gradient_that_a_clipped_norm_would_count():
+    loss = fine_tuning(lambda v, x: x @ v["w"] + v["mean"], CrossEntropy())
+    variables = {"w": jnp.zeros((2, 2), np.float32), "mean": jnp.zeros((1, 2), np.float32)}
+    gradient = jax.grad(loss)(variables, None, (np.ones((2, 2), np.float32), np.array([0, 0])))
+    assert np.any(gradient["w"])
+    assert not np.any(gradient["mean"])
