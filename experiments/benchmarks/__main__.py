@@ -48,6 +48,18 @@ def moments(config: Config, batch: int, models: int, repeats: int) -> tuple[str,
     return f"moments of all nodes, {_described(config, models)}", "plain forward", *times
 
 
+def moments_written_out(config: Config, batch: int, repeats: int) -> tuple[str, str, float, float]:
+    """The statistics pass against a forward with one product of matrices for every node: the least that moments take."""
+    network = build(config)
+    graph = nm.trace(network.apply, network.variables, example(config))
+    x = _inputs(config, batch)
+    measure = jax.jit(lambda m, v: nm.NodeMoments().measure(network.apply, graph, m, (v, None)))
+    written = jax.jit(lambda v, x: [(f.sum(-2), f.mT @ f) for f in capture(network.apply, graph, v, x).nodes.values()])
+    models = [network.variables]
+    times = interleaved(lambda: measure(models, x), lambda: written(network.variables, x), repeats=repeats)
+    return f"moments of all nodes, {_described(config, 1)}", "forward and plain products", *times
+
+
 def taps(config: Config, batch: int, repeats: int) -> tuple[str, str, float, float]:
     """A forward that also returns the mean of every tapped node against the plain forward."""
     network = build(config)
@@ -126,7 +138,7 @@ def main(
     began = time.perf_counter()
     rows = [average_of_models(size, repeats), tracing(Llama(layers=layers), repeats), taps(resnet, batch, repeats)]
     rows += [moments(resnet, batch, models, repeats) for models in (1, 2)]
-    rows += [moments(small, batch // 8, 1, repeats), step(width, repeats)]
+    rows += [moments(small, batch // 8, 1, repeats), moments_written_out(small, batch // 8, repeats), step(width, repeats)]
     rows += matching.rows(quick=quick, repeats=repeats)
     rows += selection.rows(quick=quick, repeats=repeats)
     rows += least_squares.rows(quick=quick, repeats=min(repeats, 5))

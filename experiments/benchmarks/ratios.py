@@ -12,7 +12,7 @@ from experiments.benchmarks.whole_processes import Cost, median
 from npmerge.reports.tables import markdown_table
 
 ASKED = {
-    r"moments of all nodes, .*": 1.35,
+    r"moments of all nodes, .* against plain forward": 1.35,
     r"NP Merge step, two .*": 1.10,
     r"weight matching, .*": 1 / 5,
     r"compile the gradient of a 30-step Sinkhorn .*": 1.0,
