@@ -106,6 +106,44 @@ def rows_that_meet_each_other(v, x):
     return y + jnp.broadcast_to(meet, y.shape)
 
 
+def behind_a_barrier(v, x):
+    h, y = jax.lax.optimization_barrier((x @ v["w"], x @ v["w2"]))
+    return jnp.tanh(h) @ v["o"] + y @ v["o2"]
+
+
+def looked_at(v, x):
+    h = x @ v["w"]
+    jax.debug.callback(lambda h: None, h)
+    return h @ v["o"]
+
+
+def its_last_features_overwritten(v, x):
+    h, y = x @ v["w"], x @ v["w2"]
+    return jax.lax.dynamic_update_slice(h, y, (0, jnp.int32(3))) @ v["o"]
+
+
+def its_last_rows_overwritten(v, x):
+    h = jnp.tanh(x @ v["w"])
+    return jax.lax.dynamic_update_slice(h, h[:1] * h[1:2], (jnp.int32(2), 0)) @ v["o"]
+
+
+def ones_whose_last_rows_are_overwritten(v, x):
+    return jax.lax.dynamic_update_slice(jnp.ones((4, 5)), x @ v["w"], (jnp.int32(1), 0)) @ v["o"]
+
+
+def the_largest_by_index(v, x):
+    return jnp.zeros((2, 5)).at[jnp.array([0, 1, 0])].max(x @ v["w"]) @ v["o"]
+
+
+def its_bits(v, x):
+    bits = jax.lax.bitcast_convert_type(x @ v["w"], jnp.int32)
+    return jax.lax.bitcast_convert_type(bits & 0x7FFF0000, jnp.float32) @ v["o"]
+
+
+def the_middle_of_heads(v, x):
+    return heads(v, x).reshape(3, 15)[:, 2:12] @ v["o"]
+
+
 PROGRAMS = {
     times_reversed: {"w": (4, 3, 5), "o": (3, 5, 2)},
     plus_running_sum: {"w": (4, 3, 5), "o": (3, 5, 2)},
@@ -121,7 +159,25 @@ PROGRAMS = {
     pooled_with_another: {"w": (4, 5), "w2": (4, 5), "o": (5,)},
     a_kernel_that_also_meets_a_constant: {"w": (4, 6), "w2": (1, 3, 4), "o": (4, 2)},
     rows_that_meet_each_other: {"w": (4, 3), "w2": (2, 7), "o": (7,)},
+    behind_a_barrier: {"w": (4, 5), "w2": (4, 6), "o": (5, 2), "o2": (6, 2)},
+    looked_at: {"w": (4, 5), "o": (5, 2)},
+    its_last_features_overwritten: {"w": (4, 5), "w2": (4, 2), "o": (5, 2)},
+    its_last_rows_overwritten: {"w": (4, 5), "o": (5, 2)},
+    ones_whose_last_rows_are_overwritten: {"w": (4, 5), "o": (5, 2)},
+    the_largest_by_index: {"w": (4, 5), "o": (5, 2)},
+    its_bits: {"w": (4, 5), "o": (5, 2)},
+    the_middle_of_heads: {"w": (4, 3, 5), "o": (10, 2)},
 }
+GROUPS = {
+    behind_a_barrier: {5: "permutation", 6: "linear"},
+    looked_at: {5: "linear"},
+    its_last_features_overwritten: {},
+    its_last_rows_overwritten: {5: "permutation"},
+    ones_whose_last_rows_are_overwritten: {5: "permutation"},
+    the_largest_by_index: {5: "permutation"},
+    its_bits: {5: "permutation"},
+}
+"""What units of these sizes may be moved by: no more than keeps the function, which is tried below, and no less."""
 
 
 @pytest.mark.filterwarnings("ignore:no rule for primitive")  # it does not guess, which is the point
@@ -132,6 +188,13 @@ def test_no_group_element_changes_the_function(program):
     graph = alignment.trace(apply, variables, X)
     assert alignment.verify(apply, graph, variables, X, key=KEY) < 1e-5
     assert max(alignment.verify_each(apply, graph, variables, X, key=KEY).values(), default=0) < 1e-5
+
+
+@pytest.mark.parametrize("program", GROUPS, ids=lambda program: program.__name__)
+def test_the_largest_group_is_found(program):
+    variables = {name: data(*shape, seed=k) for k, (name, shape) in enumerate(PROGRAMS[program].items())}
+    found = alignment.trace(jax.jit(program), variables, X).nodes.values()
+    assert {node.size: node.group for node in found} == GROUPS[program]
 
 
 def test_a_squared_norm_is_not_where_features_are_read():

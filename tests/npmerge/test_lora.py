@@ -103,6 +103,14 @@ def test_other_uses_of_a_weight_make_the_whole_of_it():
     np.testing.assert_allclose(with_low_rank(function)(merged, X), function(materialised(merged), X), rtol=1e-5)
 
 
+@pytest.mark.parametrize("function", [lambda w, x: jax.jit(jnp.matmul)(x, w), lambda w, x: jnp.tensordot(w, x, (0, 2))])
+def test_a_product_in_a_jitted_function_or_with_the_weight_first_makes_no_whole_weight(function):
+    merged = TaskArithmetic(0.4)(stack_adapters(ADAPTERS, BASE))["a"]["kernel"]
+    np.testing.assert_allclose(with_low_rank(function)(merged, X), function(merged.whole(), X), rtol=1e-4, atol=1e-5)
+    made = shapes(jax.make_jaxpr(with_low_rank(function))(merged, X).jaxpr)
+    assert not {name for name, shape in made if shape in {(7, 5), (5, 7)}} - {"transpose"}  # of the base itself
+
+
 def test_bfloat16_is_rounded_once():
     base = jax.tree.map(lambda x: x.astype(jnp.bfloat16), BASE)
     stack = stack_adapters(ADAPTERS, base)

@@ -9,6 +9,7 @@ import pytest
 
 import alignment
 from alignment import MinibatchCKA, linear_cka, rbf_cka
+from alignment.activations import cka
 from npmerge import collect
 from tests.alignment import networks
 from tests.alignment.methods.test_procrustes import rotation
@@ -44,6 +45,16 @@ def test_linear_cka_is_its_definition(unbiased, samples):
     """With more samples than units and with fewer, where the other of two equal products is taken."""
     x, y = X[:samples], WIDER[:samples]
     assert float(linear_cka(x, y, unbiased=unbiased)) == pytest.approx(expected(lambda z: z @ z.T, x, y, unbiased), abs=1e-4)
+
+
+def test_unbiased_cka_of_many_samples_is_the_same_without_their_products(monkeypatch):
+    x, y = np.float32(X), np.float32(WIDER)
+    by_products = float(linear_cka(x, y, unbiased=True))
+    monkeypatch.setattr(cka, "FEW", 10)
+    assert float(linear_cka(x, y, unbiased=True)) == pytest.approx(by_products, abs=1e-4)
+    assert float(linear_cka(x[:12], y[:12], unbiased=True)) == pytest.approx(
+        expected(lambda z: z @ z.T, x[:12], y[:12], True), abs=1e-4
+    )
 
 
 @BOTH

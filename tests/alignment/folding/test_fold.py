@@ -108,6 +108,13 @@ def by_power(v: Any, x: jax.Array) -> jax.Array:
     return x * (jnp.square(x).mean(-1, keepdims=True) + 1e-5) ** -0.5 * (1 + spread(v["scale"], x))
 
 
+def by_computed_numbers(v: Any, x: jax.Array) -> jax.Array:
+    """RMSNorm whose constants are operations of the program."""
+    one = jnp.float32(1.0)
+    share, small = one / (jnp.float32(2.0) * jnp.float32(4.0) + one + one), jnp.sqrt(jnp.float32(1e-10))
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) * share + small) * spread(v["scale"], x)
+
+
 def spread(vector: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(vector, x.shape)
 
@@ -148,7 +155,7 @@ def plain(norm: Callable) -> Net:
     return by_hand(lambda v, x: times(body(norm, v, x), v["head"]))
 
 
-NORMS = {"variance": by_variance, "squares": by_squares, "power": by_power}
+NORMS = {"variance": by_variance, "squares": by_squares, "power": by_power, "computed": by_computed_numbers}
 
 
 @functools.cache
@@ -157,6 +164,7 @@ def net(name: str) -> Net:
 
 
 EVERY = (*CONFIGS, *NORMS)
+STREAM = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
 
 
 # --------------------------------------------------------------------------------------------------------------- tests
@@ -190,7 +198,7 @@ def test_random_elements_of_all_groups_keep_the_function(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_scales_and_biases_of_norms_are_gone_and_nothing_else(name):
     paths = alignment.graph.flatten(net(name).variables)
-    unread = {p for p in paths if name == "power" and p.endswith("/bias")}  # RMSNorm reads none
+    unread = {p for p in paths if name in ("power", "computed") and p.endswith("/bias")}  # RMSNorm reads none
     assert set(net(name).folded.gone) == {p for p in paths if "norm" in p or "last" in p} - unread
 
 
@@ -234,6 +242,17 @@ def test_layer_norm_between_two_contractions_is_the_formula():
     x = times(one.inputs, want["embed"])
     y = times(x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5), want["head"])
     np.testing.assert_allclose(y + spread(want["head/bias"], y), apply(one.variables, one.inputs), atol=1e-5)
+
+
+def test_a_stream_may_be_written_by_a_choice_among_weights():
+    """Tokens that are left out get zeros instead of the embedding."""
+
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        kept = jnp.broadcast_to(jnp.arange(9)[:, None] < 5, v["embed"].shape)
+        return times(by_variance(v["norm"], times(x, jnp.where(kept, v["embed"], 0.0))), v["head"])
+
+    one = by_hand(apply, STREAM)
+    assert one.error() < 1e-5 and one.folded.kept == () and one.groups(WIDTH) == ["orthogonal"]
 
 
 def test_arrays_are_stacked_and_unstacked_on_the_way_to_and_from_a_norm():
@@ -321,9 +340,6 @@ def test_a_scale_read_by_something_else_stays(between, why):
     shapes = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
     one = by_hand(lambda v, x: times(between(by_variance(v["norm"], times(x, v["embed"]))), v["head"]), shapes)
     assert any(why in reason for reason in unchanged(one))
-
-
-STREAM = {"embed": (9, WIDTH), "norm": NORM, "head": (WIDTH, OUT)}
 
 
 def not_centred(one: Net) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import alignment
 from alignment import WeightMatching
 from alignment.labels import NodeAxis
-from alignment.methods import weight_matching
+from alignment.methods import matching_scores, weight_matching
 from alignment.methods.matching_blocks import stacked
 from alignment.methods.matching_scores import Descent
 from alignment.methods.matching_scores import objective as total
@@ -278,9 +278,11 @@ def test_no_model_gains_from_another_turn():
         chex.assert_trees_all_equal(WeightMatching().init(net.graph, [mean, moved[k]])[1], unmoved(net.graph))
 
 
+@pytest.mark.parametrize("large", [matching_scores.LARGE, 8])  # of which no tensor here has fewer numbers
 @pytest.mark.parametrize("name", ["resnet", *HEADS])
-def test_scores_kept_from_turn_to_turn_are_those_computed_anew(name):
+def test_scores_kept_from_turn_to_turn_are_those_computed_anew(name, large, monkeypatch):
     """After any number of sweeps each node's scores are what a descent that starts from there computes."""
+    monkeypatch.setattr(matching_scores, "LARGE", large)
     net = networks.network(name)
     ours, theirs = (flat_blocks(net.graph, net.another(k)) for k in (1, 2))
     labels, ours, theirs = ours[0], ours[1], theirs[1]

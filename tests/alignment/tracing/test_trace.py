@@ -469,6 +469,21 @@ def test_a_square_that_is_not_summed_at_once_leaves_permutations(power):
     assert sound(apply, weights(a=(4, 6), b=(6, 3))) == {"a": (6, "permutation")}
 
 
+@pytest.mark.parametrize(
+    ("constant", "group"),
+    [
+        (lambda: jnp.zeros((8, 6)) ** 3, "scale"),
+        (lambda: jnp.zeros((8, 6)) * 2 + jnp.sqrt(jnp.zeros((8, 6))), "scale"),
+        (lambda: jnp.full((8, 6), 2.0) ** 3, "permutation"),
+        (lambda: jnp.ones((8, 6)) - jnp.zeros((8, 6)), "permutation"),
+    ],
+)
+def test_the_larger_of_a_unit_and_a_constant_is_homogeneous_if_that_is_zero(constant, group):
+    """Constants are computed: a cube of zeros is zero."""
+    apply = jax.jit(lambda v, x: jnp.maximum(x @ v["a"], constant()) @ v["b"])
+    assert sound(apply, weights(a=(4, 6), b=(6, 3))) == {"a": (6, group)}
+
+
 def test_a_square_is_used_up_by_the_next_operation():
     """The sum over y = (h * h) @ b is no squared length of y."""
 

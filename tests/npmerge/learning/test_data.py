@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tokenizers
 
-from npmerge.learning.data import Examples, check_apart, read_examples, split
+from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split
+from npmerge.learning.tasks import Tasks, joined_examples
 from npmerge.models import Gpt2, ResNetCifar
 from npmerge.recipe.examples import Data
 
@@ -157,3 +158,27 @@ def test_what_is_held_out_is_drawn_by_the_seed_and_copies_stay_together():
     with pytest.raises(ValueError, match=r"20 of its 20 inputs are in x too, such as number 0"):
         check_apart(data, first.held_out)
     assert split(data, 0, 0).held_out is None
+
+
+def of_task(name: str, count: int, targets: bool = True, width: int = 2) -> Examples:
+    inputs = np.arange(count * width, dtype=np.float32).reshape(count, width)
+    return Examples(name, inputs, np.full(count, len(name), np.int32) if targets else None)
+
+
+def test_examples_of_several_tasks_are_put_together():
+    joined = joined_examples([of_task("a", 3), of_task("bb", 2)])
+    assert joined.name == "a, bb" and joined.targets is not None
+    np.testing.assert_array_equal(joined.targets, [1, 1, 1, 2, 2])
+    np.testing.assert_array_equal(joined.inputs[3:], of_task("bb", 2).inputs)
+    assert joined_examples([of_task("a", 3), of_task("bb", 2, targets=False)]).targets is None
+    with pytest.raises(ValueError, match=r"one shape to be put together: got \(2,\) in a, \(5,\) in bb"):
+        joined_examples([of_task("a", 3), of_task("bb", 2, width=5)])
+
+
+def test_mixed_batches_hold_every_task():
+    """What running statistics are re-estimated from: the first examples of the first task alone would not do."""
+    tasks = Tasks(tuple(Parts(of_task(name, 20), None) for name in ("a", "bb")), seed=0)
+    first, *rest = tasks.mixed(10, 3)
+    assert len(rest) == 2 and set(np.asarray(first[1])) == {1, 2}
+    alone = Tasks(tasks.parts[:1], seed=0)
+    np.testing.assert_array_equal(alone.mixed(10, 3)[1][0], of_task("a", 20).inputs[10:])

@@ -13,7 +13,7 @@ from jax.extend.random import threefry_2x32
 import npmerge as n
 from npmerge.base import Merge
 from npmerge.recipe.parameters import METHODS
-from npmerge.stream import della, masks, task_vectors
+from npmerge.stream import della, masks, selection_in_blocks, task_vectors
 from npmerge.stream.kernels import KERNELS, kernel_of
 from npmerge.stream.selection_in_blocks import cuts, magnitudes, select
 from npmerge.task_vectors.composed import Composed
@@ -175,8 +175,10 @@ def test_of_equal_magnitudes_the_first(case):
     close(run(held).values, in_memory(held, merge))
 
 
-def test_numbers_of_entries_that_are_kept():
+@pytest.mark.parametrize("run", [selection_in_blocks.RUN, 1000])  # a block in one run, and in several
+def test_numbers_of_entries_that_are_kept(run, monkeypatch):
     """Over several blocks, among subnormal, huge and equal numbers, all and none."""
+    monkeypatch.setattr(selection_in_blocks, "RUN", run)
     rng = np.random.default_rng(2)
     size = 3 * 4096 + 17
     base = np.zeros(size, np.float32)
