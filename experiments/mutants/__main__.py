@@ -31,12 +31,12 @@ FIRST, ALL = 90.0, 600.0
 
 
 def trial(mutant: Mutant, tests: Covered) -> Outcome:
-    """Some tests, then all: a fault that is noticed is noticed early. What takes too long without it, too, is no sign of it."""
+    """Some tests, then all: a fault that is noticed is noticed early. What takes long without it, too, is no sign of it."""
     few, every = tests.few(mutant), tests.tests(mutant)
     if not every:
         return "survived"
     outcome = tried(mutant, few, ROOT, FIRST)
-    if outcome == "timed out" and tried(None, few, ROOT, FIRST) == "timed out":
+    if outcome == "timed out" and tried(None, few, ROOT, FIRST / 3) == "timed out":
         outcome = tried(mutant, few, ROOT, ALL)
     rest = [test for test in every if test not in few]
     return tried(mutant, rest, ROOT, ALL) if outcome == "survived" and rest else outcome

@@ -78,5 +78,4 @@ class WeighAndErase(Transform):
 
 def _shares(x: Float[Array, "models ..."]) -> Float[Array, "models ..."]:
     squares = jnp.square(ratio(x, jnp.abs(x).max(keepdims=True))).sum(tuple(range(1, x.ndim)), keepdims=True)
-    total = squares.sum(0, keepdims=True)
-    return jnp.where(total > 0, ratio(squares, total), 1 / len(x))
+    return ratio(squares, squares.sum(0, keepdims=True))
