@@ -26,8 +26,8 @@ from experiments.mutants.trial import Outcome, tried, warm_up
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ["alignment", *(f"npmerge/{room}" for room in ("methods", "task_vectors", "quadratics", "statistics", "fitting"))]
 ROOMS += [f"npmerge/{room}" for room in ("layer_groups", "objectives", "heads", "least_squares")]
-FIRST, ALL = 90.0, 600.0
-"""Seconds for some tests, and for all."""
+FIRST, ALL = 90.0, 240.0
+"""Seconds for some tests, and for all: what those of them that come to their turn do not notice counts as not noticed."""
 
 
 def trial(mutant: Mutant, tests: Covered) -> Outcome:
@@ -39,7 +39,9 @@ def trial(mutant: Mutant, tests: Covered) -> Outcome:
     if outcome == "timed out" and tried(None, few, ROOT, FIRST / 3) == "timed out":
         outcome = tried(mutant, few, ROOT, ALL)
     rest = [test for test in every if test not in few]
-    return tried(mutant, rest, ROOT, ALL) if outcome == "survived" and rest else outcome
+    if outcome == "survived" and rest:
+        return "killed" if tried(mutant, rest, ROOT, ALL) == "killed" else "survived"
+    return outcome
 
 
 def drawn(files: list[str], sample: int, seed: int) -> list[Mutant]:
