@@ -71,9 +71,7 @@ def _blocks(document: Planned, prediction: Prediction) -> list[str]:
 
     typer.echo("compiling a step of learning, which is timed", err=True)
     found = predicted_fit(document.blocks, learn)
-    beside = found.memory.models + 2 * found.memory.merged  # as they were read; the start and the result
-    total = page.total(prediction, found.memory.total + beside, found.seconds and found.compiling + found.seconds)
-    return [*(lines or [""]), *told(learn, found), total]
+    return [*(lines or [""]), *told(learn, found), page.total(prediction, found.held, found.lasting)]
 
 
 def _fit(document: Planned) -> dict[str, Any]:

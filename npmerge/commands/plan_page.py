@@ -215,10 +215,10 @@ def total(p: Prediction, held: int, learning: float | None) -> str:
 
     Args:
         p: of the merge of its tensors.
-        held: bytes of a step of learning and of what lies beside it.
-        learning: seconds of compiling and of all steps; None where they are not known.
+        held: bytes of learning and judging.
+        learning: seconds of both; None where they are not known.
     """
     memory = f"about {size(max(peak_memory(), LIBRARIES + held, p.memory))} of memory"
     if learning is None or p.seconds is None:
         return f"predicted in all: {memory}; time: not known"
-    return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}, and what measuring the networks takes"
+    return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}"

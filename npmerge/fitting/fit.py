@@ -59,8 +59,8 @@ def fit(
             returned, whose loss on them is never above that of the start. Training batches in a list may stand here, too.
         every: steps between judgements, and between checks for divergence and calls of `progress`.
         patience: stop after so many judgements in a row without a new best.
-        progress: called with the step and the latest training loss, as `print` can be; its method `judged`, if it has one, with
-            the step and the held-out loss.
+        progress: called with the step and the latest training loss, as `print` can be; its method `judged`, if it has one, just
+            before that with the step and the held-out loss.
         key: randomness for a loss that draws at random (`along_line`): it is called with `key=`, another one in each step. On
             held-out batches it is called without, and must then be deterministic.
         devices: among which batches are divided by examples, or how many; None for JAX's own rule, where the arrays are. With

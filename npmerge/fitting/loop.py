@@ -183,17 +183,17 @@ class Loop:
 
     def look(self, step: int, steps: int, progress: Callable[[int, float], Any] | None, patience: int | None) -> None:
         """Report, judge, and say whether it is over."""
-        if progress is not None:
-            progress(step, float(self.layout.take(self.losses[-1])))
         if not bool(self.layout.take(self.state.healthy)):
             self.status = "diverged"
-            return
-        self.recent.clear()
-        self.judge(step, self.state.learned)
-        if (judged := getattr(progress, "judged", None)) is not None and self.judge.losses:
+        else:
+            self.recent.clear()
+            self.judge(step, self.state.learned)
+            if patience is not None and self.judge.stale >= patience and step < steps:
+                self.status = "stopped early"
+        if (judged := getattr(progress, "judged", None)) is not None and self.status != "diverged" and self.judge.losses:
             judged(step, self.judge.losses[-1])
-        if patience is not None and self.judge.stale >= patience and step < steps:
-            self.status = "stopped early"
+        if progress is not None:
+            progress(step, float(self.layout.take(self.losses[-1])))
 
     def result(self) -> FitResult:
         """Theta, joined with what was not learned, and the history."""

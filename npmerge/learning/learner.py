@@ -3,7 +3,7 @@
 import functools
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -127,11 +127,17 @@ class Learner:
             )
         result = result._replace(theta=on_every_process(result.theta))
         merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
-        base = {} if self.stack.base is None else {"base": self.stack.base}
-        networks = base | dict(zip(names, self.stack.models(), strict=True)) | merged
         size = block.batch_size if self.network.train_apply is None else RESET
-        found = measured(self.network.apply, networks, self.tasks.measured, size)
+        found = measured(self.network.apply, self._networks(names, merged), self.tasks.measured, size)
         return Learnt(merged["learned"], result, self._coefficients(result.theta), found, warned)
+
+    def _networks(self, names: Sequence[str], merged: Mapping[str, PyTree]) -> Iterator[tuple[str, PyTree]]:
+        """What was merged, each copied from the stack only when it is asked for, and what it was merged to."""
+        if self.stack.base is not None:
+            yield "base", self.stack.base
+        for k, name in enumerate(names):
+            yield name, jax.tree.map(lambda x, k=k: x[k], self.stack.params)
+        yield from merged.items()
 
     @property
     def held_out(self) -> list[tuple]:

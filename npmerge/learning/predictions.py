@@ -14,7 +14,8 @@ from npmerge.constraints import Simplex
 from npmerge.fitting.memory import FitMemory, predicted_bytes
 from npmerge.fitting.updates import Constants, Run, State, update
 from npmerge.learning.blocks import Blocks
-from npmerge.learning.learner import Learner
+from npmerge.learning.learner import MOST, RESET, Learner
+from npmerge.learning.measuring import has_labels
 from npmerge.learning.partly import PartlyLearned, latents_of
 from npmerge.memory import bytes_of, machine_bytes
 from npmerge.recipe.blocks import Learn
@@ -23,6 +24,15 @@ from npmerge.sharding import AsGiven
 
 LARGEST = 2 * 10**9
 """Bytes up to which a step is run to be timed."""
+
+FORWARD = 0.25
+"""What judging a batch takes of what a step on it takes, to compile and to run: most of a step is its gradient."""
+
+AROUND = 3.0
+"""Seconds of importing networks, of putting them side by side and of the report's figures."""
+
+PROGRAMS = 250_000_000
+"""Bytes of the programs that XLA makes of a network, at most: those of an encoder of six layers were 160 to 250 MB."""
 
 
 class LearnPrediction(NamedTuple):
@@ -36,6 +46,7 @@ class LearnPrediction(NamedTuple):
         compiling: seconds in which a step was compiled here.
         seconds: of all steps on one device of this machine, compilation and measurements not counted; None for steps that are
             too large to be run here.
+        judging: seconds in which start, held-out data and result are judged, programs for that compiled; None likewise.
         warnings: a line each.
     """
 
@@ -45,7 +56,22 @@ class LearnPrediction(NamedTuple):
     flops: float
     compiling: float
     seconds: float | None
+    judging: float | None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def lasting(self) -> float | None:
+        """Seconds of everything but the merge of tensors."""
+        known = self.seconds is not None and self.judging is not None
+        return AROUND + self.compiling + self.seconds + self.judging if known else None  # type: ignore[operator]
+
+    @property
+    def held(self) -> int:
+        """Bytes besides those of the merge of tensors: programs, files as they are read, and the larger of a step and judging.
+
+        Then start, result and one of the models are there beside all models.
+        """
+        return PROGRAMS + self.memory.models + max(self.memory.total, self.memory.models + 3 * self.memory.merged)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -64,11 +90,12 @@ def predicted_fit(blocks: Blocks, learn: Learn) -> LearnPrediction:
     step, given = _compiled(learner, theta, batch)
     compiling = time.perf_counter() - begun
     flops = float((step.cost_analysis() or {}).get("flops", math.nan))
-    seconds = _timed(step, given) * learn.steps if memory.total < LARGEST else None
+    once = _timed(step, given) if memory.total < LARGEST else None
+    seconds, judging = (None, None) if once is None else (once * learn.steps, FORWARD * _judging(learner, one, compiling, once))
     latents = sum(math.prod(x.shape) for x in latents_of(learner.merge, theta).values())
     each = memory.on(devices, features=learn.shard is not None)
     warnings = (*tasks.repeated(learn.batch_size), *_too_large(each.total, devices))
-    return LearnPrediction(latents, devices, each, flops, compiling, seconds, warnings)
+    return LearnPrediction(latents, devices, each, flops, compiling, seconds, judging, warnings)
 
 
 def told(learn: Learn, found: LearnPrediction) -> list[str]:
@@ -77,8 +104,11 @@ def told(learn: Learn, found: LearnPrediction) -> list[str]:
     first = f"learn: {what}, {plural(learn.steps, 'step')} of {learn.batch_size}"
     parts = ", ".join(f"{name} {size(value)}" for name, value in found.memory._asdict().items())
     time = "not timed: it is too large to be tried here"
-    if found.seconds is not None:
-        time = f"{duration(found.seconds)} on one device here, after {duration(found.compiling)} of compiling"
+    if found.seconds is not None and found.judging is not None:
+        time = (
+            f"{duration(found.seconds)} on one device here, after {duration(found.compiling)} of compiling; start, held-out "
+            f"data and result are judged in {duration(found.judging)}"
+        )
     return [
         f"{first}; {counted(found.coefficients)} coefficients to learn",
         f"each of {plural(found.devices, 'device')} holds {size(found.memory.total)} in a step: {parts}",
@@ -94,6 +124,28 @@ def _too_large(nbytes: int, devices: int) -> list[str]:
         return []
     help_ = "give a smaller batch_size, or a larger accumulate, by which a batch goes through in parts"
     return [f"a step takes {size(nbytes)} and there are {size(there)} here: {help_}"]
+
+
+def _judging(learner: Learner, one: PyTree, compiling: float, once: float) -> float:
+    """Seconds of as many steps, and of compiling as many of their programs, as batches are judged, and programs for that."""
+    block, tasks, count = learner.block, learner.tasks, learner.stack.size
+    batches, measured = learner.held_out, tasks.measured.values()
+    labelled = [x for x in measured if has_labels(learner.network.apply, one, x)]
+    judgements = 1 + -(-block.steps // block.every)
+    networks = count + 2 + (learner.stack.base is not None)
+    examples = judgements * sum(_examples(x) for x in batches) + networks * sum(len(x.inputs) for x in labelled)
+    if learner.network.train_apply is not None:  # statistics of the start and of the result
+        examples += 2 * min(MOST * RESET, sum(len(x.inputs) for x in tasks.train))
+    each = _examples(tasks.first(block.batch_size))
+    collapse = 0 if tasks.joint else count + 1
+    programs = len(set(map(_examples, batches))) + len(labelled) + (not tasks.joint) + 1
+    return programs * compiling + (examples / each + collapse) * once
+
+
+def _examples(batch: tuple) -> int:
+    """In a batch, of all tasks."""
+    parts = batch if isinstance(batch[0], tuple) else (batch,)
+    return sum(len(inputs) for inputs, _ in parts)
 
 
 def _theta(learner: Learner) -> PyTree:

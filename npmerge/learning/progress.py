@@ -49,9 +49,8 @@ class FitProgress:
         self._show(step)
 
     def judged(self, step: int, loss: float) -> None:
-        """After theta was judged, with its held-out loss."""
+        """After theta was judged, with its held-out loss; what is shown next has it."""
         self.said["held-out"] = f"held-out {loss:.4g}"
-        self._show(step)
 
     def _show(self, step: int) -> None:
         text = "  ".join([*filter(None, self.said.values()), memory()])

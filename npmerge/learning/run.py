@@ -13,6 +13,7 @@ from npmerge.folder.configs import changed_config
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.chosen import architecture_of
 from npmerge.learning.goals import check_goal, functions_of
+from npmerge.learning.learner import Learner
 from npmerge.learning.members import members_of, with_results, with_tensors
 from npmerge.learning.page import FILES, told, write_pages
 from npmerge.learning.places import data_of, inside, memory_told
@@ -20,6 +21,7 @@ from npmerge.learning.progress import fit_progress
 from npmerge.learning.starts import chosen_tensors
 from npmerge.learning.user_code import imported, source_of
 from npmerge.learning.values import alignment_of, values_of
+from npmerge.recipe.blocks import Learn
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.schema import Recipe
 
@@ -88,9 +90,7 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
     learn = blocks.recipe.learn
     if learn is None:
         return _aligned(blocks)
-    tasks = blocks.tasks(learn)
-    networks, moved = _networks(blocks)
-    learner = blocks.learner(learn, tasks, networks)
+    learner, moved = _learner(blocks, learn)
     with fit_progress(learn.steps, quiet=quiet) as progress, memory_told(blocks.recipe):
         checkpoints = learner.checkpoints(work, wanted=keep)
         if keep and checkpoints is not None:
@@ -124,6 +124,13 @@ def code_files(blocks: Blocks) -> list[Path]:
     learn, found = blocks.recipe.learn, [blocks.network.source]
     found += [source_of(imported(name)[0]) for name in (functions_of(learn) if learn is not None else [])]
     return [path for path in found if path is not None]
+
+
+def _learner(blocks: Blocks, learn: Learn) -> tuple[Learner, list[str]]:
+    """The fit, which holds the networks side by side: as they were read they are not held. What alignment did, a line each."""
+    tasks = blocks.tasks(learn)
+    networks, moved = _networks(blocks)
+    return blocks.learner(learn, tasks, networks), moved
 
 
 def _networks(blocks: Blocks) -> tuple[list[PyTree], list[str]]:

@@ -10,6 +10,7 @@ import pytest
 import npmerge as nm
 from npmerge.checkpoint import save_network
 from npmerge.demo.digits import load_digits
+from npmerge.learning.predictions import FORWARD
 from npmerge.models import Bert, build
 from tests.npmerge.learning.digits import CONFIG, learn, networks, recipe, run
 
@@ -60,8 +61,19 @@ def test_a_plan_says_what_learning_takes(here):
     assert document["learn"]["memory"]["gradient"] == memory["gradient"] + 4 * entries + memory["models"]  # the loop's own
     assert found["warnings"] == [] and found["compiling"] > 0
     assert "predicted for writing: at most about" in output and output.splitlines()[-1].startswith("predicted in all: about")
+    assert "judged in" in output and not output.splitlines()[-1].endswith("takes")
     assert found["flops"] > 3 * 2 * 16 * (64 * 16 + 16 * 16 + 16 * 10) - 2 * 16 * 64 * 16
     assert found["seconds"] > 0
+
+
+def test_a_plan_counts_what_is_judged(here, monkeypatch):
+    monkeypatch.setattr("npmerge.learning.predictions._timed", lambda *_: 1e6)  # compiling counts for nothing beside it
+    (here / "recipe.yml").write_text(recipe(learn=learn()))
+    (document,) = json.loads(run("plan", "recipe.yml", "--json"))["documents"]
+    with np.load("train.npz") as file:
+        held_out = round(0.25 * len(file["inputs"]))
+    passes = (5 + 4) * held_out / 16 + 3  # at 0, 5, ..., 20 steps; two models, start, result; those and the start for collapse
+    assert document["learn"]["judging"] == pytest.approx(FORWARD * 1e6 * passes, rel=0.01)
 
 
 def test_a_plan_of_a_faulty_block_is_refused(here):
