@@ -169,19 +169,23 @@ class Documents:
 
     def _followed(self, document: Planned, report: Path | None, work: Path) -> tuple[Plan, list[str]]:
         """The plan of what is written, when the networks of a document have been aligned and learned from; what to say."""
+        if report is not None:
+            self._warn(document)
         if document.blocks is None:
             return document.plan, []
         from npmerge.learning.run import follow  # imports flax and Optax
 
         return follow(document.blocks, report, work, quiet=self.quiet or report is None, keep=self.keep)
 
+    def _warn(self, document: Planned) -> None:
+        """Say what `npmerge plan` warns of, before anything is done."""
+        of = "" if document.recipe is self.asked.recipes[-1] else f"{document.recipe.name}: "
+        for warning in () if self.quiet else (*document.plan.warnings, *over_budget(document.plan, self.options)):
+            typer.echo(f"warning: {of}{warning}", err=True)
+
     def _write(self, plan: Plan, target: Destination, label: str) -> list[Outcome]:
         from npmerge.stream.kernels import kernel_of  # imports JAX
 
-        if not self.quiet:
-            of = "" if label == self.out.name else f"{label}: "
-            for warning in (*plan.warnings, *over_budget(plan, self.options)):
-                typer.echo(f"warning: {of}{warning}", err=True)
         kernel = partial(kernel_of, mergekit_semantics=plan.mergekit_semantics, seed=plan.seed)
         with shown(plan.bytes_in, label, quiet=self.quiet) as progress:
             return write_model(plan, kernel, target, self.options, progress)

@@ -166,7 +166,7 @@ class Learner:
             found.append(f"{named} teaches nothing: teacher: own is the model that a task names, and none names it")
         if self.goal.objective.transductive and not self.tasks.has_held_out:
             found.append("learned on the inputs that the networks are measured on: the result is transductive")
-        return (*found, *self.tasks.repeated(self.block.batch_size))
+        return tuple(found)
 
     def _coefficients(self, theta: PyTree) -> dict[str, np.ndarray]:
         """By group, from the inputs of the network to its outputs."""

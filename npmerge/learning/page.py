@@ -70,7 +70,7 @@ def page(
         f"{block.steps} steps of {block.batch_size} of {_examples(learner)}, seed {block.seed}; {_ended(learnt)}",
         "",
         *_fixed(learner),
-        *(f"Warning: {x}.\n" for x in learnt.warnings),
+        *(f"Warning: {x}.\n" for x in (*learnt.warnings, *learner.tasks.repeated(block.batch_size))),
         "![loss](loss.png)",
         "",
         "![shares](shares.png)",

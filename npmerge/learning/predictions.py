@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignment.graph import PyTree
-from npmerge.constraints import Simplex
-from npmerge.fitting.memory import FitMemory, predicted_bytes
+from npmerge.fitting.memory import FitMemory
 from npmerge.fitting.updates import Constants, Run, State, update
 from npmerge.learning.blocks import Blocks
+from npmerge.learning.foreseen import foreseen
 from npmerge.learning.learner import MOST, RESET, Learner
 from npmerge.learning.measuring import has_labels
-from npmerge.learning.partly import PartlyLearned, latents_of
-from npmerge.memory import bytes_of, machine_bytes
+from npmerge.learning.partly import latents_of
 from npmerge.recipe.blocks import Learn
 from npmerge.reports.numbers import counted, duration, plural, size
 from npmerge.sharding import AsGiven
@@ -82,20 +81,17 @@ class LearnPrediction(NamedTuple):
 def predicted_fit(blocks: Blocks, learn: Learn) -> LearnPrediction:
     """What a block will take: a step of it is compiled and, unless it is too large, run. Raises ValueError as `Blocks` does."""
     tasks, one = blocks.tasks(learn), blocks.network.shapes(blocks.members.models[0])
-    learner = blocks.learner(learn, tasks, [one] * len(blocks.members.all))
-    theta, count = _theta(learner), -(-learn.batch_size // learn.accumulate) * learn.accumulate
-    batch = _sized(tasks.first(1), count)
-    memory, devices = _memory(learner, theta, batch), _devices(learn)
+    fit = foreseen(blocks, learn, tasks)
+    learner, theta, memory = fit.learner, fit.theta, fit.memory()
     begun = time.perf_counter()
-    step, given = _compiled(learner, theta, batch)
+    step, given = _compiled(learner, theta, fit.batch)
     compiling = time.perf_counter() - begun
     flops = float((step.cost_analysis() or {}).get("flops", math.nan))
     once = _timed(step, given) if memory.total < LARGEST else None
     seconds, judging = (None, None) if once is None else (once * learn.steps, FORWARD * _judging(learner, one, compiling, once))
     latents = sum(math.prod(x.shape) for x in latents_of(learner.merge, theta).values())
-    each = memory.on(devices, features=learn.shard is not None)
-    warnings = (*tasks.repeated(learn.batch_size), *_too_large(each.total, devices))
-    return LearnPrediction(latents, devices, each, flops, compiling, seconds, judging, warnings)
+    each, warnings = memory.on(fit.devices, features=learn.shard is not None), fit.warnings(memory)
+    return LearnPrediction(latents, fit.devices, each, flops, compiling, seconds, judging, warnings)
 
 
 def told(learn: Learn, found: LearnPrediction) -> list[str]:
@@ -115,15 +111,6 @@ def told(learn: Learn, found: LearnPrediction) -> list[str]:
         f"a step takes {counted(found.flops)}FLOP; {plural(learn.steps, 'step')}: {time}",
         *(f"warning: {text}" for text in found.warnings),
     ]
-
-
-def _too_large(nbytes: int, devices: int) -> list[str]:
-    """A line if a step takes more than there is here, unless it is to run on devices that are elsewhere."""
-    there = machine_bytes()
-    if devices > jax.device_count() or there is None or nbytes <= there:
-        return []
-    help_ = "give a smaller batch_size, or a larger accumulate, by which a batch goes through in parts"
-    return [f"a step takes {size(nbytes)} and there are {size(there)} here: {help_}"]
 
 
 def _judging(learner: Learner, one: PyTree, compiling: float, once: float) -> float:
@@ -148,40 +135,6 @@ def _examples(batch: tuple) -> int:
     return sum(len(inputs) for inputs, _ in parts)
 
 
-def _theta(learner: Learner) -> PyTree:
-    """Its shapes; coefficients that stay fixed are taken to be one number for each model and tensor."""
-    merge, stack, partly = learner.learned, learner.stack, learner.merge
-    ours, others = partly.parts(stack) if isinstance(partly, PartlyLearned) else (stack, None)
-    rows = 1 if isinstance(merge.constraint, Simplex) and stack.size == 2 else stack.size
-    shapes = merge.granularity.shapes(ours.params).items()
-    latents = {name: jax.ShapeDtypeStruct((rows, *shape), jnp.float32) for name, shape in shapes}
-    if others is None:
-        return latents
-    fixed = {path: jax.ShapeDtypeStruct((stack.size, *(1,) * (x.ndim - 1)), jnp.int32) for path, x in others.params.items()}
-    return {"latents": latents, "fixed": fixed}
-
-
-def _memory(learner: Learner, theta: PyTree, batch: tuple) -> FitMemory:
-    """Of one device that holds all.
-
-    Where a batch goes through in parts, activations are those of one part, and the loop over the parts holds the sum of their
-    gradients and a copy of the models.
-    """
-    block = learner.block
-    part = _sized(batch, -(-block.batch_size // block.accumulate))
-    loss = learner.goal.data_loss(learner.merge, learner.network.forward)
-    found = predicted_bytes(loss, learner.optimizer, theta, learner.stack, part)
-    learned = found.theta - bytes_of(theta)  # what is kept besides theta is as large as what is learned
-    looped = learned + found.models if block.accumulate > 1 else 0
-    return found._replace(batch=bytes_of(batch), gradient=found.gradient + looped)
-
-
-def _devices(learn: Learn) -> int:
-    """Among how many devices a fit will be divided; of those that are not here, too."""
-    everywhere = learn.parallel == "pmap" or learn.shard is not None
-    return learn.devices or (jax.device_count() if everywhere else 1)
-
-
 def _compiled(learner: Learner, theta: PyTree, batch: tuple) -> tuple[Any, tuple]:
     """The step on one device, and the shapes that it takes."""
     learned, fixed = (jax.tree.map(lambda x, k=k: x if _is_learned(x) == k else None, theta) for k in (True, False))
@@ -204,10 +157,6 @@ def _timed(compiled: Any, shapes: tuple) -> float:
         jax.block_until_ready(compiled(*arguments))
         took = time.perf_counter() - begun
     return took
-
-
-def _sized(batch: tuple, size: int) -> tuple:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batch)
 
 
 def _is_learned(x: jax.ShapeDtypeStruct) -> bool:

@@ -2,14 +2,18 @@
 
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
+
+EVERY = 10.0
+"""Seconds between lines on how far something has got, where there is no terminal."""
 
 
 class Progress(Protocol):
@@ -34,6 +38,28 @@ def stage(advance: Advance, text: str, parts: int) -> Callable[[int], None]:
 
 def unsaid(text: str, part: str = "") -> None:
     """An `Advance` that shows nothing."""
+
+
+@contextmanager
+def phases(*, quiet: bool = False) -> Iterator[Advance]:
+    """What is being done, on stderr: a line that moves on a terminal, else a line for each step, and some for long ones."""
+    if quiet:
+        yield unsaid
+        return
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), TimeElapsedColumn()
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar, told = progress.add_task("starting"), time.monotonic()
+
+        def advance(text: str, part: str = "") -> None:
+            nonlocal told
+            line = f"{text} {part}".rstrip()
+            progress.update(bar, description=line)
+            if not console.is_terminal and (not part or time.monotonic() - told > EVERY):
+                told = time.monotonic()
+                console.print(line)
+
+        yield advance
 
 
 def peak_memory() -> int:

@@ -23,9 +23,9 @@ from npmerge.commands import align_page
 from npmerge.commands.align_inputs import BATCH, Data, read_data
 from npmerge.commands.alignments import METHODS, alignment_of
 from npmerge.commands.sources import sha256
-from npmerge.commands.terminal import progress
 from npmerge.learning.data import Examples
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
+from npmerge.reports.progress import phases
 
 MLP = Mlp(inputs=6, hidden=(8, 7), classes=3)
 VGG = Vgg(stages=((4, 5),), dense=(), classes=3, side=2, channels=2, norm="batch")
@@ -167,8 +167,8 @@ def test_an_alignment_that_makes_it_worse_says_so(matched):
 
 def test_long_steps_tell_how_far_they_have_got(capsys, monkeypatch):
     times = iter([0, 0, 1, 12, 12, 13])
-    monkeypatch.setattr("npmerge.commands.terminal.time.monotonic", lambda: next(times))
-    with progress() as advance:
+    monkeypatch.setattr("npmerge.reports.progress.time.monotonic", lambda: next(times))
+    with phases() as advance:
         advance("reading")
         for k in (1, 2, 3):
             advance("reading", f"{k} of 3")

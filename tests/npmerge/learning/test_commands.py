@@ -99,12 +99,15 @@ def test_a_plan_says_what_each_of_several_devices_holds(here):
 
 
 def test_a_plan_warns_of_batches_that_are_larger_than_memory_or_the_examples(here, monkeypatch):
-    monkeypatch.setattr("npmerge.learning.predictions.machine_bytes", lambda: 1_000)
+    monkeypatch.setattr("npmerge.learning.foreseen.machine_bytes", lambda: 1_000)
     np.savez(here / "few.npz", inputs=np.zeros((5, 64), np.float32), labels=np.zeros(5, int))
-    (here / "recipe.yml").write_text(recipe(learn=learn(data="few.npz", held_out=0, granularity="per_model")))
-    said = run("plan", "recipe.yml")
-    assert "warning: a batch of 16 is more than the 5 examples of few.npz, and takes each 3 or 4 times" in said
-    assert re.search(r"warning: a step takes .* and there are 1 kB here: give a smaller batch_size", said)
+    (here / "recipe.yml").write_text(recipe(learn=learn(data="few.npz", held_out=0, granularity="per_model", steps=1)))
+    for command in (("plan", "recipe.yml"), ("merge", "recipe.yml", "out")):
+        said, _, after = run(*command).partition("learning: ")
+        assert said.count("warning: a batch of 16 is more than the 5 examples of few.npz, and takes each 3 or 4 times") == 1
+        assert re.search(r"warning: a step takes .* and there are 1 kB here: give a smaller batch_size", said)
+        assert "warning: a batch" not in after
+    assert "Warning: a batch of 16 is more" in (here / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("command", [("plan", "recipe.yml"), ("merge", "recipe.yml", "out", "-q")])

@@ -124,7 +124,10 @@ def test_alignment_alone_is_followed_by_the_merge_of_tensors(here):
     after, before = told.groups()
     assert float(after) < 1e-6 < 0.5 < float(before)
     close(load_network(folder / "model.safetensors")[1], a)
-    folder = merge(here, "by", recipe(align={"method": "activation_matching", "data": "train.npz"}))
+    (here / "recipe.yml").write_text(recipe(align={"method": "activation_matching", "data": "train.npz"}))
+    told, folder = run("merge", "recipe.yml", "by").splitlines(), here / "by"
+    phases = ["reading", "tracing", "aligning by activation_matching", "activations", "matching units"]
+    assert [line for line in told if line in phases] == phases
     found = load_network(folder / "model.safetensors")[1]
     test = [tuple(load_digits("80-20", seed=0).test)]
     assert nm.evaluate(build(CONFIG).apply, found, test).accuracy > nm.evaluate(build(CONFIG).apply, a, test).accuracy - 0.1
