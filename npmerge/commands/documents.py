@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +62,7 @@ class Documents:
         quiet: whether no progress is shown.
         keep: whether what has been written is to be of use after an error.
         distributed: whether several processes learn together.
+        hashes: of inputs, by path, which are known already.
     """
 
     asked: Asked
@@ -72,6 +73,7 @@ class Documents:
     quiet: bool
     keep: bool
     distributed: bool = False
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> dict[int, Planned]:
         """Plan all that can be planned now, so that what is wrong is told before anything is made.
@@ -103,7 +105,7 @@ class Documents:
         notes: list[str] = []
         results: dict[str, StoredModel] = {}
         hashers = ThreadPoolExecutor(max(1, self.options.threads // 2), thread_name_prefix="hash")
-        hashes: dict[str, Future[str]] = {}
+        hashes = {path: hashers.submit(str, known) for path, known in self.hashes.items()}
         try:
             for number, recipe in enumerate(recipes):
                 document = ready.get(number) or self._planned(recipe, results)
