@@ -86,9 +86,25 @@ class Shown:
             self._bar.advance(self._task, nbytes)
 
 
+class Lines:
+    """Progress where there is no terminal: a line every ten seconds."""
+
+    def __init__(self, total: int, label: str):
+        self._console, self._lock, self._label = Console(stderr=True), Lock(), label
+        self._total, self._done, self._told = total, 0, time.monotonic()
+
+    def advance(self, nbytes: int) -> None:
+        """Move on by so many bytes."""
+        with self._lock:
+            self._done += nbytes
+            if time.monotonic() - self._told > EVERY:
+                self._told = time.monotonic()
+                self._console.print(f"{self._label}: {self._done / self._total:.0%}", highlight=False, markup=False)
+
+
 @contextmanager
 def shown(total: int, label: str, *, quiet: bool) -> Iterator[Progress]:
-    """A bar on the terminal of the standard error; nothing where that is none, or if it is to be quiet.
+    """A bar on the terminal of the standard error, some lines where that is none; nothing if it is to be quiet.
 
     Args:
         total: bytes that there are.
@@ -96,7 +112,7 @@ def shown(total: int, label: str, *, quiet: bool) -> Iterator[Progress]:
         quiet: whether nothing is shown.
     """
     if quiet or not sys.stderr.isatty():
-        yield Silent()
+        yield Silent() if quiet else Lines(total, label)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -25,7 +25,7 @@ from npmerge.commands.alignments import METHODS, alignment_of
 from npmerge.commands.sources import sha256
 from npmerge.learning.data import Examples
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
-from npmerge.reports.progress import phases
+from npmerge.reports.progress import phases, shown
 
 MLP = Mlp(inputs=6, hidden=(8, 7), classes=3)
 VGG = Vgg(stages=((4, 5),), dense=(), classes=3, side=2, channels=2, norm="batch")
@@ -173,6 +173,15 @@ def test_long_steps_tell_how_far_they_have_got(capsys, monkeypatch):
         for k in (1, 2, 3):
             advance("reading", f"{k} of 3")
     assert capsys.readouterr().err.splitlines() == ["reading", "reading 2 of 3"]
+
+
+def test_long_work_on_tensors_is_told_in_lines(capsys, monkeypatch):
+    times = iter([0, 4, 11, 12, 30])
+    monkeypatch.setattr("npmerge.reports.progress.time.monotonic", lambda: next(times))
+    with shown(40, "merging", quiet=False) as told:
+        for _ in range(3):
+            told.advance(10)
+    assert capsys.readouterr().err.splitlines() == ["merging: 50%"]
 
 
 def test_statistics_are_estimated_anew_along_the_path(normalised):
