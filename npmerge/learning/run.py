@@ -26,6 +26,7 @@ from npmerge.learning.user_code import imported, source_of
 from npmerge.learning.values import alignment_of, values_of
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.plan import Plan
+from npmerge.recipe.references import meant_from
 from npmerge.recipe.schema import Recipe
 from npmerge.reports.progress import Advance, phases
 
@@ -55,7 +56,8 @@ def check_blocks(recipe: Recipe) -> None:
         alignment_of(recipe, recipe.align)
     for keys, data in data_of(recipe):
         if data.path is not None and not Path(data.path).exists():
-            raise recipe.error(keys, f"{data.path}: no such file or folder of data")
+            meant = meant_from(recipe.folder, data.path)
+            raise recipe.error(keys, f"{data.path}: no such file or folder of data{meant and ' from here'}{meant}")
 
 
 def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) -> Blocks:

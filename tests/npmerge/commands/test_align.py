@@ -176,7 +176,7 @@ def test_long_steps_tell_how_far_they_have_got(capsys, monkeypatch):
 
 
 def test_long_work_on_tensors_is_told_in_lines(capsys, monkeypatch):
-    times = iter([0, 4, 11, 12, 30])
+    times = iter([0, 4, 11, 12, 13])
     monkeypatch.setattr("npmerge.reports.progress.time.monotonic", lambda: next(times))
     with shown(40, "merging", quiet=False) as told:
         for _ in range(3):
