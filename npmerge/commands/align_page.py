@@ -54,7 +54,7 @@ def told(content: Mapping[str, Any]) -> list[str]:
         cells = [f"{head} {cell}" for head, cell in zip(HEADER[1:], cells, strict=True) if cell != "-"]
         lines.append(f"{name}: {'; '.join(cells)}")
     ends = [*_ends(content), *_worse(content)] if content["data"] and content["data"]["labels"] else []
-    return [*lines, *(f"- {line}" for line in [*ends, *_missing(content), *content["warnings"]])]
+    return [*lines, *(f"- {line}" for line in [*_still(content), *ends, *_missing(content), *content["warnings"]])]
 
 
 def _network(k: int, source: Source, measured: Measured) -> dict[str, Any]:
@@ -132,7 +132,14 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         notes += [*_ends(content), *_worse(content)]
     if content["batch_statistics"] and data:
         notes.append(f"BatchNorm: {_normalised(content)}")
-    return [*notes, *_missing(content), *content["warnings"]]
+    return [*notes, *_still(content), *_missing(content), *content["warnings"]]
+
+
+def _still(content: Mapping[str, Any]) -> list[str]:
+    """Networks whose units had their places already."""
+    distances = {network["file"]: network["squared_distance"] for network in content["networks"]}
+    still = [file for file, change in distances.items() if change["before"] == change["after"]]
+    return [f"Nothing had to move in {', '.join(still)}: it is as near to the reference as it was."] if still else []
 
 
 def _ends(content: Mapping[str, Any]) -> list[str]:

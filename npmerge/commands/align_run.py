@@ -88,9 +88,9 @@ def run(
     with output as folder, gathered_warnings() as warned, phases() as advance:
         made = make(Parents(request, advance, widths=widths))
         advance("writing")
-        content = {**made.content, "warnings": warned()}
         for name, file in made.files.items():
             file.write(folder / name)
+        content = {**made.content, "warnings": warned()}
         write_report(folder, page=page.markdown(content), summary=content, figures=made.figures)
     tell(page.told(content), request.out, content["written"], began)
     return content

@@ -413,6 +413,25 @@ def test_networks_in_the_names_of_pytorch_are_aligned_and_keep_them(tmp_path):
     assert load_record(tmp_path / "again" / "two.safetensors")["align"]["sources"] == again.summary["sources"]
 
 
+def test_folders_keep_what_stands_beside_their_weights(tmp_path):
+    tensors, out = to_named(NAMED_VGG, network(NAMED_VGG, 0)), tmp_path / "out"
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        for file in ("config.json", "tokenizer.json", "deep/note.txt"):
+            (tmp_path / name / file).write_text(f'{{"of": "{name}"}}')
+    (tmp_path / "two" / "link").symlink_to(tmp_path)
+    for _ in range(2):  # again over what is there
+        ran = align([tmp_path / "one", tmp_path / "two"], out, "--force")
+    for name in ("one", "two"):
+        found = {x.relative_to(out / name).as_posix() for x in (out / name).rglob("*") if x.is_file()}
+        assert found == {"model.safetensors", "config.json", "tokenizer.json", "deep/note.txt"}
+        assert json.loads((out / name / "config.json").read_text()) == {"of": name}
+        np.testing.assert_equal(load_file(out / name / "model.safetensors"), tensors)
+    assert "- Nothing had to move in two: it is as near to the reference as it was." in ran.report.splitlines()
+    assert ran.summary["warnings"] == ["two: link was not carried over: it is neither a file nor a folder that lies here"]
+
+
 def test_what_is_no_known_network_says_what_to_do(refused, tmp_path):
     np.savez(tmp_path / "x.npz", weight=np.zeros((2, 2)))
     line = refused(str(tmp_path / "x.npz"), NAMES[0])
