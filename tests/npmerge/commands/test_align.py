@@ -11,6 +11,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -428,6 +429,8 @@ def test_folders_keep_what_stands_beside_their_weights(tmp_path):
         assert found == {"model.safetensors", "config.json", "tokenizer.json", "deep/note.txt"}
         assert json.loads((out / name / "config.json").read_text()) == {"of": name}
         np.testing.assert_equal(load_file(out / name / "model.safetensors"), tensors)
+        with safe_open(out / name / "model.safetensors", "np") as file:
+            assert file.metadata()["format"] == "pt"  # or transformers refuses it
     assert "- Nothing had to move in two: it is as near to the reference as it was." in ran.report.splitlines()
     assert ran.summary["warnings"] == ["two: link was not carried over: it is neither a file nor a folder that lies here"]
 
