@@ -15,7 +15,7 @@ from npmerge.learning.judged import is_headless
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
 from npmerge.recipe.named import Named
-from npmerge.reports.numbers import plural
+from npmerge.reports.numbers import nats, plural
 from npmerge.reports.tables import json_text
 from npmerge.reports.text import columns
 from npmerge.version import __version__
@@ -53,7 +53,7 @@ def run_evaluate(request: Request) -> str:
         found = {name: row._asdict() for name, row in rows.items()}
         return json_text({"npmerge": __version__, "data": data, "models": found})
     examples = max(row.examples for row in rows.values())
-    table = [(name, f"{row.accuracy:.4f}", f"{row.loss:.4f}") for name, row in rows.items()]
+    table = [(name, f"{row.accuracy:.4f}", nats(row.loss)) for name, row in rows.items()]
     lines = columns([("model", "accuracy", "loss (nats)"), *table])
     return "\n".join([*lines, "", f"{plural(examples, 'prediction')} on {request.data}"])
 

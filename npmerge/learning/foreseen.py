@@ -11,6 +11,7 @@ from npmerge.fitting.memory import FitMemory, predicted_bytes
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.learner import Learner
 from npmerge.learning.partly import PartlyLearned
+from npmerge.learning.places import inside
 from npmerge.learning.tasks import Tasks
 from npmerge.memory import bytes_of, machine_bytes
 from npmerge.recipe.blocks import Learn
@@ -84,6 +85,8 @@ def _theta(learner: Learner) -> PyTree:
     """Its shapes; coefficients that stay fixed are taken to be one number for each model and tensor."""
     merge, stack, partly = learner.learned, learner.stack, learner.merge
     ours, others = partly.parts(stack) if isinstance(partly, PartlyLearned) else (stack, None)
+    with inside(learner.recipe, ("learn", "granularity")):
+        merge.granularity.check(ours.params)
     rows = 1 if isinstance(merge.constraint, Simplex) and stack.size == 2 else stack.size
     shapes = merge.granularity.shapes(ours.params).items()
     latents = {name: jax.ShapeDtypeStruct((rows, *shape), jnp.float32) for name, shape in shapes}

@@ -105,8 +105,8 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
         learner, moved = _learner(blocks, learn, tasks, advance)
     with fit_progress(learn.steps, quiet=quiet) as progress, memory_told(blocks.recipe):
         checkpoints = learner.checkpoints(work, wanted=keep)
-        if keep and checkpoints is not None:
-            progress.says(resumed(Path(checkpoints.folder)))
+        if keep and checkpoints is not None and (said := resumed(Path(checkpoints.folder))):
+            progress.says(said)
         learnt = learner.learnt(blocks.names, progress, checkpoints)
     if folder is not None:
         write_pages(folder, learner, learnt, blocks.names, blocks.paths)
@@ -116,13 +116,13 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
 
 
 def resumed(folder: Path) -> str:
-    """Whether a fit that is saved in a folder goes on, and from which step; if not, why."""
+    """Whether a fit that is saved in a folder goes on, and from which step; if not, why; empty where none was begun."""
     steps = [int(x.name) for x in folder.glob("*") if x.name.isdigit()]
     if steps:
         return f"resumed at step {max(steps)}"
-    if any(folder.parent.glob("fit-*")):
+    if any(other != folder for other in folder.parent.glob("fit-*")):
         return "not resumed: what was left is of another learn block (steps count, too), of other data or of other models"
-    return "not resumed: no step of an interrupted fit was saved"
+    return "not resumed: no step of an interrupted fit was saved" if folder.exists() else ""
 
 
 def data_files(recipe: Recipe) -> list[Path]:

@@ -86,7 +86,9 @@ def test_a_fit_that_finds_nothing_better_says_that_the_start_is_kept(here):
 def test_no_steps_are_the_closed_form(here):
     text = recipe(learn=learn(steps=0)).replace("weight: 1", "weight: 3", 1)
     a, b = networks()
-    folder = merge(here, "out", text)
+    (here / "recipe.yml").write_text(text)
+    assert "no steps: nothing is learned\n" in run("merge", "recipe.yml", "out")
+    folder = here / "out"
     close(load_network(folder / "model.safetensors")[1], nm.WeightedAverage((3, 1))(nm.stack_models([a, b])))
     assert "no steps were taken: the result is the start." in (folder / "report.md").read_text()
     (here / "c.safetensors").symlink_to(here / "b.safetensors")
@@ -161,6 +163,8 @@ def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
     monkeypatch.setattr(Learner, "learnt", counted)
     assert resumed(fit) == "resumed at step 20"
     assert resumed(fit.with_name("fit-of-others")).startswith("not resumed: what was left is of another learn block")
+    assert resumed(here / "nothing" / "fit-1") == ""
+    (here / "nothing" / "fit-1").mkdir(parents=True)
     assert resumed(here / "nothing" / "fit-1") == "not resumed: no step of an interrupted fit was saved"
     said, out = run("merge", "recipe.yml", "out", "--resume"), here / "out"
     assert "resumed at step 20" in said and "step 25 of 40  loss 0." in said and "not resumed" not in said
