@@ -69,11 +69,13 @@ def _blocks(document: Planned, prediction: Prediction) -> list[str]:
     lines = ["", f"align: {align.method}, to the units of the reference"] if align else []
     if learn is None or document.blocks is None:
         return lines
-    from npmerge.learning.predictions import predicted_fit, told  # imports flax and Optax
+    from npmerge.learning.predictions import PROGRAMS, predicted_fit, told  # imports flax and Optax
 
     typer.echo("compiling a step of learning, which is timed", err=True)
     found = predicted_fit(document.blocks, learn)
-    return [*(lines or [""]), *told(learn, found), page.total(prediction, found.held, found.lasting)]
+    held = found.held + (PROGRAMS if align else 0)  # activations are a program of the network, too
+    total = page.total(prediction, held, found.lasting, aligned=align is not None)
+    return [*(lines or [""]), *told(learn, found), total]
 
 
 def _fit(document: Planned) -> dict[str, Any]:
