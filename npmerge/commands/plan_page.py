@@ -222,4 +222,5 @@ def total(p: Prediction, held: int, learning: float | None, *, aligned: bool) ->
     memory = f"about {size(max(peak_memory(), LIBRARIES + held, p.memory))} of memory"
     if learning is None or p.seconds is None:
         return f"predicted in all: {memory}; time: not known"
-    return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}{', and what aligning takes' if aligned else ''}"
+    besides = ", and what aligning takes" if aligned else ""
+    return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}{besides}"
