@@ -12,7 +12,6 @@ from npmerge.commands.align_run import Parents
 from npmerge.commands.sources import Source, written_name
 from npmerge.paths import Path
 from npmerge.reports.folder import REPORT
-from npmerge.reports.numbers import nats
 from npmerge.reports.tables import markdown_table
 
 HEADER = ("network", "squared distance", "matched correlation", "barrier (nats)", "outputs moved by")
@@ -147,8 +146,7 @@ def _ends(content: Mapping[str, Any]) -> list[str]:
     """A barrier says nothing of an end that was moved uphill."""
     if not content["approximate"]:
         return []
-    losses = {n["file"]: [n["path"][when]["loss"][-1] for when in ("before", "after")] for n in content["networks"]}
-    ends = {file: " -> ".join(map(nats, values)) for file, values in losses.items()}
+    ends = {n["file"]: _arrow({key: path["loss"][-1] for key, path in n["path"].items()}, ".3f") for n in content["networks"]}
     return [
         f"{file} was changed, and the barrier is of the way to what it became. Its own loss: {loss}."
         for file, loss in ends.items()
