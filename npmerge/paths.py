@@ -2,8 +2,6 @@
 
 import functools
 import inspect
-import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,10 +11,10 @@ import numpy as np
 
 from alignment.checks import check_count, check_list
 from alignment.graph import PyTree, flatten
-from alignment.names import STATISTICS
+from alignment.names import is_statistic
 from npmerge.arithmetic import between
 from npmerge.evaluate import evaluate
-from npmerge.normalisation import TrainApply, reset_statistics
+from npmerge.normalisation import TrainApply, reset_statistics, warn_of_statistics
 from npmerge.objectives import Apply
 from npmerge.stack import stack_models
 
@@ -142,11 +140,9 @@ def barrier(
         >>> [round(nm.barrier(apply, *pair, batches, points=3).loss, 2) for pair in [(a, b), aligned]]
         [0.67, 0.0]
     """
-    if reset is None and (held := [path for path in flatten(start) if re.search(STATISTICS, path)]):
-        warnings.warn(
-            f"running statistics such as {held[0]!r} are interpolated, which makes a barrier of its own: "
-            "pass reset=resetting(train_apply, batches)",
-            stacklevel=2,
+    if reset is None and (held := [path for path in flatten(start) if is_statistic(path)]):
+        warn_of_statistics(
+            held, "pass reset=resetting(train_apply, batches), or they make a barrier of their own", stacklevel=2
         )
     path = path_between(apply, start, end, batches, points=points, reset=reset)
     return Barrier(path.barrier, path.accuracy_barrier, path)
