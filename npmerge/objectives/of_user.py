@@ -1,12 +1,13 @@
 """Errors of the user's own network or loss, told as theirs: which of the two raised what, and on what."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from alignment.checks import first_line
+from alignment.checks import channels_first, first_line
 from alignment.graph import PyTree
 
 
@@ -40,7 +41,9 @@ def told_of_network(apply: Callable[..., PyTree], variables: PyTree, inputs: PyT
 
 def outputs_of(apply: Callable[..., PyTree], variables: PyTree, inputs: PyTree) -> PyTree:
     """The shapes and dtypes of the outputs of a network. Raises UserError where it raises anything."""
-    return told(f"the network, on inputs of {kinds_of(inputs)},", lambda: jax.eval_shape(apply, variables, inputs))
+    what = f"the network, on inputs of {kinds_of(inputs)},"
+    hint = functools.partial(channels_first, map(np.shape, jax.tree.leaves(inputs)))
+    return told(what, lambda: jax.eval_shape(apply, variables, inputs), hint)
 
 
 def of_pair(outputs: PyTree) -> str:
