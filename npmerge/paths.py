@@ -2,14 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import check_count, check_list
+from alignment.checks import check_count, check_list, kind_of
 from alignment.graph import PyTree, flatten
 from alignment.names import is_statistic
 from npmerge.arithmetic import between
@@ -92,8 +92,8 @@ def path_between(
         reset: applied to the variables at every point; `resetting(train_apply, batches)` for networks with BatchNorm.
 
     Raises:
-        ValueError: for batches that are not a list, fewer than two points, a `reset` that takes other arguments, and what
-            `evaluate` refuses.
+        ValueError: for arguments in another order, batches that are not a list, fewer than two points, a `reset` that takes
+            other arguments, and what `evaluate` refuses.
 
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
@@ -102,6 +102,9 @@ def path_between(
         >>> print(nm.path_between(apply, a, b, [(jnp.eye(2), np.array([0, 1]))], points=3).loss.round(2))
         [0.02 0.69 0.02]
     """
+    if not callable(apply) or isinstance(batches, Mapping):
+        got = ", ".join(map(kind_of, (apply, start, end, batches)))
+        raise ValueError(f"path_between and barrier take (apply, start, end, batches), got ({got})")
     check_count("points", points, 2)
     check_list(batches, "batches")
     _check_reset(reset)

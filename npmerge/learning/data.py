@@ -117,6 +117,16 @@ def whole(batches: list[tuple]) -> list[tuple]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches
 
 
+def without(name: str, array: str) -> str:
+    """That data have no such array, and which they have where they are a file of arrays."""
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            held = ", ".join(file.files)
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):  # a folder, a data set
+        return f"{name} has no {array!r}"
+    return f"{name} has no {array!r}: it holds {held}"
+
+
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "images" if class_folders(path) else "text"

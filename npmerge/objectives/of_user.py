@@ -31,7 +31,8 @@ def told(what: str, call: Callable[[], PyTree], hint: Callable[[], str] = str) -
     except UserError:
         raise
     except Exception as error:  # whatever a user's code raises
-        raise UserError(f"{what} raised {first_line(error)}{hint()}") from error
+        said, help_ = first_line(error), hint()
+        raise UserError(f"{what} raised {said.removesuffix('.') if help_ else said}{help_}") from error
 
 
 def told_of_network(apply: Callable[..., PyTree], variables: PyTree, inputs: PyTree) -> PyTree:

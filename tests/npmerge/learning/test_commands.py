@@ -32,7 +32,7 @@ def test_evaluate_measures_each_model(here):
     [
         (("c.safetensors", "--data", "test.npz"), "c.safetensors: no such file"),
         (("a.safetensors", "--data", "tset.npz"), "tset.npz: no such file"),
-        (("a.safetensors", "--data", "bare.npz"), "bare.npz has no 'labels'"),
+        (("a.safetensors", "--data", "bare.npz"), "bare.npz has no 'labels': it holds inputs$"),
         (("a.safetensors", "--data", "test.npz", "--batch-size", "0"), "--batch-size must be 1 or more"),
         (("a.safetensors", "--data", "test.npz", "--architecture", "Mpl"), "the nearest is 'Mlp'"),
     ],
