@@ -133,9 +133,8 @@ def _kind(path: Path) -> str:
     if path.suffix == ".npz" or path.suffix == "":
         return "npz"
     if path.suffix in (".npy", ".csv", ".json", ".parquet", ".h5"):
-        raise ValueError(
-            f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; {SAVEZ}; kind: text reads it so"
-        )
+        as_text = "; kind: text reads it so" if path.suffix in (".csv", ".json") else ""
+        raise ValueError(f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; {SAVEZ}{as_text}")
     return "text"
 
 
