@@ -10,6 +10,9 @@ import numpy as np
 from alignment.checks import channels_first, first_line
 from alignment.graph import PyTree
 
+LONGEST = 200
+"""Characters of a message that tell the shapes of a tree."""
+
 
 class UserError(ValueError):
     """What the user's code raised. Whoever calls that code says so, callers further out hand it on."""
@@ -55,8 +58,9 @@ def of_pair(outputs: PyTree) -> str:
 
 
 def kinds_of(tree: PyTree) -> str:
-    """The dtypes and shapes of arrays, of n examples each, in a line."""
-    return str(jax.tree.map(_Kind, tree))
+    """The dtypes and shapes of arrays, of n examples each, in a line; of a tree of many, as of variables, the first."""
+    text = str(jax.tree.map(_Kind, tree))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 class _Kind:
