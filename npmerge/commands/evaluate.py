@@ -10,7 +10,7 @@ from npmerge.checkpoint.tensors import tensors_of
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.folder.record import hash_of_path
 from npmerge.learning.chosen import architecture_of
-from npmerge.learning.data import read_examples
+from npmerge.learning.data import read_examples, without
 from npmerge.learning.judged import is_headless
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
@@ -66,7 +66,7 @@ def _metrics(request: Request, name: str) -> Metrics:
         network = architecture_of(given, model, tensors)
         examples = read_examples(Data(path=str(request.data)), network.config, model.folder)
         if examples.targets is None:
-            raise ValueError(f"{request.data} has no 'labels'")
+            raise ValueError(without(str(request.data), "labels"))
         variables = network.variables(tensors)
         check_takes(network, variables, examples)
         if is_headless(network.config):

@@ -80,6 +80,7 @@ def fit(
             where the loss takes no mask, checkpoints of another fit.
 
     Warns:
+        UserWarning: where a merge is learned on the running statistics of the models' average (`weight_space`).
         UserWarning: where a loss, gradient or update is not finite (the step, and inputs that are not finite themselves). That
             stops the run with status "diverged"; without held-out data theta is then the latest whose loss was finite.
 

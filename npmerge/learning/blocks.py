@@ -13,7 +13,7 @@ from npmerge.folder import Vocabulary
 from npmerge.learned import Learned
 from npmerge.learning.aligning import aligned
 from npmerge.learning.architectures import Architecture
-from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split
+from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split, without
 from npmerge.learning.goals import Goal, goal_of, needs_graph, needs_labels
 from npmerge.learning.judged import Judged, check_judged
 from npmerge.learning.learner import Learner
@@ -63,7 +63,7 @@ class Blocks:
         train = [self.examples(data, keys) for keys, data in placed(("learn", "data"), learn.data)]
         for k, (keys, data) in enumerate(placed(("learn", "data"), learn.data)):
             if (term := needs_labels(learn, k)) is not None and train[k].targets is None:
-                raise self.recipe.error(keys, f"{term} needs labels: {train[k].name} has no {data.labels!r}")
+                raise self.recipe.error(keys, f"{term} needs labels: {without(train[k].name, data.labels)}")
         given = learn.held_out if isinstance(learn.held_out, tuple) else ()
         held_out = [self.examples(data, keys) for keys, data in placed(("learn", "held_out"), given)]
         with inside(self.recipe, ("learn", "held_out")):

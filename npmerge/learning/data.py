@@ -117,15 +117,24 @@ def whole(batches: list[tuple]) -> list[tuple]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches
 
 
+def without(name: str, array: str) -> str:
+    """That data have no such array, and which they have where they are a file of arrays."""
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            held = ", ".join(file.files)
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):  # a folder, a data set
+        return f"{name} has no {array!r}"
+    return f"{name} has no {array!r}: it holds {held}"
+
+
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "images" if class_folders(path) else "text"
     if path.suffix == ".npz" or path.suffix == "":
         return "npz"
     if path.suffix in (".npy", ".csv", ".json", ".parquet", ".h5"):
-        raise ValueError(
-            f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; {SAVEZ}; kind: text reads it so"
-        )
+        as_text = "; kind: text reads it so" if path.suffix in (".csv", ".json") else ""
+        raise ValueError(f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; {SAVEZ}{as_text}")
     return "text"
 
 

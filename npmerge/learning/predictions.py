@@ -115,18 +115,17 @@ def told(learn: Learn, found: LearnPrediction) -> list[str]:
 
 def _judging(learner: Learner, one: PyTree, compiling: float, once: float) -> float:
     """Seconds of as many steps, and of compiling as many of their programs, as batches are judged, and programs for that."""
-    block, tasks, count = learner.block, learner.tasks, learner.stack.size
+    block, tasks = learner.block, learner.tasks
     batches, measured = learner.held_out, tasks.measured.values()
     labelled = [x for x in measured if has_labels(learner.network.apply, one, x)]
     judgements = 1 + -(-block.steps // block.every)
-    networks = count + 2 + (learner.stack.base is not None)
+    networks = learner.stack.size + 2 + (learner.stack.base is not None)
     examples = judgements * sum(_examples(x) for x in batches) + networks * sum(len(x.inputs) for x in labelled)
     if learner.network.train_apply is not None:  # statistics of the start and of the result
         examples += 2 * min(MOST * RESET, sum(len(x.inputs) for x in tasks.train))
     each = _examples(tasks.first(block.batch_size))
-    collapse = 0 if tasks.joint else count + 1
-    programs = len(set(map(_examples, batches))) + len(labelled) + (not tasks.joint) + 1
-    return programs * compiling + (examples / each + collapse) * once
+    programs = len(set(map(_examples, batches))) + len(labelled) + 1
+    return programs * compiling + examples / each * once
 
 
 def _examples(batch: tuple) -> int:

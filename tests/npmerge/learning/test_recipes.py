@@ -41,6 +41,8 @@ def test_a_learned_merge_is_better_than_its_start_and_says_so(here, drawn):
     shares = np.array([*history["shares"]["modules"].values()])
     assert list(history["shares"]["modules"]) == ["layers/0", "layers/1", "layers/2"]
     np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
+    gained = f"accuracy {rows['learned']['accuracy']:.4f}, loss {rows['learned']['loss']:.4f}; the start"
+    assert gained in (folder / "README.md").read_text()
     report = (folder / "report.md").read_text()
     for text in (
         "| start |",
