@@ -37,6 +37,36 @@ def spelled(name: str, valid: Iterable[str]) -> str:
     return next((known for known in valid if plain(known) == plain(name)), name)
 
 
+def other_depth(got: Iterable[str], expected: Iterable[str]) -> str:
+    """Where one of two networks has more numbered layers than the other, in words; empty where neither has.
+
+    Args:
+        got: the paths of its leaves, such as "params/blocks/3/kernel".
+        expected: those of the other one.
+    """
+    ours, theirs = _numbered(got), _numbered(expected)
+    for place in sorted(theirs, key=len):
+        if place in ours and len(ours[place]) != len(theirs[place]):
+            return f"depth: got {len(ours[place])} of {place + '*'!r}, expected {len(theirs[place])}"
+    return ""
+
+
+def _numbered(paths: Iterable[str]) -> dict[str, set[str]]:
+    """What comes before the number at the end of a part of a path, with the numbers that there are."""
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        for number in re.finditer(r"\d+(?=/|$)", path):
+            found.setdefault(path[: number.start()], set()).add(number[0])
+    return found
+
+
+def channels_first(shapes: Iterable[tuple[int, ...]]) -> str:
+    """What to do where inputs look like images of PyTorch, of which networks of JAX take the channels last; else nothing."""
+    if not any(len(s) == 4 and s[1] in (1, 3) and s[3] not in (1, 3) for s in shapes):
+        return ""
+    return "; images (examples, channels, height, width) are brought to channels last by x.transpose(0, 2, 3, 1)"
+
+
 def repeated(names: Iterable[str]) -> str | None:
     """The first name that stands there more than once, if one does."""
     counts = Counter(names)

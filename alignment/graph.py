@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignment.checks import other_depth
 from alignment.describe import dot, table
 from alignment.labels import AxisLabel, Interval, mentions
 from alignment.lookups import Lookup
@@ -185,6 +186,8 @@ class Graph:
     def check(self, variables: PyTree) -> None:
         """Raise ValueError, naming the path and both shapes, unless `variables` has the structure that was traced."""
         got = {path: np.shape(leaf) for path, leaf in flatten(variables).items()}
+        if got.keys() != self.shapes.keys() and (depth := other_depth(got, self.shapes)):
+            raise ValueError(f"variables do not fit the graph in {depth}")
         for path in [*self.shapes, *got]:
             ours, theirs = self.shapes.get(path, "no such leaf"), got.get(path, "no such leaf")
             if ours != theirs:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from alignment.checks import channels_first
 from alignment.graph import PyTree, flatten, path_name
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
@@ -117,7 +118,12 @@ def closed_program(apply: Callable[..., PyTree], variables: PyTree, inputs: tupl
                 raise ValueError(f"apply must return arrays, got {type(leaf).__name__}{where}")
         return outputs
 
-    closed, returned = jax.make_jaxpr(checked, return_shape=True)(variables, *inputs)
+    try:
+        closed, returned = jax.make_jaxpr(checked, return_shape=True)(variables, *inputs)
+    except Exception as error:  # the function's own: it comes through as it is
+        shapes = [np.shape(x) for x in jax.tree.leaves(inputs)]
+        error.add_note(f"raised by apply, on inputs of shape {', '.join(map(str, shapes))}{channels_first(shapes)}")
+        raise
     if not closed.jaxpr.outvars:
         raise ValueError("apply must return arrays, got none")
     if effects := [str(effect) for effect in closed.jaxpr.effects if "debug" not in type(effect).__name__.lower()]:

@@ -1,4 +1,7 @@
-"""Differentiable model merging in JAX: several networks in, one out, every merge a starting point that can be learned."""
+"""Differentiable model merging in JAX: several networks in, one out, every merge a starting point that can be learned.
+
+In the examples of docstrings `nm` is npmerge, and alignment, jax, jnp (jax.numpy), np (numpy) and optax are imported.
+"""
 
 from typing import TYPE_CHECKING
 

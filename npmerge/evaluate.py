@@ -17,6 +17,7 @@ from alignment.graph import PyTree, weights_of
 from npmerge.arithmetic import mean
 from npmerge.batches import measured
 from npmerge.objectives import Apply, check_labels
+from npmerge.objectives.of_user import outputs_of
 from npmerge.telling import tell_of
 
 
@@ -48,7 +49,7 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
         batches: `(inputs, labels)`, labels integers (examples, ...) below the number of classes.
 
     Raises:
-        ValueError: no batches, labels out of range, or arguments in another order.
+        ValueError: no batches, labels out of range, arguments in another order, or inputs on which the network raises.
 
     Warns:
         UserWarning: inputs that are images of bytes, which few networks take as they are.
@@ -65,7 +66,7 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
     sums, outputs = np.zeros(3), None
     for inputs, labels in measured(batches):
         if outputs is None:
-            outputs = jax.eval_shape(apply, variables, inputs)
+            outputs = outputs_of(apply, variables, inputs)
             _warn_of_pixels(inputs)
         check_labels(labels, outputs)
         tell_of(_sums, apply, variables, inputs, np.asarray(labels))

@@ -54,7 +54,8 @@ class Granularity(abc.ABC):
             shared = groups.setdefault(self.group(path), compact)
             if not np.allclose(c, shared.reshape(shared.shape + (1,) * (c.ndim - shared.ndim)), rtol=1e-6, atol=1e-7):
                 raise ValueError(
-                    f"{self} cannot represent the start: its coefficients differ inside {path!r}; PerParameter can"
+                    f"{self} cannot represent the start: its coefficients differ inside {path!r}; PerParameter can, and "
+                    "where they differ between layers PerTensor, or PerLayer with a pattern of its own"
                 )
         return groups
 

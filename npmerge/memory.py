@@ -17,7 +17,7 @@ def bytes_of(tree: PyTree) -> int:
 
 def machine_bytes() -> int | None:
     """What the first device holds, as accelerators say; of a CPU the memory of the machine; None where neither is told."""
-    if limit := (jax.devices()[0].memory_stats() or {}).get("bytes_limit"):
+    if limit := (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit"):
         return limit
     names = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
     return math.prod(map(os.sysconf, names)) if set(names) <= set(getattr(os, "sysconf_names", ())) else None

@@ -1,20 +1,21 @@
 """Normalisation layers after a merge: running statistics are re-estimated from data."""
 
 import functools
-import re
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, Var
+from jax.interpreters import partial_eval
 from jaxtyping import Array
 
 from alignment.checks import check_kinds, kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree, Signature, as_shapes, flatten, floating, path_name, signature
-from alignment.names import STATISTICS
+from alignment.names import is_statistic
 from alignment.program import nested
 from npmerge.batches import measured
 from npmerge.telling import tell_of
@@ -75,6 +76,37 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
     return _replace(variables, means)
 
 
+def warn_of_statistics(paths: Sequence[str], remedy: str, *, stacklevel: int) -> None:
+    """Warn that a network is run on running statistics which are not its own.
+
+    Args:
+        paths: of statistics that lie between those of several models.
+        remedy: what to do.
+        stacklevel: of the caller's warning, as `warnings.warn` counts.
+    """
+    warnings.warn(
+        f"running statistics such as {paths[0]!r} are interpolated between those of the models, which no merged network has: "
+        f"{remedy}",
+        stacklevel=stacklevel + 1,
+    )
+
+
+def statistics_read(function: Callable[..., PyTree], variables: PyTree, *others: PyTree) -> list[str]:
+    """The paths of running statistics that the results of a function depend on: none in training mode.
+
+    Args:
+        function: of the variables and others.
+        variables: arrays or `jax.ShapeDtypeStruct`.
+        others: likewise.
+    """
+    paths = list(flatten(variables))
+    if not any(map(is_statistic, paths)):
+        return []
+    jaxpr = jax.make_jaxpr(function)(variables, *others).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return [path for path, read in zip(paths, used, strict=False) if read and is_statistic(path)]
+
+
 @jax.jit
 def _probe(zeros: dict[str, Array], at_zero: dict[str, Array]) -> dict[str, Array]:
     """As large as the statistics themselves, or the momentum would drown in rounding."""
@@ -105,7 +137,7 @@ def _statistics(train_apply: TrainApply, model: Signature, batch: Signature) -> 
     if flatten(returned[1]).keys() != leaves.keys():
         raise ValueError("train_apply must return (outputs, variables) with variables of the structure it was given")
     handed = {path for path, k in zip(leaves, _handed_through(closed.jaxpr), strict=True) if k is not None}
-    if still := [path for path in floating(variables) if path in handed and re.search(STATISTICS, path)]:
+    if still := [path for path in floating(variables) if path in handed and is_statistic(path)]:
         raise ValueError(f"train_apply hands the statistics at {still[0]!r} through unchanged: is it in training mode?")
     return tuple(path for path in floating(variables) if path not in handed)
 

@@ -2,21 +2,19 @@
 
 import functools
 import inspect
-import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import check_count, check_list
+from alignment.checks import check_count, check_list, kind_of
 from alignment.graph import PyTree, flatten
-from alignment.names import STATISTICS
+from alignment.names import is_statistic
 from npmerge.arithmetic import between
 from npmerge.evaluate import evaluate
-from npmerge.normalisation import TrainApply, reset_statistics
+from npmerge.normalisation import TrainApply, reset_statistics, warn_of_statistics
 from npmerge.objectives import Apply
 from npmerge.stack import stack_models
 
@@ -94,8 +92,8 @@ def path_between(
         reset: applied to the variables at every point; `resetting(train_apply, batches)` for networks with BatchNorm.
 
     Raises:
-        ValueError: for batches that are not a list, fewer than two points, a `reset` that takes other arguments, and what
-            `evaluate` refuses.
+        ValueError: for arguments in another order, batches that are not a list, fewer than two points, a `reset` that takes
+            other arguments, and what `evaluate` refuses.
 
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
@@ -104,6 +102,9 @@ def path_between(
         >>> print(nm.path_between(apply, a, b, [(jnp.eye(2), np.array([0, 1]))], points=3).loss.round(2))
         [0.02 0.69 0.02]
     """
+    if not callable(apply) or isinstance(batches, Mapping):
+        got = ", ".join(map(kind_of, (apply, start, end, batches)))
+        raise ValueError(f"path_between and barrier take (apply, start, end, batches), got ({got})")
     check_count("points", points, 2)
     check_list(batches, "batches")
     _check_reset(reset)
@@ -142,11 +143,9 @@ def barrier(
         >>> [round(nm.barrier(apply, *pair, batches, points=3).loss, 2) for pair in [(a, b), aligned]]
         [0.67, 0.0]
     """
-    if reset is None and (held := [path for path in flatten(start) if re.search(STATISTICS, path)]):
-        warnings.warn(
-            f"running statistics such as {held[0]!r} are interpolated, which makes a barrier of its own: "
-            "pass reset=resetting(train_apply, batches)",
-            stacklevel=2,
+    if reset is None and (held := [path for path in flatten(start) if is_statistic(path)]):
+        warn_of_statistics(
+            held, "pass reset=resetting(train_apply, batches), or they make a barrier of their own", stacklevel=2
         )
     path = path_between(apply, start, end, batches, points=points, reset=reset)
     return Barrier(path.barrier, path.accuracy_barrier, path)

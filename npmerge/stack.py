@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import check_list, kind_of
+from alignment.checks import check_list, kind_of, other_depth
 from alignment.finite import check_finite
 from alignment.graph import PyTree, flatten
 
@@ -114,6 +114,8 @@ def _check_same(reference: PyTree, model: PyTree, name: str) -> None:
     ours, theirs = (
         {path: (np.shape(x), str(jnp.result_type(x))) for path, x in flatten(tree).items()} for tree in (reference, model)
     )
+    if ours.keys() != theirs.keys() and (depth := other_depth(theirs, ours)):
+        raise ValueError(f"{name} differs from model 0 in {depth}")
     for path in [*ours, *theirs]:
         expected, got = (f"{t[path][1]}{list(t[path][0])}" if path in t else "no such leaf" for t in (ours, theirs))
         if expected != got:

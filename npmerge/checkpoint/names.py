@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import LISTED, unknown
+from alignment.checks import LISTED, check_kinds, unknown
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import open_checkpoint
@@ -129,6 +129,7 @@ def to_named(config: Config, variables: PyTree, *, like: Path | str | Iterable[s
         >>> variables["params"]["stages"][0][0]["conv"]["kernel"].shape, theirs["features.0.weight"].shape
         ((3, 3, 3, 2), (2, 3, 3, 3))
     """
+    check_kinds("to_named takes (config, variables)", (config, Config), (variables, object))
     leaves, names = flatten(fitted(config, variables, "variables")), _names(config, "variables")
     rows = {row.theirs: row for row in names.rows}
     spelled = {theirs: theirs for theirs in rows}

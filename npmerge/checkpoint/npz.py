@@ -215,6 +215,8 @@ def _dtypes(path: Path, name: str, stored: Any, called: str | None) -> tuple[np.
         dtype = np.dtype(stored) if isinstance(stored, str) and re.fullmatch(r"[<>|=]?[a-zA-Z?]\d{0,2}", stored) else None
     except (TypeError, ValueError):
         dtype = None
+    if isinstance(stored, str) and re.fullmatch(r"[<>|=]?[US]\d+", stored):
+        raise CheckpointError(path, f"is text ({short(stored)}), which no network has: is this a checkpoint?", name)
     if dtype is None or dtype.newbyteorder("<") not in DTYPES.values():
         raise CheckpointError(path, f"has the dtype {short(stored, 60)}, which is not read", name)
     return dtype, dtype.name

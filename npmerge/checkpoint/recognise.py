@@ -82,6 +82,10 @@ def _recognised(shapes: Mapping[str, Any], described: Mapping[str, Any], source:
     classes = ", ".join(known.config.__name__ for known in NAMED)
     begin = ", ".join(list(shapes)[:3])
     own = "recipes and commands take module:function as the architecture of others"
+    if any(name.startswith(("params/", "batch_stats/")) for name in shapes):
+        own = "these are paths of variables: npmerge.checkpoint.load_network reads what save_network wrote, load what save did"
+    if "inputs" in shapes:
+        own = "is this a file of examples rather than a network?"
     raise CheckpointError(source, f"no known architecture has tensors such as {begin}: expected one of {classes}; {own}")
 
 

@@ -59,7 +59,7 @@ def save(path: Path | str, variables: PyTree, record: Record | None = None, *, o
         raise ValueError(f"cannot save {path}: the record is no JSON: {error}") from None
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: choose another name, or pass overwrite=True")
-    _write(path, arrays, {"npmerge": header})
+    _write(path, arrays, {"format": "pt", "npmerge": header})  # transformers takes no file of metadata without the format
 
 
 def load(path: Path | str) -> PyTree:

@@ -62,12 +62,23 @@ def _checked(key: Any, path: tuple[KeyEntry, ...]) -> Any:
     raise ValueError(f"cannot save the key {key!r} in {path_name(path)!r}: expected text or an integer")
 
 
+def _instead(value: Any) -> str:
+    """What to give for what people try to save, by what it is like: no library is imported for it."""
+    if hasattr(value, "theta"):
+        return ": give its theta, or the network that the merge makes of it, merge.apply(result.theta, stack)"
+    if hasattr(value, "params") and hasattr(value, "base"):
+        return ": give one of its models()"
+    classes = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(value).__mro__}
+    if "flax.Module" in classes:
+        return ": give nnx.to_pure_dict(nnx.state(module))"
+    return ": give nnx.to_pure_dict(state)" if "flax.State" in classes else ""
+
+
 def _array(name: str, leaf: Any) -> np.ndarray:
     if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
-        pure = ": give nnx.to_pure_dict(state)" if type(leaf).__module__.startswith("flax.nnx") else ""
         raise ValueError(
             f"cannot save {repr(name) if name else 'this'}: got {type(leaf).__name__}, expected an array, or a dict, list or "
-            f"tuple of them{pure}"
+            f"tuple of them{_instead(leaf)}"
         )
     if str(leaf.dtype) not in DTYPES:
         raise ValueError(f"cannot save {name!r}: got dtype {leaf.dtype}, expected one of {', '.join(DTYPES)}")

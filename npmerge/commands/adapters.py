@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 
 from npmerge.checkpoint.adapted import CONV1D
 from npmerge.checkpoint.adapter import Adapter, open_adapter
@@ -104,36 +105,32 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
             raise ValueError(f"{name} is an adapter, expected a model: a recipe with base+adapter makes one of it")
     tuned, origin = open_checkpoint(model), open_checkpoint(base)
     _check_same(tuned, origin)
-    updates: dict[str, Update] = {}
-    tensors: dict[str, np.ndarray] = {}
-    whole: list[str] = []
-    conv1d = origin.config.get("model_type") in CONV1D
-    with shown(sum(e.nbytes for e in origin.entries.values()), "extracting", quiet=request.quiet) as progress:
-        for entry in origin.entries.values():
-            theirs, ours = tuned.read(entry.name), origin.read(entry.name)
-            if not np.array_equal(theirs, ours):
-                _check_finite(tuned, origin, entry, theirs, ours)
-                if _is_matrix(entry):
-                    module = entry.name.removesuffix(".weight")
-                    delta = (theirs.astype(np.float32) - ours.astype(np.float32)).reshape(entry.shape)
-                    updates[module], found = _extracted(module, delta, request, conv1d)
-                    tensors |= found
-                else:
-                    whole.append(entry.name)
-                    tensors[entry.name] = theirs.reshape(entry.shape)
-            progress.advance(entry.nbytes)
-    if not tensors:
+    changed = _changed(tuned, origin, request)
+    if not changed:
         raise ValueError(f"{model} and {base} hold the same values: there is nothing to extract")
+    whole = [entry.name for entry in changed if not _is_matrix(entry)]
     if loose := [name for name in whole if "." not in name]:
         raise ValueError(f"{model} changes {', '.join(loose)}, of no module: an adapter of PEFT cannot hold that")
-    saved = tuple(sorted({name.rpartition(".")[0] for name in whole}))
+    saved = tuple(sorted(set(map(_module, whole))))
     kept = _why_whole(whole, [*origin.entries])
-    _complete(tuned, saved, updates, tensors)
+    if saved and not request.quiet:
+        modules = {_module(entry.name) for entry in changed}
+        typer.echo(f"stored whole, not as factors: {len(saved)} of {plural(len(modules), 'changed module')}", err=True)
+    tensors = {name: tuned.read(name).reshape(e.shape) for name, e in tuned.entries.items() if _module(name) in saved}
+    updates: dict[str, Update] = {}
+    conv1d = origin.config.get("model_type") in CONV1D
+    factored = [entry for entry in changed if _module(entry.name) not in saved]
+    with shown(sum(entry.nbytes for entry in factored), "extracting", quiet=request.quiet) as progress:
+        for entry in factored:
+            theirs, ours = (x.read(entry.name).astype(np.float32).reshape(entry.shape) for x in (tuned, origin))
+            updates[_module(entry.name)], found = _extracted(_module(entry.name), theirs - ours, request, conv1d)
+            tensors |= found
+            progress.advance(entry.nbytes)
     ranks = {module: update.A.shape[0] for module, update in updates.items()}
     record = {"model": model, "base": base, "rank": request.rank, "errors": _errors(updates)}
     _write(request, NewAdapter(tensors, ranks, base, saved, conv1d, record))
     model_size = sum(entry.nbytes for entry in origin.entries.values())
-    inside = sum(x.nbytes for name, x in tensors.items() if name.rpartition(".")[0] in saved)
+    inside = sum(x.nbytes for name, x in tensors.items() if _module(name) in saved)
     return _page(updates, request, [*kept, *_sizes(sum(x.nbytes for x in tensors.values()), model_size, inside)])
 
 
@@ -161,15 +158,22 @@ def _sizes(adapter: int, model: int, whole: int) -> list[str]:
     return lines
 
 
-def _complete(tuned: StoredModel, saved: Sequence[str], updates: dict[str, Update], tensors: dict[str, np.ndarray]) -> None:
-    """PEFT stores modules whole: those of which one tensor is stored whole get all of theirs, and no update."""
-    for module in saved:
-        if updates.pop(module, None) is not None:
-            for end in ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B"):
-                tensors.pop(f"{module}.{end}", None)
-        for name, entry in tuned.entries.items():
-            if name.rpartition(".")[0] == module:
-                tensors[name] = tuned.read(name).reshape(entry.shape)
+def _changed(tuned: StoredModel, origin: StoredModel, request: Request) -> list[Entry]:
+    """The tensors that differ. Raises CheckpointError where one of them is not finite."""
+    found = []
+    with shown(sum(e.nbytes for e in origin.entries.values()), "comparing", quiet=request.quiet) as progress:
+        for entry in origin.entries.values():
+            theirs, ours = tuned.read(entry.name), origin.read(entry.name)
+            if not np.array_equal(theirs, ours):
+                _check_finite(tuned, origin, entry, theirs, ours)
+                found.append(entry)
+            progress.advance(entry.nbytes)
+    return found
+
+
+def _module(name: str) -> str:
+    """The module that a tensor is of: PEFT stores it whole if one of its tensors has to be."""
+    return name.rpartition(".")[0]
 
 
 def _joined(adapters: Sequence[Adapter], weights: Sequence[float], module: str) -> Update:

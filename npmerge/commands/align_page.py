@@ -14,7 +14,7 @@ from npmerge.paths import Path
 from npmerge.reports.folder import REPORT
 from npmerge.reports.tables import markdown_table
 
-HEADER = ("network", "squared distance", "matched correlation", "barrier (nats)", "outputs moved by")
+HEADER = ("network", "squared distance", "matched correlation", "own loss (nats)", "barrier (nats)", "outputs moved by")
 
 
 def summary(request: AlignRequest, parents: Parents, measured: Measured) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def told(content: Mapping[str, Any]) -> list[str]:
         cells = [f"{head} {cell}" for head, cell in zip(HEADER[1:], cells, strict=True) if cell != "-"]
         lines.append(f"{name}: {'; '.join(cells)}")
     ends = [*_ends(content), *_worse(content)] if content["data"] and content["data"]["labels"] else []
-    return [*lines, *(f"- {line}" for line in [*ends, *_missing(content), *content["warnings"]])]
+    return [*lines, *(f"- {line}" for line in [*_still(content), *ends, *_missing(content), *content["warnings"]])]
 
 
 def _network(k: int, source: Source, measured: Measured) -> dict[str, Any]:
@@ -91,9 +91,15 @@ def _row(network: Mapping[str, Any]) -> tuple[str, ...]:
         network["file"],
         _arrow(network["squared_distance"], ".4g"),
         _arrow(means, ".3f") if correlation else "-",
+        _arrow(_own_loss(network), ".3f") if network["path"] else "-",
         _arrow(network["barrier"], ".3g") if network["barrier"] else "-",
         f"{network['outputs_moved_by']:.1e}",
     )
+
+
+def _own_loss(network: Mapping[str, Any]) -> dict[str, float]:
+    """That of the network itself, at the end of the paths to it."""
+    return {when: path["loss"][-1] for when, path in network["path"].items()}
 
 
 def _arrow(change: Mapping[str, float], form: str) -> str:
@@ -101,7 +107,7 @@ def _arrow(change: Mapping[str, float], form: str) -> str:
 
 
 def _by_node(networks: Sequence[Mapping[str, Any]], modules: Mapping[str, str]) -> list[str]:
-    """Nodes are called after what makes them, and beside it by the name of that in the file of the reference."""
+    """Nodes are called by the name that what makes them has in the file of the reference, and beside it by its path."""
     rows = [
         (_called(node, modules), *(_arrow(network["matched_correlation"][node], ".3f") for network in networks))
         for node in networks[0]["matched_correlation"]
@@ -110,8 +116,9 @@ def _by_node(networks: Sequence[Mapping[str, Any]], modules: Mapping[str, str]) 
 
 
 def _called(node: str, modules: Mapping[str, str]) -> str:
-    theirs = modules.get(node.partition("#")[0])
-    return f"`{node}` ({theirs})" if theirs else f"`{node}`"
+    path, number, which = node.partition("#")
+    theirs = modules.get(path)
+    return f"`{theirs}{number}{which}` ({node})" if theirs else f"`{node}`"
 
 
 def _notes(content: Mapping[str, Any]) -> list[str]:
@@ -132,16 +139,24 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         notes += [*_ends(content), *_worse(content)]
     if content["batch_statistics"] and data:
         notes.append(f"BatchNorm: {_normalised(content)}")
-    return [*notes, *_missing(content), *content["warnings"]]
+    return [*notes, *_still(content), *_missing(content), *content["warnings"]]
+
+
+def _still(content: Mapping[str, Any]) -> list[str]:
+    """Networks whose units had their places already."""
+    distances = {network["file"]: network["squared_distance"] for network in content["networks"]}
+    still = [file for file, change in distances.items() if change["before"] == change["after"]]
+    return [f"Nothing had to move in {', '.join(still)}: it is as near to the reference as it was."] if still else []
 
 
 def _ends(content: Mapping[str, Any]) -> list[str]:
     """A barrier says nothing of an end that was moved uphill."""
     if not content["approximate"]:
         return []
-    ends = {n["file"]: _arrow({key: path["loss"][-1] for key, path in n["path"].items()}, ".3f") for n in content["networks"]}
+    ends = {network["file"]: _own_loss(network) for network in content["networks"]}
     return [
-        f"{file} was changed, and the barrier is of the way to what it became. Its own loss: {loss}."
+        f"{file} was changed{' for the worse' * (loss['after'] > loss['before'])}, and the barrier is of the way to what it "
+        f"became. Its own loss: {_arrow(loss, '.3f')}."
         for file, loss in ends.items()
     ]
 

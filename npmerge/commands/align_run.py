@@ -10,11 +10,11 @@ from alignment import trace
 from npmerge.commands.align_inputs import read_data, read_networks
 from npmerge.commands.align_requests import Request
 from npmerge.commands.sources import File
-from npmerge.commands.terminal import gathered_warnings, progress, tell
+from npmerge.commands.terminal import gathered_warnings, tell
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.models import Network, abstract, example
 from npmerge.reports.folder import OutputFolder, write_report
-from npmerge.reports.progress import Advance
+from npmerge.reports.progress import Advance, phases
 
 
 class Parents:
@@ -85,12 +85,12 @@ def run(
     """
     began = time.perf_counter()
     output = OutputFolder(request.out, force=request.force, own=own)
-    with output as folder, gathered_warnings() as warned, progress() as advance:
+    with output as folder, gathered_warnings() as warned, phases() as advance:
         made = make(Parents(request, advance, widths=widths))
         advance("writing")
-        content = {**made.content, "warnings": warned()}
         for name, file in made.files.items():
             file.write(folder / name)
+        content = {**made.content, "warnings": warned()}
         write_report(folder, page=page.markdown(content), summary=content, figures=made.figures)
     tell(page.told(content), request.out, content["written"], began)
     return content

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +62,7 @@ class Documents:
         quiet: whether no progress is shown.
         keep: whether what has been written is to be of use after an error.
         distributed: whether several processes learn together.
+        hashes: of inputs, by path, which are known already.
     """
 
     asked: Asked
@@ -72,6 +73,7 @@ class Documents:
     quiet: bool
     keep: bool
     distributed: bool = False
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> dict[int, Planned]:
         """Plan all that can be planned now, so that what is wrong is told before anything is made.
@@ -103,7 +105,7 @@ class Documents:
         notes: list[str] = []
         results: dict[str, StoredModel] = {}
         hashers = ThreadPoolExecutor(max(1, self.options.threads // 2), thread_name_prefix="hash")
-        hashes: dict[str, Future[str]] = {}
+        hashes = {path: hashers.submit(str, known) for path, known in self.hashes.items()}
         try:
             for number, recipe in enumerate(recipes):
                 document = ready.get(number) or self._planned(recipe, results)
@@ -169,19 +171,23 @@ class Documents:
 
     def _followed(self, document: Planned, report: Path | None, work: Path) -> tuple[Plan, list[str]]:
         """The plan of what is written, when the networks of a document have been aligned and learned from; what to say."""
+        if report is not None:
+            self._warn(document)
         if document.blocks is None:
             return document.plan, []
         from npmerge.learning.run import follow  # imports flax and Optax
 
         return follow(document.blocks, report, work, quiet=self.quiet or report is None, keep=self.keep)
 
+    def _warn(self, document: Planned) -> None:
+        """Say what `npmerge plan` warns of, before anything is done."""
+        of = "" if document.recipe is self.asked.recipes[-1] else f"{document.recipe.name}: "
+        for warning in () if self.quiet else (*document.plan.warnings, *over_budget(document.plan, self.options)):
+            typer.echo(f"warning: {of}{warning}", err=True)
+
     def _write(self, plan: Plan, target: Destination, label: str) -> list[Outcome]:
         from npmerge.stream.kernels import kernel_of  # imports JAX
 
-        if not self.quiet:
-            of = "" if label == self.out.name else f"{label}: "
-            for warning in (*plan.warnings, *over_budget(plan, self.options)):
-                typer.echo(f"warning: {of}{warning}", err=True)
         kernel = partial(kernel_of, mergekit_semantics=plan.mergekit_semantics, seed=plan.seed)
         with shown(plan.bytes_in, label, quiet=self.quiet) as progress:
             return write_model(plan, kernel, target, self.options, progress)

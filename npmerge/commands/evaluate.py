@@ -10,12 +10,12 @@ from npmerge.checkpoint.tensors import tensors_of
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.folder.record import hash_of_path
 from npmerge.learning.chosen import architecture_of
-from npmerge.learning.data import read_examples
+from npmerge.learning.data import read_examples, without
 from npmerge.learning.judged import is_headless
 from npmerge.learning.user_code import check_takes
 from npmerge.recipe.examples import Data
 from npmerge.recipe.named import Named
-from npmerge.reports.numbers import plural
+from npmerge.reports.numbers import nats, plural
 from npmerge.reports.tables import json_text
 from npmerge.reports.text import columns
 from npmerge.version import __version__
@@ -53,7 +53,7 @@ def run_evaluate(request: Request) -> str:
         found = {name: row._asdict() for name, row in rows.items()}
         return json_text({"npmerge": __version__, "data": data, "models": found})
     examples = max(row.examples for row in rows.values())
-    table = [(name, f"{row.accuracy:.4f}", f"{row.loss:.4f}") for name, row in rows.items()]
+    table = [(name, f"{row.accuracy:.4f}", nats(row.loss)) for name, row in rows.items()]
     lines = columns([("model", "accuracy", "loss (nats)"), *table])
     return "\n".join([*lines, "", f"{plural(examples, 'prediction')} on {request.data}"])
 
@@ -66,7 +66,7 @@ def _metrics(request: Request, name: str) -> Metrics:
         network = architecture_of(given, model, tensors)
         examples = read_examples(Data(path=str(request.data)), network.config, model.folder)
         if examples.targets is None:
-            raise ValueError(f"{request.data} has no 'labels'")
+            raise ValueError(without(str(request.data), "labels"))
         variables = network.variables(tensors)
         check_takes(network, variables, examples)
         if is_headless(network.config):

@@ -7,6 +7,7 @@ from npmerge.commands import pages
 from npmerge.commands.align_requests import MERGED, FusionRequest
 from npmerge.commands.align_run import Parents
 from npmerge.reports.folder import REPORT
+from npmerge.reports.numbers import nats
 from npmerge.reports.tables import markdown_table
 
 
@@ -26,7 +27,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines = [f"# npmerge align: {', '.join(files)} in one network by {content['method']}", ""]
     lines += [*(f"- {line}" for line in _notes(content)), ""]
     if content["networks"]:
-        rows = [(name, f"{row['accuracy']:.4f}", f"{row['loss']:.4f}") for name, row in content["networks"].items()]
+        rows = [(name, f"{row['accuracy']:.4f}", nats(row["loss"])) for name, row in content["networks"].items()]
         lines += ["## What it is worth", "", *markdown_table(("network", "accuracy", "loss"), rows), ""]
     rows = [(row["node"], *map(str, row["old"]), str(row["new"])) for row in content["nodes"]]
     lines += ["## Units of every node", "", *markdown_table(("node", *files, "merged"), rows), ""]

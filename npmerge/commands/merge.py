@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import typer
@@ -12,6 +12,7 @@ from npmerge.checkpoint.partial import check_replaceable, partial_folder, partia
 from npmerge.commands.documents import Documents, Made
 from npmerge.commands.planning import Asked, asked_of
 from npmerge.commands.signals import ended_by_signals
+from npmerge.folder import changed_inputs, hashes_now
 from npmerge.recipe import Recipe
 from npmerge.reports.numbers import parse_size, without_unit
 from npmerge.reports.progress import peak_memory
@@ -79,6 +80,10 @@ def run_merge(request: Request) -> None:
         return
     check_replaceable(request.out, force=request.force)
     ready = documents.check()
+    if asked.replay is not None:
+        documents = replace(documents, hashes=hashes_now(asked.replay))
+        for text in [] if request.quiet else changed_inputs(asked.replay, documents.hashes):
+            typer.echo(f"warning: {text}", err=True)
     keep_freed_memory()
     switch_often()
     with ended_by_signals() as check, partial_folder(request.out, force=request.force, resume=request.resume) as folder:

@@ -1,6 +1,7 @@
-"""Flags that users of mergekit know and that `npmerge merge` does not have: what stands in their place."""
+"""What users of mergekit may type that `npmerge` does not have: what stands in its place."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 FLAGS = {
     "--cuda": "is --device gpu here",
@@ -18,7 +19,11 @@ FLAGS = {
 
 
 def check_flags(arguments: Sequence[str]) -> None:
-    """Raise ValueError for a flag of mergekit among the arguments of the command line, with what to give instead."""
+    """Raise ValueError for a recipe in the place of a command, and for a flag of mergekit, with what to give instead."""
+    first = arguments[0] if arguments else ""
+    if Path(first).suffix in (".yml", ".yaml", ".json"):
+        instead = f"npmerge merge {first} OUT, or npmerge plan {first}"
+        raise ValueError(f"{first} seems to be a recipe, expected a command: {instead}")
     for argument in arguments if "merge" in arguments[:1] else ():
         flag = argument.partition("=")[0]
         if flag in FLAGS:

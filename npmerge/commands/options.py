@@ -99,7 +99,8 @@ AlignData = Annotated[
     typer.Option(
         help="Examples of the task: an .npz file with the array `inputs`, which methods on activations need, and the integers "
         "`labels`, without which no loss is measured. Images are (examples, height, width, channels), normalised as in "
-        "training. By default none: what needs no examples is done."
+        "training; for networks of text they are tokens, integers (examples, positions), and labels what is to be predicted "
+        "there. By default none: what needs no examples is done."
     ),
 ]
 AlignSeed = Annotated[int, typer.Option(help="Decides what is random in the method and in the checks of the report.")]

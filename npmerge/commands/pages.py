@@ -11,6 +11,7 @@ from npmerge.commands.align_inputs import Data
 from npmerge.commands.align_measures import has_statistics
 from npmerge.commands.align_requests import Request
 from npmerge.commands.align_run import Parents
+from npmerge.reports.numbers import nats
 from npmerge.reports.tables import markdown_table
 from npmerge.version import __version__
 
@@ -46,7 +47,7 @@ def made_from(content: Mapping[str, Any]) -> list[str]:
 
 def measured(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
     """What the terminal shows of networks by name."""
-    return [f"{name}: accuracy {row['accuracy']:.3f}, loss {row['loss']:.3f}" for name, row in rows.items()]
+    return [f"{name}: accuracy {row['accuracy']:.3f}, loss {nats(row['loss'])}" for name, row in rows.items()]
 
 
 def _described(data: Data | None) -> dict[str, Any] | None:

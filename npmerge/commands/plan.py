@@ -13,6 +13,7 @@ from npmerge.commands import plan_page as page
 from npmerge.commands.merge import default_options
 from npmerge.commands.planning import Asked, Planned, asked_of, planned
 from npmerge.commands.prediction import Prediction, predicted, probed
+from npmerge.folder import changed_inputs, hashes_now
 from npmerge.recipe import PlannedModel, Recipe
 from npmerge.stream.engine import Options, over_budget
 from npmerge.version import __version__
@@ -39,8 +40,9 @@ class Request:
 
 def plan_page(request: Request) -> str:
     """The plans of all documents as text. Raises ValueError for whatever is wrong with recipe or models."""
-    lines: list[str] = []
     asked = _asked(request)
+    changed = _changed(asked)
+    lines = ["", *(f"warning: {text}" for text in changed)] if changed else []
     for title, document, prediction in _documents(asked, request.options):
         lines += ["", title, "", *page.told(document.plan, prediction, verbose=request.verbose, alone=document.blocks is None)]
         lines += [f"warning: {text}" for text in over_budget(document.plan, request.options)]
@@ -57,7 +59,7 @@ def plan_json(request: Request) -> str:
         {"title": title, "predicted": prediction._asdict(), **page.as_json(document.plan), **_fit(document)}
         for title, document, prediction in _documents(asked, request.options)
     ]
-    content = {"npmerge": __version__, "recipe": str(request.recipe), "documents": documents}
+    content = {"npmerge": __version__, "recipe": str(request.recipe), "documents": documents, "changed": _changed(asked)}
     return json.dumps(content | {"waiting": [_name(recipe) for recipe in _waiting(asked.recipes)]}, indent=1)
 
 
@@ -67,12 +69,12 @@ def _blocks(document: Planned, prediction: Prediction) -> list[str]:
     lines = ["", f"align: {align.method}, to the units of the reference"] if align else []
     if learn is None or document.blocks is None:
         return lines
-    from npmerge.learning.predictions import predicted_fit, told  # imports flax and Optax
+    from npmerge.learning.predictions import PROGRAMS, predicted_fit, told  # imports flax and Optax
 
     typer.echo("compiling a step of learning, which is timed", err=True)
     found = predicted_fit(document.blocks, learn)
-    beside = found.memory.models + 2 * found.memory.merged  # as they were read; the start and the result
-    total = page.total(prediction, found.memory.total + beside, found.seconds and found.compiling + found.seconds)
+    held = found.held + (PROGRAMS if align else 0)  # activations are a program of the network, too
+    total = page.total(prediction, held, found.lasting, aligned=align is not None)
     return [*(lines or [""]), *told(learn, found), total]
 
 
@@ -87,6 +89,11 @@ def _fit(document: Planned) -> dict[str, Any]:
 
 def _asked(request: Request) -> Asked:
     return asked_of(request.recipe, seed=request.seed, mergekit_semantics=request.mergekit_semantics)
+
+
+def _changed(asked: Asked) -> list[str]:
+    """What is not as it was, of a merge that is made again."""
+    return [] if asked.replay is None else changed_inputs(asked.replay, hashes_now(asked.replay))
 
 
 def _documents(asked: Asked, options: Options) -> Iterator[tuple[str, Planned, Prediction]]:

@@ -210,15 +210,17 @@ def _takes(p: Prediction) -> str:
     return f"at most about {size(p.memory)} of memory; time: {time} {where}"
 
 
-def total(p: Prediction, held: int, learning: float | None) -> str:
+def total(p: Prediction, held: int, learning: float | None, *, aligned: bool) -> str:
     """The last line of a document that learns: what all of it takes.
 
     Args:
         p: of the merge of its tensors.
-        held: bytes of a step of learning and of what lies beside it.
-        learning: seconds of compiling and of all steps; None where they are not known.
+        held: bytes of learning and judging.
+        learning: seconds of both; None where they are not known.
+        aligned: whether networks are aligned before, which takes time that nothing here tells.
     """
     memory = f"about {size(max(peak_memory(), LIBRARIES + held, p.memory))} of memory"
     if learning is None or p.seconds is None:
         return f"predicted in all: {memory}; time: not known"
-    return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}, and what measuring the networks takes"
+    besides = ", and what aligning takes" if aligned else ""
+    return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}{besides}"

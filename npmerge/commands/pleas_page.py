@@ -7,6 +7,7 @@ from npmerge.commands import pages
 from npmerge.commands.align_requests import MERGED, PleasRequest
 from npmerge.commands.align_run import Parents
 from npmerge.reports.folder import REPORT
+from npmerge.reports.numbers import nats
 from npmerge.reports.tables import markdown_table
 
 
@@ -76,9 +77,9 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
 
 def _by_size(content: Mapping[str, Any]) -> list[str]:
     rows = [
-        (f"{p['budget']:g}", f"{p['cost']:.3f}", f"{p['accuracy']:.4f}", f"{p['loss']:.4f}") for p in content["sizes"]["points"]
+        (f"{p['budget']:g}", f"{p['cost']:.3f}", f"{p['accuracy']:.4f}", nats(p["loss"])) for p in content["sizes"]["points"]
     ]
-    rows += [(name, "", f"{v['accuracy']:.4f}", f"{v['loss']:.4f}") for name, v in content["sizes"]["levels"].items()]
+    rows += [(name, "", f"{v['accuracy']:.4f}", nats(v["loss"])) for name, v in content["sizes"]["levels"].items()]
     return markdown_table(("budget", "operations", "accuracy", "loss"), rows)
 
 

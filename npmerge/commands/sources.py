@@ -1,6 +1,8 @@
 """Networks that `npmerge align` reads, and how the aligned ones are written: each in the names in which it was read."""
 
 import hashlib
+import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,10 @@ from npmerge.checkpoint.formats import PERHAPS, open_checkpoint
 from npmerge.checkpoint.names import paths_of
 from npmerge.checkpoint.network import architecture, network_config
 from npmerge.checkpoint.sharded import OTHERS
+from npmerge.folder.carried import carry
 from npmerge.models import Config
+
+CONFIG = "config.json"
 
 FOREIGN = {Path(pattern).suffix for pattern in (*PERHAPS, *OTHERS)}
 """Endings of formats that are read and not written."""
@@ -31,15 +36,23 @@ class File(NamedTuple):
         variables: of the network.
         record: that is written with it.
         names: of its tensors, where they are to be those that PyTorch has; None for the paths of our own files.
+        beside: a folder whose configuration and tokenizer go along: then a folder is written, too.
     """
 
     config: Config
     variables: PyTree
     record: Mapping[str, Any]
     names: tuple[str, ...] | None = None
+    beside: Path | None = None
 
     def write(self, path: Path) -> None:
-        """Write it. Raises ValueError as `npmerge.checkpoint.save`."""
+        """Write it. Raises ValueError as `npmerge.checkpoint.save`; warns of files that do not go along."""
+        if self.beside is not None:
+            path.mkdir()
+            for left in carry(self.beside, path):
+                warnings.warn(f"{self.beside.name}: {left}", stacklevel=2)
+            shutil.copyfile(self.beside / CONFIG, path / CONFIG)
+            path = path / "model.safetensors"
         if self.names is None:
             save_network(path, self.config, self.variables, self.record)
         else:
@@ -79,13 +92,17 @@ class Source(NamedTuple):
 
     def aligned(self, variables: PyTree, record: Mapping[str, Any]) -> File:
         """Its aligned copy, with a record besides its own."""
-        return File(self.config, variables, {**self.record, **record}, self.names)
+        beside = self.path if _is_folder_of_model(self.path) else None
+        return File(self.config, variables, {**self.record, **record}, self.names, beside)
 
 
 def written_name(path: Path) -> str:
-    """What the aligned copy is called: as the original, but always in `.safetensors` where that is another format."""
+    """What the aligned copy is called: as the original, but always in `.safetensors` where that is another format.
+
+    That of a folder with `config.json` is a folder.
+    """
     if path.is_dir():
-        return f"{path.name}.safetensors"
+        return path.name if _is_folder_of_model(path) else f"{path.name}.safetensors"
     return f"{path.stem}.safetensors" if path.suffix in FOREIGN else path.name
 
 
@@ -118,6 +135,11 @@ def sha256(path: Path) -> str:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_folder_of_model(path: Path) -> bool:
+    """Whether it is a folder as Hugging Face has them, whose files beside the weights are of use to the aligned copy."""
+    return (path / CONFIG).is_file()
 
 
 def _is_own(path: Path) -> bool:

@@ -7,12 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-from npmerge.reports.progress import Advance
-
-EVERY = 10.0
-"""Seconds between lines on how far a step has got, where there is no terminal."""
 
 
 def tell(lines: Sequence[str], out: Path, written: Sequence[str], began: float) -> None:
@@ -28,22 +22,3 @@ def gathered_warnings() -> Iterator[Callable[[], list[str]]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield lambda: list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
-
-
-@contextmanager
-def progress() -> Iterator[Advance]:
-    """What is being done, on stderr: a line that moves on a terminal, else a line for each step, and some for long ones."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar, told = progress.add_task("starting"), time.monotonic()
-
-        def advance(text: str, part: str = "") -> None:
-            nonlocal told
-            line = f"{text} {part}".rstrip()
-            progress.update(bar, description=line)
-            if not console.is_terminal and (not part or time.monotonic() - told > EVERY):
-                told = time.monotonic()
-                console.print(line)
-
-        yield advance

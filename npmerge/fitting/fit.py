@@ -59,8 +59,8 @@ def fit(
             returned, whose loss on them is never above that of the start. Training batches in a list may stand here, too.
         every: steps between judgements, and between checks for divergence and calls of `progress`.
         patience: stop after so many judgements in a row without a new best.
-        progress: called with the step and the latest training loss, as `print` can be; its method `judged`, if it has one, with
-            the step and the held-out loss.
+        progress: called with the step and the latest training loss, as `print` can be; its method `judged`, if it has one, just
+            before that with the step and the held-out loss.
         key: randomness for a loss that draws at random (`along_line`): it is called with `key=`, another one in each step. On
             held-out batches it is called without, and must then be deterministic.
         devices: among which batches are divided by examples, or how many; None for JAX's own rule, where the arrays are. With
@@ -80,6 +80,7 @@ def fit(
             where the loss takes no mask, checkpoints of another fit.
 
     Warns:
+        UserWarning: where a merge is learned on the running statistics of the models' average (`weight_space`).
         UserWarning: where a loss, gradient or update is not finite (the step, and inputs that are not finite themselves). That
             stops the run with status "diverged"; without held-out data theta is then the latest whose loss was finite.
 

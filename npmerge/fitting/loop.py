@@ -34,7 +34,7 @@ class History(NamedTuple):
         loss: `loss[i]` is that of step i on its batch, before the update.
         held_out_step: after how many updates theta was judged.
         held_out_loss: what was found there. Where the first is the lowest, nothing better than the start was found, and theta
-            is the start.
+            is the start (`FitResult.best_step` is 0).
 
     Example:
         >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
@@ -56,7 +56,8 @@ class FitResult(NamedTuple):
         theta: the best on held-out data where there is any, the start included; else the last one, or the latest whose loss was
             finite where the fit diverged.
         history: what was measured.
-        status: why the fit ended, not how well: "finished" after all steps, "stopped early" by `patience`, "diverged".
+        status: why the fit ended, not how well (`best_step`): "finished" after all steps, "stopped early" by `patience`,
+            "diverged".
 
     Example:
         >>> loss = lambda theta, stack, batch: jnp.square(theta - batch[1]).mean()
@@ -65,6 +66,10 @@ class FitResult(NamedTuple):
         [0.75 0.75] finished
         >>> found
         FitResult(finished after 2 steps, loss 1 -> 0.25)
+        >>> uphill, data = optax.sgd(-0.5), [(None, jnp.ones(2))]
+        >>> found = nm.fit(jnp.zeros(2), loss, None, data, uphill, steps=2, held_out=data)
+        >>> found.best_step, found
+        (0, FitResult(finished after 2 steps, held-out loss 1: nothing better than the start was found))
     """
 
     theta: PyTree
@@ -73,12 +78,27 @@ class FitResult(NamedTuple):
 
     def __repr__(self) -> str:
         """How it went in a line: all numbers of theta would fill pages."""
-        loss, steps, held_out = self.history
+        loss, _, held_out = self.history
         how = f", loss {loss[0]:.3g} -> {loss[-1]:.3g}" if len(loss) else ""
         if len(held_out):
-            best = np.nanargmin(held_out) if np.isfinite(held_out).any() else 0
-            how = f", held-out loss {held_out[0]:.3g} -> {held_out[best]:.3g} at step {steps[best]}"
+            how = f", held-out loss {held_out[0]:.3g} -> {held_out[_lowest(held_out)]:.3g} at step {self.best_step}"
+        if len(loss) and self.best_step == 0:
+            how = f", held-out loss {held_out[0]:.3g}: nothing better than the start was found"
         return f"FitResult({self.status} after {len(loss)} step{'s' * (len(loss) != 1)}{how})"
+
+    @property
+    def best_step(self) -> int | None:
+        """After how many updates theta was as it is here: 0 where nothing better than the start was found on held-out data.
+
+        None without held-out data, where nothing judges.
+        """
+        _, steps, held_out = self.history
+        return int(steps[_lowest(held_out)]) if len(held_out) else None
+
+
+def _lowest(losses: np.ndarray) -> int:
+    """Where the first of the lowest is, of those that are finite."""
+    return int(np.where(np.isfinite(losses), losses, np.inf).argmin())
 
 
 class Judge:
@@ -183,17 +203,17 @@ class Loop:
 
     def look(self, step: int, steps: int, progress: Callable[[int, float], Any] | None, patience: int | None) -> None:
         """Report, judge, and say whether it is over."""
-        if progress is not None:
-            progress(step, float(self.layout.take(self.losses[-1])))
         if not bool(self.layout.take(self.state.healthy)):
             self.status = "diverged"
-            return
-        self.recent.clear()
-        self.judge(step, self.state.learned)
-        if (judged := getattr(progress, "judged", None)) is not None and self.judge.losses:
+        else:
+            self.recent.clear()
+            self.judge(step, self.state.learned)
+            if patience is not None and self.judge.stale >= patience and step < steps:
+                self.status = "stopped early"
+        if (judged := getattr(progress, "judged", None)) is not None and self.status != "diverged" and self.judge.losses:
             judged(step, self.judge.losses[-1])
-        if patience is not None and self.judge.stale >= patience and step < steps:
-            self.status = "stopped early"
+        if progress is not None:
+            progress(step, float(self.layout.take(self.losses[-1])))
 
     def result(self) -> FitResult:
         """Theta, joined with what was not learned, and the history."""

@@ -2,14 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from npmerge.checkpoint.indices import read_object
 from npmerge.checkpoint.partial import RECORD
 from npmerge.folder.record import Provenance
 from npmerge.recipe.blocks import Learn
+from npmerge.recipe.notices import UNFIT, averaged_statistics
 from npmerge.recipe.plan import Plan
 from npmerge.reports.numbers import plural
 from npmerge.version import __version__
@@ -18,7 +21,9 @@ HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """What names on a hub look like: an owner and a name."""
 
 
-def card(plan: Plan, provenance: Provenance, name: str, learn: Learn | None = None) -> str:
+def card(
+    plan: Plan, provenance: Provenance, name: str, learn: Learn | None = None, history: Mapping[str, Any] | None = None
+) -> str:
     """`README.md` of the merged model: front matter that model hubs read, then the merge in words.
 
     Args:
@@ -26,10 +31,11 @@ def card(plan: Plan, provenance: Provenance, name: str, learn: Learn | None = No
         provenance: its recipe and models.
         name: of the merged model.
         learn: how its coefficients were learned, if they were.
+        history: what was measured of that, as `history.json` holds it.
     """
     models = provenance.models or tuple(model.name for model in plan.models)
     front = yaml.safe_dump(_front_matter(plan, models), sort_keys=False).strip()
-    words = _words(plan, models, learn)
+    words = _words(plan, models, learn, history or {})
     return "\n".join([f"---\n{front}\n---", f"# {name}", "", *words, "", *_recipe(provenance.recipe)]) + "\n"
 
 
@@ -42,7 +48,7 @@ def _front_matter(plan: Plan, models: Sequence[str]) -> dict[str, object]:
     return {**matter, "tags": ["merge", "npmerge"]}
 
 
-def _words(plan: Plan, models: Sequence[str], learn: Learn | None) -> list[str]:
+def _words(plan: Plan, models: Sequence[str], learn: Learn | None, history: Mapping[str, Any]) -> list[str]:
     methods = Counter(step.method for step in plan.steps if step.action == "merge")
     copied = sum(step.action == "copy" for step in plan.steps)
     lines = [f"A merge of {plural(len(models), 'model')}, made with npmerge {__version__}.", "", "| | |", "| --- | --- |"]
@@ -53,7 +59,32 @@ def _words(plan: Plan, models: Sequence[str], learn: Learn | None) -> list[str]:
     if learn is not None:
         how = f"{learn.minimised}; {learn.granularity.name}, {learn.constraint.name}, {plural(learn.steps, 'step')}"
         lines.append(f"| coefficients | learned by {how}: `report.md` says what came of it |")
-    return [*lines, f"| seed | {plan.seed} |"]
+    lines += [f"| {measured_on} | {gained} |" for measured_on, gained in [_gained(history)] if gained]
+    lines.append(f"| seed | {plan.seed} |")
+    if learn is None and (averaged := averaged_statistics(plan.steps)):
+        lines += ["", f"Running statistics are averaged ({averaged}): {UNFIT}. In Python `npmerge.reset_statistics` does."]
+    return lines
+
+
+def _gained(history: Mapping[str, Any]) -> tuple[str, str]:
+    """What learning gained, and on what; nothing where nothing was held out."""
+    if not history or not history["evaluation"]["held_out"]:
+        return "", ""
+    rows = dict(history["evaluation"]["networks"])
+    if not rows:
+        losses = history["held_out_loss"]
+        lowest = min((x for x in losses if x is not None), default=None)
+        return "held-out loss", f"{_number(losses[0])} at the start, {_number(lowest)} at its best"
+    start, learned = rows.pop("start"), rows.pop("learned")
+    best = max(rows, key=lambda name: rows[name]["accuracy"])
+    others = {"the start": start, f"`{name_of(best)}`, the most accurate model,": rows[best]}
+    measured = [f"{name} {_number(x['accuracy'])}, {_number(x['loss'])}" for name, x in others.items()]
+    first = f"accuracy {_number(learned['accuracy'])}, loss {_number(learned['loss'])}"
+    return f"{learned['examples']:,} held-out examples", "; ".join([first, *measured])
+
+
+def _number(x: float | None) -> str:
+    return "not finite" if x is None else f"{x:.4f}"
 
 
 def name_of(model: str) -> str:
@@ -84,5 +115,6 @@ def _recipe(text: str) -> list[str]:
 
 
 def write_card(folder: Path, plan: Plan, provenance: Provenance, name: str, learn: Learn | None = None) -> None:
-    """Write `README.md`."""
-    (folder / "README.md").write_text(card(plan, provenance, name, learn), encoding="utf-8")
+    """Write `README.md`; what learning gained is read from the `history.json` of the folder."""
+    history = read_object(path) if learn is not None and (path := folder / "history.json").is_file() else None
+    (folder / "README.md").write_text(card(plan, provenance, name, learn, history), encoding="utf-8")

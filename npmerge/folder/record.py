@@ -6,6 +6,7 @@ It holds no time, no machine and no absolute path: the same merge writes the sam
 import mmap
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -152,6 +153,23 @@ def differences(replay: Replay, again: Provenance) -> list[str]:
     """What a second run found or made otherwise than the first: a line for each file, none if all bytes are the same."""
     found = _changed("input", replay.provenance.inputs, again.inputs)
     return found + _changed("output", replay.provenance.outputs, again.outputs)
+
+
+def hashes_now(replay: Replay) -> dict[str, str]:
+    """Hashes of the recorded inputs as they are now, without those that are no longer there. All of them are read."""
+    there = [name for name in replay.provenance.inputs if Path(name).exists()]
+    with ThreadPoolExecutor(thread_name_prefix="hash") as pool:
+        return dict(zip(there, pool.map(hash_of_path, map(Path, there)), strict=True))
+
+
+def changed_inputs(replay: Replay, now: Mapping[str, str]) -> list[str]:
+    """What differs from the first time before anything is made: a line for each input.
+
+    Args:
+        replay: the merge that is to be made again.
+        now: of `hashes_now`.
+    """
+    return [f"not as the first time: {text}" for text in _changed("input", replay.provenance.inputs, now)]
 
 
 def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

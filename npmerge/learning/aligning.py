@@ -35,7 +35,13 @@ class Functions(NamedTuple):
 
 
 def aligned(
-    recipe: Recipe, block: Align, network: Architecture, models: Sequence[PyTree], data: Examples | None
+    recipe: Recipe,
+    block: Align,
+    network: Architecture,
+    models: Sequence[PyTree],
+    data: Examples | None,
+    *,
+    advance: Advance = unsaid,
 ) -> list[PyTree]:
     """The networks of a recipe in the units of the first.
 
@@ -45,6 +51,7 @@ def aligned(
         network: as functions.
         models: variables.
         data: for alignments that need activations, and for BatchNorm where maps are approximate.
+        advance: told what is being done.
 
     Raises:
         ValueError: data that are missing, networks that the alignment cannot align (file and line).
@@ -55,11 +62,14 @@ def aligned(
     if network.config is None and data is None:
         raise recipe.error(("align",), "a network of your own is traced with examples: give them as data")
     inputs = example(network.config) if data is None and network.config is not None else data.inputs[:2]  # type: ignore[union-attr]
+    advance("tracing")
     graph = trace(network.apply, models[0], inputs)
+    advance(f"aligning by {block.method}")
     batches = [] if data is None else data.batches(block.batch_size)
     functions = Functions(network.apply, network.train_apply)
     with inside(recipe, ("align",)):
-        found = in_units_of_first(method, graph, functions, models, batches=batches, key=jax.random.key(block.seed))
+        key = jax.random.key(block.seed)
+        found = in_units_of_first(method, graph, functions, models, batches=batches, key=key, advance=advance)
     if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, list(models)):
         message = (
             f"{block.method} makes networks of other widths, and a recipe keeps the reference's: npmerge align merges those"

@@ -13,7 +13,7 @@ from npmerge.folder import Vocabulary
 from npmerge.learned import Learned
 from npmerge.learning.aligning import aligned
 from npmerge.learning.architectures import Architecture
-from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split
+from npmerge.learning.data import Examples, Parts, check_apart, read_examples, split, without
 from npmerge.learning.goals import Goal, goal_of, needs_graph, needs_labels
 from npmerge.learning.judged import Judged, check_judged
 from npmerge.learning.learner import Learner
@@ -30,6 +30,7 @@ from npmerge.recipe.examples import Data
 from npmerge.recipe.plan import Plan
 from npmerge.recipe.schema import Recipe
 from npmerge.recipe.settings import Path as Keys
+from npmerge.reports.progress import Advance, unsaid
 from npmerge.stack import Stack, stack_models
 
 
@@ -62,7 +63,7 @@ class Blocks:
         train = [self.examples(data, keys) for keys, data in placed(("learn", "data"), learn.data)]
         for k, (keys, data) in enumerate(placed(("learn", "data"), learn.data)):
             if (term := needs_labels(learn, k)) is not None and train[k].targets is None:
-                raise self.recipe.error(keys, f"{term} needs labels: {train[k].name} has no {data.labels!r}")
+                raise self.recipe.error(keys, f"{term} needs labels: {without(train[k].name, data.labels)}")
         given = learn.held_out if isinstance(learn.held_out, tuple) else ()
         held_out = [self.examples(data, keys) for keys, data in placed(("learn", "held_out"), given)]
         with inside(self.recipe, ("learn", "held_out")):
@@ -75,8 +76,8 @@ class Blocks:
         with inside(self.recipe, ("learn" if self.recipe.learn else "align",)):
             return [self.network.variables(tensors) for tensors in self.members.all]
 
-    def aligned(self, found: list[PyTree]) -> list[PyTree]:
-        """The same in the units of the first, if they are to be."""
+    def aligned(self, found: list[PyTree], advance: Advance = unsaid) -> list[PyTree]:
+        """The same in the units of the first, if they are to be; `advance` is told what is being done."""
         align, learn = self.recipe.align, self.recipe.learn
         if align is None:
             return found
@@ -85,7 +86,7 @@ class Blocks:
         self._check_taken((block, "data"), examples, found[0])
         with inside(self.recipe, ("align",)):
             data = joined_examples(examples) if examples else None
-        return aligned(self.recipe, align, self.network, found, data)
+        return aligned(self.recipe, align, self.network, found, data, advance=advance)
 
     def learner(self, learn: Learn, tasks: Tasks, networks: Sequence[PyTree]) -> Learner:
         """The fit of a `learn:`, of arrays or `jax.ShapeDtypeStruct`."""

@@ -26,7 +26,7 @@ class Examples:
     Attributes:
         name: what messages call them.
         inputs: (examples, ...), of the dtype that the network takes.
-        targets: integers, (examples,) or one for each position; None where there are none.
+        targets: (examples, ...), int32, or float32 for objectives that read such; None where there are none.
     """
 
     name: str
@@ -117,15 +117,24 @@ def whole(batches: list[tuple]) -> list[tuple]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches
 
 
+def without(name: str, array: str) -> str:
+    """That data have no such array, and which they have where they are a file of arrays."""
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            held = ", ".join(file.files)
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):  # a folder, a data set
+        return f"{name} has no {array!r}"
+    return f"{name} has no {array!r}: it holds {held}"
+
+
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "images" if class_folders(path) else "text"
     if path.suffix == ".npz" or path.suffix == "":
         return "npz"
     if path.suffix in (".npy", ".csv", ".json", ".parquet", ".h5"):
-        raise ValueError(
-            f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; {SAVEZ}; kind: text reads it so"
-        )
+        as_text = "; kind: text reads it so" if path.suffix in (".csv", ".json") else ""
+        raise ValueError(f"{path}: expected an .npz file, a folder of images or text, got {path.suffix}; {SAVEZ}{as_text}")
     return "text"
 
 
@@ -166,14 +175,15 @@ def _checked(data: Examples, config: Config | None) -> Examples:
             inputs = _fitting(name, inputs, config)
         elif inputs.dtype == np.float64:
             inputs = inputs.astype(np.float32)
-    _check_finite(name, inputs)
+    _check_finite(name, "inputs", inputs)
     if targets is None:
         return Examples(name, inputs, None)
     if len(targets) != len(inputs):
         raise ValueError(f"{name} has {len(inputs)} inputs and {len(targets)} labels")
-    if not np.issubdtype(targets.dtype, np.integer):
-        raise ValueError(f"{name}: labels must be integers, got {targets.dtype}")
-    return Examples(name, inputs, targets.astype(np.int32))
+    if targets.dtype.kind not in "iuf":
+        raise ValueError(f"{name}: labels must be numbers, got {targets.dtype}")
+    _check_finite(name, "labels", targets)
+    return Examples(name, inputs, targets.astype(np.float32 if targets.dtype.kind == "f" else np.int32))
 
 
 def _fitting(name: str, inputs: np.ndarray, config: Config) -> np.ndarray:
@@ -196,11 +206,11 @@ def wrong_kind(inputs: np.ndarray, *, tokens: bool) -> str:
     return f"inputs must be {'integers' if tokens else 'floating-point'}, got {inputs.dtype}{help_}"
 
 
-def _check_finite(name: str, inputs: np.ndarray) -> None:
-    bad = ~np.isfinite(inputs).reshape(len(inputs), -1)
+def _check_finite(name: str, what: str, values: np.ndarray) -> None:
+    bad = ~np.isfinite(values).reshape(len(values), -1)
     if bad.any():
         count, first = int(bad.sum()), int(np.flatnonzero(bad.any(1))[0])
-        raise ValueError(f"{name}: inputs hold values that are not finite: {count:,}, the first in example {first}")
+        raise ValueError(f"{name}: {what} hold values that are not finite: {count:,}, the first in example {first}")
 
 
 def _keys(data: Examples) -> np.ndarray:

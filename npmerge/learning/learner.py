@@ -1,9 +1,8 @@
 """The `learn:` block: coefficients that start at the recipe's method and descend on its objective."""
 
 import functools
-import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +26,9 @@ from npmerge.learning.hosts import batches_of_process, devices_of_job, held_out_
 from npmerge.learning.measuring import Measured, measured
 from npmerge.learning.partly import PartlyLearned, latents_of
 from npmerge.learning.places import inside
+from npmerge.learning.shares import collapsed
 from npmerge.learning.tasks import Tasks
 from npmerge.normalisation import reset_statistics
-from npmerge.objectives import warn_of_collapse
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.schema import Recipe
 from npmerge.stack import Stack
@@ -106,7 +105,7 @@ class Learner:
         """
         block, theta = self.block, self.theta()
         loss = self.goal.loss(self.merge, self.network.forward, theta)
-        warned = self._warnings(theta)
+        warned = self._warnings()
         with inside(self.recipe, ("learn",)):
             result = fit(
                 theta,
@@ -127,11 +126,19 @@ class Learner:
             )
         result = result._replace(theta=on_every_process(result.theta))
         merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
-        base = {} if self.stack.base is None else {"base": self.stack.base}
-        networks = base | dict(zip(names, self.stack.models(), strict=True)) | merged
         size = block.batch_size if self.network.train_apply is None else RESET
-        found = measured(self.network.apply, networks, self.tasks.measured, size)
-        return Learnt(merged["learned"], result, self._coefficients(result.theta), found, warned)
+        found = measured(self.network.apply, self._networks(names, merged), self.tasks.measured, size)
+        start, coefficients = self._coefficients(theta), self._coefficients(result.theta)
+        warned = (*self._collapse(start, coefficients, names), *warned)
+        return Learnt(merged["learned"], result, coefficients, found, warned)
+
+    def _networks(self, names: Sequence[str], merged: Mapping[str, PyTree]) -> Iterator[tuple[str, PyTree]]:
+        """What was merged, each copied from the stack only when it is asked for, and what it was merged to."""
+        if self.stack.base is not None:
+            yield "base", self.stack.base
+        for k, name in enumerate(names):
+            yield name, jax.tree.map(lambda x, k=k: x[k], self.stack.params)
+        yield from merged.items()
 
     @property
     def held_out(self) -> list[tuple]:
@@ -146,21 +153,28 @@ class Learner:
             return variables
         return reset_statistics(self.network.train_apply, variables, whole(self.tasks.mixed(RESET, MOST + 1))[:MOST])
 
-    def _warnings(self, theta: PyTree) -> tuple[str, ...]:
-        """What the library warns of before the first step."""
+    def _collapse(
+        self, start: dict[str, np.ndarray], coefficients: dict[str, np.ndarray], names: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Whether what was learned from one task alone is one of the networks, rather than a merge."""
+        found = None if self.tasks.joint else collapsed(start, coefficients)
+        if found is None:
+            return ()
+        model, share = found
+        return (
+            f"the mean share of {names[model]} has become {share:.2f}: what is learned from one task alone can collapse onto a "
+            "model that solves it; give data of every model (data: a list), or equal_shares beside the objective",
+        )
+
+    def _warnings(self) -> tuple[str, ...]:
+        """What is to be said of the data and the objective."""
         found = []
-        if "equal_shares" not in dict(self.goal.regularisers):  # which is what the warning advises
-            loss = self.goal.data_loss(self.merge, self.network.forward)
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
-                warn_of_collapse(loss, theta, self.stack, self.held_out[:1] or [self.tasks.first(self.block.batch_size)])
-            found += [str(x.message) for x in caught if issubclass(x.category, UserWarning)]
         if self.goal.idle:
             named = ", ".join(self.goal.idle)
             found.append(f"{named} teaches nothing: teacher: own is the model that a task names, and none names it")
         if self.goal.objective.transductive and not self.tasks.has_held_out:
             found.append("learned on the inputs that the networks are measured on: the result is transductive")
-        return (*found, *self.tasks.repeated(self.block.batch_size))
+        return tuple(found)
 
     def _coefficients(self, theta: PyTree) -> dict[str, np.ndarray]:
         """By group, from the inputs of the network to its outputs."""

@@ -1,6 +1,6 @@
 """How good the networks of a learned merge are: on all examples, and on those of each task."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -28,22 +28,27 @@ class Measured(NamedTuple):
     name: str
 
 
-def measured(apply: Callable, networks: Mapping[str, PyTree], tasks: Mapping[str, Examples], batch_size: int) -> Measured:
+def measured(
+    apply: Callable, networks: Iterable[tuple[str, PyTree]], tasks: Mapping[str, Examples], batch_size: int
+) -> Measured:
     """The networks on the examples of each task that has labels of what they predict.
 
     Args:
         apply: the network in evaluation mode.
-        networks: variables by name.
+        networks: names and variables, which are asked for one after the other.
         tasks: examples by name.
         batch_size: examples at a time.
     """
-    one = next(iter(networks.values()))
     found: dict[str, Rows] = {}
-    for task, examples in tasks.items():
-        if _has_labels(apply, one, examples):
-            batches = examples.batches(batch_size)
-            found[task] = {name: evaluate(apply, variables, batches) for name, variables in networks.items()}
-    rows = {name: _pooled([x[name] for x in found.values()]) for name in networks} if found else {}
+    for name, variables in networks:
+        for task, examples in tasks.items():
+            if has_labels(apply, variables, examples):
+                found.setdefault(task, {})[name] = evaluate(apply, variables, examples.batches(batch_size))
+        del variables  # before the next is there
+        if not found:
+            break
+    names = next(iter(found.values()), {})
+    rows = {name: _pooled([x[name] for x in found.values()]) for name in names}
     return Measured(rows, found if len(tasks) > 1 else {}, ", ".join(found or tasks))
 
 
@@ -56,7 +61,7 @@ def _pooled(rows: Sequence[Metrics]) -> Metrics:
     return Metrics(accuracy, loss, sum(counts))
 
 
-def _has_labels(apply: Callable, variables: PyTree, examples: Examples) -> bool:
+def has_labels(apply: Callable, variables: PyTree, examples: Examples) -> bool:
     """Whether the examples have labels, and those are of what the network predicts."""
     if examples.targets is None:
         return False

@@ -12,6 +12,7 @@ from npmerge.learning.learner import Learner, Learnt
 from npmerge.learning.measuring import Rows
 from npmerge.learning.partly import PartlyLearned
 from npmerge.learning.shares import Shares, names_of, shares_of
+from npmerge.reports.numbers import nats, plural
 from npmerge.reports.tables import json_text, markdown_table
 
 UNFIT = "The labels are not of what the networks predict, one for each prediction: no accuracy can be told."
@@ -67,10 +68,10 @@ def page(
     lines = ["# A learned merge", "", *_table(learner, learnt), "", "## What was learned", ""]
     lines += [
         f"From {learner.recipe.merge_method} on: {block.granularity.name}, {block.constraint.name}, {block.minimised}. "
-        f"{block.steps} steps of {block.batch_size} of {_examples(learner)}, seed {block.seed}; {_ended(learnt)}",
+        f"{plural(block.steps, 'step')} of {block.batch_size} of {_examples(learner)}, seed {block.seed}; {_ended(learnt)}",
         "",
         *_fixed(learner),
-        *(f"Warning: {x}.\n" for x in learnt.warnings),
+        *(f"Warning: {x}.\n" for x in (*learnt.warnings, *learner.tasks.repeated(block.batch_size))),
         "![loss](loss.png)",
         "",
         "![shares](shares.png)",
@@ -90,14 +91,14 @@ def page(
 
 def told(learner: Learner, learnt: Learnt) -> list[str]:
     """What the terminal shows."""
-    rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {x.loss:.4f}" for name, x in learnt.measured.rows.items()]
+    rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {nats(x.loss)}" for name, x in learnt.measured.rows.items()]
     measured = [_measured_on(learner, learnt), *_better(learnt.measured.rows)] if rows else []
     return [f"learned: {_ended(learnt)}", *rows, *measured, *(f"warning: {x}" for x in learnt.warnings)]
 
 
 def _ended(learnt: Learnt) -> str:
     history, status = learnt.result.history, learnt.result.status
-    said = f"{status} after {len(history.loss)} steps"
+    said = f"{status} after {plural(len(history.loss), 'step')}"
     if not len(history.loss):
         return "no steps were taken: the result is the start."
     if status == "diverged":
@@ -111,9 +112,10 @@ def _ended(learnt: Learnt) -> str:
     best = int(np.nanargmin(history.held_out_loss)) if np.isfinite(history.held_out_loss).any() else 0
     first, lowest = history.held_out_loss[0], history.held_out_loss[best]
     if not best:
-        return f"{said}; held-out loss {first:.4f} at the start, and never below it: the result is the start."
+        return f"{said}; held-out loss {nats(first)} at the start, and never below it: the result is the start."
     return (
-        f"{said}; held-out loss {first:.4f} at the start, {lowest:.4f} at its best, after step {history.held_out_step[best]}."
+        f"{said}; held-out loss {nats(first)} at the start, {nats(lowest)} at its best, "
+        f"after step {history.held_out_step[best]}."
     )
 
 
@@ -148,7 +150,7 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
 
 
 def _accuracies(rows: Rows) -> list[str]:
-    table = [(name, f"{x.accuracy:.4f}", f"{x.loss:.4f}") for name, x in rows.items()]
+    table = [(name, f"{x.accuracy:.4f}", nats(x.loss)) for name, x in rows.items()]
     return markdown_table(("network", "accuracy", "loss (nats)"), table)
 
 

@@ -10,19 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignment.graph import PyTree
-from npmerge.constraints import Simplex
-from npmerge.fitting.memory import FitMemory, predicted_bytes
+from npmerge.fitting.memory import FitMemory
 from npmerge.fitting.updates import Constants, Run, State, update
 from npmerge.learning.blocks import Blocks
-from npmerge.learning.learner import Learner
-from npmerge.learning.partly import PartlyLearned, latents_of
-from npmerge.memory import bytes_of, machine_bytes
+from npmerge.learning.foreseen import foreseen
+from npmerge.learning.learner import MOST, RESET, Learner
+from npmerge.learning.measuring import has_labels
+from npmerge.learning.partly import latents_of
 from npmerge.recipe.blocks import Learn
 from npmerge.reports.numbers import counted, duration, plural, size
 from npmerge.sharding import AsGiven
 
 LARGEST = 2 * 10**9
 """Bytes up to which a step is run to be timed."""
+
+FORWARD = 0.25
+"""What judging a batch takes of what a step on it takes, to compile and to run: most of a step is its gradient."""
+
+AROUND = 3.0
+"""Seconds of importing networks, of putting them side by side and of the report's figures."""
+
+PROGRAMS = 250_000_000
+"""Bytes of the programs that XLA makes of a network, at most: those of an encoder of six layers were 160 to 250 MB."""
 
 
 class LearnPrediction(NamedTuple):
@@ -36,6 +45,7 @@ class LearnPrediction(NamedTuple):
         compiling: seconds in which a step was compiled here.
         seconds: of all steps on one device of this machine, compilation and measurements not counted; None for steps that are
             too large to be run here.
+        judging: seconds in which start, held-out data and result are judged, programs for that compiled; None likewise.
         warnings: a line each.
     """
 
@@ -45,7 +55,22 @@ class LearnPrediction(NamedTuple):
     flops: float
     compiling: float
     seconds: float | None
+    judging: float | None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def lasting(self) -> float | None:
+        """Seconds of everything but the merge of tensors."""
+        known = self.seconds is not None and self.judging is not None
+        return AROUND + self.compiling + self.seconds + self.judging if known else None  # type: ignore[operator]
+
+    @property
+    def held(self) -> int:
+        """Bytes besides those of the merge of tensors: programs, files as they are read, and the larger of a step and judging.
+
+        Then start, result and one of the models are there beside all models.
+        """
+        return PROGRAMS + self.memory.models + max(self.memory.total, self.memory.models + 3 * self.memory.merged)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -56,19 +81,17 @@ class LearnPrediction(NamedTuple):
 def predicted_fit(blocks: Blocks, learn: Learn) -> LearnPrediction:
     """What a block will take: a step of it is compiled and, unless it is too large, run. Raises ValueError as `Blocks` does."""
     tasks, one = blocks.tasks(learn), blocks.network.shapes(blocks.members.models[0])
-    learner = blocks.learner(learn, tasks, [one] * len(blocks.members.all))
-    theta, count = _theta(learner), -(-learn.batch_size // learn.accumulate) * learn.accumulate
-    batch = _sized(tasks.first(1), count)
-    memory, devices = _memory(learner, theta, batch), _devices(learn)
+    fit = foreseen(blocks, learn, tasks)
+    learner, theta, memory = fit.learner, fit.theta, fit.memory()
     begun = time.perf_counter()
-    step, given = _compiled(learner, theta, batch)
+    step, given = _compiled(learner, theta, fit.batch)
     compiling = time.perf_counter() - begun
     flops = float((step.cost_analysis() or {}).get("flops", math.nan))
-    seconds = _timed(step, given) * learn.steps if memory.total < LARGEST else None
+    once = _timed(step, given) if memory.total < LARGEST else None
+    seconds, judging = (None, None) if once is None else (once * learn.steps, FORWARD * _judging(learner, one, compiling, once))
     latents = sum(math.prod(x.shape) for x in latents_of(learner.merge, theta).values())
-    each = memory.on(devices, features=learn.shard is not None)
-    warnings = (*tasks.repeated(learn.batch_size), *_too_large(each.total, devices))
-    return LearnPrediction(latents, devices, each, flops, compiling, seconds, warnings)
+    each, warnings = memory.on(fit.devices, features=learn.shard is not None), fit.warnings(memory)
+    return LearnPrediction(latents, fit.devices, each, flops, compiling, seconds, judging, warnings)
 
 
 def told(learn: Learn, found: LearnPrediction) -> list[str]:
@@ -77,8 +100,11 @@ def told(learn: Learn, found: LearnPrediction) -> list[str]:
     first = f"learn: {what}, {plural(learn.steps, 'step')} of {learn.batch_size}"
     parts = ", ".join(f"{name} {size(value)}" for name, value in found.memory._asdict().items())
     time = "not timed: it is too large to be tried here"
-    if found.seconds is not None:
-        time = f"{duration(found.seconds)} on one device here, after {duration(found.compiling)} of compiling"
+    if found.seconds is not None and found.judging is not None:
+        time = (
+            f"{duration(found.seconds)} on one device here, after {duration(found.compiling)} of compiling; start, held-out "
+            f"data and result are judged in {duration(found.judging)}"
+        )
     return [
         f"{first}; {counted(found.coefficients)} coefficients to learn",
         f"each of {plural(found.devices, 'device')} holds {size(found.memory.total)} in a step: {parts}",
@@ -87,47 +113,25 @@ def told(learn: Learn, found: LearnPrediction) -> list[str]:
     ]
 
 
-def _too_large(nbytes: int, devices: int) -> list[str]:
-    """A line if a step takes more than there is here, unless it is to run on devices that are elsewhere."""
-    there = machine_bytes()
-    if devices > jax.device_count() or there is None or nbytes <= there:
-        return []
-    help_ = "give a smaller batch_size, or a larger accumulate, by which a batch goes through in parts"
-    return [f"a step takes {size(nbytes)} and there are {size(there)} here: {help_}"]
+def _judging(learner: Learner, one: PyTree, compiling: float, once: float) -> float:
+    """Seconds of as many steps, and of compiling as many of their programs, as batches are judged, and programs for that."""
+    block, tasks = learner.block, learner.tasks
+    batches, measured = learner.held_out, tasks.measured.values()
+    labelled = [x for x in measured if has_labels(learner.network.apply, one, x)]
+    judgements = 1 + -(-block.steps // block.every)
+    networks = learner.stack.size + 2 + (learner.stack.base is not None)
+    examples = judgements * sum(_examples(x) for x in batches) + networks * sum(len(x.inputs) for x in labelled)
+    if learner.network.train_apply is not None:  # statistics of the start and of the result
+        examples += 2 * min(MOST * RESET, sum(len(x.inputs) for x in tasks.train))
+    each = _examples(tasks.first(block.batch_size))
+    programs = len(set(map(_examples, batches))) + len(labelled) + 1
+    return programs * compiling + examples / each * once
 
 
-def _theta(learner: Learner) -> PyTree:
-    """Its shapes; coefficients that stay fixed are taken to be one number for each model and tensor."""
-    merge, stack, partly = learner.learned, learner.stack, learner.merge
-    ours, others = partly.parts(stack) if isinstance(partly, PartlyLearned) else (stack, None)
-    rows = 1 if isinstance(merge.constraint, Simplex) and stack.size == 2 else stack.size
-    shapes = merge.granularity.shapes(ours.params).items()
-    latents = {name: jax.ShapeDtypeStruct((rows, *shape), jnp.float32) for name, shape in shapes}
-    if others is None:
-        return latents
-    fixed = {path: jax.ShapeDtypeStruct((stack.size, *(1,) * (x.ndim - 1)), jnp.int32) for path, x in others.params.items()}
-    return {"latents": latents, "fixed": fixed}
-
-
-def _memory(learner: Learner, theta: PyTree, batch: tuple) -> FitMemory:
-    """Of one device that holds all.
-
-    Where a batch goes through in parts, activations are those of one part, and the loop over the parts holds the sum of their
-    gradients and a copy of the models.
-    """
-    block = learner.block
-    part = _sized(batch, -(-block.batch_size // block.accumulate))
-    loss = learner.goal.data_loss(learner.merge, learner.network.forward)
-    found = predicted_bytes(loss, learner.optimizer, theta, learner.stack, part)
-    learned = found.theta - bytes_of(theta)  # what is kept besides theta is as large as what is learned
-    looped = learned + found.models if block.accumulate > 1 else 0
-    return found._replace(batch=bytes_of(batch), gradient=found.gradient + looped)
-
-
-def _devices(learn: Learn) -> int:
-    """Among how many devices a fit will be divided; of those that are not here, too."""
-    everywhere = learn.parallel == "pmap" or learn.shard is not None
-    return learn.devices or (jax.device_count() if everywhere else 1)
+def _examples(batch: tuple) -> int:
+    """In a batch, of all tasks."""
+    parts = batch if isinstance(batch[0], tuple) else (batch,)
+    return sum(len(inputs) for inputs, _ in parts)
 
 
 def _compiled(learner: Learner, theta: PyTree, batch: tuple) -> tuple[Any, tuple]:
@@ -152,10 +156,6 @@ def _timed(compiled: Any, shapes: tuple) -> float:
         jax.block_until_ready(compiled(*arguments))
         took = time.perf_counter() - begun
     return took
-
-
-def _sized(batch: tuple, size: int) -> tuple:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batch)
 
 
 def _is_learned(x: jax.ShapeDtypeStruct) -> bool:

@@ -29,8 +29,9 @@ class FitProgress:
         self.bar, self.begun, self.first = bar, time.perf_counter(), 0
         self.steps, self.console, self.next = steps, console, steps / LINES
         self.said = {"loss": "", "held-out": "", "speed": ""}
-        self.task: TaskID | None = None if bar is None else bar.add_task("compiling", total=steps)
-        self._write(f"learning: {plural(steps, 'step')}, which are compiled first")
+        self.task: TaskID | None = None if bar is None else bar.add_task("compiling" if steps else "measuring", total=steps)
+        learning = f"learning: {plural(steps, 'step')}, which are compiled first"
+        self._write(learning if steps else "no steps: nothing is learned")
 
     def says(self, text: str) -> None:
         """A line by itself."""
@@ -49,9 +50,8 @@ class FitProgress:
         self._show(step)
 
     def judged(self, step: int, loss: float) -> None:
-        """After theta was judged, with its held-out loss."""
+        """After theta was judged, with its held-out loss; what is shown next has it."""
         self.said["held-out"] = f"held-out {loss:.4g}"
-        self._show(step)
 
     def _show(self, step: int) -> None:
         text = "  ".join([*filter(None, self.said.values()), memory()])

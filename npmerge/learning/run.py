@@ -6,22 +6,29 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from rich.console import Console
 
 from alignment.graph import PyTree
 from npmerge.folder import Vocabulary
 from npmerge.folder.configs import changed_config
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.chosen import architecture_of
+from npmerge.learning.foreseen import warned
 from npmerge.learning.goals import check_goal, functions_of
+from npmerge.learning.learner import Learner
 from npmerge.learning.members import members_of, with_results, with_tensors
 from npmerge.learning.page import FILES, told, write_pages
 from npmerge.learning.places import data_of, inside, memory_told
 from npmerge.learning.progress import fit_progress
 from npmerge.learning.starts import chosen_tensors
+from npmerge.learning.tasks import Tasks
 from npmerge.learning.user_code import imported, source_of
 from npmerge.learning.values import alignment_of, values_of
+from npmerge.recipe.blocks import Learn
 from npmerge.recipe.plan import Plan
+from npmerge.recipe.references import meant_from
 from npmerge.recipe.schema import Recipe
+from npmerge.reports.progress import Advance, phases
 
 
 class Ready(NamedTuple):
@@ -49,7 +56,8 @@ def check_blocks(recipe: Recipe) -> None:
         alignment_of(recipe, recipe.align)
     for keys, data in data_of(recipe):
         if data.path is not None and not Path(data.path).exists():
-            raise recipe.error(keys, f"{data.path}: no such file or folder of data")
+            meant = meant_from(recipe.folder, data.path)
+            raise recipe.error(keys, f"{data.path}: no such file or folder of data{meant and ' from here'}{meant}")
 
 
 def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) -> Blocks:
@@ -76,25 +84,29 @@ def blocks_of(recipe: Recipe, plan: Plan, vocabulary: Vocabulary | None = None) 
 
 
 def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep: bool) -> Ready:
-    """Do what the blocks say.
+    """Do what the blocks say; before anything is read, what `npmerge plan` warns of is said.
 
     Args:
         blocks: of the document.
         folder: for the report; None where another process writes it.
         work: where a fit is saved on its way.
-        quiet: whether no progress is shown.
+        quiet: whether no progress and no warnings are shown.
         keep: whether the fit is saved, to go on after an interruption.
     """
     learn = blocks.recipe.learn
     if learn is None:
-        return _aligned(blocks)
+        with phases(quiet=quiet) as advance:
+            return _aligned(blocks, advance)
     tasks = blocks.tasks(learn)
-    networks, moved = _networks(blocks)
-    learner = blocks.learner(learn, tasks, networks)
+    warnings = warned(blocks, learn, tasks)
+    for text in () if quiet else warnings:
+        Console(stderr=True).print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
+    with phases(quiet=quiet) as advance:
+        learner, moved = _learner(blocks, learn, tasks, advance)
     with fit_progress(learn.steps, quiet=quiet) as progress, memory_told(blocks.recipe):
         checkpoints = learner.checkpoints(work, wanted=keep)
-        if keep and checkpoints is not None:
-            progress.says(resumed(Path(checkpoints.folder)))
+        if keep and checkpoints is not None and (said := resumed(Path(checkpoints.folder))):
+            progress.says(said)
         learnt = learner.learnt(blocks.names, progress, checkpoints)
     if folder is not None:
         write_pages(folder, learner, learnt, blocks.names, blocks.paths)
@@ -104,13 +116,13 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
 
 
 def resumed(folder: Path) -> str:
-    """Whether a fit that is saved in a folder goes on, and from which step; if not, why."""
+    """Whether a fit that is saved in a folder goes on, and from which step; if not, why; empty where none was begun."""
     steps = [int(x.name) for x in folder.glob("*") if x.name.isdigit()]
     if steps:
         return f"resumed at step {max(steps)}"
-    if any(folder.parent.glob("fit-*")):
+    if any(other != folder for other in folder.parent.glob("fit-*")):
         return "not resumed: what was left is of another learn block (steps count, too), of other data or of other models"
-    return "not resumed: no step of an interrupted fit was saved"
+    return "not resumed: no step of an interrupted fit was saved" if folder.exists() else ""
 
 
 def data_files(recipe: Recipe) -> list[Path]:
@@ -126,10 +138,17 @@ def code_files(blocks: Blocks) -> list[Path]:
     return [path for path in found if path is not None]
 
 
-def _networks(blocks: Blocks) -> tuple[list[PyTree], list[str]]:
+def _learner(blocks: Blocks, learn: Learn, tasks: Tasks, advance: Advance) -> tuple[Learner, list[str]]:
+    """The fit, which holds the networks side by side: as they were read they are not held. What alignment did, a line each."""
+    networks, moved = _networks(blocks, advance)
+    return blocks.learner(learn, tasks, networks), moved
+
+
+def _networks(blocks: Blocks, advance: Advance) -> tuple[list[PyTree], list[str]]:
     """The networks, aligned if they are to be, and a line on each that says how much nearer to the first it has come."""
+    advance("reading")
     stored = blocks.stored()
-    networks, align = blocks.aligned(stored), blocks.recipe.align
+    networks, align = blocks.aligned(stored, advance), blocks.recipe.align
     if align is None:
         return networks, []
     names = blocks.names if blocks.members.base is None else ["the base", *blocks.names]
@@ -148,8 +167,8 @@ def _distance(a: PyTree, b: PyTree) -> float:
     return math.sqrt(apart / (math.fsum(float(np.square(y, dtype=np.float64).sum()) for _, y in pairs) or 1))
 
 
-def _aligned(blocks: Blocks) -> Ready:
-    (networks, notes), members = _networks(blocks), blocks.members
+def _aligned(blocks: Blocks, advance: Advance) -> Ready:
+    (networks, notes), members = _networks(blocks, advance), blocks.members
     like = members.models[0]
     arrays = [blocks.network.tensors(jax.device_get(x), like) for x in networks]
     base, models = (None, arrays) if members.base is None else (arrays[0], arrays[1:])

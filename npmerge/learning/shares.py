@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+COLLAPSED = 0.9
+"""The share from which on what was learned is one model rather than a merge."""
+
 
 class Shares(NamedTuple):
     """Mean coefficients by depth.
@@ -34,6 +37,27 @@ def shares_of(coefficients: Mapping[str, np.ndarray]) -> Shares:
         sums[module] = sums.get(module, 0.0) + flat.sum(1)
         counts[module] = counts.get(module, 0) + flat.shape[1]
     return Shares(list(sums), np.stack([sums[x] / counts[x] for x in sums]))
+
+
+def collapsed(start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]) -> tuple[int, float] | None:
+    """The model onto which coefficients have collapsed, and its mean share; None if they have not.
+
+    That is a share of 0.9 or more of all absolute coefficients, which the start did not give it.
+
+    Args:
+        start: coefficients by group, (models, ...), before learning.
+        end: after it.
+    """
+    before, after = _total(start), _total(end)
+    most = int(after.argmax())
+    if len(after) < 2 or after[most] < COLLAPSED or before[most] >= COLLAPSED:
+        return None
+    return most, float(after[most])
+
+
+def _total(coefficients: Mapping[str, np.ndarray]) -> Float[np.ndarray, " models"]:
+    sums = np.sum([np.abs(c.reshape(len(c), -1).astype(np.float64)).sum(1) for c in coefficients.values()], axis=0)
+    return sums / (sums.sum() or 1.0)
 
 
 def names_of(paths: Mapping[str, Sequence[str]], group: Callable[[str], str]) -> dict[str, str]:

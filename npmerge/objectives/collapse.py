@@ -17,8 +17,8 @@ from npmerge.stack import Stack, check_stack
 
 WARNING = (
     "model {} alone has an objective of {:.3g} on these batches of the only task, the start of the merge one of {:.3g}: "
-    "learned coefficients may collapse onto that model, which their means tell afterwards; learn on the data of every model "
-    "(Joint), or hold them near equal shares (EqualShares), to be safe"
+    "learned coefficients may collapse onto that model; the means of merge.coefficients(result.theta, stack) tell afterwards "
+    "whether they did; learn on the data of every model (Joint), or hold them near equal shares (EqualShares), to be safe"
 )
 
 
@@ -28,9 +28,9 @@ def warn_of_collapse(
     """Warn, in one sentence, if one of the models is far better than the start at the only task that is learned from.
 
     That is where its objective is below a share of the start's. Coefficients may then collapse onto that model, but need not:
-    a start that is bad because averaging broke it can be mended by other coefficients, too. Call it once, before `fit`: it
-    evaluates every model and the start, so held-out batches or the first training batch are enough. Nothing is evaluated for
-    joint objectives of several tasks.
+    a start that is bad because averaging broke it can be mended by other coefficients, too. `fit` does not call it: do so once,
+    before. It evaluates every model and the start, so held-out batches or the first training batch are enough. Nothing is
+    evaluated for joint objectives of several tasks.
 
     Args:
         loss: `weight_space(merge, apply, objective)`.

@@ -1,5 +1,6 @@
 """From an objective to a loss: of a merge's theta, or of a network's own parameters."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,16 @@ from alignment.checks import check_kinds, first_line
 from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic
 from npmerge.base import Merge
+from npmerge.normalisation import statistics_read, warn_of_statistics
 from npmerge.objectives.base import Apply, Check, Objective, Term
 from npmerge.sharding import gathered
 from npmerge.stack import Stack, check_stack
+
+IN_TRAINING = (
+    "learn on the statistics of each batch, weight_space(merge, lambda v, x: train_apply(v, x)[0], objective), and call "
+    "reset_statistics(train_apply, variables, batches) on the result"
+)
+"""What to do about BatchNorm while a merge is learned."""
 
 
 class OfObjective:
@@ -77,7 +85,17 @@ class WeightSpaceLoss(OfObjective):
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
         merged = _merged_shapes(self.merge, theta, check_stack(stack))
-        return self.objective.checker(self.apply, merged, stack, batch)
+        check = self.objective.checker(self.apply, merged, stack, batch)
+        if held := self._statistics(merged, stack, batch):
+            warn_of_statistics(held, IN_TRAINING, stacklevel=6)
+        return check
+
+    def _statistics(self, merged: PyTree, stack: Stack | None, batch: Any) -> list[str]:
+        """Running statistics of the merged network that the objective depends on."""
+        try:
+            return statistics_read(functools.partial(self.objective, self.apply), merged, stack, batch)
+        except Exception:  # what is wrong with a batch is told where it is learned from
+            return []
 
 
 @dataclass(frozen=True)
@@ -124,7 +142,7 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
 
     A network with BatchNorm is learned on the statistics of each batch, by the outputs of training mode:
     `weight_space(merge, lambda v, x: train_apply(v, x)[0], objective)`. In evaluation mode it would be learned to fit the
-    average of the models' running statistics, which `reset_statistics` then replaces by others.
+    average of the models' running statistics, which `reset_statistics` then replaces by others; `fit` warns of it.
 
     Args:
         merge: whose theta is learned, such as `np_merge()`.

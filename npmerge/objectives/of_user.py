@@ -1,13 +1,17 @@
 """Errors of the user's own network or loss, told as theirs: which of the two raised what, and on what."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from alignment.checks import first_line
+from alignment.checks import channels_first, first_line
 from alignment.graph import PyTree
+
+LONGEST = 200
+"""Characters of a message that tell the shapes of a tree."""
 
 
 class UserError(ValueError):
@@ -30,7 +34,8 @@ def told(what: str, call: Callable[[], PyTree], hint: Callable[[], str] = str) -
     except UserError:
         raise
     except Exception as error:  # whatever a user's code raises
-        raise UserError(f"{what} raised {first_line(error)}{hint()}") from error
+        said, help_ = first_line(error), hint()
+        raise UserError(f"{what} raised {said.removesuffix('.') if help_ else said}{help_}") from error
 
 
 def told_of_network(apply: Callable[..., PyTree], variables: PyTree, inputs: PyTree) -> PyTree:
@@ -40,7 +45,9 @@ def told_of_network(apply: Callable[..., PyTree], variables: PyTree, inputs: PyT
 
 def outputs_of(apply: Callable[..., PyTree], variables: PyTree, inputs: PyTree) -> PyTree:
     """The shapes and dtypes of the outputs of a network. Raises UserError where it raises anything."""
-    return told(f"the network, on inputs of {kinds_of(inputs)},", lambda: jax.eval_shape(apply, variables, inputs))
+    what = f"the network, on inputs of {kinds_of(inputs)},"
+    hint = functools.partial(channels_first, map(np.shape, jax.tree.leaves(inputs)))
+    return told(what, lambda: jax.eval_shape(apply, variables, inputs), hint)
 
 
 def of_pair(outputs: PyTree) -> str:
@@ -51,8 +58,9 @@ def of_pair(outputs: PyTree) -> str:
 
 
 def kinds_of(tree: PyTree) -> str:
-    """The dtypes and shapes of arrays, of n examples each, in a line."""
-    return str(jax.tree.map(_Kind, tree))
+    """The dtypes and shapes of arrays, of n examples each, in a line; of a tree of many, as of variables, the first."""
+    text = str(jax.tree.map(_Kind, tree))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 class _Kind:

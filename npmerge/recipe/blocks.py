@@ -20,6 +20,9 @@ ALIGNMENTS = (
 GRANULARITIES = ("per_model", "per_layer", "per_tensor", "per_channel", "per_input", "per_parameter")
 CONSTRAINTS = ("simplex", "box", "clip", "free")
 
+GRANULARITY = one_of(
+    "granularity", GRANULARITIES, r"; one for each block of layers is {name: per_layer, arguments: {pattern: 'blocks/\d+'}}"
+)
 Architecture = Annotated[Named, BeforeValidator(by_name)]
 
 
@@ -69,7 +72,7 @@ class Learn(Block):
     architecture: Architecture | None = None
     data: Tasks
     objective: Terms = (Term(name="cross_entropy"),)
-    granularity: Annotated[Named, BeforeValidator(by_name), one_of("granularity", GRANULARITIES)] = Named(name="per_tensor")
+    granularity: Annotated[Named, BeforeValidator(by_name), GRANULARITY] = Named(name="per_tensor")
     constraint: Annotated[Named, BeforeValidator(by_name), one_of("constraint", CONSTRAINTS)] = Named(name="simplex")
     include: Filters = ()
     exclude: Filters = ()

@@ -62,7 +62,7 @@ def _check_names(recipes: Sequence[Recipe]) -> None:
 def _check_references(recipe: Recipe, names: Sequence[str]) -> None:
     for path, text in references_of(recipe):
         try:
-            check_reference(text, names, ("union", "base") if path in TOKENIZER_SOURCES else ())
+            check_reference(text, names, ("union", "base") if path in TOKENIZER_SOURCES else (), folder=recipe.folder)
         except ValueError as error:
             raise recipe.error(path, str(error)) from None
 

@@ -42,11 +42,11 @@ def listed(raw: Any) -> Any:
     return raw if isinstance(raw, list | tuple) else [raw]
 
 
-def one_of(kind: str, valid: Sequence[str]) -> AfterValidator:
-    """Check that something named is one of these."""
+def one_of(kind: str, valid: Sequence[str], hint: str = "") -> AfterValidator:
+    """Check that something named is one of these; messages end in a hint."""
 
     def check(named: Named) -> Named:
-        return named.model_copy(update={"name": _known(kind, named.name, valid)})
+        return named.model_copy(update={"name": _known(kind, named.name, valid, hint)})
 
     return AfterValidator(check)
 
@@ -56,9 +56,9 @@ def name_of(kind: str, valid: Sequence[str]) -> AfterValidator:
     return AfterValidator(lambda name: _known(kind, name, valid))
 
 
-def _known(kind: str, name: str, valid: Sequence[str]) -> str:
+def _known(kind: str, name: str, valid: Sequence[str], hint: str = "") -> str:
     """The valid name, of which hyphens may be underscores."""
     known = spelled(name, valid)
     if known not in valid:
-        raise fault(unknown(kind, name, valid))
+        raise fault(unknown(kind, name, valid) + hint)
     return known

@@ -17,6 +17,15 @@ SHOWN = 3
 COUNTER = "num_batches_tracked"
 """PyTorch's number of batches that statistics come from, which a network in use never reads."""
 
+UNFIT = "those of the models do not fit a merged network; learn: {data: FILE, steps: 0} estimates them from examples"
+"""What has to be said of running statistics that are merged and not estimated anew."""
+
+
+def averaged_statistics(steps: Iterable[Step]) -> str:
+    """The names of running statistics that are merged, in a few words; empty if there are none."""
+    several = [step.name for step in steps if step.action == "merge" and len(step.sources) > 1]
+    return _listed([name for name in several if is_statistic(name.replace(".", "/"))])
+
 
 @dataclass(frozen=True, eq=False)
 class Notices:
@@ -92,13 +101,8 @@ class Notices:
         kept = _telling(step.name for step in steps if "which is not merged" in step.note)
         if kept:
             yield f"{_listed(kept)} {'is' if len(kept) == 1 else 'are'} of integers or other types that are copied, not merged"
-        several = [step.name for step in steps if step.action == "merge" and len(step.sources) > 1]
-        averaged = [name for name in several if is_statistic(name.replace(".", "/"))]
-        if averaged and self.recipe.learn is None:
-            yield (
-                f"running statistics: {_listed(averaged)}: those of the models do not fit a merged network; "
-                "learn: {data: FILE, steps: 0} estimates them from examples"
-            )
+        if self.recipe.learn is None and (averaged := averaged_statistics(steps)):
+            yield f"running statistics: {averaged}: {UNFIT}"
         models = list(self.targets.models.values())
         narrow = [
             step.name

@@ -9,11 +9,16 @@ NEAREST = 3
 """Names that a message proposes at most."""
 
 
-def check_reference(text: str, names: Collection[str] = (), words: Collection[str] = ()) -> None:
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".th", ".ckpt", ".h5", ".keras", ".msgpack", ".npz", ".onnx")
+"""Endings of files that may be a model, or make one of the folder that they are in."""
+
+
+def check_reference(text: str, names: Collection[str] = (), words: Collection[str] = (), *, folder: Path | None = None) -> None:
     """Check that a model is on this machine, or one of the `names` of other documents. Nothing is opened.
 
     A path that exists is that path, whatever characters are in it: "+" and "@" have their meaning only where it does not.
-    Paths are from the folder in which the command runs. `words` are others that may stand there, which messages name.
+    Paths are from the folder in which the command runs. `words` are others that may stand there, which messages name; `folder`
+    is that of the recipe, in which a path may lie that was meant from there.
 
     Raises:
         ValueError: folders that hold no adapter, revisions, GGUF files, names of a hub and paths that do not exist, each with
@@ -32,10 +37,12 @@ def check_reference(text: str, names: Collection[str] = (), words: Collection[st
                 f"{text!r} asks for {path!r} with the adapter {adapter!r}: expected a folder on this machine with "
                 "adapter_config.json"
             )
-        return check_reference(path, names, words)
+        return check_reference(path, names, words, folder=folder)
     path, at, revision = text.rpartition("@")
     if at and _may_be(path):
         raise ValueError(f"{text!r} asks for the revision {revision!r} of a hub: download it first and give the folder's path")
+    if meant := meant_from(folder, text):
+        raise ValueError(f"{text!r} is no path from here{meant}")
     if _is_hub_name(text):
         raise ValueError(f"{text!r} is no path on this machine: download the model first and give its path from here")
     known = [*words, *names]
@@ -43,6 +50,13 @@ def check_reference(text: str, names: Collection[str] = (), words: Collection[st
     nearest = f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(map(repr, near))}, " if near else ""
     expected = f"expected {', '.join(map(repr, known))} or a path" if known else "expected a path"
     raise ValueError(f"unknown model {text!r}: {nearest}{expected} (no such file or folder: {Path(text).absolute()})")
+
+
+def meant_from(folder: Path | None, text: str) -> str:
+    """The end of a message on a path that is not there, if it is there as seen from the recipe; else empty."""
+    if folder is None or not _exists(str(folder / text)):
+        return ""
+    return f", where the command runs, but one from the recipe's folder: give {normal(str(folder / text))}"
 
 
 def normal(text: str) -> str:
@@ -73,9 +87,19 @@ def _is_hub_name(text: str) -> bool:
 
 
 def _beside(text: str) -> list[str]:
-    """What the folder of the path holds."""
+    """What the folder of the path holds that may be a model."""
     folder = Path(text).parent
     try:
-        return [str(path) for path in sorted(folder.iterdir()) if path.exists()]
+        return [str(path) for path in sorted(folder.iterdir()) if _may_be_model(path)]
     except (OSError, ValueError):
         return []
+
+
+def _may_be_model(path: Path) -> bool:
+    """By the names of files alone; those of Orbax have no ending."""
+    if not path.is_dir():
+        return path.suffix in WEIGHTS and path.exists()
+    try:
+        return any(x.suffix in WEIGHTS or x.name in ("_METADATA", "_CHECKPOINT_METADATA") for x in path.iterdir())
+    except OSError:
+        return False

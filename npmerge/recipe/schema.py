@@ -1,5 +1,6 @@
 """What a recipe may hold: mergekit's keys and ours, checked by pydantic."""
 
+import pathlib
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -216,6 +217,12 @@ class Recipe(Block):
         if self.tokenizer is not None and self.tokenizer_source is not None:
             raise fault("tokenizer and tokenizer_source exclude each other, got both", ("tokenizer_source",))
         return self
+
+    @property
+    def folder(self) -> pathlib.Path | None:
+        """Where its file lies; None for a recipe that is no file."""
+        file = pathlib.Path(self._document.file)
+        return file.parent if file.is_file() else None
 
     def error(self, path: Path, message: str) -> ValueError:
         """An error about what stands at the path, with the file and the line."""

@@ -52,19 +52,20 @@ class OutputFolder:
         try:
             if kind is None:
                 self.check()  # again: another run may have written here meanwhile
-                self._fill(sorted(self.staging.iterdir()))
+                self._fill(sorted(x for x in self.staging.rglob("*") if x.is_file()))
         except OSError as error:
             raise ValueError(f"cannot write to {self.path}: {error.strerror or error}") from None
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
 
     def _fill(self, files: Sequence[FilePath]) -> None:
-        written = [file.name for file in files]
+        written = [file.relative_to(self.staging).as_posix() for file in files]
         if taken := [name for name in written if (self.path / name).is_dir()]:
             raise ValueError(f"cannot write to {self.path}: {taken[0]} is a folder there")
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            os.replace(file, self.path / file.name)  # noqa: PTH105
+        for file, name in zip(files, written, strict=True):
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, self.path / name)  # noqa: PTH105
         for name in self.own:
             if name not in written and (self.path / name).is_file():
                 (self.path / name).unlink()

@@ -63,6 +63,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def nats(loss: float) -> str:
+    """Four digits behind the point; of a small loss three that count, rather than zeros."""
+    return f"{loss:.4f}" if abs(loss) >= 0.01 or loss == 0 else f"{loss:.3g}"
+
+
 def number(value: float | None) -> str:
     """Four digits; a dash where there is no value."""
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"

@@ -2,14 +2,18 @@
 
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
+
+EVERY = 10.0
+"""Seconds between lines on how far something has got, where there is no terminal."""
 
 
 class Progress(Protocol):
@@ -36,6 +40,28 @@ def unsaid(text: str, part: str = "") -> None:
     """An `Advance` that shows nothing."""
 
 
+@contextmanager
+def phases(*, quiet: bool = False) -> Iterator[Advance]:
+    """What is being done, on stderr: a line that moves on a terminal, else a line for each step, and some for long ones."""
+    if quiet:
+        yield unsaid
+        return
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), TimeElapsedColumn()
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar, told = progress.add_task("starting"), time.monotonic()
+
+        def advance(text: str, part: str = "") -> None:
+            nonlocal told
+            line = f"{text} {part}".rstrip()
+            progress.update(bar, description=line)
+            if not console.is_terminal and (not part or time.monotonic() - told > EVERY):
+                told = time.monotonic()
+                console.print(line)
+
+        yield advance
+
+
 def peak_memory() -> int:
     """The most bytes that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -60,9 +86,25 @@ class Shown:
             self._bar.advance(self._task, nbytes)
 
 
+class Lines:
+    """Progress where there is no terminal: a line every ten seconds."""
+
+    def __init__(self, total: int, label: str):
+        self._console, self._lock, self._label = Console(stderr=True), Lock(), label
+        self._total, self._done, self._told = total, 0, time.monotonic()
+
+    def advance(self, nbytes: int) -> None:
+        """Move on by so many bytes."""
+        with self._lock:
+            self._done += nbytes
+            if time.monotonic() - self._told > EVERY:
+                self._told = time.monotonic()
+                self._console.print(f"{self._label}: {self._done / self._total:.0%}", highlight=False, markup=False)
+
+
 @contextmanager
 def shown(total: int, label: str, *, quiet: bool) -> Iterator[Progress]:
-    """A bar on the terminal of the standard error; nothing where that is none, or if it is to be quiet.
+    """A bar on the terminal of the standard error, some lines where that is none; nothing if it is to be quiet.
 
     Args:
         total: bytes that there are.
@@ -70,7 +112,7 @@ def shown(total: int, label: str, *, quiet: bool) -> Iterator[Progress]:
         quiet: whether nothing is shown.
     """
     if quiet or not sys.stderr.isatty():
-        yield Silent()
+        yield Silent() if quiet else Lines(total, label)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -66,7 +66,8 @@ def collect(
             value goes before the default of its class.
         memory_limit: bytes that the pass may hold, as predicted from shapes: before it starts, and before a batch of new ones.
             Data that `Examples` keeps count as they come; the passes of merges that read them have the same limit.
-        progress: called after each batch with the number of batches that are done.
+        progress: called after each batch with the number of batches that are done, as
+            `lambda done: print(f"batch {done} of {len(batches)}")` can be.
 
     Returns:
         For each statistic's type, what its `finalise` returns. The mapping is a tree to JAX.

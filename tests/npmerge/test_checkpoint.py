@@ -13,6 +13,7 @@ from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+import npmerge as nm
 from npmerge.checkpoint import load, load_network, load_record, save, save_network
 from npmerge.checkpoint.trees import DTYPES
 from npmerge.models import Llama, Mlp, Vgg, WithWidths, build
@@ -93,6 +94,9 @@ def test_others_may_read_it_as_any_new_file(tmp_path):
     [
         ({"a": [1.5]}, "cannot save 'a/0': got float, expected an array"),
         (nnx.State({"a": np.zeros(1)}), r"cannot save this: got State, .* tuple of them: give nnx.to_pure_dict\(state\)$"),
+        (nnx.Linear(1, 1, rngs=nnx.Rngs(0)), r"got Linear, .*: give nnx.to_pure_dict\(nnx.state\(module\)\)$"),
+        (nm.FitResult({}, None, "finished"), r"got FitResult, .*: give its theta, or .* merge.apply\(result.theta, stack\)$"),
+        (nm.Stack({"a": np.zeros((2, 1))}), r"got Stack, .*: give one of its models\(\)$"),
         ({"a": {"b": "text"}}, "cannot save 'a/b': got str"),
         ({"a": jax.ShapeDtypeStruct((2,), "float32")}, "cannot save 'a': got ShapeDtypeStruct"),
         ({"a": jax.random.key(0)}, "cannot save 'a': got dtype key<fry>"),

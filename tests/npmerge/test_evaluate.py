@@ -51,6 +51,8 @@ def test_evaluate_errors():
         evaluate(apply, A, [])
     with pytest.raises(ValueError, match="labels out of range: got 1 to 3, expected 0 to 2"):
         evaluate(apply, A, [(X[:2], np.array([1, 3]))])
+    with pytest.raises(ValueError, match=r"^the network, on inputs of float32 \(n, 2\), raised TypeError"):
+        evaluate(apply, A, [(X[:, :2], LABELS)])
     with pytest.raises(ValueError, match="labels must be integers"):
         evaluate(apply, A, [(X[:2], np.array([1.0, 2.0]))])
 

@@ -60,6 +60,11 @@ def test_a_path_takes_a_list_of_batches_and_a_function_of_the_variables():
     for wrong in (scale_net_train, scale_net):
         with pytest.raises(ValueError, match=r"reset must be a function of the variables alone, such as resetting\("):
             barrier(apply, model, model, data, reset=wrong)
+    swapped = r"path_between and barrier take \(apply, start, end, batches\), got "
+    with pytest.raises(ValueError, match=swapped + r"\(dict, function, dict, list\)"):
+        barrier(model, apply, model, data)
+    with pytest.raises(ValueError, match=swapped + r"\(function, list, dict, dict\)"):
+        barrier(apply, data, model, model)
     with pytest.raises(ValueError, match=r"points must be an integer of 2 or more, got 3\.0"):
         barrier(apply, model, model, data, points=3.0)
 

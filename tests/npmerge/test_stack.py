@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignment import WeightMatching, align, trace
 from npmerge import Stack, stack_models
 from tests.npmerge.toys import variables
 
@@ -61,6 +62,20 @@ def changed(path: str, value) -> dict:
 def test_models_that_do_not_fit_are_named(path, value, message):
     with pytest.raises(ValueError, match=message):
         stack_models([variables(0), changed(path, value)])
+
+
+@pytest.mark.parametrize("name", ["layers/{}/w", "params/Dense_{}/w"])
+def test_models_of_another_depth_are_told_so(name):
+    """Some of their layers have other shapes, too, which would hide it."""
+    twenty, more = ({name.format(k): jnp.ones(2 + (k >= n // 2)) for k in range(n)} for n in (4, 6))
+    place = name.partition("{")[0]
+    with pytest.raises(ValueError, match=rf"^model 1 differs from model 0 in depth: got 6 of '{place}\*', expected 4$"):
+        stack_models([twenty, more])
+    graph = trace(lambda v, x: sum(x @ w[:, None] for w in v.values() if len(w) == 2), twenty, jnp.ones((1, 2)))
+    with pytest.raises(
+        ValueError, match=rf"^model 1: variables do not fit the graph in depth: got 6 of '{place}\*', expected 4$"
+    ):
+        align(WeightMatching(), graph, [twenty, more])
 
 
 def test_a_base_that_does_not_fit_is_named():

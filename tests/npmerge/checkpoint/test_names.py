@@ -247,6 +247,8 @@ def test_configurations_of_strangers_are_refused_by_name(described, message):
             {},
             r"no known architecture has tensors such as tensor0, tensor1, tensor2: expected one of Vgg, .*module:function",
         ),
+        ({"params/w": np.zeros(1)}, {}, "such as params/w: .*load_network reads what save_network wrote, load what save did"),
+        ({"inputs": np.zeros(1), "labels": np.zeros(1)}, {}, "such as inputs, labels: .* is this a file of examples rather"),
         (named(GPT2), {}, "tensors of Gpt2 do not tell heads: give them, or a config.json"),
         (named(LLAMA), {"heads": 2, "kv_heads": 1}, "do not tell theta, eps"),
         (named(GPT2), {"heads": 3}, "does not describe Gpt2: width must be a multiple of heads, got width=8, heads=3"),

@@ -82,7 +82,7 @@ def described(descr: object = "<f4", fortran: object = False, shape: object = (1
         (npy(described(shape=(0, 2**40, 2**40))), "no memory holds"),
         (npy(described(shape=(1,) * 60)), "has the shape"),
         (npy(described("|O"), b"1234"), "only a pickle could read"),
-        (npy(described("<U4"), b"1234"), "dtype '<U4', which is not read"),
+        (npy(described("<U4"), b"1234"), "is text .'<U4'., which no network has: is this a checkpoint"),
         (npy(described("<c16"), b"1234"), "dtype '<c16', which is not read"),
         (npy(described([("a", "<f4")]), b"1234"), "is not read"),
         (npy(described(), b"123"), "needs 4 bytes, has 3"),

@@ -85,10 +85,11 @@ def test_an_extracted_adapter_gives_the_model_back(tmp_path, name):
         assert found.adapter.pairs["embed"].embedding
 
 
-def test_vectors_that_differ_are_stored_whole(tmp_path):
+def test_vectors_that_differ_are_stored_whole(tmp_path, capsys):
     tensors = load_file(BASE / "model.safetensors")
     save_file(tensors | {"layers.0.q.bias": tensors["layers.0.q.bias"] + 1}, tmp_path / "tuned.safetensors")
     page = extract_adapter(str(tmp_path / "tuned.safetensors"), str(BASE), Request(tmp_path / "out", 1))
+    assert capsys.readouterr().err == "stored whole, not as factors: 1 of 1 changed module\n"
     assert "stored whole (modules_to_save): layers.0.q, whose bias changed, no matrix for LoRA" in page
     assert re.search(r"the adapter takes 80 B, 6% of the 1.34 kB .*; 80 B of it are modules stored whole\nwarning: most", page)
     np.testing.assert_array_equal(adapted(tmp_path / "out").read("layers.0.q.bias"), tensors["layers.0.q.bias"] + 1)

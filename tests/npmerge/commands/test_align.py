@@ -11,6 +11,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -23,9 +24,9 @@ from npmerge.commands import align_page
 from npmerge.commands.align_inputs import BATCH, Data, read_data
 from npmerge.commands.alignments import METHODS, alignment_of
 from npmerge.commands.sources import sha256
-from npmerge.commands.terminal import progress
 from npmerge.learning.data import Examples
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
+from npmerge.reports.progress import phases, shown
 
 MLP = Mlp(inputs=6, hidden=(8, 7), classes=3)
 VGG = Vgg(stages=((4, 5),), dense=(), classes=3, side=2, channels=2, norm="batch")
@@ -150,7 +151,7 @@ def test_the_report_and_the_terminal_tell_the_same_figures(matched):
         assert part in matched.report
     assert "BatchNorm" not in matched.report
     theirs = align_page.markdown(matched.summary | {"modules": {"params/layers/0": "classifier.0"}})
-    assert "| `params/layers/0` (classifier.0) |" in theirs and "| `params/layers/1` |" in theirs
+    assert "| `classifier.0` (params/layers/0) |" in theirs and "| `params/layers/1` |" in theirs
     assert matched.stderr.splitlines()[:3] == ["reading", "tracing", "aligning by weight-matching"]
 
 
@@ -167,12 +168,21 @@ def test_an_alignment_that_makes_it_worse_says_so(matched):
 
 def test_long_steps_tell_how_far_they_have_got(capsys, monkeypatch):
     times = iter([0, 0, 1, 12, 12, 13])
-    monkeypatch.setattr("npmerge.commands.terminal.time.monotonic", lambda: next(times))
-    with progress() as advance:
+    monkeypatch.setattr("npmerge.reports.progress.time.monotonic", lambda: next(times))
+    with phases() as advance:
         advance("reading")
         for k in (1, 2, 3):
             advance("reading", f"{k} of 3")
     assert capsys.readouterr().err.splitlines() == ["reading", "reading 2 of 3"]
+
+
+def test_long_work_on_tensors_is_told_in_lines(capsys, monkeypatch):
+    times = iter([0, 4, 11, 12, 13])
+    monkeypatch.setattr("npmerge.reports.progress.time.monotonic", lambda: next(times))
+    with shown(40, "merging", quiet=False) as told:
+        for _ in range(3):
+            told.advance(10)
+    assert capsys.readouterr().err.splitlines() == ["merging: 50%"]
 
 
 def test_statistics_are_estimated_anew_along_the_path(normalised):
@@ -217,7 +227,11 @@ def test_an_approximate_alignment_says_so_and_what_was_warned_of(folder, tmp_pat
     data = ["--data", str(folder / "data.npz")]
     ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--method", "procrustes", "--approximate", *data)
     assert load_record(ran.out / NAMES[1])["align"]["approximate"] is True
-    assert "Its own loss: " in ran.stdout
+    network = ran.summary["networks"][0]
+    before, after = (network["path"][when]["loss"][-1] for when in ("before", "after"))
+    assert f"own loss (nats) {before:.3f} -> {after:.3f}; barrier" in ran.stdout
+    said = f"was changed{' for the worse' * (after > before)}, and the barrier is of the way to what it became. Its own loss: "
+    assert said in ran.stdout
     assert "--approximate lets maps leave the groups" in ran.report
 
 
@@ -404,6 +418,27 @@ def test_networks_in_the_names_of_pytorch_are_aligned_and_keep_them(tmp_path):
     assert load_record(tmp_path / "again" / "two.safetensors")["align"]["sources"] == again.summary["sources"]
 
 
+def test_folders_keep_what_stands_beside_their_weights(tmp_path):
+    tensors, out = to_named(NAMED_VGG, network(NAMED_VGG, 0)), tmp_path / "out"
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        for file in ("config.json", "tokenizer.json", "deep/note.txt"):
+            (tmp_path / name / file).write_text(f'{{"of": "{name}"}}')
+    (tmp_path / "two" / "link").symlink_to(tmp_path)
+    for _ in range(2):  # again over what is there
+        ran = align([tmp_path / "one", tmp_path / "two"], out, "--force")
+    for name in ("one", "two"):
+        found = {x.relative_to(out / name).as_posix() for x in (out / name).rglob("*") if x.is_file()}
+        assert found == {"model.safetensors", "config.json", "tokenizer.json", "deep/note.txt"}
+        assert json.loads((out / name / "config.json").read_text()) == {"of": name}
+        np.testing.assert_equal(load_file(out / name / "model.safetensors"), tensors)
+        with safe_open(out / name / "model.safetensors", "np") as file:
+            assert file.metadata()["format"] == "pt"  # or transformers refuses it
+    assert "- Nothing had to move in two: it is as near to the reference as it was." in ran.report.splitlines()
+    assert ran.summary["warnings"] == ["two: link was not carried over: it is neither a file nor a folder that lies here"]
+
+
 def test_what_is_no_known_network_says_what_to_do(refused, tmp_path):
     np.savez(tmp_path / "x.npz", weight=np.zeros((2, 2)))
     line = refused(str(tmp_path / "x.npz"), NAMES[0])
@@ -437,7 +472,7 @@ def test_other_dtypes(refused, tmp_path):
         ({"inputs": np.full((4, 6), np.nan)}, "inputs hold values that are not finite: 24, the first in example 0"),
         ({"inputs": np.full((4, 6), 1e300)}, "inputs hold values that are not finite: 24"),
         ({"inputs": np.zeros((4, 6)), "labels": np.zeros(3, int)}, "has 4 inputs and 3 labels"),
-        ({"inputs": np.zeros((4, 6)), "labels": np.zeros(4)}, "labels must be integers, got float64"),
+        ({"inputs": np.zeros((4, 6)), "labels": np.zeros(4)}, "labels must be integers, got dtype float32"),
         ({"inputs": np.zeros((4, 6)), "labels": np.full(4, 3)}, "labels out of range: got 3 to 3, expected 0 to 2"),
         ({"inputs": np.array([None])}, "is not an .npz file of arrays"),
     ],

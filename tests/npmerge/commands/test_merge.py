@@ -18,7 +18,7 @@ from npmerge.checkpoint.writer import ModelWriter
 from npmerge.cli import app, main
 from npmerge.commands.planning import planned
 from npmerge.recipe import Recipe
-from npmerge.reports.numbers import duration, parse_size, size
+from npmerge.reports.numbers import duration, nats, parse_size, size
 from npmerge.stream import blocks
 from tests.npmerge.stream.engines import SHAPES, expected, plan_of, write_models
 from tests.npmerge.stream.test_engine import make
@@ -195,6 +195,11 @@ def test_flags_of_mergekit_are_told_what_stands_for_them(monkeypatch, capsys) ->
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "npmerge: --cuda of mergekit is --device gpu here\n"
+    monkeypatch.setattr("sys.argv", ["npmerge", "linear.yml", "out"])
+    with pytest.raises(SystemExit):
+        main()
+    told = "linear.yml seems to be a recipe, expected a command: npmerge merge linear.yml OUT, or npmerge plan linear.yml"
+    assert capsys.readouterr().err == f"npmerge: {told}\n"
 
 
 def test_a_recipe_may_be_json_and_the_plan_of_a_record_has_its_seed(folder: Path) -> None:
@@ -339,4 +344,5 @@ def test_sizes_and_times_in_words() -> None:
     texts = {"64MB": 64 * 10**6, "5B": 5 * 10**9, "5GB": 5 * 10**9, "1.5gib": 3 * 2**29, "7": 7, "2k": 2000}
     assert {text: parse_size("x", text) for text in texts} == texts
     assert [size(x) for x in (12, 999, 1234, 5.6e10, 10**15)] == ["12 B", "999 B", "1.23 kB", "56 GB", "1,000.0 TB"]
+    assert [nats(x) for x in (2.5, 0.0123, 0.000312, 0)] == ["2.5000", "0.0123", "0.000312", "0.0000"]
     assert [duration(x) for x in (1.234, 99.9, 125, 7260)] == ["1.2 s", "99.9 s", "2 min 5 s", "2 h 1 min"]

@@ -115,6 +115,11 @@ def test_judged_every_so_often_and_at_the_end():
 def test_a_result_is_told_in_a_line():
     best = run(steps=30, held_out=[target(0.5)], every=1, patience=3)
     assert str(best) == repr(best) == "FitResult(stopped early after 10 steps, held-out loss 0.125 -> 0.000236 at step 7)"
+    assert best.best_step == 7
+    uphill = run(optimizer=optax.sgd(-0.1), held_out=[target(1.0)])
+    assert (uphill.best_step, uphill.status) == (0, "finished")
+    assert repr(uphill) == "FitResult(finished after 5 steps, held-out loss 0.5: nothing better than the start was found)"
+    assert run(steps=1).best_step is None
     assert repr(run(steps=1)) == "FitResult(finished after 1 step, loss 0.5 -> 0.5)"
     assert repr(run(steps=0)) == "FitResult(finished after 0 steps)"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import jinja2
 import numpy as np
@@ -15,6 +16,7 @@ from npmerge.folder.card import card, name_of
 from npmerge.folder.configs import changed_config
 from npmerge.folder.record import hash_of_file
 from npmerge.folder.templates import TEMPLATES, check_template, chosen_template
+from npmerge.recipe.plan import Source, Step
 from tests.npmerge.folder.folders import copying, of_words, recipe, tensors, words, write_model
 
 WORDS = ["<unk>", "red", "blue"]
@@ -215,6 +217,29 @@ def test_the_card_holds_front_matter_models_and_recipe(tmp_path):
     assert yaml.safe_load(hub.split("---\n", 2)[1])["base_model"] == ["org/net-7b"] and "A merge of 3 models" in hub
     assert body.startswith("# merged\n") and "| copied bit for bit | 5 tensors |" in body
     assert "````yaml\nmerge_method: linear # ```\n````\n" in body
+
+
+def test_the_card_says_what_averaged_statistics_need(tmp_path):
+    plan = copying(of_words(tmp_path / "a", 0, WORDS))
+    name = "bn.running_mean"
+    merged = Step(name, (3,), "F32", "merge", (Source(0, name), Source(1, name)), method="linear")
+    said = card(replace(plan, steps=(*plan.steps, merged)), MADE, "merged")
+    assert "\n\nRunning statistics are averaged (bn.running_mean): " in said and "`npmerge.reset_statistics`" in said
+    assert "statistics" not in card(plan, MADE, "merged")
+
+
+def test_the_card_says_what_learning_gained(tmp_path):
+    rows = {"a": (0.5, 2.0), "b": (0.7, 1.5), "start": (0.25, 3.0), "learned": (0.75, None)}
+    networks = {name: {"accuracy": a, "loss": b, "examples": 1200} for name, (a, b) in rows.items()}
+    history = {"evaluation": {"held_out": True, "networks": networks}, "held_out_loss": [1.0, None, 0.5]}
+    plan = copying(of_words(tmp_path / "a", 0, WORDS))
+    said = card(plan, MADE, "merged", None, history)
+    gained = "accuracy 0.7500, loss not finite; the start 0.2500, 3.0000; `b`, the most accurate model, 0.7000, 1.5000"
+    assert f"| 1,200 held-out examples | {gained} |" in said
+    history["evaluation"]["networks"] = {}
+    assert "| held-out loss | 1.0000 at the start, 0.5000 at its best |" in card(plan, MADE, "merged", None, history)
+    history["evaluation"]["held_out"] = False
+    assert "held-out" not in card(plan, MADE, "merged", None, history)
 
 
 def test_a_model_is_named_as_strangers_know_it():

@@ -63,7 +63,11 @@ def test_an_input_that_has_changed_is_told(made, tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     told = merge(made / "npmerge.json", tmp_path / "again")
-    assert "not as the first time: input" in told and "not as the first time: output model.safetensors" in told
+    before, _, after = told.partition("tensors merged")
+    first = f"warning: not as the first time: input {path}: "
+    assert before.count(first) == after.count(first) == 1 and after.count("output model.safetensors") == 1
+    planned = CliRunner().invoke(app, ["plan", str(made / "npmerge.json")]).output
+    assert planned.startswith(first) and planned.count("not as the first time") == 1
     assert EMBEDDING in load_file(tmp_path / "again" / "model.safetensors")
 
 

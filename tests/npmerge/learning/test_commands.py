@@ -10,6 +10,7 @@ import pytest
 import npmerge as nm
 from npmerge.checkpoint import save_network
 from npmerge.demo.digits import load_digits
+from npmerge.learning.predictions import FORWARD
 from npmerge.models import Bert, build
 from tests.npmerge.learning.digits import CONFIG, learn, networks, recipe, run
 
@@ -32,7 +33,7 @@ def test_evaluate_measures_each_model(here):
     [
         (("c.safetensors", "--data", "test.npz"), "c.safetensors: no such file"),
         (("a.safetensors", "--data", "tset.npz"), "tset.npz: no such file"),
-        (("a.safetensors", "--data", "bare.npz"), "bare.npz has no 'labels'"),
+        (("a.safetensors", "--data", "bare.npz"), "bare.npz has no 'labels': it holds inputs$"),
         (("a.safetensors", "--data", "test.npz", "--batch-size", "0"), "--batch-size must be 1 or more"),
         (("a.safetensors", "--data", "test.npz", "--architecture", "Mpl"), "the nearest is 'Mlp'"),
     ],
@@ -60,8 +61,19 @@ def test_a_plan_says_what_learning_takes(here):
     assert document["learn"]["memory"]["gradient"] == memory["gradient"] + 4 * entries + memory["models"]  # the loop's own
     assert found["warnings"] == [] and found["compiling"] > 0
     assert "predicted for writing: at most about" in output and output.splitlines()[-1].startswith("predicted in all: about")
+    assert "judged in" in output and output.splitlines()[-1].endswith(" s, and what aligning takes")
     assert found["flops"] > 3 * 2 * 16 * (64 * 16 + 16 * 16 + 16 * 10) - 2 * 16 * 64 * 16
     assert found["seconds"] > 0
+
+
+def test_a_plan_counts_what_is_judged(here, monkeypatch):
+    monkeypatch.setattr("npmerge.learning.predictions._timed", lambda *_: 1e6)  # compiling counts for nothing beside it
+    (here / "recipe.yml").write_text(recipe(learn=learn()))
+    (document,) = json.loads(run("plan", "recipe.yml", "--json"))["documents"]
+    with np.load("train.npz") as file:
+        held_out = round(0.25 * len(file["inputs"]))
+    passes = (5 + 4) * held_out / 16  # at 0, 5, ..., 20 steps; two models, start, result
+    assert document["learn"]["judging"] == pytest.approx(FORWARD * 1e6 * passes, rel=0.01)
 
 
 def test_a_plan_of_a_faulty_block_is_refused(here):
@@ -87,12 +99,15 @@ def test_a_plan_says_what_each_of_several_devices_holds(here):
 
 
 def test_a_plan_warns_of_batches_that_are_larger_than_memory_or_the_examples(here, monkeypatch):
-    monkeypatch.setattr("npmerge.learning.predictions.machine_bytes", lambda: 1_000)
+    monkeypatch.setattr("npmerge.learning.foreseen.machine_bytes", lambda: 1_000)
     np.savez(here / "few.npz", inputs=np.zeros((5, 64), np.float32), labels=np.zeros(5, int))
-    (here / "recipe.yml").write_text(recipe(learn=learn(data="few.npz", held_out=0, granularity="per_model")))
-    said = run("plan", "recipe.yml")
-    assert "warning: a batch of 16 is more than the 5 examples of few.npz, and takes each 3 or 4 times" in said
-    assert re.search(r"warning: a step takes .* and there are 1 kB here: give a smaller batch_size", said)
+    (here / "recipe.yml").write_text(recipe(learn=learn(data="few.npz", held_out=0, granularity="per_model", steps=1)))
+    for command in (("plan", "recipe.yml"), ("merge", "recipe.yml", "out")):
+        said, _, after = run(*command).partition("learning: ")
+        assert said.count("warning: a batch of 16 is more than the 5 examples of few.npz, and takes each 3 or 4 times") == 1
+        assert re.search(r"warning: a step takes .* and there are 1 kB here: give a smaller batch_size", said)
+        assert "warning: a batch" not in after
+    assert "Warning: a batch of 16 is more" in (here / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("command", [("plan", "recipe.yml"), ("merge", "recipe.yml", "out", "-q")])

@@ -17,6 +17,14 @@ FAULTS = {
         "learn.objective: unknown argument of distillation 'temprature': the nearest is 'temperature'",
     ),
     "a granularity": (learn(granularity="per_paramter"), "the nearest is 'per_parameter'"),
+    "a granularity that is a pattern": (
+        learn(granularity="per_block"),
+        r"per_parameter; one for each block of layers is {name: per_layer, arguments: {pattern: 'blocks/\d+'}}",
+    ),
+    "a pattern that finds nothing": (
+        learn(granularity={"name": "per_layer", "arguments": {"pattern": "block"}}),
+        "learn.granularity: PerLayer pattern 'block' matches none of 6 paths, such as",
+    ),
     "a constraint": (learn(constraint={"name": "box", "arguments": {"low": 1, "high": 0}}), "Box needs low < high"),
     "an optimiser": (learn(optimizer="adm"), "unknown optimizer 'adm': the nearest is 'adam'"),
     "an optimiser's argument": (

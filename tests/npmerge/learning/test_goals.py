@@ -16,7 +16,7 @@ from npmerge.learning.goals import check_goal, goal_of
 from npmerge.learning.starts import chosen_tensors
 from npmerge.models import build
 from npmerge.recipe import parse_recipe
-from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe
+from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe, run
 from tests.npmerge.learning.test_starts import close
 
 SGD = {"name": "sgd", "arguments": {"learning_rate": 1.0}}
@@ -121,6 +121,26 @@ def test_a_function_of_outputs_and_targets(here, monkeypatch):
     loss = history(folder)["held_out_loss"]
     assert min(loss) < loss[0]
     assert "values_of_mine.py" in json.loads((folder / "npmerge.json").read_text())["inputs"]
+
+
+def test_targets_of_regression_are_for_objectives_that_read_them(here, monkeypatch):
+    with np.load("train.npz") as file:
+        np.savez(here / "real.npz", inputs=file["inputs"], labels=file["inputs"][:, :2].astype(np.float64))
+    (here / "regression_of_mine.py").write_text("def squared(outputs, y):\n    return ((outputs[:, :2] - y) ** 2).sum(-1)\n")
+    monkeypatch.syspath_prepend(str(here))
+    term = {"name": "per_example", "arguments": {"function": "regression_of_mine:squared"}}
+    folder = merge(here, "out", recipe(learn=learn(objective=term, data="real.npz")))
+    loss = history(folder)["held_out_loss"]
+    assert min(loss) < loss[0] and "no accuracy can be told" in (folder / "report.md").read_text()
+    (here / "recipe.yml").write_text(recipe(learn=learn(data="real.npz")))
+    with pytest.raises(ValueError, match=r"learn.objective: labels must be .* got \(\d+, 2\); a.safetensors gives"):
+        run("plan", "recipe.yml")
+    np.savez(here / "real.npz", inputs=np.zeros((8, 64), np.float32), labels=np.array([0.5, np.inf] * 4))
+    with pytest.raises(ValueError, match=r"real.npz: labels hold values that are not finite: 4, the first in example 1"):
+        run("plan", "recipe.yml")
+    np.savez(here / "real.npz", inputs=np.random.default_rng(0).normal(size=(8, 64)), labels=np.zeros(8))
+    with pytest.raises(ValueError, match=r"learn.objective: labels must be integers, got dtype float32; a.safetensors gives"):
+        run("plan", "recipe.yml")
 
 
 FAULTS = {

@@ -41,6 +41,8 @@ def test_a_learned_merge_is_better_than_its_start_and_says_so(here, drawn):
     shares = np.array([*history["shares"]["modules"].values()])
     assert list(history["shares"]["modules"]) == ["layers/0", "layers/1", "layers/2"]
     np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
+    gained = f"accuracy {rows['learned']['accuracy']:.4f}, loss {rows['learned']['loss']:.4f}; the start"
+    assert gained in (folder / "README.md").read_text()
     report = (folder / "report.md").read_text()
     for text in (
         "| start |",
@@ -86,7 +88,9 @@ def test_a_fit_that_finds_nothing_better_says_that_the_start_is_kept(here):
 def test_no_steps_are_the_closed_form(here):
     text = recipe(learn=learn(steps=0)).replace("weight: 1", "weight: 3", 1)
     a, b = networks()
-    folder = merge(here, "out", text)
+    (here / "recipe.yml").write_text(text)
+    assert "no steps: nothing is learned\n" in run("merge", "recipe.yml", "out")
+    folder = here / "out"
     close(load_network(folder / "model.safetensors")[1], nm.WeightedAverage((3, 1))(nm.stack_models([a, b])))
     assert "no steps were taken: the result is the start." in (folder / "report.md").read_text()
     (here / "c.safetensors").symlink_to(here / "b.safetensors")
@@ -124,7 +128,10 @@ def test_alignment_alone_is_followed_by_the_merge_of_tensors(here):
     after, before = told.groups()
     assert float(after) < 1e-6 < 0.5 < float(before)
     close(load_network(folder / "model.safetensors")[1], a)
-    folder = merge(here, "by", recipe(align={"method": "activation_matching", "data": "train.npz"}))
+    (here / "recipe.yml").write_text(recipe(align={"method": "activation_matching", "data": "train.npz"}))
+    told, folder = run("merge", "recipe.yml", "by").splitlines(), here / "by"
+    phases = ["reading", "tracing", "aligning by activation_matching", "activations", "matching units"]
+    assert [line for line in told if line in phases] == phases
     found = load_network(folder / "model.safetensors")[1]
     test = [tuple(load_digits("80-20", seed=0).test)]
     assert nm.evaluate(build(CONFIG).apply, found, test).accuracy > nm.evaluate(build(CONFIG).apply, a, test).accuracy - 0.1
@@ -158,6 +165,8 @@ def test_an_interrupted_fit_goes_on_with_resume(here, monkeypatch):
     monkeypatch.setattr(Learner, "learnt", counted)
     assert resumed(fit) == "resumed at step 20"
     assert resumed(fit.with_name("fit-of-others")).startswith("not resumed: what was left is of another learn block")
+    assert resumed(here / "nothing" / "fit-1") == ""
+    (here / "nothing" / "fit-1").mkdir(parents=True)
     assert resumed(here / "nothing" / "fit-1") == "not resumed: no step of an interrupted fit was saved"
     said, out = run("merge", "recipe.yml", "out", "--resume"), here / "out"
     assert "resumed at step 20" in said and "step 25 of 40  loss 0." in said and "not resumed" not in said

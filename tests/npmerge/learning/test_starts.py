@@ -1,6 +1,7 @@
 """Learning starts at the recipe's method, whatever its numbers; over devices it ends where it does on one."""
 
 import io
+import json
 import re
 
 import jax
@@ -13,7 +14,7 @@ import npmerge as nm
 from npmerge.checkpoint import load_network, save_network
 from npmerge.learning.progress import FitProgress
 from npmerge.learning.shares import shares_of
-from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe
+from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe, run
 
 BASED = "merge_method: {method}\nbase_model: base.safetensors\nmodels:\n{models}parameters: {shared}\n{learn}"
 
@@ -75,11 +76,19 @@ def test_progress_tells_loss_held_out_loss_speed_and_memory():
     bar = Progress(TextColumn("{task.description}"), console=Console(file=io.StringIO()))
     told = FitProgress(bar, 100)
     told(25, 0.5)
-    told.judged(25, 0.625)
+    told.judged(50, 0.625)
     told(50, 0.25)
     (task,) = bar.tasks
     assert task.completed == 50 and task.total == 100
     assert re.fullmatch(r"loss 0\.25  held-out 0\.625  \S+ steps/s  \S+ [kMG]B", task.description)
+
+
+def test_lines_have_the_held_out_loss_of_their_step(here):
+    (here / "recipe.yml").write_text(recipe(learn=learn()))
+    lines = re.findall(r"step (\d+) of 20  loss \S+  held-out (\S+)", run("merge", "recipe.yml", "out"))
+    history = json.loads((here / "out" / "history.json").read_text())
+    found = dict(zip(history["held_out_step"], history["held_out_loss"], strict=True))
+    assert lines == [(str(step), f"{found[step]:.4g}") for step in (5, 10, 15, 20)]
 
 
 def test_shares_are_means_over_the_coefficients_of_a_module():

@@ -15,6 +15,7 @@ from npmerge import (
     CrossEntropy,
     Distillation,
     Entropy,
+    EqualShares,
     Learned,
     PerTensor,
     Simplex,
@@ -22,11 +23,13 @@ from npmerge import (
     along_line,
     fine_tuning,
     fit,
+    np_merge,
     stack_models,
     weight_space,
+    weighted_sum,
 )
 from npmerge.objectives import check_labels
-from tests.npmerge.toys import apply, batch, log_softmax64, logits64, variables
+from tests.npmerge.toys import apply, array, batch, log_softmax64, logits64, variables
 
 MODELS = [variables(k) for k in range(3)]
 STACK = stack_models(MODELS)
@@ -227,3 +230,32 @@ def test_running_statistics_have_no_gradient_that_a_clipped_norm_would_count():
     gradient = jax.grad(loss)(variables, None, (np.ones((2, 2), np.float32), np.array([0, 0])))
     assert np.any(gradient["w"])
     assert not np.any(gradient["mean"])
+
+
+def norm(v, x):
+    """A norm in evaluation mode."""
+    return (x - v["batch_stats"]["mean"][None]) * v["gain"][None]
+
+
+def norm_in_training(v, x):
+    new = 0.9 * v["batch_stats"]["mean"] + 0.1 * x.mean(0)
+    return (x - x.mean(0)[None]) * v["gain"][None], {**v, "batch_stats": {"mean": new}}
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_merge_that_is_learned_on_averaged_statistics_is_warned_of(summed):
+    stack = stack_models([{"gain": jnp.full(3, k), "batch_stats": {"mean": jnp.full(3, k)}} for k in (1.0, 2.0)])
+    data, merge = [(array(k, n, 3), jnp.zeros(n, jnp.int32)) for k, n in ((0, 4), (1, 2))], np_merge()
+
+    def fitted(apply):
+        loss = weight_space(merge, apply, CrossEntropy())
+        loss = weighted_sum((loss, EqualShares(merge))) if summed else loss
+        return fit(merge.init(stack), loss, stack, data, optax.sgd(0.1), steps=2, held_out=data)
+
+    fitted(lambda v, x: norm_in_training(v, x)[0])  # warnings are errors
+    said = (
+        r"running statistics such as 'batch_stats/mean' are interpolated .*train_apply\(v, x\)\[0\].* and call reset_statistics"
+    )
+    with pytest.warns(UserWarning, match=said) as told:
+        fitted(norm)
+    assert len(told) == 1

@@ -111,6 +111,14 @@ def test_who_raised_an_error_is_said(objective, network, message):
         nm.fit(P, nm.fine_tuning(network, objective), None, [(X, LABELS)], optax.sgd(0.1), steps=1)
 
 
+def test_shapes_of_many_arrays_do_not_fill_a_page():
+    many = {f"layer{k}": P for k in range(99)}
+    loss = nm.fine_tuning(lambda v, x: (apply(v, x), many), nm.PerExample(focal))
+    with pytest.raises(ValueError, match=rf"^the function of PerExample, .* \.\.\. and targets .*{PAIR}") as caught:
+        nm.fit(P, loss, None, [(X, LABELS)], optax.sgd(0.1), steps=1)
+    assert len(str(caught.value)) < 600
+
+
 # ---------------------------------------------------------------------------------------------------------------- masks
 
 

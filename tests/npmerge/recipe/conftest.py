@@ -9,5 +9,6 @@ def folder(tmp_path, monkeypatch):
     for name in ("base", "a", "b", "c", "a+b", "a+b+c", "a@main", "models"):
         (tmp_path / name).mkdir()
     (tmp_path / "models" / "llama-7b").mkdir()
+    (tmp_path / "models" / "llama-7b" / "model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -126,3 +126,23 @@ def test_a_link_to_nothing_is_no_model_and_is_not_proposed(folder):
     text = "merge_method: linear\nmodels: [{model: models/linked, parameters: {weight: 1}}]\n"
     with pytest.raises(ValueError, match=r"'models/linked': expected a path \(no such file or folder: /.*/models/linked\)$"):
         parse_recipe(text)
+
+
+def test_paths_that_were_meant_from_the_recipes_folder_say_so(folder, monkeypatch):
+    (folder / "recipe.yml").write_text("merge_method: linear\nmodels: [{model: models/llama-7b, parameters: {weight: 1}}]\n")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    told = r"'models/llama-7b' is no path from here, where the command runs, but .*: give \.\./models/llama-7b$"
+    with pytest.raises(ValueError, match=told):
+        load_recipe("../recipe.yml")
+
+
+def test_only_what_may_be_a_model_is_proposed(folder):
+    (folder / "models" / "tuned").mkdir()
+    (folder / "models" / "tune.txt").touch()
+    text = "merge_method: linear\nmodels: [{model: models/tune, parameters: {weight: 1}}]\n"
+    with pytest.raises(ValueError, match="unknown model 'models/tune': expected a path"):
+        parse_recipe(text)
+    (folder / "models" / "tuned" / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="unknown model 'models/tune': the nearest is 'models/tuned', expected a path"):
+        parse_recipe(text)
