@@ -70,8 +70,11 @@ def test_what_is_no_joint_batch():
                 use(wrong)
     with pytest.raises(ValueError, match=r"each batch must be a tuple \(inputs, targets\)"):
         check((*TASKS[:2], TASKS[2][0]))
-    with pytest.raises(ValueError, match=r"labels must be one per prediction"):
-        check((*TASKS[:2], (TASKS[2][0], TASKS[2][1][:, None])))
+    wrong = (*TASKS[:2], (TASKS[2][0], TASKS[2][1][:, None]))
+    for use in (check, lambda b: nm.Joint(CE).check(b, apply(P, TASKS[0][0]))):
+        use(TASKS)
+        with pytest.raises(ValueError, match=r"labels must be one per prediction"):
+            use(wrong)
 
 
 def test_bad_joints():
@@ -93,6 +96,13 @@ def test_bad_joints():
 
 
 # ----------------------------------------------------------------------------------------------------------------- sums
+
+
+def test_a_sum_checks_what_its_terms_check():
+    outputs = apply(P, TASKS[0][0])
+    nm.Sum((ENTROPY, CE)).check(TASKS[0], outputs)
+    with pytest.raises(ValueError, match=r"labels must be one per prediction"):
+        nm.Sum((ENTROPY, CE)).check((TASKS[0][0], TASKS[0][1][:, None]), outputs)
 
 
 def test_a_sum_is_weighted():
