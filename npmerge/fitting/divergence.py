@@ -9,6 +9,11 @@ import numpy as np
 
 from npmerge.batches import non_finite
 
+
+class DivergedWarning(UserWarning):
+    """A fit diverged, and an earlier theta is kept."""
+
+
 KEPT = 2**26
 """Bytes of batches that are kept at most, besides the latest."""
 

@@ -14,7 +14,7 @@ from alignment.checks import check_count, check_key, kind_of
 from alignment.graph import PyTree
 from npmerge.batches import measured
 from npmerge.fitting.checkpoints import Checkpoints, Saver
-from npmerge.fitting.divergence import said_of
+from npmerge.fitting.divergence import DivergedWarning, said_of
 from npmerge.fitting.loop import FitResult, History, Loop
 from npmerge.fitting.source import Source
 from npmerge.fitting.updates import Run
@@ -132,14 +132,14 @@ def _told(loop: Loop, every: int) -> FitResult:
     """The result, with a warning where the fit diverged."""
     result = loop.result()
     if result.status == "diverged":
-        warnings.warn(said_of(result.history.loss, loop.recent, every), stacklevel=3)
+        warnings.warn(said_of(result.history.loss, loop.recent, every), DivergedWarning, stacklevel=3)
     return result
 
 
 @contextlib.contextmanager
 def _without_warning() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the fit diverged")
+        warnings.simplefilter("ignore", DivergedWarning)
         yield
 
 

@@ -1,3 +1,5 @@
+from dataclasses import is_dataclass
+
 import pytest
 
 from npmerge.cost import collected, merged
@@ -21,3 +23,9 @@ PUBLIC |= {f"{function.__module__}.{function.__name__}": function for function i
 def test_the_example_of_every_public_name_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     examples.check(name, PUBLIC[name])
+
+
+@pytest.mark.parametrize("name", [n for n, thing in PUBLIC.items() if isinstance(thing, type) and is_dataclass(thing)])
+def test_every_public_dataclass_is_frozen(name):
+    """A merge, a statistic or a result is a value: it may be shared and hashed, and jitted functions may keep it."""
+    assert PUBLIC[name].__dataclass_params__.frozen

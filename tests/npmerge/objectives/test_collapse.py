@@ -52,6 +52,9 @@ def test_the_share_decides():
     with pytest.warns(UserWarning, match="collapse"):
         assert nm.warn_of_collapse(LOSS, THETA, STACK, [task(0)], share=min(1.0, 1.01 * best / start)) == values.index(best) - 1
     assert nm.warn_of_collapse(LOSS, THETA, STACK, [task(0)], share=0.99 * best / start) is None
+    with pytest.warns(UserWarning, match="collapse"):
+        assert nm.warn_of_collapse(LOSS, THETA, STACK, [batch(5)], share=1.0) == 0  # a little better than the start
+    assert nm.warn_of_collapse(LOSS, THETA, STACK, [batch(5)]) is None
 
 
 def test_bad_input():
