@@ -7,7 +7,6 @@ from npmerge.least_squares.normal_equations import sums_of
 from npmerge.linear_layers import Layer
 from tests.npmerge.toys import array
 
-
 BIAS = array(3, 2, 4)
 
 
