@@ -1,5 +1,6 @@
 """Which tests run a line: read from what a run of the suite under coverage has recorded."""
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,17 +30,18 @@ class Covered:
         return sorted(found or self.files.get(mutant.file, frozenset()))
 
     def few(self, mutant: Mutant) -> list[str]:
-        """Some of them: those of the file that mirrors the mutant's first, then of as many functions as possible."""
+        """Some of them: those of the file that mirrors the mutant's first, then near ones, of as many functions as possible."""
         draw = random.Random(mutant.name)
         tests = self.tests(mutant)
         draw.shuffle(tests)
         mirror = "tests/" + mutant.file.replace(Path(mutant.file).name, f"test_{Path(mutant.file).name}")
         seen: dict[str, int] = {}
-        ranks: list[tuple[bool, bool, int, int]] = []
+        ranks: list[tuple[bool, bool, int, int, int]] = []
         for test in tests:
             function = test.split("[")[0]
             seen[function] = seen.get(function, 0) + 1
-            ranks.append((seen[function] > 2, not test.startswith(mirror), seen[function], len(ranks)))
+            near = len(Path(os.path.commonpath(["tests/" + mutant.file, test.split("::")[0]])).parts)
+            ranks.append((seen[function] > 2, not test.startswith(mirror), seen[function], -near, len(ranks)))
         return [test for _, test in sorted(zip(ranks, tests, strict=True))][:FEW]
 
 

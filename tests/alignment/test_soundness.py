@@ -106,6 +106,10 @@ def rows_that_meet_each_other(v, x):
     return y + jnp.broadcast_to(meet, y.shape)
 
 
+def summed_by_a_product(v, x):
+    return (x @ v["w"]) @ jnp.full((5, 1), 2.0) @ v["o"]
+
+
 def behind_a_barrier(v, x):
     h, y = jax.lax.optimization_barrier((x @ v["w"], x @ v["w2"]))
     return jnp.tanh(h) @ v["o"] + y @ v["o2"]
@@ -159,6 +163,7 @@ PROGRAMS = {
     pooled_with_another: {"w": (4, 5), "w2": (4, 5), "o": (5,)},
     a_kernel_that_also_meets_a_constant: {"w": (4, 6), "w2": (1, 3, 4), "o": (4, 2)},
     rows_that_meet_each_other: {"w": (4, 3), "w2": (2, 7), "o": (7,)},
+    summed_by_a_product: {"w": (4, 5), "o": (1, 2)},
     behind_a_barrier: {"w": (4, 5), "w2": (4, 6), "o": (5, 2), "o2": (6, 2)},
     looked_at: {"w": (4, 5), "o": (5, 2)},
     its_last_features_overwritten: {"w": (4, 5), "w2": (4, 2), "o": (5, 2)},
@@ -169,6 +174,7 @@ PROGRAMS = {
     the_middle_of_heads: {"w": (4, 3, 5), "o": (10, 2)},
 }
 GROUPS = {
+    summed_by_a_product: {5: "permutation"},
     behind_a_barrier: {5: "permutation", 6: "linear"},
     looked_at: {5: "linear"},
     its_last_features_overwritten: {},

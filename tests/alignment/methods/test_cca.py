@@ -205,6 +205,9 @@ def test_fewer_samples_than_units_are_named_where_gamma_does_not_help():
             fit(X[:4], X[:4] @ rotation(N).T, method)
     fit(X[:4], X[:4] @ rotation(N).T, CCA(0.1))  # warnings are errors here
     fit(X[:6], X[:6] @ rotation(N).T, CCA(0.0))
+    with pytest.warns(UserWarning, match="the covariances are singular"):  # an absolute gamma beside large variances
+        fit(100 * X[:4], 100 * X[:4] @ rotation(N).T, CCA(0.1, "absolute"))
+    fit(0.01 * X[:4], 0.01 * X[:4] @ rotation(N).T, CCA(1e-3, "absolute"))
 
 
 def test_dead_units_do_not_depend_on_rounding():
