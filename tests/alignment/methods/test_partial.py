@@ -284,6 +284,23 @@ def test_heads_are_separate_as_a_whole():
         PartialMatching(ratio={inside: 0.5}).ratios(graph)
 
 
+@pytest.mark.parametrize(
+    ("read", "shape", "why"),
+    [
+        (lambda h, o: h @ o, (6, 2), {}),
+        (lambda h, o: h @ o.T, (2, 6), {}),  # the axes are those of the leaf
+        (lambda h, o: h @ o.reshape(6, 2), (12,), {"w": "its group is linear"}),  # which of its axes are rows is not known
+        (lambda h, o: h @ (2 * o), (6, 2), {"w": "its group is linear"}),  # nor whether a weight is read here at all
+        (lambda h, o: jnp.tanh(h).sum(1, keepdims=True) * o, (1, 2), {"w": "no weight reads it"}),
+    ],
+)
+def test_a_node_can_be_separated_where_a_weight_is_known_to_read_it(read, shape, why):
+    rng = np.random.default_rng(0)
+    variables = {n: jnp.asarray(rng.standard_normal(s), jnp.float32) for n, s in (("w", (4, 6)), ("o", shape))}
+    graph = trace(lambda v, x: read(x @ v["w"], v["o"]), variables, jnp.zeros((1, 4)))
+    assert held(graph) == why
+
+
 def test_what_has_to_stay_merged_says_why():
     tied, rms, linear = (network(name).graph for name in ("tied_embedding", "rms_norm_without_scale", "average_pooling"))
     assert list(held(tied).values()) == ["'table' both writes and reads it"]
