@@ -110,6 +110,11 @@ def summed_by_a_product(v, x):
     return (x @ v["w"]) @ jnp.full((5, 1), 2.0) @ v["o"]
 
 
+def weighed_by_one_number_each(v, x):
+    h = jnp.einsum("bn,n->bn", x @ v["w"], jnp.full(5, 2.0))
+    return jnp.einsum("n,bn->bn", jnp.full(5, 2.0), jnp.tanh(h)) @ v["o"]
+
+
 def behind_a_barrier(v, x):
     h, y = jax.lax.optimization_barrier((x @ v["w"], x @ v["w2"]))
     return jnp.tanh(h) @ v["o"] + y @ v["o2"]
@@ -164,6 +169,7 @@ PROGRAMS = {
     a_kernel_that_also_meets_a_constant: {"w": (4, 6), "w2": (1, 3, 4), "o": (4, 2)},
     rows_that_meet_each_other: {"w": (4, 3), "w2": (2, 7), "o": (7,)},
     summed_by_a_product: {"w": (4, 5), "o": (1, 2)},
+    weighed_by_one_number_each: {"w": (4, 5), "o": (5, 2)},
     behind_a_barrier: {"w": (4, 5), "w2": (4, 6), "o": (5, 2), "o2": (6, 2)},
     looked_at: {"w": (4, 5), "o": (5, 2)},
     its_last_features_overwritten: {"w": (4, 5), "w2": (4, 2), "o": (5, 2)},
@@ -175,6 +181,7 @@ PROGRAMS = {
 }
 GROUPS = {
     summed_by_a_product: {5: "permutation"},
+    weighed_by_one_number_each: {5: "permutation"},
     behind_a_barrier: {5: "permutation", 6: "linear"},
     looked_at: {5: "linear"},
     its_last_features_overwritten: {},

@@ -1,5 +1,7 @@
 """What merges and statistics cost, against counts by hand and XLA's own."""
 
+import tracemalloc
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -88,6 +90,7 @@ def test_host_code_tells_what_it_does():
     assert cost.flops == 2 * 4 * 56 + 3 * 56  # the Gram matrices of two models, and their combination
     assert not cost.uncounted
     assert cost.peak_bytes > 2 * 56 * 8  # in float64
+    assert not tracemalloc.is_tracing()  # it slows all that comes after
 
     class Silent(nm.Average):
         def init(self, stack, *, stats=None, key=None):

@@ -332,6 +332,16 @@ def reads_the_stream(v: Any, x: jax.Array) -> jax.Array:
     return times(by_variance(v["norm"], x), v["up"]) + times(x, v["tap"])
 
 
+def test_a_stream_that_meets_itself_on_another_axis_keeps_its_centring():
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        h = times(x.mean(1), v["embed"])
+        square = h[:, None, :] * v["rows"][None, :, None]
+        return times(by_variance(v["norm"], square + square.swapaxes(1, 2)), v["head"])
+
+    one = by_hand(apply, STREAM | {"rows": (WIDTH,)})
+    assert "the features of the stream meet themselves on another axis" in not_centred(one)
+
+
 @pytest.mark.parametrize(
     ("between", "why"),
     [(jnp.tanh, "tanh reads a norm's output"), (lambda y: y + y[:, :1], "add reads a norm's output")],

@@ -313,6 +313,13 @@ def sce64(x: np.ndarray, density: float) -> np.ndarray:
     return (weights * x).sum(0) / np.where(total > 0, total, 1)
 
 
+def test_weights_that_cancel_up_to_rounding_leave_nothing_to_divide_by():
+    """Of two models of three there is an entry, and their weights add up to a thousandth of a millionth of their size."""
+    ones = {"w": jnp.asarray([[1.0], [1.0], [0.0]])}
+    found = DisjointMean(weights=(1e4, -10000.001, 5.0))(ones, ones, KEY)
+    np.testing.assert_array_equal(found["w"], np.zeros((3, 1)))
+
+
 @pytest.mark.parametrize("density", [0.4, 1.0])
 def test_sce(density):
     close(Sce(density, 0.8)(STACK), of_each(lambda x: 0.8 * sce64(x, density)))
