@@ -19,7 +19,7 @@ from npmerge.fitting.divergence import Recent
 from npmerge.fitting.memory import check_step
 from npmerge.fitting.source import Feed, Source
 from npmerge.fitting.updates import Constants, Run, State, evaluate, joined, partition, update
-from npmerge.objectives.base import Loss
+from npmerge.objectives.base import Loss, mean_over_batches
 from npmerge.objectives.of_user import kinds_of
 from npmerge.stack import Stack
 
@@ -119,9 +119,7 @@ class Judge:
         if not self.held_out:
             return
         found = [self.evaluate(self.run, learned, self.constants, self.feed(x), {}) for x in self.held_out]
-        values, sizes = np.moveaxis(np.array(jax.device_get(self.run.layout.take(found)), np.float64), 2, 0)
-        totals, counts = (np.where(sizes > 0, values, 0) * sizes).sum(axis=0), sizes.sum(axis=0)  # of each term alone
-        value = sum((totals / np.where(counts > 0, counts, 1)).tolist())
+        value = mean_over_batches(self.run.layout.take(found))
         self.stale += 1
         if self.best is None or (math.isfinite(value) and value < self.lowest):  # one of -inf is an overflow
             self.lowest = value if math.isfinite(value) else math.inf

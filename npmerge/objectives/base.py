@@ -2,10 +2,12 @@
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alignment.graph import PyTree
@@ -83,6 +85,13 @@ class Objective(abc.ABC):
     def check(self, batch: tuple, outputs: PyTree) -> None:
         """Raise ValueError if a network with these outputs (`jax.ShapeDtypeStruct`) cannot learn from the batch."""
         check_batch(batch, masks=self.masks)
+
+
+def mean_over_batches(found: Sequence[Sequence[Term]]) -> float:
+    """The value over several batches, of their terms: each term is the mean over all its examples, on the host in float64."""
+    values, sizes = np.moveaxis(np.array(jax.device_get(found), np.float64), 2, 0)
+    totals, counts = (np.where(sizes > 0, values, 0) * sizes).sum(axis=0), sizes.sum(axis=0)
+    return float((totals / np.where(counts > 0, counts, 1)).sum())
 
 
 def tasks_of(objective: Objective, batch: Any) -> int:

@@ -1,17 +1,16 @@
 """Coefficients that are learned on one task go to the model that solves it already: a warning before the first step."""
 
 import functools
-import itertools
 import warnings
 from collections.abc import Iterable
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from alignment.checks import check_fraction, check_kinds
 from alignment.graph import PyTree
-from npmerge.objectives.base import Apply, Objective, tasks_of
+from npmerge.batches import measured
+from npmerge.objectives.base import Apply, Objective, Term, mean_over_batches, tasks_of
 from npmerge.objectives.losses import WeightSpaceLoss
 from npmerge.stack import Stack, check_stack
 
@@ -43,7 +42,7 @@ def warn_of_collapse(
         The number of that model, or None where there is no warning.
 
     Raises:
-        ValueError: for a loss of another kind, a share that is no fraction, or no batches.
+        ValueError: for a loss of another kind, a share that is no fraction, no batches, or what `fit` refuses as held-out ones.
 
     Example:
         >>> import warnings
@@ -57,15 +56,13 @@ def warn_of_collapse(
     """
     check_kinds("warn_of_collapse takes (loss, theta, stack)", (loss, WeightSpaceLoss), (stack, Stack))
     check_fraction("share", share, positive=True)
-    batches = iter(batches)
-    first = next(batches, None)
-    if first is None:
+    batches = list(measured(batches, masks=loss.masks, each=loss.map_batches))
+    if not batches:
         raise ValueError("warn_of_collapse judges by data: got no batches")
-    if check_stack(stack).size < 2 or tasks_of(loss.objective, first) > 1:
+    if check_stack(stack).size < 2 or tasks_of(loss.objective, batches[0]) > 1:
         return None
     networks = [jax.jit(loss.merge.apply)(theta, stack), *stack.models()]
-    rows = [[_value(loss.objective, loss.apply, n, stack, b) for n in networks] for b in itertools.chain([first], batches)]
-    start, *alone = np.mean(jax.device_get(rows), axis=0)
+    start, *alone = [mean_over_batches([_terms(loss.objective, loss.apply, n, stack, b) for b in batches]) for n in networks]
     best = int(np.argmin(alone))
     if not alone[best] < start - (1 - share) * abs(start):
         return None
@@ -74,5 +71,5 @@ def warn_of_collapse(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _value(objective: Objective, apply: Apply, params: PyTree, stack: Stack, batch: tuple) -> Array:
-    return objective(apply, params, stack, batch)
+def _terms(objective: Objective, apply: Apply, params: PyTree, stack: Stack, batch: tuple) -> list[Term]:
+    return objective.terms(apply, params, stack, batch)

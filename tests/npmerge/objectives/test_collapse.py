@@ -1,6 +1,9 @@
 """The warning before coefficients are learned on one task that one of the models solves already."""
 
+import itertools
+
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import npmerge as nm
@@ -57,7 +60,22 @@ def test_the_share_decides():
     assert nm.warn_of_collapse(LOSS, THETA, STACK, [batch(5)]) is None
 
 
+def test_batches_of_other_sizes_count_by_their_examples():
+    """The values in the warning are those of all examples at once, and so is the model that it names."""
+    x, y = task(1)
+    for cut in ([x.shape[0]], [29, 3], [1, 31]):
+        ends = np.cumsum([0, *cut])
+        with pytest.warns(UserWarning, match="model 1 alone has an objective of 0.46 .* the start of the merge one of 1.39"):
+            nm.warn_of_collapse(LOSS, THETA, STACK, [(x[a:b], y[a:b]) for a, b in itertools.pairwise(ends)])
+
+
 def test_bad_input():
+    for batches, message in (
+        (nm.shuffled(*task(0), 8, seed=0), "batches that end: got shuffled"),
+        (task(0), "one batch alone is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nm.warn_of_collapse(LOSS, THETA, STACK, batches)
     with pytest.raises(ValueError, match=r"warn_of_collapse takes \(loss, theta, stack\), got \(FineTuningLoss, Stack\)"):
         nm.warn_of_collapse(nm.fine_tuning(apply, nm.CrossEntropy()), THETA, STACK, [task(0)])
     with pytest.raises(ValueError, match="judges by data: got no batches"):
