@@ -83,6 +83,21 @@ def test_a_merge_and_its_cost():
         merged(nm.TaskArithmetic(), nm.Stack(stack.params))
 
 
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (jax.lax.linalg.householder_product, [(6, 4), (4,)], 2 * 4**2 * (6 - 4 / 3)),
+        (lambda a: jax.lax.linalg.lu(a)[0], [(2, 5, 5)], 2 * 5**2 * (5 - 5 / 3)),
+        (lambda a, b: jax.lax.linalg.triangular_solve(a, b, left_side=True), [(4, 4), (4, 3)], 4**2 * 3),
+        (lambda a: jax.lax.linalg.eigh(a, symmetrize_input=False), [(4, 4)], 9 * 4**3),
+        (lambda a: jax.lax.linalg.svd(a, full_matrices=False), [(6, 4)], 14 * 6 * 4**2 + 8 * 4**3),
+    ],
+)
+def test_factorisations_count_as_in_textbooks(function, shapes, expected):
+    """Golub and Van Loan, Matrix Computations (4th ed. 2013): leading terms of real matrices."""
+    assert counted(function, *shapes) == pytest.approx(expected)
+
+
 def test_host_code_tells_what_it_does():
     stack = models(2)
     variables, cost = merged(nm.Slerp(0.3), stack)

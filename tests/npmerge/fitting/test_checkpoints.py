@@ -167,6 +167,9 @@ def test_checkpoints_of_another_fit_are_refused(tmp_path: Path, monkeypatch: pyt
             Checkpoints(tmp_path, **wrong)
     with pytest.raises(ValueError, match="steps or minutes"):
         Checkpoints(tmp_path, steps=None)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"^cannot write .*file.fit: Not a directory$"):
+        run(4, EVEN, checkpoints=tmp_path / "file" / "fit")
 
 
 def test_nothing_is_written_without_being_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

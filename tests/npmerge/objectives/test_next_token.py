@@ -59,6 +59,8 @@ def test_what_is_no_tokens():
     check(TOKENS)
     check(jnp.where(TOKENS > 2, -1, TOKENS))
     check((TOKENS.at[0, -1].set(9), None, jnp.ones((8, 6), bool).at[0, -1].set(False)))  # padding may be anything
+    few = TOKENS[:, :3]  # fewer predictions than there are tokens in the vocabulary
+    nm.NextToken().checker(read, V, None, few)(few.at[0, 0].set(4))
     for wrong, message in (
         (TOKENS.astype(jnp.float32), r"tokens must be integers \(examples, length\).*of float32"),
         (TOKENS[:, :1], r"with a length of two or more: got \(8, 1\)"),
