@@ -111,5 +111,7 @@ def test_parameters_for_a_budget_and_weights_of_ones_own():
             merged(1.5, MODELS[:2], weights=weights)
     with pytest.raises(ValueError, match=r"expected a list of models, got Stack"):
         merged(1.5, stack_models(MODELS[:2]))
+    with pytest.raises(ValueError, match=r"expected a list of models, got list_iterator"):
+        merged(1.5, iter(MODELS[:2]))
     with pytest.raises(ValueError, match="models must be an integer of 2 or more, got 1"):
         Pleas().prepare(NET.apply, GRAPH, MODELS[:1], inputs=X[:1])
