@@ -122,7 +122,8 @@ def closed_program(apply: Callable[..., PyTree], variables: PyTree, inputs: tupl
         closed, returned = jax.make_jaxpr(checked, return_shape=True)(variables, *inputs)
     except Exception as error:  # the function's own: it comes through as it is
         shapes = [np.shape(x) for x in jax.tree.leaves(inputs)]
-        error.add_note(f"raised by apply, on inputs of shape {', '.join(map(str, shapes))}{channels_first(shapes)}")
+        called = f"raised by apply(variables, inputs), on inputs of shape {', '.join(map(str, shapes))}"
+        error.add_note(f"{called}{channels_first(shapes)}")
         raise
     if not closed.jaxpr.outvars:
         raise ValueError("apply must return arrays, got none")

@@ -134,8 +134,10 @@ def _statistics(train_apply: TrainApply, model: Signature, batch: Signature) -> 
         raise ValueError(f"train_apply must return (outputs, variables with new statistics): got {got}")
     closed = jax.make_jaxpr(lambda v, x: train_apply(v, x)[1])(variables, inputs)
     leaves = flatten(variables)
-    if flatten(returned[1]).keys() != leaves.keys():
-        raise ValueError("train_apply must return (outputs, variables) with variables of the structure it was given")
+    if odd := sorted(flatten(returned[1]).keys() ^ leaves.keys()):
+        there = "is missing" if odd[0] in leaves else "was not given"
+        linen = "; with Flax Linen: outputs, new = net.apply(v, x, mutable=['batch_stats']); return outputs, {**v, **new}"
+        raise ValueError(f"train_apply must return (outputs, all variables) as it was given them: {odd[0]!r} {there}{linen}")
     handed = {path for path, k in zip(leaves, _handed_through(closed.jaxpr), strict=True) if k is not None}
     if still := [path for path in floating(variables) if path in handed and is_statistic(path)]:
         raise ValueError(f"train_apply hands the statistics at {still[0]!r} through unchanged: is it in training mode?")

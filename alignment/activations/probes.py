@@ -13,8 +13,8 @@ from alignment.program import evaluated, nested
 from alignment.sites import Use
 
 LOST = (
-    "{} is not where it was traced: trace and capture must get the same function (both jitted or both not), with variables and "
-    "inputs of the same types and numbers of axes"
+    "{} is not where it was traced: trace and what measures must get the same function (both jitted or both not), variables "
+    "and inputs of the dtypes and numbers of axes that were traced: are these images of uint8, or half precision?"
 )
 
 

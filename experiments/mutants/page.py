@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 REASONS = Path(__file__).with_name("reasons.toml")
-"""Why a fault that no test notices needs none, by its name: that it changes nothing, or only what is not promised."""
+"""Of faults that no test noticed, by name: why none is needed (nothing changes that is promised), or which notices it since."""
 
 
 def page(rows: Sequence[Mapping[str, Any]], reasons: Mapping[str, str], about: str) -> str:

@@ -70,7 +70,7 @@ def check_replaceable(out: Path, *, force: bool) -> None:
         raise ValueError(f"{out} is a file: name a folder")
     if not force:
         raise ValueError(
-            f"{out} exists and is not empty: name another folder, or pass --force to replace the result of a merge"
+            f"{out} exists and is not empty: name another folder, or pass --force to replace what such a command left there"
         )
     if not (out / RECORD).is_file():
         raise ValueError(

@@ -86,7 +86,7 @@ def read_data(path: Path, config: Config) -> Data:
         try:
             check_labels(examples.targets, jax.eval_shape(network.apply, network.variables, inputs))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path}: {error}; labels are only for measuring, and may be left out") from None
     return Data(path, sha256(path), examples)
 
 

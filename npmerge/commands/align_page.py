@@ -54,7 +54,7 @@ def told(content: Mapping[str, Any]) -> list[str]:
         cells = [f"{head} {cell}" for head, cell in zip(HEADER[1:], cells, strict=True) if cell != "-"]
         lines.append(f"{name}: {'; '.join(cells)}")
     ends = [*_ends(content), *_worse(content)] if content["data"] and content["data"]["labels"] else []
-    return [*lines, *(f"- {line}" for line in [*_still(content), *ends, *_missing(content), *content["warnings"]])]
+    return [*lines, *(f"- {line}" for line in [*_moves(content), *ends, *_missing(content), *content["warnings"]])]
 
 
 def _network(k: int, source: Source, measured: Measured) -> dict[str, Any]:
@@ -139,14 +139,17 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         notes += [*_ends(content), *_worse(content)]
     if content["batch_statistics"] and data:
         notes.append(f"BatchNorm: {_normalised(content)}")
-    return [*notes, *_still(content), *_missing(content), *content["warnings"]]
+    return [*notes, *_moves(content), *_missing(content), *content["warnings"]]
 
 
-def _still(content: Mapping[str, Any]) -> list[str]:
-    """Networks whose units had their places already."""
+def _moves(content: Mapping[str, Any]) -> list[str]:
+    """Networks whose units had their places already, and those that were brought away from the reference."""
     distances = {network["file"]: network["squared_distance"] for network in content["networks"]}
     still = [file for file, change in distances.items() if change["before"] == change["after"]]
-    return [f"Nothing had to move in {', '.join(still)}: it is as near to the reference as it was."] if still else []
+    found = [f"Nothing had to move in {', '.join(still)}: it is as near to the reference as it was."] if still else []
+    away = [file for file, change in distances.items() if change["after"] > 1.01 * change["before"]]
+    help_ = "fine-tunes of one base need no alignment, and weight-matching leaves them where they are"
+    return [*found, *(f"{file} is farther from the reference than it was: {help_}." for file in away)]
 
 
 def _ends(content: Mapping[str, Any]) -> list[str]:

@@ -119,8 +119,9 @@ def read_source(path: Path) -> Source:
     try:
         config, variables = load_named(path, network_config(path, record[NAMED]) if record else None)
     except CheckpointError as error:
+        said = str(error) if str(error).endswith(("?", ".")) else f"{error}."
         raise ValueError(
-            f"{error}. Read are networks of npmerge.models in the names that PyTorch has for them. What tensors do not tell "
+            f"{said} Read are networks of npmerge.models in the names that PyTorch has for them. What tensors do not tell "
             "npmerge.checkpoint.load_named takes, what save_network writes is read here; other networks are aligned in "
             "Python, by npmerge.trace and npmerge.align"
         ) from None

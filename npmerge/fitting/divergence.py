@@ -54,7 +54,8 @@ def said_of(losses: np.ndarray, recent: Recent, every: int) -> str:
     else:
         where = f"at or before step {step} (looked at every {every} steps), where a gradient or an update is not finite"
     advice = "look at result.history.loss, at that batch (labels out of range?), and lower the learning rate"
-    return f"the fit diverged {where}: an earlier theta is kept; {_bad_inputs(recent, step) or advice}"
+    kept = "the start" if step == 1 else "an earlier theta"
+    return f"the fit diverged {where}: {kept} is kept; {_bad_inputs(recent, step) or advice}"
 
 
 def _bad_inputs(recent: Recent, last: int) -> str:

@@ -1,5 +1,6 @@
 """The model card: what was merged, how, and the recipe that does it again."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -72,9 +73,13 @@ def _gained(history: Mapping[str, Any]) -> tuple[str, str]:
         return "", ""
     rows = dict(history["evaluation"]["networks"])
     if not rows:
-        losses = history["held_out_loss"]
-        lowest = min((x for x in losses if x is not None), default=None)
-        return "held-out loss", f"{_number(losses[0])} at the start, {_number(lowest)} at its best"
+        judged = dict(history["evaluation"].get("objective", {}))
+        if not judged:
+            return "", ""
+        start, learned = judged.pop("start"), judged.pop("learned")
+        best = min(judged, key=lambda name: math.inf if judged[name] is None else judged[name])
+        beside = f"the start {_number(start)}; `{name_of(best)}`, the best model, {_number(judged[best])}"
+        return "objective on what is held out", f"{_number(learned)}; {beside}"
     start, learned = rows.pop("start"), rows.pop("learned")
     best = max(rows, key=lambda name: rows[name]["accuracy"])
     others = {"the start": start, f"`{name_of(best)}`, the most accurate model,": rows[best]}

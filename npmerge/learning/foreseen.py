@@ -53,14 +53,21 @@ class Foreseen(NamedTuple):
         return found._replace(batch=bytes_of(self.batch), gradient=found.gradient + looped)
 
     def warnings(self, memory: FitMemory) -> tuple[str, ...]:
-        """A line each: batches that are larger than their data, steps that are larger than this machine.
+        """A line each: labels that are not there, batches larger than their data, steps larger than this machine.
 
         Args:
             memory: of one device that holds all.
         """
-        block = self.learner.block
-        each = memory.on(self.devices, features=block.shard is not None).total
-        return (*self.learner.tasks.repeated(block.batch_size), *_too_large(each, self.devices))
+        tasks, size = self.learner.tasks, self.learner.block.batch_size
+        return (*_without_labels(self.learner), *tasks.repeated(size), *self.too_large(memory))
+
+    def too_large(self, memory: FitMemory) -> tuple[str, ...]:
+        """A line if a step takes more than there is here, unless it is to run on devices that are elsewhere."""
+        nbytes, there = memory.on(self.devices, features=self.learner.block.shard is not None).total, machine_bytes()
+        if self.devices > jax.device_count() or there is None or nbytes <= there:
+            return ()
+        help_ = "give a smaller batch_size, or a larger accumulate, by which a batch goes through in parts"
+        return (f"a step takes {size(nbytes)} and there are {size(there)} here: {help_}",)
 
 
 def foreseen(blocks: Blocks, learn: Learn, tasks: Tasks) -> Foreseen:
@@ -77,8 +84,8 @@ def warned(blocks: Blocks, learn: Learn, tasks: Tasks) -> tuple[str, ...]:
     Memory is counted, which takes no time; only a step that may be too large is compiled to know it better.
     """
     fit = foreseen(blocks, learn, tasks)
-    found = fit.warnings(fit.memory(plan=False))
-    return found if found == tasks.repeated(learn.batch_size) else fit.warnings(fit.memory())
+    counted = fit.memory(plan=False)
+    return fit.warnings(fit.memory() if fit.too_large(counted) else counted)
 
 
 def _theta(learner: Learner) -> PyTree:
@@ -96,13 +103,14 @@ def _theta(learner: Learner) -> PyTree:
     return {"latents": latents, "fixed": fixed}
 
 
-def _too_large(nbytes: int, devices: int) -> list[str]:
-    """A line if a step takes more than there is here, unless it is to run on devices that are elsewhere."""
-    there = machine_bytes()
-    if devices > jax.device_count() or there is None or nbytes <= there:
-        return []
-    help_ = "give a smaller batch_size, or a larger accumulate, by which a batch goes through in parts"
-    return [f"a step takes {size(nbytes)} and there are {size(there)} here: {help_}"]
+def _without_labels(learner: Learner) -> list[str]:
+    """A line for each task without labels that functions of the user's own judge: they may read what is not there."""
+    block, found = learner.block, []
+    for task, examples in zip(block.data, learner.tasks.train, strict=True):
+        own = [term.name for term in task.objective or block.objective if ":" in term.name]
+        if own and examples.targets is None:
+            found.append(f"{examples.name} has no labels: {own[0]} gets zeros in their place, as batch[1]")
+    return found
 
 
 def _sized(batch: tuple, size: int) -> tuple:

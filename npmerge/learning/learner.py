@@ -29,6 +29,7 @@ from npmerge.learning.places import inside
 from npmerge.learning.shares import collapsed
 from npmerge.learning.tasks import Tasks
 from npmerge.normalisation import reset_statistics
+from npmerge.objectives.base import value_over
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.schema import Recipe
 from npmerge.stack import Stack
@@ -124,10 +125,16 @@ class Learner:
                 accumulate=block.accumulate,
                 checkpoints=checkpoints,
             )
+            if len(losses := result.history.loss) and not np.isfinite(losses[0]):
+                raise ValueError(f"the objective is {losses[0]} at the start: look at it and at its data; nothing was learned")
         result = result._replace(theta=on_every_process(result.theta))
         merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
         size = block.batch_size if self.network.train_apply is None else RESET
         found = measured(self.network.apply, self._networks(names, merged), self.tasks.measured, size)
+        if not found.rows and self.tasks.has_held_out:
+            judge = functools.partial(value_over, self.goal.objective, self.network.forward)
+            rows = {x: judge(variables, self.stack, self.held_out) for x, variables in self._networks(names, merged)}
+            found = found._replace(judged=rows)
         start, coefficients = self._coefficients(theta), self._coefficients(result.theta)
         warned = (*self._collapse(start, coefficients, names), *warned)
         return Learnt(merged["learned"], result, coefficients, found, warned)

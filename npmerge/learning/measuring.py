@@ -1,6 +1,7 @@
 """How good the networks of a learned merge are: on all examples, and on those of each task."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -21,11 +22,13 @@ class Measured(NamedTuple):
         rows: over all examples that have labels of what the networks predict; empty where none have.
         by_task: of each task, by its name; empty where there is one.
         name: what the examples are called.
+        judged: the objective of each network on what is held out, where no accuracy can be told.
     """
 
     rows: Rows
     by_task: dict[str, Rows]
     name: str
+    judged: Mapping[str, float] = MappingProxyType({})
 
 
 def measured(

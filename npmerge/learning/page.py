@@ -51,6 +51,7 @@ def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[st
             "examples": learnt.measured.name,
             "held_out": learner.tasks.has_held_out,
             "networks": _rows(learnt.measured.rows),
+            **({"objective": dict(judged)} if (judged := learnt.measured.judged) else {}),
             **({"tasks": {x: _rows(rows) for x, rows in tasks.items()}} if (tasks := learnt.measured.by_task) else {}),
         },
         "shares": {
@@ -93,6 +94,9 @@ def told(learner: Learner, learnt: Learnt) -> list[str]:
     """What the terminal shows."""
     rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {nats(x.loss)}" for name, x in learnt.measured.rows.items()]
     measured = [_measured_on(learner, learnt), *_better(learnt.measured.rows)] if rows else []
+    if judged := learnt.measured.judged:
+        rows = [f"{name}: objective {nats(value)}" for name, value in judged.items()]
+        measured = ["Measured on what is held out.", *_lower(judged)]
     return [f"learned: {_ended(learnt)}", *rows, *measured, *(f"warning: {x}" for x in learnt.warnings)]
 
 
@@ -140,13 +144,27 @@ def _table(learner: Learner, learnt: Learnt) -> list[str]:
     found = learnt.measured
     if not found.rows:
         labelled = any(x.targets is not None for x in learner.tasks.train)
-        return [UNFIT if labelled else "The examples have no labels: no accuracy can be told."]
+        return [UNFIT if labelled else "The examples have no labels: no accuracy can be told.", *_objectives(learnt)]
     lines = [_measured_on(learner, learnt), *_statistics(learner), "", *_accuracies(found.rows)]
     if better := _better(found.rows):
         lines += ["", *better]
     for task, rows in found.by_task.items():
         lines += ["", f"On {task}:", "", *_accuracies(rows)]
     return lines
+
+
+def _objectives(learnt: Learnt) -> list[str]:
+    """What is minimised, of each network on what is held out, and which of them the result does not reach."""
+    judged = learnt.measured.judged
+    if not judged:
+        return []
+    table = markdown_table(("network", "objective"), [(name, nats(value)) for name, value in judged.items()])
+    return ["", "On what is held out:", "", *table, *(["", *lower] if (lower := _lower(judged)) else [])]
+
+
+def _lower(judged: Mapping[str, float]) -> list[str]:
+    lower = [name for name, value in judged.items() if value < judged["learned"]]
+    return [f"Lower than what was learned: {', '.join(lower)}."] if lower else []
 
 
 def _accuracies(rows: Rows) -> list[str]:

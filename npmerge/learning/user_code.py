@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,12 +108,17 @@ def check_arguments(owner: str, given: Mapping[str, Any], valid: list[str]) -> N
 def imported(text: str) -> tuple[ModuleType, Callable]:
     """The module and the function of `module:function`. Raises ValueError for what cannot be imported; the nearest is named."""
     module_name, _, name = text.partition(":")
+    here = str(Path.cwd())
+    sys.path.append(here)  # where users have modules of their own
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"{text!r} cannot be imported: {error}; PYTHONPATH says where Python looks") from None
+        where = "modules are looked for in the folder in which the command runs, and where Python looks"
+        raise ValueError(f"{text!r} cannot be imported: {error}; {where}") from None
     except Exception as error:  # whatever it is that the user's module raises
         raise ValueError(f"{text!r} cannot be imported: {first_line(error)}") from None
+    finally:
+        sys.path.remove(here)
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(unknown(f"function of {module_name}", name, [k for k, x in vars(module).items() if callable(x)]))

@@ -2,7 +2,7 @@
 
 import abc
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -92,6 +92,16 @@ def mean_over_batches(found: Sequence[Sequence[Term]]) -> float:
     values, sizes = np.moveaxis(np.array(jax.device_get(found), np.float64), 2, 0)
     totals, counts = (np.where(sizes > 0, values, 0) * sizes).sum(axis=0), sizes.sum(axis=0)
     return float((totals / np.where(counts > 0, counts, 1)).sum())
+
+
+def value_over(objective: Objective, apply: Apply, params: PyTree, stack: Stack | None, batches: Iterable[Any]) -> float:
+    """The value for a network over several batches, each term weighed by the examples of which it is the mean."""
+    return mean_over_batches([_terms(objective, apply, params, stack, batch) for batch in batches])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _terms(objective: Objective, apply: Apply, params: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
+    return objective.terms(apply, params, stack, batch)
 
 
 def tasks_of(objective: Objective, batch: Any) -> int:

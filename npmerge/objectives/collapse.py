@@ -1,6 +1,5 @@
 """Coefficients that are learned on one task go to the model that solves it already: a warning before the first step."""
 
-import functools
 import warnings
 from collections.abc import Iterable
 
@@ -10,7 +9,7 @@ import numpy as np
 from alignment.checks import check_fraction, check_kinds
 from alignment.graph import PyTree
 from npmerge.batches import measured
-from npmerge.objectives.base import Apply, Objective, Term, mean_over_batches, tasks_of
+from npmerge.objectives.base import tasks_of, value_over
 from npmerge.objectives.losses import WeightSpaceLoss
 from npmerge.stack import Stack, check_stack
 
@@ -62,14 +61,9 @@ def warn_of_collapse(
     if check_stack(stack).size < 2 or tasks_of(loss.objective, batches[0]) > 1:
         return None
     networks = [jax.jit(loss.merge.apply)(theta, stack), *stack.models()]
-    start, *alone = [mean_over_batches([_terms(loss.objective, loss.apply, n, stack, b) for b in batches]) for n in networks]
+    start, *alone = [value_over(loss.objective, loss.apply, network, stack, batches) for network in networks]
     best = int(np.argmin(alone))
     if not alone[best] < start - (1 - share) * abs(start):
         return None
     warnings.warn(WARNING.format(best, alone[best], start), stacklevel=2)
     return best
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _terms(objective: Objective, apply: Apply, params: PyTree, stack: Stack, batch: tuple) -> list[Term]:
-    return objective.terms(apply, params, stack, batch)

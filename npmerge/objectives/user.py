@@ -110,6 +110,9 @@ class PerExample(Objective):
             raise ValueError(
                 f"the function of PerExample must return values for each of {examples} examples: got {np.shape(found)}"
             )
+        given = [np.shape(x)[:2] for x in jax.tree.leaves((outputs, batch[1]))]
+        if np.shape(found)[:2] == (examples, examples) and (examples, examples) not in given:
+            raise ValueError(f"{what} pairs each example with every other, by broadcasting: it returns {np.shape(found)}")
         return lambda batch: self.check(batch, None)
 
     def check(self, batch: tuple, outputs: PyTree) -> None:

@@ -747,14 +747,16 @@ def test_an_error_of_the_function_itself_comes_through_as_it_is(apply):
     with pytest.raises(direct.type) as traced:
         alignment.trace(apply, variables, wrong)
     assert str(traced.value) == str(direct.value)
-    assert traced.value.__notes__[-1] == "raised by apply, on inputs of shape (8, 5)"
+    assert traced.value.__notes__[-1] == "raised by apply(variables, inputs), on inputs of shape (8, 5)"
 
 
 def test_images_with_channels_first_are_told_of():
     with pytest.raises(TypeError) as traced:
         alignment.trace(lambda v, x: x @ v["a"], weights(a=(3, 2)), networks.data(2, 3, 8, 8))
     note = traced.value.__notes__[-1]
-    assert note.startswith("raised by apply, on inputs of shape (2, 3, 8, 8); ") and note.endswith("x.transpose(0, 2, 3, 1)")
+    assert note.startswith("raised by apply(variables, inputs), on inputs of shape (2, 3, 8, 8); ") and note.endswith(
+        "x.transpose(0, 2, 3, 1)"
+    )
 
 
 def keyed(v, x):

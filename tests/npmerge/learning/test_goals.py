@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -141,6 +142,39 @@ def test_targets_of_regression_are_for_objectives_that_read_them(here, monkeypat
     np.savez(here / "real.npz", inputs=np.random.default_rng(0).normal(size=(8, 64)), labels=np.zeros(8))
     with pytest.raises(ValueError, match=r"learn.objective: labels must be integers, got dtype float32; a.safetensors gives"):
         run("plan", "recipe.yml")
+
+
+FUNCTIONS = """
+import jax.numpy as jnp
+def size(apply, params, stack, batch):
+    return jnp.square(apply(params, batch[0])).mean()
+def broken(apply, params, stack, batch):
+    return jnp.log(-size(apply, params, stack, batch))
+"""
+
+
+def test_networks_are_judged_by_a_function_of_ones_own(bare):
+    """It lies in the folder of the command; there are no labels, of which it is told before."""
+    (bare / "functions_of_mine.py").write_text(FUNCTIONS)
+    text = recipe(learn=learn(objective="functions_of_mine:size", data="a.npz", steps=2, every=1))
+    (bare / "recipe.yml").write_text(text)
+    said = "warning: a.npz has no labels: functions_of_mine:size gets zeros in their place, as batch[1]"
+    assert said in run("plan", "recipe.yml")
+    folder = merge(bare, "out", text)
+    judged = history(folder)["evaluation"]["objective"]
+    assert list(judged) == ["a.safetensors", "b.safetensors", "start", "learned"]
+    assert judged["start"] == pytest.approx(history(folder)["held_out_loss"][0], rel=1e-5)
+    assert judged["learned"] == pytest.approx(min(history(folder)["held_out_loss"]), rel=1e-5)
+    inputs = np.load(bare / "a.npz")["inputs"]
+    for name in "ab":  # 30 are learned from, 10 are held out
+        values = [float(jnp.square(build(CONFIG).apply(networks()["ab".index(name)], x[None])).mean()) for x in inputs]
+        assert min(values) < judged[f"{name}.safetensors"] < max(values)
+    lower = [name for name, value in judged.items() if value < judged["learned"]]
+    assert ("Lower than what was learned: " + ", ".join(lower) in (folder / "report.md").read_text()) == bool(lower)
+    (bare / "recipe.yml").write_text(text.replace(":size", ":broken"))
+    with pytest.raises(ValueError, match=r"learn: the objective is nan at the start: .*; nothing was learned"):
+        run("merge", "recipe.yml", "broken")
+    assert not (bare / "broken").exists()
 
 
 FAULTS = {

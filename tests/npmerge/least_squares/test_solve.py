@@ -420,7 +420,7 @@ def test_models_of_another_dtype_than_was_traced_are_refused():
         return NET.apply(v, x.astype(v["first"]["bias"].dtype))
 
     halves = [jax.tree.map(lambda x: x.astype(jnp.float16), m) for m in MODELS]
-    with pytest.raises(ValueError, match=r"is not where it was traced.* with variables and inputs of the same types"):
+    with pytest.raises(ValueError, match=r"is not where it was traced.*, variables and inputs of the dtypes"):
         LeastSquares()(apply, trace(apply, MODELS[0], X), halves, unchanged(), BATCHES)
 
 

@@ -71,6 +71,8 @@ def test_bad_functions():
             objective.checker(apply, P, None, (X, LABELS))((X, LABELS[:5]))
     with pytest.raises(ValueError, match=r"must return values for each of 8 examples: got \(\)"):
         nm.PerExample(lambda y, t: y.mean()).checker(apply, P, None, (X, LABELS))
+    with pytest.raises(ValueError, match=r"pairs each example with every other, by broadcasting: it returns \(8, 8\)"):
+        nm.PerExample(lambda y, t: y[:, :1].T - t).checker(apply, P, None, (X, jnp.ones((8, 1))))
 
 
 def both(v, x):
