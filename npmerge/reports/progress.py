@@ -47,19 +47,24 @@ def phases(*, quiet: bool = False) -> Iterator[Advance]:
         yield unsaid
         return
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), TimeElapsedColumn()
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar, told = progress.add_task("starting"), time.monotonic()
+    if not console.is_terminal:
+        yield _in_lines(console)
+        return
+    with Bar(TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+        bar = progress.add_task("starting")
+        yield lambda text, part="": progress.update(bar, description=f"{text} {part}".rstrip())
 
-        def advance(text: str, part: str = "") -> None:
-            nonlocal told
-            line = f"{text} {part}".rstrip()
-            progress.update(bar, description=line)
-            if not console.is_terminal and (not part or time.monotonic() - told > EVERY):
-                told = time.monotonic()
-                console.print(line)
 
-        yield advance
+def _in_lines(console: Console) -> Advance:
+    told = time.monotonic()
+
+    def advance(text: str, part: str = "") -> None:
+        nonlocal told
+        if not part or time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            console.print(f"{text} {part}".rstrip())
+
+    return advance
 
 
 def peak_memory() -> int:

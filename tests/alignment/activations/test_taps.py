@@ -159,9 +159,11 @@ def test_names_that_do_not_exist_are_refused_with_those_that_do():
 
 def test_another_function_is_refused():
     net, other = networks.network("mlp"), networks.network("linear_mlp")
-    with pytest.raises(ValueError, match=r"'first'.*trace and capture must get the same function"):
+    with pytest.raises(ValueError, match=r"'first'.*trace and what measures must get the same function"):
         alignment.capture(other.apply, net.graph, net.variables, net.inputs)
-    with pytest.raises(ValueError, match="trace and capture must get the same function"):  # jitted or not is another function
+    with pytest.raises(
+        ValueError, match="trace and what measures must get the same function"
+    ):  # jitted or not is another function
         alignment.capture(other.apply.__wrapped__, other.graph, net.variables, net.inputs)
 
 
