@@ -129,15 +129,19 @@ class Learner:
                 raise ValueError(f"the objective is {losses[0]} at the start: look at it and at its data; nothing was learned")
         result = result._replace(theta=on_every_process(result.theta))
         merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
-        size = block.batch_size if self.network.train_apply is None else RESET
-        found = measured(self.network.apply, self._networks(names, merged), self.tasks.measured, size)
-        if not found.rows and self.tasks.has_held_out:
-            judge = functools.partial(value_over, self.goal.objective, self.network.forward)
-            rows = {x: judge(variables, self.stack, self.held_out) for x, variables in self._networks(names, merged)}
-            found = found._replace(judged=rows)
         start, coefficients = self._coefficients(theta), self._coefficients(result.theta)
         warned = (*self._collapse(start, coefficients, names), *warned)
-        return Learnt(merged["learned"], result, coefficients, found, warned)
+        return Learnt(merged["learned"], result, coefficients, self._measured(names, merged), warned)
+
+    def _measured(self, names: Sequence[str], merged: Mapping[str, PyTree]) -> Measured:
+        """Accuracy and loss of all networks; where none can be told, the objective on what is held out."""
+        size = self.block.batch_size if self.network.train_apply is None else RESET
+        found = measured(self.network.apply, self._networks(names, merged), self.tasks.measured, size)
+        if found.rows or not self.tasks.has_held_out:
+            return found
+        judge = functools.partial(value_over, self.goal.objective, self.network.forward)
+        rows = {x: judge(variables, self.stack, self.held_out) for x, variables in self._networks(names, merged)}
+        return found._replace(judged=rows)
 
     def _networks(self, names: Sequence[str], merged: Mapping[str, PyTree]) -> Iterator[tuple[str, PyTree]]:
         """What was merged, each copied from the stack only when it is asked for, and what it was merged to."""
