@@ -31,7 +31,7 @@ AROUND = 3.0
 """Seconds of importing networks, of putting them side by side and of the report's figures."""
 
 PROGRAMS = 250_000_000
-"""Bytes of the programs that XLA makes of a network, at most: those of an encoder of six layers were 160 to 250 MB."""
+"""Bytes of the programs that XLA makes of a network, at most."""
 
 
 class LearnPrediction(NamedTuple):
@@ -120,6 +120,7 @@ def _judging(learner: Learner, one: PyTree, compiling: float, once: float) -> fl
     labelled = [x for x in measured if has_labels(learner.network.apply, one, x)]
     judgements = 1 + -(-block.steps // block.every)
     networks = learner.stack.size + 2 + (learner.stack.base is not None)
+    judgements += 0 if labelled else networks  # those are judged by the objective, too
     examples = judgements * sum(_examples(x) for x in batches) + networks * sum(len(x.inputs) for x in labelled)
     if learner.network.train_apply is not None:  # statistics of the start and of the result
         examples += 2 * min(MOST * RESET, sum(len(x.inputs) for x in tasks.train))

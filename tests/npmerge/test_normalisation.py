@@ -138,8 +138,12 @@ def test_errors():
         reset_statistics(train_apply, start, as_batches(DATA))
     with pytest.raises(ValueError, match="reset_statistics needs data: got no batches"):
         reset_statistics(train_apply, start, [])
-    with pytest.raises(ValueError, match="train_apply must return"):
+    with pytest.raises(
+        ValueError, match=r"as it was given them: 'params/\S+' is missing; with Flax Linen: .*\{\*\*v, \*\*new\}"
+    ):
         reset_statistics(lambda v, x: (x, {"batch_stats": v["batch_stats"]}), start, as_batches(DATA))
+    with pytest.raises(ValueError, match="'more' was not given; with Flax Linen"):
+        reset_statistics(lambda v, x: (x, {**v, "more": x}), start, as_batches(DATA))
     with pytest.raises(ValueError, match=r"train_apply must return \(outputs, .*: got the outputs alone, as apply"):
         reset_statistics(lambda v, x: x, start, as_batches(DATA))
 

@@ -22,6 +22,7 @@ from npmerge.checkpoint import load_network, load_record, save_network, to_named
 from npmerge.cli import app, main
 from npmerge.commands import align_page
 from npmerge.commands.align_inputs import BATCH, Data, read_data
+from npmerge.commands.align_page import _moves
 from npmerge.commands.alignments import METHODS, alignment_of
 from npmerge.commands.sources import sha256
 from npmerge.learning.data import Examples
@@ -542,3 +543,12 @@ def test_help_lists_the_methods():
     result = CliRunner().invoke(app, ["align", "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert all(name in result.stdout for name in METHODS)
+
+
+def test_a_network_that_is_brought_away_is_told_of():
+    networks = [
+        {"file": file, "squared_distance": {"before": 2.0, "after": after}} for file, after in (("near", 2.0), ("far", 3.0))
+    ]
+    still, away = _moves({"networks": networks})
+    assert still.startswith("Nothing had to move in near: ")
+    assert away.startswith("far is farther from the reference than it was: fine-tunes of one base need no alignment")

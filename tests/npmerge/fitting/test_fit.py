@@ -164,6 +164,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_theta(every, bad):
     assert not np.isfinite(result.history.loss[3])
 
 
+def test_a_loss_that_is_not_finite_from_the_first_step_on_keeps_the_start():
+    with pytest.warns(UserWarning, match="^the fit diverged at step 1, where its loss is not finite: the start is kept"):
+        close(run(data=flags(np.nan), steps=1, loss=flagged), 0)
+
+
 def test_a_bad_last_step_is_noticed():
     with pytest.warns(UserWarning, match="^the fit diverged at"):
         result = run(data=flags(1, 1, np.nan), steps=3, loss=flagged)
