@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import warnings
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -73,10 +74,14 @@ def running() -> Iterator[Any]:
     import torch
 
     environment = torchax_environment()
-    promoting = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")  # as torchax counts on
-    with promoting[0], promoting[1], environment.override_property(prng=jax.random.key(0)):
-        with torch.no_grad(), environment:
-            yield environment
+    with contextlib.ExitStack() as around:
+        around.enter_context(jax.numpy_dtype_promotion("standard"))  # as torchax counts on
+        around.enter_context(jax.numpy_rank_promotion("allow"))
+        around.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Explicitly requested dtype")  # int64, which is int32 here
+        around.enter_context(environment.override_property(prng=jax.random.key(0)))
+        around.enter_context(torch.no_grad())
+        yield around.enter_context(environment)
 
 
 def _write_operators(environment: Any) -> None:
@@ -91,7 +96,7 @@ def _write_operators(environment: Any) -> None:
     def batch_norm(x, weight, bias, mean, var, training, momentum, eps):  # type: ignore[no-untyped-def]
         given = [None if t is None else t.jax() for t in (x, weight, bias, mean, var)]
         y, *used = _batch_norm(*given, training or mean is None, eps)
-        for old, new in zip((mean, var), _moved(given[3:], used, x, momentum) if training and mean is not None else ()):
+        for old, new in zip((mean, var), _moved(given[3:], used, x, momentum) if training and mean is not None else (), strict=False):
             old._elem = new
         return tuple(map(environment.j2t_iso, (y, *used)))
 
