@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from alignment.checks import first_line
+from alignment.tracing.provenance import hide
 from npmerge.checkpoint.torch_copies import array_of
 
 INSTALL = 'pip install "npmerge[torch]"'
@@ -42,6 +44,8 @@ def torchax_environment() -> Any:
 
             return super().t2j_iso(torch.utils._pytree.tree_map_only(torch.Tensor, known, tensors))
 
+    for file in (torch.__file__, torchax.__file__, __file__):
+        hide(Path(file).parent)
     environment = Environment()
     _write_operators(environment)
     return environment
@@ -79,7 +83,9 @@ def running() -> Iterator[Any]:
         around.enter_context(jax.numpy_rank_promotion("allow"))
         around.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Explicitly requested dtype")  # int64, which is int32 here
-        around.enter_context(environment.override_property(prng=jax.random.key(0)))
+        with jax.ensure_compile_time_eval():
+            key = jax.random.key(0)
+        around.enter_context(environment.override_property(prng=key))
         around.enter_context(torch.no_grad())
         yield around.enter_context(environment)
 
