@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from jaxtyping import Array
 
 from alignment.names import is_statistic
 
+MOMENTUM = 0.1
+"""Of statistics that have none: `reset_statistics` comes to the same with any."""
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:
@@ -20,14 +23,14 @@ class Parts:
 
     Attributes:
         skeleton: a copy of the module in float32, on the device "meta".
-        variables: the tensors of its state dictionary as arrays, by name; of tied ones the first.
-        tied: for each other name of such a tensor the one that `variables` has.
-        constants: buffers that the state dictionary leaves out, by name.
-        stored: the state dictionary as shapes and dtypes alone, and what it holds besides tensors.
+        shapes: of what can be merged, the floating-point tensors of its state dictionary, by name; of tied ones the first.
+        tied: for each other name of such a tensor the one that `shapes` has.
+        constants: all other tensors, by name: integers, and buffers that the state dictionary leaves out.
+        stored: the state dictionary, with shapes and dtypes alone of what can be merged.
     """
 
     skeleton: Any
-    variables: Mapping[str, Array]
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
     tied: Mapping[str, str]
     constants: Mapping[str, Array]
     stored: Mapping[str, Any]
@@ -42,27 +45,34 @@ class Parts:
 
 
 def taken_apart(module: Any) -> Parts:
-    """The parts of a module, which is left as it is."""
+    """The parts of a module, which is left as it is. Raises ValueError for tensors without values."""
     stored = module.state_dict(keep_vars=True)
     named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    for name, tensor in named.items():
+        if tensor.is_meta:
+            raise ValueError(f"{name!r} of the module has no values: it is on the device 'meta'; load them first")
     first: dict[int, str] = {}
     for name, tensor in named.items():
-        if name in stored:
+        if name in stored and (tensor.is_floating_point() or tensor.is_complex()):
             first.setdefault(id(tensor), name)
     return Parts(
         skeleton=_skeleton(module, named.values()),
-        variables={name: array_of(named[name]) for name in first.values()},
+        shapes={name: shape_of(named[name]) for name in first.values()},
         tied={name: first[id(t)] for name, t in named.items() if id(t) in first and first[id(t)] != name},
         constants={name: array_of(t) for name, t in named.items() if id(t) not in first},
-        stored=_without_numbers(stored, named),
+        stored=_detached(stored, {id(t) for t in named.values() if id(t) in first}),
     )
 
 
-def _without_numbers(stored: OrderedDict, named: Mapping[str, Any]) -> OrderedDict:
-    shapes = copy.copy(stored)
+def _detached(stored: OrderedDict, variables: Collection[int]) -> OrderedDict:
+    """The state dictionary for itself, where variables stand without numbers."""
+    own = copy.copy(stored)
     for name, value in stored.items():
-        shapes[name] = value.detach().to("meta") if name in named else copy.deepcopy(value)
-    return shapes
+        is_tensor = hasattr(value, "detach")
+        own[name] = (
+            value.detach().to("meta" if id(value) in variables else "cpu", copy=True) if is_tensor else copy.deepcopy(value)
+        )
+    return own
 
 
 def _skeleton(module: Any, tensors: Any) -> Any:
@@ -79,6 +89,9 @@ def _skeleton(module: Any, tensors: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 memo.setdefault(id(value), value.detach().to("cpu", _single(value.dtype), copy=True))
     skeleton = copy.deepcopy(module, memo)
+    for part in filter(keeps_statistics, skeleton.modules()):
+        if getattr(part, "momentum", 0) is None:  # a mean over all batches so far: their number is a value
+            part.momentum = MOMENTUM
     if getattr(getattr(skeleton, "config", None), "use_cache", False):  # transformers: keys and values are no outputs
         skeleton.config.use_cache = False
     return skeleton
@@ -91,12 +104,14 @@ def _single(dtype: Any) -> Any:
     return torch.float32 if dtype.is_floating_point else dtype
 
 
+def shape_of(tensor: Any) -> jax.ShapeDtypeStruct:
+    """What `array_of` gives of a tensor, without its numbers."""
+    return jax.ShapeDtypeStruct(tuple(tensor.shape), array_of(tensor.new_zeros((), device="cpu")).dtype)
+
+
 def array_of(tensor: Any) -> Array:
-    """A tensor on any device as an array, floating-point numbers in float32; of one without numbers its shape."""
-    x = tensor.detach()
-    if x.is_meta:
-        return jax.ShapeDtypeStruct(tuple(x.shape), array_of(x.new_zeros((), device="cpu")).dtype)  # type: ignore[return-value]
-    x = x.to("cpu", _single(x.dtype)).numpy()
+    """A tensor on any device as an array, floating-point numbers in float32, 64-bit integers in 32 bits."""
+    x = tensor.detach().to("cpu", _single(tensor.dtype)).resolve_conj().numpy()
     return jnp.asarray(x.astype(np.int32) if x.dtype == np.int64 else x)
 
 

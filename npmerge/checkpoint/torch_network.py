@@ -1,16 +1,17 @@
 """Any module of PyTorch as pure functions of JAX, through torchax."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from alignment.checks import check_kinds
 from alignment.graph import PyTree, flatten
-from npmerge.checkpoint.torch_copies import Parts, keeps_statistics, taken_apart
+from npmerge.checkpoint.torch_copies import Parts, array_of, keeps_statistics, taken_apart
 from npmerge.checkpoint.torch_environment import imported, running, version
 from npmerge.checkpoint.torch_faults import Places
 from npmerge.checkpoint.torch_values import arguments, as_inputs, in_words, of_outputs
@@ -24,11 +25,22 @@ class TorchNetwork(NamedTuple):
 
     Attributes:
         apply: `(variables, inputs) -> outputs`, evaluation mode.
-        variables: what the state dictionary holds, in nested dictionaries: `layer1.0.weight` is `["layer1"]["0"]["weight"]`.
-            Floating-point numbers are float32, whatever the module has; tied tensors stand there once.
+        variables: the floating-point tensors of the state dictionary, in nested dictionaries: `layer1.0.weight` is
+            `["layer1"]["0"]["weight"]`. They are float32, whatever the module has; tied ones stand there once. Integers, such
+            as the number of batches that BatchNorm has seen, stay the module's.
         train_apply: `(variables, inputs) -> (outputs, variables with new statistics)`: layers that have running statistics are
             in training mode, all else as in evaluation.
         restore: `variables -> state_dict`, in the module's own dtypes, which it loads with `strict=True`.
+
+    Example:
+        >>> import torch
+        >>> module = torch.nn.BatchNorm1d(2)
+        >>> network = nm.checkpoint.torch_module(module, torch.ones(4, 2))
+        >>> batches = [(jnp.array([[1.0, 2.0], [3.0, 6.0]]), None)]
+        >>> module.load_state_dict(network.restore(nm.reset_statistics(network.train_apply, network.variables, batches)))
+        <All keys matched successfully>
+        >>> module.running_mean.numpy().round(3).tolist()  # of the batch
+        [2.0, 4.0]
     """
 
     apply: Callable[[PyTree, PyTree], PyTree]
@@ -41,7 +53,7 @@ def torch_module(module: Any, example: PyTree, *, output: str | int | None = Non
     """A module of PyTorch as pure functions, which trace, align, tap and learn like any other.
 
     The module is left as it is, in evaluation or training mode, on any device and in any precision; what is done to it later
-    does not change the functions. They compute in float32, where JAX does.
+    does not change the functions. They compute in float32, on the device of JAX.
 
     Inputs are one array, a tuple of positional arguments or a dictionary of named ones. Outputs are arrays in the containers in
     which the module returns tensors: dictionaries and dataclasses become dictionaries without what is None.
@@ -58,43 +70,101 @@ def torch_module(module: Any, example: PyTree, *, output: str | int | None = Non
         ValueError: torch or torchax that are missing or of a version that does not work (what to install); an example that the
             module cannot take; an operator that torchax does not have; a forward pass that branches on values; outputs that are
             no tensors, or differ from PyTorch's on an example with values. Errors inside the module name the submodule.
+
+    Example:
+        >>> import torch
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> apply, variables, train_apply, restore = nm.checkpoint.torch_module(module, torch.ones(1, 4))
+        >>> graph = nm.trace(apply, variables, jnp.ones((1, 4)))
+        >>> graph.nodes["0"]  # three units, which may be permuted and scaled
+        Node(name='0', size=3, group='scale', index=(), copies=())
+        >>> turned = alignment.transport(graph, {"0": alignment.permutation(jnp.array([2, 0, 1]))}, variables)
+        >>> module.load_state_dict(restore(turned), strict=True)  # the same function
+        <All keys matched successfully>
+        >>> bool((module[0].bias == torch.tensor(np.array(variables["0"]["bias"]))[[2, 0, 1]]).all())
+        True
     """
     torch = imported("torch")
     check_kinds("torch_module takes (module, example)", (module, torch.nn.Module), (example, object))
-    functions = _Functions(taken_apart(module), output, Places())
-    functions.places.watch(functions.parts.skeleton)
-    variables, inputs = nested(functions.parts.variables), as_inputs(example)
-    jax.eval_shape(functions.train_apply, variables, inputs)
-    jax.eval_shape(functions.apply, variables, inputs)
-    if not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves((variables, inputs))):
-        _check_same(functions, variables, inputs)
+    functions, inputs = functions_of(module, output=output), as_inputs(example)
+    tensors = module.state_dict(keep_vars=True)
+    variables = nested({name: array_of(tensors[name]) for name in functions.parts.shapes})
+    functions.check(variables, inputs)
     return TorchNetwork(functions.apply, variables, functions.train_apply, functions.restore)
 
 
+def functions_of(module: Any, *, output: str | int | None = None) -> "TorchFunctions":
+    """The functions of a module, for variables of its structure."""
+    places, parts = Places(), taken_apart(module)
+    places.watch(parts.skeleton)
+    return TorchFunctions(parts, places, output)
+
+
 @dataclass(frozen=True, eq=False)
-class _Functions:
-    """What `torch_module` returns, as methods."""
+class TorchFunctions:
+    """What `torch_module` returns, as methods, for any variables.
+
+    Attributes:
+        parts: of the module.
+        places: which of its submodules is running.
+        output: which of several outputs is returned.
+    """
 
     parts: Parts
-    output: str | int | None
-    places: Places
+    places: Places = field(repr=False)
+    output: str | int | None = None
 
     def apply(self, variables: PyTree, inputs: PyTree) -> PyTree:
+        """See `TorchNetwork`."""
         return self._run(variables, inputs, training=False)[0]
 
     def train_apply(self, variables: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
+        """See `TorchNetwork`."""
         return self._run(variables, inputs, training=True)
 
     def restore(self, variables: PyTree) -> Mapping[str, Any]:
+        """See `TorchNetwork`."""
         return self.parts.state_dict(self._named(variables))
+
+    @property
+    def shapes(self) -> PyTree:
+        """The variables as `jax.ShapeDtypeStruct`."""
+        return nested(self.parts.shapes)
+
+    def check(self, variables: PyTree, inputs: PyTree) -> None:
+        """Check that both functions take the inputs, and that outputs are PyTorch's where all are arrays.
+
+        Raises:
+            ValueError: as `torch_module`.
+        """
+        jax.eval_shape(self.train_apply, variables, inputs)
+        jax.eval_shape(self.apply, variables, inputs)
+        if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves((variables, inputs))):
+            return
+        ours, theirs = flatten(jax.jit(self.apply)(variables, inputs)), flatten(self._of_torch(variables, inputs))
+        for path, expected in theirs.items():
+            _check_close(path, np.asarray(ours[path]), np.asarray(expected))
+
+    def _of_torch(self, variables: PyTree, inputs: PyTree) -> PyTree:
+        """The outputs as PyTorch computes them."""
+        import torch
+
+        def tensor(x: Any) -> Any:
+            return torch.from_numpy(np.array(x))
+
+        tensors = jax.tree.map(tensor, {**self._named(variables), **self.parts.constants})
+        with torch.no_grad(), self.places.told(in_words(inputs)):
+            return of_outputs(self._called(tensors, jax.tree.map(tensor, arguments(inputs)), training=False), self.output)
 
     def _run(self, variables: PyTree, inputs: PyTree, *, training: bool) -> tuple[PyTree, PyTree]:
         arrays = self._named(variables)
         with running() as environment, self.places.told(in_words(inputs)):
             tensors = environment.j2t_iso({**arrays, **self.parts.constants})
-            outputs = self._called(tensors, environment.j2t_iso(arguments(inputs)), training=training)
-            outputs = environment.v2t_iso(outputs)
-            return of_outputs(outputs, self.output), nested({name: tensors[name].jax() for name in arrays})
+            outputs = self._called(
+                tensors, environment.j2t_iso(jax.tree.map(jnp.asarray, arguments(inputs))), training=training
+            )
+            found = of_outputs(environment.v2t_iso(outputs), self.output)
+            return found, nested({name: tensors[name].jax() for name in arrays})
 
     def _called(self, tensors: dict[str, Any], given: tuple[tuple, dict], *, training: bool) -> Any:
         """What the module returns, in evaluation mode but for layers with running statistics."""
@@ -105,18 +175,19 @@ class _Functions:
         return torch.func.functional_call(self.parts.skeleton, tensors, *given)
 
     def _named(self, variables: PyTree) -> dict[str, Array]:
-        """The leaves by the names of the state dictionary. Raises ValueError for others than the module's."""
-        got = {path.replace("/", "."): x for path, x in flatten(variables).items()}
-        expected = {name: tuple(x.shape) for name, x in self.parts.variables.items()}
-        shapes = {name: np.shape(x) for name, x in got.items()}
-        if shapes != expected:
-            odd = [
-                f"{name}: got {shapes.get(name)}, expected {expected.get(name)}"
-                for name in {**expected, **shapes}
-                if shapes.get(name) != expected.get(name)
-            ]
-            raise ValueError(f"these are not the variables of the module: {'; '.join(odd)}")
-        return {name: got[name] for name in expected}
+        """The leaves by the names of the state dictionary. Raises ValueError for others than the module's (all of them)."""
+        got, expected = flatten(variables), {path_of(name): x.shape for name, x in self.parts.shapes.items()}
+        shapes = {path: np.shape(x) for path, x in got.items()}
+        odd = [path for path in {**expected, **shapes} if shapes.get(path) != expected.get(path)]
+        if odd:
+            said = [f"{path!r} has the shape {shapes.get(path)}, expected {expected.get(path)}" for path in odd]
+            raise ValueError(f"not the variables of the module: {'; '.join(said)} (None: there is no such leaf)")
+        return {name: jnp.asarray(got[path_of(name)]) for name in self.parts.shapes}
+
+
+def path_of(name: str) -> str:
+    """Where a tensor of the state dictionary stands among the variables."""
+    return name.replace(".", "/")
 
 
 def nested(flat: Mapping[str, Any]) -> PyTree:
@@ -131,25 +202,12 @@ def nested(flat: Mapping[str, Any]) -> PyTree:
     return tree
 
 
-def _check_same(functions: _Functions, variables: PyTree, inputs: PyTree) -> None:
-    """Raise ValueError if PyTorch itself computes something else on the example."""
-    import torch
-
-    def tensor(x: Any) -> Any:
-        return torch.from_numpy(np.array(x))
-
-    tensors = {name: tensor(x) for name, x in {**functions.parts.variables, **functions.parts.constants}.items()}
-    with torch.no_grad(), functions.places.told(in_words(inputs)):
-        theirs = of_outputs(
-            functions._called(tensors, jax.tree.map(tensor, arguments(inputs)), training=False), functions.output
+def _check_close(path: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    scale = np.abs(theirs).max(initial=0)
+    off = np.abs(ours - theirs).max(initial=0) if ours.shape == theirs.shape else np.inf
+    if not off <= TOLERANCE * max(scale, TOLERANCE):
+        where = f"outputs at {path!r}" if path else "outputs"
+        raise ValueError(
+            f"{where} differ from PyTorch's by {off:.2g}, of {scale:.2g} at most: the module is "
+            f"random in evaluation mode, or torchax {version('torchax')} computes one of its operators in another way"
         )
-    ours = functions.apply(variables, inputs)
-    for path, expected in flatten(theirs).items():
-        scale, found = np.abs(np.asarray(expected)).max(initial=0), np.asarray(flatten(ours)[path])
-        off = np.abs(found - np.asarray(expected)).max(initial=0)
-        if not off <= TOLERANCE * max(scale, TOLERANCE):
-            where = f" at {path!r}" if path else ""
-            raise ValueError(
-                f"outputs{where} differ from PyTorch's by {off:.2g}, of at most {scale:.2g}: the module is random in evaluation "
-                f"mode, or torchax {version('torchax')} computes one of its operators in another way"
-            )
