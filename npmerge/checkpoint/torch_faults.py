@@ -67,4 +67,4 @@ def _explained(error: Exception, inputs: str) -> str:
         return f"{BRANCHING}: {first_line(error)}"
     if "Expect a Tensor or a View" in str(error):
         return LOOSE
-    return f"cannot take inputs {inputs}: {first_line(error)}"
+    return f"fails on {inputs} as inputs of the module: {first_line(error)}"

@@ -56,7 +56,7 @@ def torch_module(module: Any, example: PyTree, *, output: str | int | None = Non
     does not change the functions. They compute in float32, on the device of JAX.
 
     Inputs are one array, a tuple of positional arguments or a dictionary of named ones. Outputs are arrays in the containers in
-    which the module returns tensors: dictionaries and dataclasses become dictionaries without what is None.
+    which the module returns tensors; dictionaries, dataclasses and named tuples become dictionaries without what is None.
 
     Args:
         module: a `torch.nn.Module`.
@@ -154,17 +154,17 @@ class TorchFunctions:
 
         tensors = jax.tree.map(tensor, {**self._named(variables), **self.parts.constants})
         with torch.no_grad(), self.places.told(in_words(inputs)):
-            return of_outputs(self._called(tensors, jax.tree.map(tensor, arguments(inputs)), training=False), self.output)
+            outputs = self._called(tensors, jax.tree.map(tensor, arguments(inputs)), training=False)
+        return of_outputs(outputs, self.output)
 
     def _run(self, variables: PyTree, inputs: PyTree, *, training: bool) -> tuple[PyTree, PyTree]:
         arrays = self._named(variables)
-        with running() as environment, self.places.told(in_words(inputs)):
+        with running() as environment:
             tensors = environment.j2t_iso({**arrays, **self.parts.constants})
-            outputs = self._called(
-                tensors, environment.j2t_iso(jax.tree.map(jnp.asarray, arguments(inputs))), training=training
-            )
-            found = of_outputs(environment.v2t_iso(outputs), self.output)
-            return found, nested({name: tensors[name].jax() for name in arrays})
+            with self.places.told(in_words(inputs)):
+                given = environment.j2t_iso(jax.tree.map(jnp.asarray, arguments(inputs)))
+                outputs = environment.v2t_iso(self._called(tensors, given, training=training))
+            return of_outputs(outputs, self.output), nested({name: tensors[name].jax() for name in arrays})
 
     def _called(self, tensors: dict[str, Any], given: tuple[tuple, dict], *, training: bool) -> Any:
         """What the module returns, in evaluation mode but for layers with running statistics."""

@@ -50,14 +50,13 @@ def of_outputs(outputs: Any, wanted: str | int | None) -> PyTree:
     """
     if wanted is None:
         return _arrays(outputs, "")
-    parts = _contained(outputs)
+    placed = isinstance(wanted, int) and isinstance(outputs, tuple | list)
+    parts = dict(enumerate(outputs)) if placed else _contained(outputs)
     if parts is None:
         raise ValueError(f"output {wanted!r} is asked for, and the module returns {kind_of(outputs)}")
-    if isinstance(wanted, int) and not isinstance(outputs, Mapping):
-        wanted = range(len(parts))[wanted] if -len(parts) <= wanted < len(parts) else wanted
     if wanted not in parts:
         raise ValueError(unknown("output", wanted, list(map(str, parts))))
-    return _arrays(parts[wanted], f"{wanted}")
+    return _arrays(parts[wanted], str(wanted))
 
 
 def _contained(outputs: Any) -> dict[Any, Any] | None:
