@@ -11,10 +11,11 @@ from jaxtyping import Array
 
 from alignment.checks import check_kinds
 from alignment.graph import PyTree, flatten
+from alignment.names import is_statistic
 from npmerge.checkpoint.torch_copies import Parts, array_of, keeps_statistics, taken_apart
 from npmerge.checkpoint.torch_environment import imported, running, version
 from npmerge.checkpoint.torch_faults import Places
-from npmerge.checkpoint.torch_values import arguments, as_inputs, in_words, of_outputs
+from npmerge.checkpoint.torch_values import Wanted, arguments, as_inputs, in_words, of_outputs
 
 TOLERANCE = 1e-3
 """How far outputs may be from PyTorch's, of the largest of them: more is another function, not rounding."""
@@ -93,8 +94,8 @@ def torch_module(module: Any, example: PyTree, *, output: str | int | None = Non
     return TorchNetwork(functions.apply, variables, functions.train_apply, functions.restore)
 
 
-def functions_of(module: Any, *, output: str | int | None = None) -> "TorchFunctions":
-    """The functions of a module, for variables of its structure."""
+def functions_of(module: Any, *, output: Wanted = None) -> "TorchFunctions":
+    """The functions of a module, for variables of its structure. Raises ValueError as `torch_module` does for modules."""
     places, parts = Places(), taken_apart(module)
     places.watch(parts.skeleton)
     return TorchFunctions(parts, places, output)
@@ -112,7 +113,7 @@ class TorchFunctions:
 
     parts: Parts
     places: Places = field(repr=False)
-    output: str | int | None = None
+    output: Wanted = None
 
     def apply(self, variables: PyTree, inputs: PyTree) -> PyTree:
         """See `TorchNetwork`."""
@@ -125,6 +126,11 @@ class TorchFunctions:
     def restore(self, variables: PyTree) -> Mapping[str, Any]:
         """See `TorchNetwork`."""
         return self.parts.state_dict(self._named(variables))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether some of the variables are running statistics."""
+        return any(is_statistic(path_of(name)) for name in self.parts.shapes)
 
     @property
     def shapes(self) -> PyTree:

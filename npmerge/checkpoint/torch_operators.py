@@ -1,5 +1,6 @@
 """Operators of PyTorch that are written anew, in the place of torchax's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ def write_operators(environment: Any) -> None:
     """
     import torch
 
-    def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float) -> tuple:
-        x, *own = (None if t is None else t.jax() for t in (x, weight, bias))
+    def batch_norm(*given: Any) -> tuple:
+        mean, var, training, momentum, eps = given[3:]
+        x, *own = _arrays(given[:3])
         found = batch_moments(x) if training or mean is None else (mean.jax(), var.jax())
         if training and mean is not None:
             count = x.size // x.shape[1]
@@ -24,9 +26,9 @@ def write_operators(environment: Any) -> None:
         y = scaled((x - _beside(found[0], x)) * jax.lax.rsqrt(_beside(found[1], x) + eps), *own)
         return tuple(map(environment.j2t_iso, (y, *found)))
 
-    def group_norm(x: Any, weight: Any, bias: Any, n: int, channels: int, places: int, groups: int, eps: float) -> tuple:
-        x, *own = (None if t is None else t.jax() for t in (x, weight, bias))
-        y, mean, root = grouped(x, groups, eps)
+    def group_norm(*given: Any) -> tuple:
+        x, *own = _arrays(given[:3])
+        y, mean, root = grouped(x, *given[6:])
         return tuple(map(environment.j2t_iso, (scaled(y, *own), mean, root)))
 
     aten = torch.ops.aten
@@ -58,6 +60,10 @@ def scaled(
     """Each channel times its weight and plus its bias, if there are any."""
     x = x if weight is None else x * _beside(weight, x)
     return x if bias is None else x + _beside(bias, x)
+
+
+def _arrays(tensors: Sequence[Any]) -> list[Any]:
+    return [None if tensor is None else tensor.jax() for tensor in tensors]
 
 
 def _beside(v: Array, x: Array) -> Array:

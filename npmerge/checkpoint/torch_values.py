@@ -12,6 +12,9 @@ from alignment.checks import kind_of, unknown
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.torch_copies import array_of
 
+Wanted = str | int | tuple[str, ...] | None
+"""One of several outputs: its name or place, or names of which the first that there is; None for all."""
+
 NUMBERS = bool | int | float | complex | np.ndarray | np.generic | jax.Array
 
 
@@ -42,7 +45,7 @@ def in_words(inputs: PyTree) -> str:
     return ", ".join(f"{path} {text}" if path else text for path, text in leaves.items())
 
 
-def of_outputs(outputs: Any, wanted: str | int | None) -> PyTree:
+def of_outputs(outputs: Any, wanted: Wanted) -> PyTree:
     """What a module returns as a tree of arrays, or one part of it.
 
     Raises:
@@ -52,6 +55,8 @@ def of_outputs(outputs: Any, wanted: str | int | None) -> PyTree:
         return _arrays(outputs, "")
     placed = isinstance(wanted, int) and isinstance(outputs, tuple | list)
     parts = dict(enumerate(outputs)) if placed else _contained(outputs)
+    if isinstance(wanted, tuple):
+        wanted = next((name for name in wanted if name in (parts or ())), wanted[0])
     if parts is None:
         raise ValueError(f"output {wanted!r} is asked for, and the module returns {kind_of(outputs)}")
     if wanted not in parts:
