@@ -9,8 +9,11 @@ import pytest
 pytest.importorskip("torchax", reason="needs PyTorch: pip install npmerge[torch]", exc_type=ImportError)
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+
+__all__ = ["MODULES", "Case", "case", "fill", "functional", "load_file", "nn", "save_file", "torch"]
 
 
 class Case(NamedTuple):

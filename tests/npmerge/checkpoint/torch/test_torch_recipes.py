@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
-from tests.npmerge.checkpoint.torch.modules import case, fill, torch
+from tests.npmerge.checkpoint.torch.modules import case, fill, load_file, save_file, torch
 from tests.npmerge.learning.digits import merge, recipe, run
 
 FOLDERS = {"GPT-2": "GPT2LMHeadModel", "BERT": "BertForSequenceClassification"}
