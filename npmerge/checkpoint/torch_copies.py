@@ -92,9 +92,16 @@ def _skeleton(module: Any, tensors: Any) -> Any:
     for part in filter(keeps_statistics, skeleton.modules()):
         if getattr(part, "momentum", 0) is None:  # a mean over all batches so far: their number is a value
             part.momentum = MOMENTUM
-    if getattr(getattr(skeleton, "config", None), "use_cache", False):  # transformers: keys and values are no outputs
-        skeleton.config.use_cache = False
+    _set_as_function(getattr(skeleton, "config", None))
     return skeleton
+
+
+def _set_as_function(config: Any) -> None:
+    """Of models of transformers: keys and values are no outputs, and no loop goes over the experts that were chosen."""
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
+    if hasattr(config, "_experts_implementation"):
+        config._experts_implementation = "batched_mm"
 
 
 def _single(dtype: Any) -> Any:

@@ -113,6 +113,7 @@ def of_transformers(name: str, output: str = "logits", **sizes: Any) -> Case:
 
 
 ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+ONE = {"num_hidden_layers": 1, "num_experts_per_tok": 1}
 SIZES = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 20, "max_position_embeddings": 16}
 MODULES: dict[str, Callable[[], Case]] = {
     "ResNet-50": resnet50,
@@ -120,6 +121,9 @@ MODULES: dict[str, Callable[[], Case]] = {
     "U-Net": lambda: Case(UNet(), torch.randn(3, 3, 8, 8)),
     "GPT-2": lambda: of_transformers("GPT2LMHeadModel", n_positions=8, n_embd=12, n_layer=2, n_head=3, **ENDS),
     "Llama": lambda: of_transformers("LlamaForCausalLM", num_attention_heads=6, num_key_value_heads=3, **SIZES, **ENDS),
+    "Mixtral": lambda: of_transformers(
+        "MixtralForCausalLM", num_attention_heads=6, num_key_value_heads=3, num_local_experts=2, **{**SIZES, **ENDS, **ONE}
+    ),
     "BERT": lambda: of_transformers("BertForSequenceClassification", num_attention_heads=3, num_labels=4, **SIZES),
 }
 

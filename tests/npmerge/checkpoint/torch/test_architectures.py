@@ -45,6 +45,7 @@ NODES = {
     "U-Net": {"permutation": 2 * 10, "linear": 1},  # groups and channels in each; what is widened meets nothing nonlinear
     "GPT-2": {"permutation": 1 + 2 * 2, "linear": 2 * 2},
     "Llama": {"permutation": 1 + 2 * 3, "linear": 2},  # heads of keys, queries in each group, hidden units; values
+    "Mixtral": {"permutation": 1 + 3, "linear": 1},  # hidden units in each expert; which expert it is stays
     "BERT": {"permutation": 2 + 2 * 2, "linear": 2 * 2},  # and the pooler
 }
 
