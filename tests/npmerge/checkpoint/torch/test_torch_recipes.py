@@ -77,6 +77,7 @@ def test_two_fine_tunes_of_a_folder_of_transformers_are_learned_over(here, name)
     assert rows["learned"]["loss"] < rows["start"]["loss"]
     written, stored = load_file(folder / "model.safetensors"), load_file(here / "a.safetensors" / "model.safetensors")
     assert {key: (x.shape, x.dtype) for key, x in written.items()} == {key: (x.shape, x.dtype) for key, x in stored.items()}
+    assert {"torch", "torchax", "transformers"} < set(json.loads((folder / "npmerge.json").read_text())["versions"])
     again = type(module).from_pretrained(folder).eval()  # a folder as transformers has them
     inputs = torch.from_numpy(np.load("x.npz")["inputs"])
     with torch.no_grad():
