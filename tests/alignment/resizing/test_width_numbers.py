@@ -57,6 +57,7 @@ FOLLOW = {  # features h of n units -> features, or one number
     "standard_error": lambda h, n: norm(h - like(h.mean(-1, keepdims=True), h)) / (n - 1) ** 0.5,
     "root_mean_square": lambda h, n: norm(h) / n**0.5,
     "root_by_power": lambda h, n: jax.lax.pow(norm(h), jnp.full((len(X), 1), 0.5)) / n**0.25,
+    "root_mean_by_power": lambda h, n: jax.lax.pow(jnp.square(h).sum(-1, keepdims=True), jnp.full((len(X), 1), 0.5)) / n**0.5,
     "rms_norm": lambda h, n: scaled(h / like(norm(h), h), n**0.5),
     "rms_norm_by_rsqrt": lambda h, n: scaled(h * like(jax.lax.rsqrt(jnp.square(h).sum(-1, keepdims=True)), h), n**0.5),
     "rms_norm_in_the_program": lambda h, n: h / like(jnp.linalg.norm(h, axis=-1, keepdims=True), h) * jnp.sqrt(jnp.float32(n)),
