@@ -210,6 +210,10 @@ class Loop:
                 self.status = "stopped early"
         if (judged := getattr(progress, "judged", None)) is not None and self.status != "diverged" and self.judge.losses:
             judged(step, self.judge.losses[-1])
+        self.tell(step, progress)
+
+    def tell(self, step: int, progress: Callable[[int, float], Any] | None) -> None:
+        """Report the latest training loss."""
         if progress is not None:
             progress(step, float(self.layout.take(self.losses[-1])))
 
