@@ -1,6 +1,7 @@
 """Arrays as batches: in order for measuring, shuffled without end for learning; and what a batch must be."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -159,6 +160,16 @@ def check_inputs(network: tuple[Callable[..., PyTree], Graph, PyTree], inputs: P
         ) from error
 
 
+def warn_of_pixels(inputs: PyTree, *, stacklevel: int) -> None:
+    """Warn of inputs that are images of bytes; `stacklevel` of the caller's warning, as `warnings.warn` counts."""
+    if getattr(inputs, "dtype", None) == np.uint8 and np.ndim(inputs) > 2:
+        warnings.warn(
+            "inputs are uint8, numbers from 0 to 255: unless the network takes them so, divide by 255 and normalise as in "
+            "its training",
+            stacklevel=stacklevel + 1,
+        )
+
+
 def check_filled(batch: tuple) -> None:
     """Raise ValueError for a batch without examples."""
     for x in jax.tree.leaves(batch):
@@ -176,6 +187,7 @@ def check_pair(batch: object) -> None:
     """Raise ValueError unless a batch is a tuple `(inputs, targets)`."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         got = f"an array of shape {np.shape(batch)}" if hasattr(batch, "shape") else f"{type(batch).__name__}"
+        got += f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         raise ValueError(f"each batch must be a tuple (inputs, targets): got {got}; one batch alone is [(inputs, targets)]")
 
 

@@ -1,7 +1,6 @@
 """How good a network is, and how large: accuracy and loss, of ensembles too; operations and parameters."""
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from alignment.checks import check_kinds
 from alignment.graph import PyTree, weights_of
 from npmerge.arithmetic import mean
-from npmerge.batches import measured
+from npmerge.batches import measured, warn_of_pixels
 from npmerge.masks import kept
 from npmerge.objectives import Apply, Objective, check_labels
 from npmerge.objectives.base import Term, mean_over_batches, terms_of
@@ -80,7 +79,7 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple], *, objec
     for inputs, labels in measured(batches):
         if outputs is None:
             outputs = outputs_of(apply, variables, inputs)
-            _warn_of_pixels(inputs)
+            warn_of_pixels(inputs, stacklevel=2)
             _check_classified(labels, outputs)
         check_labels(labels, outputs)
         tell_of(_sums, apply, variables, inputs, np.asarray(labels))
@@ -105,6 +104,7 @@ def _judged(objective: Objective, apply: Apply, variables: PyTree, batches: Iter
     for batch in measured(batches, masks=objective.masks, each=objective.map_batches):
         if check is None:
             check = objective.checker(apply, variables, None, batch)
+            objective.map_batches(lambda pair: warn_of_pixels(pair[0], stacklevel=5), batch)
         check(batch)
         tell_of(terms_of, objective, apply, variables, None, batch)
         terms.append(terms_of(objective, apply, variables, None, batch))
@@ -128,15 +128,6 @@ def _hits(apply: Apply, variables: PyTree, batch: tuple) -> tuple[float, int]:
         return np.nan, 1
     counts = kept(jnp.asarray(mask[0] if mask else np.ones(len(labels), bool)), labels.shape)
     return float(((outputs.argmax(-1) == labels) & counts).sum()), int(counts.sum())
-
-
-def _warn_of_pixels(inputs: Any) -> None:
-    if getattr(inputs, "dtype", None) == np.uint8 and np.ndim(inputs) > 2:
-        warnings.warn(
-            "inputs are uint8, numbers from 0 to 255: unless the network takes them so, divide by 255 and normalise as in "
-            "its training",
-            stacklevel=3,
-        )
 
 
 @functools.partial(jax.jit, static_argnums=0)
