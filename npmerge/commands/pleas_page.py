@@ -24,8 +24,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     """The page `report.md`."""
     files = [source["file"] for source in content["sources"]]
     lines = [f"# npmerge align: {', '.join(files)} in one network of {content['budget']:g} times the size", ""]
-    lines += [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
-    lines += ["", *(f"- {line}" for line in _notes(content)), ""]
+    drawn = [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
+    lines += [*drawn, ""] if drawn else []
+    lines += [*(f"- {line}" for line in _notes(content)), ""]
     if content["sizes"]["points"]:
         lines += ["## What each size is worth", "", *_by_size(content), ""]
     lines += ["## Units of every node", "", *_by_node(content), ""]

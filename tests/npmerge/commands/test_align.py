@@ -200,6 +200,7 @@ def test_statistics_are_estimated_anew_along_the_path(normalised):
 def test_without_data_the_rest_is_done_and_what_is_missing_is_said(folder, tmp_path):
     ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out")
     assert {path.name for path in ran.out.iterdir()} == {*NAMES[:2], "report.md", "summary.json"}
+    assert "\n\n\n" not in ran.report
     assert ran.summary["networks"][0]["barrier"] is None
     assert ran.summary["networks"][0]["squared_distance"]["after"] == 0
     assert ran.summary["verify"] < 1e-5
@@ -447,7 +448,10 @@ def test_what_is_no_known_network_says_what_to_do(refused, tmp_path):
     np.savez(tmp_path / "x.npz", weight=np.zeros((2, 2)))
     line = refused(str(tmp_path / "x.npz"), NAMES[0])
     assert line.startswith(f"{tmp_path / 'x.npz'}: no known architecture has tensors such as weight: expected one of Vgg, ")
-    assert line.endswith("other networks are aligned in Python, by npmerge.trace and npmerge.align")
+    assert (
+        ". A network of your own is aligned in Python, by npmerge.trace and npmerge.align; here networks of npmerge.models"
+        in line
+    )
     assert "load_named" in line
 
 
