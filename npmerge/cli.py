@@ -323,7 +323,7 @@ def extract_lora(
 ) -> None:
     """Write the difference of two models as a LoRA adapter that PEFT reads.
 
-    The relative error of each weight is printed. Biases and norms that differ are stored whole, with their modules.
+    The relative error of each weight is printed. Biases that differ are stored beside the factors, norms whole.
     """
     from npmerge.commands.adapters import Request, extract_adapter  # not needed for --help
 

@@ -67,7 +67,7 @@ def correlations(
 def path_to(network: Network, ends: tuple[PyTree, PyTree], data: Data, points: int, tell: Callable[[], None]) -> Path:
     """Loss from one network to another, statistics of BatchNorm re-estimated at every point, each of which is told of."""
     normed = has_statistics(ends[0])
-    estimated = resetting(network.train_apply, data.whole_batches()) if normed else lambda variables: variables
+    estimated = resetting(network.train_apply, data.even_batches()) if normed else lambda variables: variables
 
     def reset(variables: PyTree) -> PyTree:
         tell()

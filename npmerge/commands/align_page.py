@@ -37,8 +37,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     """The page `report.md`."""
     reference, *others = [source["file"] for source in content["sources"]]
     lines = [f"# npmerge align: {', '.join(others)} in the units of {reference}", ""]
-    lines += [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
-    lines += ["", f"By {content['method']}{' (approximate)' if content['approximate'] else ''}; before -> after:", ""]
+    drawn = [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
+    lines += [*drawn, ""] if drawn else []
+    lines += [f"By {content['method']}{' (approximate)' if content['approximate'] else ''}; before -> after:", ""]
     lines += [*markdown_table(HEADER, [_row(network) for network in content["networks"]]), ""]
     lines += [*(f"- {line}" for line in _notes(content)), ""]
     if content["networks"][0]["matched_correlation"]:

@@ -67,4 +67,4 @@ def _merged(request: FusionRequest, parents: Parents) -> tuple[PyTree, dict[str,
         return merged, widths
     parents.advance("statistics of BatchNorm")
     train = resize(parents.networks[0].train_apply, graph, merged, widths)
-    return reset_statistics(train, merged, data.whole_batches()), widths
+    return reset_statistics(train, merged, data.even_batches()), widths

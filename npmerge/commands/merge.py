@@ -23,6 +23,8 @@ from npmerge.stream.outcomes import line, summary
 from npmerge.stream.workers import switch_often
 
 SHARD_SIZE = "5GB"
+FILES = (".safetensors", ".npz", ".bin", ".pt", ".pth")
+"""Endings of files, which the folder of a merged model should not have."""
 
 
 def default_options() -> Options:
@@ -79,6 +81,8 @@ def run_merge(request: Request) -> None:
         _attend(request, documents)
         return
     check_replaceable(request.out, force=request.force)
+    if request.out.suffix in FILES and not request.quiet:
+        typer.echo(f"warning: {request.out} will be a folder, in which the merged model lies, whatever its name", err=True)
     ready = documents.check()
     if asked.replay is not None:
         documents = replace(documents, hashes=hashes_now(asked.replay))

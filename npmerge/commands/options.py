@@ -108,7 +108,8 @@ AlignPoints = Annotated[
     int | None,
     typer.Option(
         help="On how many networks between the reference and each other one the loss is measured, both ends included; 11 by "
-        f"default. For {PLEAS}: how many sizes are measured; 5 by default."
+        f"default. For {PLEAS}: so many sizes, from one network to all, are merged, measured and written as well, which takes "
+        "as much time for each; by default that of --budget alone."
     ),
 ]
 AlignApproximate = Annotated[

@@ -4,30 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from npmerge.commands import pages
-from npmerge.commands.align_requests import MERGED, PleasRequest
+from npmerge.commands.align_requests import PleasRequest
 from npmerge.commands.align_run import Parents
-from npmerge.reports.folder import REPORT
 from npmerge.reports.numbers import nats
 from npmerge.reports.tables import markdown_table
 
 
 def summary(request: PleasRequest, parents: Parents) -> dict[str, Any]:
-    """What `summary.json` says of the request; `written` lists the files."""
-    drawn = ["size.png"] if parents.data is not None and parents.data.labels is not None else []
-    return pages.summary(request, parents) | {"budget": request.budget, "written": [MERGED, *REPORT, *drawn]}
+    """What `summary.json` says of the request."""
+    return pages.summary(request, parents) | {"budget": request.budget}
 
 
-def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record of the merged checkpoint keeps."""
-    return pages.provenance(content, "budget", "cost")
+def provenance(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of a merged checkpoint keeps, with the budget and the cost of its own size."""
+    return pages.provenance({**content, **point}, "budget", "cost")
 
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The page `report.md`."""
     files = [source["file"] for source in content["sources"]]
     lines = [f"# npmerge align: {', '.join(files)} in one network of {content['budget']:g} times the size", ""]
-    lines += [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
-    lines += ["", *(f"- {line}" for line in _notes(content)), ""]
+    drawn = [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
+    lines += [*drawn, ""] if drawn else []
+    lines += [*(f"- {line}" for line in _notes(content)), ""]
     if content["sizes"]["points"]:
         lines += ["## What each size is worth", "", *_by_size(content), ""]
     lines += ["## Units of every node", "", *_by_node(content), ""]

@@ -200,6 +200,7 @@ def test_statistics_are_estimated_anew_along_the_path(normalised):
 def test_without_data_the_rest_is_done_and_what_is_missing_is_said(folder, tmp_path):
     ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out")
     assert {path.name for path in ran.out.iterdir()} == {*NAMES[:2], "report.md", "summary.json"}
+    assert "\n\n\n" not in ran.report
     assert ran.summary["networks"][0]["barrier"] is None
     assert ran.summary["networks"][0]["squared_distance"]["after"] == 0
     assert ran.summary["verify"] < 1e-5
@@ -242,18 +243,21 @@ def test_statistics_of_approximate_maps_are_estimated_anew(normalised, tmp_path)
     ran = align(normalised.files, tmp_path / "out", "--method", "procrustes", "--approximate", *data)
     before, after = (load_network(ran.out / file.name)[1] for file in ran.files)
     chex.assert_trees_all_equal(before, load_network(ran.files[0])[1])
-    again = nm.reset_statistics(build(VGG).train_apply, after, read_data(Path(data[1]), VGG).whole_batches())
+    again = nm.reset_statistics(build(VGG).train_apply, after, read_data(Path(data[1]), VGG).even_batches())
     chex.assert_trees_all_close(again, after, rtol=1e-5, atol=1e-6)
 
 
-def test_a_smaller_batch_at_the_end_has_no_say_in_statistics():
+def test_statistics_are_of_all_examples_in_batches_of_one_size():
     def sizes(count: int) -> list[int]:
-        data = Data(Path("x.npz"), "", Examples("x.npz", np.zeros((count, 6), np.float32), None))
-        assert sum(len(inputs) for inputs, _ in data.batches()) == count
-        return [len(inputs) for inputs, _ in data.whole_batches()]
+        data = Data(Path("x.npz"), "", Examples("x.npz", np.arange(6.0 * count).reshape(count, 6), None))
+        batches = data.even_batches()
+        np.testing.assert_array_equal(np.concatenate([inputs for inputs, _ in batches]), data.inputs)
+        return [len(inputs) for inputs, _ in batches]
 
-    assert sizes(2 * BATCH + 1) == sizes(2 * BATCH) == [BATCH, BATCH]
-    assert sizes(BATCH - 1) == [BATCH - 1]  # better than none
+    assert sizes(2 * BATCH) == [BATCH, BATCH]
+    assert sizes(2 * BATCH + 1) == [86, 86, 85]  # 257 examples
+    assert sizes(200) == [100, 100]
+    assert sizes(BATCH - 1) == [BATCH - 1]
 
 
 def test_the_seed_is_that_of_the_alignment_and_of_the_check(folder, tmp_path, monkeypatch):
@@ -444,7 +448,10 @@ def test_what_is_no_known_network_says_what_to_do(refused, tmp_path):
     np.savez(tmp_path / "x.npz", weight=np.zeros((2, 2)))
     line = refused(str(tmp_path / "x.npz"), NAMES[0])
     assert line.startswith(f"{tmp_path / 'x.npz'}: no known architecture has tensors such as weight: expected one of Vgg, ")
-    assert line.endswith("other networks are aligned in Python, by npmerge.trace and npmerge.align")
+    assert (
+        ". A network of your own is aligned in Python, by npmerge.trace and npmerge.align; here networks of npmerge.models"
+        in line
+    )
     assert "load_named" in line
 
 
