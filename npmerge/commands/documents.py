@@ -197,8 +197,8 @@ class Documents:
         return Provenance(self.asked.text, self.recorded, found)
 
     def _metadata(self, document: Planned, hashes: Hashes, final: bool) -> dict[str, str]:
-        plan, learned = document.plan, document.recipe.learn is not None
-        record = record_of(self._provenance(hashes, final=final), plan.seed, plan.mergekit_semantics, learned=learned)
+        plan, libraries = document.plan, document.recipe.libraries
+        record = record_of(self._provenance(hashes, final=final), plan.seed, plan.mergekit_semantics, libraries=libraries)
         record.pop("outputs")
         return {"npmerge": json.dumps(as_network(plan, record) or record)}
 

@@ -51,7 +51,7 @@ def finish(
     if recipe.chat_template:
         notes += _set_template(folder, plan, recipe.chat_template)
     write_card(folder, plan, provenance, name or folder.name, recipe.learn)
-    write_json(folder / RECORD, record_of(provenance, plan.seed, plan.mergekit_semantics, learned=recipe.learn is not None))
+    write_json(folder / RECORD, record_of(provenance, plan.seed, plan.mergekit_semantics, libraries=recipe.libraries))
     return notes
 
 

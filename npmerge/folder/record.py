@@ -5,7 +5,7 @@ It holds no time, no machine and no absolute path: the same merge writes the sam
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +24,6 @@ KINDS = {"recipe": str, "seed": int, "mergekit_semantics": bool}
 KINDS |= dict.fromkeys(("options", "inputs", "outputs", "versions"), dict)
 OPTIONS = {"out_shard_size": str, "seed": int}
 NAMES = {str: "a text", dict: "an object", int: "an integer", bool: "true or false"}
-LEARNING = ("flax", "optax")
 CHUNK = 2**23  # bytes that are hashed at a time
 
 
@@ -100,9 +99,9 @@ def files_beside(model: StoredModel) -> list[Path]:
     return [path for name in ("config.json", "tokenizer.json") if model.config and (path := model.folder / name).is_file()]
 
 
-def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool, *, learned: bool = False) -> dict[str, Any]:
-    """The content of `npmerge.json`; of what was learned with the versions of the libraries that do it."""
-    packages = ("jax", *(LEARNING if learned else ()))
+def record_of(provenance: Provenance, seed: int, mergekit_semantics: bool, *, libraries: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of `npmerge.json`, with the versions of these libraries, too."""
+    packages = ("jax", *libraries)
     return {
         "format": FORMAT,
         "versions": {"npmerge": __version__, "numpy": np.__version__, **{name: _version(name) for name in packages}},

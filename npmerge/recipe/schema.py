@@ -224,6 +224,15 @@ class Recipe(Block):
         file = pathlib.Path(self._document.file)
         return file.parent if file.is_file() else None
 
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Those that decide on the bytes of the result, besides NumPy and JAX."""
+        blocks = [block for block in (self.align, self.learn) if block is not None]
+        kinds = {block.architecture.name.partition(":")[0] for block in blocks if block.architecture is not None}
+        learning = () if self.learn is None else ("flax", "optax")
+        modules = ("torch", "torchax") if kinds & {"torch", "hf"} else ()
+        return (*learning, *modules, *(("transformers",) if "hf" in kinds else ()))
+
     def error(self, path: Path, message: str) -> ValueError:
         """An error about what stands at the path, with the file and the line."""
         return self._document.error(path, message)
