@@ -1,6 +1,8 @@
 """What `npmerge align` says: its summary, its page and its words."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,12 @@ from npmerge.commands.align_requests import FIGURES, AlignRequest
 from npmerge.commands.align_run import Parents
 from npmerge.commands.sources import Source, written_name
 from npmerge.paths import Path
+from npmerge.reports.figures import barrier_figure, correlation_figure
 from npmerge.reports.folder import REPORT
-from npmerge.reports.tables import markdown_table
+from npmerge.reports.page import Figure, Headline, Page, Points, Table, Warnings, filled, section, table
 
 HEADER = ("network", "squared distance", "matched correlation", "own loss (nats)", "barrier (nats)", "outputs moved by")
+_WHEN = ("before", "after")
 
 
 def summary(request: AlignRequest, parents: Parents, measured: Measured) -> dict[str, Any]:
@@ -33,17 +37,69 @@ def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     return pages.provenance(content, "approximate")
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The page `report.md`."""
+def page(content: Mapping[str, Any]) -> Page:
+    """The report, from the content of `summary.json` alone."""
     reference, *others = [source["file"] for source in content["sources"]]
-    lines = [f"# npmerge align: {', '.join(others)} in the units of {reference}", ""]
-    lines += [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
-    lines += ["", f"By {content['method']}{' (approximate)' if content['approximate'] else ''}; before -> after:", ""]
-    lines += [*markdown_table(HEADER, [_row(network) for network in content["networks"]]), ""]
-    lines += [*(f"- {line}" for line in _notes(content)), ""]
-    if content["networks"][0]["matched_correlation"]:
-        lines += ["## Matched correlation by node", "", *_by_node(content["networks"], content["modules"]), ""]
-    return "\n".join([*lines, *pages.made_from(content)])
+    networks = content["networks"]
+    how = f"By {content['method']}{' (approximate)' if content['approximate'] else ''}; before -> after:"
+    came: tuple[Any, ...] = (how, table([HEADER, *map(_row, networks)]), *figures(networks), Points(tuple(_notes(content))))
+    sections = [section("How near they came", *came)]
+    if networks[0]["matched_correlation"]:
+        sections.append(section("Matched correlation by node", _by_node(networks, content["modules"])))
+    warned = section("", Warnings(tuple(content["warnings"])))
+    return Page(
+        f"npmerge align: {', '.join(others)} in the units of {reference}",
+        filled(warned, *sections, pages.made_from(content)),
+        headlines=_headlines(content),
+        foot=pages.versions(content),
+    )
+
+
+def _headlines(content: Mapping[str, Any]) -> tuple[Headline, ...]:
+    """How far the networks have come, on average where there are several."""
+    networks, found = content["networks"], []
+    whose = "" if len(networks) == 1 else f"mean of {len(networks)} networks"
+
+    def mean(changes: Sequence[Mapping[str, float]], form: str) -> str:
+        return " → ".join(f"{np.mean([x[when] for x in changes]):{form}}" for when in ("before", "after"))
+
+    if networks[0]["matched_correlation"]:
+        nodes = [change for network in networks for change in network["matched_correlation"].values()]
+        found.append(Headline("Matched correlation", mean(nodes, ".3f"), whose or "mean over the nodes"))
+    if networks[0]["barrier"]:
+        found.append(Headline("Barrier (nats)", mean([x["barrier"] for x in networks], ".3g"), whose or "on the straight line"))
+    found.append(
+        Headline("Squared distance", mean([x["squared_distance"] for x in networks], ".4g"), whose or "of all weights")
+    )
+    return (
+        *found,
+        Headline("Function preserved to", f"{content['verify']:.1e}", "of the largest output, under random symmetries"),
+    )
+
+
+def figures(networks: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """What was measured of networks before and after: correlation by depth, and loss along the path, where they are there."""
+    names, found = [FilePath(network["file"]).stem for network in networks], []
+    if networks[0]["matched_correlation"]:
+        nodes = networks[0]["matched_correlation"]
+        both = [{n: np.array([x["matched_correlation"][n][when] for x in networks]) for n in nodes} for when in _WHEN]
+        before, after = (np.mean([*values.values()], axis=0) for values in both)
+        means = ", ".join(f"{name} from {b:.3f} to {a:.3f}" for name, b, a in zip(names, before, after, strict=True))
+        words = f"Mean correlation of matched units at {len(nodes)} nodes, dashed before the alignment. On average {means}."
+        draw = partial(correlation_figure, both[0], both[1], names)
+        found.append(Figure("correlation", "Matched correlation by depth", words, draw))
+    if networks[0]["path"]:
+        paths = [[_path(network["path"][when]) for network in networks] for when in _WHEN]
+        barriers = ", ".join(
+            f"{name} from {b.barrier:.3g} to {a.barrier:.3g}" for name, b, a in zip(names, *paths, strict=True)
+        )
+        words = f"Loss from the reference to each network, dashed before the alignment. Barriers in nats: {barriers}."
+        found.append(Figure("barrier", "Loss along the path", words, partial(barrier_figure, paths[0], paths[1], names)))
+    return found
+
+
+def _path(points: Mapping[str, Sequence[float]]) -> Path:
+    return Path(**{key: np.array(values) for key, values in points.items()})
 
 
 def told(content: Mapping[str, Any]) -> list[str]:
@@ -106,13 +162,13 @@ def _arrow(change: Mapping[str, float], form: str) -> str:
     return f"{change['before']:{form}} -> {change['after']:{form}}"
 
 
-def _by_node(networks: Sequence[Mapping[str, Any]], modules: Mapping[str, str]) -> list[str]:
+def _by_node(networks: Sequence[Mapping[str, Any]], modules: Mapping[str, str]) -> Table:
     """Nodes are called by the name that what makes them has in the file of the reference, and beside it by its path."""
     rows = [
         (_called(node, modules), *(_arrow(network["matched_correlation"][node], ".3f") for network in networks))
         for node in networks[0]["matched_correlation"]
     ]
-    return markdown_table(("node", *(network["file"] for network in networks)), rows)
+    return Table(("node", *(network["file"] for network in networks)), tuple(rows))
 
 
 def _called(node: str, modules: Mapping[str, str]) -> str:
@@ -139,7 +195,7 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         notes += [*_ends(content), *_worse(content)]
     if content["batch_statistics"] and data:
         notes.append(f"BatchNorm: {_normalised(content)}")
-    return [*notes, *_moves(content), *_missing(content), *content["warnings"]]
+    return [*notes, *_moves(content), *_missing(content)]
 
 
 def _moves(content: Mapping[str, Any]) -> list[str]:

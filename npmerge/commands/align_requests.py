@@ -16,6 +16,9 @@ from npmerge.reports.folder import REPORT
 MERGED = "merged.safetensors"
 """The file of the network that all are merged into."""
 
+ACCURACY = "accuracy.png"
+"""What is drawn of networks whose accuracy is known."""
+
 FIGURES = ("correlation.png", "barrier.png")
 """What an alignment may draw."""
 

@@ -15,7 +15,6 @@ from npmerge.evaluate import LogitEnsemble, evaluate
 from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
 from npmerge.least_squares.solve import LeastSquares
 from npmerge.models import WithWidths, example
-from npmerge.reports.figures import size_figure
 from npmerge.reports.folder import REPORT
 from npmerge.statistics.collect import collect
 
@@ -55,9 +54,8 @@ class _Run:
         found = self.merged(self.request.budget)
         sizes = self.sizes(found)
         content = pleas_page.summary(self.request, self.parents) | self.described(found) | {"sizes": sizes}
-        figures = {"size": size_figure(sizes["points"], sizes["levels"], self.request.budget)} if sizes["points"] else {}
         config = WithWidths.of(self.parents.config, found.widths)
-        return Made({MERGED: File(config, found.variables, {"pleas": pleas_page.provenance(content)})}, content, figures)
+        return Made({MERGED: File(config, found.variables, {"pleas": pleas_page.provenance(content)})}, content)
 
     def merged(self, budget: float) -> Sized:
         """The network of one size, with data its statistics re-estimated."""

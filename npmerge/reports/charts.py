@@ -1,0 +1,168 @@
+"""Charts of reports. Each takes plain numbers, and returns a figure of matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from npmerge.reports.intervals import Interval
+
+MOST_NUMBERS = 240
+"""Cells of a map up to which each shows its number."""
+
+MARKERS = "os^Dvp*X"
+
+
+def depth_map(values: Float[np.ndarray, "depth columns"], rows: Sequence[str], columns: Sequence[str], label: str) -> Any:
+    """A heat map, from the inputs of the network at the top to its outputs. Cells that are NaN stay empty.
+
+    Args:
+        values: of each row and column.
+        rows: names of layers or modules.
+        columns: names of models, or of pairs of them.
+        label: what the values are.
+    """
+    from matplotlib.figure import Figure  # slow to import, and needed nowhere else
+
+    shown = values.size <= MOST_NUMBERS
+    width = 2.2 + 0.075 * max(map(len, rows)) + max(0.55 if shown else 0.4, 0.1) * len(columns) * 1.5
+    height = 1.1 + 0.062 * max(map(len, columns)) + (0.26 if len(rows) <= 40 else 0.17) * len(rows)
+    drawing = Figure(figsize=(max(width, 5.0), height), layout="constrained")
+    axes = drawing.subplots()
+    low, high = _limits(values)
+    mesh = axes.pcolormesh(values, cmap=_sequential(), vmin=low, vmax=high, edgecolors="none", linewidth=0)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, labels=_plain(rows), fontsize=9 if len(rows) <= 40 else 7)
+    slanted = sum(map(len, columns)) > 34
+    turned: dict[str, Any] = {"rotation": 30, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
+    axes.set_xticks(np.arange(len(columns)) + 0.5, labels=_plain(columns), **turned)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.invert_yaxis()
+    if shown:
+        _numbers(axes, values, low, high)
+    bar = drawing.colorbar(mesh, ax=axes, location="bottom", shrink=0.8, aspect=40, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return drawing
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _numbers(axes: Any, values: np.ndarray, low: float, high: float) -> None:
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            dark = (value - low) / (high - low) > 0.55
+            text = f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.0e}"
+            axes.text(
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#000000"
+            )
+
+
+def _sequential() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("npmerge", ["#eaf2fc", "#b3d0f3", "#6fa8e8", "#2a78d6", "#17508f", "#0b2f5c"])
+
+
+def by_depth(lines: Mapping[str, Sequence[float]], names: Sequence[str], label: str, level: float | None = None) -> Any:
+    """A line for each model over the depth of the network.
+
+    Args:
+        lines: by label, a value for each name.
+        names: of layers or modules, from the inputs to the outputs.
+        label: what the values are.
+        level: at which a dotted line is drawn.
+    """
+    drawing, axes = single(max(6.5, 2.5 + 0.2 * len(names)))
+    for k, (name, values) in enumerate(lines.items()):
+        axes.plot(range(len(values)), values, marker=MARKERS[k % len(MARKERS)], label=_escaped(name))
+    if level is not None:
+        axes.axhline(level, color="grey", linestyle=":", linewidth=1)
+    depth_ticks(axes, names)
+    axes.set(ylabel=label)
+    legend(axes, len(lines))
+    return drawing
+
+
+def single(width: float = 6.5, height: float = 4.2) -> tuple[Any, Any]:
+    """A figure with one pair of axes, without a display."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, height), layout="constrained")
+    return drawing, drawing.subplots()
+
+
+def depth_ticks(axes: Any, names: Sequence[str]) -> None:
+    """Names of layers below an axis, upright and whole."""
+    size = 9 if len(names) <= 24 else 7
+    axes.set_xticks(range(len(names)), labels=_plain(names), rotation=90, ha="right", va="center", rotation_mode="anchor")
+    axes.tick_params(axis="x", labelsize=size, length=2)
+
+
+def legend(axes: Any, count: int) -> None:
+    """Above the axes, where it hides no line."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(count, 2), borderaxespad=0.2, frameon=False)
+
+
+def ranges(rows: Mapping[str, Interval], label: str, marked: str, *, percent: bool = False) -> Any:
+    """A dot with its interval for each network, names to the left; the last word is that of `marked`.
+
+    Args:
+        rows: by name, from top to bottom.
+        label: what is measured.
+        marked: the name that stands out.
+        percent: whether fractions are shown in per cent.
+    """
+    scale = 100 if percent else 1
+    drawing, axes = single(3.6 + 0.07 * max(map(len, rows)) + 1.2, 1.0 + 0.34 * len(rows))
+    for k, (name, found) in enumerate(rows.items()):
+        colour = "C0" if name == marked else "C7"
+        value, low, high = (scale * x for x in found)
+        error = [[value - low], [high - value]] if np.isfinite(high) else None
+        axes.errorbar([value], [k], xerr=error, marker="o", color=colour, capsize=3, markersize=7 if name == marked else 5)
+    if marked in rows:
+        axes.axvline(scale * rows[marked].value, color="C0", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), labels=_plain(list(rows)))
+    axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return drawing
+
+
+def losses(batch: Sequence[float], steps: Sequence[int], held_out: Sequence[float]) -> Any:
+    """The objective of every step, and that on what is held out where it was judged."""
+    drawing, axes = single()
+    axes.plot(np.arange(1, len(batch) + 1), batch, color="C7", linewidth=0.9, label="of the batch")
+    if len(held_out):
+        axes.plot(steps, held_out, marker="o", color="C0", label="on what is held out")
+    axes.set(xlabel="step", ylabel="objective")
+    legend(axes, 2)
+    return drawing
+
+
+def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> Any:
+    """How many coefficients of each model lie where, on one scale."""
+    drawing, axes = single()
+    for k, (name, values) in enumerate(counts.items()):
+        axes.stairs(values, edges, label=_escaped(name), color=f"C{k}", linewidth=1.4)
+    axes.set(xlabel="coefficient", ylabel="how many", yscale="log")
+    legend(axes, len(counts))
+    return drawing
+
+
+def _escaped(name: str) -> str:
+    """Names as they are: matplotlib takes `$` for mathematics, and hides what begins with an underscore from legends."""
+    text = name.replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    return [_escaped(name) for name in names]
