@@ -27,7 +27,7 @@ def summary(request: AlignRequest, parents: Parents, measured: Measured) -> dict
         "approximate": request.approximate,
         "modules": parents.sources[0].modules,
         "verify": measured.verified,
-        "networks": [_network(k, source, measured) for k, source in enumerate(parents.sources[1:])],
+        "networks": [row_of(x.path.name, k, measured) for k, x in enumerate(parents.sources[1:])],
         "written": _written(parents.sources, measured),
     }
 
@@ -42,7 +42,7 @@ def page(content: Mapping[str, Any]) -> Page:
     reference, *others = [source["file"] for source in content["sources"]]
     networks = content["networks"]
     how = f"By {content['method']}{' (approximate)' if content['approximate'] else ''}; before -> after:"
-    came: tuple[Any, ...] = (how, table([HEADER, *map(_row, networks)]), *figures(networks), Points(tuple(_notes(content))))
+    came: tuple[Any, ...] = (how, table([HEADER, *map(cells_of, networks)]), *figures(networks), Points(tuple(_notes(content))))
     sections = [section("How near they came", *came)]
     if networks[0]["matched_correlation"]:
         sections.append(section("Matched correlation by node", _by_node(networks, content["modules"])))
@@ -106,23 +106,23 @@ def told(content: Mapping[str, Any]) -> list[str]:
     """What the terminal shows: a line for each network, and what could not be measured."""
     lines = [f"{len(content['networks']) + 1} x {content['architecture']['class']}, {content['method']}; before -> after"]
     for network in content["networks"]:
-        name, *cells = _row(network)
+        name, *cells = cells_of(network)
         cells = [f"{head} {cell}" for head, cell in zip(HEADER[1:], cells, strict=True) if cell != "-"]
         lines.append(f"{name}: {'; '.join(cells)}")
     ends = [*_ends(content), *_worse(content)] if content["data"] and content["data"]["labels"] else []
     return [*lines, *(f"- {line}" for line in [*_moves(content), *ends, *_missing(content), *content["warnings"]])]
 
 
-def _network(k: int, source: Source, measured: Measured) -> dict[str, Any]:
-    """The numbers of one network."""
+def row_of(name: str, k: int, measured: Measured) -> dict[str, Any]:
+    """The numbers of the network at this place among those that are not the reference."""
     nodes, paths = measured.correlations, measured.paths
     return {
-        "file": source.path.name,
+        "file": name,
         "outputs_moved_by": measured.moved[k],
         "squared_distance": _change([values[k] for values in measured.distances]),
         "matched_correlation": nodes and {n: _change([float(v[n][k]) for v in nodes]) for n in nodes.before},
         "barrier": paths and _change([found[k].barrier for found in paths]),
-        "path": paths and _change([_points(found[k]) for found in paths]),
+        "path": paths and _change([points_of(found[k]) for found in paths]),
     }
 
 
@@ -130,7 +130,8 @@ def _change(values: Sequence[Any]) -> dict[str, Any]:
     return Change(*values)._asdict()
 
 
-def _points(path: Path) -> dict[str, list[float]]:
+def points_of(path: Path) -> dict[str, list[float]]:
+    """A path as JSON has it."""
     return {key: values.tolist() for key, values in path._asdict().items()}
 
 
@@ -139,7 +140,8 @@ def _written(sources: Sequence[Source], measured: Measured) -> list[str]:
     return [*(written_name(source.path) for source in sources), *REPORT, *drawn]
 
 
-def _row(network: Mapping[str, Any]) -> tuple[str, ...]:
+def cells_of(network: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of the table under HEADER."""
     correlation = network["matched_correlation"]
     if correlation:
         means = {key: float(np.mean([node[key] for node in correlation.values()])) for key in ("before", "after")}

@@ -47,6 +47,7 @@ class Request:
         quiet: whether to print nothing but errors.
         verbose: whether to print a line for every tensor.
         distributed: whether this is one of several processes of a job, which learn together.
+        report: whether the report is written, too.
     """
 
     recipe: Path
@@ -61,6 +62,7 @@ class Request:
     quiet: bool = False
     verbose: bool = False
     distributed: bool = False
+    report: bool = False
 
 
 def run_merge(request: Request) -> None:
@@ -91,8 +93,30 @@ def run_merge(request: Request) -> None:
             _begin()
         made = documents.make(folder, ready)
         check()
+    seconds = time.perf_counter() - begun
     if not request.quiet:
-        _tell(request, made, time.perf_counter() - begun)
+        _tell(request, made, seconds)
+    if request.report:
+        _report(request, made, seconds)
+
+
+def _report(request: Request, made: Made, seconds: float) -> None:
+    """Write the report of what has just been merged, whose inputs are as they were."""
+    from npmerge.commands.report import Request as Report
+    from npmerge.commands.report import run_report
+
+    taken = {
+        "seconds": seconds,
+        "memory": peak_memory(),
+        "read": made.plan.bytes_in,
+        "written": made.plan.bytes_out,
+        "threads": request.options.threads,
+        "device": request.device,
+        "warnings": [f"not as the first time: {text}" for text in made.changed],
+    }
+    for text in run_report(Report(request.out, quiet=request.quiet, trusted=True), taken):
+        if not request.quiet:
+            typer.echo(text)
 
 
 def _documents(request: Request, asked: Asked) -> Documents:

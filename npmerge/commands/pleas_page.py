@@ -41,8 +41,8 @@ def _figure(content: Mapping[str, Any]) -> Figure:
     sizes, budget = content["sizes"], content["budget"]
     kept = next(p for p in sizes["points"] if p["budget"] == budget)
     words = (
-        f"Accuracy, loss at {len(sizes['points'])} sizes; the one that was kept has "
-        f"{kept['cost']:.3f} times the operations of one network, accuracy {kept['accuracy']:.4f} and loss {nats(kept['loss'])}."
+        f"Accuracy and loss at {len(sizes['points'])} sizes. The one that was kept has {kept['cost']:.3f} times the operations "
+        f"of one network, accuracy {kept['accuracy']:.4f} and loss {nats(kept['loss'])}."
     )
     return Figure("size", "Accuracy and loss by size", words, partial(size_figure, sizes["points"], sizes["levels"], budget))
 

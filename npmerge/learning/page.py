@@ -89,9 +89,13 @@ def measured(history: History) -> Section:
     if not found["sequences"]:
         parts.append(_accuracy_figure(history))
     parts += [_accuracies(history, rows), better(rows)]
-    for task, by in found.get("tasks", {}).items():
-        parts += [f"On {task}:", _accuracies(history, by)]
-    return section("Evaluation", *parts)
+    return section("Evaluation", *parts, *by_task(history))
+
+
+def by_task(history: History) -> list[str | Table]:
+    """The same of each task, where there are several."""
+    tasks = history["evaluation"].get("tasks", {})
+    return [part for task, rows in tasks.items() for part in (f"On {task}:", _accuracies(history, rows))]
 
 
 def _accuracy_figure(history: History) -> Figure:

@@ -158,6 +158,21 @@ def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> 
     return drawing
 
 
+def paths(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], start: str) -> Any:
+    """Loss on the way from one network to each other one.
+
+    Args:
+        lines: by the name of that one, the fractions of the way and the losses.
+        start: the name of the first.
+    """
+    drawing, axes = single()
+    for k, (name, (fractions, loss)) in enumerate(lines.items()):
+        axes.plot(fractions, loss, marker=MARKERS[k % len(MARKERS)], markersize=4, label=f"to {_escaped(name)}")
+    axes.set(xlabel=_escaped(f"fraction of the way from {start}"), ylabel="loss (nats)")
+    legend(axes, len(lines))
+    return drawing
+
+
 def _escaped(name: str) -> str:
     """Names as they are: matplotlib takes `$` for mathematics, and hides what begins with an underscore from legends."""
     text = name.replace("$", r"\$")

@@ -20,6 +20,18 @@ PAGES = ("report.md", "report.html")
 REPORT = (*PAGES, "summary.json")
 """What every report writes, beside its figures."""
 
+FIGURES = tuple(
+    f"{name}.png"
+    for name in (
+        *("accuracy", "shares", "loss", "coefficients", "nearness", "agreement", "conflict"),
+        *("correlation", "barrier", "paths", "statistics"),
+    )
+)
+"""What the report of a merge may draw."""
+
+OF_MERGES = (*PAGES, "report.json", *FIGURES)
+"""What it writes into the folder of a merge."""
+
 
 class OutputFolder:
     """A folder that is filled in one go: everything is written beside it first, nothing is half-written.

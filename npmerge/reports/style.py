@@ -81,7 +81,7 @@ def _settings() -> dict[str, object]:
         "font.size": 10,
         "text.color": INK,
         "axes.titlesize": 11,
-        "axes.titleweight": "semibold",
+        "axes.titleweight": "bold",
         "axes.titlelocation": "left",
         "axes.titlepad": 10,
         "axes.labelcolor": SOFT,
