@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from npmerge.recipe.layers import layers_of
+from npmerge.reports.charts import wrapped
 from npmerge.reports.folder import REPORT, write_report
 from npmerge.reports.numbers import number, plural
 from npmerge.reports.page import Figure, Headline, Listing, Page, Points, Section, section, table
@@ -115,7 +116,7 @@ def heatmap(content: Mapping[str, Any]) -> Any:
     for axes_of_model, of_model, model in zip(every, grids, content["models"], strict=True):
         for axes, measure, (values, rows, kinds) in zip(axes_of_model, measures, of_model, strict=True):
             image = axes.imshow(values, aspect="auto", interpolation="nearest")
-            axes.set_title(f"{Path(model['path']).name}: {measure.replace('_', ' ')}", fontsize=8)
+            axes.set_title(wrapped(f"{Path(model['path']).name}: {measure.replace('_', ' ')}", 28), fontsize=8)
             axes.set_xticks(range(len(kinds)), labels=kinds, rotation=90, fontsize=6)
             axes.set_yticks(range(len(rows)), labels=rows, fontsize=6)
             drawing.colorbar(image, ax=axes)

@@ -167,8 +167,8 @@ ReportFolder = Annotated[
 ReportData = Annotated[
     Path | None,
     typer.Option(
-        help="Examples to measure on, as for npmerge evaluate: an .npz file, a folder of images, or text; by default those that "
-        "the recipe holds out."
+        help="Examples to measure on, as for npmerge evaluate: an .npz file, a folder of images, or text; by default those "
+        "that the recipe holds out."
     ),
 ]
 ReportBase = Annotated[

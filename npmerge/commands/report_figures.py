@@ -46,7 +46,10 @@ def by_depth(name: str, title: str, rows: Rows, measure: str, label: str) -> Fig
     layers, columns = list(rows[0]["layers"]), [" and ".join(row["models"]) for row in rows]
     said = ", ".join(f"{column} {number(row['whole'][measure])}" for column, row in zip(columns, rows, strict=True))
     words = f"{label[0].upper()}{label[1:]}, from the inputs to the outputs. Of the whole: {said}."
-    return Figure(name, title, words, partial(charts.depth_map, _grid(rows, layers, measure), layers, columns, label))
+    values = _grid(rows, layers, measure)
+    if len(columns) == 1:
+        return Figure(name, title, words, partial(charts.by_depth, {columns[0]: values[:, 0].tolist()}, layers, label))
+    return Figure(name, title, words, partial(charts.depth_map, values, layers, columns, label))
 
 
 def _grid(rows: Rows, layers: Sequence[str], measure: str) -> Float[np.ndarray, "layers columns"]:

@@ -1,5 +1,6 @@
 """Charts of reports. Each takes plain numbers, and returns a figure of matplotlib."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,17 +26,17 @@ def depth_map(values: Float[np.ndarray, "depth columns"], rows: Sequence[str], c
     """
     from matplotlib.figure import Figure  # slow to import, and needed nowhere else
 
-    shown = values.size <= MOST_NUMBERS
-    width = 2.2 + 0.075 * max(map(len, rows)) + max(0.55 if shown else 0.4, 0.1) * len(columns) * 1.5
-    height = 1.1 + 0.062 * max(map(len, columns)) + (0.26 if len(rows) <= 40 else 0.17) * len(rows)
-    drawing = Figure(figsize=(max(width, 5.0), height), layout="constrained")
+    shown, heads = values.size <= MOST_NUMBERS, [wrapped(x, 22) for x in columns]
+    column = max(0.9 if shown else 0.5, 0.085 * max(len(line) for x in heads for line in x.split("\n")))
+    row = 0.26 if len(rows) <= 40 else 0.17
+    width = max(5.0, 0.8 + 0.08 * max(map(len, rows)) + column * len(columns))
+    height = 1.2 + 0.18 * max(x.count("\n") + 1 for x in heads) + row * len(rows)
+    drawing = Figure(figsize=(width, height), layout="constrained")
     axes = drawing.subplots()
     low, high = _limits(values)
     mesh = axes.pcolormesh(values, cmap=_sequential(), vmin=low, vmax=high, edgecolors="none", linewidth=0)
     axes.set_yticks(np.arange(len(rows)) + 0.5, labels=_plain(rows), fontsize=9 if len(rows) <= 40 else 7)
-    slanted = sum(map(len, columns)) > 34
-    turned: dict[str, Any] = {"rotation": 30, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
-    axes.set_xticks(np.arange(len(columns)) + 0.5, labels=_plain(columns), **turned)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, labels=_plain(heads))
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.grid(visible=False)
@@ -45,6 +46,7 @@ def depth_map(values: Float[np.ndarray, "depth columns"], rows: Sequence[str], c
         _numbers(axes, values, low, high)
     bar = drawing.colorbar(mesh, ax=axes, location="bottom", shrink=0.8, aspect=40, pad=0.02)
     bar.set_label(label)
+    bar.ax.locator_params(nbins=5)
     bar.outline.set_visible(False)
     return drawing
 
@@ -80,14 +82,16 @@ def by_depth(lines: Mapping[str, Sequence[float]], names: Sequence[str], label: 
         label: what the values are.
         level: at which a dotted line is drawn.
     """
-    drawing, axes = single(max(6.5, 2.5 + 0.2 * len(names)))
-    for k, (name, values) in enumerate(lines.items()):
+    labels = [wrapped(x, 50) for x in lines]
+    taken = 0.075 * max(map(len, names)) + 0.2 * sum(x.count("\n") + 1 for x in labels)
+    drawing, axes = single(max(6.5, 2.5 + 0.2 * len(names)), 3.0 + taken)
+    for k, (name, values) in enumerate(zip(labels, lines.values(), strict=True)):
         axes.plot(range(len(values)), values, marker=MARKERS[k % len(MARKERS)], label=_escaped(name))
     if level is not None:
         axes.axhline(level, color="grey", linestyle=":", linewidth=1)
     depth_ticks(axes, names)
     axes.set(ylabel=label)
-    legend(axes, len(lines))
+    legend(axes)
     return drawing
 
 
@@ -106,9 +110,11 @@ def depth_ticks(axes: Any, names: Sequence[str]) -> None:
     axes.tick_params(axis="x", labelsize=size, length=2)
 
 
-def legend(axes: Any, count: int) -> None:
-    """Above the axes, where it hides no line."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(count, 2), borderaxespad=0.2, frameon=False)
+def legend(axes: Any) -> None:
+    """Above the axes, where it hides no line; in one column where names are long."""
+    _, labels = axes.get_legend_handles_labels()
+    columns = 1 if max(map(len, labels), default=0) > 30 else min(len(labels), 2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, frameon=False)
 
 
 def ranges(rows: Mapping[str, Interval], label: str, marked: str, *, percent: bool = False) -> Any:
@@ -121,7 +127,10 @@ def ranges(rows: Mapping[str, Interval], label: str, marked: str, *, percent: bo
         percent: whether fractions are shown in per cent.
     """
     scale = 100 if percent else 1
-    drawing, axes = single(3.6 + 0.07 * max(map(len, rows)) + 1.2, 1.0 + 0.34 * len(rows))
+    names = [wrapped(x, 40) for x in rows]
+    lines = [x.split("\n") for x in names]
+    width = 4.8 + 0.08 * max(len(line) for x in lines for line in x)
+    drawing, axes = single(width, 1.0 + sum(0.18 + 0.17 * len(x) for x in lines))
     for k, (name, found) in enumerate(rows.items()):
         colour = "C0" if name == marked else "C7"
         value, low, high = (scale * x for x in found)
@@ -129,7 +138,7 @@ def ranges(rows: Mapping[str, Interval], label: str, marked: str, *, percent: bo
         axes.errorbar([value], [k], xerr=error, marker="o", color=colour, capsize=3, markersize=7 if name == marked else 5)
     if marked in rows:
         axes.axvline(scale * rows[marked].value, color="C0", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), labels=_plain(list(rows)))
+    axes.set_yticks(range(len(rows)), labels=_plain(names))
     axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -144,7 +153,7 @@ def losses(batch: Sequence[float], steps: Sequence[int], held_out: Sequence[floa
     if len(held_out):
         axes.plot(steps, held_out, marker="o", color="C0", label="on what is held out")
     axes.set(xlabel="step", ylabel="objective")
-    legend(axes, 2)
+    legend(axes)
     return drawing
 
 
@@ -152,9 +161,9 @@ def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> 
     """How many coefficients of each model lie where, on one scale."""
     drawing, axes = single()
     for k, (name, values) in enumerate(counts.items()):
-        axes.stairs(values, edges, label=_escaped(name), color=f"C{k}", linewidth=1.4)
+        axes.stairs(values, edges, label=_escaped(wrapped(name, 50)), color=f"C{k}", linewidth=1.4)
     axes.set(xlabel="coefficient", ylabel="how many", yscale="log")
-    legend(axes, len(counts))
+    legend(axes)
     return drawing
 
 
@@ -167,10 +176,15 @@ def paths(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], start: s
     """
     drawing, axes = single()
     for k, (name, (fractions, loss)) in enumerate(lines.items()):
-        axes.plot(fractions, loss, marker=MARKERS[k % len(MARKERS)], markersize=4, label=f"to {_escaped(name)}")
-    axes.set(xlabel=_escaped(f"fraction of the way from {start}"), ylabel="loss (nats)")
-    legend(axes, len(lines))
+        axes.plot(fractions, loss, marker=MARKERS[k % len(MARKERS)], markersize=4, label=_escaped(wrapped(f"to {name}", 50)))
+    axes.set(xlabel=_escaped(wrapped(f"fraction of the way from {start}", 60)), ylabel="loss (nats)")
+    legend(axes)
     return drawing
+
+
+def wrapped(name: str, width: int) -> str:
+    """A long name in several lines, broken where a word ends, or else anywhere."""
+    return "\n".join(textwrap.wrap(name, width)) or name
 
 
 def _escaped(name: str) -> str:
