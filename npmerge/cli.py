@@ -185,7 +185,9 @@ def merge(
         report=report,
     )
     with _interruptible(kept=resume):
-        run_merge(request)
+        taken = run_merge(request)
+    if taken is not None:
+        _report(out, quiet=quiet, taken=taken)
 
 
 @app.command()
@@ -203,10 +205,15 @@ def report(
     the inputs of the merge is measured where they still are what they were. The page of an alignment or a comparison is built
     anew from its summary.json.
     """
+    _report(folder, data=data, base=base, out=out, quiet=quiet)
+
+
+def _report(folder: Path, *, quiet: bool, taken: dict[str, Any] | None = None, **given: Path | None) -> None:
+    """Write a report and say what it says; inputs of a merge that has just been made are as they were."""
     from npmerge.commands.report import Request, run_report  # not needed for --help
 
     with _interruptible():
-        lines = run_report(Request(folder, data=data, base=base, out=out, quiet=quiet))
+        lines = run_report(Request(folder, quiet=quiet, trusted=taken is not None, **given), taken)
     for line in [] if quiet else lines:
         typer.echo(line)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from npmerge.recipe.layers import layers_of
-from npmerge.reports.charts import wrapped
+from npmerge.folder.card import name_of
+from npmerge.recipe.layers import layers_of, place_of
+from npmerge.reports.charts import sequential, wrapped
 from npmerge.reports.folder import REPORT, write_report
 from npmerge.reports.numbers import number, plural
 from npmerge.reports.page import Figure, Headline, Listing, Page, Points, Section, section, table
@@ -49,9 +50,10 @@ def told(content: Mapping[str, Any], *, verbose: bool = False) -> list[str]:
 def page(content: Mapping[str, Any]) -> Page:
     """The report, from the content of `summary.json` alone."""
     rows = ((model["path"], model["whole"]) for model in content["models"])
+    base = content["base"]
     whole = section("As a whole", table(_table("model", content, rows)), Points(tuple(_words(content))), _figure(content))
     return Page(
-        f"npmerge compare: against {content['reference']}{_base(content)}",
+        f"npmerge compare: against {name_of(content['reference'])}{f', base {name_of(base)}' if base else ''}",
         (
             whole,
             *(_of_model(content, model) for model in content["models"]),
@@ -76,7 +78,7 @@ def _headlines(content: Mapping[str, Any]) -> tuple[Headline, ...]:
 def _of_model(content: Mapping[str, Any], model: Mapping[str, Any]) -> Section:
     shown = worst(model["tensors"], SHOWN)
     tensors = table(_table("tensor", content, shown), folded=f"{_of(len(shown), len(model['tensors'])).capitalize()}")
-    return section(model["path"], table(_table("layer", content, model["layers"].items())), tensors)
+    return section(name_of(model["path"]), table(_table("layer", content, model["layers"].items())), tensors)
 
 
 def _figure(content: Mapping[str, Any]) -> Figure:
@@ -115,7 +117,8 @@ def heatmap(content: Mapping[str, Any]) -> Any:
     every = drawing.subplots(len(grids), len(measures), squeeze=False)
     for axes_of_model, of_model, model in zip(every, grids, content["models"], strict=True):
         for axes, measure, (values, rows, kinds) in zip(axes_of_model, measures, of_model, strict=True):
-            image = axes.imshow(values, aspect="auto", interpolation="nearest")
+            image = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=sequential())
+            axes.grid(visible=False)
             axes.set_title(wrapped(f"{Path(model['path']).name}: {measure.replace('_', ' ')}", 28), fontsize=8)
             axes.set_xticks(range(len(kinds)), labels=kinds, rotation=90, fontsize=6)
             axes.set_yticks(range(len(rows)), labels=rows, fontsize=6)
@@ -132,6 +135,9 @@ def grid(tensors: Mapping[str, Mapping[str, Any]], measure: str) -> tuple[np.nda
             cells[f"{place.stack}{place.number}", place.rest.lstrip("./").removesuffix(".weight")] = measures[measure]
     cells = cells or {(name, measure): measures[measure] for name, measures in tensors.items()}
     rows, kinds = (list(dict.fromkeys(keys)) for keys in zip(*cells, strict=True))
+    stacks = list(layers.numbers)
+    places = {row: place_of(row) for row in rows}
+    rows.sort(key=lambda row: (stacks.index(p.stack), p.number) if (p := places[row]) and p.stack in stacks else (0, 0))
     values = np.full((len(rows), len(kinds)), np.nan)
     for (row, kind), value in cells.items():
         values[rows.index(row), kinds.index(kind)] = np.nan if value is None else value

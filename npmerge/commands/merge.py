@@ -5,12 +5,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from npmerge.checkpoint.partial import check_replaceable, partial_folder, partial_place
 from npmerge.commands.documents import Documents, Made
 from npmerge.commands.planning import Asked, asked_of
+from npmerge.commands.prediction import predicted, probed
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder import changed_inputs, hashes_now
 from npmerge.recipe import Recipe
@@ -47,7 +49,7 @@ class Request:
         quiet: whether to print nothing but errors.
         verbose: whether to print a line for every tensor.
         distributed: whether this is one of several processes of a job, which learn together.
-        report: whether the report is written, too.
+        report: whether a report is to be written.
     """
 
     recipe: Path
@@ -65,8 +67,11 @@ class Request:
     report: bool = False
 
 
-def run_merge(request: Request) -> None:
+def run_merge(request: Request) -> dict[str, Any] | None:
     """Merge, write the folder, and print what was done.
+
+    Returns:
+        What it took, if a report is to be written and this process is the one that writes.
 
     Raises:
         ValueError: whatever is wrong with recipe, models, output or memory.
@@ -79,7 +84,7 @@ def run_merge(request: Request) -> None:
     use_device(request.device)
     if request.distributed and not _is_first(asked.recipes):
         _attend(request, documents)
-        return
+        return None
     check_replaceable(request.out, force=request.force)
     ready = documents.check()
     if asked.replay is not None:
@@ -96,27 +101,25 @@ def run_merge(request: Request) -> None:
     seconds = time.perf_counter() - begun
     if not request.quiet:
         _tell(request, made, seconds)
-    if request.report:
-        _report(request, made, seconds)
+    return _taken(request, asked.recipes, made, seconds) if request.report else None
 
 
-def _report(request: Request, made: Made, seconds: float) -> None:
-    """Write the report of what has just been merged, whose inputs are as they were."""
-    from npmerge.commands.report import Request as Report
-    from npmerge.commands.report import run_report
-
-    taken = {
+def _taken(request: Request, recipes: Sequence[Recipe], made: Made, seconds: float) -> dict[str, Any]:
+    """What only this run knows, for the report; what `npmerge plan` predicts of a merge of tensors alone is beside it."""
+    foreseen = None
+    if len(recipes) == 1 and recipes[0].align is None and recipes[0].learn is None:
+        found = predicted(made.plan, request.options, probed())
+        foreseen = {"seconds": found.seconds, "memory": found.memory}
+    return {
         "seconds": seconds,
         "memory": peak_memory(),
         "read": made.plan.bytes_in,
         "written": made.plan.bytes_out,
         "threads": request.options.threads,
         "device": request.device,
+        "predicted": foreseen,
         "warnings": [f"not as the first time: {text}" for text in made.changed],
     }
-    for text in run_report(Report(request.out, quiet=request.quiet, trusted=True), taken):
-        if not request.quiet:
-            typer.echo(text)
 
 
 def _documents(request: Request, asked: Asked) -> Documents:

@@ -20,11 +20,13 @@ from npmerge.commands.align_measures import Change, Measured, correlations, outp
 from npmerge.commands.align_page import points_of, row_of
 from npmerge.commands.planning import Planned
 from npmerge.commands.report_judged import judged, rows_of
+from npmerge.learning.blocks import Blocks
+from npmerge.learning.chosen import architecture_of
 from npmerge.learning.data import Examples, common, read_examples, whole
 from npmerge.learning.judged import is_headless
 from npmerge.learning.learner import MOST, RESET
 from npmerge.learning.measuring import has_labels
-from npmerge.learning.run import blocks_of
+from npmerge.learning.members import members_of
 from npmerge.learning.tasks import Tasks, joined_examples
 from npmerge.learning.user_code import check_takes
 from npmerge.normalisation import reset_statistics
@@ -53,8 +55,7 @@ class Networks:
 
     def __init__(self, planned: Planned, result: StoredModel, advance: Advance):
         self.plan, self.advance = planned.plan, advance
-        plain = planned.recipe.model_copy(update={"learn": None, "align": None})
-        self.blocks = planned.blocks or blocks_of(plain, planned.plan, planned.vocabulary)
+        self.blocks = planned.blocks or _without_blocks(planned)
         self.recipe, self.network, self.names = self.blocks.recipe, self.blocks.network, self.blocks.names
         found, based = self.blocks.stored(), self.blocks.members.base is not None
         self.base: PyTree | None = found[0] if based else None
@@ -132,6 +133,13 @@ class Networks:
         if self.network.train_apply is None:
             return variables
         return reset_statistics(self.network.train_apply, variables, self.estimating(examples))
+
+
+def _without_blocks(planned: Planned) -> Blocks:
+    """The networks of a recipe that neither aligns nor learns, or whose examples are gone."""
+    recipe, plan = planned.recipe.model_copy(update={"learn": None, "align": None}), planned.plan
+    members = members_of(recipe, plan, "models")
+    return Blocks(recipe, plan, members, architecture_of(None, plan.reference, members.models[0]), planned.vocabulary)
 
 
 def evaluation(networks: Networks, examples: Examples, *, held_out: bool) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def depth_map(values: Float[np.ndarray, "depth columns"], rows: Sequence[str], c
     drawing = Figure(figsize=(width, height), layout="constrained")
     axes = drawing.subplots()
     low, high = _limits(values)
-    mesh = axes.pcolormesh(values, cmap=_sequential(), vmin=low, vmax=high, edgecolors="none", linewidth=0)
+    mesh = axes.pcolormesh(values, cmap=sequential(), vmin=low, vmax=high, edgecolors="none", linewidth=0)
     axes.set_yticks(np.arange(len(rows)) + 0.5, labels=_plain(rows), fontsize=9 if len(rows) <= 40 else 7)
     axes.set_xticks(np.arange(len(columns)) + 0.5, labels=_plain(heads))
     axes.xaxis.tick_top()
@@ -67,7 +67,8 @@ def _numbers(axes: Any, values: np.ndarray, low: float, high: float) -> None:
             )
 
 
-def _sequential() -> Any:
+def sequential() -> Any:
+    """The colours of heat maps, from few to much."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("npmerge", ["#eaf2fc", "#b3d0f3", "#6fa8e8", "#2a78d6", "#17508f", "#0b2f5c"])
