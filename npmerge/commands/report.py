@@ -112,4 +112,4 @@ def _page_of(content: Mapping[str, Any]) -> Page:
     from npmerge.commands import align_page, fusion_page, pleas_page  # import JAX
 
     kinds = {"budget": pleas_page.page, "width": fusion_page.page, "approximate": align_page.page}
-    return next(page for key, page in kinds.items() if key in content)(content)
+    return kinds[next((key for key in kinds if key in content), "approximate")](content)

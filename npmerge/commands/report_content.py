@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from alignment.names import is_statistic
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.partial import RECORD
 from npmerge.checkpoint.stored import StoredModel
@@ -12,7 +13,6 @@ from npmerge.commands.planning import Planned
 from npmerge.commands.report_folder import CHANGED, KEPT, Inputs, Merged, inputs_of
 from npmerge.commands.report_weights import View, base_of, members_of, names_of, nearness, pairs, planned_coefficients
 from npmerge.folder.card import name_of
-from npmerge.recipe import parse_recipe
 from npmerge.recipe.groups import inputs_of as models_of
 from npmerge.recipe.plan import Plan
 from npmerge.reports.progress import Advance
@@ -88,7 +88,7 @@ def content_of(asked: Asked, merged: Merged, taken: Mapping[str, Any] | None, ad
 def _merge(merged: Merged, inputs: Inputs) -> dict[str, Any]:
     """What was merged, by which recipe; what only the models tell is null where they cannot be read."""
     replay, plan = merged.replay, inputs.planned and inputs.planned.plan
-    recipes = parse_recipe(replay.provenance.recipe, str(merged.path / RECORD))
+    recipes = inputs.recipes
     last, entries = recipes[-1], merged.model.entries.values()
     return {
         "name": merged.path.resolve().name,
@@ -150,6 +150,7 @@ class _Measuring:
 
     def __init__(self, asked: Asked, merged: Merged, inputs: Inputs, advance: Advance):
         self.asked, self.merged, self.inputs, self.advance = asked, merged, inputs, advance
+        self.recipe = inputs.recipes[-1]
 
     @property
     def planned(self) -> Planned:
@@ -164,7 +165,7 @@ class _Measuring:
         from npmerge.commands.report_networks import Networks  # imports flax and Optax
 
         planned = self.planned
-        if planned.recipe.align is not None and not self.inputs.with_data:
+        if self.recipe.align is not None and not self.inputs.with_data:
             raise LeftOut("the models are aligned by examples that are not there, or have changed")
         try:
             return Networks(
@@ -191,7 +192,7 @@ class _Measuring:
     def models(self) -> dict[str, StoredModel]:
         """What was merged, by name: aligned, where the recipe aligns."""
         plan = self.planned.plan
-        if self.planned.recipe.align is not None:
+        if self.recipe.align is not None:
             return self.networks.aligned_models()
         names = names_of(plan)
         return {names[k]: View(plan, k) for k in members_of(plan)}
@@ -211,7 +212,7 @@ class _Measuring:
             return {"kind": "learned", "models": shares["models"], "modules": shares["modules"]}
         found = planned_coefficients(self.planned.plan)
         if found is None:
-            raise LeftOut(f"{self.planned.recipe.merge_method} decides from the values, tensor by tensor or entry by entry")
+            raise LeftOut(f"{self.recipe.merge_method} decides from the values, tensor by tensor or entry by entry")
         return found
 
     def nearness(self) -> dict[str, Any]:
@@ -236,7 +237,7 @@ class _Measuring:
         """What aligning brought."""
         from npmerge.commands.report_networks import alignment
 
-        if self.planned.recipe.align is None:
+        if self.recipe.align is None:
             raise LeftOut("the recipe does not align; `align: {method: weight_matching}` does, for models of different seeds")
         return alignment(self.networks, self.examples)
 
@@ -244,7 +245,7 @@ class _Measuring:
         """Loss between the models, where it is not told of an alignment."""
         from npmerge.commands.report_networks import paths
 
-        if self.planned.recipe.align is not None:
+        if self.recipe.align is not None:
             raise LeftOut
         return paths(self.networks, self.labelled)
 
@@ -252,8 +253,10 @@ class _Measuring:
         """Statistics of BatchNorm, where there are any."""
         from npmerge.commands.report_networks import statistics
 
-        if self.networks.network.train_apply is None:
+        if not any(is_statistic(name.replace(".", "/")) for name in self.merged.model.entries):
             raise LeftOut
+        if self.networks.network.train_apply is None:
+            raise LeftOut("give an architecture that has train_apply")
         if self.networks.tasks is None and self.examples is None:
             raise LeftOut("give examples to estimate them from, `npmerge report DIR --data FILE.npz`")
         return statistics(self.networks, self.examples)

@@ -10,6 +10,7 @@ from npmerge.checkpoint.sharded import ShardedModel, open_model
 from npmerge.commands.documents import files_of
 from npmerge.commands.planning import Asked, Planned, asked_of, planned
 from npmerge.folder import Replay, hashes_now, recipe_of_record
+from npmerge.recipe import Recipe
 
 REPORT_JSON = "report.json"
 """What the report of a merge keeps: everything that was measured."""
@@ -40,12 +41,14 @@ class Inputs(NamedTuple):
 
     Attributes:
         states: of each file or folder that the record names: as recorded, changed or not there.
+        recipes: the documents.
         planned: the merge, planned again; None where its models cannot be read as they were.
         why: then, in words.
         with_data: whether its blocks (`align:`, `learn:`) can be followed again, too.
     """
 
     states: Mapping[str, str]
+    recipes: tuple[Recipe, ...]
     planned: Planned | None
     why: str
     with_data: bool
@@ -66,19 +69,19 @@ def inputs_of(merged: Merged, *, trusted: bool = False) -> Inputs:
     recorded = merged.replay.provenance.inputs
     now = recorded if trusted else hashes_now(merged.replay)
     states = {path: GONE if path not in now else KEPT if now[path] == hash_ else CHANGED for path, hash_ in recorded.items()}
-    asked = asked_of(merged.path / RECORD)
+    asked = asked_of(merged.path / RECORD, there=False)
     found, why = _planned(asked)
     if found is None:
-        return Inputs(states, None, why, with_data=False)
+        return Inputs(states, asked.recipes, None, why, with_data=False)
     models = {str(path) for path in files_of(found.plan, {})}
     if bad := [
         f"{path} {'has changed' if state == CHANGED else 'is not there'}"
         for path, state in states.items()
         if path in models and state != KEPT
     ]:
-        return Inputs(states, None, "; ".join(bad), with_data=False)
+        return Inputs(states, asked.recipes, None, "; ".join(bad), with_data=False)
     others = all(state == KEPT for state in states.values())
-    return Inputs(states, found, "", with_data=others)
+    return Inputs(states, asked.recipes, found, "", with_data=others)
 
 
 def _planned(asked: Asked) -> tuple[Planned | None, str]:
