@@ -11,8 +11,8 @@ import typer
 
 from npmerge.checkpoint.partial import check_replaceable, partial_folder, partial_place
 from npmerge.commands.documents import Documents, Made
-from npmerge.commands.planning import Asked, asked_of
-from npmerge.commands.prediction import predicted, probed
+from npmerge.commands.planning import Asked, Planned, asked_of
+from npmerge.commands.prediction import LIBRARIES, predicted, probed
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder import changed_inputs, hashes_now
 from npmerge.recipe import Recipe
@@ -101,25 +101,38 @@ def run_merge(request: Request) -> dict[str, Any] | None:
     seconds = time.perf_counter() - begun
     if not request.quiet:
         _tell(request, made, seconds)
-    return _taken(request, asked.recipes, made, seconds) if request.report else None
+    alone = ready.get(0) if len(asked.recipes) == 1 else None
+    return _taken(request, alone, made, seconds) if request.report else None
 
 
-def _taken(request: Request, recipes: Sequence[Recipe], made: Made, seconds: float) -> dict[str, Any]:
-    """What only this run knows, for the report; what `npmerge plan` predicts of a merge of tensors alone is beside it."""
-    foreseen = None
-    if len(recipes) == 1 and recipes[0].align is None and recipes[0].learn is None:
-        found = predicted(made.plan, request.options, probed())
-        foreseen = {"seconds": found.seconds, "memory": found.memory}
+def _taken(request: Request, document: Planned | None, made: Made, seconds: float) -> dict[str, Any]:
+    """What only this run knows, for the report; beside it what `npmerge plan` says of a recipe of one document."""
+    memory = peak_memory()
     return {
         "seconds": seconds,
-        "memory": peak_memory(),
+        "memory": memory,
         "read": made.plan.bytes_in,
         "written": made.plan.bytes_out,
         "threads": request.options.threads,
         "device": request.device,
-        "predicted": foreseen,
+        "predicted": None if document is None else _foreseen(request, document),
         "warnings": [f"not as the first time: {text}" for text in made.changed],
     }
+
+
+def _foreseen(request: Request, document: Planned) -> dict[str, float | None]:
+    """Memory and seconds as `npmerge plan` tells them; null for what it does not know."""
+    found, align, learn = predicted(document.plan, request.options, probed()), document.recipe.align, document.recipe.learn
+    if document.blocks is None:
+        return {"seconds": found.seconds, "memory": found.memory}
+    if learn is None:
+        return {"seconds": None, "memory": None}
+    from npmerge.learning.predictions import PROGRAMS, predicted_fit  # imports flax and Optax
+
+    fit = predicted_fit(document.blocks, learn)
+    known = align is None and fit.lasting is not None and found.seconds is not None
+    memory = max(LIBRARIES + fit.held + (PROGRAMS if align else 0), found.memory)
+    return {"seconds": found.seconds + fit.lasting if known else None, "memory": memory}  # type: ignore[operator]
 
 
 def _documents(request: Request, asked: Asked) -> Documents:

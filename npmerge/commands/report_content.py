@@ -180,9 +180,15 @@ class _Measuring:
         return self.networks.held_out() if self.asked.data is None else self.networks.examples(self.asked.data)
 
     @property
+    def has_examples(self) -> bool:
+        """Whether there are any, given or in the recipe."""
+        align = self.recipe.align
+        return self.asked.data is not None or self.recipe.learn is not None or (align is not None and align.data is not None)
+
+    @property
     def labelled(self) -> "Examples":
-        """Examples with labels of what the networks predict."""
-        if self.examples is None:
+        """Examples with labels of what the networks predict; no network is read where there are none."""
+        if not self.has_examples or self.examples is None:
             raise LeftOut("give examples with labels, `npmerge report DIR --data FILE.npz`")
         if not self.networks.judges(self.examples):
             raise LeftOut(f"{self.examples.name} has no labels of what the networks predict")
@@ -210,6 +216,8 @@ class _Measuring:
         if self.merged.history is not None:
             shares = self.merged.history["shares"]
             return {"kind": "learned", "models": shares["models"], "modules": shares["modules"]}
+        if self.recipe.learn is not None:
+            raise LeftOut("they were learned, and history.json, which keeps them, is not there")
         found = planned_coefficients(self.planned.plan)
         if found is None:
             raise LeftOut(f"{self.recipe.merge_method} decides from the values, tensor by tensor or entry by entry")
@@ -229,9 +237,9 @@ class _Measuring:
         """Accuracy and loss of every model, the average and the result."""
         from npmerge.commands.report_networks import evaluation
 
-        tasks = self.networks.tasks
+        examples, tasks = self.labelled, self.networks.tasks
         held_out = self.asked.data is None and tasks is not None and tasks.has_held_out
-        return evaluation(self.networks, self.labelled, held_out=held_out)
+        return evaluation(self.networks, examples, held_out=held_out)
 
     def alignment(self) -> dict[str, Any]:
         """What aligning brought."""
@@ -247,7 +255,8 @@ class _Measuring:
 
         if self.recipe.align is not None:
             raise LeftOut
-        return paths(self.networks, self.labelled)
+        examples = self.labelled
+        return paths(self.networks, examples)
 
     def statistics(self) -> dict[str, Any]:
         """Statistics of BatchNorm, where there are any."""
@@ -255,8 +264,8 @@ class _Measuring:
 
         if not any(is_statistic(name.replace(".", "/")) for name in self.merged.model.entries):
             raise LeftOut
+        if not self.has_examples:
+            raise LeftOut("give examples to estimate them from, `npmerge report DIR --data FILE.npz`")
         if self.networks.network.train_apply is None:
             raise LeftOut("give an architecture that has train_apply")
-        if self.networks.tasks is None and self.examples is None:
-            raise LeftOut("give examples to estimate them from, `npmerge report DIR --data FILE.npz`")
         return statistics(self.networks, self.examples)

@@ -59,6 +59,8 @@ def read_merged(path: Path) -> Merged:
     replay, model = recipe_of_record(path / RECORD), open_model(path)
     history = read_object(path / "history.json") if (path / "history.json").is_file() else None
     earlier = read_object(path / REPORT_JSON) if (path / REPORT_JSON).is_file() else {}
+    if history is not None and "asked" not in history:
+        history = None  # of an earlier version, which did not keep everything that is said
     if earlier.get("outputs") != dict(replay.provenance.outputs):
         earlier = {}
     return Merged(path, replay, model, history, earlier)

@@ -40,6 +40,8 @@ POINTS = 11
 RESULT, AVERAGE, UNALIGNED, ANEW = "merged", "plain average", "average without alignment", "merged, statistics anew"
 """What rows are called that are no model's."""
 
+ROWS = (RESULT, AVERAGE, UNALIGNED, ANEW, "base")
+
 
 class Networks:
     """The networks of one merge.
@@ -56,7 +58,8 @@ class Networks:
     def __init__(self, planned: Planned, result: StoredModel, advance: Advance):
         self.plan, self.advance = planned.plan, advance
         self.blocks = planned.blocks or _without_blocks(planned)
-        self.recipe, self.network, self.names = self.blocks.recipe, self.blocks.network, self.blocks.names
+        self.recipe, self.network = self.blocks.recipe, self.blocks.network
+        self.names = [f"model {name}" if name in ROWS else name for name in self.blocks.names]
         found, based = self.blocks.stored(), self.blocks.members.base is not None
         self.base: PyTree | None = found[0] if based else None
         self.stored = found[1:] if based else found
