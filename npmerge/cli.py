@@ -210,7 +210,8 @@ def report(
 
 def _report(folder: Path, *, quiet: bool, taken: dict[str, Any] | None = None, **given: Path | None) -> None:
     """Write a report and say what it says; inputs of a merge that has just been made are as they were."""
-    from npmerge.commands.report import Request, run_report  # not needed for --help
+    from npmerge.commands.report import run_report  # not needed for --help
+    from npmerge.commands.report_folder import Request
 
     with _interruptible():
         lines = run_report(Request(folder, quiet=quiet, trusted=taken is not None, **given), taken)

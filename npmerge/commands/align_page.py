@@ -15,6 +15,7 @@ from npmerge.commands.sources import Source, written_name
 from npmerge.paths import Path
 from npmerge.reports.figures import barrier_figure, correlation_figure
 from npmerge.reports.folder import REPORT
+from npmerge.reports.numbers import plural
 from npmerge.reports.page import Figure, Headline, Page, Points, Table, Warnings, filled, section, table
 
 HEADER = ("network", "squared distance", "matched correlation", "own loss (nats)", "barrier (nats)", "outputs moved by")
@@ -85,7 +86,8 @@ def figures(networks: Sequence[Mapping[str, Any]]) -> list[Figure]:
         both = [{n: np.array([x["matched_correlation"][n][when] for x in networks]) for n in nodes} for when in _WHEN]
         before, after = (np.mean([*values.values()], axis=0) for values in both)
         means = ", ".join(f"{name} from {b:.3f} to {a:.3f}" for name, b, a in zip(names, before, after, strict=True))
-        words = f"Mean correlation of matched units at {len(nodes)} nodes, dashed before the alignment. On average {means}."
+        at = plural(len(nodes), "node")
+        words = f"Mean correlation of matched units at {at}, dashed before the alignment. On average {means}."
         draw = partial(correlation_figure, both[0], both[1], names)
         found.append(Figure("correlation", "Matched correlation by depth", words, draw))
     if networks[0]["path"]:

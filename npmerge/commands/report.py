@@ -1,16 +1,14 @@
 """`npmerge report`: what was merged and what came of it, from the folder of the merge and, where they are there, its inputs."""
 
-import shlex
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from npmerge.checkpoint.indices import read_object
 from npmerge.checkpoint.partial import RECORD
 from npmerge.commands import compare_page, report_page
 from npmerge.commands.report_content import content_of
-from npmerge.commands.report_folder import REPORT_JSON, read_merged
+from npmerge.commands.report_folder import REPORT_JSON, Request, read_merged
 from npmerge.reports.folder import FIGURES, PAGES, OutputFolder, write_page
 from npmerge.reports.page import Page
 from npmerge.reports.progress import phases
@@ -18,39 +16,6 @@ from npmerge.reports.tables import json_text
 
 SUMMARY = "summary.json"
 """What the pages of align and compare are built from."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of `npmerge report`.
-
-    Attributes:
-        folder: of a merge, of `npmerge align` or of `npmerge compare`.
-        data: examples to measure on; None for those that the recipe holds out.
-        base: what deltas are differences from, where the recipe has no base.
-        out: the folder to write to; None for the same.
-        quiet: whether no progress is shown.
-        trusted: whether inputs are known to be as recorded, as when the merge has just been made.
-    """
-
-    folder: Path
-    data: Path | None = None
-    base: Path | None = None
-    out: Path | None = None
-    quiet: bool = False
-    trusted: bool = False
-
-    @property
-    def command(self) -> str:
-        """The command line."""
-        given = {"--data": self.data, "--base": self.base, "--out": self.out}
-        options = [x for name, value in given.items() if value is not None for x in (name, str(value))]
-        return shlex.join(["npmerge", "report", str(self.folder), *options])
-
-    @property
-    def place(self) -> Path:
-        """Where it is written."""
-        return self.out or self.folder
 
 
 def run_report(request: Request, taken: Mapping[str, Any] | None = None) -> list[str]:
@@ -85,8 +50,9 @@ def _of_merge(request: Request, taken: Mapping[str, Any] | None) -> list[str]:
     text = json_text(content)
     with OutputFolder(request.place, force=True, own=FIGURES) as folder:
         (folder / REPORT_JSON).write_text(text + "\n", encoding="utf-8")
-        write_page(folder, report_page.page(content, merged.history))
-    return [*report_page.told(content), f"written to {request.place}: {', '.join((*PAGES, REPORT_JSON))}"]
+        kept = json.loads(text)
+        write_page(folder, report_page.page(kept, merged.history))
+    return [*report_page.told(kept), f"written to {request.place}: {', '.join((*PAGES, REPORT_JSON))}"]
 
 
 def _again(request: Request) -> list[str]:

@@ -1,16 +1,17 @@
 """Everything that the report of a merge says, measured as far as its inputs are there."""
 
+import contextlib
 import functools
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from alignment.names import is_statistic
 from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.partial import RECORD
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Planned
-from npmerge.commands.report_folder import CHANGED, KEPT, Inputs, Merged, inputs_of
+from npmerge.commands.report_folder import CHANGED, KEPT, Inputs, Merged, Request, inputs_of
 from npmerge.commands.report_weights import View, base_of, members_of, names_of, nearness, pairs, planned_coefficients
 from npmerge.folder.card import name_of
 from npmerge.recipe.groups import inputs_of as models_of
@@ -19,8 +20,6 @@ from npmerge.reports.progress import Advance
 from npmerge.version import __version__
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from npmerge.commands.report_networks import Networks
     from npmerge.learning.data import Examples
 
@@ -32,46 +31,28 @@ class LeftOut(Exception):  # noqa: N818 - nothing has gone wrong
     """A part of the report that cannot be measured; the message says how it can."""
 
 
-class Asked(Protocol):
-    """What the report is asked for: see `npmerge.commands.report.Request`."""
-
-    @property
-    def data(self) -> "Path | None":
-        """Examples to measure on."""
-
-    @property
-    def base(self) -> "Path | None":
-        """What deltas are differences from."""
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no progress is shown."""
-
-    @property
-    def trusted(self) -> bool:
-        """Whether inputs are known to be as recorded."""
-
-    @property
-    def command(self) -> str:
-        """The command line."""
-
-
-def content_of(asked: Asked, merged: Merged, taken: Mapping[str, Any] | None, advance: Advance) -> dict[str, Any]:
+def content_of(request: Request, merged: Merged, taken: Mapping[str, Any] | None, advance: Advance) -> dict[str, Any]:
     """The content of `report.json`.
 
     Args:
-        asked: what is asked for.
+        request: what is asked for.
         merged: the folder of the merge.
         taken: what making the merge took, if it has just been made.
         advance: told what is being done.
+
+    Raises:
+        ValueError: given examples that the networks do not take.
 
     Returns:
         What was merged, and each part by its name. `left_out` says of each part that is missing how to get it, `earlier` names
         those that an earlier report of the same tensors has measured, from inputs that are no longer there.
     """
-    inputs = inputs_of(merged, trusted=asked.trusted)
-    measuring = _Measuring(asked, merged, inputs, advance)
-    content: dict[str, Any] = {"npmerge": __version__, "command": asked.command, "merge": _merge(merged, inputs)}
+    inputs = inputs_of(merged, trusted=request.trusted)
+    measuring = _Measuring(request, merged, inputs, advance)
+    if request.data is not None:
+        with contextlib.suppress(LeftOut):
+            _ = measuring.examples  # which tells what is wrong with them
+    content: dict[str, Any] = {"npmerge": __version__, "command": request.command, "merge": _merge(merged, inputs)}
     content |= {"outputs": dict(merged.replay.provenance.outputs), "left_out": {}, "earlier": []}
     for name in (*PARTS, "cost"):
         try:
@@ -82,6 +63,8 @@ def content_of(asked: Asked, merged: Merged, taken: Mapping[str, Any] | None, ad
                 content["earlier"].append(name)
             elif str(why):
                 content["left_out"][name] = str(why)
+        except ValueError as error:  # such as numbers that are not finite
+            content[name], content["left_out"][name] = None, f"it cannot be measured ({error})"
     return content | {"warnings": _warnings(inputs, taken)}
 
 
@@ -148,8 +131,8 @@ def _warnings(inputs: Inputs, taken: Mapping[str, Any] | None) -> list[str]:
 class _Measuring:
     """What can be measured of one merge. Each part raises LeftOut where it cannot be: without words where there is none."""
 
-    def __init__(self, asked: Asked, merged: Merged, inputs: Inputs, advance: Advance):
-        self.asked, self.merged, self.inputs, self.advance = asked, merged, inputs, advance
+    def __init__(self, request: Request, merged: Merged, inputs: Inputs, advance: Advance):
+        self.request, self.merged, self.inputs, self.advance = request, merged, inputs, advance
         self.recipe = inputs.recipes[-1]
 
     @property
@@ -177,13 +160,13 @@ class _Measuring:
     @functools.cached_property
     def examples(self) -> "Examples | None":
         """Those that were given, or that the recipe measures on. Raises ValueError for given ones that do not fit."""
-        return self.networks.held_out() if self.asked.data is None else self.networks.examples(self.asked.data)
+        return self.networks.held_out() if self.request.data is None else self.networks.examples(self.request.data)
 
     @property
     def has_examples(self) -> bool:
         """Whether there are any, given or in the recipe."""
         align = self.recipe.align
-        return self.asked.data is not None or self.recipe.learn is not None or (align is not None and align.data is not None)
+        return self.request.data is not None or self.recipe.learn is not None or (align is not None and align.data is not None)
 
     @property
     def labelled(self) -> "Examples":
@@ -206,8 +189,8 @@ class _Measuring:
     @functools.cached_property
     def base(self) -> StoredModel | None:
         """What deltas are differences from."""
-        if self.asked.base is not None:
-            return open_checkpoint(self.asked.base)
+        if self.request.base is not None:
+            return open_checkpoint(self.request.base)
         place = base_of(self.planned.plan)
         return None if place is None else View(self.planned.plan, place)
 
@@ -225,20 +208,23 @@ class _Measuring:
 
     def nearness(self) -> dict[str, Any]:
         """How near the result is to each model."""
-        return nearness(self.merged.model, self.models, self.base, quiet=self.asked.quiet)
+        models, base = self.models, self.base
+        self.advance("comparing the result with each model")
+        return nearness(self.merged.model, models, base)
 
     def pairs(self) -> dict[str, Any]:
         """How the models agree with each other."""
         if len(self.models) < 2:
             raise LeftOut("there is one model alone")
-        return pairs(self.models, self.base, quiet=self.asked.quiet)
+        self.advance("comparing the models")
+        return pairs(self.models, self.base)
 
     def evaluation(self) -> dict[str, Any]:
         """Accuracy and loss of every model, the average and the result."""
         from npmerge.commands.report_networks import evaluation
 
         examples, tasks = self.labelled, self.networks.tasks
-        held_out = self.asked.data is None and tasks is not None and tasks.has_held_out
+        held_out = self.request.data is None and tasks is not None and tasks.has_held_out
         return evaluation(self.networks, examples, held_out=held_out)
 
     def alignment(self) -> dict[str, Any]:

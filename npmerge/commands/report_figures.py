@@ -28,7 +28,9 @@ def contributions(content: Mapping[str, Any]) -> Figure:
     models, modules = content["models"], content["modules"]
     values = np.array(list(modules.values()))
     said = ", ".join(f"{name} {x:.3g}" for name, x in zip(models, values.mean(0), strict=True))
-    words = f"Mean coefficient of each model, from the inputs to the outputs. Mean over {plural(len(modules), 'row')}: {said}."
+    words = (
+        f"Mean coefficient of each model, from the inputs to the outputs. Mean over {plural(len(modules), 'layer')}: {said}."
+    )
     draw = partial(charts.depth_map, values, list(modules), models, "mean coefficient")
     return Figure("shares", "What each model contributes by depth", words, draw)
 

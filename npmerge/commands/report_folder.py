@@ -1,6 +1,8 @@
 """What `npmerge report` finds: the folder of a merge, and whether its inputs are still what they were."""
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,39 @@ REPORT_JSON = "report.json"
 """What the report of a merge keeps: everything that was measured."""
 
 KEPT, CHANGED, GONE = "as recorded", "changed", "not there"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of `npmerge report`.
+
+    Attributes:
+        folder: of a merge, of `npmerge align` or of `npmerge compare`.
+        data: examples to measure on; None for those that the recipe holds out.
+        base: what deltas are differences from, where the recipe has no base.
+        out: the folder to write to; None for the same.
+        quiet: whether no progress is shown.
+        trusted: whether inputs are known to be as recorded, as when the merge has just been made.
+    """
+
+    folder: Path
+    data: Path | None = None
+    base: Path | None = None
+    out: Path | None = None
+    quiet: bool = False
+    trusted: bool = False
+
+    @property
+    def command(self) -> str:
+        """The command line."""
+        given = {"--data": self.data, "--base": self.base, "--out": self.out}
+        options = [x for name, value in given.items() if value is not None for x in (name, str(value))]
+        return shlex.join(["npmerge", "report", str(self.folder), *options])
+
+    @property
+    def place(self) -> Path:
+        """Where it is written."""
+        return self.out or self.folder
 
 
 class Merged(NamedTuple):

@@ -122,6 +122,11 @@ class Networks:
         trained = () if self.tasks is None else self.tasks.train
         return sum(common(examples, x) for x in trained if x.inputs.shape[1:] == examples.inputs.shape[1:])
 
+    def aligns_by(self, examples: Examples) -> bool:
+        """Whether the recipe aligns by these examples, and learns from none."""
+        align = self.recipe.align
+        return self.tasks is None and align is not None and align.data is not None and align.data.path == examples.name
+
     def judges(self, examples: Examples) -> bool:
         """Whether the examples have labels of what the networks predict."""
         return not is_headless(self.network.config) and has_labels(self.network.apply, self.stored[0], examples)
@@ -170,6 +175,7 @@ def evaluation(networks: Networks, examples: Examples, *, held_out: bool) -> dic
         "examples": len(examples.inputs),
         "predictions": int(np.size(examples.filled)),
         "held_out": held_out,
+        "aligned_by": networks.aligns_by(examples),
         "learned_from": 0 if held_out else networks.learned_from(examples),
         "statistics": networks.network.train_apply is not None,
         "models": networks.names,

@@ -1,5 +1,6 @@
 """What the report of a merge says: a page from the content of `report.json`, and of `history.json` where it has learned."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,8 +149,12 @@ def _evaluation(content: Content, history: Mapping[str, Any] | None) -> Section:
 
 
 def _trained(found: Content) -> tuple[str, ...]:
-    count = found["learned_from"]
-    return (f"{count:,} of these examples are among those that coefficients were learned from",) if count else ()
+    count, lines = found["learned_from"], []
+    if count:
+        lines.append(f"{count:,} of these examples are among those that coefficients were learned from")
+    if found["aligned_by"]:
+        lines.append("these are the examples that the models were aligned by: keep others for a test")
+    return tuple(lines)
 
 
 def _estimated(found: Content) -> str:
@@ -171,7 +176,7 @@ def _accuracies(rows: Content) -> Table:
 
 def _with(found: Interval, form: str | None) -> tuple[str, str]:
     value, low, high = (nats(x) if form is None else form.format(x) for x in found)
-    return value, f"{low} to {high}"
+    return value, f"{low} to {high}" if math.isfinite(found.high) else "-"
 
 
 def _contributions(content: Content, history: Mapping[str, Any] | None) -> Section:
@@ -209,7 +214,10 @@ def _pairs(content: Content) -> Section:
     rows, base = found["rows"], found["base"]
     left = f"{plural(found['left_out'], 'pair')} of models are not shown." if found["left_out"] else ""
     if base is None:
-        words = f"Cosine of the weights{_aligned(content)}. To compare differences from a common base, name it with `--base`."
+        words = (
+            f"Cosine of the weights{_aligned(content)}; distance is |second - first| / |first|. To compare differences from a "
+            "common base, name it with `--base`."
+        )
         drawn = [figures.by_depth("agreement", "Cosine of the models by depth", rows, "cosine", "cosine of the weights")]
     else:
         words = f"Deltas are differences from {base}{_aligned(content)}. Signs conflict where both changed an entry contrarily."

@@ -108,35 +108,31 @@ def groups_of(names: Sequence[str]) -> dict[str, str]:
     return {name: f"{p.stack}{p.number}" if (p := layers.place(name)) else OUTSIDE for name in ordered}
 
 
-def nearness(
-    merged: StoredModel, models: Mapping[str, StoredModel], base: StoredModel | None, *, quiet: bool
-) -> dict[str, Any]:
+def nearness(merged: StoredModel, models: Mapping[str, StoredModel], base: StoredModel | None) -> dict[str, Any]:
     """How near the merged model is to each model, by layer and as a whole.
 
     Args:
         merged: the result.
         models: by name, with tensors of its names.
         base: what task vectors are differences from, if any.
-        quiet: whether no progress is shown.
     """
-    found = differences_of(Models(merged, tuple(models.values()), base), quiet=quiet)
+    found = differences_of(Models(merged, tuple(models.values()), base), quiet=True)
     return {"rows": [{"models": [name], **_by_depth(x)} for name, x in zip(models, found, strict=True)]}
 
 
-def pairs(models: Mapping[str, StoredModel], base: StoredModel | None, *, quiet: bool) -> dict[str, Any]:
+def pairs(models: Mapping[str, StoredModel], base: StoredModel | None) -> dict[str, Any]:
     """How each two models agree: the cosine of their weights and, with a base, of their deltas, and the conflict of signs.
 
     Args:
         models: by name.
         base: what deltas are differences from, if any.
-        quiet: whether no progress is shown.
     """
     rows: list[dict[str, Any]] = []
     names = list(models)
     for k, first in enumerate(names[:-1]):
         others = names[k + 1 :][: MOST_PAIRS - len(rows)]
         if others:
-            found = differences_of(Models(models[first], tuple(models[x] for x in others), base), quiet=quiet)
+            found = differences_of(Models(models[first], tuple(models[x] for x in others), base), quiet=True)
             rows += [{"models": [first, other], **_by_depth(x)} for other, x in zip(others, found, strict=True)]
     left = len(list(itertools.combinations(names, 2))) - len(rows)
     return {"base": None if base is None else name_of(base.name), "rows": rows, "left_out": left}

@@ -206,9 +206,8 @@ def _figures(history: History) -> list[Figure]:
             partial(charts.histogram, counts["edges"], dict(zip(models, counts["counts"], strict=True))),
         ),
     ]
-    curve = Figure(
-        "loss", "The objective while learning", ended(history), partial(charts.losses, loss, history["held_out_step"], held)
-    )
+    went, draw = ended(history), partial(charts.losses, loss, history["held_out_step"], held)
+    curve = Figure("loss", "The objective while learning", f"{went[0].upper()}{went[1:]}", draw)
     return [found[0], curve, found[1]]
 
 

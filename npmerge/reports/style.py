@@ -19,7 +19,7 @@ VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
 VARIABLES |= {colour: f"var(--s{k})" for k, colour in enumerate(SERIES, 1)}
 
 DPI = 150
-READABLE = 620
+READABLE = 480
 """Pixels below which a chart does not shrink with the page: narrower, its box scrolls."""
 
 

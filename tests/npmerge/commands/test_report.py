@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from npmerge.checkpoint import load_network, save_network
 from npmerge.cli import app
+from npmerge.commands.report_judged import Judged, interval, judged, rows_of
+from npmerge.learning.data import Examples
 from npmerge.models import Mlp, Vgg, build
 from npmerge.reports.style import Drawn
 
@@ -212,6 +214,58 @@ def test_a_learned_merge_is_measured_on_what_it_holds_out(here):
     (out / "report.json").unlink()
     assert "the models are aligned by examples that are not there" in run("report", "out", "-q") + both_pages(out)[1]
     assert f"{kept['learned']['accuracy']:.4f}" in both_pages(out)[1]  # which history.json keeps
+
+
+def test_a_network_of_the_user_with_a_base(here, monkeypatch):
+    monkeypatch.syspath_prepend(str(here))
+    code = "import jax.numpy as jnp\ndef net():\n    return lambda v, x: jnp.maximum(x @ v['w'], 0) @ v['u']\n"
+    Path("net_of_mine.py").write_text(code)
+    for name in ("base", "one", "two"):
+        save_file(
+            {x: RNG.standard_normal(s).astype(np.float32) for x, s in {"w": (6, 5), "u": (5, 3)}.items()}, f"{name}.safetensors"
+        )
+    align = {"method": "activation_matching", "data": "data.npz", "architecture": "net_of_mine:net"}
+    models = {"one": 0.5, "two": 0.5}
+    out = merge("out", "task_arithmetic", models, "--report", base_model="base.safetensors", align=align)
+    content, (rows, words) = content_of(out), both_pages(out)
+    assert list(content["evaluation"]["rows"]) == [
+        "base",
+        "one.safetensors",
+        "two.safetensors",
+        "average without alignment",
+        "plain average",
+        "merged",
+    ]
+    assert [x["file"] for x in content["alignment"]["networks"]] == ["one.safetensors", "two.safetensors"]
+    assert content["alignment"]["reference"] == "base" and not content["left_out"]
+    gain = content["evaluation"]["rows"]["plain average"]["gain"]
+    assert gain["value"] == 0  # base + 1/2 (one - base) + 1/2 (two - base)
+    assert "It is exactly as accurate as their plain average." in words
+    assert "these are the examples that the models were aligned by" in words
+    assert content["pairs"]["base"] == "base.safetensors" and ["one.safetensors and two.safetensors", "w"] in [
+        x[:2] for x in rows
+    ]
+
+
+def test_examples_of_several_predictions_count_once():
+    right, loss = np.array([0.5, 1.0, 0.25]), np.array([1.0, 0.5, 3.0])
+    other = Judged(np.zeros(3), loss + 1)
+    rows = rows_of([("other", other), ("merged", Judged(right, loss))], "merged")
+    half = norm.ppf(0.975) * sem(right)
+    assert rows["merged"]["accuracy"] == pytest.approx(
+        {"value": right.mean(), "low": right.mean() - half, "high": right.mean() + half}
+    )
+    assert rows["other"]["loss_gain"] == pytest.approx({"value": -1, "low": -1, "high": -1})
+    assert rows["other"]["gain"]["value"] == pytest.approx(right.mean()) and "gain" not in rows["merged"]
+    assert interval({"value": 1.0, "low": None, "high": None}) == (1, -np.inf, np.inf)
+    labels = np.array([[0, 1], [1, 1]])
+    logits = np.array([[[9, 0], [9, 0]], [[0, 9], [0, 9]]], np.float32)
+    found = judged(lambda v, x: v[x], logits, Examples("x", np.arange(2), labels), 1)
+    np.testing.assert_array_equal(found.right, [0.5, 1])
+    expected = -log_softmax(logits.astype(np.float64), -1)
+    np.testing.assert_allclose(
+        found.loss, np.take_along_axis(expected, labels[..., None], -1)[..., 0].mean(1), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_statistics_of_batch_norm(here):
