@@ -12,6 +12,9 @@ from npmerge.reports.intervals import Interval
 MOST_NUMBERS = 240
 """Cells of a map up to which each shows its number."""
 
+MOST_HEADS = 8
+"""Columns of a map up to which their names are written from left to right."""
+
 MARKERS = "os^Dvp*X"
 
 
@@ -27,16 +30,19 @@ def depth_map(values: Float[np.ndarray, "depth columns"], rows: Sequence[str], c
     from matplotlib.figure import Figure  # slow to import, and needed nowhere else
 
     shown, heads = values.size <= MOST_NUMBERS, [wrapped(x, 22) for x in columns]
-    column = max(0.9 if shown else 0.5, 0.085 * max(len(line) for x in heads for line in x.split("\n")))
+    longest, lines = max(len(line) for x in heads for line in x.split("\n")), max(x.count("\n") + 1 for x in heads)
+    upright = len(columns) > MOST_HEADS
+    column = max(0.55 if shown else 0.4, 0.2 * lines) if upright else max(0.9 if shown else 0.5, 0.085 * longest)
     row = 0.26 if len(rows) <= 40 else 0.17
     width = max(5.0, 0.8 + 0.08 * max(map(len, rows)) + column * len(columns))
-    height = 1.2 + 0.18 * max(x.count("\n") + 1 for x in heads) + row * len(rows)
+    height = 1.2 + (0.085 * longest if upright else 0.18 * lines) + row * len(rows)
     drawing = Figure(figsize=(width, height), layout="constrained")
     axes = drawing.subplots()
     low, high = _limits(values)
     mesh = axes.pcolormesh(values, cmap=sequential(), vmin=low, vmax=high, edgecolors="none", linewidth=0)
     axes.set_yticks(np.arange(len(rows)) + 0.5, labels=_plain(rows), fontsize=9 if len(rows) <= 40 else 7)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, labels=_plain(heads))
+    turned: dict[str, Any] = {"rotation": 90, "ha": "left", "va": "center", "rotation_mode": "anchor"} if upright else {}
+    axes.set_xticks(np.arange(len(columns)) + 0.5, labels=_plain(heads), **turned)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.grid(visible=False)

@@ -19,8 +19,8 @@ VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
 VARIABLES |= {colour: f"var(--s{k})" for k, colour in enumerate(SERIES, 1)}
 
 DPI = 150
-READABLE = 480
-"""Pixels below which a chart does not shrink with the page: narrower, its box scrolls."""
+READABLE, SHRINK = 480, 0.72
+"""Pixels, and the part of its own width, below which a chart does not shrink with the page: narrower, its box scrolls."""
 
 
 class Drawn(NamedTuple):
@@ -64,7 +64,7 @@ def for_page(svg: str, figure: Figure) -> str:
         f'<{tag} id="{figure.name}-{tag}">{escape(text.replace("`", ""))}</{tag}>'
         for tag, text in (("title", figure.title), ("desc", figure.words))
     )
-    size = f"width:100%;min-width:{min(width, READABLE):.0f}px;max-width:{width:.0f}px"
+    size = f"width:100%;min-width:{max(min(width, READABLE), SHRINK * width):.0f}px;max-width:{width:.0f}px"
     return (
         f'<svg class="chart" role="img" aria-labelledby="{figure.name}-title {figure.name}-desc" width="{width:.0f}" '
         f'height="{height:.0f}" {box[0]} style="{size}" xmlns:xlink="http://www.w3.org/1999/xlink">{words}{inside.strip()}'
