@@ -63,7 +63,7 @@ def paths(content: Mapping[str, Any]) -> Figure:
     """Loss on the way from the first model to each other one."""
     lines = {row["file"]: (row["path"]["fractions"], row["path"]["loss"]) for row in content["networks"]}
     said = ", ".join(f"to {row['file']} {row['barrier']:.3g}" for row in content["networks"])
-    words = f"Cross entropy on {content['data']} between {content['reference']} and each other model. Barriers in nats: {said}."
+    words = f"Cross entropy between {content['reference']} and each other model. Barriers in nats: {said}."
     return Figure("paths", "Loss on the straight line", words, partial(charts.paths, lines, content["reference"]))
 
 

@@ -37,6 +37,9 @@ from npmerge.reports.progress import Advance
 POINTS = 11
 """Networks on each path, both ends included."""
 
+MOST_EXAMPLES = 1_000
+"""Examples that paths and correlations are measured on at most, since each path takes as long as eleven evaluations."""
+
 RESULT, AVERAGE, UNALIGNED, ANEW = "merged", "plain average", "average without alignment", "merged, statistics anew"
 """What rows are called that are no model's."""
 
@@ -185,6 +188,7 @@ def evaluation(networks: Networks, examples: Examples, *, held_out: bool) -> dic
 
 def alignment(networks: Networks, examples: Examples | None) -> dict[str, Any]:
     """What the alignment of the recipe brought, as `npmerge align` tells it."""
+    examples = None if examples is None else some(examples)
     network, data = networks.network, None if examples is None else Data(Path(examples.name), "", examples)
     sample = _sample(networks, examples)
     networks.advance("checking that the function is preserved")
@@ -201,13 +205,11 @@ def alignment(networks: Networks, examples: Examples | None) -> dict[str, Any]:
     )
     rows = [row_of(name, k, measured) for k, name in enumerate(networks.all_names[1:])]
     method = networks.recipe.align.method  # type: ignore[union-attr]
-    return {
-        "method": method,
-        "data": data and examples and examples.name,
-        "verify": verified,
-        "networks": rows,
-        "reference": networks.all_names[0],
-    }
+    told = {"method": method, "reference": networks.all_names[0], "verify": verified, "networks": rows}
+    measured_on = (
+        {"data": None, "examples": 0} if examples is None else {"data": examples.name, "examples": len(examples.inputs)}
+    )
+    return told | measured_on
 
 
 def _sample(networks: Networks, examples: Examples | None) -> np.ndarray:
@@ -230,14 +232,22 @@ def _paths(networks: Networks, models: list[PyTree], data: Data) -> list[LossPat
     return [path_to(networks.network, (models[0], x), data, POINTS, lambda: None) for x in models[1:]]
 
 
+def some(examples: Examples) -> Examples:
+    """All of them, or a thousand that are drawn at random, in their order."""
+    count = len(examples.inputs)
+    chosen = np.random.default_rng(0).permutation(count)[:MOST_EXAMPLES]
+    return examples if count <= MOST_EXAMPLES else examples.take(np.sort(chosen))
+
+
 def paths(networks: Networks, examples: Examples) -> dict[str, Any]:
     """Loss on the straight line from the first model to each other one, where the recipe does not align."""
+    examples = some(examples)
     data = Data(Path(examples.name), "", examples)
     found = _paths(networks, networks.stored, data)
     rows = [
         {"file": name, "barrier": x.barrier, "path": points_of(x)} for name, x in zip(networks.names[1:], found, strict=True)
     ]
-    return {"data": examples.name, "reference": networks.names[0], "networks": rows}
+    return {"data": examples.name, "examples": len(examples.inputs), "reference": networks.names[0], "networks": rows}
 
 
 def statistics(networks: Networks, examples: Examples | None) -> dict[str, Any]:

@@ -69,17 +69,23 @@ def _lead(content: Content) -> str:
 
 
 def _verdict(found: Content) -> str:
-    """Whether the result is better than the average, as far as the examples tell."""
-    gain = interval(found["rows"][AVERAGE]["gain"])
+    """Whether the result is better than the average and the best model, as far as the examples tell."""
+    rows = found["rows"]
+    best = max(found["models"], key=lambda name: rows[name]["accuracy"]["value"])
+    others = {"their plain average": AVERAGE, f"{best}, the most accurate of them": best}
+    said = [_compared(interval(rows[name]["gain"]), called) for called, name in others.items()]
+    return f"It is {said[0]}, and {said[1]}."
+
+
+def _compared(gain: Interval, called: str) -> str:
+    """In points, with the interval if it does not hold zero."""
     if not gain.value:
-        return "It is exactly as accurate as their plain average."
-    sure = "" if gain.low > 0 or gain.high < 0 else ", which these examples do not tell from none"
-    return f"It is {_points(gain)} {'more' if gain.value > 0 else 'less'} accurate than their plain average{sure}."
-
-
-def _points(gain: Interval) -> str:
-    low, high = sorted((abs(gain.low), abs(gain.high))) if gain.low * gain.high > 0 else (gain.low, gain.high)
-    return f"{100 * abs(gain.value):.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+        return f"exactly as accurate as {called}"
+    amount, how = f"{100 * abs(gain.value):.1f} points", "more" if gain.value > 0 else "less"
+    if gain.low <= 0 <= gain.high:
+        return f"{amount} {how} accurate than {called}, which may be chance"
+    low, high = sorted((abs(gain.low), abs(gain.high)))
+    return f"{amount} ({100 * low:.1f} to {100 * high:.1f}) {how} accurate than {called}"
 
 
 def _headlines(content: Content, history: Mapping[str, Any] | None) -> tuple[Headline, ...]:
@@ -261,12 +267,22 @@ def _alignment(content: Content) -> Section:
     from npmerge.commands import align_page  # imports JAX
 
     networks = found["networks"]
+    on = f" Correlation and loss are measured on {_examples(found)}{_anew(content)}." if found["data"] else ""
     words = (
         f"By {found['method']}, to the units of {found['reference']}; before -> after. A random element of every node's group "
-        f"moves the outputs by {found['verify']:.1e} of the largest: below 1e-5 the traced graph is right."
+        f"moves the outputs by {found['verify']:.1e} of the largest: below 1e-5 the traced graph is right.{on}"
     )
     table = Table(align_page.HEADER, tuple(align_page.cells_of(x) for x in networks))
     return section(TITLES["alignment"], words, _earlier(content, "alignment"), table, *align_page.figures(networks))
+
+
+def _anew(content: Content) -> str:
+    """What is done at every network of a path, where there is BatchNorm."""
+    return ", statistics of BatchNorm re-estimated from them for every network" if content["statistics"] else ""
+
+
+def _examples(found: Content) -> str:
+    return f"{plural(found['examples'], 'example')} of {found['data']}"
 
 
 def _paths(content: Content) -> Section:
@@ -275,7 +291,9 @@ def _paths(content: Content) -> Section:
         return section("")
     rows = tuple((x["file"], f"{x['barrier']:.4g}", f"{max(x['path']['loss']):.4g}") for x in found["networks"])
     table = Table((f"from {found['reference']} to", "barrier (nats)", "highest loss"), rows)
-    words = "The barrier is the most that the loss rises above the line between its ends."
+    words = (
+        f"On {_examples(found)}{_anew(content)}. The barrier is the most that the loss rises above the line between its ends."
+    )
     return section(TITLES["paths"], words, _earlier(content, "paths"), figures.paths(found), table)
 
 

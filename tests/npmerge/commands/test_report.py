@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from npmerge.checkpoint import load_network, save_network
 from npmerge.cli import app
 from npmerge.commands.report_judged import Judged, interval, judged, rows_of
+from npmerge.commands.report_networks import some
 from npmerge.learning.data import Examples
 from npmerge.models import Mlp, Vgg, build
 from npmerge.reports.style import Drawn
@@ -240,7 +241,7 @@ def test_a_network_of_the_user_with_a_base(here, monkeypatch):
     assert content["alignment"]["reference"] == "base" and not content["left_out"]
     gain = content["evaluation"]["rows"]["plain average"]["gain"]
     assert gain["value"] == 0  # base + 1/2 (one - base) + 1/2 (two - base)
-    assert "It is exactly as accurate as their plain average." in words
+    assert "It is exactly as accurate as their plain average, and" in words
     assert "these are the examples that the models were aligned by" in words
     assert content["pairs"]["base"] == "base.safetensors" and ["one.safetensors and two.safetensors", "w"] in [
         x[:2] for x in rows
@@ -266,6 +267,14 @@ def test_examples_of_several_predictions_count_once():
     np.testing.assert_allclose(
         found.loss, np.take_along_axis(expected, labels[..., None], -1)[..., 0].mean(1), rtol=1e-5, atol=1e-6
     )
+
+
+def test_paths_are_measured_on_a_thousand_examples_at_most():
+    few, many = Examples("few", np.arange(1_000), None), Examples("many", np.arange(2_500), np.arange(2_500))
+    assert some(few) is few
+    found = some(many)
+    assert len(set(found.inputs)) == len(found.targets) == 1_000 and (np.diff(found.inputs) > 0).all()
+    assert found.inputs.max() > 2_400 and np.array_equal(found.inputs, found.targets)
 
 
 def test_statistics_of_batch_norm(here):
