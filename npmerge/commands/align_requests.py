@@ -19,6 +19,9 @@ MERGED = "merged.safetensors"
 SIZES = "merged-*.safetensors"
 """Files of the networks of other sizes."""
 
+ACCURACY = "accuracy.png"
+"""What is drawn of networks whose accuracy is known."""
+
 FIGURES = ("correlation.png", "barrier.png")
 """What an alignment may draw."""
 

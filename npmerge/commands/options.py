@@ -156,6 +156,28 @@ MergeDistributed = Annotated[
     ),
 ]
 
+MergeReport = Annotated[
+    bool,
+    typer.Option("--report", help="Also write report.html and report.md: what was merged and what came of it."),
+]
+
+# npmerge report
+ReportFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The folder of a merge, or one that npmerge align or compare has written.")
+]
+ReportData = Annotated[
+    Path | None,
+    typer.Option(
+        help="Examples to measure on, as for npmerge evaluate: an .npz file, a folder of images, or text; by default those "
+        "that the recipe holds out."
+    ),
+]
+ReportBase = Annotated[
+    Path | None,
+    typer.Option(help="The model that all were fine-tuned from, where the recipe names none; by default its base."),
+]
+ReportOut = Annotated[Path | None, typer.Option(help="Folder for the report; by default DIR itself.")]
+
 # npmerge inspect
 InspectPath = Annotated[
     Path,

@@ -15,7 +15,6 @@ from npmerge.evaluate import LogitEnsemble, evaluate
 from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
 from npmerge.least_squares.solve import LeastSquares
 from npmerge.models import WithWidths, example
-from npmerge.reports.figures import size_figure
 from npmerge.reports.folder import REPORT
 from npmerge.reports.numbers import plural
 from npmerge.reports.progress import stage
@@ -70,7 +69,7 @@ class _Run:
         for (name, found), point in zip(networks.items(), points, strict=True):
             config = WithWidths.of(self.parents.config, found.widths)
             files[name] = File(config, found.variables, {"pleas": pleas_page.provenance(content, point)})
-        return Made(files, content, {"size": size_figure(points, levels, budget)} if drawn else {})
+        return Made(files, content)
 
     @property
     def others(self) -> dict[float, str]:

@@ -112,6 +112,11 @@ def check_apart(train: Examples, held_out: Examples) -> None:
         )
 
 
+def common(examples: Examples, others: Examples) -> int:
+    """How many of the inputs are among others."""
+    return int(np.isin(_keys(examples), _keys(others)).sum())
+
+
 def whole(batches: list[tuple]) -> list[tuple]:
     """Without a smaller batch at the end, which would count as much as the others in statistics of BatchNorm."""
     return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches

@@ -45,8 +45,14 @@ def _nearest(path: Path) -> str:
     return f": the nearest is {near[0]!r}" if near else ""
 
 
-def parse_recipe(text: str, file: str = "recipe") -> tuple[Recipe, ...]:
-    """As `load_recipe`, of a recipe's text; `file` is what errors call it."""
+def parse_recipe(text: str, file: str = "recipe", *, there: bool = True) -> tuple[Recipe, ...]:
+    """As `load_recipe`, of a recipe's text.
+
+    Args:
+        text: of the recipe.
+        file: what errors call it.
+        there: whether the models that it names must be there.
+    """
     recipes = []
     for document, content in read_documents(text, file):
         recipe = validated(Recipe, content, document)
@@ -56,7 +62,7 @@ def parse_recipe(text: str, file: str = "recipe") -> tuple[Recipe, ...]:
     if not recipes:
         raise ValueError(f"{file}: expected a recipe, got an empty file")
     _check_names(recipes)
-    for recipe in recipes:
+    for recipe in recipes if there else ():
         _check_references(recipe, [other.name for other in recipes if other.name])
     return _in_order(recipes)
 

@@ -17,6 +17,7 @@ from npmerge.commands import align_run
 from npmerge.commands.align_inputs import read_data
 from npmerge.commands.align_requests import request_of
 from npmerge.models import Mlp, Vgg, WithWidths, build
+from npmerge.reports.folder import REPORT
 
 CONFIG = Mlp(inputs=6, hidden=(8, 5), classes=3)
 RNG = np.random.default_rng(0)
@@ -69,7 +70,7 @@ def test_at_the_full_budget_it_is_the_ensemble(folder, ran):
 
 
 def test_the_folder_holds_the_network_its_report_and_the_figure(folder, ran):
-    files = {"merged.safetensors", "merged-1.safetensors", "report.md", "summary.json", "size.png"}
+    files = {"merged.safetensors", "merged-1.safetensors", *REPORT, "size.png"}
     assert ran.files == set(ran.summary["written"]) == files
     small = load_network(folder / "out" / "merged-1.safetensors")
     assert (
@@ -83,7 +84,7 @@ def test_the_folder_holds_the_network_its_report_and_the_figure(folder, ran):
     rows = {row["node"]: [row[key] for key in ("old", "merged", "separate", "new")] for row in ran.summary["nodes"]}
     assert rows == {"params/layers/0": [8, 0, 8, 16], "params/layers/1": [5, 0, 5, 10]}
     assert "| params/layers/0 | 8 | 0 | 8 | 16 |" in ran.report
-    assert "![size](size.png)" in ran.report
+    assert "](size.png)" in ran.report
     assert "sequential least squares on 96 examples of data.npz" in ran.stdout
 
 
@@ -110,7 +111,7 @@ def test_one_size_alone_is_merged_unless_more_are_asked_for(folder, ran, monkeyp
 def test_without_data_units_are_matched_by_weights_and_that_is_said(folder):
     ran = pleas(folder, "--budget", "1", out="alone")
     assert load_network(folder / "alone" / "merged.safetensors")[0] == CONFIG
-    assert ran.files == {"merged.safetensors", "report.md", "summary.json"}
+    assert ran.files == {"merged.safetensors", *REPORT}
     assert "Units matched by their weights" in ran.report
     again = pleas(folder, "--budget", "1", "--force", out="alone")
     assert again.summary["cost"] == ran.summary["cost"] == 1

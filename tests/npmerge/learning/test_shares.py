@@ -4,8 +4,7 @@ import numpy as np
 
 from npmerge import PerLayer, PerModel, PerTensor
 from npmerge.checkpoint import save_network
-from npmerge.learning.figures import coefficient_figure, share_figure
-from npmerge.learning.shares import Shares, collapsed, names_of
+from npmerge.learning.shares import collapsed, names_of
 from npmerge.models import build
 from tests.npmerge.learning.digits import CONFIG, learn, merge, recipe
 
@@ -43,18 +42,3 @@ def test_a_collapse_is_told_with_the_name_of_the_file_and_what_a_recipe_can_do(h
         text = recipe(learn=block).replace("b.safetensors", "c.safetensors")
         said.append("Warning: the mean share of a.safetensors has" in (merge(here, f"{steps}", text) / "report.md").read_text())
     assert said == [False, True]
-
-
-def test_two_models_that_add_up_to_one_are_drawn_as_one_curve():
-    shares = Shares(["a", "b"], np.array([[0.25, 0.75], [0.4, 0.6]]))
-    assert [line.get_label() for line in share_figure(shares, ["x", "y"]).axes[0].lines][:1] == ["y"]
-    free = Shares(["a", "b"], np.array([[0.25, 0.3], [0.4, 0.6]]))
-    assert [line.get_label() for line in share_figure(free, ["x", "y"]).axes[0].lines][:2] == ["x", "y"]
-
-
-def test_a_few_coefficients_are_counted_on_a_linear_scale():
-    few = {"a": np.array([[0.25], [0.75]]), "b": np.array([[0.4], [0.6]])}
-    (axes,) = coefficient_figure(few, ["x", "y"]).axes
-    assert (axes.get_yscale(), [text.get_text() for text in axes.get_legend().get_texts()]) == ("linear", ["y"])
-    (axes,) = coefficient_figure({"a": np.full((2, 200), 0.3)}, ["x", "y"]).axes
-    assert (axes.get_yscale(), [text.get_text() for text in axes.get_legend().get_texts()]) == ("log", ["x", "y"])
