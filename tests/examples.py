@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import alignment
 import npmerge as nm
@@ -28,6 +29,8 @@ def check(name: str, thing: object) -> None:
     """Run the example of one docstring, with the names that people have after the README's imports."""
     found = doctest.DocTestParser().get_doctest(inspect.getdoc(thing) or "", dict(NAMES), name, None, None)
     assert found.examples, f"{name} has no example: write one under `Example:` in its docstring"
+    if any("import torch" in example.source for example in found.examples):
+        pytest.importorskip("torchax", reason="the example needs PyTorch")
     said: list[str] = []
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     failed = doctest.DocTestRunner(optionflags=flags).run(found, out=said.append).failed

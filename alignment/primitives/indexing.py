@@ -42,13 +42,13 @@ def _unstack(terms: Terms, eqn: Equation) -> list[Axes]:
 
 @rule("split")
 def _split(terms: Terms, eqn: Equation) -> list[Axes]:
-    along, value, stop = eqn.params["axis"], eqn.ins[0], 0
-    out = []
+    along, value = eqn.params["axis"], eqn.ins[0]
+    starts, limits = [0] * len(value.shape), list(value.shape)
+    pieces, stop = list[Axes](), 0
     for width in map(int, eqn.params["sizes"]):
-        start, stop = stop, stop + width
-        piece = _window(terms, value.axes[along], value.shape[along], start, stop)
-        out.append((*value.axes[:along], piece, *value.axes[along + 1 :]))
-    return out
+        starts[along], limits[along] = stop, (stop := stop + width)
+        pieces.append(_sliced(terms, value, starts, limits, [1] * len(starts)))
+    return pieces
 
 
 @rule("top_k", "approx_top_k")

@@ -10,6 +10,14 @@ from jax.extend.core import Jaxpr
 LIBRARY = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep, os.sep + "lib" + os.sep + "python3")
 ACTIVATIONS = f"{os.sep}jax{os.sep}_src{os.sep}nn{os.sep}"
 HERE = Path(__file__).resolve().parent
+MACHINERY = [f"{os.sep}jax{os.sep}", f"{HERE.parent}{os.sep}"]
+"""Parts of the paths of files that run networks rather than being one; `hide` adds to them."""
+
+
+def hide(folder: Path) -> None:
+    """Let no pin be told by a line of what lies in this folder."""
+    if (part := f"{folder}{os.sep}") not in MACHINERY:
+        MACHINERY.append(part)
 
 
 def in_library(jaxpr: Jaxpr) -> bool:
@@ -29,10 +37,9 @@ def in_activation(info: Any) -> bool:
 
 def source_line(info: Any) -> str:
     """The innermost line of the user's own code behind an equation, as "folder/file.py:12 (function)"; "" if unknown."""
-    frames = list(_frames(info))
+    frames = [f for f in _frames(info) if not any(part in f.file_name for part in MACHINERY)]
     own = [f for f in frames if not any(part in f.file_name for part in LIBRARY)]
-    others = [f for f in frames if f"{os.sep}jax{os.sep}" not in f.file_name]  # of another library: better than nothing
-    for frame in [*own, *others]:
+    for frame in [*own, *frames]:  # of another library: better than nothing
         path = Path(frame.file_name)
         return f"{path.parent.name}/{path.name}:{frame.line_num} ({frame.function_name.rpartition('.')[2]})"
     return ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from alignment.graph import PyTree
@@ -56,6 +57,11 @@ class Architecture(ABC):
     @abstractmethod
     def paths(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Where tensors stand among the variables."""
+
+    def check(self, variables: PyTree, inputs: Any) -> None:
+        """Raise what the network raises where it does not take these inputs; nothing is computed."""
+        jax.eval_shape(self.forward, variables, inputs)
+        jax.eval_shape(self.apply, variables, inputs)
 
     @property
     def forward(self) -> Apply:

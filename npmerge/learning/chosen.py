@@ -13,9 +13,12 @@ from npmerge.learning.architectures import Architecture
 from npmerge.learning.known_networks import Known
 from npmerge.learning.members import Tensors
 from npmerge.learning.named_values import hashable
+from npmerge.learning.torch_modules import is_torch, torch_network
 from npmerge.learning.user_code import check_arguments, user_network
 from npmerge.models import MODELS, Config
 from npmerge.recipe.named import Named
+
+OTHERS = "module:function, torch:module:function or hf"
 
 
 def architecture_of(
@@ -32,6 +35,8 @@ def architecture_of(
     Raises:
         ValueError: unknown names, arguments that the architecture does not take, and tensors that no known one has.
     """
+    if given is not None and is_torch(given):
+        return torch_network(given, tensors, reference.config if config is None else config)
     if given is not None and ":" in given.name:
         return user_network(given)
     if given is None or not given.arguments:
@@ -45,7 +50,7 @@ def architecture_of(
         return Known(config_of(tensors, config, source=reference.name))
     kind = {x.__name__: x for x in MODELS}.get(given.name)
     if kind is None:
-        raise ValueError(unknown("architecture", given.name, [x.__name__ for x in MODELS]) + ", or module:function")
+        raise ValueError(unknown("architecture", given.name, [x.__name__ for x in MODELS]) + f", {OTHERS}")
     check_arguments(given.name, arguments, [f.name for f in dataclasses.fields(kind)])  # type: ignore[arg-type]
     if own:
         return Known(kind(**arguments), own=True)

@@ -90,8 +90,7 @@ def check_takes(network: Architecture, variables: PyTree, examples: Examples) ->
         return
     inputs = examples.inputs[:2]
     try:
-        jax.eval_shape(network.forward, variables, inputs)
-        jax.eval_shape(network.apply, variables, inputs)
+        network.check(variables, inputs)
     except Exception as error:  # whatever it is that the network raises
         shape = ", ".join(map(str, ("examples", *inputs.shape[1:])))
         got = f"inputs of the shape ({shape}) and dtype {inputs.dtype}"

@@ -153,6 +153,18 @@ def the_middle_of_heads(v, x):
     return heads(v, x).reshape(3, 15)[:, 2:12] @ v["o"]
 
 
+def split_into_thirds(v, x):
+    """Queries, keys and values of one kernel, as ViTs of timm have them."""
+    q, k, y = (jnp.squeeze(part, 1) for part in jax.lax.split(heads(v, x), (1, 1, 1), axis=1))
+    return jnp.einsum("bd,cd->bc", q, k) @ jnp.tanh(y) @ v["o"]
+
+
+def split_in_two_parts(v, x):
+    """Of which one holds two places, which stay together."""
+    two, one = jax.lax.split(heads(v, x), (2, 1), axis=1)
+    return (jnp.tanh(two).sum(1) + jnp.squeeze(one, 1)) @ v["o"]
+
+
 PROGRAMS = {
     times_reversed: {"w": (4, 3, 5), "o": (3, 5, 2)},
     plus_running_sum: {"w": (4, 3, 5), "o": (3, 5, 2)},
@@ -178,6 +190,8 @@ PROGRAMS = {
     the_largest_by_index: {"w": (4, 5), "o": (5, 2)},
     its_bits: {"w": (4, 5), "o": (5, 2)},
     the_middle_of_heads: {"w": (4, 3, 5), "o": (10, 2)},
+    split_into_thirds: {"w": (4, 3, 5), "o": (5, 2)},
+    split_in_two_parts: {"w": (4, 3, 5), "o": (5, 2)},
 }
 GROUPS = {
     summed_by_a_product: {5: "permutation"},
@@ -208,6 +222,12 @@ def test_the_largest_group_is_found(program):
     variables = {name: data(*shape, seed=k) for k, (name, shape) in enumerate(PROGRAMS[program].items())}
     found = alignment.trace(jax.jit(program), variables, X).nodes.values()
     assert {node.size: node.group for node in found} == GROUPS[program]
+
+
+def test_places_that_a_split_takes_apart_have_nodes_of_their_own():
+    variables = {name: data(*shape) for name, shape in PROGRAMS[split_into_thirds].items()}
+    found = alignment.trace(split_into_thirds, variables, X).nodes.values()
+    assert sorted((node.size, node.group) for node in found) == [(5, "linear"), (5, "permutation")]
 
 
 def test_a_squared_norm_is_not_where_features_are_read():
