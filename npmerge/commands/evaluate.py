@@ -101,8 +101,9 @@ def _metrics(request: Request, name: str) -> Metrics:
         _check_labelled(examples, network, variables)
         return evaluate(network.apply, variables, examples.batches(request.batch_size))
     except ValueError as error:
-        of_data = str(error).startswith(str(request.data))
-        raise ValueError(str(error) if of_data else f"{name}: {error}") from None
+        if not str(error).startswith(str(request.data)):
+            raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{error} (for {name})" if len(request.models) > 1 else str(error)) from None
 
 
 def _check_labelled(examples: Examples, network: Architecture, variables: PyTree) -> None:

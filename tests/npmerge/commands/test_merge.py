@@ -247,7 +247,7 @@ def test_an_earlier_result_is_replaced_only_if_asked(folder: Path) -> None:
     [
         (("linear.yml", "m1"), "exists and is not empty"),
         (("linear.yml", "m1/out"), "the output m1/out and the input m1 lie one in the other"),
-        (("none.yml", "out"), "the recipe cannot be read"),
+        (("none.yml", "out"), "none.yml: no such recipe"),
         (("linear.yml", "out", "--memory-budget", "much"), "--memory-budget must be a number of bytes such as 64MB"),
         (("linear.yml", "out", "--out-shard-size", "0"), "--out-shard-size must be a number of bytes"),
         (("linear.yml", "out", "--num-threads", "0"), "--num-threads must be 1 or more, got 0"),

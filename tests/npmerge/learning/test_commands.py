@@ -38,6 +38,7 @@ def test_evaluate_measures_each_model(here):
         (("c.safetensors", "--data", "test.npz"), "c.safetensors: no such file"),
         (("a.safetensors", "--data", "tset.npz"), "^tset.npz: no such file"),
         (("a.safetensors", "--data", "bare.npz"), "^bare.npz has no 'labels': it holds inputs$"),
+        (("a.safetensors", "b.safetensors", "--data", "bare.npz"), r"^bare.npz has .* it holds inputs \(for a.safetensors\)$"),
         (
             ("a.safetensors", "--data", "wide.npz"),
             r"^wide.npz: inputs must have the shape \(examples, 64\), got \(2, 3, 8, 8\); im",
