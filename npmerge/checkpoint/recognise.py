@@ -75,13 +75,14 @@ def _recognised(shapes: Mapping[str, Any], described: Mapping[str, Any], source:
         for known in NAMED:
             if kind in known.types:
                 return known
-        raise CheckpointError(source, unknown("model_type", kind, [x for known in NAMED for x in known.types]))
+        others = "; recipes take hf as the architecture of others"
+        raise CheckpointError(source, unknown("model_type", kind, [x for known in NAMED for x in known.types]) + others)
     for known in NAMED:
         if all(any(re.fullmatch(mark, name) for name in shapes) for mark in known.marks):
             return known
     classes = ", ".join(known.config.__name__ for known in NAMED)
     begin = ", ".join(list(shapes)[:3])
-    own = "recipes and commands take module:function as the architecture of others"
+    own = "recipes and commands take hf, torch:module:function or module:function as the architecture of others"
     if any(name.startswith(("params/", "batch_stats/")) for name in shapes):
         own = "these are paths of variables: npmerge.checkpoint.load_network reads what save_network wrote, load what save did"
     if "inputs" in shapes:

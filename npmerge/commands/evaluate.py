@@ -35,7 +35,7 @@ class Request:
     Attributes:
         models: as recipes name them.
         data: an .npz, a folder of images or text.
-        architecture: a name or module:function; None to tell it by the tensors.
+        architecture: a name, hf, torch:module:function or module:function; None to tell it by the tensors.
         batch_size: examples at a time.
         as_json: whether it is for programs.
     """

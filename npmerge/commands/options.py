@@ -199,7 +199,7 @@ EvaluateData = Annotated[
 EvaluateArchitecture = Annotated[
     str | None,
     typer.Option(
-        help="One of npmerge.models, such as ResNetCifar, or module:function of your own that returns the network; by default "
+        help="One of npmerge.models, such as ResNetCifar, hf, torch:module:function or module:function of your own; by default "
         "what the tensors and config.json tell."
     ),
 ]
