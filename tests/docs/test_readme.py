@@ -97,7 +97,10 @@ def test_files_of_networks_are_aligned(session, tmp_path, monkeypatch):
 
 
 def test_the_commands_are_the_ones_that_ci_runs():
-    assert blocks("README")["commands"].splitlines() == ["pip install -e . && npmerge demo", 'pip install -e ".[test]" && pytest']
+    assert blocks("README")["commands"].splitlines() == [
+        "pip install -e . && npmerge demo",
+        'pip install -e ".[test]" && pytest',
+    ]
 
 
 def test_every_extra_is_told():
