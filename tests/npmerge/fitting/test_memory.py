@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_refused_with_three_remedies():
     message = str(error.value)
     state = found.models + found.theta + found.moments + max(found.merged + found.gradient, found.update)
     for remedy in (
-        f"1. shard the features (shard=\"features\") over several devices, which divides {state / 1e6:.3g} MB by",
+        f'1. shard the features (shard="features") over several devices, which divides {state / 1e6:.3g} MB by',
         "2. models in bfloat16",
         "mu_dtype=jnp.bfloat16",
         "optax.adafactor",

@@ -39,7 +39,8 @@ def test_sums_over_nothing_and_their_bytes_are_those_of_a_batch(bias):
 
 
 @pytest.mark.parametrize(
-    ("missing", "targets", "relative"), [(1.0, 4.0, 0.5), (0.0625, 0.25, 0.5), (9.0, 4.0, 1.5), (0.0, 0.0, 0.0), (0.5, 0.0, 1.0)]
+    ("missing", "targets", "relative"),
+    [(1.0, 4.0, 0.5), (0.0625, 0.25, 0.5), (9.0, 4.0, 1.5), (0.0, 0.0, 0.0), (0.5, 0.0, 1.0)],
 )
 def test_the_relative_error_is_defined_where_there_are_no_targets(missing, targets, relative):
     assert Errors(missing, targets).relative() == relative
