@@ -43,9 +43,9 @@ class Stack(NamedTuple):
     def __repr__(self) -> str:
         """What it holds in a line: all numbers of all models would fill pages."""
         shapes = [tuple(getattr(x, "shape", ())) for x in jax.tree.leaves(self.params)]
-        models, count = max((shape[:1] for shape in shapes), default=())[:1] or (0,), sum(math.prod(s[1:]) for s in shapes)
+        models, count = max((shape[0] for shape in shapes if shape), default=0), sum(math.prod(s[1:]) for s in shapes)
         base = "no base" if self.base is None else "a base"
-        return f"Stack({models[0]} models of {len(shapes)} tensors and {count:,} parameters each, {base})"
+        return f"Stack({models} models of {len(shapes)} tensors and {count:,} parameters each, {base})"
 
 
 def check_is_stack(stack: Any) -> None:

@@ -45,6 +45,7 @@ FOLLOW = {  # features h of n units -> features, or one number
     "mean_of_scaled": lambda h, n: scaled(h, 1 / n).sum(-1, keepdims=True),
     "mean_by_dot": lambda h, n: h @ jnp.full((n, 1), 1 / n),
     "mean_by_ones": lambda h, n: h @ jnp.ones((n, 1)) / n,
+    "mean_by_ones_of_scaled": lambda h, n: scaled(h, 1 / n) @ jnp.ones((n, 1)),
     "mean_by_array": lambda h, n: (h @ (jnp.ones(n) / n))[:, None],
     "mean_of_two_axes": lambda h, n: like((h.sum(-1).sum(0) / (len(X) * n)).reshape(1, 1), h[:, :1]),
     "mean_of_two_axes_at_once": lambda h, n: like((h.sum((0, 1)) / (len(X) * n)).reshape(1, 1), h[:, :1]),
@@ -65,6 +66,7 @@ FOLLOW = {  # features h of n units -> features, or one number
     "log_mean_exp": lambda h, n: jax.nn.logsumexp(h, -1, keepdims=True) - jnp.log(jnp.float32(n)),
     "softmax_of_mean_one": lambda h, n: softmax(h) * n,
     "harmonic_mean": lambda h, n: n / (1 / (jnp.abs(h) + 1)).sum(-1, keepdims=True),
+    "mean_of_four_neighbours": lambda h, n: jax.lax.reduce_window(h, 0.0, jax.lax.add, (4, 1), (1, 1), "SAME") / 4,
     "gram": lambda h, n: (jnp.einsum("bi,bi->b", h, h) / n)[:, None],
 }
 ROOT = {  # as long as the root of n is no whole number
