@@ -76,7 +76,13 @@ def repeated(names: Iterable[str]) -> str | None:
 def check_count(name: str, value: Any, least: int = 1) -> None:
     """Unless `value` is an integer, `least` or more."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer of {least} or more, got {value!r}")
+        raise ValueError(f"{name} must be an integer of {least} or more, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value as it is written, or its kind where that is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else kind_of(value)
 
 
 def check_finite_number(name: str, value: Any) -> None:

@@ -149,6 +149,7 @@ class Graph:
         shapes: the shape of each leaf by path.
         lookups: for each weight, where its rows are looked up by numbers of the data.
         inputs: the shape of each array of the inputs that were traced.
+        dtypes: the dtype of each of those.
 
     Example:
         >>> apply = lambda v, x: jnp.tanh(x @ v["up"] + v["bias"]) @ v["down"]
@@ -177,6 +178,7 @@ class Graph:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     lookups: Sequence[Lookup] = ()
     inputs: Sequence[tuple[int, ...]] = ()
+    dtypes: Sequence[str] = ()
 
     def touching(self, node: str) -> dict[str, list[int]]:
         """The axes that carry a node: path -> axis numbers."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from alignment.checks import channels_first
+from alignment.called import note_of
 from alignment.graph import PyTree, flatten, path_name
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat", "remat2"}
@@ -121,9 +121,7 @@ def closed_program(apply: Callable[..., PyTree], variables: PyTree, inputs: tupl
     try:
         closed, returned = jax.make_jaxpr(checked, return_shape=True)(variables, *inputs)
     except Exception as error:  # the function's own: it comes through as it is
-        shapes = [np.shape(x) for x in jax.tree.leaves(inputs)]
-        called = f"raised by apply(variables, inputs), on inputs of shape {', '.join(map(str, shapes))}"
-        error.add_note(f"{called}{channels_first(shapes)}")
+        error.add_note(note_of(error, apply, variables, inputs))
         raise
     if not closed.jaxpr.outvars:
         raise ValueError("apply must return arrays, got none")

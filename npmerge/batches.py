@@ -1,6 +1,7 @@
 """Arrays as batches: in order for measuring, shuffled without end for learning; and what a batch must be."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,12 +17,13 @@ from npmerge.masks import check_mask
 Data = Shaped[Array | np.ndarray, "n ..."]
 
 
-def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
+def in_order(inputs: PyTree, targets: PyTree, size: int) -> list[tuple]:
     """All examples once, in order; the last batch may be smaller.
 
     Args:
-        inputs: (examples, ...).
-        targets: (examples, ...), of the same examples.
+        inputs: (examples, ...), or a tuple or dict of such arrays.
+        targets: of the same examples, likewise, such as `{"labels": labels, "weights": weights}` for a loss of your own; None
+            where there are none.
         size: how many examples a batch has.
 
     Raises:
@@ -32,19 +34,20 @@ def in_order(inputs: Data, targets: Data, size: int) -> list[tuple]:
         >>> [(inputs.shape, targets.tolist()) for inputs, targets in nm.in_order(x, labels, 2)]
         [((2, 2), [0, 1]), ((2, 2), [1, 0]), ((1, 2), [1])]
     """
-    _check(inputs, targets, size)
-    return [(inputs[k : k + size], targets[k : k + size]) for k in range(0, len(inputs), size)]
+    data, examples = _data(inputs, targets, size)
+    return [jax.tree.map(lambda x, k=k: x[k : k + size], data) for k in range(0, examples, size)]
 
 
-def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled":
+def shuffled(inputs: PyTree, targets: PyTree, size: int, *, seed: int) -> "Shuffled":
     """Batches of exactly `size` without end: one random order after another, cut without regard to its borders.
 
     Few examples thus fill large batches by repetition, and every example is seen equally often up to one. It is an iterator
     that goes on where it was left: fits that are to see the same batches take one each, of the same seed.
 
     Args:
-        inputs: (examples, ...).
-        targets: (examples, ...), of the same examples.
+        inputs: (examples, ...), or a tuple or dict of such arrays.
+        targets: of the same examples, likewise, such as `{"labels": labels, "weights": weights}` for a loss of your own; None
+            where there are none.
         size: how many examples a batch has.
         seed: of the orders.
 
@@ -57,8 +60,7 @@ def shuffled(inputs: Data, targets: Data, size: int, *, seed: int) -> "Shuffled"
         >>> [len(x) for x in seen], sorted(np.concatenate(seen).tolist())  # two orders of three examples
         ([2, 2, 2], [0, 0, 1, 1, 2, 2])
     """
-    _check(inputs, targets, size)
-    return Shuffled(inputs, targets, size, seed)
+    return Shuffled(*_data(inputs, targets, size), size, seed)
 
 
 class Shuffled(Iterator[tuple]):
@@ -66,16 +68,19 @@ class Shuffled(Iterator[tuple]):
 
     endless = "shuffled"
 
-    def __init__(self, inputs: Data, targets: Data, size: int, seed: int):
-        self.inputs, self.targets, self.size = inputs, targets, size
+    def __init__(self, data: tuple, examples: int, size: int, seed: int):
+        self.data, self.examples, self.size, self.seed = data, examples, size, seed
         self.rng = np.random.default_rng(seed)
         self.waiting = np.empty(0, np.int64)
 
     def __next__(self) -> tuple:
         while len(self.waiting) < self.size:
-            self.waiting = np.concatenate([self.waiting, self.rng.permutation(len(self.inputs))])
+            self.waiting = np.concatenate([self.waiting, self.rng.permutation(self.examples)])
         chosen, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
-        return self.inputs[chosen], self.targets[chosen]
+        return jax.tree.map(lambda x: x[chosen], self.data)
+
+    def __repr__(self) -> str:
+        return f"shuffled({self.examples} examples, {self.size} in a batch, seed={self.seed})"
 
     def get_state(self) -> dict[str, Any]:
         """Where it is, as JSON holds it."""
@@ -155,6 +160,16 @@ def check_inputs(network: tuple[Callable[..., PyTree], Graph, PyTree], inputs: P
         ) from error
 
 
+def warn_of_pixels(inputs: PyTree, *, stacklevel: int) -> None:
+    """Warn of inputs that are images of bytes; `stacklevel` of the caller's warning, as `warnings.warn` counts."""
+    if getattr(inputs, "dtype", None) == np.uint8 and np.ndim(inputs) > 2:
+        warnings.warn(
+            "inputs are uint8, numbers from 0 to 255: unless the network takes them so, divide by 255 and normalise as in "
+            "its training",
+            stacklevel=stacklevel + 1,
+        )
+
+
 def check_filled(batch: tuple) -> None:
     """Raise ValueError for a batch without examples."""
     for x in jax.tree.leaves(batch):
@@ -172,10 +187,20 @@ def check_pair(batch: object) -> None:
     """Raise ValueError unless a batch is a tuple `(inputs, targets)`."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         got = f"an array of shape {np.shape(batch)}" if hasattr(batch, "shape") else f"{type(batch).__name__}"
+        got += f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         raise ValueError(f"each batch must be a tuple (inputs, targets): got {got}; one batch alone is [(inputs, targets)]")
 
 
-def _check(inputs: Data, targets: Data, size: int) -> None:
-    if len(inputs) != len(targets) or len(inputs) == 0:
-        raise ValueError(f"inputs and targets must have one equal, positive length: got {len(inputs)} and {len(targets)}")
+def _data(inputs: PyTree, targets: PyTree, size: int) -> tuple[tuple, int]:
+    """Both as trees of arrays, and how many examples they have. Raises ValueError unless all have the same, one or more."""
+    data = jax.tree.map(lambda x: np.asarray(x) if isinstance(x, list) else x, (inputs, targets), is_leaf=_is_list)
+    lengths = [len(x) if np.ndim(x) else 0 for x in jax.tree.leaves(data)]
+    if not jax.tree.leaves(inputs) or len(set(lengths)) > 1 or not lengths[0]:
+        got = " and ".join(map(str, lengths))
+        raise ValueError(f"inputs and targets must have one equal, positive length: got {got}")
     check_count("the batch size", size)
+    return data, lengths[0]
+
+
+def _is_list(x: Any) -> bool:
+    return isinstance(x, list)

@@ -156,6 +156,7 @@ def merge(
     mergekit_semantics: options.MergekitSemantics = False,
     resume: options.MergeResume = False,
     distributed: options.MergeDistributed = False,
+    report: options.MergeReport = False,
     force: options.Replace = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -181,9 +182,41 @@ def merge(
         quiet=quiet,
         verbose=verbose,
         distributed=distributed,
+        report=report,
     )
     with _interruptible(kept=resume):
-        run_merge(request)
+        taken = run_merge(request)
+    if taken is not None:
+        _report(out, quiet=quiet, taken=taken)
+
+
+@app.command()
+def report(
+    folder: options.ReportFolder,
+    *,
+    data: options.ReportData = None,
+    base: options.ReportBase = None,
+    out: options.ReportOut = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write what was merged and what came of it, as a page to send to a colleague.
+
+    report.html needs no network and reads well on a phone; report.md says the same, report.json keeps the numbers. What needs
+    the inputs of the merge is measured where they still are what they were. The page of an alignment or a comparison is built
+    anew from its summary.json.
+    """
+    _report(folder, data=data, base=base, out=out, quiet=quiet)
+
+
+def _report(folder: Path, *, quiet: bool, taken: dict[str, Any] | None = None, **given: Path | None) -> None:
+    """Write a report and say what it says; inputs of a merge that has just been made are as they were."""
+    from npmerge.commands.report import run_report  # not needed for --help
+    from npmerge.commands.report_folder import Request
+
+    with _interruptible():
+        lines = run_report(Request(folder, quiet=quiet, trusted=taken is not None, **given), taken)
+    for line in [] if quiet else lines:
+        typer.echo(line)
 
 
 @app.command()
@@ -323,7 +356,7 @@ def extract_lora(
 ) -> None:
     """Write the difference of two models as a LoRA adapter that PEFT reads.
 
-    The relative error of each weight is printed. Biases and norms that differ are stored whole, with their modules.
+    The relative error of each weight is printed. Biases that differ are stored beside the factors, norms whole.
     """
     from npmerge.commands.adapters import Request, extract_adapter  # not needed for --help
 

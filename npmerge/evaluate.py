@@ -1,7 +1,6 @@
 """How good a network is, and how large: accuracy and loss, of ensembles too; operations and parameters."""
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,8 +14,12 @@ from jaxtyping import Array, Float, Int
 from alignment.checks import check_kinds
 from alignment.graph import PyTree, weights_of
 from npmerge.arithmetic import mean
-from npmerge.batches import measured
-from npmerge.objectives import Apply, check_labels
+from npmerge.batches import measured, warn_of_pixels
+from npmerge.masks import kept
+from npmerge.objectives import Apply, Objective, check_labels
+from npmerge.objectives.base import Term, mean_over_batches, terms_of
+from npmerge.objectives.labels import check_label_shapes
+from npmerge.objectives.losses import of_function
 from npmerge.objectives.of_user import outputs_of
 from npmerge.telling import tell_of
 
@@ -25,8 +28,8 @@ class Metrics(NamedTuple):
     """What `evaluate` returns.
 
     Attributes:
-        accuracy: the fraction classified correctly.
-        loss: the mean cross entropy, in nats.
+        accuracy: the fraction classified correctly; NaN where an objective was given and the targets are no labels of classes.
+        loss: the mean cross entropy, in nats, or that of the objective.
         examples: how many there were; how many tokens, where those have labels.
 
     Example:
@@ -40,34 +43,44 @@ class Metrics(NamedTuple):
     examples: int
 
 
-def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metrics:
-    """Accuracy and cross entropy over all batches, each example counted once.
+def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple], *, objective: Objective | None = None) -> Metrics:
+    """Accuracy and cross entropy, or another objective, over all batches, each example counted once.
 
     Args:
         apply: `apply(variables, inputs) -> logits` (examples, ..., classes), evaluation mode.
         variables: of the network.
         batches: `(inputs, labels)`, labels integers (examples, ...) below the number of classes.
+        objective: what takes the place of cross entropy, such as `PerExample(function)`. Batches are then those that it takes,
+            and outputs and targets may be any.
 
     Raises:
-        ValueError: no batches, labels out of range, arguments in another order, or inputs on which the network raises.
+        ValueError: no batches, labels out of range, arguments in another order, inputs on which the network raises, or what the
+            objective cannot judge.
 
     Warns:
         UserWarning: inputs that are images of bytes, which few networks take as they are.
 
     Example:
         >>> apply = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"]
-        >>> variables = {"w": jnp.eye(2), "u": 2 * jnp.eye(2)}
-        >>> found = nm.evaluate(apply, variables, [(jnp.eye(2), np.array([0, 0]))])
+        >>> variables, batches = {"w": jnp.eye(2), "u": 2 * jnp.eye(2)}, [(jnp.eye(2), np.array([0, 0]))]
+        >>> found = nm.evaluate(apply, variables, batches)
         >>> found.accuracy, round(found.loss, 2)
         (0.5, 1.13)
+        >>> squares = nm.PerExample(lambda outputs, targets: jnp.square(outputs - targets))
+        >>> nm.evaluate(apply, variables, [(jnp.eye(2), jnp.eye(2))], objective=squares).loss
+        0.5
     """
     call = "evaluate takes (apply, variables, batches)"
     check_kinds(call, (apply, Callable), (variables, object), (batches, Iterable))
+    if objective is not None:
+        check_kinds(f"evaluate takes an Objective as objective{of_function(objective)}", (objective, Objective))
+        return _judged(objective, apply, variables, batches)
     sums, outputs = np.zeros(3), None
     for inputs, labels in measured(batches):
         if outputs is None:
             outputs = outputs_of(apply, variables, inputs)
-            _warn_of_pixels(inputs)
+            warn_of_pixels(inputs, stacklevel=2)
+            _check_classified(labels, outputs)
         check_labels(labels, outputs)
         tell_of(_sums, apply, variables, inputs, np.asarray(labels))
         sums += np.array([*map(float, _sums(apply, variables, inputs, np.asarray(labels))), np.size(labels)])
@@ -76,13 +89,50 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metri
     return Metrics(float(sums[0] / sums[2]), float(sums[1] / sums[2]), int(sums[2]))
 
 
-def _warn_of_pixels(inputs: Any) -> None:
-    if getattr(inputs, "dtype", None) == np.uint8 and np.ndim(inputs) > 2:
-        warnings.warn(
-            "inputs are uint8, numbers from 0 to 255: unless the network takes them so, divide by 255 and normalise as in "
-            "its training",
-            stacklevel=3,
-        )
+def _check_classified(labels: Any, outputs: PyTree) -> None:
+    try:
+        check_label_shapes(labels, outputs)
+    except ValueError as error:
+        raise ValueError(f"{error}; for another loss than cross entropy pass objective=, as PerExample(function)") from None
+
+
+def _judged(objective: Objective, apply: Apply, variables: PyTree, batches: Iterable[tuple]) -> Metrics:
+    """The objective over all batches, and the accuracy where their targets are labels."""
+    terms: list[list[Term]] = []
+    hits: list[tuple[float, int]] = []
+    check, examples = None, 0.0
+    for batch in measured(batches, masks=objective.masks, each=objective.map_batches):
+        if check is None:
+            check = objective.checker(apply, variables, None, batch)
+            objective.map_batches(lambda pair: warn_of_pixels(pair[0], stacklevel=5), batch)
+        check(batch)
+        tell_of(terms_of, objective, apply, variables, None, batch)
+        terms.append(terms_of(objective, apply, variables, None, batch))
+        examples += float(objective.weight(batch))
+        objective.map_batches(lambda pair: hits.append(_hits(apply, variables, pair)), batch)
+    if not terms:
+        raise ValueError("evaluate needs data: got no batches")
+    right, labels = np.sum(hits, axis=0)
+    return Metrics(float(right / max(labels, 1)), mean_over_batches(terms), int(examples))
+
+
+def _hits(apply: Apply, variables: PyTree, batch: tuple) -> tuple[float, int]:
+    """How many labels of a batch are predicted, of how many; NaN where its targets are no labels of classes."""
+    inputs, labels, *mask = batch
+    if not np.issubdtype(getattr(labels, "dtype", type(None)), np.integer):
+        return np.nan, 1
+    outputs = _outputs(apply, variables, inputs)
+    try:
+        check_labels(labels, outputs, *mask)
+    except ValueError:
+        return np.nan, 1
+    counts = kept(jnp.asarray(mask[0] if mask else np.ones(len(labels), bool)), labels.shape)
+    return float(((outputs.argmax(-1) == labels) & counts).sum()), int(counts.sum())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(apply: Apply, variables: PyTree, inputs: PyTree) -> PyTree:
+    return apply(variables, inputs)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -103,4 +103,7 @@ def check_mask(batch: Sequence) -> None:
     mask, examples = batch[2], len(jax.tree.leaves(batch[0])[0])
     if not hasattr(mask, "dtype") or np.ndim(mask) not in (1, 2) or len(mask) != examples or mask.dtype != bool:
         got = f"{np.shape(mask)} of {mask.dtype}" if hasattr(mask, "dtype") else type(mask).__name__
-        raise ValueError(f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}")
+        raise ValueError(
+            f"a mask must be of bool, ({examples},) or ({examples}, positions) as the inputs: got {got}; weights of "
+            "examples go into the targets of a loss of your own, (inputs, {'labels': ..., 'weights': ...})"
+        )

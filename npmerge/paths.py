@@ -15,7 +15,7 @@ from alignment.names import is_statistic
 from npmerge.arithmetic import between
 from npmerge.evaluate import evaluate
 from npmerge.normalisation import TrainApply, reset_statistics, warn_of_statistics
-from npmerge.objectives import Apply
+from npmerge.objectives import Apply, Objective
 from npmerge.stack import stack_models
 
 Reset = Callable[[PyTree], PyTree]
@@ -27,8 +27,8 @@ class Path(NamedTuple):
 
     Attributes:
         fractions: of the way from the first network to the second.
-        loss: at each, in nats.
-        accuracy: at each, as a fraction.
+        loss: at each, in nats, or of the objective.
+        accuracy: at each, as a fraction; NaN where the targets are no labels of classes.
 
     Example:
         >>> path = nm.Path(np.array([0.0, 0.5, 1.0]), np.array([0.2, 0.9, 0.4]), np.array([0.9, 0.6, 0.8]))
@@ -62,8 +62,8 @@ class Barrier(NamedTuple):
     """How much worse a path is than the line between its ends.
 
     Attributes:
-        loss: the most that the loss is above that line, in nats.
-        accuracy: the most that the accuracy is below its own.
+        loss: the most that the loss is above that line, in nats, or of the objective.
+        accuracy: the most that the accuracy is below its own; NaN where the targets are no labels of classes.
         path: that was measured.
 
     Example:
@@ -79,7 +79,14 @@ class Barrier(NamedTuple):
 
 
 def path_between(
-    apply: Apply, start: PyTree, end: PyTree, batches: Sequence[tuple], *, points: int = 11, reset: Reset | None = None
+    apply: Apply,
+    start: PyTree,
+    end: PyTree,
+    batches: Sequence[tuple],
+    *,
+    points: int = 11,
+    reset: Reset | None = None,
+    objective: Objective | None = None,
 ) -> Path:
     """Evaluate the networks on the straight line between two, ends included. Integer leaves come from the first network.
 
@@ -87,9 +94,10 @@ def path_between(
         apply: the network in evaluation mode.
         start: variables at fraction 0.
         end: variables at fraction 1.
-        batches: `(inputs, labels)`.
+        batches: `(inputs, labels)`, or what the objective takes.
         points: how many networks to evaluate.
         reset: applied to the variables at every point; `resetting(train_apply, batches)` for networks with BatchNorm.
+        objective: what takes the place of cross entropy (`evaluate`).
 
     Raises:
         ValueError: for arguments in another order, batches that are not a list, fewer than two points, a `reset` that takes
@@ -114,7 +122,8 @@ def path_between(
     found = []
     for t in fractions:
         variables = _between(start, end, jnp.float32(t))
-        found.append(evaluate(apply, variables if reset is None else reset(variables), batches))
+        variables = variables if reset is None else reset(variables)
+        found.append(evaluate(apply, variables, batches, objective=objective))
     return Path(fractions, np.array([m.loss for m in found]), np.array([m.accuracy for m in found]))
 
 
@@ -124,7 +133,14 @@ def _floating(model: PyTree) -> PyTree:
 
 
 def barrier(
-    apply: Apply, start: PyTree, end: PyTree, batches: Sequence[tuple], *, points: int = 11, reset: Reset | None = None
+    apply: Apply,
+    start: PyTree,
+    end: PyTree,
+    batches: Sequence[tuple],
+    *,
+    points: int = 11,
+    reset: Reset | None = None,
+    objective: Objective | None = None,
 ) -> Barrier:
     """The barrier between two networks in loss and in accuracy, from `path_between`, which takes the same arguments.
 
@@ -147,7 +163,7 @@ def barrier(
         warn_of_statistics(
             held, "pass reset=resetting(train_apply, batches), or they make a barrier of their own", stacklevel=2
         )
-    path = path_between(apply, start, end, batches, points=points, reset=reset)
+    path = path_between(apply, start, end, batches, points=points, reset=reset, objective=objective)
     return Barrier(path.barrier, path.accuracy_barrier, path)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from alignment.checks import check_list, kind_of, other_depth
 from alignment.finite import check_finite
-from alignment.graph import PyTree, flatten
+from alignment.graph import PyTree, flatten, path_name
 
 
 class Stack(NamedTuple):
@@ -43,9 +43,9 @@ class Stack(NamedTuple):
     def __repr__(self) -> str:
         """What it holds in a line: all numbers of all models would fill pages."""
         shapes = [tuple(getattr(x, "shape", ())) for x in jax.tree.leaves(self.params)]
-        models, count = max((shape[:1] for shape in shapes), default=())[:1] or (0,), sum(math.prod(s[1:]) for s in shapes)
+        models, count = max((shape[0] for shape in shapes if shape), default=0), sum(math.prod(s[1:]) for s in shapes)
         base = "no base" if self.base is None else "a base"
-        return f"Stack({models[0]} models of {len(shapes)} tensors and {count:,} parameters each, {base})"
+        return f"Stack({models} models of {len(shapes)} tensors and {count:,} parameters each, {base})"
 
 
 def check_is_stack(stack: Any) -> None:
@@ -120,11 +120,20 @@ def _check_same(reference: PyTree, model: PyTree, name: str) -> None:
         expected, got = (f"{t[path][1]}{list(t[path][0])}" if path in t else "no such leaf" for t in (ours, theirs))
         if expected != got:
             raise ValueError(f"{name} differs from model 0 at {path!r}: got {got}, expected {expected}")
-    structures = [str(jax.tree.structure(tree)) for tree in (reference, model)]
-    if structures[0] != structures[1]:
-        raise ValueError(f"{name} differs from model 0 in its containers: got {structures[1]}, expected {structures[0]}")
+    if str(jax.tree.structure(reference)) != str(jax.tree.structure(model)):
+        raise ValueError(f"{name} differs from model 0 in its containers: {_containers(reference, model) or 'their order'}")
     if not ours:
         raise ValueError(f"{name} has no leaves: expected a tree of arrays")
+
+
+def _containers(expected: PyTree, got: PyTree, path: tuple = ()) -> str:
+    """What the first containers of two trees are that are of different classes, and where; empty if none are."""
+    if type(expected) is not type(got):
+        where = f" at {path_name(path)!r}" if path else ""
+        return f"got {kind_of(got)}{where}, expected {kind_of(expected)}"
+    inside = [jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y, x=x: y is not x)[0] for x in (expected, got)]
+    pairs = [(key, a, b) for (key, a), (_, b) in zip(*inside, strict=False) if key]  # a leaf is inside itself, at no key
+    return next((found for key, a, b in pairs if (found := _containers(a, b, (*path, *key)))), "")
 
 
 def _check_floating(model: PyTree, name: str) -> None:

@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_force_host_platform_device_count=8"
@@ -29,3 +30,17 @@ def _room_for_compiled_functions() -> Iterator[None]:
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _numbers_of_the_file(request: pytest.FixtureRequest) -> Any:
+    """Where the generator of a file stands once the file is read."""
+    rng = getattr(request.module, "RNG", None)
+    return rng and rng.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _numbers_of_the_test(request: pytest.FixtureRequest, _numbers_of_the_file: Any) -> None:
+    """From there on each test draws, whatever was drawn by others: it has the same numbers in every order."""
+    if _numbers_of_the_file:
+        request.module.RNG.bit_generator.state = _numbers_of_the_file

@@ -10,6 +10,9 @@ from alignment.activations.collected import check_moments
 from alignment.activations.moments import Moments
 from alignment.assignment import assign
 
+ROUNDING = 1e-5
+"""What float32 moments do not know of a correlation."""
+
 
 def deviation(moments: Moments) -> Float[np.ndarray, "models *copies units"]:
     """The standard deviation of each unit, in float64."""
@@ -70,16 +73,23 @@ def _matched(m: Moments) -> Float[np.ndarray, " others"]:
 def assign_living(
     scores: Float[np.ndarray, "places units"], ours: Bool[np.ndarray, " places"], theirs: Bool[np.ndarray, " units"]
 ) -> Int[np.ndarray, " places"]:
-    """Linear assignment of the living units to the living places; all that is left over is paired in ascending order."""
+    """Linear assignment of the living units to the living places; what is left over stays, or is paired in ascending order.
+
+    Units that fit other places no better than their own, to the rounding of scores in float32, stay as well.
+    """
     places, units = np.flatnonzero(ours), np.flatnonzero(theirs)
     alive = scores[np.ix_(places, units)]
+    alive = alive + ROUNDING * np.abs(alive).max(initial=0) * np.equal.outer(places, units)
     if len(places) <= len(units):
         units = units[assign(alive)]
     else:
         places = places[assign(alive.T)]
     index = np.full(len(scores), -1)
     index[places] = units
-    index[index < 0] = np.setdiff1d(np.arange(len(scores)), units)
+    left = np.setdiff1d(np.arange(len(scores)), units)
+    still = left[index[left] < 0]
+    index[still] = still
+    index[index < 0] = np.setdiff1d(left, still)
     return index
 
 

@@ -18,6 +18,13 @@ LOST = (
 )
 
 
+class LostError(ValueError):
+    """What was traced is not found where it was."""
+
+    def __init__(self, what: str):
+        super().__init__(LOST.format(what))
+
+
 @dataclass(frozen=True)
 class Probe:
     """What to read of one equation, and what to change there.
@@ -55,7 +62,7 @@ def run_with(probes: Sequence[Probe], closed: ClosedJaxpr, args: list) -> tuple[
     outs = _run(closed, args, (), at, found)
     for probe in probes:
         if probe.key not in found:
-            raise ValueError(LOST.format(f"{probe.key[0]!r}"))
+            raise LostError(repr(probe.key[0]))
     return outs, found
 
 
@@ -83,11 +90,11 @@ def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], prob
         for probe in probes.get(here, ()):
             values = outs if probe.result else ins
             if probe.number >= len(values) or not probe.fits(eqn, ins):
-                raise ValueError(LOST.format(f"{probe.key[0]!r}"))
+                raise LostError(repr(probe.key[0]))
             try:
                 found[probe.key] = probe.arrange(values[probe.number])
             except (TypeError, ValueError, IndexError, AttributeError) as error:
-                raise ValueError(LOST.format(f"{probe.key[0]!r}")) from error
+                raise LostError(repr(probe.key[0])) from error
     return [read(v) for v in jaxpr.outvars]
 
 

@@ -1,14 +1,15 @@
 """Reading features out of a forward pass, without touching the user's model: the jaxpr is run with taps."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from alignment.activations.probes import LOST, Probe, run_with
+from alignment.activations.probes import LostError, Probe, run_with
 from alignment.graph import Graph, Place, PyTree, Tap
 from alignment.sites import Site, Use, over
 
@@ -99,7 +100,23 @@ def capture(
             known = "has no tap" if name in graph.nodes else "is not in the graph"
             raise ValueError(f"node {name!r} {known}; there are taps for {', '.join(graph.taps)}")
     asked = _Asked(names, _known("site", graph.sites, sites), _known("lookup", graph.lookups, lookups))
-    return _captured(apply, graph, asked, variables, inputs)
+    with _dtypes_told(graph, inputs):
+        return _captured(apply, graph, asked, variables, inputs)
+
+
+@contextlib.contextmanager
+def _dtypes_told(graph: Graph, inputs: tuple) -> Iterator[None]:
+    """Where what was traced is not found, and inputs are of other dtypes than were traced, that is the cause."""
+    try:
+        yield
+    except LostError as error:
+        got = tuple(str(jnp.result_type(x)) for x in jax.tree.leaves(inputs))
+        if got == tuple(graph.dtypes):
+            raise
+        traced, found = (", ".join(dtypes) for dtypes in (graph.dtypes, got))
+        raise ValueError(
+            f"the graph was traced with inputs of {traced}, got {found}: cast them, or trace with such inputs"
+        ) from error
 
 
 class _Asked(NamedTuple):
@@ -133,7 +150,7 @@ def _captured(apply: Callable[..., PyTree], graph: Graph, asked: _Asked, variabl
                  for j, k in enumerate(tap.index)]  # fmt: skip
         features[name] = _gathered(found[name,], order)
         if features[name].shape[:-2] + features[name].shape[-1:] != (*graph.nodes[name].copies, graph.nodes[name].size):
-            raise ValueError(LOST.format(f"the tap of node {name!r}"))
+            raise LostError(f"the tap of node {name!r}")
     pairs = {}
     for name, site in wanted.items():
         pairs[name] = SiteFeatures(*(_by_copy(site, found[name, which]) for which in ("inputs", "outputs")))
@@ -172,7 +189,8 @@ def gradients(
         outs, found = run_with(probes, closed, leaves)
         return jax.tree.unflatten(jax.tree.structure(returned), outs), found
 
-    shapes = jax.eval_shape(run, {})[1]
+    with _dtypes_told(graph, inputs):
+        shapes = jax.eval_shape(run, {})[1]
     zeros = {s.name: jnp.zeros(shapes[s.name, "outputs"].shape, shapes[s.name, "outputs"].dtype) for s in wanted}
     outputs, back, found = jax.vjp(run, zeros, has_aux=True)
 

@@ -21,8 +21,8 @@ class ActivationMatching(ActivationAlignment, PermutationAlignment):
     A linear assignment on post-nonlinearity activations a of model 0 and b of another, for each node independently (Li et al.
     2015; Ainsworth et al. 2022, section 3.1). Heads are matched on two levels, each pair worth what the best assignment of the
     units inside is worth by the same cost. Units that do not vary are dead in every cost: the living are assigned first, dead
-    ones and what is left over are then paired in ascending order. Fewer samples than units are no obstacle, as nothing is
-    inverted, but make chance correlations large. Needs `NodeMoments`.
+    ones and what is left over stay where they are or are paired in ascending order. Ties are broken towards the identity. Fewer
+    samples than units are no obstacle, as nothing is inverted, but make chance correlations large. Needs `NodeMoments`.
 
     Attributes:
         cost: "correlation", Pearson's; "uncentred", E[a b] (the published code of Git Re-Basin); "euclidean", minus the

@@ -7,13 +7,12 @@ the number of its slot; slots are numbered by their first unit, so model 0 keeps
 import numpy as np
 from jaxtyping import Float, Int
 
-from alignment.activations.correlation import living
+from alignment.activations.correlation import ROUNDING, living
 from alignment.activations.moments import Joint, against_reference
 from alignment.assignment import assign
 
 Similarity = Float[np.ndarray, "units units"]
 Slots = Int[np.ndarray, " units"]
-GRID = 1e-5  # what float32 moments know of a correlation
 
 
 def similarity(joint: Joint, models: int) -> Similarity:
@@ -28,8 +27,8 @@ def similarity(joint: Joint, models: int) -> Similarity:
     scale = np.where(alive.ravel(), np.sqrt(np.maximum(np.diagonal(covariance), 0)), np.inf)
     found = (covariance + covariance.T) / 2 / np.outer(scale, scale)
     dead, rank = np.flatnonzero(~alive), np.cumsum(~alive, axis=-1)[~alive]
-    found[np.ix_(dead, dead)] = np.where(np.equal.outer(rank, rank), 1, 1 - GRID)
-    return np.round(found / GRID) * GRID
+    found[np.ix_(dead, dead)] = np.where(np.equal.outer(rank, rank), 1, 1 - ROUNDING)
+    return np.round(found / ROUNDING) * ROUNDING
 
 
 def exact(scores: Similarity, width: int) -> Slots:

@@ -46,7 +46,8 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
 
     Raises:
         ValueError: for variables that are not arrays or share a path, a function that returns something other than arrays, has
-            side effects, or reads none of its variables. Errors of the function itself come through as they are.
+            side effects, or reads none of its variables. Errors of the function itself come through as they are, with a note
+            that says how it was called.
 
     Warns:
         UserWarning: once for each primitive without a rule whose operands could otherwise have moved.
@@ -68,7 +69,8 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
             f"(teach it with alignment.primitives.rule({name!r}))",
             stacklevel=2,
         )
-    return replace(walk.graph()[0], inputs=tuple(value.shape for value in walk.data))
+    read = walk.closed.in_avals[len(walk.params) :]
+    return replace(walk.graph()[0], inputs=tuple(x.shape for x in read), dtypes=tuple(str(x.dtype) for x in read))
 
 
 def walked(apply: Callable[..., PyTree], variables: PyTree, inputs: tuple) -> "Walk":

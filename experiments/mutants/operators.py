@@ -149,8 +149,8 @@ def _untested(tree: ast.Module) -> Iterator[ast.AST]:
             yield node
         elif isinstance(node, ast.JoinedStr):
             yield node  # the words of messages are tests of their own
-        elif isinstance(node, ast.keyword) and node.arg in ("strict", "maxsize"):
-            yield node  # of `zip`, which changes nothing unless there is another fault, and of caches
+        elif isinstance(node, ast.keyword) and node.arg in ("strict", "maxsize", "frozen", "eq"):
+            yield node  # of `zip`, of caches and of dataclasses, where nothing changes unless there is another fault
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id[:1].isupper() for t in node.targets):
             yield from (x for x in ast.walk(node.value) if isinstance(x, ast.Subscript | ast.BinOp) and _is_type(x))

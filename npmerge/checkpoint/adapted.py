@@ -35,7 +35,7 @@ class AdaptedModel(StoredModel):
         self.path, self.config = base.path, base.config
         self.called = f"{base.name}+{adapter.path}"
         self.notes = base.notes
-        prefix = _prefix(base, adapter)
+        prefix = prefix_of(base, adapter)
         self._updates = {f"{module}.weight".removeprefix(prefix): module for module in adapter.pairs}
         self._replaced = {name.removeprefix(prefix): stored for name, stored in adapter.replaced.items()}
         self._check()
@@ -148,7 +148,7 @@ def paths_of(text: str) -> list[Path]:
     return [Path(base), *map(Path, adapters)]
 
 
-def _prefix(base: StoredModel, adapter: Adapter) -> str:
+def prefix_of(base: StoredModel, adapter: Adapter) -> str:
     """What is removed from the beginning of the adapter's names: the first that lets more tensors fit than any other does."""
     names = [f"{module}.weight" for module in adapter.pairs] + list(adapter.replaced)
     return max(("", *WITHOUT), key=lambda prefix: sum(name.removeprefix(prefix) in base.entries for name in names))

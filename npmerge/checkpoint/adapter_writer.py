@@ -26,6 +26,8 @@ class NewAdapter:
         base: what people call the base.
         saved: names of modules that are stored whole.
         fan_in_fan_out: whether linear weights are (in, out).
+        bias: which biases are stored: `none`, `lora_only` (of modules with factors) or `all`.
+        record: what `npmerge.json` says.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -33,6 +35,7 @@ class NewAdapter:
     base: str
     saved: tuple[str, ...] = ()
     fan_in_fan_out: bool = False
+    bias: str = "none"
     record: Mapping[str, object] = field(default_factory=dict)
 
     def config(self) -> dict[str, object]:
@@ -49,7 +52,7 @@ class NewAdapter:
             "target_modules": sorted(self.ranks),
             "modules_to_save": list(self.saved) or None,
             "fan_in_fan_out": self.fan_in_fan_out,
-            "bias": "none",
+            "bias": self.bias,
             "use_rslora": False,
             "use_dora": False,
             "lora_dropout": 0.0,

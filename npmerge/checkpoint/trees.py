@@ -69,6 +69,8 @@ def _instead(value: Any) -> str:
     if hasattr(value, "params") and hasattr(value, "base"):
         return ": give one of its models()"
     classes = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(value).__mro__}
+    if "flax.AxisMetadata" in classes:
+        return ": give flax.linen.meta.unbox(variables)"
     if "flax.Module" in classes:
         return ": give nnx.to_pure_dict(nnx.state(module))"
     return ": give nnx.to_pure_dict(state)" if "flax.State" in classes else ""

@@ -20,9 +20,21 @@ from npmerge.checkpoint.formats import open_checkpoint
 from npmerge.checkpoint.lora_config import CONFIG
 from npmerge.checkpoint.partial import check_apart, check_replaceable, partial_folder
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.reports.numbers import plural, size
+from npmerge.commands.stored_whole import (
+    as_written,
+    base_of,
+    bias_kind,
+    is_bias,
+    is_matrix,
+    module_of,
+    saved_modules,
+    sizes,
+    summed,
+    why_whole,
+)
+from npmerge.reports.numbers import plural
 from npmerge.reports.progress import shown
-from npmerge.reports.text import braced, columns, kind_of
+from npmerge.reports.text import columns
 
 TABLE = re.compile(r"wte|wpe|(?!.*out).*embed.*")
 """Last parts of the names of modules that are taken for embeddings, whose factors PEFT names otherwise."""
@@ -60,7 +72,8 @@ def merge_adapters(paths: Sequence[Path], weights: Sequence[float], request: Req
         What the terminal shows: a line for each tensor that was cut.
 
     Raises:
-        ValueError: other weights than adapters, adapters that store modules whole, shapes that differ (both are named).
+        ValueError: other weights than adapters, shapes that differ (both are named), a module that is whole in one
+            adapter and has factors in another, or is whole and needs the base, which is not there.
     """
     weights = list(weights) or [1.0] * len(paths)
     if len(weights) != len(paths) or not all(map(math.isfinite, weights)):
@@ -68,10 +81,8 @@ def merge_adapters(paths: Sequence[Path], weights: Sequence[float], request: Req
     check_apart(request.out, paths)
     check_replaceable(request.out, force=request.force)
     adapters = [open_adapter(path) for path in paths]
-    for adapter in adapters:
-        if adapter.replaced:
-            raise CheckpointError(adapter.path, "is stored whole, and has no adapter form: merge models", min(adapter.replaced))
     modules = sorted({module for adapter in adapters for module in adapter.pairs})
+    kept = summed(adapters, weights)
     tensors: dict[str, np.ndarray] = {}
     updates: dict[str, Update] = {}
     with shown(len(modules), "merging", quiet=request.quiet) as progress:
@@ -82,13 +93,12 @@ def merge_adapters(paths: Sequence[Path], weights: Sequence[float], request: Req
             progress.advance(1)
     record = {"adapters": [str(x) for x in paths], "weights": weights, "rank": request.rank, "errors": _errors(updates)}
     fans = any(adapter.config.fan_in_fan_out for adapter in adapters)
-    ranks = {module: update.A.shape[0] for module, update in updates.items()}
-    _write(request, NewAdapter(tensors, ranks, _base(adapters), fan_in_fan_out=fans, record=record))
+    _write(request, _new(tensors, updates, kept, base_of(adapters), fan_in_fan_out=fans, record=record))
     return _page(updates, request)
 
 
 def extract_adapter(model: str, base: str, request: Request) -> str:
-    """The difference of two models as an adapter: matrices cut to a rank, other tensors that differ stored whole.
+    """The difference of two models as an adapter: matrices cut to a rank, biases beside, whole what differs in other tensors.
 
     Returns:
         What the terminal shows: rank and relative error of each tensor.
@@ -108,54 +118,53 @@ def extract_adapter(model: str, base: str, request: Request) -> str:
     changed = _changed(tuned, origin, request)
     if not changed:
         raise ValueError(f"{model} and {base} hold the same values: there is nothing to extract")
-    whole = [entry.name for entry in changed if not _is_matrix(entry)]
-    if loose := [name for name in whole if "." not in name]:
+    if loose := [entry.name for entry in changed if not is_matrix(entry) and "." not in entry.name]:
         raise ValueError(f"{model} changes {', '.join(loose)}, of no module: an adapter of PEFT cannot hold that")
-    saved = tuple(sorted(set(map(_module, whole))))
-    kept = _why_whole(whole, [*origin.entries])
+    whole = [e.name for e in changed if not is_matrix(e) and not is_bias(e, origin.entries)]
+    saved = set(map(module_of, whole))
+    biases = [e.name for e in changed if is_bias(e, origin.entries) and module_of(e.name) not in saved]
     if saved and not request.quiet:
-        modules = {_module(entry.name) for entry in changed}
+        modules = {module_of(entry.name) for entry in changed}
         typer.echo(f"stored whole, not as factors: {len(saved)} of {plural(len(modules), 'changed module')}", err=True)
-    tensors = {name: tuned.read(name).reshape(e.shape) for name, e in tuned.entries.items() if _module(name) in saved}
-    updates: dict[str, Update] = {}
+    entries = tuned.entries.items()
+    kept = {name: tuned.read(name).reshape(e.shape) for name, e in entries if module_of(name) in saved or name in biases}
+    factored = [entry for entry in changed if is_matrix(entry) and module_of(entry.name) not in saved]
     conv1d = origin.config.get("model_type") in CONV1D
-    factored = [entry for entry in changed if _module(entry.name) not in saved]
-    with shown(sum(entry.nbytes for entry in factored), "extracting", quiet=request.quiet) as progress:
-        for entry in factored:
+    updates, tensors = _factored(tuned, origin, factored, request)
+    record = {"model": model, "base": base, "rank": request.rank, "errors": _errors(updates)}
+    adapter = _new(tensors, updates, kept, base, fan_in_fan_out=conv1d, record=record)
+    _write(request, adapter)
+    model_size = sum(entry.nbytes for entry in origin.entries.values())
+    inside = sum(x.nbytes for name, x in kept.items() if module_of(name) in saved)
+    lines = why_whole(whole, biases, [*origin.entries])
+    return _page(updates, request, [*lines, *sizes(sum(x.nbytes for x in adapter.tensors.values()), model_size, inside)])
+
+
+def _factored(
+    tuned: StoredModel, origin: StoredModel, entries: Sequence[Entry], request: Request
+) -> tuple[dict[str, Update], dict[str, np.ndarray]]:
+    """The update of each weight by its module, and its factors by the names that PEFT has for them."""
+    updates: dict[str, Update] = {}
+    tensors: dict[str, np.ndarray] = {}
+    conv1d = origin.config.get("model_type") in CONV1D
+    with shown(sum(entry.nbytes for entry in entries), "extracting", quiet=request.quiet) as progress:
+        for entry in entries:
             theirs, ours = (x.read(entry.name).astype(np.float32).reshape(entry.shape) for x in (tuned, origin))
-            updates[_module(entry.name)], found = _extracted(_module(entry.name), theirs - ours, request, conv1d)
+            module = module_of(entry.name)
+            updates[module], found = _extracted(module, theirs - ours, request, conv1d)
             tensors |= found
             progress.advance(entry.nbytes)
-    ranks = {module: update.A.shape[0] for module, update in updates.items()}
-    record = {"model": model, "base": base, "rank": request.rank, "errors": _errors(updates)}
-    _write(request, NewAdapter(tensors, ranks, base, saved, conv1d, record))
-    model_size = sum(entry.nbytes for entry in origin.entries.values())
-    inside = sum(x.nbytes for name, x in tensors.items() if _module(name) in saved)
-    return _page(updates, request, [*kept, *_sizes(sum(x.nbytes for x in tensors.values()), model_size, inside)])
+    return updates, tensors
 
 
-def _why_whole(whole: Sequence[str], order: Sequence[str]) -> list[str]:
-    """Lines on the modules that are stored whole: what changed there that no product of two factors can hold."""
-    changed: dict[str, list[str]] = {}
-    for name in sorted(whole, key=order.index):
-        module, _, last = name.rpartition(".")
-        changed.setdefault(module, []).append(last)
-    found: dict[tuple[str, str], list[str]] = {}
-    for module, names in changed.items():
-        found.setdefault((kind_of(module), " and ".join(names)), []).append(module)
-    return [
-        f"stored whole (modules_to_save): {braced(modules)}, whose {names} changed, no matrix for LoRA"
-        for (_, names), modules in found.items()
-    ]
-
-
-def _sizes(adapter: int, model: int, whole: int) -> list[str]:
-    """How large an adapter is, and a warning if little of it is of low rank."""
-    part = f"{size(whole)} of it are modules stored whole"
-    lines = [f"the adapter takes {size(adapter)}, {adapter / model:.0%} of the {size(model)} of the model; {part}"]
-    if 2 * whole > adapter:
-        lines.append("warning: most of the adapter is stored whole: a low rank saves little here")
-    return lines
+def _new(
+    factors: Mapping[str, np.ndarray], updates: Mapping[str, Update], kept: Mapping[str, np.ndarray], base: str, **options: Any
+) -> NewAdapter:
+    """An adapter of factors and of what is kept as it is: modules whole, and biases."""
+    ranks, saved = {module: update.A.shape[0] for module, update in updates.items()}, saved_modules(kept)
+    biases = [name for name in kept if module_of(name) not in saved]
+    tensors = {**factors, **as_written(kept, ranks)}
+    return NewAdapter(tensors, ranks, base, saved, bias=bias_kind(biases, ranks), **options)
 
 
 def _changed(tuned: StoredModel, origin: StoredModel, request: Request) -> list[Entry]:
@@ -169,11 +178,6 @@ def _changed(tuned: StoredModel, origin: StoredModel, request: Request) -> list[
                 found.append(entry)
             progress.advance(entry.nbytes)
     return found
-
-
-def _module(name: str) -> str:
-    """The module that a tensor is of: PEFT stores it whole if one of its tensors has to be."""
-    return name.rpartition(".")[0]
 
 
 def _joined(adapters: Sequence[Adapter], weights: Sequence[float], module: str) -> Update:
@@ -210,10 +214,6 @@ def _pair(module: str, A: np.ndarray, B: np.ndarray, *, embedding: bool) -> dict
     return {f"{module}.{ends[0]}": A, f"{module}.{ends[1]}": B}
 
 
-def _is_matrix(entry: Entry) -> bool:
-    return 2 <= len(entry.shape) <= 5 and entry.size > 0 and entry.name.endswith(".weight") and entry.dtype in FLOATS
-
-
 def _check_same(tuned: StoredModel, origin: StoredModel) -> None:
     for name in [*origin.entries, *tuned.entries]:
         got = [m.entries[name].shape if name in m.entries else "no such tensor" for m in (tuned, origin)]
@@ -225,10 +225,6 @@ def _check_finite(tuned: StoredModel, origin: StoredModel, entry: Entry, theirs:
     for model, values in ((tuned, theirs), (origin, ours)):
         if entry.dtype in FLOATS and not np.isfinite(values.astype(np.float32)).all():
             raise CheckpointError(model.path, "has NaN or infinite entries", entry.name)
-
-
-def _base(adapters: Sequence[Adapter]) -> str:
-    return next((name for a in adapters if (name := a.config.base)), "")
 
 
 def _errors(updates: Mapping[str, Update]) -> dict[str, Any]:

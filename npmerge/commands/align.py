@@ -24,7 +24,6 @@ from npmerge.commands.align_requests import FIGURES, AlignRequest
 from npmerge.commands.align_run import Made, Parents, run
 from npmerge.commands.sources import written_name
 from npmerge.learning.aligning import Functions, in_units_of_first
-from npmerge.reports.figures import barrier_figure, correlation_figure
 from npmerge.reports.folder import REPORT
 from npmerge.reports.progress import stage
 
@@ -51,7 +50,7 @@ class _Run:
         for source, variables in zip(self.parents.sources, aligned, strict=True):
             record = {"align": page.provenance(content) | {"original": source.named}}
             files[written_name(source.path)] = source.aligned(variables, record)
-        return Made(files, content, self._figures(measured))
+        return Made(files, content)
 
     def aligned(self) -> list[PyTree]:
         """The networks in the units of the first, statistics re-estimated where the maps were approximate."""
@@ -97,14 +96,6 @@ class _Run:
             at_point = functools.partial(_tell_next, tell, done)
             paths.append([path_to(self.network, (reference, m), self.data, points, at_point) for m in models])
         return Change(*paths)
-
-    def _figures(self, measured: Measured) -> dict[str, Any]:
-        names, figures = [source.path.stem for source in self.parents.sources[1:]], {}
-        if measured.correlations:
-            figures["correlation"] = correlation_figure(*measured.correlations, names)
-        if measured.paths:
-            figures["barrier"] = barrier_figure(*measured.paths, names)
-        return figures
 
 
 def _tell_next(tell: Callable[[int], None], done: Iterator[int]) -> None:

@@ -13,7 +13,7 @@ from alignment.finite import check_finite
 from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.network import architecture
 from npmerge.commands.sources import Source, read_source, sha256
-from npmerge.learning.data import Examples, read_examples, whole
+from npmerge.learning.data import Examples, read_examples
 from npmerge.models import Config, abstract
 from npmerge.objectives import check_labels
 from npmerge.recipe import examples as recipe
@@ -67,9 +67,10 @@ class Data:
         """All of them, in order; targets that nobody reads where there are no labels."""
         return self.examples.batches(BATCH)
 
-    def whole_batches(self) -> list[tuple]:
-        """Those from which statistics of BatchNorm are estimated: see `whole`."""
-        return whole(self.batches())
+    def even_batches(self) -> list[tuple]:
+        """All of them in batches of one size, or one less: statistics of BatchNorm count each alike."""
+        parts = np.array_split(np.arange(len(self.inputs)), -(-len(self.inputs) // BATCH))
+        return [batch for part in parts for batch in self.examples.take(part).batches(BATCH)]
 
 
 def read_data(path: Path, config: Config) -> Data:

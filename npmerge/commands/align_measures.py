@@ -1,20 +1,32 @@
 """What `npmerge align` measures of networks before and after."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
 
 from alignment import Graph, NodeMoments, matched_correlation
-from alignment.graph import PyTree
+from alignment.graph import PyTree, flatten
+from alignment.names import is_statistic
 from alignment.weight_distance import weights
 from npmerge.commands.align_inputs import Data
-from npmerge.models import Network
 from npmerge.paths import Path, path_between, resetting
 from npmerge.statistics.collect import collect
 
 T = TypeVar("T")
+
+
+class Runs(Protocol):
+    """A network as functions."""
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """`(variables, inputs) -> outputs` in evaluation mode."""
+
+    @property
+    def train_apply(self) -> Callable[..., Any] | None:
+        """`(variables, inputs) -> (outputs, variables with new statistics)`; None for networks without."""
 
 
 class Change(NamedTuple, Generic[T]):
@@ -42,7 +54,7 @@ class Measured(NamedTuple):
     paths: Change[list[Path]] | None
 
 
-def output_change(network: Network, before: PyTree, after: PyTree, inputs: np.ndarray) -> float:
+def output_change(network: Runs, before: PyTree, after: PyTree, inputs: np.ndarray) -> float:
     """Largest |f(after) - f(before)| / largest |f(before)| on some inputs."""
     apply = jax.jit(network.apply)
     old, new = (np.asarray(apply(variables, inputs), np.float64) for variables in (before, after))
@@ -56,7 +68,7 @@ def squared_distance(reference: PyTree, other: PyTree) -> float:
 
 
 def correlations(
-    network: Network, graph: Graph, models: Sequence[PyTree], data: Data, progress: Callable[[int], Any]
+    network: Runs, graph: Graph, models: Sequence[PyTree], data: Data, progress: Callable[[int], Any]
 ) -> dict[str, np.ndarray]:
     """Matched correlation of every node that has a tap, in the order of the network; progress is told of batches."""
     moments = collect(network.apply, graph, models, data.batches(), [NodeMoments], progress=progress)[NodeMoments]
@@ -64,10 +76,10 @@ def correlations(
     return {node: found[node] for node in graph.nodes if node in found}
 
 
-def path_to(network: Network, ends: tuple[PyTree, PyTree], data: Data, points: int, tell: Callable[[], None]) -> Path:
+def path_to(network: Runs, ends: tuple[PyTree, PyTree], data: Data, points: int, tell: Callable[[], None]) -> Path:
     """Loss from one network to another, statistics of BatchNorm re-estimated at every point, each of which is told of."""
-    normed = has_statistics(ends[0])
-    estimated = resetting(network.train_apply, data.whole_batches()) if normed else lambda variables: variables
+    train_apply = network.train_apply if has_statistics(ends[0]) else None
+    estimated = resetting(train_apply, data.even_batches()) if train_apply else lambda variables: variables
 
     def reset(variables: PyTree) -> PyTree:
         tell()
@@ -78,4 +90,4 @@ def path_to(network: Network, ends: tuple[PyTree, PyTree], data: Data, points: i
 
 def has_statistics(variables: PyTree) -> bool:
     """Whether there are running statistics."""
-    return bool(jax.tree.leaves(variables["batch_stats"]))
+    return any(map(is_statistic, flatten(variables)))

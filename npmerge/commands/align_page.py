@@ -1,6 +1,8 @@
 """What `npmerge align` says: its summary, its page and its words."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,13 @@ from npmerge.commands.align_requests import FIGURES, AlignRequest
 from npmerge.commands.align_run import Parents
 from npmerge.commands.sources import Source, written_name
 from npmerge.paths import Path
+from npmerge.reports.figures import barrier_figure, correlation_figure
 from npmerge.reports.folder import REPORT
-from npmerge.reports.tables import markdown_table
+from npmerge.reports.numbers import plural
+from npmerge.reports.page import Figure, Headline, Page, Points, Table, Warnings, filled, section, table
 
 HEADER = ("network", "squared distance", "matched correlation", "own loss (nats)", "barrier (nats)", "outputs moved by")
+_WHEN = ("before", "after")
 
 
 def summary(request: AlignRequest, parents: Parents, measured: Measured) -> dict[str, Any]:
@@ -23,7 +28,7 @@ def summary(request: AlignRequest, parents: Parents, measured: Measured) -> dict
         "approximate": request.approximate,
         "modules": parents.sources[0].modules,
         "verify": measured.verified,
-        "networks": [_network(k, source, measured) for k, source in enumerate(parents.sources[1:])],
+        "networks": [row_of(x.path.name, k, measured) for k, x in enumerate(parents.sources[1:])],
         "written": _written(parents.sources, measured),
     }
 
@@ -33,40 +38,93 @@ def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     return pages.provenance(content, "approximate")
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The page `report.md`."""
+def page(content: Mapping[str, Any]) -> Page:
+    """The report, from the content of `summary.json` alone."""
     reference, *others = [source["file"] for source in content["sources"]]
-    lines = [f"# npmerge align: {', '.join(others)} in the units of {reference}", ""]
-    lines += [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
-    lines += ["", f"By {content['method']}{' (approximate)' if content['approximate'] else ''}; before -> after:", ""]
-    lines += [*markdown_table(HEADER, [_row(network) for network in content["networks"]]), ""]
-    lines += [*(f"- {line}" for line in _notes(content)), ""]
-    if content["networks"][0]["matched_correlation"]:
-        lines += ["## Matched correlation by node", "", *_by_node(content["networks"], content["modules"]), ""]
-    return "\n".join([*lines, *pages.made_from(content)])
+    networks = content["networks"]
+    how = f"By {content['method']}{' (approximate)' if content['approximate'] else ''}; before -> after:"
+    came: tuple[Any, ...] = (how, table([HEADER, *map(cells_of, networks)]), *figures(networks), Points(tuple(_notes(content))))
+    sections = [section("How near they came", *came)]
+    if networks[0]["matched_correlation"]:
+        sections.append(section("Matched correlation by node", _by_node(networks, content["modules"])))
+    warned = section("", Warnings(tuple(content["warnings"])))
+    return Page(
+        f"npmerge align: {', '.join(others)} in the units of {reference}",
+        filled(warned, *sections, pages.made_from(content)),
+        headlines=_headlines(content),
+        foot=pages.versions(content),
+    )
+
+
+def _headlines(content: Mapping[str, Any]) -> tuple[Headline, ...]:
+    """How far the networks have come, on average where there are several."""
+    networks, found = content["networks"], []
+    whose = "" if len(networks) == 1 else f"mean of {len(networks)} networks"
+
+    def mean(changes: Sequence[Mapping[str, float]], form: str) -> str:
+        return " → ".join(f"{np.mean([x[when] for x in changes]):{form}}" for when in ("before", "after"))
+
+    if networks[0]["matched_correlation"]:
+        nodes = [change for network in networks for change in network["matched_correlation"].values()]
+        found.append(Headline("Matched correlation", mean(nodes, ".3f"), whose or "mean over the nodes"))
+    if networks[0]["barrier"]:
+        found.append(Headline("Barrier (nats)", mean([x["barrier"] for x in networks], ".3g"), whose or "on the straight line"))
+    found.append(
+        Headline("Squared distance", mean([x["squared_distance"] for x in networks], ".4g"), whose or "of all weights")
+    )
+    return (
+        *found,
+        Headline("Function preserved to", f"{content['verify']:.1e}", "of the largest output, under random symmetries"),
+    )
+
+
+def figures(networks: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """What was measured of networks before and after: correlation by depth, and loss along the path, where they are there."""
+    names, found = [FilePath(network["file"]).stem for network in networks], []
+    if networks[0]["matched_correlation"]:
+        nodes = networks[0]["matched_correlation"]
+        both = [{n: np.array([x["matched_correlation"][n][when] for x in networks]) for n in nodes} for when in _WHEN]
+        before, after = (np.mean([*values.values()], axis=0) for values in both)
+        means = ", ".join(f"{name} from {b:.3f} to {a:.3f}" for name, b, a in zip(names, before, after, strict=True))
+        at = plural(len(nodes), "node")
+        words = f"Mean correlation of matched units at {at}, dashed before the alignment. On average {means}."
+        draw = partial(correlation_figure, both[0], both[1], names)
+        found.append(Figure("correlation", "Matched correlation by depth", words, draw))
+    if networks[0]["path"]:
+        paths = [[_path(network["path"][when]) for network in networks] for when in _WHEN]
+        barriers = ", ".join(
+            f"{name} from {b.barrier:.3g} to {a.barrier:.3g}" for name, b, a in zip(names, *paths, strict=True)
+        )
+        words = f"Loss from the reference to each network, dashed before the alignment. Barriers in nats: {barriers}."
+        found.append(Figure("barrier", "Loss along the path", words, partial(barrier_figure, paths[0], paths[1], names)))
+    return found
+
+
+def _path(points: Mapping[str, Sequence[float]]) -> Path:
+    return Path(**{key: np.array(values) for key, values in points.items()})
 
 
 def told(content: Mapping[str, Any]) -> list[str]:
     """What the terminal shows: a line for each network, and what could not be measured."""
     lines = [f"{len(content['networks']) + 1} x {content['architecture']['class']}, {content['method']}; before -> after"]
     for network in content["networks"]:
-        name, *cells = _row(network)
+        name, *cells = cells_of(network)
         cells = [f"{head} {cell}" for head, cell in zip(HEADER[1:], cells, strict=True) if cell != "-"]
         lines.append(f"{name}: {'; '.join(cells)}")
     ends = [*_ends(content), *_worse(content)] if content["data"] and content["data"]["labels"] else []
     return [*lines, *(f"- {line}" for line in [*_moves(content), *ends, *_missing(content), *content["warnings"]])]
 
 
-def _network(k: int, source: Source, measured: Measured) -> dict[str, Any]:
-    """The numbers of one network."""
+def row_of(name: str, k: int, measured: Measured) -> dict[str, Any]:
+    """The numbers of the network at this place among those that are not the reference."""
     nodes, paths = measured.correlations, measured.paths
     return {
-        "file": source.path.name,
+        "file": name,
         "outputs_moved_by": measured.moved[k],
         "squared_distance": _change([values[k] for values in measured.distances]),
         "matched_correlation": nodes and {n: _change([float(v[n][k]) for v in nodes]) for n in nodes.before},
         "barrier": paths and _change([found[k].barrier for found in paths]),
-        "path": paths and _change([_points(found[k]) for found in paths]),
+        "path": paths and _change([points_of(found[k]) for found in paths]),
     }
 
 
@@ -74,7 +132,8 @@ def _change(values: Sequence[Any]) -> dict[str, Any]:
     return Change(*values)._asdict()
 
 
-def _points(path: Path) -> dict[str, list[float]]:
+def points_of(path: Path) -> dict[str, list[float]]:
+    """A path as JSON has it."""
     return {key: values.tolist() for key, values in path._asdict().items()}
 
 
@@ -83,7 +142,8 @@ def _written(sources: Sequence[Source], measured: Measured) -> list[str]:
     return [*(written_name(source.path) for source in sources), *REPORT, *drawn]
 
 
-def _row(network: Mapping[str, Any]) -> tuple[str, ...]:
+def cells_of(network: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of the table under HEADER."""
     correlation = network["matched_correlation"]
     if correlation:
         means = {key: float(np.mean([node[key] for node in correlation.values()])) for key in ("before", "after")}
@@ -106,13 +166,13 @@ def _arrow(change: Mapping[str, float], form: str) -> str:
     return f"{change['before']:{form}} -> {change['after']:{form}}"
 
 
-def _by_node(networks: Sequence[Mapping[str, Any]], modules: Mapping[str, str]) -> list[str]:
+def _by_node(networks: Sequence[Mapping[str, Any]], modules: Mapping[str, str]) -> Table:
     """Nodes are called by the name that what makes them has in the file of the reference, and beside it by its path."""
     rows = [
         (_called(node, modules), *(_arrow(network["matched_correlation"][node], ".3f") for network in networks))
         for node in networks[0]["matched_correlation"]
     ]
-    return markdown_table(("node", *(network["file"] for network in networks)), rows)
+    return Table(("node", *(network["file"] for network in networks)), tuple(rows))
 
 
 def _called(node: str, modules: Mapping[str, str]) -> str:
@@ -139,7 +199,7 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         notes += [*_ends(content), *_worse(content)]
     if content["batch_statistics"] and data:
         notes.append(f"BatchNorm: {_normalised(content)}")
-    return [*notes, *_moves(content), *_missing(content), *content["warnings"]]
+    return [*notes, *_moves(content), *_missing(content)]
 
 
 def _moves(content: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,12 @@ from npmerge.reports.folder import REPORT
 MERGED = "merged.safetensors"
 """The file of the network that all are merged into."""
 
+SIZES = "merged-*.safetensors"
+"""Files of the networks of other sizes."""
+
+ACCURACY = "accuracy.png"
+"""What is drawn of networks whose accuracy is known."""
+
 FIGURES = ("correlation.png", "barrier.png")
 """What an alignment may draw."""
 
@@ -140,23 +146,29 @@ class PleasRequest(MergeRequest):
 
     Attributes:
         budget: its size, in operations of one network.
-        points: sizes for the figure, from one network to all.
+        points: sizes from one network to all that are merged, measured and written besides; None for none.
     """
 
     budget: float
-    points: int = 5
+    points: int | None = None
 
     def __post_init__(self) -> None:
         from alignment.budget.allocation import check_budget  # imports JAX
 
         super().__post_init__()
         check_budget(self.budget, len(self.files))
-        _check_points(self.points)
+        if self.points is not None:
+            _check_points(self.points)
+        if clash := [path for path in self.files if path.parent.resolve() == self.out.resolve() and path.match(SIZES)]:
+            raise ValueError(
+                f"{clash[0]} would be taken for a merged network of an earlier run: choose another folder with --out"
+            )
 
     @property
     def options(self) -> list[str]:
         """See `Request.options`."""
-        return ["--budget", f"{self.budget:g}", "--points", str(self.points)]
+        points = [] if self.points is None else ["--points", str(self.points)]
+        return ["--budget", f"{self.budget:g}", *points]
 
 
 def request_of(
@@ -176,7 +188,7 @@ def request_of(
         method: by its name there, with hyphens or underscores.
         budget: for pleas only, which needs it.
         width: for zipit and transport only; None for 1.
-        points: None for 11 on each path, or for 5 sizes of pleas.
+        points: None for 11 on each path, and for the size asked for alone of pleas.
         approximate: for alignments that have such a form.
         given: what is the same for all methods.
 

@@ -14,6 +14,7 @@ from npmerge.commands.terminal import gathered_warnings, tell
 from npmerge.evaluate import Metrics, evaluate
 from npmerge.models import Network, abstract, example
 from npmerge.reports.folder import OutputFolder, write_report
+from npmerge.reports.page import Page
 from npmerge.reports.progress import Advance, phases
 
 
@@ -48,31 +49,30 @@ class Parents:
 
 
 class Made(NamedTuple):
-    """What a run makes: networks by the names of their files, the content of its summary, and figures by name."""
+    """What a run makes: networks by the names of their files, and the content of its summary."""
 
     files: Mapping[str, File]
     content: Mapping[str, Any]
-    figures: Mapping[str, Any]
 
 
-class Page(Protocol):
+class Says(Protocol):
     """The module that says what was done."""
 
-    def markdown(self, content: Mapping[str, Any]) -> str:
-        """The page `report.md`."""
+    def page(self, content: Mapping[str, Any]) -> Page:
+        """The report, from the content of `summary.json` alone."""
 
     def told(self, content: Mapping[str, Any]) -> list[str]:
         """What the terminal shows."""
 
 
 def run(
-    request: Request, page: Page, make: Callable[[Parents], Made], *, own: tuple[str, ...], widths: bool = False
+    request: Request, says: Says, make: Callable[[Parents], Made], *, own: tuple[str, ...], widths: bool = False
 ) -> dict[str, Any]:
     """Read, make, write the folder and print its table.
 
     Args:
         request: what was asked for.
-        page: what is said of it.
+        says: what is said of it.
         make: what makes networks of the parents.
         own: names of the files that the run may write.
         widths: whether networks of different widths are taken.
@@ -91,8 +91,8 @@ def run(
         for name, file in made.files.items():
             file.write(folder / name)
         content = {**made.content, "warnings": warned()}
-        write_report(folder, page=page.markdown(content), summary=content, figures=made.figures)
-    tell(page.told(content), request.out, content["written"], began)
+        write_report(folder, page=says.page(content), summary=content)
+    tell(says.told(content), request.out, content["written"], began)
     return content
 
 

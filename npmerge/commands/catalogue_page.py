@@ -1,7 +1,9 @@
 """`npmerge methods`: what the merge methods ask, as text and as JSON."""
 
 import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,12 @@ from npmerge.reports.text import columns
 
 HEADER = ("", "models", "base", "data", "labels", "activations", "gradients", "key", "same initialisation")
 
+LEARNED = ("np_merge", "ada_merging", "dam")
+LEARNED_ONLY = (
+    "{0} is a learned merge, not a method: in Python npmerge.{0}(), whose help says how it is learned; in recipes learn: with "
+    "a granularity and a constraint"
+)
+
 
 def methods_page(name: str | None, *, as_json: bool) -> str:
     """All methods, or the one of that name of the library or of recipes. Raises ValueError for others; the nearest is told."""
@@ -21,6 +29,8 @@ def methods_page(name: str | None, *, as_json: bool) -> str:
     recipe = None if name is None else recipe_method(name)
     if name is not None:
         known = {plain(each): each for each in found}
+        if plain(name) in map(plain, LEARNED):
+            raise ValueError(LEARNED_ONLY.format(next(x for x in LEARNED if plain(x) == plain(name))))
         if plain(name) not in known and recipe is None:
             raise ValueError(unknown("method", name, [*found, *(x for x in RECIPE_METHODS if plain(x) not in known)]))
         found = {each: a for each, a in found.items() if plain(each) == plain(name)}
@@ -64,7 +74,15 @@ def _one(found: Asks) -> list[str]:
     if found.statistics:
         facts.append(("statistics:", ", ".join(found.statistics)))
     hyper = [("hyper-parameter", "default", "published grid, or all values"), *map(_cells, found.hyper)]
-    return [found.name, found.summary, "", *columns(facts), *(["", *columns(hyper)] if found.hyper else [])]
+    told = [found.name, found.summary, *_details(found.name), ""]
+    return [*told, *columns(facts), *(["", *columns(hyper)] if found.hyper else [])]
+
+
+def _details(name: str) -> list[str]:
+    """What the docstring of a method says after its first paragraph, before its sections."""
+    method = next(each for each in METHODS if each.__name__ == name)
+    text = re.split(r"\n\n(?:Attributes|Example|Raises):\n", inspect.getdoc(method) or "")[0]
+    return [line for paragraph in text.split("\n\n")[1:] for line in ("", *paragraph.splitlines())]
 
 
 def _facts(a: Asks) -> tuple[Answer, ...]:

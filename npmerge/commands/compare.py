@@ -120,23 +120,26 @@ def compared(paths: Sequence[Path], base: Path | None = None) -> dict[str, Any]:
     reference, *others = [open_checkpoint(path) for path in paths]
     models = Models(reference, tuple(others), None if base is None else open_checkpoint(base))
     left_out = _left_out(models)
-    entries = list(reference.entries.values())
-    with shown(sum(entry.nbytes for entry in entries), "comparing", quiet=False) as progress:
-        found = each_tensor(models.sums, entries, progress.advance)
-    names = [entry.name for entry in entries]
-    by_model = [{name: sums[k] for name, sums in zip(names, found, strict=True)} for k in range(len(others))]
+    measured = differences_of(models, quiet=False)
     return {
         "reference": str(paths[0]),
         "base": None if base is None else str(base),
-        "models": [
-            _of_model(path, {name: sums for name, sums in of.items() if sums})
-            for path, of in zip(paths[1:], by_model, strict=True)
-        ],
+        "models": [{"path": str(path), **of} for path, of in zip(paths[1:], measured, strict=True)],
         "left_out": left_out,
     }
 
 
-def _of_model(path: Path, tensors: Mapping[str, Sums]) -> dict[str, Any]:
+def differences_of(models: Models, *, quiet: bool) -> list[dict[str, Any]]:
+    """How far each of the others is from the reference: as a whole, by layer and by tensor, as `Sums.measures` has it."""
+    entries = list(models.reference.entries.values())
+    with shown(sum(entry.nbytes for entry in entries), "comparing", quiet=quiet) as progress:
+        found = each_tensor(models.sums, entries, progress.advance)
+    names = [entry.name for entry in entries]
+    by_model = [{name: sums[k] for name, sums in zip(names, found, strict=True)} for k in range(len(models.others))]
+    return [_of_model({name: sums for name, sums in of.items() if sums}) for of in by_model]
+
+
+def _of_model(tensors: Mapping[str, Sums]) -> dict[str, Any]:
     """Everything that is told of one model."""
     layers: dict[str, list[Sums]] = {}
     of = layers_of(tensors)
@@ -144,7 +147,6 @@ def _of_model(path: Path, tensors: Mapping[str, Sums]) -> dict[str, Any]:
         place = of.place(name)
         layers.setdefault(f"{place.stack}{place.number}" if place else OUTSIDE, []).append(sums)
     return {
-        "path": str(path),
         "whole": total(tensors.values()).measures(),
         "layers": {name: total(several).measures() for name, several in layers.items()},
         "tensors": {name: sums.measures() for name, sums in tensors.items()},

@@ -1,16 +1,19 @@
 """What `npmerge compare` says: its words, its page and its heat maps."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from npmerge.recipe.layers import layers_of
+from npmerge.folder.card import name_of
+from npmerge.recipe.layers import layers_of, place_of
+from npmerge.reports.charts import sequential, wrapped
 from npmerge.reports.folder import REPORT, write_report
 from npmerge.reports.numbers import number, plural
-from npmerge.reports.tables import markdown_table
+from npmerge.reports.page import Figure, Headline, Listing, Page, Points, Section, section, table
 from npmerge.reports.text import columns
 
 FILES = (*REPORT, "heatmap.png")
@@ -44,24 +47,50 @@ def told(content: Mapping[str, Any], *, verbose: bool = False) -> list[str]:
     return [*lines, "", *_words(content), *_notes(content, None if verbose else SHOWN)]
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The page `report.md`."""
-    lines = [f"# npmerge compare: against {content['reference']}{_base(content)}", ""]
-    lines += ["![heat map](heatmap.png)", ""]
+def page(content: Mapping[str, Any]) -> Page:
+    """The report, from the content of `summary.json` alone."""
     rows = ((model["path"], model["whole"]) for model in content["models"])
-    lines += [*markdown_table(*_split(_table("model", content, rows))), "", *(f"- {line}" for line in _words(content)), ""]
-    for model in content["models"]:
-        lines += [f"## {model['path']}", "", *markdown_table(*_split(_table("layer", content, model["layers"].items()))), ""]
-        shown = worst(model["tensors"], SHOWN)
-        lines += [f"{_of(len(shown), len(model['tensors'])).capitalize()}:", ""]
-        lines += [*markdown_table(*_split(_table("tensor", content, shown))), ""]
-    lines += [f"- {line}" for line in _notes(content, None)]
-    return "\n".join([*lines, "", f"Command: `{content['command']}`; npmerge {content['npmerge']}.", ""])
+    base = content["base"]
+    whole = section("As a whole", table(_table("model", content, rows)), Points(tuple(_words(content))), _figure(content))
+    return Page(
+        f"npmerge compare: against {name_of(content['reference'])}{f', base {name_of(base)}' if base else ''}",
+        (
+            whole,
+            *(_of_model(content, model) for model in content["models"]),
+            section("How it was made", Points(tuple(_notes(content, None))), "The command:", Listing(content["command"], "sh")),
+        ),
+        headlines=_headlines(content),
+        foot=f"npmerge {content['npmerge']}.",
+    )
+
+
+def _headlines(content: Mapping[str, Any]) -> tuple[Headline, ...]:
+    """The whole of each model, of the first few."""
+    found = []
+    for model in content["models"][:4]:
+        whole = model["whole"]
+        conflict = f"; {_percent(whole['sign_conflict'])} of signs in conflict" if content["base"] else ""
+        note = f"distance {number(whole['distance'])} of the norm{conflict}"
+        found.append(Headline(f"Cosine, {Path(model['path']).name}", _cosine(whole["cosine"]), note))
+    return tuple(found)
+
+
+def _of_model(content: Mapping[str, Any], model: Mapping[str, Any]) -> Section:
+    shown = worst(model["tensors"], SHOWN)
+    tensors = table(_table("tensor", content, shown), folded=f"{_of(len(shown), len(model['tensors'])).capitalize()}")
+    return section(name_of(model["path"]), table(_table("layer", content, model["layers"].items())), tensors)
+
+
+def _figure(content: Mapping[str, Any]) -> Figure:
+    names = ", ".join(Path(model["path"]).name for model in content["models"])
+    measures = "distance, cosine and conflict of signs" if content["base"] else "distance and cosine"
+    words = f"By layer and kind of tensor: {measures} of {names} from {Path(content['reference']).name}."
+    return Figure("heatmap", "Where the models differ", words, partial(heatmap, content))
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the page, the numbers and the heat maps."""
-    write_report(folder, page=markdown(content), summary=content, figures={"heatmap": heatmap(content)})
+    write_report(folder, page=page(content), summary=content)
 
 
 def worst(tensors: Mapping[str, Mapping[str, Any]], count: int | None) -> list[tuple[str, Mapping[str, Any]]]:
@@ -88,8 +117,9 @@ def heatmap(content: Mapping[str, Any]) -> Any:
     every = drawing.subplots(len(grids), len(measures), squeeze=False)
     for axes_of_model, of_model, model in zip(every, grids, content["models"], strict=True):
         for axes, measure, (values, rows, kinds) in zip(axes_of_model, measures, of_model, strict=True):
-            image = axes.imshow(values, aspect="auto", interpolation="nearest")
-            axes.set_title(f"{Path(model['path']).name}: {measure.replace('_', ' ')}", fontsize=8)
+            image = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=sequential())
+            axes.grid(visible=False)
+            axes.set_title(wrapped(f"{Path(model['path']).name}: {measure.replace('_', ' ')}", 28), fontsize=8)
             axes.set_xticks(range(len(kinds)), labels=kinds, rotation=90, fontsize=6)
             axes.set_yticks(range(len(rows)), labels=rows, fontsize=6)
             drawing.colorbar(image, ax=axes)
@@ -105,6 +135,9 @@ def grid(tensors: Mapping[str, Mapping[str, Any]], measure: str) -> tuple[np.nda
             cells[f"{place.stack}{place.number}", place.rest.lstrip("./").removesuffix(".weight")] = measures[measure]
     cells = cells or {(name, measure): measures[measure] for name, measures in tensors.items()}
     rows, kinds = (list(dict.fromkeys(keys)) for keys in zip(*cells, strict=True))
+    stacks = list(layers.numbers)
+    places = {row: place_of(row) for row in rows}
+    rows.sort(key=lambda row: (stacks.index(p.stack), p.number) if (p := places[row]) and p.stack in stacks else (0, 0))
     values = np.full((len(rows), len(kinds)), np.nan)
     for (row, kind), value in cells.items():
         values[rows.index(row), kinds.index(kind)] = np.nan if value is None else value
@@ -132,10 +165,6 @@ def _cosine(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.3g} %"
-
-
-def _split(table: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
-    return table[0], table[1:]
 
 
 def _base(content: Mapping[str, Any]) -> str:

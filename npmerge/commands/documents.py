@@ -109,7 +109,7 @@ class Documents:
         try:
             for number, recipe in enumerate(recipes):
                 document = ready.get(number) or self._planned(recipe, results)
-                for path in (*_files(document.plan, results), *_examples(document)):
+                for path in (*files_of(document.plan, results), *_examples(document)):
                     hashes.setdefault(str(path), hashers.submit(hash_of_path, path))
                 if recipe is not recipes[-1]:
                     made, said = self._intermediate(document, folder, number)
@@ -227,7 +227,7 @@ def _examples(document: Planned) -> list[Path]:
     return [*data_files(document.recipe), *code_files(document.blocks)]
 
 
-def _files(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:
+def files_of(plan: Plan, results: Mapping[str, StoredModel]) -> list[Path]:
     """The files that a plan reads and those beside them, without those of results of earlier documents."""
     own = [model for model in plan.models if model.name not in results]
     return [path for model in own for path in (*model.read_from, *files_beside(model))]

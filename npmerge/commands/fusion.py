@@ -8,7 +8,7 @@ from npmerge.arithmetic import mean_of
 from npmerge.commands import fusion_page
 from npmerge.commands.align_inputs import sample_of
 from npmerge.commands.align_measures import has_statistics
-from npmerge.commands.align_requests import MERGED, FusionRequest
+from npmerge.commands.align_requests import ACCURACY, MERGED, FusionRequest
 from npmerge.commands.align_run import Made, Parents, plain, run
 from npmerge.commands.alignments import ZIPIT, fusion_of
 from npmerge.commands.sources import File
@@ -22,7 +22,7 @@ from npmerge.statistics.collect import collect
 def run_fusion(request: FusionRequest) -> dict[str, Any]:
     """Merge, measure, write the folder and print its table, as `align_run.run` does."""
     widths = request.method != ZIPIT
-    return run(request, fusion_page, lambda parents: _made(request, parents), own=(MERGED, *REPORT), widths=widths)
+    return run(request, fusion_page, lambda parents: _made(request, parents), own=(MERGED, *REPORT, ACCURACY), widths=widths)
 
 
 def _made(request: FusionRequest, parents: Parents) -> Made:
@@ -48,7 +48,7 @@ def _made(request: FusionRequest, parents: Parents) -> Made:
         metrics = evaluate(resize(network.apply, graph, merged, widths), merged, parents.data.batches())
         content["networks"] = alone | {"merged": plain(metrics)}
     config = WithWidths.of(parents.config, widths)
-    return Made({MERGED: File(config, merged, {request.method: fusion_page.provenance(content)})}, content, {})
+    return Made({MERGED: File(config, merged, {request.method: fusion_page.provenance(content)})}, content)
 
 
 def _merged(request: FusionRequest, parents: Parents) -> tuple[PyTree, dict[str, int]]:
@@ -67,4 +67,4 @@ def _merged(request: FusionRequest, parents: Parents) -> tuple[PyTree, dict[str,
         return merged, widths
     parents.advance("statistics of BatchNorm")
     train = resize(parents.networks[0].train_apply, graph, merged, widths)
-    return reset_statistics(train, merged, data.whole_batches()), widths
+    return reset_statistics(train, merged, data.even_batches()), widths

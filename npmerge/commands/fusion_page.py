@@ -7,13 +7,15 @@ from npmerge.commands import pages
 from npmerge.commands.align_requests import MERGED, FusionRequest
 from npmerge.commands.align_run import Parents
 from npmerge.reports.folder import REPORT
-from npmerge.reports.numbers import nats
-from npmerge.reports.tables import markdown_table
+from npmerge.reports.page import Headline, Page, Points, Warnings, filled, section, table
 
 
 def summary(request: FusionRequest, parents: Parents) -> dict[str, Any]:
     """What `summary.json` says of the request; `written` lists the files."""
-    return pages.summary(request, parents) | {"width": request.width, "written": [MERGED, *REPORT]}
+    return pages.summary(request, parents) | {
+        "width": request.width,
+        "written": [MERGED, *REPORT, *pages.drawn_accuracy(parents.data)],
+    }
 
 
 def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,24 +23,36 @@ def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     return pages.provenance(content, "width")
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The page `report.md`."""
+def page(content: Mapping[str, Any]) -> Page:
+    """The report, from the content of `summary.json` alone."""
     files = [source["file"] for source in content["sources"]]
-    lines = [f"# npmerge align: {', '.join(files)} in one network by {content['method']}", ""]
-    lines += [*(f"- {line}" for line in _notes(content)), ""]
+    worth = section("", None)
     if content["networks"]:
-        rows = [(name, f"{row['accuracy']:.4f}", nats(row["loss"])) for name, row in content["networks"].items()]
-        lines += ["## What it is worth", "", *markdown_table(("network", "accuracy", "loss"), rows), ""]
-    rows = [(row["node"], *map(str, row["old"]), str(row["new"])) for row in content["nodes"]]
-    lines += ["## Units of every node", "", *markdown_table(("node", *files, "merged"), rows), ""]
-    return "\n".join([*lines, *pages.made_from(content)])
+        worth = section("What it is worth", pages.worth(content["networks"]), pages.accuracy_figure(content))
+    rows = [("node", *files, "merged"), *((row["node"], *map(str, row["old"]), str(row["new"])) for row in content["nodes"])]
+    sections = (
+        section("", Points(tuple(_notes(content))), Warnings(tuple(content["warnings"]))),
+        worth,
+        section("Units of every node", table(rows)),
+    )
+    return Page(
+        f"npmerge align: {', '.join(files)} in one network by {content['method']}",
+        filled(*sections, pages.made_from(content)),
+        headlines=_headlines(content),
+        foot=pages.versions(content),
+    )
+
+
+def _headlines(content: Mapping[str, Any]) -> tuple[Headline, ...]:
+    size = Headline("Operations", f"{content['operations']:.3f} times", f"those of {content['sources'][0]['file']}")
+    return (*pages.accuracy_headline(content), size, Headline("Parameters", f"{content['parameters']:.3f} times", size.note))
 
 
 def told(content: Mapping[str, Any]) -> list[str]:
     """What the terminal shows."""
     kind, width = content["architecture"]["class"], content["width"]
     lines = [f"{len(content['sources'])} x {kind}, {content['method']} at {width:g} times the width of the first"]
-    return [*lines, *pages.measured(content["networks"]), *(f"- {line}" for line in _notes(content))]
+    return [*lines, *pages.measured(content["networks"]), *(f"- {line}" for line in [*_notes(content), *content["warnings"]])]
 
 
 def _notes(content: Mapping[str, Any]) -> list[str]:
@@ -60,4 +74,4 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         notes.append("Accuracy and loss are on the examples that the units were compared on: keep others for a test.")
     elif data:
         notes.append("No labels in the data: accuracy and loss cannot be measured.")
-    return [*notes, *content["warnings"]]
+    return notes

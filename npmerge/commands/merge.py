@@ -5,12 +5,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from npmerge.checkpoint.partial import check_replaceable, partial_folder, partial_place
 from npmerge.commands.documents import Documents, Made
-from npmerge.commands.planning import Asked, asked_of
+from npmerge.commands.planning import Asked, Planned, asked_of
+from npmerge.commands.prediction import LIBRARIES, predicted, probed
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder import changed_inputs, hashes_now
 from npmerge.recipe import Recipe
@@ -23,6 +25,8 @@ from npmerge.stream.outcomes import line, summary
 from npmerge.stream.workers import switch_often
 
 SHARD_SIZE = "5GB"
+FILES = (".safetensors", ".npz", ".bin", ".pt", ".pth")
+"""Endings of files, which the folder of a merged model should not have."""
 
 
 def default_options() -> Options:
@@ -47,6 +51,7 @@ class Request:
         quiet: whether to print nothing but errors.
         verbose: whether to print a line for every tensor.
         distributed: whether this is one of several processes of a job, which learn together.
+        report: whether a report is to be written.
     """
 
     recipe: Path
@@ -61,10 +66,14 @@ class Request:
     quiet: bool = False
     verbose: bool = False
     distributed: bool = False
+    report: bool = False
 
 
-def run_merge(request: Request) -> None:
+def run_merge(request: Request) -> dict[str, Any] | None:
     """Merge, write the folder, and print what was done.
+
+    Returns:
+        What it took, if a report is to be written and this process is the one that writes.
 
     Raises:
         ValueError: whatever is wrong with recipe, models, output or memory.
@@ -77,8 +86,10 @@ def run_merge(request: Request) -> None:
     use_device(request.device)
     if request.distributed and not _is_first(asked.recipes):
         _attend(request, documents)
-        return
+        return None
     check_replaceable(request.out, force=request.force)
+    if request.out.suffix in FILES and not request.quiet:
+        typer.echo(f"warning: {request.out} will be a folder, in which the merged model lies, whatever its name", err=True)
     ready = documents.check()
     if asked.replay is not None:
         documents = replace(documents, hashes=hashes_now(asked.replay))
@@ -91,8 +102,41 @@ def run_merge(request: Request) -> None:
             _begin()
         made = documents.make(folder, ready)
         check()
+    seconds = time.perf_counter() - begun
     if not request.quiet:
-        _tell(request, made, time.perf_counter() - begun)
+        _tell(request, made, seconds)
+    alone = ready.get(0) if len(asked.recipes) == 1 else None
+    return _taken(request, alone, made, seconds) if request.report else None
+
+
+def _taken(request: Request, document: Planned | None, made: Made, seconds: float) -> dict[str, Any]:
+    """What only this run knows, for the report; beside it what `npmerge plan` says of a recipe of one document."""
+    memory = peak_memory()
+    return {
+        "seconds": seconds,
+        "memory": memory,
+        "read": made.plan.bytes_in,
+        "written": made.plan.bytes_out,
+        "threads": request.options.threads,
+        "device": request.device,
+        "predicted": None if document is None else _foreseen(request, document),
+        "warnings": [f"not as the first time: {text}" for text in made.changed],
+    }
+
+
+def _foreseen(request: Request, document: Planned) -> dict[str, float | None]:
+    """Memory and seconds as `npmerge plan` tells them; null for what it does not know."""
+    found, align, learn = predicted(document.plan, request.options, probed()), document.recipe.align, document.recipe.learn
+    if document.blocks is None:
+        return {"seconds": found.seconds, "memory": found.memory}
+    if learn is None:
+        return {"seconds": None, "memory": None}
+    from npmerge.learning.predictions import PROGRAMS, predicted_fit  # imports flax and Optax
+
+    fit = predicted_fit(document.blocks, learn)
+    known = align is None and fit.lasting is not None and found.seconds is not None
+    memory = max(LIBRARIES + fit.held + (PROGRAMS if align else 0), found.memory)
+    return {"seconds": found.seconds + fit.lasting if known else None, "memory": memory}  # type: ignore[operator]
 
 
 def _documents(request: Request, asked: Asked) -> Documents:

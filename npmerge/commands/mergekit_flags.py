@@ -19,12 +19,14 @@ FLAGS = {
 
 
 def check_flags(arguments: Sequence[str]) -> None:
-    """Raise ValueError for a recipe in the place of a command, and for a flag of mergekit, with what to give instead."""
+    """Raise ValueError for a recipe in the place of a command, a flag of mergekit or of others, with what to give instead."""
     first = arguments[0] if arguments else ""
     if Path(first).suffix in (".yml", ".yaml", ".json"):
         instead = f"npmerge merge {first} OUT, or npmerge plan {first}"
         raise ValueError(f"{first} seems to be a recipe, expected a command: {instead}")
     for argument in arguments if "merge" in arguments[:1] else ():
         flag = argument.partition("=")[0]
+        if flag in ("--out", "-o"):
+            raise ValueError(f"{flag} is not an option of merge: its second argument is the folder, npmerge merge RECIPE OUT")
         if flag in FLAGS:
             raise ValueError(f"{flag} of mergekit {FLAGS[flag]}")

@@ -108,7 +108,8 @@ AlignPoints = Annotated[
     int | None,
     typer.Option(
         help="On how many networks between the reference and each other one the loss is measured, both ends included; 11 by "
-        f"default. For {PLEAS}: how many sizes are measured; 5 by default."
+        f"default. For {PLEAS}: so many sizes, from one network to all, are merged, measured and written as well, which takes "
+        "as much time for each; by default that of --budget alone."
     ),
 ]
 AlignApproximate = Annotated[
@@ -154,6 +155,28 @@ MergeDistributed = Annotated[
         "learn together; the first of them writes.",
     ),
 ]
+
+MergeReport = Annotated[
+    bool,
+    typer.Option("--report", help="Also write report.html and report.md: what was merged and what came of it."),
+]
+
+# npmerge report
+ReportFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The folder of a merge, or one that npmerge align or compare has written.")
+]
+ReportData = Annotated[
+    Path | None,
+    typer.Option(
+        help="Examples to measure on, as for npmerge evaluate: an .npz file, a folder of images, or text; by default those "
+        "that the recipe holds out."
+    ),
+]
+ReportBase = Annotated[
+    Path | None,
+    typer.Option(help="The model that all were fine-tuned from, where the recipe names none; by default its base."),
+]
+ReportOut = Annotated[Path | None, typer.Option(help="Folder for the report; by default DIR itself.")]
 
 # npmerge inspect
 InspectPath = Annotated[

@@ -1,6 +1,7 @@
 """What the pages of all methods of `npmerge align` have in common."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,10 +10,12 @@ import numpy as np
 from npmerge.checkpoint.network import architecture
 from npmerge.commands.align_inputs import Data
 from npmerge.commands.align_measures import has_statistics
-from npmerge.commands.align_requests import Request
+from npmerge.commands.align_requests import ACCURACY, Request
 from npmerge.commands.align_run import Parents
+from npmerge.reports.charts import ranges
+from npmerge.reports.intervals import wilson
 from npmerge.reports.numbers import nats
-from npmerge.reports.tables import markdown_table
+from npmerge.reports.page import Figure, Headline, Listing, Section, Table, code
 from npmerge.version import __version__
 
 
@@ -37,12 +40,52 @@ def provenance(content: Mapping[str, Any], *more: str) -> dict[str, Any]:
     return {key: content[key] for key in ("npmerge", "jax", "numpy", "method", *more, "seed", "sources", "data")}
 
 
-def made_from(content: Mapping[str, Any]) -> list[str]:
-    """The last lines of every page: the files, the command, the versions."""
-    hashes = [(source["file"], f"`{source['sha256']}`") for source in content["sources"]]
-    versions = f"npmerge {content['npmerge']}, jax {content['jax']}, numpy {content['numpy']}"
-    table = markdown_table(("file", "SHA-256"), hashes)
-    return ["## Made from", "", *table, "", f"Command: `{content['command']}`; {versions}.", ""]
+def made_from(content: Mapping[str, Any]) -> Section:
+    """The last section of every page: the files and the command."""
+    hashes = tuple((source["file"], code(source["sha256"])) for source in content["sources"])
+    return Section(
+        "Made from", (Table(("file", "SHA-256"), hashes), "The command that makes it again:", Listing(content["command"], "sh"))
+    )
+
+
+def versions(content: Mapping[str, Any]) -> str:
+    """The last line of every page."""
+    return f"npmerge {content['npmerge']}, jax {content['jax']}, numpy {content['numpy']}."
+
+
+def worth(networks: Mapping[str, Mapping[str, float]]) -> Table:
+    """Accuracy and loss of networks by name."""
+    rows = ((name, f"{row['accuracy']:.4f}", nats(row["loss"])) for name, row in networks.items())
+    return Table(("network", "accuracy", "loss"), tuple(rows))
+
+
+def drawn_accuracy(data: Data | None) -> list[str]:
+    """The file of `accuracy_figure`, where accuracy is measured."""
+    return [] if data is None or data.labels is None else [ACCURACY]
+
+
+def accuracy_figure(content: Mapping[str, Any]) -> Figure:
+    """Accuracy of each network with its interval, the merged one among them."""
+    count = content["data"]["examples"]
+    rows = {name: wilson(row["accuracy"] * count, count) for name, row in content["networks"].items()}
+    each = ", ".join(f"{name} {100 * x.value:.1f} %" for name, x in rows.items())
+    draw = partial(ranges, rows, "accuracy (%)", "merged", percent=True)
+    return Figure(
+        "accuracy", "Accuracy of every network", f"With Wilson's interval of 95 % on {count:,} examples: {each}.", draw
+    )
+
+
+def accuracy_headline(content: Mapping[str, Any]) -> tuple[Headline, ...]:
+    """Accuracy of the merged network beside the best of what it was made from; none where it was not measured."""
+    rows = dict(content["networks"])
+    if "merged" not in rows:
+        return ()
+    merged, count = rows.pop("merged"), content["data"]["examples"]
+    found, best = wilson(merged["accuracy"] * count, count), max(rows, key=lambda name: rows[name]["accuracy"])
+    note = (
+        f"{100 * found.low:.1f} to {100 * found.high:.1f} % on {count:,} examples; {best}: {100 * rows[best]['accuracy']:.1f} %"
+    )
+    return (Headline("Accuracy, merged", f"{100 * found.value:.1f} %", note),)
 
 
 def measured(rows: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -14,7 +14,10 @@ from npmerge.reports.text import braced, columns, kind_of, ranges, shape_of
 HEADER = ("tensor", "count", "shape", "dtype", "by", "of", "numbers", "")
 
 SPELT = 4
-"""Different values over depth that are spelt out; of more the first and the last are told."""
+"""Different values over depth that are spelt out with their layers."""
+
+LISTED = 12
+"""Values over depth that are listed where they go up and down; of more the first and the last are told, and the ends."""
 
 
 def told(plan: Plan, prediction: Prediction, *, verbose: bool = False, alone: bool = True) -> list[str]:
@@ -186,7 +189,18 @@ def _over_depth(values: Sequence[Value], layers: Sequence[int | None]) -> str:
         return next(iter(where))
     if len(where) <= SPELT:
         return " ".join(f"{text} ({ranges(numbers)})" for text, numbers in where.items())
-    return f"{_value(values[0])} to {_value(values[-1])} ({len(where)} values)"
+    texts = [_value(value) for value in values]
+    if _monotone(values):
+        return f"{texts[0]} to {texts[-1]} ({len(where)} values)"
+    if len(texts) <= LISTED:
+        return f"{' '.join(texts)} ({ranges([layer or 0 for layer in layers])})"
+    return f"{texts[0]} to {texts[-1]} ({len(where)} values, up and down)"
+
+
+def _monotone(values: Sequence[Value]) -> bool:
+    """Whether values over depth go up only or down only, each number of them."""
+    numbers = zip(*(value if isinstance(value, tuple) else (value,) for value in values), strict=False)
+    return all(list(column) in (sorted(column), sorted(column, reverse=True)) for column in numbers)
 
 
 def _value(value: Value) -> str:

@@ -51,13 +51,14 @@ class Planned(NamedTuple):
     blocks: "Blocks | None" = None
 
 
-def asked_of(path: Path, *, seed: int | None = None, mergekit_semantics: bool = False) -> Asked:
+def asked_of(path: Path, *, seed: int | None = None, mergekit_semantics: bool = False, there: bool = True) -> Asked:
     """Read a recipe, or the `npmerge.json` of a merge that is to be made again.
 
     Args:
         path: of the file.
         seed: of the command line, which counts before all others.
         mergekit_semantics: as above; a merge that was made with them is made with them again.
+        there: whether the models that it names must be there.
 
     Raises:
         ValueError: a file that cannot be read, and whatever is wrong in it.
@@ -67,7 +68,7 @@ def asked_of(path: Path, *, seed: int | None = None, mergekit_semantics: bool = 
         seed = replay.provenance.options.get("seed") if seed is None else seed
         mergekit_semantics = mergekit_semantics or replay.mergekit_semantics
     text = read_recipe(path) if replay is None else replay.provenance.recipe
-    return Asked(text, parse_recipe(text, str(path)), seed, mergekit_semantics, replay)
+    return Asked(text, parse_recipe(text, str(path), there=there), seed, mergekit_semantics, replay)
 
 
 def planned(

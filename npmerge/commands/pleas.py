@@ -8,15 +8,16 @@ from alignment import ActivationMatching, NodeMoments, WeightMatching, resize
 from alignment.methods.partial import merged_units
 from npmerge.commands import pleas_page
 from npmerge.commands.align_measures import has_statistics
-from npmerge.commands.align_requests import MERGED, PleasRequest
+from npmerge.commands.align_requests import MERGED, SIZES, PleasRequest
 from npmerge.commands.align_run import Made, Parents, plain, run
 from npmerge.commands.sources import File
 from npmerge.evaluate import LogitEnsemble, evaluate
 from npmerge.least_squares.pleas import Pleas, PreparedPleas, Sized
 from npmerge.least_squares.solve import LeastSquares
 from npmerge.models import WithWidths, example
-from npmerge.reports.figures import size_figure
 from npmerge.reports.folder import REPORT
+from npmerge.reports.numbers import plural
+from npmerge.reports.progress import stage
 from npmerge.statistics.collect import collect
 
 
@@ -26,7 +27,8 @@ def run_pleas(request: PleasRequest) -> dict[str, Any]:
     With data, units are matched by their activations and the layers are solved by sequential least squares; without, units are
     matched by their weights.
     """
-    return run(request, pleas_page, lambda parents: _Run(request, parents).made(), own=(MERGED, *REPORT, "size.png"))
+    own = (MERGED, *REPORT, "size.png", *(path.name for path in request.out.glob(SIZES)))
+    return run(request, pleas_page, lambda parents: _Run(request, parents).made(), own=own)
 
 
 class _Run:
@@ -42,43 +44,68 @@ class _Run:
         parents, models = self.parents, self.parents.models
         prepare, given = Pleas(WeightMatching()).prepare, dict[str, Any]()
         if self.data is not None:
-            parents.advance("activations")
-            stats = collect(self.apply, self.graph, models, self.data.batches(), [NodeMoments])
-            batches = self.data.whole_batches() if has_statistics(models[0]) else self.data.batches()
+            batches = self.data.even_batches() if has_statistics(models[0]) else self.data.batches()
+            tell = stage(parents.advance, f"activations on {plural(len(self.data.inputs), 'example')}", len(batches))
+            stats = collect(self.apply, self.graph, models, batches, [NodeMoments], progress=tell)
             prepare = Pleas(ActivationMatching(), LeastSquares(sequential=True)).prepare
             given = {"stats": stats, "batches": batches, "train_apply": parents.networks[0].train_apply}
         parents.advance("matching")
         return prepare(self.apply, self.graph, models, inputs=example(parents.config, 1), key=parents.key, **given)
 
     def made(self) -> Made:
-        """The network of the size asked for, and what is said of it."""
-        found = self.merged(self.request.budget)
-        sizes = self.sizes(found)
-        content = pleas_page.summary(self.request, self.parents) | self.described(found) | {"sizes": sizes}
-        figures = {"size": size_figure(sizes["points"], sizes["levels"], self.request.budget)} if sizes["points"] else {}
-        config = WithWidths.of(self.parents.config, found.widths)
-        return Made({MERGED: File(config, found.variables, {"pleas": pleas_page.provenance(content)})}, content, figures)
+        """The network of the size asked for, those of other sizes if they are, and what is said of them."""
+        budget, asked = self.request.budget, self.merged(self.request.budget)
+        networks: dict[str, Sized] = {}
+        points: list[dict[str, Any]] = []
+        for size, name in sorted({budget: MERGED, **self.others}.items()):
+            networks[name] = found = asked if size == budget else self.merged(size)
+            points.append({"budget": size, "cost": found.allocation.cost, **self.metrics(found)})
+        drawn = self.labelled and len(points) > 1
+        levels = self.levels()
+        sizes = {"points": points if self.labelled else [], "levels": levels}
+        content = pleas_page.summary(self.request, self.parents) | self.described(asked) | {"sizes": sizes}
+        content |= {"written": [*networks, *REPORT, *(["size.png"] if drawn else [])]}
+        files = {}
+        for (name, found), point in zip(networks.items(), points, strict=True):
+            config = WithWidths.of(self.parents.config, found.widths)
+            files[name] = File(config, found.variables, {"pleas": pleas_page.provenance(content, point)})
+        return Made(files, content)
+
+    @property
+    def others(self) -> dict[float, str]:
+        """The sizes asked for besides, and the files of their networks."""
+        if self.request.points is None:
+            return {}
+        grid = np.linspace(1, len(self.parents.models), self.request.points).round(9).tolist()
+        return {size: SIZES.replace("*", f"{size:g}") for size in grid if size != self.request.budget}
+
+    @property
+    def labelled(self) -> bool:
+        """Whether accuracy and loss can be measured."""
+        return self.data is not None and self.data.labels is not None
 
     def merged(self, budget: float) -> Sized:
         """The network of one size, with data its statistics re-estimated."""
-        self.parents.advance(f"merging at {budget:g} times the size of one")
-        return self.prepared.at(budget)
+        on = "" if self.data is None else f" on {plural(len(self.data.inputs), 'example')}"
+        text = f"merging at {budget:g} times the size of one{on}"
+        self.parents.advance(text)
+        return self.prepared.at(budget, progress=lambda done, layers: self.parents.advance(text, f"layer {done} of {layers}"))
 
-    def sizes(self, made: Sized) -> dict[str, Any]:
-        """Accuracy and loss at every size, and of the networks and their ensemble; empty without labels."""
-        if self.data is None or self.data.labels is None:
-            return {"points": [], "levels": {}}
-        batches, models = self.data.batches(), self.parents.models
-        grid = sorted({*np.linspace(1, len(models), self.request.points).round(9).tolist(), self.request.budget})
-        points = []
-        for budget in grid:
-            found = made if budget == self.request.budget else self.merged(budget)
-            metrics = evaluate(resize(self.apply, self.graph, found.variables, found.widths), found.variables, batches)
-            points.append({"budget": budget, "cost": found.allocation.cost, **plain(metrics)})
+    def metrics(self, made: Sized) -> dict[str, float]:
+        """Accuracy and loss of a merged network; nothing without labels."""
+        if self.data is None or not self.labelled:
+            return {}
+        apply = resize(self.apply, self.graph, made.variables, made.widths)
+        return plain(evaluate(apply, made.variables, self.data.batches()))
+
+    def levels(self) -> dict[str, dict[str, float]]:
+        """Accuracy and loss of the networks and of their ensemble; nothing without labels."""
+        if self.data is None or not self.labelled:
+            return {}
         alone = self.parents.alone()
-        ensemble = plain(evaluate(LogitEnsemble(self.apply), models, batches))
+        ensemble = plain(evaluate(LogitEnsemble(self.apply), self.parents.models, self.data.batches()))
         mean = {name: float(np.mean([row[name] for row in alone])) for name in ensemble}
-        return {"points": points, "levels": {"networks on average": mean, "ensemble of logits": ensemble}}
+        return {"networks on average": mean, "ensemble of logits": ensemble}
 
     def described(self, made: Sized) -> dict[str, Any]:
         """The widths of all nodes, and what the merged network costs."""

@@ -1,37 +1,56 @@
 """What `npmerge align --method pleas` says: its summary, its page and its words."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from npmerge.commands import pages
-from npmerge.commands.align_requests import MERGED, PleasRequest
+from npmerge.commands.align_requests import PleasRequest
 from npmerge.commands.align_run import Parents
-from npmerge.reports.folder import REPORT
+from npmerge.reports.figures import size_figure
 from npmerge.reports.numbers import nats
-from npmerge.reports.tables import markdown_table
+from npmerge.reports.page import Figure, Headline, Page, Points, Table, Warnings, filled, section
 
 
 def summary(request: PleasRequest, parents: Parents) -> dict[str, Any]:
-    """What `summary.json` says of the request; `written` lists the files."""
-    drawn = ["size.png"] if parents.data is not None and parents.data.labels is not None else []
-    return pages.summary(request, parents) | {"budget": request.budget, "written": [MERGED, *REPORT, *drawn]}
+    """What `summary.json` says of the request."""
+    return pages.summary(request, parents) | {"budget": request.budget}
 
 
-def provenance(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record of the merged checkpoint keeps."""
-    return pages.provenance(content, "budget", "cost")
+def provenance(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record of a merged checkpoint keeps, with the budget and the cost of its own size."""
+    return pages.provenance({**content, **point}, "budget", "cost")
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The page `report.md`."""
-    files = [source["file"] for source in content["sources"]]
-    lines = [f"# npmerge align: {', '.join(files)} in one network of {content['budget']:g} times the size", ""]
-    lines += [f"![{name.removesuffix('.png')}]({name})" for name in content["written"] if name.endswith(".png")]
-    lines += ["", *(f"- {line}" for line in _notes(content)), ""]
-    if content["sizes"]["points"]:
-        lines += ["## What each size is worth", "", *_by_size(content), ""]
-    lines += ["## Units of every node", "", *_by_node(content), ""]
-    return "\n".join([*lines, *pages.made_from(content)])
+def page(content: Mapping[str, Any]) -> Page:
+    """The report, from the content of `summary.json` alone."""
+    files, sizes = [source["file"] for source in content["sources"]], content["sizes"]
+    drawn = [_figure(content)] if len(sizes["points"]) > 1 else []
+    worth = section("What each size is worth", *drawn, _by_size(content)) if sizes["points"] else section("")
+    first = section("", Points(tuple(_notes(content))), Warnings(tuple(content["warnings"])))
+    return Page(
+        f"npmerge align: {', '.join(files)} in one network of {content['budget']:g} times the size",
+        filled(first, worth, section("Units of every node", _by_node(content)), pages.made_from(content)),
+        headlines=_headlines(content),
+        foot=pages.versions(content),
+    )
+
+
+def _figure(content: Mapping[str, Any]) -> Figure:
+    sizes, budget = content["sizes"], content["budget"]
+    kept = next(p for p in sizes["points"] if p["budget"] == budget)
+    words = (
+        f"Accuracy and loss at {len(sizes['points'])} sizes. The one that was kept has {kept['cost']:.3f} times the operations "
+        f"of one network, accuracy {kept['accuracy']:.4f} and loss {nats(kept['loss'])}."
+    )
+    return Figure("size", "Accuracy and loss by size", words, partial(size_figure, sizes["points"], sizes["levels"], budget))
+
+
+def _headlines(content: Mapping[str, Any]) -> tuple[Headline, ...]:
+    points = {p["budget"]: p for p in content["sizes"]["points"]}
+    networks = content["sizes"]["levels"] | ({"merged": points[content["budget"]]} if points else {})
+    size = Headline("Operations", f"{content['cost']:.3f} times", "those of one network")
+    return (*pages.accuracy_headline({"networks": networks, "data": content["data"]}), size)
 
 
 def told(content: Mapping[str, Any]) -> list[str]:
@@ -41,7 +60,11 @@ def told(content: Mapping[str, Any]) -> list[str]:
     ]
     points = {p["budget"]: p for p in content["sizes"]["points"]}
     merged = {"merged": points[content["budget"]]} if points else {}
-    return [*lines, *pages.measured(merged | content["sizes"]["levels"]), *(f"- {line}" for line in _notes(content))]
+    return [
+        *lines,
+        *pages.measured(merged | content["sizes"]["levels"]),
+        *(f"- {line}" for line in [*_notes(content), *content["warnings"]]),
+    ]
 
 
 def _notes(content: Mapping[str, Any]) -> list[str]:
@@ -72,19 +95,18 @@ def _notes(content: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"Layers whose inputs do not determine them, which stay near their start: {', '.join(content['singular'])}."
         )
-    return [*notes, *content["warnings"]]
+    return notes
 
 
-def _by_size(content: Mapping[str, Any]) -> list[str]:
+def _by_size(content: Mapping[str, Any]) -> Table:
     rows = [
         (f"{p['budget']:g}", f"{p['cost']:.3f}", f"{p['accuracy']:.4f}", nats(p["loss"])) for p in content["sizes"]["points"]
     ]
     rows += [(name, "", f"{v['accuracy']:.4f}", nats(v["loss"])) for name, v in content["sizes"]["levels"].items()]
-    return markdown_table(("budget", "operations", "accuracy", "loss"), rows)
+    return Table(("budget", "operations", "accuracy", "loss"), tuple(rows))
 
 
-def _by_node(content: Mapping[str, Any]) -> list[str]:
+def _by_node(content: Mapping[str, Any]) -> Table:
     header = ("node", "units of one network", "merged", "kept apart in each", "new units")
-    return markdown_table(
-        header, [tuple(str(row[key]) for key in ("node", "old", "merged", "separate", "new")) for row in content["nodes"]]
-    )
+    keys = ("node", "old", "merged", "separate", "new")
+    return Table(header, tuple(tuple(str(row[key]) for key in keys) for row in content["nodes"]))

@@ -14,7 +14,7 @@ from rich.table import Table
 from npmerge.demo import page
 from npmerge.demo.digits import SPLITS, Split
 from npmerge.demo.pipeline import QUICK, Run, Settings, fits_per_seed, run_seed
-from npmerge.reports.folder import OutputFolder, write_report
+from npmerge.reports.folder import REPORT, OutputFolder, write_report
 
 
 def run_demo(split: str, seeds: Sequence[int], *, out: Path, quick: bool, force: bool, command: str) -> dict[str, Any]:
@@ -33,14 +33,14 @@ def run_demo(split: str, seeds: Sequence[int], *, out: Path, quick: bool, force:
     with OutputFolder(out, force=force) as folder:
         runs = _run_all(split, seeds, settings)
         content = page.summary(runs, split=split, command=command)
-        text = page.markdown(content, runs, _notes(settings, time.perf_counter() - began))
-        write_report(folder, page=text, summary=content, figures={"curves": page.figure(content, runs)})
+        said = page.page(content, runs, _notes(settings, time.perf_counter() - began))
+        write_report(folder, page=said, summary=content)
     console = Console()
     console.print(f"Two networks on scikit-learn's digits, split {split}, seeds {content['seeds']}")
     console.print(_table(content))
     for line in page.verdict(content):
         console.print("- " + line, highlight=False)
-    console.print(f"{time.perf_counter() - began:.0f} s. Written to {out}: report.md, summary.json, curves.png")
+    console.print(f"{time.perf_counter() - began:.0f} s. Written to {out}: {', '.join(REPORT)}, curves.png")
     return content
 
 

@@ -1,6 +1,7 @@
 """What the demo says: its table, its words, its page and its figure."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from npmerge.demo.pipeline import Row, Run
 from npmerge.reports.drawing import Curve, draw_curves, draw_paths, new_figure
-from npmerge.reports.tables import markdown_table
+from npmerge.reports.page import Figure, Listing, Page, Points, Table, section
 from npmerge.version import __version__
 
 CONTROL = "fine-tuned average, aligned"
@@ -130,52 +131,53 @@ def _accuracies(content: Mapping[str, Any], row: Mapping[str, Any], fraction: fl
     return np.array(found)
 
 
-def markdown(content: Mapping[str, Any], runs: Sequence[Run], notes: Sequence[str]) -> str:
-    """The page `report.md`."""
-    lines = [f"# npmerge demo: two networks, split {content['split']}", "", "![curves](curves.png)", ""]
+def page(content: Mapping[str, Any], runs: Sequence[Run], notes: Sequence[str]) -> Page:
+    """The report."""
     if len(runs) == 1:
         spread = "with one seed there is no spread to hold them against; one digit is 0.28 points"
     else:
         spread = "with their deviation over the seeds"
-    lines += [
-        "## What learning is worth",
-        "",
+    control = (
         "The control is the aligned average, fine-tuned on the same examples for the same number of steps, its learning rate "
-        f"chosen alike. Differences are of test accuracy in points, {spread}.",
-    ]
-    lines += ["", *(f"- {line}" for line in verdict(content)), ""]
-    lines += ["## Every step", "", *markdown_table(HEADER, sectioned(table(content)))]
-    lines += [
-        "",
+        f"chosen alike. Differences are of test accuracy in points, {spread}."
+    )
+    seconds = (
         "Seconds include compilation where it is the first of its kind; of learned merges and controls they are those of one "
         "learning rate, of alignments those of the statistics and the whole grid. Means are given with the sample deviation "
-        "over the seeds.",
-        "",
-    ]
-    lines += ["## How it was measured", "", *(f"- {note}" for note in notes), ""]
-    for run in runs:
-        barriers = ", ".join(f"{name} {path.barrier:.3f}" for name, path in run.paths.items())
-        chosen = ", ".join(f"{name} {value}" for name, value in run.chosen.items())
-        lines += [
-            "",
-            f"Seed {run.seed}: verify {run.verified:.1e}; loss barriers in nats: {barriers}; chosen: {chosen}; rates:",
-            "",
-        ]
-        rates = [(name, *map(str, by_fraction.values())) for name, by_fraction in run.rates.items()]
-        lines += markdown_table(("learning rate", *next(iter(run.rates.values()))), rates)
-    lines += ["", "## The symmetry graph that was traced", "", "```", runs[0].graph, "```", ""]
-    lines += [f"Command: `{content['command']}`; npmerge {content['npmerge']}, jax {content['jax']}.", ""]
-    return "\n".join(lines)
+        "over the seeds."
+    )
+    sections = (
+        section("What learning is worth", control, Points(tuple(verdict(content))), _curves(content, runs)),
+        section("Every step", Table(HEADER, tuple((x[0].strip("*"), *x[1:]) for x in sectioned(table(content)))), seconds),
+        section("How it was measured", Points(tuple(notes)), *(part for run in runs for part in _of_seed(run))),
+        section("The symmetry graph that was traced", Listing(runs[0].graph)),
+        section("How to do it again", Listing(content["command"], "sh")),
+    )
+    title = f"npmerge demo: two networks, split {content['split']}"
+    return Page(title, sections, foot=f"npmerge {content['npmerge']}, jax {content['jax']}.")
+
+
+def _of_seed(run: Run) -> tuple[str, Table]:
+    barriers = ", ".join(f"{name} {path.barrier:.3f}" for name, path in run.paths.items())
+    chosen = ", ".join(f"{name} {value}" for name, value in run.chosen.items())
+    words = f"Seed {run.seed}: verify {run.verified:.1e}; loss barriers in nats: {barriers}; chosen: {chosen}; rates:"
+    rates = tuple((name, *map(str, by_fraction.values())) for name, by_fraction in run.rates.items())
+    return words, Table(("learning rate", *next(iter(run.rates.values()))), rates)
+
+
+def _curves(content: Mapping[str, Any], runs: Sequence[Run]) -> Figure:
+    words = "Left: test loss on the way between the two networks, by alignment. Right: test accuracy by the share of labels."
+    return Figure("curves", "Before and after alignment, and what learning adds", words, partial(figure, content, runs))
 
 
 def sectioned(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Rows without their section, which stands on a row of its own where it begins."""
     out: list[tuple[str, ...]] = []
-    section = None
+    begun = None
     for row in rows:
-        if row[0] != section:
-            section = row[0]
-            out.append((f"**{section}**", *("" for _ in row[2:])))
+        if row[0] != begun:
+            begun = row[0]
+            out.append((f"**{begun}**", *("" for _ in row[2:])))
         out.append(row[1:])
     return out
 

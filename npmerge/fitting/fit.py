@@ -57,10 +57,11 @@ def fit(
         steps: number of updates; 0 returns theta as it is.
         held_out: batches on which theta is judged before the first step and every `every` steps: the best one is
             returned, whose loss on them is never above that of the start. Training batches in a list may stand here, too.
-        every: steps between judgements, and between checks for divergence and calls of `progress`.
+        every: steps between judgements, checks for divergence and calls of `progress`.
         patience: stop after so many judgements in a row without a new best.
-        progress: called with the step and the latest training loss, as `print` can be; its method `judged`, if it has one, just
-            before that with the step and the held-out loss.
+        progress: called with the step and the latest training loss after the first step, which has been compiled, and every
+            `every` steps, as `lambda step, loss: print(f"step {step}: {loss:.3g}")` can be; its method `judged`, if it has one,
+            just before that with the step and the held-out loss.
         key: randomness for a loss that draws at random (`along_line`): it is called with `key=`, another one in each step. On
             held-out batches it is called without, and must then be deterministic.
         devices: among which batches are divided by examples, or how many; None for JAX's own rule, where the arrays are. With
@@ -104,9 +105,8 @@ def fit(
     judged_on = measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None))
     loop = Loop(run, theta, stack, list(judged_on))
     source = Source(batches, steps)
-    if isinstance(checkpoints, str | Path):
-        checkpoints = Checkpoints(checkpoints)
-    saver = None if checkpoints is None else Saver(checkpoints, (theta, stack), loss, (loop.judge.held_out, source.batches))
+    folder = Checkpoints(checkpoints) if isinstance(checkpoints, str | Path) else checkpoints
+    saver = None if folder is None else Saver(folder, (theta, stack), loss, (loop.judge.held_out, source.batches))
     try:
         done = 0 if saver is None else loop.resume(saver, source)
         if done > steps:
@@ -120,6 +120,8 @@ def fit(
             judged = step % every == 0 or step == steps
             if judged:
                 loop.look(step, steps, progress, patience)
+            elif step == done + 1:
+                loop.tell(step, progress)
             if saver is not None and (saver.is_due(step, judged=judged) or loop.status or step == steps):
                 saver.save(step, loop.saved(source))
     finally:

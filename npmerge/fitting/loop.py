@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from alignment.checks import first_line
 from alignment.graph import PyTree
-from npmerge.batches import check_filled
+from npmerge.batches import check_filled, warn_of_pixels
 from npmerge.fitting.checkpoints import Saved, Saver
 from npmerge.fitting.divergence import Recent
 from npmerge.fitting.memory import check_step
@@ -195,6 +195,8 @@ class Loop:
         self.check(batch)
         if not self.losses:
             check_step(self.run, *self.shapes, batch=batch)
+            if isinstance(batch, tuple) and batch:
+                warn_of_pixels(batch[0], stacklevel=3)
         self.state, value = self.update(self.run, self.state, self.constants, self.feed(batch), random)
         self.losses.append(value)
         self.recent.add(len(self.earlier) + len(self.losses), batch)
@@ -210,6 +212,10 @@ class Loop:
                 self.status = "stopped early"
         if (judged := getattr(progress, "judged", None)) is not None and self.status != "diverged" and self.judge.losses:
             judged(step, self.judge.losses[-1])
+        self.tell(step, progress)
+
+    def tell(self, step: int, progress: Callable[[int, float], Any] | None) -> None:
+        """Report the latest training loss."""
         if progress is not None:
             progress(step, float(self.layout.take(self.losses[-1])))
 

@@ -24,7 +24,9 @@ class Source(Iterator[tuple]):
         try:
             batch = next(self.source)
         except StopIteration:
-            raise ValueError(f"the data ended after {self.count} batches, {self.steps} steps were asked for") from None
+            endless = "; a list of batches is cycled, and shuffled(...) goes on for ever" if self.count else ""
+            message = f"the data ended after {self.count} batches, {self.steps} steps were asked for{endless}"
+            raise ValueError(message) from None
         self.count += 1
         return batch
 

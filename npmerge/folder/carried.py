@@ -4,9 +4,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from npmerge.reports.folder import OF_MERGES
+
 LARGEST = 2**26  # bytes; tokenizers of a quarter of a million tokens take half of that
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".ot", ".tflite")
-OWN = {"config.json", "README.md", "npmerge.json", "mergekit_config.yml"}  # written anew, or of the model that was
+OWN = {"config.json", "README.md", "npmerge.json", "mergekit_config.yml", "history.json", *OF_MERGES}
+"""Files that are written anew, or that are about the model that was."""
 
 
 def carry(source: Path, target: Path, skip: Callable[[str], bool] = lambda name: False) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignment.checks import unknown
+from alignment.checks import channels_first, unknown
 from npmerge.batches import in_order
 from npmerge.learning.images import class_folders, read_images
 from npmerge.learning.text import read_text
@@ -112,6 +112,11 @@ def check_apart(train: Examples, held_out: Examples) -> None:
         )
 
 
+def common(examples: Examples, others: Examples) -> int:
+    """How many of the inputs are among others."""
+    return int(np.isin(_keys(examples), _keys(others)).sum())
+
+
 def whole(batches: list[tuple]) -> list[tuple]:
     """Without a smaller batch at the end, which would count as much as the others in statistics of BatchNorm."""
     return batches[:-1] if len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]) else batches
@@ -191,7 +196,8 @@ def _fitting(name: str, inputs: np.ndarray, config: Config) -> np.ndarray:
     fits = inputs.shape[1:] == wanted or (tokens and inputs.ndim == 2 and 0 < inputs.shape[1] <= wanted[0])
     if not fits:
         shape = ", ".join(f"{'up to ' if tokens else ''}{size}" for size in wanted)
-        raise ValueError(f"{name}: inputs must have the shape (examples, {shape}), got {inputs.shape}")
+        hint = channels_first([inputs.shape])
+        raise ValueError(f"{name}: inputs must have the shape (examples, {shape}), got {inputs.shape}{hint}")
     if inputs.dtype.kind not in ("iu" if tokens else "f"):
         raise ValueError(f"{name}: {wrong_kind(inputs, tokens=tokens)}")
     if tokens and not 0 <= inputs.min() <= inputs.max() < (size := config.vocabulary):  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from npmerge.learning.places import inside
 from npmerge.learning.tasks import Tasks
 from npmerge.memory import bytes_of, machine_bytes
 from npmerge.recipe.blocks import Learn
+from npmerge.recipe.notices import SHOWN
 from npmerge.reports.numbers import size
 
 
@@ -25,11 +26,13 @@ class Foreseen(NamedTuple):
         learner: of the networks' shapes.
         theta: where it starts.
         batch: as it will come.
+        unread: merged tensors that the network has no use for, of which nothing can be learned.
     """
 
     learner: Learner
     theta: PyTree
     batch: tuple
+    unread: tuple[str, ...] = ()
 
     @property
     def devices(self) -> int:
@@ -53,13 +56,13 @@ class Foreseen(NamedTuple):
         return found._replace(batch=bytes_of(self.batch), gradient=found.gradient + looped)
 
     def warnings(self, memory: FitMemory) -> tuple[str, ...]:
-        """A line each: labels that are not there, batches larger than their data, steps larger than this machine.
+        """A line each: labels that are not there, tensors not learned, batches larger than their data, steps than this machine.
 
         Args:
             memory: of one device that holds all.
         """
         tasks, size = self.learner.tasks, self.learner.block.batch_size
-        return (*_without_labels(self.learner), *tasks.repeated(size), *self.too_large(memory))
+        return (*_without_labels(self.learner), *_unread(self.unread), *tasks.repeated(size), *self.too_large(memory))
 
     def too_large(self, memory: FitMemory) -> tuple[str, ...]:
         """A line if a step takes more than there is here, unless it is to run on devices that are elsewhere."""
@@ -75,7 +78,8 @@ def foreseen(blocks: Blocks, learn: Learn, tasks: Tasks) -> Foreseen:
     one = blocks.network.shapes(blocks.members.models[0])
     learner = blocks.learner(learn, tasks, [one] * len(blocks.members.all))
     count = -(-learn.batch_size // learn.accumulate) * learn.accumulate
-    return Foreseen(learner, _theta(learner), _sized(tasks.first(1), count))
+    unread = tuple(name for name, paths in blocks.paths.items() if not paths)
+    return Foreseen(learner, _theta(learner), _sized(tasks.first(1), count), unread)
 
 
 def warned(blocks: Blocks, learn: Learn, tasks: Tasks) -> tuple[str, ...]:
@@ -101,6 +105,12 @@ def _theta(learner: Learner) -> PyTree:
         return latents
     fixed = {path: jax.ShapeDtypeStruct((stack.size, *(1,) * (x.ndim - 1)), jnp.int32) for path, x in others.params.items()}
     return {"latents": latents, "fixed": fixed}
+
+
+def _unread(names: tuple[str, ...]) -> list[str]:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    told = f"not learned: the network does not read {', '.join(names[:SHOWN])}{more}; merged as without learn"
+    return [told] if names else []
 
 
 def _without_labels(learner: Learner) -> list[str]:

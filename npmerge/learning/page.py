@@ -1,194 +1,268 @@
-"""What a learned merge says: `report.md`, `history.json` and figures, the same bytes for the same merge."""
+"""What a learned merge says: `report.md`, `report.html`, `history.json` and figures, the same bytes for the same merge."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from npmerge.learning.figures import draw
-from npmerge.learning.learner import Learner, Learnt
-from npmerge.learning.measuring import Rows
-from npmerge.learning.partly import PartlyLearned
-from npmerge.learning.shares import Shares, names_of, shares_of
+from npmerge.reports import charts
+from npmerge.reports.folder import PAGES, write_page
+from npmerge.reports.intervals import Interval, wilson
 from npmerge.reports.numbers import nats, plural
-from npmerge.reports.tables import json_text, markdown_table
+from npmerge.reports.page import Figure, Headline, Page, Section, Table, Warnings, section
+from npmerge.reports.tables import json_text
 
 UNFIT = "The labels are not of what the networks predict, one for each prediction: no accuracy can be told."
-FILES = ("report.md", "history.json", "loss.png", "shares.png", "coefficients.png")
+FILES = (*PAGES, "history.json", "accuracy.png", "loss.png", "shares.png", "coefficients.png")
+INTERVALS = "Intervals are of 95 %, Wilson's."
+START, RESULT = "start", "learned"
+
+History = Mapping[str, Any]
 
 
-def write_pages(
-    folder: Path, learner: Learner, learnt: Learnt, names: Sequence[str], paths: Mapping[str, Sequence[str]]
-) -> None:
-    """Write all files of a learned merge into a folder.
-
-    Args:
-        folder: made if it is not there.
-        learner: what was asked for.
-        learnt: what became of it.
-        names: of the models, in the order of the coefficients.
-        paths: of each tensor by its name in the files.
-    """
+def write_pages(folder: Path, history: History) -> None:
+    """Write all files of a learned merge into a folder, which is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    shares = shares_of(learnt.coefficients)
-    history = json_text(content(learner, learnt, shares, names))
-    (folder / "history.json").write_text(history + "\n", encoding="utf-8")
-    (folder / "report.md").write_text("\n".join(page(learner, learnt, shares, names, paths)), encoding="utf-8")
-    draw(folder, learnt, shares, names)
+    text = json_text(history)
+    (folder / "history.json").write_text(text + "\n", encoding="utf-8")
+    write_page(folder, page(json.loads(text)))
 
 
-def content(learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str]) -> dict[str, Any]:
-    """What `history.json` holds."""
-    history = learnt.result.history
-    return {
-        "status": learnt.result.status,
-        "loss": history.loss.tolist(),
-        "held_out_step": history.held_out_step.tolist(),
-        "held_out_loss": history.held_out_loss.tolist(),
-        "evaluation": {
-            "examples": learnt.measured.name,
-            "held_out": learner.tasks.has_held_out,
-            "networks": _rows(learnt.measured.rows),
-            **({"objective": dict(judged)} if (judged := learnt.measured.judged) else {}),
-            **({"tasks": {x: _rows(rows) for x, rows in tasks.items()}} if (tasks := learnt.measured.by_task) else {}),
-        },
-        "shares": {
-            "models": list(names),
-            "modules": {name: x.tolist() for name, x in zip(shares.names, shares.values, strict=True)},
-        },
-    }
+def page(history: History) -> Page:
+    """The report of a learned merge alone, from the content of its `history.json`."""
+    return Page("A learned merge", (measured(history), learned(history)), lead(history), headlines(history))
 
 
-def page(
-    learner: Learner, learnt: Learnt, shares: Shares, names: Sequence[str], paths: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """Lines of `report.md`."""
-    block = learner.block
-    lines = ["# A learned merge", "", *_table(learner, learnt), "", "## What was learned", ""]
-    lines += [
-        f"From {learner.recipe.merge_method} on: {block.granularity.name}, {block.constraint.name}, {block.minimised}. "
-        f"{plural(block.steps, 'step')} of {block.batch_size} of {_examples(learner)}, seed {block.seed}; {_ended(learnt)}",
-        "",
-        *_fixed(learner),
-        *(f"Warning: {x}.\n" for x in (*learnt.warnings, *learner.tasks.repeated(block.batch_size))),
-        "![loss](loss.png)",
-        "",
-        "![shares](shares.png)",
-        "",
-        "![coefficients](coefficients.png)",
-        "",
-        "Mean coefficient of each model, from the inputs to the outputs:",
-        "",
-    ]
-    theirs = names_of(paths, learner.learned.granularity.group)
-    called = [(theirs.get(name, ""),) if theirs else () for name in shares.names]
-    values = [[f"{v:.4f}" for v in row] for row in shares.values.tolist()]
-    rows = [(name, *own, *row) for name, own, row in zip(shares.names, called, values, strict=True)]
-    head = ("module", *(("in the files",) if theirs else ()), *names)
-    return [*lines, *markdown_table(head, rows), ""]
+def lead(history: History) -> str:
+    """What learning did, in a sentence."""
+    asked, models = history["asked"], history["shares"]["models"]
+    return f"{plural(len(models), 'model')} from {asked['method']} on: {ended(history)}"
 
 
-def told(learner: Learner, learnt: Learnt) -> list[str]:
-    """What the terminal shows."""
-    rows = [f"{name}: accuracy {x.accuracy:.4f}, loss {nats(x.loss)}" for name, x in learnt.measured.rows.items()]
-    measured = [_measured_on(learner, learnt), *_better(learnt.measured.rows)] if rows else []
-    if judged := learnt.measured.judged:
-        rows = [f"{name}: objective {nats(value)}" for name, value in judged.items()]
-        measured = ["Measured on what is held out.", *_lower(judged)]
-    return [f"learned: {_ended(learnt)}", *rows, *measured, *(f"warning: {x}" for x in learnt.warnings)]
-
-
-def _ended(learnt: Learnt) -> str:
-    history, status = learnt.result.history, learnt.result.status
-    said = f"{status} after {plural(len(history.loss), 'step')}"
-    if not len(history.loss):
-        return "no steps were taken: the result is the start."
-    if status == "diverged":
-        said = f"diverged: the loss of step {len(history.loss)} or its gradient is not finite, and the last good theta is kept"
-    if status == "diverged" and not len(history.held_out_loss):
-        return f"{said}."
-    if not len(history.held_out_loss):
-        if len(history.loss) > 1:
-            said += f"; loss of the batch {history.loss[0]:.4g} in the first step, {history.loss[-1]:.4g} in the last"
-        return f"{said}; without held-out examples the last theta is kept, not the best."
-    best = int(np.nanargmin(history.held_out_loss)) if np.isfinite(history.held_out_loss).any() else 0
-    first, lowest = history.held_out_loss[0], history.held_out_loss[best]
-    if not best:
-        return f"{said}; held-out loss {nats(first)} at the start, and never below it: the result is the start."
+def headlines(history: History) -> tuple[Headline, ...]:
+    """The result in numbers; none where no accuracy could be told."""
+    rows = history["evaluation"]["networks"]
+    if not rows:
+        return _objective_headline(history)
+    start, result = rows[START], rows[RESULT]
+    best = max((x for x in rows if x not in (START, RESULT)), key=lambda x: rows[x]["accuracy"])
+    on = f"of {result['examples']:,} {'held-out' if history['evaluation']['held_out'] else 'training'} examples"
+    found = _accuracy(history, result)
     return (
-        f"{said}; held-out loss {nats(first)} at the start, {nats(lowest)} at its best, "
-        f"after step {history.held_out_step[best]}."
+        Headline(
+            "Accuracy, start → learned",
+            f"{100 * start['accuracy']:.1f} → {100 * result['accuracy']:.1f} %",
+            _between(found, on),
+        ),
+        Headline("Loss, start → learned", f"{nats(start['loss'])} → {nats(result['loss'])}", "cross entropy in nats, " + on),
+        Headline("Most accurate model", f"{100 * rows[best]['accuracy']:.1f} %", best),
     )
 
 
-def _examples(learner: Learner) -> str:
-    found = [f"the {len(x.inputs):,} examples of {x.name}" for x in learner.tasks.train]
+def _objective_headline(history: History) -> tuple[Headline, ...]:
+    judged = history["evaluation"].get("objective")
+    if not judged:
+        return ()
+    value = f"{_nats(judged[START])} → {_nats(judged[RESULT])}"
+    return (Headline("Objective, start → learned", value, "on what is held out"),)
+
+
+def _between(found: Interval | None, on: str) -> str:
+    return on if found is None else f"learned {100 * found.low:.1f} to {100 * found.high:.1f} %, {on}"
+
+
+def measured(history: History) -> Section:
+    """How good the models, the start and the result are."""
+    found = history["evaluation"]
+    rows = found["networks"]
+    if not rows:
+        return section(
+            "Evaluation",
+            UNFIT if found["labelled"] else "The examples have no labels: no accuracy can be told.",
+            *_objectives(found),
+        )
+    parts: list[Any] = [f"{measured_on(history)} {INTERVALS if not found['sequences'] else ''}".strip(), _statistics(history)]
+    if not found["sequences"]:
+        parts.append(_accuracy_figure(history))
+    parts += [_accuracies(history, rows), better(rows)]
+    return section("Evaluation", *parts, *by_task(history))
+
+
+def by_task(history: History) -> list[str | Table]:
+    """The same of each task, where there are several."""
+    tasks = history["evaluation"].get("tasks", {})
+    return [part for task, rows in tasks.items() for part in (f"On {task}:", _accuracies(history, rows))]
+
+
+def _accuracy_figure(history: History) -> Figure:
+    rows = {
+        name: wilson(row["accuracy"] * row["examples"], row["examples"])
+        for name, row in history["evaluation"]["networks"].items()
+    }
+    words = f"Accuracy with its 95 % interval of {plural(len(rows), 'network')}; {_said(rows)}."
+    return Figure(
+        "accuracy", "Accuracy of every network", words, partial(charts.ranges, rows, "accuracy (%)", RESULT, percent=True)
+    )
+
+
+def _said(rows: Mapping[str, Interval]) -> str:
+    return ", ".join(f"{name} {100 * x.value:.1f} %" for name, x in rows.items())
+
+
+def _accuracy(history: History, row: Mapping[str, Any]) -> Interval | None:
+    """With its interval, unless predictions are those of tokens that stand in one text."""
+    return None if history["evaluation"]["sequences"] else wilson(row["accuracy"] * row["examples"], row["examples"])
+
+
+def _accuracies(history: History, rows: Mapping[str, Any]) -> Table:
+    intervals = {name: _accuracy(history, row) for name, row in rows.items()}
+    cells = [
+        (name, f"{x['accuracy']:.4f}", *([f"{i.low:.4f} to {i.high:.4f}"] if (i := intervals[name]) else []), _nats(x["loss"]))
+        for name, x in rows.items()
+    ]
+    with_interval = () if history["evaluation"]["sequences"] else ("95 % interval",)
+    return Table(("network", "accuracy", *with_interval, "loss (nats)"), tuple(cells))
+
+
+def _objectives(found: Mapping[str, Any]) -> list[Any]:
+    """What is minimised, of each network on what is held out, and which of them the result does not reach."""
+    judged = found.get("objective")
+    if not judged:
+        return []
+    rows = tuple((name, _nats(value)) for name, value in judged.items())
+    return ["On what is held out:", Table(("network", "objective"), rows), _lower(judged)]
+
+
+def _lower(judged: Mapping[str, float | None]) -> str:
+    least = _number(judged[RESULT])
+    lower = [name for name, value in judged.items() if _number(value) < least]
+    return f"Lower than what was learned: {', '.join(lower)}." if lower else ""
+
+
+def better(rows: Mapping[str, Any]) -> str:
+    """What the result does not reach, if anything."""
+    found = [name for name, x in rows.items() if x["accuracy"] > rows[RESULT]["accuracy"]]
+    return f"More accurate than what was learned: {', '.join(found)}." if found else ""
+
+
+def _statistics(history: History) -> str:
+    """Why losses of one network are not the same, where there is BatchNorm."""
+    if not history["asked"]["batch_statistics"]:
+        return ""
+    return (
+        "Running statistics of start and result are estimated from what was learned from; held-out losses during the fit "
+        "are on the statistics of each batch."
+    )
+
+
+def measured_on(history: History) -> str:
+    """On how many examples, and which."""
+    found = history["evaluation"]
+    examples = next(iter(found["networks"].values()))["examples"]
+    return f"Measured on {examples:,} {'held-out' if found['held_out'] else 'training'} examples of {found['examples']}."
+
+
+def learned(history: History) -> Section:
+    """What was learned, and the way there."""
+    asked = history["asked"]
+    how = f"From {asked['method']} on: {asked['granularity']}, {asked['constraint']}, {asked['objective']}. "
+    how += (
+        f"{plural(asked['steps'], 'step')} of {asked['batch_size']} of {_examples(asked['examples'])}, seed {asked['seed']}; "
+    )
+    fixed = asked["tensors"]
+    part = (
+        f"Learned: {fixed['learned']} of {fixed['all']} tensors; the others are merged by {asked['method']}." if fixed else ""
+    )
+    return section(
+        "What was learned",
+        how + ended(history),
+        part,
+        Warnings((*history["warnings"], *history["repeated"])),
+        *_figures(history),
+        _table(history),
+    )
+
+
+def _figures(history: History) -> list[Figure]:
+    shares, counts = history["shares"], history["coefficients"]
+    models, values = shares["models"], np.array(list(shares["modules"].values()))
+    loss, held = ([_number(x) for x in history[key]] for key in ("loss", "held_out_loss"))
+    mean = ", ".join(f"{name} {x:.3f}" for name, x in zip(models, values.mean(0), strict=True))
+    found = [
+        Figure(
+            "shares",
+            "What each model contributes by depth",
+            f"Mean coefficient of each model in {plural(len(values), 'module')}, inputs first; over all modules: {mean}.",
+            partial(charts.depth_map, values, list(shares["modules"]), models, "mean coefficient"),
+        ),
+        Figure(
+            "coefficients",
+            "All coefficients",
+            f"How many coefficients of each model have which value, {counts['edges'][0]:.3g} to {counts['edges'][-1]:.3g}.",
+            partial(charts.histogram, counts["edges"], dict(zip(models, counts["counts"], strict=True))),
+        ),
+    ]
+    went, draw = ended(history), partial(charts.losses, loss, history["held_out_step"], held)
+    curve = Figure("loss", "The objective while learning", f"{went[0].upper()}{went[1:]}", draw)
+    return [found[0], curve, found[1]]
+
+
+def _table(history: History) -> Table:
+    shares, theirs = history["shares"], history["shares"]["in_files"]
+    rows = [
+        (name, *([theirs.get(name, "")] if theirs else []), *(f"{v:.4f}" for v in values))
+        for name, values in shares["modules"].items()
+    ]
+    head = ("module", *(("in the files",) if theirs else ()), *shares["models"])
+    return Table(head, tuple(rows), "Mean coefficient of each model, from the inputs to the outputs")
+
+
+def told(history: History) -> list[str]:
+    """What the terminal shows."""
+    rows = history["evaluation"]["networks"]
+    lines = [f"{name}: accuracy {x['accuracy']:.4f}, loss {nats(x['loss'])}" for name, x in rows.items()]
+    said = [measured_on(history), *filter(None, [better(rows)])] if rows else []
+    if judged := history["evaluation"].get("objective"):
+        lines = [f"{name}: objective {nats(value)}" for name, value in judged.items()]
+        said = ["Measured on what is held out.", *filter(None, [_lower(judged)])]
+    warned = [f"warning: {x}" for x in history["warnings"]]
+    return [f"learned: {ended(history)}", *lines, *said, *warned]
+
+
+def ended(history: History) -> str:
+    """How the fit went."""
+    losses, status = history["loss"], history["status"]
+    held, steps = [_number(x) for x in history["held_out_loss"]], history["held_out_step"]
+    said = f"{status} after {plural(len(losses), 'step')}"
+    if not losses:
+        return "no steps were taken: the result is the start."
+    if status == "diverged":
+        said = f"diverged: the loss of step {len(losses)} or its gradient is not finite, and the last good theta is kept"
+    if status == "diverged" and not held:
+        return f"{said}."
+    if not held:
+        if len(losses) > 1:
+            said += f"; loss of the batch {losses[0]:.4g} in the first step, {losses[-1]:.4g} in the last"
+        return f"{said}; without held-out examples the last theta is kept, not the best."
+    best = int(np.nanargmin(held)) if np.isfinite(held).any() else 0
+    if not best:
+        return f"{said}; held-out loss {nats(held[0])} at the start, and never below it: the result is the start."
+    return f"{said}; held-out loss {nats(held[0])} at the start, {nats(held[best])} at its best, after step {steps[best]}."
+
+
+def _examples(counts: Sequence[tuple[str, int]]) -> str:
+    found = [f"the {count:,} examples of {name}" for name, count in counts]
     return found[0] if len(found) == 1 else f"each of {', '.join(found)}"
 
 
-def _fixed(learner: Learner) -> list[str]:
-    """What has no coefficients that are learned, if anything."""
-    if not isinstance(merge := learner.merge, PartlyLearned):
-        return []
-    total = len(jax.tree.leaves(learner.stack.params))
-    return [f"Learned: {len(merge.paths)} of {total} tensors; the others are merged by {learner.recipe.merge_method}.", ""]
+def _number(value: float | None) -> float:
+    """JSON has null for what is not finite."""
+    return math.nan if value is None else value
 
 
-def _rows(rows: Rows) -> dict[str, Any]:
-    return {name: row._asdict() for name, row in rows.items()}
-
-
-def _table(learner: Learner, learnt: Learnt) -> list[str]:
-    found = learnt.measured
-    if not found.rows:
-        labelled = any(x.targets is not None for x in learner.tasks.train)
-        return [UNFIT if labelled else "The examples have no labels: no accuracy can be told.", *_objectives(learnt)]
-    lines = [_measured_on(learner, learnt), *_statistics(learner), "", *_accuracies(found.rows)]
-    if better := _better(found.rows):
-        lines += ["", *better]
-    for task, rows in found.by_task.items():
-        lines += ["", f"On {task}:", "", *_accuracies(rows)]
-    return lines
-
-
-def _objectives(learnt: Learnt) -> list[str]:
-    """What is minimised, of each network on what is held out, and which of them the result does not reach."""
-    judged = learnt.measured.judged
-    if not judged:
-        return []
-    table = markdown_table(("network", "objective"), [(name, nats(value)) for name, value in judged.items()])
-    return ["", "On what is held out:", "", *table, *(["", *lower] if (lower := _lower(judged)) else [])]
-
-
-def _lower(judged: Mapping[str, float]) -> list[str]:
-    lower = [name for name, value in judged.items() if value < judged["learned"]]
-    return [f"Lower than what was learned: {', '.join(lower)}."] if lower else []
-
-
-def _accuracies(rows: Rows) -> list[str]:
-    table = [(name, f"{x.accuracy:.4f}", nats(x.loss)) for name, x in rows.items()]
-    return markdown_table(("network", "accuracy", "loss (nats)"), table)
-
-
-def _statistics(learner: Learner) -> list[str]:
-    """Why losses of one network are not the same, where there is BatchNorm."""
-    if learner.network.train_apply is None:
-        return []
-    return [
-        "Running statistics of start and result are estimated from what was learned from; held-out losses during the fit, in "
-        "loss.png and below, are on the statistics of each batch."
-    ]
-
-
-def _better(rows: Rows) -> list[str]:
-    """What the result does not reach, if anything."""
-    better = [name for name, x in rows.items() if x.accuracy > rows["learned"].accuracy]
-    return [f"More accurate than what was learned: {', '.join(better)}."] if better else []
-
-
-def _measured_on(learner: Learner, learnt: Learnt) -> str:
-    examples = next(iter(learnt.measured.rows.values())).examples
-    kind = "held-out" if learner.tasks.has_held_out else "training"
-    return f"Measured on {examples:,} {kind} examples of {learnt.measured.name}."
+def _nats(value: float | None) -> str:
+    return "not finite" if value is None or not math.isfinite(value) else nats(value)

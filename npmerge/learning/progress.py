@@ -30,7 +30,7 @@ class FitProgress:
         self.steps, self.console, self.next = steps, console, steps / LINES
         self.said = {"loss": "", "held-out": "", "speed": ""}
         self.task: TaskID | None = None if bar is None else bar.add_task("compiling" if steps else "measuring", total=steps)
-        learning = f"learning: {plural(steps, 'step')}, after they are compiled"
+        learning = f"learning: {plural(steps, 'step')}, compiled first"
         self._write(learning if steps else "no steps: nothing is learned")
 
     def says(self, text: str) -> None:

@@ -15,6 +15,7 @@ from npmerge.learning.blocks import Blocks
 from npmerge.learning.chosen import architecture_of
 from npmerge.learning.foreseen import warned
 from npmerge.learning.goals import check_goal, functions_of
+from npmerge.learning.history import history_of
 from npmerge.learning.learner import Learner
 from npmerge.learning.members import members_of, with_results, with_tensors
 from npmerge.learning.page import FILES, told, write_pages
@@ -108,11 +109,12 @@ def follow(blocks: Blocks, folder: Path | None, work: Path, *, quiet: bool, keep
         if keep and checkpoints is not None and (said := resumed(Path(checkpoints.folder))):
             progress.says(said)
         learnt = learner.learnt(blocks.names, progress, checkpoints)
+    history = history_of(learner, learnt, blocks.names, blocks.paths)
     if folder is not None:
-        write_pages(folder, learner, learnt, blocks.names, blocks.paths)
+        write_pages(folder, history)
     tensors = blocks.network.tensors(learnt.variables, blocks.members.models[0])
     plan = with_results(blocks.plan, tensors)
-    return Ready(plan, [*moved, *told(learner, learnt), f"{', '.join(FILES)} say more"])
+    return Ready(plan, [*moved, *told(history), f"{', '.join(FILES[:3])} say more"])
 
 
 def resumed(folder: Path) -> str:

@@ -93,8 +93,12 @@ class PreparedPleas:
     batches: Sequence[tuple]
     train_applies: tuple[TrainApply, ...] | None
 
-    def at(self, budget: float) -> Sized:
+    def at(self, budget: float, *, progress: Callable[[int, int], Any] | None = None) -> Sized:
         """The merged network of a size between 1 and N.
+
+        Args:
+            budget: the size.
+            progress: of the least squares, if there are any: called with how many layers are solved, and of how many.
 
         Raises:
             ValueError: another size, and as the least squares and `reset_statistics` do.
@@ -105,7 +109,8 @@ class PreparedPleas:
         maps, widths = self.matched.maps(partial.merged(graph)), partial.widths(graph, len(self.models))
         solved = headed = None
         if (fit := self.pleas.least_squares) is not None:
-            solved = fit(*networks, maps, self.batches, train_apply=self.train_applies, heads=self.pleas.heads)
+            given: dict[str, Any] = {"train_apply": self.train_applies, "heads": self.pleas.heads, "progress": progress}
+            solved = fit(*networks, maps, self.batches, **given)
             merged, headed = solved.variables, solved.headed
         elif self.own:
             headed = multi_head(*networks, maps, train_apply=self.train_applies).renewed(self.batches)

@@ -1,7 +1,7 @@
 """Layerwise least squares: the weights of a merged network solved layer by layer, so that it computes what its parents do."""
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -124,6 +124,7 @@ class LeastSquares:
         merged: PyTree | None = None,
         train_apply: TrainApply | Sequence[TrainApply] | None = None,
         heads: bool = False,
+        progress: Callable[[int, int], Any] | None = None,
     ) -> Solved:
         """Solve for the layers of the merged network.
 
@@ -141,6 +142,7 @@ class LeastSquares:
                 with. Without, re-estimate them yourself, but not where `sequential`: later layers are fitted to those that are
                 there.
             heads: whether models with equal outputs keep their heads, too: for tasks of their own.
+            progress: called where layers have been solved, with how many are done and how many there are.
 
         Raises:
             ValueError: no models, no batches, another number of maps, maps that do not fit the graph or lead to different
@@ -153,7 +155,7 @@ class LeastSquares:
         inputs = [x for x, *_ in every]
         given: dict[str, Any] = {"merged": merged, "train_apply": train_apply, "heads": heads}
         found = prepared(apply, graph, models, maps, inputs[0], own_inputs=self.sequential, **given)
-        result = self._solved(found, every) if self.method == "closed" else self._descended(found, every)
+        result = self._solved(found, every, progress) if self.method == "closed" else self._descended(found, every)
         if found.headed is not None:
             headed = found.headed.sharing(result.variables).renewed(every)
             return result._replace(variables=headed.variables, headed=headed)
@@ -164,7 +166,7 @@ class LeastSquares:
         new, before, after = descent(found, batches)
         return Solved(found.layers.replaced(new, found.start), before, after, found.left, ())
 
-    def _solved(self, found: Prepared, batches: list[tuple]) -> Solved:
+    def _solved(self, found: Prepared, batches: list[tuple], progress: Callable[[int, int], Any] | None) -> Solved:
         layers, variables = found.layers, found.start
         before: dict[str, float] = {}
         after: dict[str, float] = {}
@@ -182,6 +184,8 @@ class LeastSquares:
                 after[name] = sums.errors._replace(missing=left_over).relative()
                 singular += [name] * change.singular
             variables = layers.replaced(new, variables)
+            if progress is not None:
+                progress(len(after), len(found.names))
         return Solved(variables, before, after, found.left, tuple(singular))
 
     def _rounds(self, found: Prepared) -> Iterator[tuple[str, ...]]:

@@ -96,11 +96,12 @@ def mean_over_batches(found: Sequence[Sequence[Term]]) -> float:
 
 def value_over(objective: Objective, apply: Apply, params: PyTree, stack: Stack | None, batches: Iterable[Any]) -> float:
     """The value for a network over several batches, each term weighed by the examples of which it is the mean."""
-    return mean_over_batches([_terms(objective, apply, params, stack, batch) for batch in batches])
+    return mean_over_batches([terms_of(objective, apply, params, stack, batch) for batch in batches])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _terms(objective: Objective, apply: Apply, params: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
+def terms_of(objective: Objective, apply: Apply, params: PyTree, stack: Stack | None, batch: Any) -> list[Term]:
+    """`Objective.terms`, compiled."""
     return objective.terms(apply, params, stack, batch)
 
 

@@ -1,5 +1,7 @@
 """Whether labels and outputs of a network belong together."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
@@ -24,6 +26,16 @@ def check_labels(
         Traceback (most recent call last):
         ValueError: labels out of range: got 0 to 2, expected 0 to 1
     """
+    classes, values = check_label_shapes(labels, outputs), np.asarray(labels)
+    if mask is not None:
+        check_positions(mask, values.shape)
+        values = values[np.asarray(mask)]
+    if values.size and not 0 <= values.min() <= values.max() < classes:
+        raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {classes - 1}")
+
+
+def check_label_shapes(labels: Any, outputs: PyTree) -> int:
+    """The number of classes. Raises ValueError unless outputs are logits and the labels integers, one for each prediction."""
     logits = check_logits(outputs)
     if labels is None:
         raise ValueError(f"batches need targets, here labels of shape {logits[:-1]}: got None in their place")
@@ -32,11 +44,7 @@ def check_labels(
         raise ValueError(f"labels must be one per prediction, of shape {logits[:-1]}: got {values.shape}")
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"labels must be integers, got dtype {values.dtype}")
-    if mask is not None:
-        check_positions(mask, values.shape)
-        values = values[np.asarray(mask)]
-    if values.size and not 0 <= values.min() <= values.max() < logits[-1]:
-        raise ValueError(f"labels out of range: got {values.min()} to {values.max()}, expected 0 to {logits[-1] - 1}")
+    return logits[-1]
 
 
 def check_logits(outputs: PyTree) -> tuple[int, ...]:

@@ -161,7 +161,9 @@ def weight_space(merge: Merge, apply: Apply, objective: Objective) -> WeightSpac
         >>> f"{loss(merge.init(stack), stack, (jnp.eye(2), np.array([0, 1]))):.3f}"  # of the average
         '0.127'
     """
-    check_kinds(f"weight_space takes (merge, apply, objective){_hint(objective)}", (merge, Merge), *_pair(apply, objective))
+    check_kinds(
+        f"weight_space takes (merge, apply, objective){of_function(objective)}", (merge, Merge), *_pair(apply, objective)
+    )
     return WeightSpaceLoss(merge, apply, objective)
 
 
@@ -188,7 +190,7 @@ def fine_tuning(apply: Apply, objective: Objective) -> FineTuningLoss:
         >>> print(found.history.loss.round(2))
         [0.69 0.47]
     """
-    check_kinds(f"fine_tuning takes (apply, objective){_hint(objective)}", *_pair(apply, objective))
+    check_kinds(f"fine_tuning takes (apply, objective){of_function(objective)}", *_pair(apply, objective))
     return FineTuningLoss(apply, objective)
 
 
@@ -215,7 +217,7 @@ def _pair(apply: Any, objective: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]
     return (apply, Callable), (objective, Objective)
 
 
-def _hint(objective: Any) -> str:
+def of_function(objective: Any) -> str:
     """What to do with a function that is given as an objective."""
     return (
         "" if isinstance(objective, type | Objective) or not callable(objective) else ", PerExample(function) is an objective"

@@ -75,7 +75,8 @@ class PerExample(Objective):
     """The mean over the examples that count of any pure function of `(outputs, targets)` to values (examples, ...).
 
     Attributes:
-        function: of what the network returns and of the targets, such as `optax.losses.sigmoid_binary_cross_entropy`.
+        function: of what the network returns and of the targets, such as `optax.losses.sigmoid_binary_cross_entropy`. Targets
+            may be a tree, as `{"labels": labels, "weights": weights}`: it is given to the function as it is.
 
     Raises:
         ValueError: no function.

@@ -1,5 +1,6 @@
 """Recipe files: one recipe per document, each of which may use the results of others."""
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,14 +30,29 @@ def read_recipe(path: str | os.PathLike[str]) -> str:
         return Path(path).read_text(encoding="utf-8")
     except IsADirectoryError:
         raise ValueError(f"{path}: is a folder, expected a recipe: a file of YAML") from None
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such recipe{_nearest(Path(path))}") from None
     except OSError as error:
         raise ValueError(f"{path}: the recipe cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: the recipe cannot be read: byte {error.start} is no UTF-8, so it is no text") from None
 
 
-def parse_recipe(text: str, file: str = "recipe") -> tuple[Recipe, ...]:
-    """As `load_recipe`, of a recipe's text; `file` is what errors call it."""
+def _nearest(path: Path) -> str:
+    """The end of a message on a recipe that is not there: the file of YAML beside it whose name is nearest, if one is."""
+    there = [str(file) for ending in ("*.yml", "*.yaml") for file in sorted(path.parent.glob(ending))]
+    near = difflib.get_close_matches(str(path), there, n=1)
+    return f": the nearest is {near[0]!r}" if near else ""
+
+
+def parse_recipe(text: str, file: str = "recipe", *, there: bool = True) -> tuple[Recipe, ...]:
+    """As `load_recipe`, of a recipe's text.
+
+    Args:
+        text: of the recipe.
+        file: what errors call it.
+        there: whether the models that it names must be there.
+    """
     recipes = []
     for document, content in read_documents(text, file):
         recipe = validated(Recipe, content, document)
@@ -46,7 +62,7 @@ def parse_recipe(text: str, file: str = "recipe") -> tuple[Recipe, ...]:
     if not recipes:
         raise ValueError(f"{file}: expected a recipe, got an empty file")
     _check_names(recipes)
-    for recipe in recipes:
+    for recipe in recipes if there else ():
         _check_references(recipe, [other.name for other in recipes if other.name])
     return _in_order(recipes)
 

@@ -14,8 +14,8 @@ from npmerge.recipe.targets import Targets
 SHOWN = 3
 """Names in one warning; of more only the number is told."""
 
-COUNTER = "num_batches_tracked"
-"""PyTorch's number of batches that statistics come from, which a network in use never reads."""
+UNTOLD = ("num_batches_tracked", "position_ids")
+"""PyTorch's number of batches that statistics come from, which a network in use never reads, and its count of positions."""
 
 UNFIT = "those of the models do not fit a merged network; learn: {data: FILE, steps: 0} estimates them from examples"
 """What has to be said of running statistics that are merged and not estimated anew."""
@@ -127,8 +127,8 @@ class Notices:
 
 
 def _telling(names: Iterable[str]) -> list[str]:
-    """Without counters of batches, of which nothing has to be said."""
-    return [name for name in names if not name.endswith(COUNTER)]
+    """Without counters, of which nothing has to be said."""
+    return [name for name in names if not name.endswith(UNTOLD)]
 
 
 def _listed(names: list[str]) -> str:

@@ -31,6 +31,8 @@ class Block(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, raw: Any) -> Any:
+        if raw is None:
+            raise fault(f"is empty: expected a mapping with {', '.join(cls.model_fields)}, or leave the key out")
         if not isinstance(raw, dict):
             raise fault(f"expected a mapping with {', '.join(cls.model_fields)}, got {shown(raw)}")
         for key in raw:
@@ -66,6 +68,8 @@ def _error(document: Document, raw: Any, details: ErrorDetails) -> ValueError:
         return document.error(path, "is missing")
     if details["type"] == "recipe":
         return document.error(path, details["msg"])
+    if details["input"] is None:
+        return document.error(path, "is empty: give a value, or leave the key out")
     expected = details["msg"].removeprefix("Input should be ")
     return document.error(path, f"expected {expected}, got {shown(details['input'])}")
 

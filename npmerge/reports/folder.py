@@ -9,8 +9,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-REPORT = ("report.md", "summary.json")
+from npmerge.reports.html import html
+from npmerge.reports.markdown import markdown
+from npmerge.reports.page import Page
+from npmerge.reports.style import drawn
+
+PAGES = ("report.md", "report.html")
+"""A page, as it is written: for editors and hosts of code, and for browsers."""
+
+REPORT = (*PAGES, "summary.json")
 """What every report writes, beside its figures."""
+
+FIGURES = tuple(
+    f"{name}.png"
+    for name in (
+        *("accuracy", "shares", "loss", "coefficients", "nearness", "agreement", "conflict"),
+        *("correlation", "barrier", "paths", "statistics"),
+    )
+)
+"""What the report of a merge may draw."""
+
+OF_MERGES = (*PAGES, "report.json", *FIGURES)
+"""What it writes into the folder of a merge."""
 
 
 class OutputFolder:
@@ -71,8 +91,17 @@ class OutputFolder:
                 (self.path / name).unlink()
 
 
-def write_report(folder: FilePath, *, page: str, summary: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    """Write `report.md`, `summary.json` and each figure as `NAME.png`. Raises ValueError for NaN, which JSON has not."""
+def write_page(folder: FilePath, page: Page) -> None:
+    """Write `report.md`, `report.html` and each figure as `NAME.png`."""
+    charts = {figure.name: drawn(figure) for figure in page.figures}
+    for name, chart in charts.items():
+        (folder / f"{name}.png").write_bytes(chart.png)
+    (folder / "report.md").write_text(markdown(page), encoding="utf-8")
+    (folder / "report.html").write_text(html(page, {name: chart.svg for name, chart in charts.items()}), encoding="utf-8")
+
+
+def write_report(folder: FilePath, *, page: Page, summary: Mapping[str, Any]) -> None:
+    """Write a page as `write_page` does, and `summary.json`. Raises ValueError for NaN, which JSON has not."""
     try:
         text = json.dumps(summary, indent=1, allow_nan=False)
     except ValueError:
@@ -80,7 +109,5 @@ def write_report(folder: FilePath, *, page: str, summary: Mapping[str, Any], fig
 
         bad = [path for path, x in flatten(summary).items() if isinstance(x, float) and not math.isfinite(x)]
         raise ValueError(f"what was measured is not finite at {bad[0]!r}: no report can be made of it") from None
-    (folder / "report.md").write_text(page, encoding="utf-8")
+    write_page(folder, page)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
-    for name, drawing in figures.items():
-        drawing.savefig(folder / f"{name}.png", dpi=150)

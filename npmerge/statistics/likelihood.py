@@ -1,5 +1,6 @@
 """Log-likelihoods that Fisher information is made of: which predictions count, and which outcomes they are measured on."""
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +16,9 @@ from npmerge.masks import counted
 
 Kind = Literal["exact", "sampled", "empirical"]
 KINDS: tuple[Kind, ...] = ("exact", "sampled", "empirical")
+NO_CLASSES = (
+    "takes outputs for logits of classes: a network with targets of {} is no classifier, whose information this would be"
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,15 @@ def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array
 
     Raises:
         ValueError: for a network that has no such outputs, or labels that do not fit them.
+
+    Warns:
+        UserWarning: for targets of real numbers.
     """
     shape, targets = getattr(outputs, "shape", ()), batch[1]
     if len(shape) < 2:
         raise ValueError(f"{name} needs logits (examples, ..., classes): the network returns {outputs}")
+    if kind != "empirical" and jnp.issubdtype(getattr(targets, "dtype", bool), jnp.floating):
+        warnings.warn(f"{name} {NO_CLASSES.format(targets.dtype)}", stacklevel=2)
     fit = np.shape(targets) == shape[:-1] and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
     if kind == "empirical" and not fit:
         got = getattr(targets, "shape", targets), getattr(targets, "dtype", type(targets).__name__)

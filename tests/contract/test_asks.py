@@ -202,6 +202,7 @@ def test_the_command_says_what_one_method_is():
     text = printed("nuslerp")
     assert text.startswith("NuSlerp\n`Slerp` with t = w_1 / (w_0 + w_1)")
     assert "exactly two models" in text
+    assert "tensors with |cos omega| > 0.9995, or of norm zero, are interpolated\nlinearly" in printed("slerp")
     assert "with task_vectors" in text
     assert "in recipes: merge_method: nuslerp\nmodels:      2\nbase_model:  may be given" in text
     text = printed("dare_ties")
@@ -211,6 +212,8 @@ def test_the_command_says_what_one_method_is():
     assert rows["density"] == ["1.0", "each", "model", "a", "number,", "from", "0", "to", "1"]
     found = json.loads(printed("dare_ties", "--json"))["dare_ties"]
     assert found["parameters"]["rescale"] == {"default": True, "scope": "shared", "values": "true or false", "effect": "always"}
+    with pytest.raises(ValueError, match=r"np_merge is a learned merge, not a method: in Python npmerge.np_merge\(\)"):
+        CliRunner().invoke(app, ["methods", "NP-Merge"], catch_exceptions=False)
     with pytest.raises(ValueError, match="unknown method 'slurp': the nearest is 'Slerp'"):
         CliRunner().invoke(app, ["methods", "slurp"], catch_exceptions=False)
     with pytest.raises(ValueError, match="unknown method 'foo': expected one of Average, WeightedAverage,"):

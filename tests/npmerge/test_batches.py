@@ -43,3 +43,19 @@ def test_errors(make):
         make(X[:0], Y[:0], 4)
     with pytest.raises(ValueError, match="the batch size must be an integer of 1 or more, got 0"):
         make(X, Y, 0)
+
+
+@pytest.mark.parametrize("make", [in_order, lambda x, y, n: [next(shuffled(x, y, n, seed=0))]], ids=["in_order", "shuffled"])
+def test_targets_may_be_a_tree(make):
+    for x, targets in make({"x": X}, {"labels": Y, "weights": (X / 2).tolist()}, 4):
+        np.testing.assert_array_equal(targets["labels"], 10 * x["x"])
+        np.testing.assert_array_equal(targets["weights"], x["x"] / 2)
+    assert make(X, None, 4)[0][1] is None
+    with pytest.raises(ValueError, match="one equal, positive length: got 10 and 10 and 3"):
+        make(X, (Y, Y[:3]), 4)
+    with pytest.raises(ValueError, match="one equal, positive length: got 10 and 0"):
+        make(X, 1.0, 4)
+
+
+def test_an_iterator_of_batches_says_what_it_is():
+    assert repr(shuffled(X, Y, 4, seed=2)) == "shuffled(10 examples, 4 in a batch, seed=2)"

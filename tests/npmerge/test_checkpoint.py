@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.linen import Partitioned
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -97,6 +98,7 @@ def test_others_may_read_it_as_any_new_file(tmp_path):
         (nnx.Linear(1, 1, rngs=nnx.Rngs(0)), r"got Linear, .*: give nnx.to_pure_dict\(nnx.state\(module\)\)$"),
         (nm.FitResult({}, None, "finished"), r"got FitResult, .*: give its theta, or .* merge.apply\(result.theta, stack\)$"),
         (nm.Stack({"a": np.zeros((2, 1))}), r"got Stack, .*: give one of its models\(\)$"),
+        ({"a": Partitioned(np.zeros(1), ("x",))}, r"got Partitioned, .*: give flax.linen.meta.unbox\(variables\)$"),
         ({"a": {"b": "text"}}, "cannot save 'a/b': got str"),
         ({"a": jax.ShapeDtypeStruct((2,), "float32")}, "cannot save 'a': got ShapeDtypeStruct"),
         ({"a": jax.random.key(0)}, "cannot save 'a': got dtype key<fry>"),

@@ -45,7 +45,7 @@ def demo(tmp_path_factory) -> Any:
 
 
 def test_three_files_and_no_more(demo):
-    assert {path.name for path in demo[0].iterdir()} == {"report.md", "summary.json", "curves.png"}
+    assert {path.name for path in demo[0].iterdir()} == {"report.md", "report.html", "summary.json", "curves.png"}
     assert {path.name for path in demo[0].parent.iterdir()} == {"out"}
 
 

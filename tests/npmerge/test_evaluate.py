@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from npmerge import LogitEnsemble, evaluate, in_order
+from npmerge import CrossEntropy, LogitEnsemble, PerExample, evaluate, in_order
 from tests.npmerge.toys import apply, batch, log_softmax64, logits64, variables
 
 X, LABELS = batch(0, 10)
@@ -55,6 +55,33 @@ def test_evaluate_errors():
         evaluate(apply, A, [(X[:, :2], LABELS)])
     with pytest.raises(ValueError, match="labels must be integers"):
         evaluate(apply, A, [(X[:2], np.array([1.0, 2.0]))])
+
+
+def squared(outputs, targets):
+    return jnp.square(outputs - targets)
+
+
+def test_an_objective_takes_the_place_of_cross_entropy():
+    targets = np.asarray(np.random.default_rng(1).standard_normal((10, 3)), np.float32)
+    found = evaluate(apply, A, in_order(X, targets, 4), objective=PerExample(squared))  # 4 + 4 + 2: weighed by examples
+    assert found.loss == pytest.approx(np.square(logits64(A, X) - targets).mean(), rel=1e-5)
+    assert np.isnan(found.accuracy) and found.examples == 10
+    masked = X, LABELS.at[6:].set(-1), np.arange(10) < 6
+    found = evaluate(apply, A, [masked], objective=CrossEntropy())
+    expected = metrics64(logits64(A, X))
+    right = (logits64(A, X).argmax(-1) == np.asarray(LABELS))[:6].mean()
+    assert (found.accuracy, found.examples) == (pytest.approx(right), 6)
+    assert evaluate(apply, A, in_order(X, LABELS, 4), objective=CrossEntropy())[:2] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(
+        ValueError, match=r"of shape \(10,\): got \(10, 3\); for another loss .* pass objective=, as PerExample"
+    ):
+        evaluate(apply, A, [(X, targets)])
+    with pytest.raises(
+        ValueError, match=r"an Objective as objective, PerExample\(function\) is an objective, got \(function\)"
+    ):
+        evaluate(apply, A, [(X, targets)], objective=squared)
+    with pytest.raises(ValueError, match="evaluate needs data: got no batches"):
+        evaluate(apply, A, [], objective=PerExample(squared))
 
 
 def test_an_ensemble_averages_logits():

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from npmerge import Path, barrier, evaluate, in_order, path_between, reset_statistics, resetting
-from tests.npmerge.test_evaluate import LABELS, A, B, X, metrics64
+from npmerge import Path, PerExample, barrier, evaluate, in_order, path_between, reset_statistics, resetting
+from tests.npmerge.test_evaluate import LABELS, A, B, X, metrics64, squared
 from tests.npmerge.toys import apply, array, batch, logits64, variables
 
 
@@ -27,6 +27,14 @@ def test_a_path_by_hand():
     np.testing.assert_allclose(path.loss, loss, rtol=1e-5)
     np.testing.assert_allclose(path.accuracy, accuracy, rtol=1e-6)
     assert path.barrier == pytest.approx((loss - (1 - fractions) * loss[0] - fractions * loss[-1]).max(), rel=1e-4)
+
+
+def test_a_path_of_another_objective():
+    targets, objective = np.asarray(X[:, :3]), PerExample(squared)
+    found = barrier(apply, A, B, in_order(X, targets, 4), points=3, objective=objective)
+    mixed = [jax.tree.map(lambda a, b, t=t: (1 - t) * np.asarray(a, np.float64) + t * np.asarray(b), A, B) for t in (0, 0.5, 1)]
+    np.testing.assert_allclose(found.path.loss, [np.square(logits64(m, X) - targets).mean() for m in mixed], rtol=1e-5)
+    assert found.loss == found.path.barrier and np.isnan(found.accuracy)
 
 
 def test_the_barrier_is_measured_from_the_line_between_the_ends():

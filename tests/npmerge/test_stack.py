@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 
 from alignment import WeightMatching, align, trace
 from npmerge import Stack, stack_models
@@ -93,5 +94,7 @@ def test_other_errors():
     counted = [{"w": jnp.ones(2), "steps": jnp.array(3)}] * 2
     with pytest.raises(ValueError, match="model 0 has a leaf of dtype int32 at 'steps': only floating-point"):
         stack_models(counted)
-    with pytest.raises(ValueError, match="model 1 differs from model 0 in its containers"):
+    with pytest.raises(ValueError, match=r"model 1 differs from model 0 in its containers: got tuple at 'w', expected list$"):
         stack_models([{"w": [jnp.ones(2)]}, {"w": (jnp.ones(2),)}])
+    with pytest.raises(ValueError, match=r"in its containers: got FrozenDict, expected dict$"):
+        stack_models([{"w": jnp.ones(2)}, FrozenDict({"w": jnp.ones(2)})])

@@ -41,6 +41,8 @@ def test_measuring_refuses_batches_that_never_end(graph):
 
 def test_batches_are_pairs(graph):
     inputs = PAIR[0]
+    with pytest.raises(ValueError, match=r"must be a tuple \(inputs, targets\): got tuple of 1; one batch alone is"):
+        nm.evaluate(apply, A, [(inputs,)])
     for wrong in ([inputs], PAIR, [(inputs,)]):
         for measure in (
             lambda w=wrong: nm.evaluate(apply, A, w),
@@ -150,6 +152,10 @@ def test_held_out_may_be_an_iterator():
         ),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, key=3), "key must be jax.random.key"),
         (lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1.5), "steps must be an integer"),
+        (
+            lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], 5, steps=optax.adam(0.1)),
+            "steps must be an integer of 0 or more, got GradientTransformationExtraArgs$",
+        ),
         (
             lambda g: nm.fit(NP.init(STACK), LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1, progress=True),
             "progress is called with the step and the loss, as print can be: got True",

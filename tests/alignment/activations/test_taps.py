@@ -2,6 +2,7 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -165,6 +166,16 @@ def test_another_function_is_refused():
         ValueError, match="trace and what measures must get the same function"
     ):  # jitted or not is another function
         alignment.capture(other.apply.__wrapped__, other.graph, net.variables, net.inputs)
+
+
+def test_inputs_of_another_dtype_than_was_traced_are_named():
+    net = networks.network("mlp")
+    apply = lambda v, x: net.apply(v, jnp.asarray(x, jnp.float32))  # noqa: E731
+    graph = alignment.trace(apply, net.variables, net.inputs)
+    with pytest.raises(ValueError, match=r"^the graph was traced with inputs of float32, got uint8: cast them, or trace with"):
+        alignment.capture(apply, graph, net.variables, np.zeros(net.inputs.shape, np.uint8))
+    double = alignment.capture(apply, graph, net.variables, np.asarray(net.inputs, np.float64))  # which JAX takes as float32
+    chex.assert_trees_all_close(double.nodes, features(net), atol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------------------- views

@@ -196,6 +196,10 @@ def test_mistakes_are_named():
         for count in (lambda n: found.multiple({}, models=n), lambda n: multiplier(0.5, models=n)):
             with pytest.raises(ValueError, match=f"models must be an integer of 1 or more, got {models}"):
                 count(models)
+    one, x = {"a": jnp.ones((4, 6)), "c": jnp.ones((6, 5)), "b": jnp.ones((5, 3))}, jnp.ones((2, 4))
+    two = trace(lambda v, x: jnp.tanh(jnp.tanh(x @ v["a"]) @ v["c"]) @ v["b"], one, x)
+    with pytest.raises(ValueError, match="the graph is of another function: only one of them has the node 'c'"):
+        costs(lambda v, x: jnp.cumsum(jnp.tanh(x @ v["a"]) @ v["c"], 1) @ v["b"], two, one, x)
     with pytest.raises(ValueError, match="by must be one of 'flops', 'parameters', got 'time'"):
         found.polynomial("time")
     other = measured("resnet A")

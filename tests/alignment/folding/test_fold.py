@@ -104,8 +104,8 @@ def by_squares(v: Any, x: jax.Array) -> jax.Array:
 
 
 def by_power(v: Any, x: jax.Array) -> jax.Array:
-    """RMSNorm with one plus a scale, as Gemma has it, and a power."""
-    return x * (jnp.square(x).mean(-1, keepdims=True) + 1e-5) ** -0.5 * (1 + spread(v["scale"], x))
+    """RMSNorm with one plus a scale, as Gemma has it, a power, and epsilon in front."""
+    return x * (1e-5 + jnp.square(x).mean(-1, keepdims=True)) ** -0.5 * (1 + spread(v["scale"], x))
 
 
 def by_computed_numbers(v: Any, x: jax.Array) -> jax.Array:

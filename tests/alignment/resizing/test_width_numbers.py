@@ -45,6 +45,7 @@ FOLLOW = {  # features h of n units -> features, or one number
     "mean_of_scaled": lambda h, n: scaled(h, 1 / n).sum(-1, keepdims=True),
     "mean_by_dot": lambda h, n: h @ jnp.full((n, 1), 1 / n),
     "mean_by_ones": lambda h, n: h @ jnp.ones((n, 1)) / n,
+    "mean_by_ones_of_scaled": lambda h, n: scaled(h, 1 / n) @ jnp.ones((n, 1)),
     "mean_by_array": lambda h, n: (h @ (jnp.ones(n) / n))[:, None],
     "mean_of_two_axes": lambda h, n: like((h.sum(-1).sum(0) / (len(X) * n)).reshape(1, 1), h[:, :1]),
     "mean_of_two_axes_at_once": lambda h, n: like((h.sum((0, 1)) / (len(X) * n)).reshape(1, 1), h[:, :1]),
@@ -57,6 +58,7 @@ FOLLOW = {  # features h of n units -> features, or one number
     "standard_error": lambda h, n: norm(h - like(h.mean(-1, keepdims=True), h)) / (n - 1) ** 0.5,
     "root_mean_square": lambda h, n: norm(h) / n**0.5,
     "root_by_power": lambda h, n: jax.lax.pow(norm(h), jnp.full((len(X), 1), 0.5)) / n**0.25,
+    "root_mean_by_power": lambda h, n: jax.lax.pow(jnp.square(h).sum(-1, keepdims=True), jnp.full((len(X), 1), 0.5)) / n**0.5,
     "rms_norm": lambda h, n: scaled(h / like(norm(h), h), n**0.5),
     "rms_norm_by_rsqrt": lambda h, n: scaled(h * like(jax.lax.rsqrt(jnp.square(h).sum(-1, keepdims=True)), h), n**0.5),
     "rms_norm_in_the_program": lambda h, n: h / like(jnp.linalg.norm(h, axis=-1, keepdims=True), h) * jnp.sqrt(jnp.float32(n)),
@@ -64,6 +66,7 @@ FOLLOW = {  # features h of n units -> features, or one number
     "log_mean_exp": lambda h, n: jax.nn.logsumexp(h, -1, keepdims=True) - jnp.log(jnp.float32(n)),
     "softmax_of_mean_one": lambda h, n: softmax(h) * n,
     "harmonic_mean": lambda h, n: n / (1 / (jnp.abs(h) + 1)).sum(-1, keepdims=True),
+    "mean_of_four_neighbours": lambda h, n: jax.lax.reduce_window(h, 0.0, jax.lax.add, (4, 1), (1, 1), "SAME") / 4,
     "gram": lambda h, n: (jnp.einsum("bi,bi->b", h, h) / n)[:, None],
 }
 ROOT = {  # as long as the root of n is no whole number

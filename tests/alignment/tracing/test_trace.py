@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -747,16 +748,28 @@ def test_an_error_of_the_function_itself_comes_through_as_it_is(apply):
     with pytest.raises(direct.type) as traced:
         alignment.trace(apply, variables, wrong)
     assert str(traced.value) == str(direct.value)
-    assert traced.value.__notes__[-1] == "raised by apply(variables, inputs), on inputs of shape (8, 5)"
+    assert traced.value.__notes__[-1] == "apply was called as apply(dict, float32[8,5])"
+
+
+def test_slips_with_flax_modules_are_told_of():
+    module = nn.Dense(3)
+    variables = {"params": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}
+    for apply, given, called in (
+        (module, variables, "apply(dict, float32[8,4])"),
+        (module.apply, variables["params"], "apply(dict, float32[8,4])"),
+        (module.apply, [variables], "apply(list, float32[8,4])"),
+    ):
+        with pytest.raises(Exception) as traced:  # whatever Flax raises
+            alignment.trace(apply, given, X)
+        expected = f"apply was called as {called}; of a Linen module give module.apply and all its variables, {{'params': ...}}"
+        assert traced.value.__notes__[-1] == expected
 
 
 def test_images_with_channels_first_are_told_of():
     with pytest.raises(TypeError) as traced:
         alignment.trace(lambda v, x: x @ v["a"], weights(a=(3, 2)), networks.data(2, 3, 8, 8))
     note = traced.value.__notes__[-1]
-    assert note.startswith("raised by apply(variables, inputs), on inputs of shape (2, 3, 8, 8); ") and note.endswith(
-        "x.transpose(0, 2, 3, 1)"
-    )
+    assert note.startswith("apply was called as apply(dict, float32[2,3,8,8]); ") and note.endswith("x.transpose(0, 2, 3, 1)")
 
 
 def keyed(v, x):

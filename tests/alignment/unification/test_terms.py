@@ -162,6 +162,18 @@ def test_cases_of_one_index_are_unified_place_by_place(terms):
     assert len({r.atom for r in refs(terms.resolve(a))}) == 3
 
 
+@pytest.mark.parametrize("whole", [Seq, Prod])
+def test_options_are_one_where_they_are_the_same_up_to_what_their_group_does_not_see(terms, whole):
+    """A permutation is its own dual, a scaling is not; what differs in one factor differs."""
+    index = terms.fresh(2, pin=SEPARATED)
+    a, b, c, scaled = (*(terms.fresh(2, group=Group.PERMUTATION) for _ in range(3)), terms.fresh(2, group=Group.SCALE))
+    for one, other, same in ((b, dual(b), True), (scaled, dual(scaled), False), (b, c, False)):
+        case = Case(index.atom, (whole((a, one)), whole((a, other))))
+        assert terms.resolve(case) == (whole((a, one)) if same else case)
+        nested = Case(index.atom, (Case(a.atom, (one, c)), Case(a.atom, (other, c))))
+        assert (terms.resolve(nested) == terms.resolve(nested.options[0])) == same
+
+
 def test_cases_of_indices_that_turn_out_to_be_one_are_unified_place_by_place(terms):
     one, a = stacked(terms, 4)
     another, b = stacked(terms, 4)

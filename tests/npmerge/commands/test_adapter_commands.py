@@ -85,14 +85,58 @@ def test_an_extracted_adapter_gives_the_model_back(tmp_path, name):
         assert found.adapter.pairs["embed"].embedding
 
 
-def test_vectors_that_differ_are_stored_whole(tmp_path, capsys):
-    tensors = load_file(BASE / "model.safetensors")
-    save_file(tensors | {"layers.0.q.bias": tensors["layers.0.q.bias"] + 1}, tmp_path / "tuned.safetensors")
-    page = extract_adapter(str(tmp_path / "tuned.safetensors"), str(BASE), Request(tmp_path / "out", 1))
+def tuned_model(folder, **more):
+    """The base with a weight, its bias, a bias alone, and what more is given."""
+    rng = np.random.default_rng(3)
+    base = load_file(BASE / "model.safetensors")
+    names = ("layers.0.q.weight", "layers.0.q.bias", "layers.1.up.bias", *more)
+    changed = {name: base[name] + rng.standard_normal(base[name].shape, np.float32) for name in names}
+    save_file(base | changed, folder / "tuned.safetensors")
+    return base | changed
+
+
+def test_biases_lie_beside_the_factors(tmp_path, capsys):
+    tuned = tuned_model(tmp_path)
+    page = extract_adapter(str(tmp_path / "tuned.safetensors"), str(BASE), Request(tmp_path / "out", 4, quiet=True))
+    assert "biases as they are (bias): layers.0.q.bias\nbiases as they are (bias): layers.1.up.bias\n" in page
+    assert "modules_to_save" not in page and capsys.readouterr().err == ""
+    found = adapted(tmp_path / "out")
+    for name, array in tuned.items():
+        np.testing.assert_allclose(found.read(name).reshape(array.shape), array, rtol=1e-5, atol=1e-5)
+    names = sorted(load_file(tmp_path / "out" / "adapter_model.safetensors"))
+    q, up = "base_model.model.layers.0.q", "base_model.model.layers.1.up"
+    assert names == [f"{q}.base_layer.bias", f"{q}.lora_A.weight", f"{q}.lora_B.weight", f"{up}.bias"]
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["bias"], config["modules_to_save"]) == ("all", None)
+
+
+def test_modules_whose_vectors_differ_are_stored_whole(tmp_path, capsys):
+    base = load_file(BASE / "model.safetensors") | {"norm.weight": np.ones(4, np.float32), "norm.bias": np.zeros(4, np.float32)}
+    save_file(base, tmp_path / "base.safetensors")
+    save_file(base | {"norm.weight": base["norm.weight"] + 1}, tmp_path / "tuned.safetensors")
+    paths = str(tmp_path / "tuned.safetensors"), str(tmp_path / "base.safetensors")
+    page = extract_adapter(*paths, Request(tmp_path / "out", 1))
     assert capsys.readouterr().err == "stored whole, not as factors: 1 of 1 changed module\n"
-    assert "stored whole (modules_to_save): layers.0.q, whose bias changed, no matrix for LoRA" in page
-    assert re.search(r"the adapter takes 80 B, 6% of the 1.34 kB .*; 80 B of it are modules stored whole\nwarning: most", page)
-    np.testing.assert_array_equal(adapted(tmp_path / "out").read("layers.0.q.bias"), tensors["layers.0.q.bias"] + 1)
+    assert "stored whole (modules_to_save): norm, whose weight changed, no matrix for LoRA" in page
+    assert re.search(r"the adapter takes 32 B, 2% of the 1.3. kB .*; 32 B of it are modules stored whole\nwarning: most", page)
+    found = open_reference(f"{paths[1]}+{tmp_path / 'out'}")
+    np.testing.assert_array_equal(found.read("norm.weight"), base["norm.weight"] + 1)
+
+
+def test_merged_adapters_add_up_what_they_hold_as_it_is(tmp_path):
+    tuned_model(tmp_path)
+    extract_adapter(str(tmp_path / "tuned.safetensors"), str(BASE), Request(tmp_path / "first", 4))
+    paths, weights = [tmp_path / "first", FIXTURES / "bias"], [0.5, 2.0]
+    merge_adapters(paths, weights, Request(tmp_path / "out"))
+    merged, base = adapted(tmp_path / "out"), open_model(BASE)
+    for key in base.entries:
+        start = base.read(key).astype(np.float64)
+        expected = start + sum(w * (adapted(n).read(key) - start) for n, w in zip(paths, weights, strict=True))
+        np.testing.assert_allclose(merged.read(key), expected, rtol=1e-5, atol=1e-5)
+    merge_adapters([FIXTURES / "bias"] * 2, [0.5, 0.5], Request(tmp_path / "mean"))  # needs no base: 0.5 + 0.5 is 1
+    np.testing.assert_allclose(adapted(tmp_path / "mean").read("layers.1.q.bias"), adapted(paths[1]).read("layers.1.q.bias"))
+    with pytest.raises(ValueError, match="needs the base; base_model_name_or_path is '', no file or folder here"):
+        merge_adapters([FIXTURES / "bias"], [0.5], Request(tmp_path / "half"))
 
 
 @pytest.mark.parametrize(
@@ -118,8 +162,13 @@ def test_bad_requests(tmp_path):
             Request(tmp_path / "out", **options)
     with pytest.raises(ValueError, match="one finite --weight for each of 2 adapters"):
         merge_adapters([plain, plain], [1.0], Request(tmp_path / "out"))
-    with pytest.raises(ValueError, match="is stored whole"):
-        merge_adapters([plain, FIXTURES / "embedding"], [], Request(tmp_path / "out"))
+    whole = shutil.copytree(FIXTURES / "embedding", tmp_path / "whole")
+    tensors = load_file(whole / "adapter_model.safetensors")
+    save_file(
+        tensors | {"base_model.model.layers.0.up.weight": np.zeros((6, 4), np.float32)}, whole / "adapter_model.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"'layers.0.up.weight' is stored whole, and as factors in .*plain: merge models"):
+        merge_adapters([plain, whole], [], Request(tmp_path / "out"))
     with pytest.raises(ValueError, match="plain is an adapter, expected a model"):
         extract_adapter(str(plain), str(BASE), Request(tmp_path / "out", 1))
     with pytest.raises(ValueError, match="is an input"):

@@ -27,12 +27,18 @@ from npmerge.commands.alignments import METHODS, alignment_of
 from npmerge.commands.sources import sha256
 from npmerge.learning.data import Examples
 from npmerge.models import Config, Gpt2, Mlp, Vgg, abstract, build, example
+from npmerge.reports.folder import REPORT
+from npmerge.reports.markdown import markdown
 from npmerge.reports.progress import phases, shown
 
 MLP = Mlp(inputs=6, hidden=(8, 7), classes=3)
 VGG = Vgg(stages=((4, 5),), dense=(), classes=3, side=2, channels=2, norm="batch")
 NAMED_VGG = Vgg(stages=((2,), (3,)), dense=(), classes=3, side=4, channels=2, norm="batch")
 NAMES = ("a.safetensors", "b.safetensors", "c.safetensors")
+
+
+def said(summary: dict[str, Any]) -> str:
+    return markdown(align_page.page(summary))
 
 
 def graph_of(config: Config) -> Graph:
@@ -125,7 +131,7 @@ def test_planted_permutations_are_undone(ran, request):
 
 
 def test_everything_promised_is_written_and_nothing_else(matched):
-    written = {*NAMES, "report.md", "summary.json", "correlation.png", "barrier.png"}
+    written = {*NAMES, *REPORT, "correlation.png", "barrier.png"}
     assert {path.name for path in matched.out.iterdir()} == written == set(matched.summary["written"])
     assert not [path for path in matched.out.parent.iterdir() if path.name.startswith(".")]
 
@@ -148,10 +154,10 @@ def test_the_report_and_the_terminal_tell_the_same_figures(matched):
     barrier = f"{network['barrier']['before']:.3g} -> {network['barrier']['after']:.3g}"
     assert barrier in matched.report
     assert f"barrier (nats) {barrier}" in matched.stdout
-    for part in ("![correlation](correlation.png)", "`params/layers/0`", "SHA-256", matched.summary["command"]):
+    for part in ("](correlation.png)", "`params/layers/0`", "SHA-256", matched.summary["command"]):
         assert part in matched.report
     assert "BatchNorm" not in matched.report
-    theirs = align_page.markdown(matched.summary | {"modules": {"params/layers/0": "classifier.0"}})
+    theirs = said(matched.summary | {"modules": {"params/layers/0": "classifier.0"}})
     assert "| `classifier.0` (params/layers/0) |" in theirs and "| `params/layers/1` |" in theirs
     assert matched.stderr.splitlines()[:3] == ["reading", "tracing", "aligning by weight-matching"]
 
@@ -161,7 +167,7 @@ def test_an_alignment_that_makes_it_worse_says_so(matched):
     networks = [network | {"barrier": {"before": 0.1, "after": 0.2}} for network in matched.summary["networks"][:1]]
     worse = matched.summary | {"networks": [*networks, *matched.summary["networks"][1:]]}
     line = "- Worse than before: the barrier to b.safetensors is higher after the alignment. Try activation-matching, "
-    for page in (align_page.markdown(worse).splitlines(), align_page.told(worse)):
+    for page in (said(worse).splitlines(), align_page.told(worse)):
         assert len([x for x in page if x.startswith(line)]) == 1
     (line,) = [x for x in align_page.told(worse | {"method": "scale"}) if "Worse" in x]
     assert line.endswith("Try more examples, or another method.")
@@ -199,7 +205,8 @@ def test_statistics_are_estimated_anew_along_the_path(normalised):
 
 def test_without_data_the_rest_is_done_and_what_is_missing_is_said(folder, tmp_path):
     ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out")
-    assert {path.name for path in ran.out.iterdir()} == {*NAMES[:2], "report.md", "summary.json"}
+    assert {path.name for path in ran.out.iterdir()} == {*NAMES[:2], *REPORT}
+    assert "\n\n\n" not in ran.report
     assert ran.summary["networks"][0]["barrier"] is None
     assert ran.summary["networks"][0]["squared_distance"]["after"] == 0
     assert ran.summary["verify"] < 1e-5
@@ -210,7 +217,7 @@ def test_without_data_the_rest_is_done_and_what_is_missing_is_said(folder, tmp_p
 def test_without_labels_there_is_no_barrier(folder, tmp_path):
     data = ["--data", str(folder / "inputs.npz")]
     ran = align([folder / NAMES[0], folder / NAMES[1]], tmp_path / "out", "--method", "activation-matching", *data)
-    assert {path.name for path in ran.out.iterdir()} == {*NAMES[:2], "report.md", "summary.json", "correlation.png"}
+    assert {path.name for path in ran.out.iterdir()} == {*NAMES[:2], *REPORT, "correlation.png"}
     assert "No labels in inputs.npz: no barrier." in ran.stdout
 
 
@@ -242,18 +249,21 @@ def test_statistics_of_approximate_maps_are_estimated_anew(normalised, tmp_path)
     ran = align(normalised.files, tmp_path / "out", "--method", "procrustes", "--approximate", *data)
     before, after = (load_network(ran.out / file.name)[1] for file in ran.files)
     chex.assert_trees_all_equal(before, load_network(ran.files[0])[1])
-    again = nm.reset_statistics(build(VGG).train_apply, after, read_data(Path(data[1]), VGG).whole_batches())
+    again = nm.reset_statistics(build(VGG).train_apply, after, read_data(Path(data[1]), VGG).even_batches())
     chex.assert_trees_all_close(again, after, rtol=1e-5, atol=1e-6)
 
 
-def test_a_smaller_batch_at_the_end_has_no_say_in_statistics():
+def test_statistics_are_of_all_examples_in_batches_of_one_size():
     def sizes(count: int) -> list[int]:
-        data = Data(Path("x.npz"), "", Examples("x.npz", np.zeros((count, 6), np.float32), None))
-        assert sum(len(inputs) for inputs, _ in data.batches()) == count
-        return [len(inputs) for inputs, _ in data.whole_batches()]
+        data = Data(Path("x.npz"), "", Examples("x.npz", np.arange(6.0 * count).reshape(count, 6), None))
+        batches = data.even_batches()
+        np.testing.assert_array_equal(np.concatenate([inputs for inputs, _ in batches]), data.inputs)
+        return [len(inputs) for inputs, _ in batches]
 
-    assert sizes(2 * BATCH + 1) == sizes(2 * BATCH) == [BATCH, BATCH]
-    assert sizes(BATCH - 1) == [BATCH - 1]  # better than none
+    assert sizes(2 * BATCH) == [BATCH, BATCH]
+    assert sizes(2 * BATCH + 1) == [86, 86, 85]  # 257 examples
+    assert sizes(200) == [100, 100]
+    assert sizes(BATCH - 1) == [BATCH - 1]
 
 
 def test_the_seed_is_that_of_the_alignment_and_of_the_check(folder, tmp_path, monkeypatch):
@@ -407,7 +417,7 @@ def test_networks_in_the_names_of_pytorch_are_aligned_and_keep_them(tmp_path):
     np.savez(tmp_path / "one.npz", **first)
     save_file(second, tmp_path / "two.safetensors")
     ran = align([tmp_path / "one.npz", tmp_path / "two.safetensors"], tmp_path / "out")
-    assert set(ran.summary["written"]) == {"one.safetensors", "two.safetensors", "report.md", "summary.json"}
+    assert set(ran.summary["written"]) == {"one.safetensors", "two.safetensors", *REPORT}
     for name, names in (("one", first), ("two", second)):
         written = load_file(tmp_path / "out" / f"{name}.safetensors")
         assert set(written) == set(names)
@@ -444,7 +454,10 @@ def test_what_is_no_known_network_says_what_to_do(refused, tmp_path):
     np.savez(tmp_path / "x.npz", weight=np.zeros((2, 2)))
     line = refused(str(tmp_path / "x.npz"), NAMES[0])
     assert line.startswith(f"{tmp_path / 'x.npz'}: no known architecture has tensors such as weight: expected one of Vgg, ")
-    assert line.endswith("other networks are aligned in Python, by npmerge.trace and npmerge.align")
+    assert (
+        ". A network of your own is aligned in Python, by npmerge.trace and npmerge.align; here networks of npmerge.models"
+        in line
+    )
     assert "load_named" in line
 
 
@@ -513,7 +526,7 @@ def test_folders_that_cannot_be_written(refused, folder, tmp_path):
     assert "--points must be 2 or more, both ends are among them: got 1" in refused(*NAMES, "--points", "1")
     for seed in (-1, 2**32, 2**63):
         assert f"--seed must be from 0 to 4294967295, got {seed}" in refused(*NAMES, "--seed", str(seed))
-    for name in ("report.md", "summary.json", "correlation.png", "barrier.png"):
+    for name in (*REPORT, "correlation.png", "barrier.png"):
         line = refused(NAMES[0], f"elsewhere/{name}")
         assert line == f"elsewhere/{name} would be overwritten by the report of that name: rename the checkpoint"
 

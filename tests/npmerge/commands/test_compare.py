@@ -175,7 +175,7 @@ def test_the_folder_and_the_words(tmp_path):
     out = tmp_path / "out"
     ran = CliRunner().invoke(app, ["compare", str(paths[0]), str(paths[1]), "--base", str(paths[2]), "--out", str(out)])
     assert ran.exit_code == 0
-    assert sorted(path.name for path in out.iterdir()) == ["heatmap.png", "report.md", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["heatmap.png", "report.html", "report.md", "summary.json"]
     assert (out / "heatmap.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((out / "summary.json").read_text())
     wanted = compared(paths[:2], paths[2])

@@ -195,11 +195,21 @@ def test_flags_of_mergekit_are_told_what_stands_for_them(monkeypatch, capsys) ->
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "npmerge: --cuda of mergekit is --device gpu here\n"
+    monkeypatch.setattr("sys.argv", ["npmerge", "merge", "linear.yml", "--out", "out"])
+    with pytest.raises(SystemExit):
+        main()
+    told = "--out is not an option of merge: its second argument is the folder, npmerge merge RECIPE OUT"
+    assert capsys.readouterr().err == f"npmerge: {told}\n"
     monkeypatch.setattr("sys.argv", ["npmerge", "linear.yml", "out"])
     with pytest.raises(SystemExit):
         main()
     told = "linear.yml seems to be a recipe, expected a command: npmerge merge linear.yml OUT, or npmerge plan linear.yml"
     assert capsys.readouterr().err == f"npmerge: {told}\n"
+
+
+def test_a_folder_that_is_called_as_a_file_is_told_of(folder: Path) -> None:
+    assert "warning: m.safetensors will be a folder, in which the merged model lies" in merge("linear.yml", "m.safetensors")
+    assert (folder / "m.safetensors" / "model.safetensors").is_file()
 
 
 def test_a_recipe_may_be_json_and_the_plan_of_a_record_has_its_seed(folder: Path) -> None:
@@ -237,7 +247,7 @@ def test_an_earlier_result_is_replaced_only_if_asked(folder: Path) -> None:
     [
         (("linear.yml", "m1"), "exists and is not empty"),
         (("linear.yml", "m1/out"), "the output m1/out and the input m1 lie one in the other"),
-        (("none.yml", "out"), "the recipe cannot be read"),
+        (("none.yml", "out"), "none.yml: no such recipe"),
         (("linear.yml", "out", "--memory-budget", "much"), "--memory-budget must be a number of bytes such as 64MB"),
         (("linear.yml", "out", "--out-shard-size", "0"), "--out-shard-size must be a number of bytes"),
         (("linear.yml", "out", "--num-threads", "0"), "--num-threads must be 1 or more, got 0"),

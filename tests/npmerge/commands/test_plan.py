@@ -74,6 +74,9 @@ def test_every_tensor_has_its_line_if_asked():
 def test_values_over_depth():
     lines = page("merge_method: slerp\nbase_model: m0\nmodels: [{model: m0}, {model: m1}]\nparameters: {t: [0, 1]}\n")
     assert row(lines, "model.layers.{0-5}.mlp.weight")[-5:] == ["t=0", "to", "1", "(6", "values)"]
+    waves = "t: [0, 0.5, 0.3, 0.7, 0.2, 1]"
+    lines = page(f"merge_method: slerp\nbase_model: m0\nmodels: [{{model: m0}}, {{model: m1}}]\nparameters: {{{waves}}}\n")
+    assert row(lines, "model.layers.{0-5}.mlp.weight")[-7:] == ["t=0", "0.5", "0.3", "0.7", "0.2", "1", "(0-5)"]
     filters = "t: [{filter: mlp, value: [0, 0, 1]}, {value: 0.5}]"
     lines = page(f"merge_method: slerp\nbase_model: m0\nmodels: [{{model: m0}}, {{model: m1}}]\nparameters: {{{filters}}}\n")
     assert row(lines, "model.layers.{0-5}.attn.weight")[-1] == "t=0.5"

@@ -1,6 +1,8 @@
 """`npmerge align --method pleas`: one network of the size asked for, in a folder with its report."""
 
+import contextlib
 import json
+import shutil
 from typing import NamedTuple
 
 import chex
@@ -11,8 +13,11 @@ from typer.testing import CliRunner
 import npmerge as nm
 from npmerge.checkpoint import load_network, load_record, save_network
 from npmerge.cli import app
+from npmerge.commands import align_run
 from npmerge.commands.align_inputs import read_data
+from npmerge.commands.align_requests import request_of
 from npmerge.models import Mlp, Vgg, WithWidths, build
+from npmerge.reports.folder import REPORT
 
 CONFIG = Mlp(inputs=6, hidden=(8, 5), classes=3)
 RNG = np.random.default_rng(0)
@@ -65,21 +70,48 @@ def test_at_the_full_budget_it_is_the_ensemble(folder, ran):
 
 
 def test_the_folder_holds_the_network_its_report_and_the_figure(folder, ran):
-    assert ran.files == set(ran.summary["written"]) == {"merged.safetensors", "report.md", "summary.json", "size.png"}
+    files = {"merged.safetensors", "merged-1.safetensors", *REPORT, "size.png"}
+    assert ran.files == set(ran.summary["written"]) == files
+    small = load_network(folder / "out" / "merged-1.safetensors")
+    assert (
+        nm.evaluate(build(small[0]).apply, small[1], [(X, np.load(folder / "data.npz")["labels"])]).loss
+        == ran.summary["sizes"]["points"][0]["loss"]
+    )
+    assert load_record(folder / "out" / "merged-1.safetensors")["pleas"]["budget"] == 1
     record = load_record(folder / "out" / "merged.safetensors")["pleas"]
     assert [source["file"] for source in record["sources"]] == ["a.safetensors", "b.safetensors"]
     assert record["budget"] == 2
     rows = {row["node"]: [row[key] for key in ("old", "merged", "separate", "new")] for row in ran.summary["nodes"]}
     assert rows == {"params/layers/0": [8, 0, 8, 16], "params/layers/1": [5, 0, 5, 10]}
     assert "| params/layers/0 | 8 | 0 | 8 | 16 |" in ran.report
-    assert "![size](size.png)" in ran.report
+    assert "](size.png)" in ran.report
     assert "sequential least squares on 96 examples of data.npz" in ran.stdout
+
+
+def test_one_size_alone_is_merged_unless_more_are_asked_for(folder, ran, monkeypatch):
+    """From all examples, which is said before it begins; the networks of an earlier run's sizes go."""
+    np.savez(folder / "many.npz", inputs=np.concatenate([X, X])[:130])
+    told = []
+
+    @contextlib.contextmanager
+    def heard():
+        yield lambda text, part="": told.append(f"{text} {part}".rstrip())
+
+    monkeypatch.setattr(align_run, "phases", heard)
+    shutil.copytree(folder / "out", folder / "again")
+    again = pleas(folder, "--budget", "1.5", "--data", str(folder / "many.npz"), "--force", out="again")
+    assert again.files == {"merged.safetensors", *REPORT}
+    assert again.summary["solved_on"] == 130
+    begun = told.index("merging at 1.5 times the size of one on 130 examples")
+    assert told[begun - 3 : begun] == ["activations on 130 examples 1 of 2", "activations on 130 examples 2 of 2", "matching"]
+    assert told[begun + 1 : begun + 4] == [f"{told[begun]} layer {k} of 3" for k in (1, 2, 3)]
+    assert not any("merging" in text for text in told[begun + 4 :])
 
 
 def test_without_data_units_are_matched_by_weights_and_that_is_said(folder):
     ran = pleas(folder, "--budget", "1", out="alone")
     assert load_network(folder / "alone" / "merged.safetensors")[0] == CONFIG
-    assert ran.files == {"merged.safetensors", "report.md", "summary.json"}
+    assert ran.files == {"merged.safetensors", *REPORT}
     assert "Units matched by their weights" in ran.report
     again = pleas(folder, "--budget", "1", "--force", out="alone")
     assert again.summary["cost"] == ran.summary["cost"] == 1
@@ -116,6 +148,12 @@ def test_bad_requests_are_told_in_one_line(folder, options, message):
     with pytest.raises(ValueError, match=message):
         pleas(folder, *options, out="bad")
     assert not (folder / "bad").exists()
+
+
+def test_an_input_is_not_taken_for_a_network_of_an_earlier_run(folder):
+    files = (folder / "merged-1.safetensors", folder / "b.safetensors")
+    with pytest.raises(ValueError, match="would be taken for a merged network of an earlier run: choose another folder"):
+        request_of(files, "pleas", budget=1.5, out=folder)
 
 
 def test_a_budget_is_for_pleas_alone(folder):

@@ -81,10 +81,16 @@ def test_lists_are_cycled_in_order_and_iterators_are_read_once():
     assert len(taken) == 5
 
 
+def test_pixels_that_were_not_scaled_are_warned_of():
+    pixels = jnp.zeros((2, 3, 3), jnp.uint8), jnp.zeros(2)
+    with pytest.warns(UserWarning, match="inputs are uint8, numbers from 0 to 255"):
+        fit(jnp.ones(2), lambda theta, stack, batch: theta.sum(), None, [pixels], optax.sgd(0.1), steps=1)
+
+
 def test_data_that_end_early_are_an_error():
-    with pytest.raises(ValueError, match="the data ended after 3 batches, 5 steps were asked for"):
+    with pytest.raises(ValueError, match="the data ended after 3 batches, 5 steps were asked for; a list of batches is cyc"):
         run(data=iter([target(1.0)] * 3))
-    with pytest.raises(ValueError, match="the data ended after 0 batches"):
+    with pytest.raises(ValueError, match=r"the data ended after 0 batches, 5 steps were asked for$"):
         run(data=[])
     close(run(data=iter([target(1.0)] * 5)), 1 - 0.9**5)
 
@@ -305,8 +311,8 @@ def test_calling_again_compiles_nothing():
 def test_progress_is_reported():
     seen = []
     run(steps=5, every=2, progress=lambda step, loss: seen.append((step, loss)))
-    assert [step for step, _ in seen] == [2, 4, 5]
-    np.testing.assert_allclose([loss for _, loss in seen], [0.5 * 0.9 ** (2 * (k - 1)) for k in (2, 4, 5)], rtol=1e-5)
+    assert [step for step, _ in seen] == [1, 2, 4, 5]  # the first, which is compiled, and those that are looked at
+    np.testing.assert_allclose([loss for _, loss in seen], [0.5 * 0.9 ** (2 * (k - 1)) for k in (1, 2, 4, 5)], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -185,12 +185,15 @@ def test_what_does_not_fit_is_refused_with_three_remedies():
     with pytest.raises(ValueError, match=r"a step needs 9.\d\d MB and the device has 5 MB") as error:
         check_fits(found, 5_000_000)
     message = str(error.value)
+    state = found.models + found.theta + found.moments + max(found.merged + found.gradient, found.update)
     for remedy in (
-        "1. shard the features",
+        f'1. shard the features (shard="features") over several devices, which divides {state / 1e6:.3g} MB by',
         "2. models in bfloat16",
         "mu_dtype=jnp.bfloat16",
         "optax.adafactor",
+        f"models are {found.models / 1e6:.3g} MB, moments {found.moments / 1e6:.3g} MB",
         "3. a coarser",
+        f"theta is {found.theta / 1e6:.3g} MB",
     ):
         assert remedy in message
     with pytest.raises(ValueError, match="device_bytes must be an integer of 1 or more, got 0"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from npmerge.reports.style import Drawn
 from tests.npmerge.learning.digits import write_all
 
 
@@ -23,7 +24,7 @@ def drawn() -> None:
 @pytest.fixture(autouse=True)
 def _without_figures(request, monkeypatch) -> None:
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("npmerge.learning.page.draw", lambda *_: None)
+        monkeypatch.setattr("npmerge.reports.folder.drawn", lambda _: Drawn(b"", "<svg/>"))
 
 
 @pytest.fixture

@@ -6,13 +6,17 @@ import re
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import npmerge as nm
-from npmerge.checkpoint import save_network
+from npmerge.checkpoint import save_network, to_named
+from npmerge.commands.planning import planned
 from npmerge.demo.digits import load_digits
+from npmerge.learning.foreseen import warned
 from npmerge.learning.predictions import FORWARD
 from npmerge.models import Bert, build
-from tests.npmerge.learning.digits import CONFIG, learn, networks, recipe, run
+from npmerge.recipe import load_recipe
+from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe, run
 
 
 def test_evaluate_measures_each_model(here):
@@ -32,16 +36,51 @@ def test_evaluate_measures_each_model(here):
     ("arguments", "message"),
     [
         (("c.safetensors", "--data", "test.npz"), "c.safetensors: no such file"),
-        (("a.safetensors", "--data", "tset.npz"), "tset.npz: no such file"),
-        (("a.safetensors", "--data", "bare.npz"), "bare.npz has no 'labels': it holds inputs$"),
+        (("a.safetensors", "--data", "tset.npz"), "^tset.npz: no such file"),
+        (("a.safetensors", "--data", "bare.npz"), "^bare.npz has no 'labels': it holds inputs$"),
+        (("a.safetensors", "b.safetensors", "--data", "bare.npz"), r"^bare.npz has .* it holds inputs \(for a.safetensors\)$"),
+        (
+            ("a.safetensors", "--data", "wide.npz"),
+            r"^wide.npz: inputs must have the shape \(examples, 64\), got \(2, 3, 8, 8\); im",
+        ),
+        (
+            ("a.safetensors", "--data", "hot.npz"),
+            r"^hot.npz: labels must be one per prediction, of shape \(2,\): got \(2, 10\); one-hot labels are .* labels.argmax",
+        ),
         (("a.safetensors", "--data", "test.npz", "--batch-size", "0"), "--batch-size must be 1 or more"),
         (("a.safetensors", "--data", "test.npz", "--architecture", "Mpl"), "the nearest is 'Mlp'"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told(arguments, message, here):
     np.savez(here / "bare.npz", inputs=np.zeros((2, 64), np.float32))
+    np.savez(here / "wide.npz", inputs=np.zeros((2, 3, 8, 8), np.float32))
+    np.savez(here / "hot.npz", inputs=np.zeros((2, 64), np.float32), labels=np.eye(10, dtype=int)[:2])
     with pytest.raises(ValueError, match=message):
         run("evaluate", *arguments)
+
+
+def test_examples_that_a_model_was_made_from_are_told(here):
+    merge(here, "out", recipe(learn=learn(steps=0)))
+    said = run("evaluate", "a.safetensors", "out", "--data", "train.npz").splitlines()
+    assert said[-1] == "out was made from train.npz, by its npmerge.json: take other examples for a test"
+    assert "made from" not in run("evaluate", "a.safetensors", "out", "--data", "test.npz")
+
+
+def test_tensors_that_the_network_does_not_read_are_not_learned_and_that_is_said(here):
+    config = Bert(vocabulary=32, width=8, layers=1, heads=2, hidden=8, length=4)
+    for name in "ab":
+        tensors = to_named(config, build(config).variables)
+        pooler = {"pooler.dense.weight": np.eye(8, dtype=np.float32), "pooler.dense.bias": np.zeros(8, np.float32)}
+        save_file(tensors | pooler, here / f"{name}.safetensors")
+    np.savez(here / "tokens.npz", inputs=np.ones((5, 4), np.int32))
+    architecture = {"name": "Bert", "arguments": {"heads": 2}}
+    block = learn(
+        data="tokens.npz", objective="proximity", granularity="per_tensor", held_out=0, batch_size=5, architecture=architecture
+    )
+    (here / "recipe.yml").write_text(recipe(learn=block))
+    blocks = planned(load_recipe("recipe.yml")[0], {}).blocks
+    told = "not learned: the network does not read pooler.dense.bias, pooler.dense.weight; merged as without learn"
+    assert warned(blocks, blocks.recipe.learn, blocks.tasks(blocks.recipe.learn)) == (told,)
 
 
 def test_a_plan_says_what_learning_takes(here):

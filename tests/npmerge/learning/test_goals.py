@@ -1,8 +1,6 @@
 """What recipes minimise: terms, sums of them, tasks with data of their own, and what holds learning back."""
 
 import json
-import re
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +15,7 @@ from npmerge.learning.goals import check_goal, goal_of
 from npmerge.learning.starts import chosen_tensors
 from npmerge.models import build
 from npmerge.recipe import parse_recipe
+from tests.docs.pages import blocks
 from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe, run
 from tests.npmerge.learning.test_starts import close
 
@@ -261,9 +260,8 @@ def test_refused_with_the_line_and_what_was_expected(case, here):
     assert not (here / "out").exists()
 
 
-def test_the_recipe_of_the_readme(bare):
-    text = re.search(r"<!-- tasks -->\n```yaml\n(.*?)```", (Path(__file__).parents[3] / "README.md").read_text(), re.S)[1]
-    folder = merge(bare, "out", text)
+def test_the_recipe_of_the_guide(bare):
+    folder = merge(bare, "out", blocks("learning-by-recipe")["tasks"])
     loss = history(folder)["held_out_loss"]
     assert min(loss) < loss[0]
     assert "distillation + 0.01 equal_shares, joint over 2 tasks" in (folder / "report.md").read_text()

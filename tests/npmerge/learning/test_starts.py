@@ -83,6 +83,12 @@ def test_progress_tells_loss_held_out_loss_speed_and_memory():
     assert re.fullmatch(r"loss 0\.25  held-out 0\.625  \S+ steps/s  \S+ [kMG]B", task.description)
 
 
+def test_what_begins_is_told():
+    said = io.StringIO()
+    FitProgress(None, 1, Console(file=said))
+    assert said.getvalue() == "learning: 1 step, compiled first\n"
+
+
 def test_lines_have_the_held_out_loss_of_their_step(here):
     (here / "recipe.yml").write_text(recipe(learn=learn()))
     lines = re.findall(r"step (\d+) of 20  loss \S+  held-out (\S+)", run("merge", "recipe.yml", "out"))

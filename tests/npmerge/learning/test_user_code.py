@@ -88,7 +88,7 @@ def test_inputs_that_the_network_cannot_take_are_told_with_their_shape(mine):
             merge(mine, "out", recipe(**blocks))
         assert "\n" not in str(caught.value)
         assert not (mine / "out").exists()
-    with pytest.raises(ValueError, match=f"^a.safetensors: {said}"):
+    with pytest.raises(ValueError, match=f"^{said}"):
         run("evaluate", "a.safetensors", "--data", "narrow.npz", "--architecture", own)
 
 

@@ -62,6 +62,12 @@ def test_karcher_mean_of_two_is_the_slerp_of_their_directions():
         close(KarcherMean((share, 1 - share))(stack(a, b)), expected)
 
 
+def test_karcher_mean_does_not_see_how_much_weight_has_no_direction():
+    """A tensor of zeros with nearly all of the weight: the direction is that of the others, found in as few steps."""
+    merged = KarcherMean((*WEIGHTS, 999))(stack(*TENSORS, np.zeros((3, 4))))
+    close(merged, np.asarray(KarcherMean(WEIGHTS)(stack(*TENSORS))["w"]) / 1000)
+
+
 def test_multi_slerp():
     direction = unit(sum(w * unit(x) for w, x in zip(WEIGHTS, TENSORS, strict=True)))
     close(MultiSlerp(WEIGHTS)(stack(*TENSORS)), direction * mean_norm(TENSORS, WEIGHTS))

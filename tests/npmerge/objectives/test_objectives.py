@@ -29,11 +29,25 @@ from npmerge import (
     weighted_sum,
 )
 from npmerge.objectives import check_labels
+from npmerge.objectives.base import mean_over_batches
 from tests.npmerge.toys import apply, array, batch, log_softmax64, logits64, variables
 
 MODELS = [variables(k) for k in range(3)]
 STACK = stack_models(MODELS)
 X, LABELS = batch(0)
+
+
+@pytest.mark.parametrize(
+    ("terms", "value"),
+    [
+        ([[(2.0, 1.0)], [(5.0, 3.0)]], 4.25),
+        ([[(2.0, 1.0), (1.0, 2.0)], [(5.0, 3.0), (4.0, 2.0)]], 4.25 + 2.5),
+        ([[(np.nan, 0.0)], [(5.0, 3.0)]], 5.0),  # a batch of padding alone has no mean
+        ([[(np.nan, 0.0), (3.0, 1.0)], [(np.nan, 0.0), (4.0, 1.0)]], 3.5),
+    ],
+)
+def test_each_term_is_the_mean_over_its_examples(terms, value):
+    assert mean_over_batches(terms) == value
 
 
 def cross_entropy64(model) -> float:

@@ -47,6 +47,15 @@ def test_a_mean_over_examples():
     assert float(squares(apply, P, None, (X, targets, jnp.asarray(mask)))) == pytest.approx(errors[mask].mean(), rel=1e-4)
 
 
+def test_targets_may_hold_weights_of_examples():
+    weights = np.arange(8, dtype=np.float32)
+    weighted = nm.PerExample(lambda logits, t: t["weights"] * logits[:, 0])
+    found = nm.evaluate(apply, P, nm.in_order(X, {"weights": weights, "labels": LABELS}, 3), objective=weighted)
+    assert found.loss == pytest.approx((weights * logits64(P, X)[:, 0]).mean(), rel=1e-4)
+    with pytest.raises(ValueError, match=r"a mask must be of bool.* got .* float32; weights of examples go into the targets"):
+        nm.evaluate(apply, P, [(X, LABELS, weights)], objective=weighted)
+
+
 def test_bad_functions():
     for wrong, got in ((1, "int"), (nm.CrossEntropy(), "CrossEntropy"), (nm.CrossEntropy, "the class CrossEntropy")):
         with pytest.raises(ValueError, match=rf"UserObjective takes a function of \(apply, params, stack, batch\), got {got}"):

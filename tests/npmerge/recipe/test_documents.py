@@ -75,8 +75,11 @@ def test_documents_that_do_not_fit_together_are_refused(documents, words):
 
 
 def test_a_recipe_that_cannot_be_read_is_named(folder):
-    with pytest.raises(ValueError, match=r"missing\.yml: the recipe cannot be read"):
+    with pytest.raises(ValueError, match=r"missing\.yml: no such recipe$"):
         load_recipe(folder / "missing.yml")
+    (folder / "linear.yml").write_text("")
+    with pytest.raises(ValueError, match=r"linear\.yaml: no such recipe: the nearest is '.*linear\.yml'$"):
+        load_recipe(folder / "linear.yaml")
     (folder / "bytes.yml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"bytes\.yml: the recipe cannot be read"):
         load_recipe(folder / "bytes.yml")

@@ -201,6 +201,14 @@ REFUSED = {
         "recipe.yml:2: the key 'model' stands twice",
     ),
     "text that is no YAML": ("merge_method: [", "recipe.yml:1: no valid YAML"),
+    "parameters without any": (
+        "merge_method: linear\nparameters:\nmodels: []\n",
+        "recipe.yml:2: parameters: is empty: give a value, or leave the key out",
+    ),
+    "a block without keys": (
+        "merge_method: linear\nlearn:\nmodels: []\n",
+        "recipe.yml:2: learn: is empty: ",
+    ),
     "text that is no mapping": ("- 1\n", "recipe.yml:1: expected a mapping with name, merge_method"),
     "an empty file": ("", "recipe.yml: expected a recipe, got an empty file"),
 }

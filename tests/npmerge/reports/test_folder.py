@@ -11,6 +11,7 @@ import pytest
 from npmerge import Path as LossPath
 from npmerge.reports.drawing import Curve, draw_curves, draw_paths, new_figure
 from npmerge.reports.folder import OutputFolder, write_report
+from npmerge.reports.page import Figure, Page, section
 from npmerge.reports.tables import json_text, markdown_table
 
 
@@ -143,16 +144,18 @@ def test_a_report_with_a_figure(tmp_path):
     assert by_name["unaligned"].get_color() == "black"
     assert right.get_xscale() == "log"
     assert {text.get_text() for text in right.get_legend().get_texts()} == {"learned", "control", "ensemble"}
-    write_report(tmp_path, page="# Title\n± é\n", summary={"rows": [1.5]}, figures={"curves": drawing})
-    assert names(tmp_path) == {"report.md", "summary.json", "curves.png"}
-    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "# Title\n± é\n"
+    page = Page("Title", (section("", "± é", Figure("curves", "Curves", "Two of them.", lambda: drawing)),))
+    write_report(tmp_path, page=page, summary={"rows": [1.5]})
+    assert names(tmp_path) == {"report.md", "report.html", "summary.json", "curves.png"}
+    said = "# Title\n\n± é\n\n![Curves](curves.png)\n\nTwo of them.\n"
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == said
     assert json.loads((tmp_path / "summary.json").read_text()) == {"rows": [1.5]}
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_a_report_holds_no_nan(tmp_path):
     with pytest.raises(ValueError, match="what was measured is not finite at 'rows/1/loss'"):
-        write_report(tmp_path, page="", summary={"rows": [{"loss": 1.0}, {"loss": float("nan")}]}, figures={})
+        write_report(tmp_path, page=Page("", ()), summary={"rows": [{"loss": 1.0}, {"loss": float("nan")}]})
     assert not names(tmp_path)
 
 

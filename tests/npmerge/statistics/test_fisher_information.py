@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alignment import trace
-from npmerge import DiagonalFisher, Fisher, collect, stack_models
+from npmerge import DiagonalFisher, Fisher, KroneckerFactors, collect, stack_models
 from npmerge.statistics.likelihood import key_of
 from tests.npmerge.toys import array, dense, float64, log_softmax64
 
@@ -122,6 +122,13 @@ def test_copies_of_a_model_have_the_same_draws():
     x, _ = data(8, 6)
     found = collect(dense, GRAPH, MODELS[:1] * 2, [(x, None)], [DiagonalFisher("sampled", 4)])[DiagonalFisher]
     chex.assert_trees_all_equal(mean(found), jax.tree.map(lambda f: f[0], found))
+
+
+@pytest.mark.parametrize("statistic", [DiagonalFisher(), KroneckerFactors("sampled")])
+def test_a_network_that_is_no_classifier_is_told_of(statistic):
+    x, _ = data(0, 6)
+    with pytest.warns(UserWarning, match="takes outputs for logits of classes: a network with targets of float32 is no class"):
+        statistic.measure(dense, GRAPH, MODELS, (x, jnp.zeros((6, 4))))
 
 
 def test_errors():

@@ -1,12 +1,13 @@
-"""The examples of docstrings and README that the other tests skip without PyTorch."""
+"""The examples of docstrings and the guide that the other tests skip without PyTorch."""
 
 import numpy as np
 import pytest
 
 from npmerge import checkpoint
 from tests import examples
+from tests.docs import pages
 from tests.npmerge.checkpoint.torch.modules import nn, torch
-from tests.npmerge.test_readme import EXAMPLES, run
+
 
 
 @pytest.mark.parametrize("name", ["TorchNetwork", "torch_module"])
@@ -15,15 +16,15 @@ def test_the_example_runs(name):
     examples.check(f"npmerge.checkpoint.{name}", getattr(checkpoint, name))
 
 
-def test_the_readmes_example_runs():
-    (example,) = [e for e in EXAMPLES if "torch_module" in e]
+def test_the_example_of_the_guide_runs():
+    (example,) = [e for e in pages.examples("any-network") if "torch_module" in e]
     torch.manual_seed(0)
     modules = [
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)) for _ in range(2)
     ]
     kernels = [module[0].weight.detach().clone() for module in modules]
     images = np.random.default_rng(0).standard_normal((8, 3, 4, 4)).astype(np.float32)
-    run(example, modules=modules, images=images, batches=[(images, None)])
+    pages.run(example, {"modules": modules, "images": images, "batches": [(images, None)]})
     merged = modules[0].eval()
     assert not torch.equal(merged[0].weight, (kernels[0] + kernels[1]) / 2)  # aligned first
     with torch.no_grad():
