@@ -16,6 +16,9 @@ from alignment.names import is_statistic
 MOMENTUM = 0.1
 """Of statistics that have none: `reset_statistics` comes to the same with any."""
 
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+"""Modules that compile or spread another one, and where they have it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:
@@ -45,12 +48,10 @@ class Parts:
 
 
 def taken_apart(module: Any) -> Parts:
-    """The parts of a module, which is left as it is. Raises ValueError for tensors without values."""
+    """The parts of a module, which is left as it is. Raises ValueError for wrappers of modules and tensors without values."""
+    _check_plain(module)
     stored = module.state_dict(keep_vars=True)
     named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
-    for name, tensor in named.items():
-        if tensor.is_meta:
-            raise ValueError(f"{name!r} of the module has no values: it is on the device 'meta'; load them first")
     first: dict[int, str] = {}
     for name, tensor in named.items():
         if name in stored and (tensor.is_floating_point() or tensor.is_complex()):
@@ -62,6 +63,21 @@ def taken_apart(module: Any) -> Parts:
         constants={name: array_of(t) for name, t in named.items() if id(t) not in first},
         stored=_detached(stored, {id(t) for t in named.values() if id(t) in first}),
     )
+
+
+def _check_plain(module: Any) -> None:
+    import torch
+
+    kind = type(module).__name__
+    if kind in WRAPPERS:
+        raise ValueError(f"{kind} wraps a module, which is what is wanted: give its .{WRAPPERS[kind]}")
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f" at {name!r}" if name else ""
+            raise ValueError(f"{type(part).__name__}{where} is compiled by torch.jit: give the module that it was made of")
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor) or tensor.is_meta:
+            raise ValueError(f"{name!r} of the module has no values: load them, or run a lazy module once")
 
 
 def _detached(stored: OrderedDict, variables: Collection[int]) -> OrderedDict:

@@ -56,6 +56,11 @@ def test_its_nodes_are_those_of_theory(name):
     assert {group: groups.count(group) for group in groups} == NODES[name]
 
 
+@pytest.mark.parametrize(("name", "file"), [("ViT", "torch/modules.py:"), ("GPT-2", "gpt2/modeling_gpt2.py:")])
+def test_what_is_held_fixed_is_told_by_the_line_of_the_module(name, file):
+    assert {pinned.source.partition(":")[0] + ":" for pinned in known(name)[2].pinned} == {file}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_group_elements_leave_the_function_unchanged(name):
     found, network, graph = known(name)

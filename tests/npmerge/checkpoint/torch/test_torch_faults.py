@@ -111,11 +111,23 @@ def test_what_is_no_module_and_no_example():
         torch_module(nn.Linear(4, 4), "images")
 
 
-def test_a_module_without_values():
-    with pytest.raises(
-        ValueError, match=r"^'weight' of the module has no values: it is on the device 'meta'; load them first$"
-    ):
-        torch_module(nn.Linear(4, 4, device="meta"), X)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, which advises against some of these
+@pytest.mark.parametrize(
+    ("wrapped", "message"),
+    [
+        (torch.compile, r"^OptimizedModule wraps a module, which is what is wanted: give its \._orig_mod$"),
+        (
+            lambda _: type("DataParallel", (nn.Module,), {})(),
+            r"^DataParallel wraps a module, which is what is wanted: give its \.module$",
+        ),
+        (torch.jit.script, r"^RecursiveScriptModule is compiled by torch\.jit: give the module that it was made of$"),
+        (lambda module: module.to("meta"), r"^'weight' of the module has no values: load them, or run a lazy module once$"),
+        (lambda _: nn.LazyLinear(3), r"^'weight' of the module has no values: load them, or run a lazy module once$"),
+    ],
+)
+def test_modules_that_wrap_others_or_have_no_values(wrapped, message):
+    with pytest.raises(ValueError, match=message):
+        torch_module(wrapped(nn.Linear(4, 4)), X)
 
 
 def test_the_environment_is_made_once_and_left():

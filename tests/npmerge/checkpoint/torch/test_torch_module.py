@@ -197,6 +197,14 @@ def test_outputs_keep_their_containers_and_one_can_be_chosen(function, structure
     np.testing.assert_allclose(one.apply(one.variables, X), module.layer(torch.tensor(X)).detach(), atol=1e-6)
 
 
+def test_outputs_may_be_infinite_and_of_other_kinds():
+    module = Returns(lambda y: (y.masked_fill(y > 0, -torch.inf), y > 0, y.argmax(-1), y.to(torch.complex64), y / (y - y)))
+    network = torch_module(module, X)
+    masked, positive, best, *_ = network.apply(network.variables, X)
+    np.testing.assert_array_equal(np.isinf(masked), positive)
+    assert best.shape == (6,)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_group_norm_is_pytorchs(groups):
     module = nn.GroupNorm(groups, 4)
