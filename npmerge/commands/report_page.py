@@ -13,6 +13,9 @@ from npmerge.reports.page import Headline, Listing, Page, Points, Section, Table
 
 RESULT, AVERAGE = "merged", "plain average"
 
+MOST_NAMES = 4
+"""Models up to which the first line names them."""
+
 TITLES = {
     "evaluation": "Accuracy and loss",
     "alignment": "Alignment",
@@ -63,7 +66,8 @@ def _lead(content: Content) -> str:
     models = [x["name"] for x in merge["models"] if "base" not in x.get("role", "").split(", ")[0]]
     how = [f"by {merge['method']}", *([f"aligned by {merge['aligned_by']}"] if merge["aligned_by"] else [])]
     how += ["with learned coefficients"] if merge["learned"] else []
-    first = f"{_listed(models)} in one network, {', '.join(how)}."
+    called = _listed(models) if len(models) <= MOST_NAMES else plural(len(models), "model")
+    first = f"{called} in one network, {', '.join(how)}."
     found = content["evaluation"]
     return first if found is None else f"{first} {_verdict(found)}"
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -41,7 +42,8 @@ def styled() -> Iterator[None]:
 
 def drawn(figure: Figure) -> Drawn:
     """Draw a figure of a page; the same numbers give the same bytes."""
-    with styled():
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has fonts for names in any script
         drawing = figure.draw()
         png, svg = io.BytesIO(), io.StringIO()
         drawing.savefig(png, format="png", dpi=DPI, metadata={"Software": None})

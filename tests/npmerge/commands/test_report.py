@@ -19,8 +19,10 @@ from npmerge.checkpoint import load_network, save_network
 from npmerge.cli import app
 from npmerge.commands.report_judged import Judged, interval, judged, rows_of
 from npmerge.commands.report_networks import some
+from npmerge.commands.report_page import _compared
 from npmerge.learning.data import Examples
 from npmerge.models import Mlp, Vgg, build
+from npmerge.reports.intervals import Interval
 from npmerge.reports.style import Drawn
 
 CONFIG = Mlp(inputs=6, hidden=(8, 5), classes=3)
@@ -246,6 +248,20 @@ def test_a_network_of_the_user_with_a_base(here, monkeypatch):
     assert content["pairs"]["base"] == "base.safetensors" and ["one.safetensors and two.safetensors", "w"] in [
         x[:2] for x in rows
     ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        ((0, -0.1, 0.1), "exactly as accurate as x"),
+        ((0.05, 0.01, 0.09), "5.0 points (1.0 to 9.0) more accurate than x"),
+        ((-0.05, -0.09, -0.01), "5.0 points (1.0 to 9.0) less accurate than x"),
+        ((0.05, -0.01, 0.11), "5.0 points more accurate than x, which may be chance"),
+        ((-0.05, -0.11, 0), "5.0 points less accurate than x, which may be chance"),
+    ],
+)
+def test_differences_in_words(gain, said):
+    assert _compared(Interval(*gain), "x") == said
 
 
 def test_examples_of_several_predictions_count_once():
