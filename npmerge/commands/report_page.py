@@ -210,7 +210,10 @@ def _nearness(content: Content) -> Section:
     title = "Distance of each model from the result by depth"
     label = "distance, as a fraction of the norm of the result"
     figure = figures.by_depth("nearness", title, rows, "distance", label)
-    return section(TITLES["nearness"], words, _earlier(content, "nearness"), figure, *_tables(rows))
+    left = found["not_compared"]
+    which = f"{', '.join(left[:3])}{f' and {len(left) - 3} more' if len(left) > 3 else ''}"
+    lacking = f"Not compared, since not all models have such a tensor: {which}." if left else ""
+    return section(TITLES["nearness"], words, lacking, _earlier(content, "nearness"), figure, *_tables(rows))
 
 
 def _aligned(content: Content) -> str:

@@ -117,7 +117,10 @@ def nearness(merged: StoredModel, models: Mapping[str, StoredModel], base: Store
         base: what task vectors are differences from, if any.
     """
     found = differences_of(Models(merged, tuple(models.values()), base), quiet=True)
-    return {"rows": [{"models": [name], **_by_depth(x)} for name, x in zip(models, found, strict=True)]}
+    rows = [{"models": [name], **_by_depth(x)} for name, x in zip(models, found, strict=True)]
+    shapes = {name: entry.shape for name, entry in merged.entries.items()}
+    left = [x for x, shape in shapes.items() if any(x not in m.entries or m.entries[x].shape != shape for m in models.values())]
+    return {"rows": rows, "not_compared": left}
 
 
 def pairs(models: Mapping[str, StoredModel], base: StoredModel | None) -> dict[str, Any]:

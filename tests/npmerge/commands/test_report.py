@@ -345,6 +345,14 @@ def test_inputs_that_have_changed_are_told_and_not_measured(here):
     assert [x["state"] for x in content_of(out)["merge"]["inputs"]] == ["as recorded", "changed"]
 
 
+def test_tensors_that_a_model_lacks_are_told(here):
+    tensors = load_file("one.safetensors")
+    save_file({**tensors, "extra": np.ones(2, np.float32)}, "one.safetensors")
+    out = merge("out", "linear", {"one": 1, "two": 1}, "--report")
+    assert content_of(out)["nearness"]["not_compared"] == ["extra"]
+    assert "Not compared, since not all models have such a tensor: extra." in both_pages(out)[1]
+
+
 def test_methods_that_decide_from_values_have_no_coefficients(here):
     out = merge("out", "ties", {"one": 1, "two": 1}, "--report", base_model="base.safetensors", parameters={"density": 0.5})
     assert "ties decides from the values" in content_of(out)["left_out"]["contributions"]
