@@ -212,7 +212,7 @@ def _nearness(content: Content) -> Section:
     figure = figures.by_depth("nearness", title, rows, "distance", label)
     left = found["not_compared"]
     which = f"{', '.join(left[:3])}{f' and {len(left) - 3} more' if len(left) > 3 else ''}"
-    lacking = f"Not compared, since not all models have such a tensor: {which}." if left else ""
+    lacking = f"Not compared, since no tensor of each model is merged there: {which}." if left else ""
     return section(TITLES["nearness"], words, lacking, _earlier(content, "nearness"), figure, *_tables(rows))
 
 

@@ -350,7 +350,7 @@ def test_tensors_that_a_model_lacks_are_told(here):
     save_file({**tensors, "extra": np.ones(2, np.float32)}, "one.safetensors")
     out = merge("out", "linear", {"one": 1, "two": 1}, "--report")
     assert content_of(out)["nearness"]["not_compared"] == ["extra"]
-    assert "Not compared, since not all models have such a tensor: extra." in both_pages(out)[1]
+    assert "Not compared, since no tensor of each model is merged there: extra." in both_pages(out)[1]
 
 
 def test_methods_that_decide_from_values_have_no_coefficients(here):
