@@ -195,10 +195,28 @@ def _contributions(content: Content, history: Mapping[str, Any] | None) -> Secti
     found = content["contributions"]
     if found is None:
         return section("")
-    rows = tuple((name, *(f"{x:.4f}" for x in values)) for name, values in found["modules"].items())
-    table = Table(("layer", *found["models"]), rows, "Mean coefficients by layer")
-    words = "By what each model, or its difference from the base, is multiplied, as the recipe has it."
-    return section(TITLES["contributions"], words, _earlier(content, "contributions"), figures.contributions(found), table)
+    explained = found.get("explained", {})
+    rows = tuple(
+        (name, *(f"{x:.4f}" for x in values), *([f"{100 * explained[name]:.1f} %"] if explained else []))
+        for name, values in found["modules"].items()
+    )
+    table = Table(("layer", *found["models"], *(["explained"] if explained else [])), rows, "Coefficients by layer")
+    return section(
+        TITLES["contributions"], _how(content), _earlier(content, "contributions"), figures.contributions(found), table
+    )
+
+
+def _how(content: Content) -> str:
+    """Whose coefficients they are."""
+    method, explained = content["merge"]["method"], content["contributions"].get("explained")
+    if not explained:
+        return "By what each model, or its difference from the base, is multiplied, as the recipe has it."
+    least = min(explained, key=lambda x: explained[x])
+    return (
+        f"{method} decides from the values. These are the coefficients that explain the result best, by least squares in each "
+        f"layer: as a sum of the models, or of their differences from the base. Least is explained in {least}: "
+        f"{100 * explained[least]:.1f} % of the squared norm."
+    )
 
 
 def _nearness(content: Content) -> Section:

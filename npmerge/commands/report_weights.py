@@ -87,7 +87,7 @@ def planned_coefficients(plan: Plan) -> dict[str, Any] | None:
                 row[models.index(source.model)] += c * step.entry.size
             row[-1] = step.entry.size
             sums[of[step.name]] = sums.get(of[step.name], np.zeros(len(models) + 1)) + row
-    rows = {_short(name): (sums[name][:-1] / sums[name][-1]).tolist() for name in dict.fromkeys(of.values()) if name in sums}
+    rows = {short(name): (sums[name][:-1] / sums[name][-1]).tolist() for name in dict.fromkeys(of.values()) if name in sums}
     return {"kind": "planned", "models": [names[k] for k in models], "modules": rows}
 
 
@@ -146,9 +146,9 @@ def _by_depth(found: Mapping[str, Any]) -> dict[str, Any]:
     names = list(found["tensors"])
     order = list(dict.fromkeys(groups_of(names).values()))
     rows = found["layers"] if len(found["layers"]) > 1 else found["tensors"] if len(names) <= MOST_ROWS else found["layers"]
-    return {"whole": found["whole"], "layers": {_short(name): rows[name] for name in [*order, *rows] if name in rows}}
+    return {"whole": found["whole"], "layers": {short(name): rows[name] for name in [*order, *rows] if name in rows}}
 
 
-def _short(layer: str) -> str:
+def short(layer: str) -> str:
     """Without the root of the tree, as coefficients are called."""
     return layer.removeprefix("params/")

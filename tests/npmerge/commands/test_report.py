@@ -16,10 +16,12 @@ from scipy.stats import binomtest, norm, sem
 from typer.testing import CliRunner
 
 from npmerge.checkpoint import load_network, save_network
+from npmerge.checkpoint.held import HeldModel
 from npmerge.cli import app
 from npmerge.commands.report_judged import Judged, interval, judged, rows_of
 from npmerge.commands.report_networks import some
 from npmerge.commands.report_page import _compared
+from npmerge.commands.report_projection import projected
 from npmerge.learning.data import Examples
 from npmerge.models import Mlp, Vgg, build
 from npmerge.reports.intervals import Interval
@@ -353,9 +355,32 @@ def test_tensors_that_a_model_lacks_are_told(here):
     assert "Not compared, since no tensor of each model is merged there: extra." in both_pages(out)[1]
 
 
-def test_methods_that_decide_from_values_have_no_coefficients(here):
+def test_where_values_decide_coefficients_are_those_of_least_squares(here, monkeypatch):
+    monkeypatch.setattr("npmerge.commands.values.BLOCK", 5)  # tensors are several blocks
     out = merge("out", "ties", {"one": 1, "two": 1}, "--report", base_model="base.safetensors", parameters={"density": 0.5})
-    assert "ties decides from the values" in content_of(out)["left_out"]["contributions"]
+    found = content_of(out)["contributions"]
+    merged, base, one, two = (
+        arrays(x) for x in (out / "model.safetensors", *(f"{n}.safetensors" for n in ("base", "one", "two")))
+    )
+    for layer in ("layers.0", "layers.2", "layers.10"):
+        names = [x for x in merged if x.startswith(f"{layer}.")]
+        m, b, a, t = (np.concatenate([x[n].ravel() for n in names]) for x in (merged, base, one, two))
+        deltas = np.stack([a - b, t - b], 1)
+        expected, (left,), *_ = np.linalg.lstsq(deltas, m - b)
+        np.testing.assert_allclose(found["modules"][layer], expected, rtol=1e-9)
+        assert found["explained"][layer] == pytest.approx(1 - left / ((m - b) ** 2).sum())
+    assert "ties decides from the values" in both_pages(out)[1] and "contributions" not in content_of(out)["left_out"]
+
+
+def test_coefficients_of_a_sum_are_found_again():
+    rng = np.random.default_rng(0)
+    one, two, base = ({"w": rng.standard_normal(20), "v": np.zeros(3)} for _ in range(3))
+    models = {x: HeldModel(x, t, {}) for x, t in {"one": one, "two": two, "base": base}.items()}
+    total = HeldModel("sum", {x: base[x] + 0.25 * (one[x] - base[x]) - 2 * (two[x] - base[x]) for x in base}, {})
+    found = projected(total, {x: models[x] for x in ("one", "two")}, models["base"])
+    np.testing.assert_allclose(found["modules"]["w"], [0.25, -2])
+    assert found["explained"] == pytest.approx({"w": 1, "v": 1}) and found["modules"]["v"] == [0, 0]
+    assert projected(models["one"], {"one": models["one"]}, None)["modules"]["w"] == pytest.approx([1])
 
 
 def test_recipes_of_several_documents_say_what_is_not_kept(here):
