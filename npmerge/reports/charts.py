@@ -69,7 +69,7 @@ def _numbers(axes: Any, values: np.ndarray, low: float, high: float) -> None:
             dark = (value - low) / (high - low) > 0.55
             text = f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.0e}"
             axes.text(
-                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#000000"
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#0b2036"
             )
 
 

@@ -16,7 +16,7 @@ INK, SOFT, LINE = "#16181e", "#4d5564", "#dfe2e8"
 SERIES = ("#2a78d6", "#d9622b", "#178f64", "#7a5bd1", "#c08a00", "#c93c6b", "#2b8ea3", "#6b7280")
 """Of models, in their order: told apart in print and by those who see few colours, with markers besides."""
 
-VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
+VARIABLES = {"#000000": "var(--ink)", INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
 VARIABLES |= {colour: f"var(--s{k})" for k, colour in enumerate(SERIES, 1)}
 
 DPI = 150
