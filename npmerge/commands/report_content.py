@@ -222,7 +222,12 @@ class _Measuring:
         """Accuracy and loss of every model, the average and the result."""
         from npmerge.commands.report_networks import evaluation
 
-        examples, tasks = self.labelled, self.networks.tasks
+        try:
+            examples, tasks = self.labelled, self.networks.tasks
+        except LeftOut:
+            if self.merged.history is not None and self.merged.history["evaluation"]["networks"]:
+                raise LeftOut from None  # what was measured while learning is shown in its place
+            raise
         held_out = self.request.data is None and tasks is not None and tasks.has_held_out
         return evaluation(self.networks, examples, held_out=held_out)
 
