@@ -82,7 +82,7 @@ def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], prob
         env.update(zip(eqn.outvars, outs, strict=True))
         for probe in probes.get(here, ()):
             values = outs if probe.result else ins
-            if probe.number >= len(values) or not probe.fits(eqn, ins):
+            if not probe.fits(eqn, ins):
                 raise ValueError(LOST.format(f"{probe.key[0]!r}"))
             try:
                 found[probe.key] = probe.arrange(values[probe.number])
