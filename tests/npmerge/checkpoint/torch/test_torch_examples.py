@@ -9,7 +9,6 @@ from tests.docs import pages
 from tests.npmerge.checkpoint.torch.modules import nn, torch
 
 
-
 @pytest.mark.parametrize("name", ["TorchNetwork", "torch_module"])
 def test_the_example_runs(name):
     torch.manual_seed(0)
