@@ -33,12 +33,19 @@ def main() -> None:
     gc.set_threshold(50_000)  # looking for cycles during imports would take a tenth of the time in which a merge starts
     atexit.register(gc.freeze)  # and one last look through everything would delay the end
     interrupted_between_imports()
+    _plain_without_terminal()
     try:
         check_flags(sys.argv[1:])
         app()
     except (ValueError, OSError) as error:
         typer.echo(f"npmerge: {error}", err=True)
         sys.exit(2)
+
+
+def _plain_without_terminal() -> None:
+    """Notebooks set FORCE_COLOR for their shells, where a line that moves on would be as many lines."""
+    if not sys.stderr.isatty():
+        os.environ.pop("FORCE_COLOR", None)
 
 
 def _print_version(wanted: bool) -> None:

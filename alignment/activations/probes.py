@@ -89,7 +89,7 @@ def _run(closed: ClosedJaxpr, args: Sequence[Any], prefix: tuple[int, ...], prob
         env.update(zip(eqn.outvars, outs, strict=True))
         for probe in probes.get(here, ()):
             values = outs if probe.result else ins
-            if probe.number >= len(values) or not probe.fits(eqn, ins):
+            if not probe.fits(eqn, ins):
                 raise LostError(repr(probe.key[0]))
             try:
                 found[probe.key] = probe.arrange(values[probe.number])

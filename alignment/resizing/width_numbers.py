@@ -114,7 +114,7 @@ class Numbers:
         enters = 0 if name in COMPARES else -1 if (name, k) == ("div", 1) else 1
         powers = {**x.trail.powers, **summed(e)} if name == "dot_general" else x.trail.powers
         powers = raised(powers, -1) if (name, k) == ("div", 0) else powers
-        found = list(_matches(number, _factors(powers), tolerance, (*FORMS, *ONE_LESS)))
+        found = [m for forms in (FORMS, ONE_LESS) for m in _matches(number, _factors(powers), tolerance, forms)]
         follows = [m for m in found if _undoes(m, enters, powers)] or [m for m in found if not m.plain]
         if follows and (abs(number) != 1 or name == "div"):
             match = follows[0]

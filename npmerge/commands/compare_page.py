@@ -10,7 +10,7 @@ import numpy as np
 
 from npmerge.folder.card import name_of
 from npmerge.recipe.layers import layers_of, place_of
-from npmerge.reports.charts import sequential, wrapped
+from npmerge.reports.charts import literal, sequential, wrapped
 from npmerge.reports.folder import REPORT, write_report
 from npmerge.reports.numbers import number, plural
 from npmerge.reports.page import Figure, Headline, Listing, Page, Points, Section, section, table
@@ -119,7 +119,7 @@ def heatmap(content: Mapping[str, Any]) -> Any:
         for axes, measure, (values, rows, kinds) in zip(axes_of_model, measures, of_model, strict=True):
             image = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=sequential())
             axes.grid(visible=False)
-            axes.set_title(wrapped(f"{Path(model['path']).name}: {measure.replace('_', ' ')}", 28), fontsize=8)
+            axes.set_title(wrapped(literal(f"{Path(model['path']).name}: {measure.replace('_', ' ')}"), 28), fontsize=8)
             axes.set_xticks(range(len(kinds)), labels=kinds, rotation=90, fontsize=6)
             axes.set_yticks(range(len(rows)), labels=rows, fontsize=6)
             drawing.colorbar(image, ax=axes)

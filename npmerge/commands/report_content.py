@@ -12,6 +12,7 @@ from npmerge.checkpoint.partial import RECORD
 from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands.planning import Planned
 from npmerge.commands.report_folder import CHANGED, KEPT, Inputs, Merged, Request, inputs_of
+from npmerge.commands.report_projection import projected
 from npmerge.commands.report_weights import View, base_of, members_of, names_of, nearness, pairs, planned_coefficients
 from npmerge.folder.card import name_of
 from npmerge.recipe.groups import inputs_of as models_of
@@ -195,16 +196,14 @@ class _Measuring:
         return None if place is None else View(self.planned.plan, place)
 
     def contributions(self) -> dict[str, Any]:
-        """Learned coefficients, or those of the plan, by depth."""
+        """Learned coefficients, those of the plan, or where values decide those that explain the result best, by depth."""
         if self.merged.history is not None:
             shares = self.merged.history["shares"]
             return {"kind": "learned", "models": shares["models"], "modules": shares["modules"]}
         if self.recipe.learn is not None:
             raise LeftOut("they were learned, and history.json, which keeps them, is not there")
-        found = planned_coefficients(self.planned.plan)
-        if found is None:
-            raise LeftOut(f"{self.recipe.merge_method} decides from the values, tensor by tensor or entry by entry")
-        return found
+        models, base = self.models, self.base
+        return planned_coefficients(self.planned.plan) or projected(self.merged.model, models, base)
 
     def nearness(self) -> dict[str, Any]:
         """How near the result is to each model."""
@@ -223,7 +222,12 @@ class _Measuring:
         """Accuracy and loss of every model, the average and the result."""
         from npmerge.commands.report_networks import evaluation
 
-        examples, tasks = self.labelled, self.networks.tasks
+        try:
+            examples, tasks = self.labelled, self.networks.tasks
+        except LeftOut:
+            if self.merged.history is not None and self.merged.history["evaluation"]["networks"]:
+                raise LeftOut from None  # what was measured while learning is shown in its place
+            raise
         held_out = self.request.data is None and tasks is not None and tasks.has_held_out
         return evaluation(self.networks, examples, held_out=held_out)
 

@@ -13,6 +13,9 @@ from npmerge.reports.page import Headline, Listing, Page, Points, Section, Table
 
 RESULT, AVERAGE = "merged", "plain average"
 
+MOST_NAMES = 4
+"""Models up to which the first line names them."""
+
 TITLES = {
     "evaluation": "Accuracy and loss",
     "alignment": "Alignment",
@@ -63,7 +66,8 @@ def _lead(content: Content) -> str:
     models = [x["name"] for x in merge["models"] if "base" not in x.get("role", "").split(", ")[0]]
     how = [f"by {merge['method']}", *([f"aligned by {merge['aligned_by']}"] if merge["aligned_by"] else [])]
     how += ["with learned coefficients"] if merge["learned"] else []
-    first = f"{_listed(models)} in one network, {', '.join(how)}."
+    called = _listed(models) if len(models) <= MOST_NAMES else plural(len(models), "model")
+    first = f"{called} in one network, {', '.join(how)}."
     found = content["evaluation"]
     return first if found is None else f"{first} {_verdict(found)}"
 
@@ -191,10 +195,28 @@ def _contributions(content: Content, history: Mapping[str, Any] | None) -> Secti
     found = content["contributions"]
     if found is None:
         return section("")
-    rows = tuple((name, *(f"{x:.4f}" for x in values)) for name, values in found["modules"].items())
-    table = Table(("layer", *found["models"]), rows, "Mean coefficients by layer")
-    words = "By what each model, or its difference from the base, is multiplied, as the recipe has it."
-    return section(TITLES["contributions"], words, _earlier(content, "contributions"), figures.contributions(found), table)
+    explained = found.get("explained", {})
+    rows = tuple(
+        (name, *(f"{x:.4f}" for x in values), *([f"{100 * explained[name]:.1f} %"] if explained else []))
+        for name, values in found["modules"].items()
+    )
+    table = Table(("layer", *found["models"], *(["explained"] if explained else [])), rows, "Coefficients by layer")
+    return section(
+        TITLES["contributions"], _how(content), _earlier(content, "contributions"), figures.contributions(found), table
+    )
+
+
+def _how(content: Content) -> str:
+    """Whose coefficients they are."""
+    method, explained = content["merge"]["method"], content["contributions"].get("explained")
+    if not explained:
+        return "By what each model, or its difference from the base, is multiplied, as the recipe has it."
+    least = min(explained, key=lambda x: explained[x])
+    return (
+        f"{method} decides from the values. These are the coefficients that explain the result best, by least squares in each "
+        f"layer: as a sum of the models, or of their differences from the base. Least is explained in {least}: "
+        f"{100 * explained[least]:.1f} % of the squared norm."
+    )
 
 
 def _nearness(content: Content) -> Section:
@@ -206,7 +228,10 @@ def _nearness(content: Content) -> Section:
     title = "Distance of each model from the result by depth"
     label = "distance, as a fraction of the norm of the result"
     figure = figures.by_depth("nearness", title, rows, "distance", label)
-    return section(TITLES["nearness"], words, _earlier(content, "nearness"), figure, *_tables(rows))
+    left = found["not_compared"]
+    which = f"{', '.join(left[:3])}{f' and {len(left) - 3} more' if len(left) > 3 else ''}"
+    lacking = f"Not compared, since no tensor of each model is merged there: {which}." if left else ""
+    return section(TITLES["nearness"], words, lacking, _earlier(content, "nearness"), figure, *_tables(rows))
 
 
 def _aligned(content: Content) -> str:

@@ -87,7 +87,7 @@ def planned_coefficients(plan: Plan) -> dict[str, Any] | None:
                 row[models.index(source.model)] += c * step.entry.size
             row[-1] = step.entry.size
             sums[of[step.name]] = sums.get(of[step.name], np.zeros(len(models) + 1)) + row
-    rows = {_short(name): (sums[name][:-1] / sums[name][-1]).tolist() for name in dict.fromkeys(of.values()) if name in sums}
+    rows = {short(name): (sums[name][:-1] / sums[name][-1]).tolist() for name in dict.fromkeys(of.values()) if name in sums}
     return {"kind": "planned", "models": [names[k] for k in models], "modules": rows}
 
 
@@ -117,7 +117,10 @@ def nearness(merged: StoredModel, models: Mapping[str, StoredModel], base: Store
         base: what task vectors are differences from, if any.
     """
     found = differences_of(Models(merged, tuple(models.values()), base), quiet=True)
-    return {"rows": [{"models": [name], **_by_depth(x)} for name, x in zip(models, found, strict=True)]}
+    rows = [{"models": [name], **_by_depth(x)} for name, x in zip(models, found, strict=True)]
+    shapes = {name: entry.shape for name, entry in merged.entries.items()}
+    left = [x for x, shape in shapes.items() if any(x not in m.entries or m.entries[x].shape != shape for m in models.values())]
+    return {"rows": rows, "not_compared": left}
 
 
 def pairs(models: Mapping[str, StoredModel], base: StoredModel | None) -> dict[str, Any]:
@@ -143,9 +146,9 @@ def _by_depth(found: Mapping[str, Any]) -> dict[str, Any]:
     names = list(found["tensors"])
     order = list(dict.fromkeys(groups_of(names).values()))
     rows = found["layers"] if len(found["layers"]) > 1 else found["tensors"] if len(names) <= MOST_ROWS else found["layers"]
-    return {"whole": found["whole"], "layers": {_short(name): rows[name] for name in [*order, *rows] if name in rows}}
+    return {"whole": found["whole"], "layers": {short(name): rows[name] for name in [*order, *rows] if name in rows}}
 
 
-def _short(layer: str) -> str:
+def short(layer: str) -> str:
     """Without the root of the tree, as coefficients are called."""
     return layer.removeprefix("params/")

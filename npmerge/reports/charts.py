@@ -72,7 +72,7 @@ def _numbers(axes: Any, values: np.ndarray, low: float, high: float) -> None:
             dark = (value - low) / (high - low) > 0.55
             text = f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.0e}"
             axes.text(
-                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#000000"
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#0b2036"
             )
 
 
@@ -96,7 +96,7 @@ def by_depth(lines: Mapping[str, Sequence[float]], names: Sequence[str], label: 
     taken = 0.075 * max(map(len, names)) + 0.2 * sum(x.count("\n") + 1 for x in labels)
     drawing, axes = single(max(6.5, 2.5 + 0.2 * len(names)), 3.0 + taken)
     for k, (name, values) in enumerate(zip(labels, lines.values(), strict=True)):
-        axes.plot(range(len(values)), values, marker=MARKERS[k % len(MARKERS)], label=_escaped(name))
+        axes.plot(range(len(values)), values, marker=MARKERS[k % len(MARKERS)], label=literal(name))
     if level is not None:
         axes.axhline(level, color="grey", linestyle=":", linewidth=1)
     depth_ticks(axes, names)
@@ -171,7 +171,7 @@ def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> 
     """How many coefficients of each model lie where, on one scale; logarithmic where there are many in one place."""
     drawing, axes = single()
     for k, (name, values) in enumerate(counts.items()):
-        axes.stairs(values, edges, label=_escaped(wrapped(name, 50)), color=f"C{k}", linewidth=1.4)
+        axes.stairs(values, edges, label=literal(wrapped(name, 50)), color=f"C{k}", linewidth=1.4)
     most = max((max(values) for values in counts.values()), default=0)
     axes.set(xlabel="coefficient", ylabel="how many", yscale="linear" if most < MANY else "log")
     legend(axes)
@@ -187,8 +187,8 @@ def paths(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], start: s
     """
     drawing, axes = single()
     for k, (name, (fractions, loss)) in enumerate(lines.items()):
-        axes.plot(fractions, loss, marker=MARKERS[k % len(MARKERS)], markersize=4, label=_escaped(wrapped(f"to {name}", 50)))
-    axes.set(xlabel=_escaped(wrapped(f"fraction of the way from {start}", 60)), ylabel="loss (nats)")
+        axes.plot(fractions, loss, marker=MARKERS[k % len(MARKERS)], markersize=4, label=literal(wrapped(f"to {name}", 50)))
+    axes.set(xlabel=literal(wrapped(f"fraction of the way from {start}", 60)), ylabel="loss (nats)")
     legend(axes)
     return drawing
 
@@ -198,11 +198,11 @@ def wrapped(name: str, width: int) -> str:
     return "\n".join(textwrap.wrap(name, width)) or name
 
 
-def _escaped(name: str) -> str:
-    """Names as they are: matplotlib takes `$` for mathematics, and hides what begins with an underscore from legends."""
+def literal(name: str) -> str:
+    """A name as it is: matplotlib takes `$` for mathematics, and hides what begins with an underscore from legends."""
     text = name.replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
 
 
 def _plain(names: Sequence[str]) -> list[str]:
-    return [_escaped(name) for name in names]
+    return [literal(name) for name in names]

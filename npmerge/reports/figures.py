@@ -9,6 +9,7 @@ import numpy as np
 from alignment import Graph
 from alignment.describe import INPUTS, OUTPUTS, edges
 from npmerge.paths import Path
+from npmerge.reports.charts import literal
 from npmerge.reports.drawing import new_figure
 
 COLOURS = {"permutation": "tab:blue", "scale": "tab:orange", "orthogonal": "tab:green", "linear": "tab:red"}
@@ -81,7 +82,7 @@ def correlation_figure(before: Mapping[str, np.ndarray], after: Mapping[str, np.
     drawing, axes = _single(width=6.5 + 0.12 * len(before))
     for values, style in ((before, "--"), (after, "-")):
         for k, name in enumerate(names):
-            label = name if values is after else f"{name}, before"
+            label = literal(name if values is after else f"{name}, before")
             axes.plot([float(v[k]) for v in values.values()], style, marker=".", color=f"C{k}", label=label)
     axes.set_xticks(range(len(before)), labels=list(before), rotation=90, fontsize=6 if len(before) > 20 else 8)
     axes.set(ylabel="mean correlation of matched units", title="Matched correlation by depth")
@@ -108,7 +109,7 @@ def barrier_figure(before: Sequence[Path], after: Sequence[Path], names: Sequenc
     drawing, axes = _single(width=6.5)
     for paths, style in ((before, "--"), (after, "-")):
         for k, (name, path) in enumerate(zip(names, paths, strict=True)):
-            label = f"{name}{', before' if paths is before else ''} (barrier {path.barrier:.3g})"
+            label = literal(f"{name}{', before' if paths is before else ''} (barrier {path.barrier:.3g})")
             axes.plot(path.fractions, path.loss, style, marker=".", color=f"C{k}", label=label)
     axes.set(xlabel="fraction of the way from the reference", ylabel="loss (nats)", title="Along the path")
     axes.legend(frameon=False, fontsize="small")

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -15,7 +16,7 @@ INK, SOFT, LINE = "#16181e", "#4d5564", "#dfe2e8"
 SERIES = ("#2a78d6", "#d9622b", "#178f64", "#7a5bd1", "#c08a00", "#c93c6b", "#2b8ea3", "#6b7280")
 """Of models, in their order: told apart in print and by those who see few colours, with markers besides."""
 
-VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
+VARIABLES = {"#000000": "var(--ink)", INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
 VARIABLES |= {colour: f"var(--s{k})" for k, colour in enumerate(SERIES, 1)}
 
 DPI = 150
@@ -41,7 +42,8 @@ def styled() -> Iterator[None]:
 
 def drawn(figure: Figure) -> Drawn:
     """Draw a figure of a page; the same numbers give the same bytes."""
-    with styled():
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has fonts for names in any script
         drawing = figure.draw()
         png, svg = io.BytesIO(), io.StringIO()
         drawing.savefig(png, format="png", dpi=DPI, metadata={"Software": None})

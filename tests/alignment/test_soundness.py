@@ -243,6 +243,14 @@ def test_a_squared_norm_is_not_where_features_are_read():
     np.testing.assert_allclose(alignment.capture(apply, graph, variables, X).nodes["w"], X @ variables["w"], atol=1e-6)
 
 
+def test_variables_of_another_network_are_named_before_they_are_moved():
+    variables = {"w": data(4, 5), "o": data(5, 2, seed=1)}
+    graph = alignment.trace(weighed := lambda v, x: x @ v["w"] @ v["o"], variables, X)
+    for wrong in ({"w": variables["w"]}, variables | {"o": data(5, 3)}):
+        with pytest.raises(ValueError, match="variables do not fit the graph at 'o'"):
+            alignment.discrepancy(weighed, graph, {}, wrong, X)
+
+
 def test_a_wrong_graph_is_seen_in_complex_outputs_too():
     variables = {"w": data(4, 5), "o": data(5, 2, seed=1)}
     graph = alignment.trace(lambda v, x: jax.nn.relu(x @ v["w"]) @ v["o"], variables, X)

@@ -67,7 +67,8 @@ def test_a_loss_of_ones_own_is_learned_beside_the_control(tmp_path, monkeypatch)
 def test_fine_tunes_of_hugging_face_are_merged_by_recipes(tmp_path, monkeypatch):
     pytest.importorskip("transformers", reason="the fine-tunes are made with the extra hf")
     printed, figures = executed("fine_tunes", tmp_path, monkeypatch)
-    means = {name: float(mean) for name, mean in re.findall(r"^(\w+) +code [\d.]+  prose [\d.]+  mean ([\d.]+)$", printed, re.M)}
+    found = re.findall(r"^(\w+) +code [\d.]+  prose [\d.]+  mean ([\d.]+)$", printed, re.M)
+    means = {name: float(mean) for name, mean in found}
     assert list(means) == ["base", "code", "prose", "average", "learned", "control"]
     assert means["average"] < max(means["code"], means["prose"])
     assert means["learned"] < means["average"] + 0.01

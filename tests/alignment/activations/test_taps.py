@@ -121,6 +121,15 @@ def test_capture_is_traceable():
     chex.assert_trees_all_close(features(net), jax.tree.map(np.asarray, jitted), atol=1e-6)
 
 
+def test_of_two_sides_of_a_contraction_the_one_that_can_be_read_carries_the_features():
+    """Queries stand in groups beside their insides, keys do not: what is inside a head is read from the keys."""
+    net = networks.network("grouped_queries")
+    assert set(net.graph.taps) == {"query#2", "query#3", "value"}
+    assert net.graph.axes["key"][2].role == "out" and net.graph.axes["query"][3].role == "in"
+    keys = np.einsum("nti,ihd->hntd", np.asarray(net.inputs), np.asarray(net.variables["key"]))
+    np.testing.assert_allclose(features(net)["query#3"], keys.reshape(2, 18, 4), atol=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------------- asking for a part
 
 
@@ -131,6 +140,8 @@ def test_only_what_is_asked_for_is_returned():
     assert (set(found.nodes), set(found.sites)) == ({"second"}, {"out/kernel"})
     chex.assert_trees_all_close(np.asarray(found.nodes["second"]), every["second"], atol=1e-6)
     chex.assert_trees_all_close(np.asarray(found.sites["out/kernel"].inputs), every["second"], atol=1e-6)
+    one = alignment.capture(net.apply, net.graph, net.variables, net.inputs, nodes="second", sites="out/kernel")
+    chex.assert_trees_all_equal(one, found)
     nothing = alignment.capture(net.apply, net.graph, net.variables, net.inputs, nodes=(), sites=())
     assert nothing == alignment.Captured({}, {}, {})
     assert set(alignment.capture(net.apply, net.graph, net.variables, net.inputs).sites) == set()

@@ -405,6 +405,19 @@ def test_a_stream_less_twice_its_mean_is_not_centred():
     assert unchanged(by_hand(apply, STREAM)) == ()  # no norm at all
 
 
+@pytest.mark.parametrize(("squares", "square"), [(2.0, 1.0), (1.0, 0.5)])
+def test_a_difference_of_squares_is_a_variance_with_both_factors_only(squares, square):
+    def apply(v: Any, x: jax.Array) -> jax.Array:
+        x = times(x, v["embed"])
+        mean = x.mean(-1, keepdims=True)
+        variance = squares * jnp.square(x).mean(-1, keepdims=True) - square * mean**2
+        y = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * spread(v["norm"]["scale"], x)
+        return times(y, v["head"])
+
+    one = by_hand(apply, STREAM)
+    assert unchanged(one) == ()
+
+
 def test_a_stream_that_the_outputs_show_keeps_its_mean():
     def apply(v: Any, x: jax.Array) -> jax.Array:
         x = times(x, v["embed"])

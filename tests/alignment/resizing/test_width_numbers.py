@@ -67,6 +67,8 @@ FOLLOW = {  # features h of n units -> features, or one number
     "softmax_of_mean_one": lambda h, n: softmax(h) * n,
     "harmonic_mean": lambda h, n: n / (1 / (jnp.abs(h) + 1)).sum(-1, keepdims=True),
     "mean_of_four_neighbours": lambda h, n: jax.lax.reduce_window(h, 0.0, jax.lax.add, (4, 1), (1, 1), "SAME") / 4,
+    # 5 is also one less than the six samples
+    "rows_that_are_alike": lambda h, n: like(h.sum(0, keepdims=True), h)[1:3].sum((0, 1), keepdims=True) / n,
     "gram": lambda h, n: (jnp.einsum("bi,bi->b", h, h) / n)[:, None],
 }
 ROOT = {  # as long as the root of n is no whole number
@@ -75,6 +77,7 @@ ROOT = {  # as long as the root of n is no whole number
     "dot_with_roots": lambda h, n: h @ jnp.full((n, 1), n**-0.5),
 }
 WARNED = {
+    "as_many_as_n": lambda h, n: ((h > -2).sum(-1, keepdims=True) <= n).astype(jnp.float32),  # whole numbers
     "embedding": lambda h, n: scaled(h, n**0.5),
     "over_root": lambda h, n: h / n**0.5,
     "root_in_the_program": lambda h, n: h / jnp.sqrt(n),

@@ -130,6 +130,16 @@ def test_axes_of_size_one_need_no_atom(terms):
     assert terms.size(UNIT) == 1
 
 
+def test_pieces_inherit_what_their_atom_is():
+    """Neither must an atom stay alone nor have its places moved, unless that is said."""
+    for options in ({}, {"alone": True}, {"moved": True}):
+        terms = Terms()
+        a, b = terms.fresh(6, **options), terms.fresh(6, **options)
+        assert [terms.alone(a.atom), terms.moved(a.atom)] == ["alone" in options, "moved" in options]
+        pieces = [*terms.cut(a, [2, 4]), *terms.factor(b, [2, 3])]
+        assert {(terms.alone(p.atom), terms.moved(p.atom)) for p in pieces} == {("alone" in options, "moved" in options)}
+
+
 def test_every_reason_keeps_the_source_of_the_equation_that_gave_it(terms):
     """Through binding and refinement alike, and of two equations with one reason the first."""
     a, b = terms.fresh(4), terms.fresh(4)

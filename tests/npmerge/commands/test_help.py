@@ -1,12 +1,14 @@
 """What `--help` says: every option is explained, with its default, and stands by name only where commands are called."""
 
 import inspect
+import sys
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
-from npmerge.cli import app
+from npmerge.cli import app, main
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -42,3 +44,11 @@ def test_options_are_given_by_name_where_commands_are_called(name):
     parameters = inspect.signature(COMMANDS[name].callback).parameters.values()
     options = {given.name for given in COMMANDS[name].params if given.param_type_name == "option"}
     assert {x.name for x in parameters if x.kind is x.KEYWORD_ONLY} == options
+
+
+def test_colours_of_notebooks_do_not_make_a_pipe_a_terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "argv", ["npmerge", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert not Console(file=sys.stderr).is_terminal

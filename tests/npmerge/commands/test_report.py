@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import jax
@@ -16,12 +15,17 @@ from scipy.stats import binomtest, norm, sem
 from typer.testing import CliRunner
 
 from npmerge.checkpoint import load_network, save_network
+from npmerge.checkpoint.held import HeldModel
 from npmerge.cli import app
 from npmerge.commands.report_judged import Judged, interval, judged, rows_of
 from npmerge.commands.report_networks import some
+from npmerge.commands.report_page import _compared
+from npmerge.commands.report_projection import projected
 from npmerge.learning.data import Examples
 from npmerge.models import Mlp, Vgg, build
+from npmerge.reports.intervals import Interval
 from npmerge.reports.style import Drawn
+from tests.pages import both_pages
 
 CONFIG = Mlp(inputs=6, hidden=(8, 5), classes=3)
 RNG = np.random.default_rng(0)
@@ -73,39 +77,6 @@ def content_of(folder: Path) -> dict:
 
 def arrays(name: str) -> dict[str, np.ndarray]:
     return {x: v.astype(np.float64) for x, v in load_file(name).items()}
-
-
-class Tables(HTMLParser):
-    """The cells of all tables of a page, and its words."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.rows, self.words, self.inside = list[list[str]](), "", False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("th", "td"):
-            self.inside = True
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        self.inside = self.inside and tag not in ("th", "td")
-
-    def handle_data(self, data):
-        self.words += data
-        if self.inside:
-            self.rows[-1][-1] += data
-
-
-def both_pages(folder: Path) -> tuple[list[list[str]], str]:
-    """The rows of all tables, which Markdown and HTML have alike, and the words of the page."""
-    lines = (folder / "report.md").read_text().splitlines()
-    rows = [[x.strip().strip("`") for x in line.strip("|").split(" | ")] for line in lines if re.match(r"\| ", line)]
-    page = Tables((folder / "report.html").read_text())
-    assert page.rows == rows
-    return rows, page.words
 
 
 def test_a_merge_of_task_vectors(here):
@@ -213,7 +184,9 @@ def test_a_learned_merge_is_measured_on_what_it_holds_out(here):
     assert "30 of these examples are among those that coefficients were learned from" in both_pages(out)[1]
     (here / "data.npz").unlink()
     (out / "report.json").unlink()
-    assert "the models are aligned by examples that are not there" in run("report", "out", "-q") + both_pages(out)[1]
+    run("report", "out", "-q")
+    words = both_pages(out)[1]
+    assert "the models are aligned by examples that are not there" in words and "Accuracy and loss" not in words
     assert f"{kept['learned']['accuracy']:.4f}" in both_pages(out)[1]  # which history.json keeps
 
 
@@ -246,6 +219,20 @@ def test_a_network_of_the_user_with_a_base(here, monkeypatch):
     assert content["pairs"]["base"] == "base.safetensors" and ["one.safetensors and two.safetensors", "w"] in [
         x[:2] for x in rows
     ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        ((0, -0.1, 0.1), "exactly as accurate as x"),
+        ((0.05, 0.01, 0.09), "5.0 points (1.0 to 9.0) more accurate than x"),
+        ((-0.05, -0.09, -0.01), "5.0 points (1.0 to 9.0) less accurate than x"),
+        ((0.05, -0.01, 0.11), "5.0 points more accurate than x, which may be chance"),
+        ((-0.05, -0.11, 0), "5.0 points less accurate than x, which may be chance"),
+    ],
+)
+def test_differences_in_words(gain, said):
+    assert _compared(Interval(*gain), "x") == said
 
 
 def test_examples_of_several_predictions_count_once():
@@ -329,9 +316,40 @@ def test_inputs_that_have_changed_are_told_and_not_measured(here):
     assert [x["state"] for x in content_of(out)["merge"]["inputs"]] == ["as recorded", "changed"]
 
 
-def test_methods_that_decide_from_values_have_no_coefficients(here):
+def test_tensors_that_a_model_lacks_are_told(here):
+    tensors = load_file("one.safetensors")
+    save_file({**tensors, "extra": np.ones(2, np.float32)}, "one.safetensors")
+    out = merge("out", "linear", {"one": 1, "two": 1}, "--report")
+    assert content_of(out)["nearness"]["not_compared"] == ["extra"]
+    assert "Not compared, since no tensor of each model is merged there: extra." in both_pages(out)[1]
+
+
+def test_where_values_decide_coefficients_are_those_of_least_squares(here, monkeypatch):
+    monkeypatch.setattr("npmerge.commands.values.BLOCK", 5)  # tensors are several blocks
     out = merge("out", "ties", {"one": 1, "two": 1}, "--report", base_model="base.safetensors", parameters={"density": 0.5})
-    assert "ties decides from the values" in content_of(out)["left_out"]["contributions"]
+    found = content_of(out)["contributions"]
+    merged, base, one, two = (
+        arrays(x) for x in (out / "model.safetensors", *(f"{n}.safetensors" for n in ("base", "one", "two")))
+    )
+    for layer in ("layers.0", "layers.2", "layers.10"):
+        names = [x for x in merged if x.startswith(f"{layer}.")]
+        m, b, a, t = (np.concatenate([x[n].ravel() for n in names]) for x in (merged, base, one, two))
+        deltas = np.stack([a - b, t - b], 1)
+        expected, (left,), *_ = np.linalg.lstsq(deltas, m - b)
+        np.testing.assert_allclose(found["modules"][layer], expected, rtol=1e-9)
+        assert found["explained"][layer] == pytest.approx(1 - left / ((m - b) ** 2).sum())
+    assert "ties decides from the values" in both_pages(out)[1] and "contributions" not in content_of(out)["left_out"]
+
+
+def test_coefficients_of_a_sum_are_found_again():
+    rng = np.random.default_rng(0)
+    one, two, base = ({"w": rng.standard_normal(20), "v": np.zeros(3)} for _ in range(3))
+    models = {x: HeldModel(x, t, {}) for x, t in {"one": one, "two": two, "base": base}.items()}
+    total = HeldModel("sum", {x: base[x] + 0.25 * (one[x] - base[x]) - 2 * (two[x] - base[x]) for x in base}, {})
+    found = projected(total, {x: models[x] for x in ("one", "two")}, models["base"])
+    np.testing.assert_allclose(found["modules"]["w"], [0.25, -2])
+    assert found["explained"] == pytest.approx({"w": 1, "v": 1}) and found["modules"]["v"] == [0, 0]
+    assert projected(models["one"], {"one": models["one"]}, None)["modules"]["w"] == pytest.approx([1])
 
 
 def test_recipes_of_several_documents_say_what_is_not_kept(here):

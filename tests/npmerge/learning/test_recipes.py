@@ -19,6 +19,7 @@ from npmerge.learning.progress import FitProgress
 from npmerge.learning.run import resumed
 from npmerge.models import build
 from tests.npmerge.learning.digits import CONFIG, learn, merge, networks, recipe, run
+from tests.pages import both_pages
 
 
 def close(a, b, atol=1e-6) -> None:
@@ -43,6 +44,8 @@ def test_a_learned_merge_is_better_than_its_start_and_says_so(here, drawn):
     np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
     gained = f"accuracy {rows['learned']['accuracy']:.4f}, loss {rows['learned']['loss']:.4f}; the start"
     assert gained in (folder / "README.md").read_text()
+    rows_of_both, _ = both_pages(folder)
+    assert [["learned", f"{rows['learned']['accuracy']:.4f}"]] == [x[:2] for x in rows_of_both if x[0] == "learned"]
     report = (folder / "report.md").read_text()
     for text in (
         "| start |",

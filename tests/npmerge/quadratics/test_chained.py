@@ -1,5 +1,7 @@
 """RegMean++ and Chain of Merges: layer by layer behind merged layers, against float64."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -83,6 +85,15 @@ def test_copies_behind_a_loop_stay_as_they_are():
     run = collect(looped, trace(looped, model, array(4, 2, 4)), [model] * 2, [(array(5, 30, 4), None)], [Examples])
     for merge in (RegMeanPlusPlus(), ChainOfMerges()):
         chex.assert_trees_all_close(merged(merge, run, stack), float64(model), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("merge", "kinds"), [(RegMeanPlusPlus(), 1), (ChainOfMerges(), 2)])
+def test_no_more_matrices_are_summed_than_are_solved_for(stats, merge, kinds):
+    """For each model and layer a count, X^T X and, where models correct what they read, one more; and what they solve to."""
+    small = {Examples: dataclasses.replace(stats[Examples], memory_limit=1.0)}
+    matrices = 2 * len(MODELS) * sum(4 + 4 * kinds * rows**2 for rows in SIZES[:2])
+    with pytest.raises(ValueError, match=f"would hold .* GB, {matrices / 1e9:.3g} GB of matrices"):
+        merge(STACK, stats=small)
 
 
 def test_data_of_other_models_are_refused(graph, stats):

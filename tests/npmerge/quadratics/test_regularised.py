@@ -18,6 +18,7 @@ CASES = {  # eigenvalues, ridge, which of the directions are solved for, whether
     "never seen": ((4, 2, 1, 0), 0.0, (1, 1, 1, 0), True),
     "never seen, but held": ((4, 2, 1, 0), 0.3, (1, 1, 1, 1), True),
     "rounding instead of zero": ((1, 1, 1, 1e-8), 0.0, (1, 1, 1, 0), True),
+    "rounding of the largest": ((1, 1e-3, 1e-8, 0), 0.0, (1, 1, 0, 0), True),
     "negative by rounding": ((1, 1, 1, -1e-8), 0.0, (1, 1, 1, 0), True),
     "a ridge too small to hold": ((1 - LEAST, LEAST, 0, 0), 0.9 * ROUNDING, (1, 1, 0, 0), True),
     "a ridge that just holds": ((1 - LEAST, LEAST, 0, 0), 1.1 * ROUNDING, (1, 1, 1, 1), True),
@@ -25,9 +26,11 @@ CASES = {  # eigenvalues, ridge, which of the directions are solved for, whether
 }
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
 @pytest.mark.parametrize("name", CASES)
-def test_the_least_norm_along_what_was_seen(name):
+def test_the_least_norm_along_what_was_seen(name, scale):
     values, ridge, seen, singular = CASES[name]
+    values, ridge = [scale * v for v in values], scale * ridge
     found, vague = regularised((VECTORS * np.array(values)) @ VECTORS.T, WANTED, ridge)
     inverse = [s / (v + ridge) if s else 0 for v, s in zip(values, seen, strict=True)]
     expected = (VECTORS * np.array(inverse)) @ VECTORS.T @ WANTED

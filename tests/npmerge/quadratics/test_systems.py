@@ -5,6 +5,7 @@ import pytest
 
 from npmerge.quadratics import systems
 from npmerge.quadratics.systems import solved
+from npmerge.telling import listening
 from tests.npmerge.toys import normal
 
 
@@ -20,6 +21,20 @@ def test_regular_systems_of_any_shapes():
         total = wanted[0].astype(np.float64).sum(0)
         held = total + 1e-3 * np.trace(total, axis1=-2, axis2=-1)[..., None, None] / total.shape[-1] * np.eye(total.shape[-1])
         np.testing.assert_allclose(found.shares, np.linalg.solve(held[None, None], np.stack(wanted)), rtol=1e-4, atol=1e-6)
+
+
+def test_the_operations_it_tells_are_those_of_the_algorithms():
+    """Alone: a factor of n^3 / 3 (eigenvectors: 9 n^3) and 2 n^2 a column; together: an inverse, then factors of 2 n^3 / 3."""
+    n, columns = 5, 2 * 2 * 5
+    alone, two, open_ends = sides(7, rows=n), [sides(k, rows=n) for k in (7, 9)], sides(3, rows=n, samples=1)
+    for several, expected in (
+        ([alone], n**3 / 3 + 2 * n**2 * columns),
+        ([open_ends], 9 * n**3 + 2 * n**2 * columns),
+        (two, 2 * (2 * n**3 + 2 / 3 * n**3 + 2 * n**2 * columns)),
+    ):
+        with listening() as told:
+            solved(several, 1e-3)
+        assert sum(told) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-2])

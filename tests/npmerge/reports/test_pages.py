@@ -121,6 +121,12 @@ def test_charts_are_named_and_described_and_take_the_colours_of_the_page():
     assert any("$x$" in text for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg))  # no mathematics
 
 
+def test_names_in_any_script_are_text_of_a_chart():
+    rows = {"模型 $\\bad{ $": Interval(0.5, 0.4, 0.6)}
+    svg = drawn(Figure("a", "t", "w", lambda: charts.ranges(rows, "accuracy", ""))).svg
+    assert "模型 $\\bad{ $" in svg
+
+
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
     page = Page("t", (section("s", chart("one"), chart("two")),))
     files = []

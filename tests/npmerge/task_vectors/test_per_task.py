@@ -64,7 +64,7 @@ def test_a_threshold_of_zero_masks_where_a_task_vector_is_zero():
 def test_one_task_is_its_model(merge):
     stack = stack_models(MODELS[:1], BASE)
     theta = merge.init(stack)
-    for network in (merge.task(theta, stack, 0), merge.apply(theta, stack)):
+    for network in (merge.task(theta, stack, 0), merge.task(theta, stack, jnp.int32(0)), merge.apply(theta, stack)):
         close(network, MODELS[0])
 
 

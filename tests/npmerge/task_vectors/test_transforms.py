@@ -447,5 +447,6 @@ def test_signed_shares_are_election_and_mean():
         ones = {n: column(np.ones(3) if weights is None else weights, x) for n, x in vectors.items()}
         expected = DisjointMean(weights=weights)(Elect("sum")(ones, vectors, KEY), vectors, KEY)
         chex.assert_trees_all_close(ElectedMean(weights)(ones, vectors, KEY), expected, rtol=1e-6)
-    with pytest.raises(ValueError, match="signed shares need weights above zero"):
-        ElectedMean((1.0, -1.0))
+    for weights in ((1.0, -1.0), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="signed shares need weights above zero"):
+            ElectedMean(weights)
