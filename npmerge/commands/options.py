@@ -176,6 +176,10 @@ ReportBase = Annotated[
     Path | None,
     typer.Option(help="The model that all were fine-tuned from, where the recipe names none; by default its base."),
 ]
+ReportArchitecture = Annotated[
+    str | None,
+    typer.Option(help="The network, as for npmerge evaluate, where neither the recipe nor the tensors tell it."),
+]
 ReportOut = Annotated[Path | None, typer.Option(help="Folder for the report; by default DIR itself.")]
 
 # npmerge inspect

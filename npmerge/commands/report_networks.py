@@ -32,6 +32,7 @@ from npmerge.learning.user_code import check_takes
 from npmerge.normalisation import reset_statistics
 from npmerge.paths import Path as LossPath
 from npmerge.recipe.examples import Data as Named
+from npmerge.recipe.named import Named as Network
 from npmerge.reports.progress import Advance
 
 POINTS = 11
@@ -53,14 +54,15 @@ class Networks:
         planned: the merge.
         result: what it has made.
         advance: told what is being done.
+        architecture: its name, where the recipe has none; None to tell it by the tensors.
 
     Raises:
         ValueError: tensors that no known network has, or parts of the plan that are of different models.
     """
 
-    def __init__(self, planned: Planned, result: StoredModel, advance: Advance):
+    def __init__(self, planned: Planned, result: StoredModel, advance: Advance, architecture: str | None = None):
         self.plan, self.advance = planned.plan, advance
-        self.blocks = planned.blocks or _without_blocks(planned)
+        self.blocks = planned.blocks or _without_blocks(planned, architecture)
         self.recipe, self.network = self.blocks.recipe, self.blocks.network
         self.names = [f"model {name}" if name in ROWS else name for name in self.blocks.names]
         found, based = self.blocks.stored(), self.blocks.members.base is not None
@@ -146,11 +148,12 @@ class Networks:
         return reset_statistics(self.network.train_apply, variables, self.estimating(examples))
 
 
-def _without_blocks(planned: Planned) -> Blocks:
+def _without_blocks(planned: Planned, architecture: str | None) -> Blocks:
     """The networks of a recipe that neither aligns nor learns, or whose examples are gone."""
     recipe, plan = planned.recipe.model_copy(update={"learn": None, "align": None}), planned.plan
     members = members_of(recipe, plan, "models")
-    return Blocks(recipe, plan, members, architecture_of(None, plan.reference, members.models[0]), planned.vocabulary)
+    given = None if architecture is None else Network(name=architecture)
+    return Blocks(recipe, plan, members, architecture_of(given, plan.reference, members.models[0]), planned.vocabulary)
 
 
 def evaluation(networks: Networks, examples: Examples, *, held_out: bool) -> dict[str, Any]:
