@@ -178,7 +178,7 @@ ReportBase = Annotated[
 ]
 ReportArchitecture = Annotated[
     str | None,
-    typer.Option(help="The network, as for npmerge evaluate, where neither the recipe nor the tensors tell it."),
+    typer.Option(help="The network, as for npmerge evaluate; by default what the recipe or the tensors tell."),
 ]
 ReportOut = Annotated[Path | None, typer.Option(help="Folder for the report; by default DIR itself.")]
 
