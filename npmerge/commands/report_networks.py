@@ -20,6 +20,7 @@ from npmerge.commands.align_measures import Change, Measured, correlations, outp
 from npmerge.commands.align_page import points_of, row_of
 from npmerge.commands.planning import Planned
 from npmerge.commands.report_judged import judged, rows_of
+from npmerge.folder.configs import changed_config
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.chosen import architecture_of
 from npmerge.learning.data import Examples, common, read_examples, whole
@@ -108,7 +109,9 @@ class Networks:
 
     def examples(self, path: Path) -> Examples:
         """Read examples. Raises ValueError for those that the network does not take."""
-        found = read_examples(Named(path=str(path)), self.network.config, self.plan.reference.folder)
+        joined = self.blocks.vocabulary
+        tokenizer = joined.tokenizer.content if joined else self.plan.reference.folder
+        found = read_examples(Named(path=str(path)), self.network.config, tokenizer)
         check_takes(self.network, self.stored[0], found)
         return found
 
@@ -151,9 +154,10 @@ class Networks:
 def _without_blocks(planned: Planned, architecture: str | None) -> Blocks:
     """The networks of a recipe that neither aligns nor learns, or whose examples are gone."""
     recipe, plan = planned.recipe.model_copy(update={"learn": None, "align": None}), planned.plan
-    members = members_of(recipe, plan, "models")
+    members, joined = members_of(recipe, plan, "models"), planned.vocabulary
     given = None if architecture is None else Network(name=architecture)
-    return Blocks(recipe, plan, members, architecture_of(given, plan.reference, members.models[0]), planned.vocabulary)
+    config = changed_config(plan, joined.old_rows, joined.rows) if joined else None
+    return Blocks(recipe, plan, members, architecture_of(given, plan.reference, members.models[0], config), joined)
 
 
 def evaluation(networks: Networks, examples: Examples, *, held_out: bool) -> dict[str, Any]:
