@@ -80,28 +80,32 @@ def homes() -> dict[str, dict[str, object]]:
     taken: set[int] = set()
     for package in PACKAGES:
         module = importlib.import_module(package)
-        names = {name: getattr(module, name) for name in module.__all__}
+        names = {name: getattr(module, name) for name in module.__all__ if not name.startswith("_")}
         found[package] = {name: x for name, x in names.items() if id(x) not in taken and not inspect.ismodule(x)}
         taken |= {id(x) for x in found[package].values()}
     return found
 
 
+def place(package: str, name: str, thing: object) -> str:
+    """The anchor of a public name: where a module is called alike, that of its home."""
+    path = ROOT.joinpath(*package.split("."), name)
+    shadowed = path.is_dir() or path.with_suffix(".py").is_file()
+    return f"{thing.__module__}.{name}" if shadowed else f"{package}.{name}"
+
+
 def reference() -> dict[str, str]:
     """A page for each package: its names by the rooms in which they live."""
     found = homes()
-    place = {id(x): f"{package}.{name}" for package, names in found.items() for name, x in names.items()}
+    places = {id(x): place(package, name, x) for package, names in found.items() for name, x in names.items()}
     pages = {}
     for package, names in found.items():
         module = importlib.import_module(package)
         text = [f"# {package}", inspect.getdoc(module) or ""]
         for room, members in _by_room(package, names):
-            text += [f"## {room}", *(f"::: {package}.{name}" for name in members)]
-        if others := {
-            name: place[id(getattr(module, name))]
-            for name in module.__all__
-            if name not in names and id(getattr(module, name)) in place
-        }:
-            text += ["## Also here", ", ".join(f"[{name}][{where}]" for name, where in sorted(others.items()))]
+            text += [f"## {room}", *(f"::: {place(package, name, names[name])}" for name in members)]
+        others = {name: places.get(id(getattr(module, name))) for name in module.__all__ if name not in names}
+        if links := [f"[{name}][{where}]" for name, where in sorted(others.items()) if where]:
+            text += ["## Also here", ", ".join(links)]
         pages[package] = "\n\n".join(text) + "\n"
     return pages
 
@@ -110,13 +114,11 @@ def _by_room(package: str, names: Mapping[str, object]) -> Iterator[tuple[str, l
     """The names of a package by the folder that defines them, those of its own files first."""
     rooms: dict[str, list[str]] = {}
     for name, x in names.items():
-        home = str(getattr(x, "__module__", None) or package)
-        home = home if home.startswith(package) else package
-        parts = home.split(".")[: package.count(".") + 2]
-        room = ".".join(parts) if (ROOT.joinpath(*parts)).is_dir() else package
+        parts = str(getattr(x, "__module__", package)).removeprefix(f"{package}.").split(".")
+        room = f"{package}.{parts[0]}" if ROOT.joinpath(*package.split("."), parts[0]).is_dir() else ""
         rooms.setdefault(room, []).append(name)
     for room in sorted(rooms):
-        yield room, sorted(rooms[room], key=str.lower)
+        yield room or "Core", sorted(rooms[room], key=str.lower)
 
 
 def catalogue() -> str:
@@ -143,7 +145,7 @@ def catalogue() -> str:
 
 def _row(package: str, thing: Any, paper: str) -> str:
     summary = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
-    pages = ", ".join(f"[{name}](experiments/results/{name}/README.md)" for name in measured(thing.__name__))
+    pages = ", ".join(f"[{name.replace('_', ' ')}](experiments/results/{name}/README.md)" for name in measured(thing.__name__))
     return (
         f"| [`{thing.__name__}`](reference/{package}.md#{package}.{thing.__name__}) | {_escaped(summary)} | {paper} | {pages} |"
     )
