@@ -1,8 +1,9 @@
 """Incoming weights as features, against inner products of the kernels themselves."""
 
+import jax.numpy as jnp
 import numpy as np
 
-from alignment import identity
+from alignment import identity, trace
 from alignment.methods.incoming import IncomingWeights
 from tests.alignment import networks
 
@@ -25,7 +26,7 @@ def test_kernels_and_biases_are_features_of_a_unit():
     models, found = compared("mlp")
     rows = [np.concatenate([v["first/kernel"].T, v["first/bias"][:, None]], 1) for v in models]
     np.testing.assert_allclose(found["first"].covariance, gram(*rows), rtol=1e-6)
-    assert found["first"].samples == 1 and not found["first"].mean.any()
+    assert found["first"].samples == 1 and not found["first"].mean.any() and found["first"].mean.shape == (16,)
     assert found["second"] is None  # its kernel reads the first, and its bias alone says too little
 
 
@@ -44,3 +45,19 @@ def test_copies_in_a_loop_are_apart_and_others_laid_end_to_end():
         for v in models
     ]
     np.testing.assert_allclose(found["layers/into#2"].covariance, gram(*rows), rtol=1e-6)
+
+
+def test_what_is_known_of_a_unit_is_enough_unless_it_is_the_bias_of_kernels_to_come():
+    """A node that two kernels make, of which one reads a node without a map, and one that a vector makes alone."""
+
+    def apply(v, x):
+        h = jnp.tanh(x @ v["a"])
+        gated = jnp.tanh(jnp.broadcast_to(x[:, :1], (3, 5)) * jnp.broadcast_to(v["vector"], (3, 5)))
+        return jnp.concatenate([jnp.tanh(x @ v["c"] + h @ v["d"]), gated], 1) @ v["e"]
+
+    shapes = {"a": (4, 7), "c": (4, 6), "d": (7, 6), "vector": (5,), "e": (11, 2)}
+    variables = {name: networks.data(*shape, seed=k) for k, (name, shape) in enumerate(shapes.items())}
+    graph = trace(apply, variables, jnp.ones((3, 4)))
+    incoming = IncomingWeights([graph], [variables])
+    np.testing.assert_allclose(incoming.joint("c", [{}]).covariance, gram(variables["c"].T), rtol=1e-6)
+    np.testing.assert_allclose(incoming.joint("vector", [{}]).covariance, gram(variables["vector"][:, None]), rtol=1e-6)
