@@ -197,7 +197,7 @@ def _contributions(content: Content, history: Mapping[str, Any] | None) -> Secti
         return section("")
     explained = found.get("explained", {})
     rows = tuple(
-        (name, *(f"{x:.4f}" for x in values), *([f"{100 * explained[name]:.1f} %"] if explained else []))
+        (name, *("-" if x is None else f"{x:.4f}" for x in values), *([f"{100 * explained[name]:.1f} %"] if explained else []))
         for name, values in found["modules"].items()
     )
     table = Table(("layer", *found["models"], *(["explained"] if explained else [])), rows, "Coefficients by layer")
