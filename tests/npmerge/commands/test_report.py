@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from npmerge.checkpoint import load_network, save_network
 from npmerge.checkpoint.held import HeldModel
 from npmerge.cli import app
+from npmerge.commands.report_headlines import _compared
 from npmerge.commands.report_judged import Judged, interval, judged, rows_of
 from npmerge.commands.report_networks import some
-from npmerge.commands.report_page import _compared
 from npmerge.commands.report_projection import projected
 from npmerge.learning.data import Examples
 from npmerge.models import Mlp, Vgg, build
