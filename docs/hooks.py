@@ -130,7 +130,7 @@ def catalogue() -> str:
     text = [
         "---\nhide: [toc]\n---",
         "# Catalogue",
-        "Every method with its paper and the pages of results that it is on. Names lead to formulas, parameters and an example.",
+        "Every method, its paper and the pages of results that it is on. Names lead to formulas, parameters and an example.",
     ]
     for title, package, members in (
         ("Merges", "npmerge", nm.METHODS),
