@@ -203,6 +203,7 @@ def report(
     *,
     data: options.ReportData = None,
     base: options.ReportBase = None,
+    architecture: options.ReportArchitecture = None,
     out: options.ReportOut = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -212,10 +213,10 @@ def report(
     the inputs of the merge is measured where they still are what they were. The page of an alignment or a comparison is built
     anew from its summary.json.
     """
-    _report(folder, data=data, base=base, out=out, quiet=quiet)
+    _report(folder, data=data, base=base, architecture=architecture, out=out, quiet=quiet)
 
 
-def _report(folder: Path, *, quiet: bool, taken: dict[str, Any] | None = None, **given: Path | None) -> None:
+def _report(folder: Path, *, quiet: bool, taken: dict[str, Any] | None = None, **given: Any) -> None:
     """Write a report and say what it says; inputs of a merge that has just been made are as they were."""
     from npmerge.commands.report import run_report  # not needed for --help
     from npmerge.commands.report_folder import Request

@@ -176,6 +176,10 @@ ReportBase = Annotated[
     Path | None,
     typer.Option(help="The model that all were fine-tuned from, where the recipe names none; by default its base."),
 ]
+ReportArchitecture = Annotated[
+    str | None,
+    typer.Option(help="The network, as for npmerge evaluate; by default what the recipe or the tensors tell."),
+]
 ReportOut = Annotated[Path | None, typer.Option(help="Folder for the report; by default DIR itself.")]
 
 # npmerge inspect

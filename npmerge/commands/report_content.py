@@ -42,7 +42,7 @@ def content_of(request: Request, merged: Merged, taken: Mapping[str, Any] | None
         advance: told what is being done.
 
     Raises:
-        ValueError: given examples that the networks do not take.
+        ValueError: given examples that the networks do not take, an architecture that they are not of.
 
     Returns:
         What was merged, and each part by its name. `left_out` says of each part that is missing how to get it, `earlier` names
@@ -50,6 +50,8 @@ def content_of(request: Request, merged: Merged, taken: Mapping[str, Any] | None
     """
     inputs = inputs_of(merged, trusted=request.trusted)
     measuring = _Measuring(request, merged, inputs, advance)
+    if request.architecture is not None and (measuring.recipe.align or measuring.recipe.learn):
+        raise ValueError("--architecture is for recipes that run no network: this one says which it is, in align or learn")
     if request.data is not None:
         with contextlib.suppress(LeftOut):
             _ = measuring.examples  # which tells what is wrong with them
@@ -151,11 +153,12 @@ class _Measuring:
         planned = self.planned
         if self.recipe.align is not None and not self.inputs.with_data:
             raise LeftOut("the models are aligned by examples that are not there, or have changed")
+        known = planned if self.inputs.with_data else planned._replace(blocks=None)
         try:
-            return Networks(
-                planned if self.inputs.with_data else planned._replace(blocks=None), self.merged.model, self.advance
-            )
+            return Networks(known, self.merged.model, self.advance, self.request.architecture)
         except ValueError as error:
+            if self.request.architecture is not None:
+                raise ValueError(f"--architecture {self.request.architecture}: {error}") from None
             raise LeftOut(f"the models are no network that can be run here ({error})") from None
 
     @functools.cached_property

@@ -28,6 +28,7 @@ class Request:
         folder: of a merge, of `npmerge align` or of `npmerge compare`.
         data: examples to measure on; None for those that the recipe holds out.
         base: what deltas are differences from, where the recipe has no base.
+        architecture: of the networks, where neither the recipe nor the tensors tell it.
         out: the folder to write to; None for the same.
         quiet: whether no progress is shown.
         trusted: whether inputs are known to be as recorded, as when the merge has just been made.
@@ -36,6 +37,7 @@ class Request:
     folder: Path
     data: Path | None = None
     base: Path | None = None
+    architecture: str | None = None
     out: Path | None = None
     quiet: bool = False
     trusted: bool = False
@@ -43,7 +45,7 @@ class Request:
     @property
     def command(self) -> str:
         """The command line."""
-        given = {"--data": self.data, "--base": self.base, "--out": self.out}
+        given = {"--data": self.data, "--base": self.base, "--architecture": self.architecture, "--out": self.out}
         options = [x for name, value in given.items() if value is not None for x in (name, str(value))]
         return shlex.join(["npmerge", "report", str(self.folder), *options])
 

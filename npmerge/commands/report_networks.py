@@ -20,6 +20,7 @@ from npmerge.commands.align_measures import Change, Measured, correlations, outp
 from npmerge.commands.align_page import points_of, row_of
 from npmerge.commands.planning import Planned
 from npmerge.commands.report_judged import judged, rows_of
+from npmerge.folder.configs import changed_config
 from npmerge.learning.blocks import Blocks
 from npmerge.learning.chosen import architecture_of
 from npmerge.learning.data import Examples, common, read_examples, whole
@@ -32,6 +33,7 @@ from npmerge.learning.user_code import check_takes
 from npmerge.normalisation import reset_statistics
 from npmerge.paths import Path as LossPath
 from npmerge.recipe.examples import Data as Named
+from npmerge.recipe.named import Named as Network
 from npmerge.reports.progress import Advance
 
 POINTS = 11
@@ -53,14 +55,15 @@ class Networks:
         planned: the merge.
         result: what it has made.
         advance: told what is being done.
+        architecture: its name, where the recipe has none; None to tell it by the tensors.
 
     Raises:
         ValueError: tensors that no known network has, or parts of the plan that are of different models.
     """
 
-    def __init__(self, planned: Planned, result: StoredModel, advance: Advance):
+    def __init__(self, planned: Planned, result: StoredModel, advance: Advance, architecture: str | None = None):
         self.plan, self.advance = planned.plan, advance
-        self.blocks = planned.blocks or _without_blocks(planned)
+        self.blocks = planned.blocks or _without_blocks(planned, architecture)
         self.recipe, self.network = self.blocks.recipe, self.blocks.network
         self.names = [f"model {name}" if name in ROWS else name for name in self.blocks.names]
         found, based = self.blocks.stored(), self.blocks.members.base is not None
@@ -106,7 +109,9 @@ class Networks:
 
     def examples(self, path: Path) -> Examples:
         """Read examples. Raises ValueError for those that the network does not take."""
-        found = read_examples(Named(path=str(path)), self.network.config, self.plan.reference.folder)
+        joined = self.blocks.vocabulary
+        tokenizer = joined.tokenizer.content if joined else self.plan.reference.folder
+        found = read_examples(Named(path=str(path)), self.network.config, tokenizer)
         check_takes(self.network, self.stored[0], found)
         return found
 
@@ -146,11 +151,13 @@ class Networks:
         return reset_statistics(self.network.train_apply, variables, self.estimating(examples))
 
 
-def _without_blocks(planned: Planned) -> Blocks:
+def _without_blocks(planned: Planned, architecture: str | None) -> Blocks:
     """The networks of a recipe that neither aligns nor learns, or whose examples are gone."""
     recipe, plan = planned.recipe.model_copy(update={"learn": None, "align": None}), planned.plan
-    members = members_of(recipe, plan, "models")
-    return Blocks(recipe, plan, members, architecture_of(None, plan.reference, members.models[0]), planned.vocabulary)
+    members, joined = members_of(recipe, plan, "models"), planned.vocabulary
+    given = None if architecture is None else Network(name=architecture)
+    config = changed_config(plan, joined.old_rows, joined.rows) if joined else None
+    return Blocks(recipe, plan, members, architecture_of(given, plan.reference, members.models[0], config), joined)
 
 
 def evaluation(networks: Networks, examples: Examples, *, held_out: bool) -> dict[str, Any]:

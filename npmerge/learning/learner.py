@@ -24,6 +24,7 @@ from npmerge.learning.data import whole
 from npmerge.learning.goals import Goal
 from npmerge.learning.hosts import batches_of_process, devices_of_job, held_out_of_process, on_every_process
 from npmerge.learning.measuring import Measured, measured
+from npmerge.learning.page import BASE, RESULT, START
 from npmerge.learning.partly import PartlyLearned, latents_of
 from npmerge.learning.places import inside
 from npmerge.learning.shares import collapsed
@@ -128,10 +129,10 @@ class Learner:
             if len(losses := result.history.loss) and not np.isfinite(losses[0]):
                 raise ValueError(f"the objective is {losses[0]} at the start: look at it and at its data; nothing was learned")
         result = result._replace(theta=on_every_process(result.theta))
-        merged = {"start": self.finished(theta), "learned": self.finished(result.theta)}
+        merged = {START: self.finished(theta), RESULT: self.finished(result.theta)}
         start, coefficients = self._coefficients(theta), self._coefficients(result.theta)
         warned = (*self._collapse(start, coefficients, names), *warned)
-        return Learnt(merged["learned"], result, coefficients, self._measured(names, merged), warned)
+        return Learnt(merged[RESULT], result, coefficients, self._measured(names, merged), warned)
 
     def _measured(self, names: Sequence[str], merged: Mapping[str, PyTree]) -> Measured:
         """Accuracy and loss of all networks; where none can be told, the objective on what is held out."""
@@ -146,9 +147,12 @@ class Learner:
     def _networks(self, names: Sequence[str], merged: Mapping[str, PyTree]) -> Iterator[tuple[str, PyTree]]:
         """What was merged, each copied from the stack only when it is asked for, and what it was merged to."""
         if self.stack.base is not None:
-            yield "base", self.stack.base
+            yield BASE, self.stack.base
         for k, name in enumerate(names):
-            yield name, jax.tree.map(lambda x, k=k: x[k], self.stack.params)
+            yield (
+                f"model {name}" if name in (BASE, START, RESULT) else name,
+                jax.tree.map(lambda x, k=k: x[k], self.stack.params),
+            )
         yield from merged.items()
 
     @property

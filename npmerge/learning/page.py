@@ -19,7 +19,8 @@ from npmerge.reports.tables import json_text
 UNFIT = "The labels are not of what the networks predict, one for each prediction: no accuracy can be told."
 FILES = (*PAGES, "history.json", "accuracy.png", "loss.png", "shares.png", "coefficients.png")
 INTERVALS = "Intervals are of 95 %, Wilson's."
-START, RESULT = "start", "learned"
+BASE, START, RESULT = "base", "start", "learned"
+"""What networks are called that are none of those that are merged."""
 
 History = Mapping[str, Any]
 

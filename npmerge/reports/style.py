@@ -47,6 +47,7 @@ def drawn(figure: Figure) -> Drawn:
         drawing = figure.draw()
         png, svg = io.BytesIO(), io.StringIO()
         drawing.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+        drawing.set_layout_engine("none")  # everything has its place
         drawing.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Drawn(png.getvalue(), for_page(svg.getvalue(), figure))
 

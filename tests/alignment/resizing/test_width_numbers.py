@@ -43,6 +43,7 @@ FOLLOW = {  # features h of n units -> features, or one number
     "mean": lambda h, n: h.sum(-1, keepdims=True) / n,
     "mean_by_factor": lambda h, n: h.sum(-1, keepdims=True) * (1 / n),
     "mean_of_scaled": lambda h, n: scaled(h, 1 / n).sum(-1, keepdims=True),
+    "mean_of_divided": lambda h, n: (h / n).sum(-1, keepdims=True),
     "mean_by_dot": lambda h, n: h @ jnp.full((n, 1), 1 / n),
     "mean_by_ones": lambda h, n: h @ jnp.ones((n, 1)) / n,
     "mean_by_ones_of_scaled": lambda h, n: scaled(h, 1 / n) @ jnp.ones((n, 1)),

@@ -202,6 +202,13 @@ def test_a_network_of_the_user_with_a_base(here, monkeypatch):
     models = {"one": 0.5, "two": 0.5}
     out = merge("out", "task_arithmetic", models, "--report", base_model="base.safetensors", align=align)
     content, (rows, words) = content_of(out), both_pages(out)
+    plain = merge("plain", "linear", models)
+    run("report", "plain", "--data", "data.npz", "--architecture", "net_of_mine:net", "-q")
+    assert content_of(plain)["evaluation"]["rows"]["one.safetensors"] != {} and not content_of(plain)["statistics"]
+    with pytest.raises(ValueError, match="--architecture is for recipes that run no network"):
+        run("report", "out", "--architecture", "net_of_mine:net")
+    with pytest.raises(ValueError, match=r"--architecture net_of_mine:nett: .*net"):
+        run("report", "plain", "--data", "data.npz", "--architecture", "net_of_mine:nett")
     assert list(content["evaluation"]["rows"]) == [
         "base",
         "one.safetensors",

@@ -57,6 +57,15 @@ def test_a_learned_merge_is_better_than_its_start_and_says_so(here, drawn):
         assert text in report
 
 
+def test_a_model_may_be_called_like_a_result(here):
+    merge(here, "learned", recipe(learn=learn(steps=1)))
+    text = recipe(learn=learn(steps=1)).replace("a.safetensors", "learned")
+    rows = json.loads((merge(here, "again", text) / "history.json").read_text())["evaluation"]["networks"]
+    assert list(rows) == ["model learned", "b.safetensors", "start", "learned"]
+    before = json.loads((here / "learned" / "history.json").read_text())["evaluation"]["networks"]["learned"]
+    assert rows["model learned"]["loss"] == pytest.approx(before["loss"], rel=1e-5) != rows["learned"]["loss"]
+
+
 def test_it_is_what_the_library_learns(here):
     folder = merge(here, "out", recipe(learn=learn(held_out=0, optimizer={"name": "sgd", "arguments": {"learning_rate": 1.0}})))
     stack = nm.stack_models(list(networks()))

@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from npmerge import Free, KarcherMean, Learned, Mlerp, MultiSlerp, NuSlerp, PerTensor, Slerp, Stack, stack_models
+from npmerge.methods import karcher_mean
 from tests.npmerge.toys import normal
 
 WEIGHTS = (0.5, 0.2, 0.3)
@@ -147,6 +148,12 @@ def test_directions_without_a_mean_are_refused():
     for merge in (KarcherMean(), MultiSlerp(), Mlerp()):
         with pytest.raises(ValueError, match="undefined for opposite tensors"):
             merge(stack(*star))
+
+
+def test_a_mean_that_is_not_found_is_said(monkeypatch):
+    monkeypatch.setattr(karcher_mean, "STEPS", 1)
+    with pytest.raises(ValueError, match="KarcherMean is undefined for the tensors at 'w': they are too far apart for a mean"):
+        KarcherMean()(stack(*TENSORS))
 
 
 def test_errors():

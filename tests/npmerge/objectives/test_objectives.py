@@ -50,6 +50,14 @@ def test_each_term_is_the_mean_over_its_examples(terms, value):
     assert mean_over_batches(terms) == value
 
 
+def test_labels_of_padding_may_be_no_class():
+    """Not even a NaN on the way, at which JAX can be told to stop."""
+    x, labels = jnp.eye(3), jnp.array([0, 1, 9])
+    with jax.debug_nans(True):
+        value = CrossEntropy()(lambda v, x: x @ v, jnp.zeros((3, 4)), None, (x, labels, jnp.array([True, True, False])))
+    assert float(value) == pytest.approx(np.log(4))
+
+
 def cross_entropy64(model) -> float:
     return float(-log_softmax64(logits64(model, X))[np.arange(len(X)), np.asarray(LABELS)].mean())
 

@@ -383,6 +383,10 @@ def test_consensus(threshold, agreement):
 
 def test_consensus_at_its_ends():
     close(ConsensusTA(0.4, 0, 0.3)(STACK), TaskArithmetic(0.3)(STACK))
+    close(ConsensusTA()(STACK), of_flat(lambda x: 0.3 * consensus64(x, 0.4, 2)))
+    for bad in ({"threshold": float("nan")}, {"threshold": "0.4"}, {"agreement": -1}, {"agreement": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            ConsensusTA(**bad)
     close(ConsensusTA(0.4, 4, 0.3)(STACK), BASE)
     close(ConsensusTA(10**20, 10**20, 0.3)(STACK), BASE)  # more than JAX takes as an integer
     close(ConsensusTA(0.4, 1, 1.0)(stack_models(MODELS[:1], BASE)), MODELS[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npmerge.reports.style import Drawn
 from tests.npmerge.checkpoint.torch.modules import case, fill, load_file, save_file, torch
 from tests.npmerge.learning.digits import merge, recipe, run
 
@@ -36,7 +37,7 @@ def number(): return 3
 def here(tmp_path, monkeypatch) -> Path:
     """The working directory, without figures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("npmerge.learning.page.draw", lambda *_: None)
+    monkeypatch.setattr("npmerge.reports.folder.drawn", lambda _: Drawn(b"", "<svg/>"))
     return tmp_path
 
 
