@@ -128,8 +128,9 @@ def catalogue() -> str:
 
     learned = [nm.np_merge, nm.ada_merging, nm.dam]
     text = [
+        "---\nhide: [toc]\n---",
         "# Catalogue",
-        "What each is comes from its docstring, where its formula and its parameters are; papers from the lists of sources.",
+        "Every method, its paper and the pages of results that it is on. Names lead to formulas, parameters and an example.",
     ]
     for title, package, members in (
         ("Merges", "npmerge", nm.METHODS),
