@@ -91,13 +91,14 @@ def correlation_figure(before: Mapping[str, np.ndarray], after: Mapping[str, np.
     return drawing
 
 
-def barrier_figure(before: Sequence[Path], after: Sequence[Path], names: Sequence[str]) -> Any:
+def barrier_figure(before: Sequence[Path], after: Sequence[Path], names: Sequence[str], *, label: str = "loss") -> Any:
     """Loss on the straight line from the reference to each network, dashed before alignment.
 
     Args:
         before: the path to each network.
         after: the path to each aligned network.
         names: of the networks.
+        label: what the loss is, and its unit if it has one: "loss (nats)" of cross entropy.
 
     Example:
         >>> fractions, accuracy = np.array([0, 0.5, 1]), np.array([0.9, 0.5, 0.9])
@@ -109,9 +110,9 @@ def barrier_figure(before: Sequence[Path], after: Sequence[Path], names: Sequenc
     drawing, axes = _single(width=6.5)
     for paths, style in ((before, "--"), (after, "-")):
         for k, (name, path) in enumerate(zip(names, paths, strict=True)):
-            label = literal(f"{name}{', before' if paths is before else ''} (barrier {path.barrier:.3g})")
-            axes.plot(path.fractions, path.loss, style, marker=".", color=f"C{k}", label=label)
-    axes.set(xlabel="fraction of the way from the reference", ylabel="loss (nats)", title="Along the path")
+            told = literal(f"{name}{', before' if paths is before else ''} (barrier {path.barrier:.3g})")
+            axes.plot(path.fractions, path.loss, style, marker=".", color=f"C{k}", label=told)
+    axes.set(xlabel="fraction of the way from the reference", ylabel=label, title="Along the path")
     axes.legend(frameon=False, fontsize="small")
     return drawing
 

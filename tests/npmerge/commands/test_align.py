@@ -550,6 +550,8 @@ def test_figures_draw_a_line_for_each_network_before_and_after():
     (axes,) = nm.barrier_figure(*paths, ["b"]).axes
     assert [line.get_label() for line in axes.lines] == ["b, before (barrier 2)", "b (barrier 0.5)"]
     assert [line.get_linestyle() for line in axes.lines] == ["--", "-"]
+    assert axes.get_ylabel() == "loss"  # of one's own, perhaps: only the caller knows its unit
+    assert nm.barrier_figure(*paths, ["b"], label="loss (nats)").axes[0].get_ylabel() == "loss (nats)"
 
 
 def test_help_lists_the_methods():
