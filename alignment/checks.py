@@ -167,5 +167,16 @@ def check_key(key: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].removesuffix(": ")
+    """The kind of an error and the first line of what it says, which goes on behind a value that fills several lines."""
+    first, *others = f"{type(error).__name__}: {str(error).strip()}".splitlines()
+    opened = _opened(first)
+    for line in others if opened > 0 else ():
+        opened += _opened(line)
+        if opened <= 0:
+            first = f"{first}...{line.strip()}"
+            break
+    return first.removesuffix(": ")
+
+
+def _opened(line: str) -> int:
+    return line.count("(") - line.count(")")

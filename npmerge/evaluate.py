@@ -20,7 +20,7 @@ from npmerge.objectives import Apply, Objective, check_labels
 from npmerge.objectives.base import Term, mean_over_batches, terms_of
 from npmerge.objectives.labels import check_label_shapes
 from npmerge.objectives.losses import of_function
-from npmerge.objectives.of_user import outputs_of
+from npmerge.objectives.of_user import check_variables, outputs_of
 from npmerge.telling import tell_of
 
 
@@ -54,7 +54,8 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple], *, objec
             and outputs and targets may be any.
 
     Raises:
-        ValueError: no batches, labels out of range, arguments in another order, inputs on which the network raises, or what the
+        ValueError: no batches, labels out of range, arguments in another order, the result of `fit`, `repair` or
+            `stack_models` in the place of variables, inputs on which the network raises, or what the
             objective cannot judge.
 
     Warns:
@@ -72,6 +73,7 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple], *, objec
     """
     call = "evaluate takes (apply, variables, batches)"
     check_kinds(call, (apply, Callable), (variables, object), (batches, Iterable))
+    check_variables("evaluate takes", variables)
     if objective is not None:
         check_kinds(f"evaluate takes an Objective as objective{of_function(objective)}", (objective, Objective))
         return _judged(objective, apply, variables, batches)

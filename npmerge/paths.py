@@ -16,6 +16,7 @@ from npmerge.arithmetic import between
 from npmerge.evaluate import evaluate
 from npmerge.normalisation import TrainApply, reset_statistics, warn_of_statistics
 from npmerge.objectives import Apply, Objective
+from npmerge.objectives.of_user import check_variables
 from npmerge.stack import stack_models
 
 Reset = Callable[[PyTree], PyTree]
@@ -113,6 +114,8 @@ def path_between(
     if not callable(apply) or isinstance(batches, Mapping):
         got = ", ".join(map(kind_of, (apply, start, end, batches)))
         raise ValueError(f"path_between and barrier take (apply, start, end, batches), got ({got})")
+    for model in (start, end):
+        check_variables("path_between and barrier take", model)
     check_count("points", points, 2)
     check_list(batches, "batches")
     _check_reset(reset)

@@ -1,13 +1,12 @@
 """Errors of the user's own network or loss, told as theirs: which of the two raised what, and on what."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from alignment.checks import channels_first, first_line
+from alignment.checks import channels_first, first_line, kind_of
 from alignment.graph import PyTree
 
 LONGEST = 200
@@ -43,10 +42,35 @@ def told_of_network(apply: Callable[..., PyTree], variables: PyTree, inputs: PyT
     return told(f"the network, on inputs of {kinds_of(inputs)},", lambda: apply(variables, inputs))
 
 
+def check_variables(call: str, variables: PyTree) -> None:
+    """Raise ValueError for what the library returned around variables, or instead of them."""
+    if not isinstance(variables, tuple) or not type(variables).__module__.startswith("npmerge."):
+        return
+    remedies = {
+        "theta": "pass its .theta, that of a merge as merge.apply(result.theta, stack)",
+        "variables": "pass its .variables",
+        "params": "merge the models first, as in Average()(stack)",
+    }
+    for name, remedy in remedies.items():
+        if hasattr(variables, name):
+            raise ValueError(f"{call} the variables of a network: got {kind_of(variables)}, {remedy}")
+
+
+def _of_several(variables: PyTree) -> str:
+    """What to do where all leaves have as many parts, as models side by side and coefficients of theirs have."""
+    sizes = [np.shape(x)[:1] for x in jax.tree.leaves(variables)]
+    if len(sizes) < 2 or len(set(sizes)) > 1 or sizes[0] == ():
+        return ""
+    return "; if these variables are a theta, or models side by side, pass merge.apply(theta, stack)"
+
+
 def outputs_of(apply: Callable[..., PyTree], variables: PyTree, inputs: PyTree) -> PyTree:
     """The shapes and dtypes of the outputs of a network. Raises UserError where it raises anything."""
     what = f"the network, on inputs of {kinds_of(inputs)},"
-    hint = functools.partial(channels_first, map(np.shape, jax.tree.leaves(inputs)))
+
+    def hint() -> str:
+        return channels_first(map(np.shape, jax.tree.leaves(inputs))) or _of_several(variables)
+
     return told(what, lambda: jax.eval_shape(apply, variables, inputs), hint)
 
 

@@ -56,7 +56,8 @@ def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array
         batch: padding is what `npmerge.masks.counted` leaves out.
 
     Raises:
-        ValueError: for a network that has no such outputs, or of one class only, which is certain and tells nothing; labels that do not fit them.
+        ValueError: for a network that has no such outputs, or those of one class, of which it is always certain; for labels
+            that do not fit them.
 
     Warns:
         UserWarning: for targets of real numbers.

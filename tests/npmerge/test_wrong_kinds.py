@@ -8,6 +8,7 @@ import pytest
 
 import npmerge as nm
 from alignment import NodeMap, SoftPermutation, WeightMatching, general, permutation
+from alignment.checks import first_line
 from tests.npmerge.toys import apply, batch, normal, variables
 
 A, B = variables(0), variables(1)
@@ -37,6 +38,28 @@ def test_measuring_refuses_batches_that_never_end(graph):
     ):
         with pytest.raises(ValueError, match=r"batches that end: got shuffled\(\.\.\.\)"):
             measure()
+
+
+def test_networks_are_measured_by_their_variables():
+    found = nm.fit(A, nm.fine_tuning(apply, nm.CrossEntropy()), None, [PAIR], optax.sgd(0.1), steps=0)
+    for wrong, remedy in (
+        (found, r"got FitResult, pass its \.theta, that of a merge as merge\.apply\(result\.theta, stack\)"),
+        (nm.Repaired(A, (), (), {}), r"got Repaired, pass its \.variables"),
+        (STACK, r"got Stack, merge the models first"),
+    ):
+        with pytest.raises(ValueError, match=f"^evaluate takes the variables of a network: {remedy}"):
+            nm.evaluate(apply, wrong, [PAIR])
+        for pair in ((wrong, A), (A, wrong)):
+            with pytest.raises(ValueError, match=f"^path_between and barrier take the variables of a network: {remedy}"):
+                nm.barrier(apply, *pair, [PAIR])
+    with pytest.raises(ValueError, match=r"raised .*; if these variables are a theta, .* pass merge\.apply\(theta, stack\)$"):
+        nm.evaluate(apply, NP.init(STACK), [PAIR])
+
+
+def test_an_error_is_not_cut_within_a_value_of_several_lines():
+    text = "argument to <bound method Net(\n    # attributes\n    size = (2, 3)\n)> is no array.\nThis typically means much"
+    assert first_line(TypeError(text)) == "TypeError: argument to <bound method Net(...)> is no array."
+    assert first_line(TypeError("never closed (\nmore")) == "TypeError: never closed ("
 
 
 def test_batches_are_pairs(graph):
