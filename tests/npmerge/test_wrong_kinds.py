@@ -56,6 +56,13 @@ def test_networks_are_measured_by_their_variables():
         nm.evaluate(apply, NP.init(STACK), [PAIR])
 
 
+def test_fit_takes_a_theta_and_a_loss():
+    with pytest.raises(ValueError, match=r"^theta is what a merge starts from: got Learned, pass merge\.init\(stack\)$"):
+        nm.fit(NP, LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1)
+    with pytest.raises(ValueError, match=r"got the objective CrossEntropy, pass weight_space\(.* or fine_tuning"):
+        nm.fit(NP.init(STACK), nm.CrossEntropy(), STACK, [PAIR], optax.sgd(0.1), steps=1)
+
+
 def test_an_error_is_not_cut_within_a_value_of_several_lines():
     text = "argument to <bound method Net(\n    # attributes\n    size = (2, 3)\n)> is no array.\nThis typically means much"
     assert first_line(TypeError(text)) == "TypeError: argument to <bound method Net(...)> is no array."
