@@ -62,7 +62,8 @@ def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array
     Warns:
         UserWarning: for targets of real numbers.
     """
-    shape, targets = getattr(outputs, "shape", ()), batch[1]
+    shape: tuple[int, ...] = getattr(outputs, "shape", ())
+    targets = batch[1]
     if len(shape) < 2:
         raise ValueError(f"{name} needs logits (examples, ..., classes): the network returns {outputs}")
     if shape[-1] < 2:
