@@ -51,6 +51,14 @@ def other_depth(got: Iterable[str], expected: Iterable[str]) -> str:
     return ""
 
 
+def other_spelling(got: Iterable[str], expected: Iterable[str]) -> str:
+    """What to do where one of two networks is a State of NNX, whose paths end in "/value", and the other a dict of it."""
+    ours, theirs = set(got), set(expected)
+    if not ours or (theirs != {f"{path}/value" for path in ours} and ours != {f"{path}/value" for path in theirs}):
+        return ""
+    return "; one is a State of NNX and one a dict: of a State give nnx.to_pure_dict(state) everywhere"
+
+
 def _numbered(paths: Iterable[str]) -> dict[str, set[str]]:
     """What comes before the number at the end of a part of a path, with the numbers that there are."""
     found: dict[str, set[str]] = {}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import npmerge as nm
 from alignment import NodeMap, SoftPermutation, WeightMatching, general, permutation
@@ -281,6 +282,19 @@ def test_statistics_of_split_nnx_modules_are_no_weights():
     np.testing.assert_allclose(merged["bn"]["var"]["value"], 0.2, rtol=1e-6)
     np.testing.assert_allclose(merged["bn"]["scale"]["value"], 1 + 2 * (-0.9 - 0.7), rtol=1e-6)
     assert list(nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex()).init(nm.stack_models(models))) == ["bn/scale/value"]
+
+
+def test_a_state_of_nnx_beside_a_dict_of_it_is_told():
+    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    plain, remedy = nnx.to_pure_dict(state), r"; one is a State of NNX .* give nnx\.to_pure_dict\(state\) everywhere$"
+    for pair in ([state, plain], [plain, state]):
+        with pytest.raises(ValueError, match=r"^model 1 differs from model 0 at 'bias(/value)?'.*" + remedy):
+            nm.stack_models(pair)
+    traced = nm.trace(lambda v, x: x @ v["kernel"][...] + v["bias"][...][None], state, jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"^variables do not fit the graph at 'bias/value'.*" + remedy):
+        traced.check(plain)
+    with pytest.raises(ValueError, match=r"got no such leaf, traced with \(3,\)$"):
+        traced.check({"other": plain["bias"]})
 
 
 def test_labels_of_more_places_than_there_are_predictions_are_refused():
