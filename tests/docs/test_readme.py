@@ -134,12 +134,8 @@ def close_to(number: str, page: str) -> bool:
 @pytest.mark.parametrize("page", ["README", "library"])
 def test_what_follows_a_merge_is_found_where_one_begins(page):
     """Networks go to files and barriers into figures, and the alignment that examples show is not the one to begin with."""
-    named = [
-        "nm.checkpoint.save",
-        "`nm.barrier",
-        "ActivationMatching",
-        *["barrier_figure", "load_record"] * (page == "library"),
-    ]
+    named = ["nm.checkpoint.save", "`nm.barrier", "ActivationMatching"]
+    named += ["barrier_figure", "load_record"] if page == "library" else []
     assert [name for name in named if name not in PAGES[page]] == []
 
 
