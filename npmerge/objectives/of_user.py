@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from alignment.called import slip_of
 from alignment.checks import channels_first, first_line, kind_of
 from alignment.graph import PyTree
 
@@ -17,13 +18,13 @@ class UserError(ValueError):
     """What the user's code raised. Whoever calls that code says so, callers further out hand it on."""
 
 
-def told(what: str, call: Callable[[], PyTree], hint: Callable[[], str] = str) -> PyTree:
+def told(what: str, call: Callable[[], PyTree], hint: Callable[[Exception], str] = lambda _: "") -> PyTree:
     """What a call of the user's code returns.
 
     Args:
         what: is called, and on what.
         call: it.
-        hint: what to do, to be said where it raises.
+        hint: what to do about an error, to be said where it raises.
 
     Raises:
         UserError: where it raises anything, with that.
@@ -33,7 +34,7 @@ def told(what: str, call: Callable[[], PyTree], hint: Callable[[], str] = str) -
     except UserError:
         raise
     except Exception as error:  # whatever a user's code raises
-        said, help_ = first_line(error), hint()
+        said, help_ = first_line(error), hint(error)
         raise UserError(f"{what} raised {said.removesuffix('.') if help_ else said}{help_}") from error
 
 
@@ -68,8 +69,9 @@ def outputs_of(apply: Callable[..., PyTree], variables: PyTree, inputs: PyTree) 
     """The shapes and dtypes of the outputs of a network. Raises UserError where it raises anything."""
     what = f"the network, on inputs of {kinds_of(inputs)},"
 
-    def hint() -> str:
-        return channels_first(map(np.shape, jax.tree.leaves(inputs))) or _of_several(variables)
+    def hint(error: Exception) -> str:
+        images = channels_first(map(np.shape, jax.tree.leaves(inputs)))
+        return images or _of_several(variables) or slip_of(error, apply, variables)
 
     return told(what, lambda: jax.eval_shape(apply, variables, inputs), hint)
 

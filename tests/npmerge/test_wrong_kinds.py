@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import npmerge as nm
 from alignment import NodeMap, SoftPermutation, WeightMatching, general, permutation
@@ -62,6 +62,16 @@ def test_fit_takes_a_theta_and_a_loss():
         nm.fit(NP, LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1)
     with pytest.raises(ValueError, match=r"got the objective CrossEntropy, pass weight_space\(.* or fine_tuning"):
         nm.fit(NP.init(STACK), nm.CrossEntropy(), STACK, [PAIR], optax.sgd(0.1), steps=1)
+
+
+def test_modules_of_flax_in_the_wrong_place_are_told_of():
+    linear = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    for network, given, remedy in (
+        (linear, nnx.state(linear), "of a module of NNX give what it is split into"),
+        (linen.Dense(3), {"params": {}}, "of a Linen module give module.apply and all its variables"),
+    ):
+        with pytest.raises(ValueError, match=f"^the network, on inputs of .* raised .*; {remedy}"):
+            nm.evaluate(network, given, [PAIR])
 
 
 def test_an_error_is_not_cut_within_a_value_of_several_lines():
