@@ -1,6 +1,7 @@
 """How good a network is, and how large: accuracy and loss, of ensembles too; operations and parameters."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -41,6 +42,16 @@ class Metrics(NamedTuple):
     accuracy: float
     loss: float
     examples: int
+
+    def __repr__(self) -> str:
+        """The fields, without an accuracy where there is none."""
+        return named_fields(self)
+
+
+def named_fields(found: Any) -> str:
+    """A named tuple in a line, without an accuracy that is not known."""
+    known = {name: x for name, x in found._asdict().items() if name != "accuracy" or not math.isnan(x)}
+    return f"{type(found).__name__}({', '.join(f'{name}={x!r}' for name, x in known.items())})"
 
 
 def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple], *, objective: Objective | None = None) -> Metrics:
