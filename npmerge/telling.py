@@ -1,6 +1,7 @@
 """What host code says of itself while it runs: the operations that it does, which no jaxpr shows, and notes for the user."""
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,8 @@ from npmerge.operations import operations
 _told: ContextVar[list[float] | None] = ContextVar("_told", default=None)
 _notes: ContextVar[list[str] | None] = ContextVar("_notes", default=None)
 T = TypeVar("T")
+INSIDE = {"alignment", "npmerge", "jax", "functools", "contextlib"}
+"""Packages whose lines say nothing to the user."""
 
 
 def tell(operations: float) -> None:
@@ -34,6 +37,14 @@ def note(text: str) -> None:
     """Say what a merge did where its formula does not tell; heard by `noting` around it."""
     if (notes := _notes.get()) is not None:
         notes.append(text)
+
+
+def of_the_caller() -> int:
+    """The `stacklevel` of a warning that names the line outside of these packages and JAX that led here, however deep."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in INSIDE:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def listening() -> AbstractContextManager[list[float]]:

@@ -14,7 +14,7 @@ from npmerge.quadratics.operators import on_leaves
 from npmerge.quadratics.systems import solved
 from npmerge.stack import Stack
 from npmerge.statistics.input_grams import SiteGram
-from npmerge.telling import note
+from npmerge.telling import note, of_the_caller
 
 
 def regression_shares(merge: Merge, stack: Stack, grams: Iterable[SiteGram], scale: float, ridge: float) -> PyTree:
@@ -58,7 +58,7 @@ def warn_of_open(merge: Merge, singular: Sequence[str], sites: int) -> None:
         warnings.warn(
             f"{type(merge).__name__}: the data leave directions open at {len(singular)} of {sites} sites ({first}); "
             "there weights are averaged",
-            stacklevel=5,
+            stacklevel=of_the_caller(),
         )
 
 

@@ -13,6 +13,7 @@ from alignment.activations.moments import Statistic
 from alignment.checks import check_choice, check_count
 from alignment.graph import PyTree
 from npmerge.masks import counted
+from npmerge.telling import of_the_caller
 
 Kind = Literal["exact", "sampled", "empirical"]
 KINDS: tuple[Kind, ...] = ("exact", "sampled", "empirical")
@@ -70,7 +71,7 @@ def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array
         raise ValueError(f"{name} needs logits of two classes at least, got outputs of shape {shape}: {INSTEAD}")
     if kind != "empirical" and jnp.issubdtype(getattr(targets, "dtype", bool), jnp.floating):
         what = f"{name} takes outputs for logits of classes, but the targets are {targets.dtype}, no labels: {INSTEAD}"
-        warnings.warn(what, stacklevel=2)
+        warnings.warn(what, stacklevel=of_the_caller())
     fit = np.shape(targets) == shape[:-1] and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
     if kind == "empirical" and not fit:
         got = getattr(targets, "shape", targets), getattr(targets, "dtype", type(targets).__name__)

@@ -114,8 +114,9 @@ def test_directions_that_no_data_showed_are_averaged_and_said(graph, ridge):
     """Inputs along a line that is no axis, one input that is never used, and rounding all around."""
     line = np.array([1.0, 2.0, -1.0, 0.0])
     g = np.stack([np.outer(line, line)] * 3) * np.array([1.0, 2.0, 3.0])[:, None, None]
-    with pytest.warns(UserWarning, match=r"RegMean: the data leave directions open at 1 of 1 sites \('first/kernel'\)"):
+    with pytest.warns(UserWarning, match=r"RegMean: the data leave directions open at 1 of 1 sites \('first/kernel'\)") as told:
         found = merged(RegMean(1.0, ridge), grams_at(graph, first=g))["first"]["kernel"]
+    assert told[0].filename == __file__
     w = kernels("first")
     np.testing.assert_allclose(line @ found, line @ np.tensordot([1 / 6, 2 / 6, 3 / 6], w, 1), atol=1e-5)
     across = np.linalg.svd(line[None])[2][1:]

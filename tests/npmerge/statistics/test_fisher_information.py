@@ -134,8 +134,9 @@ def test_copies_of_a_model_have_the_same_draws():
 @pytest.mark.parametrize("statistic", [DiagonalFisher(), KroneckerFactors("sampled")])
 def test_a_network_that_is_no_classifier_is_told_of(statistic):
     x, _ = data(0, 6)
-    with pytest.warns(UserWarning, match="but the targets are float32, no labels: without classes take RegMean"):
-        statistic.measure(dense, GRAPH, MODELS, (x, jnp.zeros((6, 4))))
+    with pytest.warns(UserWarning, match="but the targets are float32, no labels: without classes take RegMean") as told:
+        collect(dense, GRAPH, MODELS, [(x, jnp.zeros((6, 4)))], [statistic])
+    assert {warning.filename for warning in told} == {__file__}
 
 
 def test_errors():
