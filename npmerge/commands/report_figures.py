@@ -26,11 +26,11 @@ def accuracy(rows: Mapping[str, Any], marked: str) -> Figure:
 def contributions(content: Mapping[str, Any]) -> Figure:
     """Planned coefficients by depth."""
     models, modules = content["models"], content["modules"]
-    values = np.array(list(modules.values()))
-    said = ", ".join(f"{name} {x:.3g}" for name, x in zip(models, values.mean(0), strict=True))
-    words = (
-        f"Mean coefficient of each model, from the inputs to the outputs. Mean over {plural(len(modules), 'layer')}: {said}."
-    )
+    values = np.array([[np.nan if x is None else x for x in row] for row in modules.values()])
+    there = values[~np.isnan(values).any(1)]
+    means = there.mean(0) if len(there) else np.zeros(len(models))
+    said = ", ".join(f"{name} {x:.3g}" for name, x in zip(models, means, strict=True))
+    words = f"Mean coefficient of each model, from the inputs to the outputs. Mean over {plural(len(there), 'layer')}: {said}."
     draw = partial(charts.depth_map, values, list(modules), models, "mean coefficient")
     return Figure("shares", "What each model contributes by depth", words, draw)
 

@@ -19,6 +19,7 @@ from npmerge.commands.align_inputs import BATCH, SAMPLE, Data, sample_of
 from npmerge.commands.align_measures import Change, Measured, correlations, output_change, path_to, squared_distance
 from npmerge.commands.align_page import points_of, row_of
 from npmerge.commands.planning import Planned
+from npmerge.commands.report_headlines import AVERAGE, RESULT
 from npmerge.commands.report_judged import judged, rows_of
 from npmerge.folder.configs import changed_config
 from npmerge.learning.blocks import Blocks
@@ -42,7 +43,7 @@ POINTS = 11
 MOST_EXAMPLES = 1_000
 """Examples that paths and correlations are measured on at most, since each path takes as long as eleven evaluations."""
 
-RESULT, AVERAGE, UNALIGNED, ANEW = "merged", "plain average", "average without alignment", "merged, statistics anew"
+UNALIGNED, ANEW = "average without alignment", "merged, statistics anew"
 """What rows are called that are no model's."""
 
 ROWS = (RESULT, AVERAGE, UNALIGNED, ANEW, "base")

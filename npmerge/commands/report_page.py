@@ -5,16 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from npmerge.commands import report_figures as figures
+from npmerge.commands.report_headlines import RESULT, headlines, lead, listed
 from npmerge.commands.report_judged import interval
 from npmerge.learning import page as learning
 from npmerge.reports.intervals import Interval
-from npmerge.reports.numbers import counted, duration, nats, number, plural, size
-from npmerge.reports.page import Headline, Listing, Page, Points, Section, Table, Warnings, code, filled, section
-
-RESULT, AVERAGE = "merged", "plain average"
-
-MOST_NAMES = 4
-"""Models up to which the first line names them."""
+from npmerge.reports.numbers import counted, duration, nats, plural, size
+from npmerge.reports.page import Listing, Page, Points, Section, Table, Warnings, code, filled, section
 
 TITLES = {
     "evaluation": "Accuracy and loss",
@@ -51,83 +47,13 @@ def page(content: Content, history: Mapping[str, Any] | None) -> Page:
     )
     versions = ", ".join(f"{name} {version}" for name, version in merge["versions"].items() if version)
     foot = f"Merged with {versions}; report of npmerge {content['npmerge']}."
-    return Page(merge["name"], filled(*sections), _lead(content), _headlines(content, history), foot)
+    return Page(merge["name"], filled(*sections), lead(content), headlines(content, history), foot)
 
 
 def told(content: Content) -> list[str]:
     """What the terminal shows."""
-    found = [f"{x.label}: {x.value}{f' ({x.note})' if x.note else ''}" for x in _headlines(content, None)]
+    found = [f"{x.label}: {x.value}{f' ({x.note})' if x.note else ''}" for x in headlines(content, None)]
     return [*found, *_missing(content), *(f"warning: {x}" for x in content["warnings"])]
-
-
-def _lead(content: Content) -> str:
-    """What was done, in a sentence, and what came of it, in another."""
-    merge = content["merge"]
-    models = [x["name"] for x in merge["models"] if "base" not in x.get("role", "").split(", ")[0]]
-    how = [f"by {merge['method']}", *([f"aligned by {merge['aligned_by']}"] if merge["aligned_by"] else [])]
-    how += ["with learned coefficients"] if merge["learned"] else []
-    called = _listed(models) if len(models) <= MOST_NAMES else plural(len(models), "model")
-    first = f"{called} in one network, {', '.join(how)}."
-    found = content["evaluation"]
-    return first if found is None else f"{first} {_verdict(found)}"
-
-
-def _verdict(found: Content) -> str:
-    """Whether the result is better than the average and the best model, as far as the examples tell."""
-    rows = found["rows"]
-    best = max(found["models"], key=lambda name: rows[name]["accuracy"]["value"])
-    others = {"their plain average": AVERAGE, f"{best}, the most accurate of them": best}
-    said = [_compared(interval(rows[name]["gain"]), called) for called, name in others.items()]
-    return f"It is {said[0]}, and {said[1]}."
-
-
-def _compared(gain: Interval, called: str) -> str:
-    """In points, with the interval if it does not hold zero."""
-    if not gain.value:
-        return f"exactly as accurate as {called}"
-    amount, how = f"{100 * abs(gain.value):.1f} points", "more" if gain.value > 0 else "less"
-    if gain.low <= 0 <= gain.high:
-        return f"{amount} {how} accurate than {called}, which may be chance"
-    low, high = sorted((abs(gain.low), abs(gain.high)))
-    return f"{amount} ({100 * low:.1f} to {100 * high:.1f}) {how} accurate than {called}"
-
-
-def _headlines(content: Content, history: Mapping[str, Any] | None) -> tuple[Headline, ...]:
-    """The result in numbers: on examples, or else in how far it is from what it was made of."""
-    if content["evaluation"] is not None:
-        return _measured(content["evaluation"])
-    if history is not None and (found := learning.headlines(history)):
-        return found
-    merge, near = content["merge"], content["nearness"]["rows"] if content["nearness"] else []
-    of = "of the norm of the result"
-    distances = [Headline(f"Distance to {x['models'][0]}", number(x["whole"]["distance"]), of) for x in near[:3]]
-    return (Headline("Parameters", counted(merge["parameters"]), plural(merge["tensors"], "tensor")), *distances)
-
-
-def _measured(found: Content) -> tuple[Headline, ...]:
-    rows = found["rows"]
-    result, average = rows[RESULT], rows[AVERAGE]
-    best = max(found["models"], key=lambda name: rows[name]["accuracy"]["value"])
-    accuracy, gain = interval(result["accuracy"]), interval(average["gain"])
-    on = f"95 % interval on {found['examples']:,} {'held-out ' * found['held_out']}examples"
-    before, after = rows[best]["accuracy"]["value"], accuracy.value
-    return (
-        Headline(
-            "Accuracy, best model → merged",
-            f"{100 * before:.1f} → {100 * after:.1f} %",
-            f"merged {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %, {on}; the best model is {best}",
-        ),
-        Headline(
-            "Gain over the plain average",
-            f"{100 * gain.value:+.1f} points",
-            f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}, paired on the same examples",
-        ),
-        Headline(
-            "Loss, plain average → merged",
-            f"{nats(average['loss']['value'])} → {nats(result['loss']['value'])}",
-            "cross entropy in nats",
-        ),
-    )
 
 
 def _evaluation(content: Content, history: Mapping[str, Any] | None) -> Section:
@@ -197,7 +123,7 @@ def _contributions(content: Content, history: Mapping[str, Any] | None) -> Secti
         return section("")
     explained = found.get("explained", {})
     rows = tuple(
-        (name, *(f"{x:.4f}" for x in values), *([f"{100 * explained[name]:.1f} %"] if explained else []))
+        (name, *("-" if x is None else f"{x:.4f}" for x in values), *([f"{100 * explained[name]:.1f} %"] if explained else []))
         for name, values in found["modules"].items()
     )
     table = Table(("layer", *found["models"], *(["explained"] if explained else [])), rows, "Coefficients by layer")
@@ -374,7 +300,7 @@ def _missing(content: Content) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, why in content["left_out"].items():
         reasons.setdefault(why, []).append(TITLES[name])
-    return [f"{_listed(names)}: {why}." for why, names in reasons.items()]
+    return [f"{listed(names)}: {why}." for why, names in reasons.items()]
 
 
 def _left_out(content: Content) -> Section:
@@ -391,7 +317,3 @@ def _again(content: Content) -> Section:
 
 def _earlier(content: Content, name: str) -> str:
     return EARLIER if name in content["earlier"] else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -23,7 +23,7 @@ def projected(merged: StoredModel, models: Mapping[str, StoredModel], base: Stor
         base: what differences are from; None for the weights themselves.
 
     Returns:
-        Coefficients by layer, and the fraction of the squared norm that they explain.
+        Coefficients by layer, and the fraction of the squared norm that they explain. Layers that are the base's have none.
     """
     every = [*models.values(), merged, *([] if base is None else [base])]
     shared = [
@@ -55,8 +55,10 @@ def _gram(every: list[StoredModel], based: bool, entry: Entry) -> Gram:
 
 
 def _solved(gram: Gram) -> tuple[Float64[np.ndarray, " models"], float]:
-    """The coefficients, and the fraction of the result's squared norm that they explain; all of nothing."""
+    """The coefficients, and the fraction of the result's squared norm that they explain; NaN where there is nothing."""
     inner, target, whole = gram[:-1, :-1], gram[:-1, -1], gram[-1, -1]
+    if whole == 0:
+        return np.full(len(target), np.nan), 1.0
     found = np.linalg.lstsq(inner, target, rcond=1e-12)[0]
     left = whole - 2 * found @ target + found @ inner @ found
-    return found, 1.0 if whole == 0 else float(np.clip(1 - left / whole, 0, 1))
+    return found, float(np.clip(1 - left / whole, 0, 1))

@@ -59,7 +59,7 @@ def headlines(history: History) -> tuple[Headline, ...]:
             f"{100 * start['accuracy']:.1f} → {100 * result['accuracy']:.1f} %",
             _between(found, on),
         ),
-        Headline("Loss, start → learned", f"{nats(start['loss'])} → {nats(result['loss'])}", "cross entropy in nats, " + on),
+        Headline("Loss, start → learned", f"{_nats(start['loss'])} → {_nats(result['loss'])}", "cross entropy in nats, " + on),
         Headline("Most accurate model", f"{100 * rows[best]['accuracy']:.1f} %", best),
     )
 
