@@ -51,6 +51,14 @@ def other_depth(got: Iterable[str], expected: Iterable[str]) -> str:
     return ""
 
 
+def other_spelling(got: Iterable[str], expected: Iterable[str]) -> str:
+    """What to do where one of two networks is a State of NNX, whose paths end in "/value", and the other a dict of it."""
+    ours, theirs = set(got), set(expected)
+    if not ours or (theirs != {f"{path}/value" for path in ours} and ours != {f"{path}/value" for path in theirs}):
+        return ""
+    return "; one is a State of NNX and one a dict: of a State give nnx.to_pure_dict(state) everywhere"
+
+
 def _numbered(paths: Iterable[str]) -> dict[str, set[str]]:
     """What comes before the number at the end of a part of a path, with the numbers that there are."""
     found: dict[str, set[str]] = {}
@@ -167,5 +175,16 @@ def check_key(key: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].removesuffix(": ")
+    """The kind of an error and the first line of what it says, which goes on behind a value that fills several lines."""
+    first, *others = f"{type(error).__name__}: {str(error).strip()}".splitlines()
+    opened = _opened(first)
+    for line in others if opened > 0 else ():
+        opened += _opened(line)
+        if opened <= 0:
+            first = f"{first}...{line.strip()}"
+            break
+    return first.removesuffix(": ")
+
+
+def _opened(line: str) -> int:
+    return line.count("(") - line.count(")")

@@ -26,7 +26,8 @@ def table(graph: "Graph") -> str:
         why = f"no node can move ({axes} axes are held fixed): is it in evaluation mode, and are its weights the variables?"
         return "\n".join([why, *held(graph)])
     rows = [("node", "size", "group", "tensors")]
-    for name, node in graph.nodes.items():
+    for name in _outer_first(graph):
+        node = graph.nodes[name]
         tensors = [
             f"{path}[{axis}] {_describe(graph.axes[path][axis], name)}"
             for path, axes in graph.touching(name).items()
@@ -40,6 +41,21 @@ def table(graph: "Graph") -> str:
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join([*lines, "", *held(graph)])
+
+
+def _outer_first(graph: "Graph") -> dict[str, None]:
+    """The names of the nodes, each after those that it is indexed by."""
+    found: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        for outer in graph.nodes[name].index:
+            if outer in graph.nodes:
+                add(outer)
+        found[name] = None
+
+    for name in graph.nodes:
+        add(name)
+    return found
 
 
 def held(graph: "Graph") -> list[str]:
@@ -89,7 +105,7 @@ def _describe(label: AxisLabel, node: str) -> str:
         case NodeAxis():
             return label.role if label.node == node else str(label)
         case Product(factors):
-            return " x ".join(_describe(f, node) for f in factors)
+            return " x ".join(_describe(f, node) if mentions(f, node) else str(f) for f in factors)
         case Segments(parts):
             mine = [p for p in parts if mentions(p.label, node)]
             return ", ".join(f"{a}:{b} {_describe(p.label, node)}" for p in mine for a, b in p.intervals)

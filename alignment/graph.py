@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import other_depth
+from alignment.checks import other_depth, other_spelling
 from alignment.describe import dot, table
 from alignment.labels import AxisLabel, Interval, mentions
 from alignment.lookups import Lookup
@@ -193,7 +193,8 @@ class Graph:
         for path in [*self.shapes, *got]:
             ours, theirs = self.shapes.get(path, "no such leaf"), got.get(path, "no such leaf")
             if ours != theirs:
-                raise ValueError(f"variables do not fit the graph at {path!r}: got {theirs}, traced with {ours}")
+                slip = other_spelling(got, self.shapes)
+                raise ValueError(f"variables do not fit the graph at {path!r}: got {theirs}, traced with {ours}{slip}")
 
     def to_dot(self) -> str:
         """The graph in the language of Graphviz: nodes as boxes, tensors as edges from what they read to what they make."""

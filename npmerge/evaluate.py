@@ -1,6 +1,7 @@
 """How good a network is, and how large: accuracy and loss, of ensembles too; operations and parameters."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from npmerge.objectives import Apply, Objective, check_labels
 from npmerge.objectives.base import Term, mean_over_batches, terms_of
 from npmerge.objectives.labels import check_label_shapes
 from npmerge.objectives.losses import of_function
-from npmerge.objectives.of_user import outputs_of
+from npmerge.objectives.of_user import check_variables, outputs_of
 from npmerge.telling import tell_of
 
 
@@ -42,6 +43,16 @@ class Metrics(NamedTuple):
     loss: float
     examples: int
 
+    def __repr__(self) -> str:
+        """The fields, without an accuracy where there is none."""
+        return named_fields(self)
+
+
+def named_fields(found: Any) -> str:
+    """A named tuple in a line, without an accuracy that is not known."""
+    known = {name: x for name, x in found._asdict().items() if name != "accuracy" or not math.isnan(x)}
+    return f"{type(found).__name__}({', '.join(f'{name}={x!r}' for name, x in known.items())})"
+
 
 def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple], *, objective: Objective | None = None) -> Metrics:
     """Accuracy and cross entropy, or another objective, over all batches, each example counted once.
@@ -54,7 +65,8 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple], *, objec
             and outputs and targets may be any.
 
     Raises:
-        ValueError: no batches, labels out of range, arguments in another order, inputs on which the network raises, or what the
+        ValueError: no batches, labels out of range, arguments in another order, the result of `fit`, `repair` or
+            `stack_models` in the place of variables, inputs on which the network raises, or what the
             objective cannot judge.
 
     Warns:
@@ -72,6 +84,7 @@ def evaluate(apply: Apply, variables: PyTree, batches: Iterable[tuple], *, objec
     """
     call = "evaluate takes (apply, variables, batches)"
     check_kinds(call, (apply, Callable), (variables, object), (batches, Iterable))
+    check_variables("evaluate takes", variables)
     if objective is not None:
         check_kinds(f"evaluate takes an Objective as objective{of_function(objective)}", (objective, Objective))
         return _judged(objective, apply, variables, batches)

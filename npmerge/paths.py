@@ -13,9 +13,10 @@ from alignment.checks import check_count, check_list, kind_of
 from alignment.graph import PyTree, flatten
 from alignment.names import is_statistic
 from npmerge.arithmetic import between
-from npmerge.evaluate import evaluate
+from npmerge.evaluate import evaluate, named_fields
 from npmerge.normalisation import TrainApply, reset_statistics, warn_of_statistics
 from npmerge.objectives import Apply, Objective
+from npmerge.objectives.of_user import check_variables
 from npmerge.stack import stack_models
 
 Reset = Callable[[PyTree], PyTree]
@@ -32,6 +33,8 @@ class Path(NamedTuple):
 
     Example:
         >>> path = nm.Path(np.array([0.0, 0.5, 1.0]), np.array([0.2, 0.9, 0.4]), np.array([0.9, 0.6, 0.8]))
+        >>> path
+        Path(3 points, loss 0.2 -> 0.4, at most 0.9)
         >>> round(path.barrier, 2), round(path.accuracy_barrier, 2)  # above 0.3, below 0.85
         (0.6, 0.25)
     """
@@ -39,6 +42,10 @@ class Path(NamedTuple):
     fractions: np.ndarray
     loss: np.ndarray
     accuracy: np.ndarray
+
+    def __repr__(self) -> str:
+        """The ends and the worst point in a line: all of them would fill several."""
+        return f"Path({len(self.loss)} points, loss {self.loss[0]:.3g} -> {self.loss[-1]:.3g}, at most {self.loss.max():.3g})"
 
     @property
     def barrier(self) -> float:
@@ -77,6 +84,10 @@ class Barrier(NamedTuple):
     accuracy: float
     path: Path
 
+    def __repr__(self) -> str:
+        """The fields, without an accuracy where there is none."""
+        return named_fields(self)
+
 
 def path_between(
     apply: Apply,
@@ -113,6 +124,8 @@ def path_between(
     if not callable(apply) or isinstance(batches, Mapping):
         got = ", ".join(map(kind_of, (apply, start, end, batches)))
         raise ValueError(f"path_between and barrier take (apply, start, end, batches), got ({got})")
+    for model in (start, end):
+        check_variables("path_between and barrier take", model)
     check_count("points", points, 2)
     check_list(batches, "batches")
     _check_reset(reset)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignment.checks import check_list, kind_of, other_depth
+from alignment.checks import check_list, kind_of, other_depth, other_spelling
 from alignment.finite import check_finite
 from alignment.graph import PyTree, flatten, path_name
 
@@ -119,7 +119,9 @@ def _check_same(reference: PyTree, model: PyTree, name: str) -> None:
     for path in [*ours, *theirs]:
         expected, got = (f"{t[path][1]}{list(t[path][0])}" if path in t else "no such leaf" for t in (ours, theirs))
         if expected != got:
-            raise ValueError(f"{name} differs from model 0 at {path!r}: got {got}, expected {expected}")
+            raise ValueError(
+                f"{name} differs from model 0 at {path!r}: got {got}, expected {expected}{other_spelling(theirs, ours)}"
+            )
     if str(jax.tree.structure(reference)) != str(jax.tree.structure(model)):
         raise ValueError(f"{name} differs from model 0 in its containers: {_containers(reference, model) or 'their order'}")
     if not ours:

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from alignment.checks import check_kinds
+from alignment.checks import check_kinds, kind_of
 from alignment.graph import PyTree
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.formats import SAFETENSORS, format_of
@@ -33,7 +33,7 @@ def save(path: Path | str, variables: PyTree, record: Record | None = None, *, o
     Args:
         path: of the file; its folder must exist.
         variables: nested dicts, lists and tuples of arrays.
-        record: anything that JSON can hold.
+        record: anything that JSON can hold, and numbers of NumPy and JAX, as metrics are.
         overwrite: whether an existing file may be replaced.
 
     Raises:
@@ -54,12 +54,19 @@ def save(path: Path | str, variables: PyTree, record: Record | None = None, *, o
         raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
     containers, arrays = take_apart(variables)
     try:
-        header = json.dumps({"format": FORMAT, "containers": containers, "record": dict(record or {})})
+        header = json.dumps({"format": FORMAT, "containers": containers, "record": dict(record or {})}, default=_number)
     except (TypeError, ValueError) as error:
         raise ValueError(f"cannot save {path}: the record is no JSON: {error}") from None
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: choose another name, or pass overwrite=True")
     _write(path, arrays, {"format": "pt", "npmerge": header})  # transformers takes no file of metadata without the format
+
+
+def _number(value: Any) -> Any:
+    """What JSON holds of a number of NumPy or JAX; it asks for what it does not know itself."""
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"got {kind_of(value)}, expected text, numbers, lists and mappings")
 
 
 def load(path: Path | str) -> PyTree:

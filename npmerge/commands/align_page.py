@@ -96,7 +96,8 @@ def figures(networks: Sequence[Mapping[str, Any]]) -> list[Figure]:
             f"{name} from {b.barrier:.3g} to {a.barrier:.3g}" for name, b, a in zip(names, *paths, strict=True)
         )
         words = f"Loss from the reference to each network, dashed before the alignment. Barriers in nats: {barriers}."
-        found.append(Figure("barrier", "Loss along the path", words, partial(barrier_figure, paths[0], paths[1], names)))
+        draw = partial(barrier_figure, paths[0], paths[1], names, label="loss (nats)")
+        found.append(Figure("barrier", "Loss along the path", words, draw))
     return found
 
 

@@ -12,13 +12,14 @@ from jaxtyping import Array
 
 from alignment.checks import check_count, check_key, kind_of
 from alignment.graph import PyTree
+from npmerge.base import Merge
 from npmerge.batches import measured
 from npmerge.fitting.checkpoints import Checkpoints, Saver
 from npmerge.fitting.divergence import DivergedWarning, said_of
 from npmerge.fitting.loop import FitResult, History, Loop
 from npmerge.fitting.source import Source
 from npmerge.fitting.updates import Run
-from npmerge.objectives.base import Loss
+from npmerge.objectives.base import Loss, Objective
 from npmerge.sharding import Devices, layout_of
 from npmerge.stack import Stack
 
@@ -77,8 +78,9 @@ def fit(
 
     Raises:
         ValueError: nothing to learn in theta, data that end early (the step is named), labels out of range, negative steps,
-            arguments in another order, an optimizer that is none, more devices than there are, batches that do not divide
-            where the loss takes no mask, checkpoints of another fit.
+            arguments in another order, a merge in the place of its theta, an objective in that of a loss, an optimizer that is
+            none, more devices than there are, batches that do not divide where the loss takes no mask, checkpoints of another
+            fit.
 
     Warns:
         UserWarning: where a merge is learned on the running statistics of the models' average (`weight_space`).
@@ -97,6 +99,7 @@ def fit(
     if not callable(loss) or isinstance(batches, Stack | Mapping) or not isinstance(batches, Iterable):
         got = ", ".join(map(kind_of, (theta, loss, stack, batches, optimizer)))
         raise ValueError(f"fit takes (theta, loss, stack, batches, optimizer), got ({got})")
+    _check_learned(theta, loss)
     _check_arguments(optimizer, steps, every, patience, held_out)
     _check_progress(progress)
     check_key(key)
@@ -147,6 +150,14 @@ def _without_warning() -> Iterator[None]:
 
 quiet_fit = _without_warning()(fit)
 """`fit` for callers that say themselves that it diverged."""
+
+
+def _check_learned(theta: Any, loss: Any) -> None:
+    if isinstance(theta, Merge):
+        raise ValueError(f"theta is what a merge starts from: got {kind_of(theta)}, pass merge.init(stack)")
+    if isinstance(loss, Objective):
+        remedy = "weight_space(merge, apply, objective) or fine_tuning(apply, objective)"
+        raise ValueError(f"loss is a function of (theta, stack, batch): got the objective {kind_of(loss)}, pass {remedy}")
 
 
 def _check_arguments(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:

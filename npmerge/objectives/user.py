@@ -62,7 +62,7 @@ class UserObjective(Objective):
         found = told(
             f"the function of UserObjective, on a batch of {kinds_of(batch)},",
             lambda: jax.eval_shape(functools.partial(self.function, network), params, stack, batch),
-            hint=lambda: max(hints),
+            hint=lambda _: max(hints),
         )
         if not _is_scalar(found):
             got = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", found)
@@ -106,7 +106,7 @@ class PerExample(Objective):
         examples = len(jax.tree.leaves(batch[0])[0])
         outputs = outputs_of(apply, params, batch[0])
         what = f"the function of PerExample, on outputs of {kinds_of(outputs)} and targets of {kinds_of(batch[1])},"
-        found = told(what, lambda: jax.eval_shape(self.function, outputs, batch[1]), hint=lambda: _hint(outputs))
+        found = told(what, lambda: jax.eval_shape(self.function, outputs, batch[1]), hint=lambda _: _hint(outputs))
         if np.shape(found)[:1] != (examples,):
             raise ValueError(
                 f"the function of PerExample must return values for each of {examples} examples: got {np.shape(found)}"

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from alignment import Graph
+from alignment.checks import kind_of
 from alignment.describe import INPUTS, OUTPUTS, edges
-from npmerge.paths import Path
+from npmerge.paths import Barrier, Path
 from npmerge.reports.charts import literal
 from npmerge.reports.drawing import new_figure
 
+Paths = Path | Barrier | Sequence[Path | Barrier]
 COLOURS = {"permutation": "tab:blue", "scale": "tab:orange", "orthogonal": "tab:green", "linear": "tab:red"}
 
 
@@ -91,29 +93,48 @@ def correlation_figure(before: Mapping[str, np.ndarray], after: Mapping[str, np.
     return drawing
 
 
-def barrier_figure(before: Sequence[Path], after: Sequence[Path], names: Sequence[str]) -> Any:
+def barrier_figure(before: Paths, after: Paths, names: Sequence[str] | str, *, label: str = "loss") -> Any:
     """Loss on the straight line from the reference to each network, dashed before alignment.
 
     Args:
-        before: the path to each network.
-        after: the path to each aligned network.
+        before: what `barrier` or `path_between` found to each network; of one network it may stand without a list.
+        after: the same to each aligned network.
         names: of the networks.
+        label: what the loss is, and its unit if it has one: "loss (nats)" of cross entropy.
+
+    Raises:
+        ValueError: anything else, or not one before and one after for each name.
 
     Example:
-        >>> fractions, accuracy = np.array([0, 0.5, 1]), np.array([0.9, 0.5, 0.9])
-        >>> before, after = (nm.Path(fractions, np.array([1, top, 1]), accuracy) for top in (3, 1.5))
-        >>> (axes,) = nm.barrier_figure([before], [after], ["b"]).axes
+        >>> apply, batches = lambda v, x: jnp.maximum(x @ v["w"], 0) @ v["u"], [(jnp.eye(2), np.array([0, 1]))]
+        >>> a = {"w": jnp.eye(2), "u": 4 * jnp.eye(2)}
+        >>> b = {"w": a["w"][:, ::-1], "u": a["u"][::-1]}  # its units in another order; aligned it is a
+        >>> before, after = (nm.barrier(apply, a, other, batches, points=3) for other in (b, a))
+        >>> (axes,) = nm.barrier_figure(before, after, "b", label="loss (nats)").axes
         >>> [line.get_label() for line in axes.lines]  # how far the loss rises above the line between both ends
-        ['b, before (barrier 2)', 'b (barrier 0.5)']
+        ['b, before (barrier 0.675)', 'b, after (barrier 0)']
     """
+    names = [names] if isinstance(names, str) else names
     drawing, axes = _single(width=6.5)
-    for paths, style in ((before, "--"), (after, "-")):
-        for k, (name, path) in enumerate(zip(names, paths, strict=True)):
-            label = literal(f"{name}{', before' if paths is before else ''} (barrier {path.barrier:.3g})")
-            axes.plot(path.fractions, path.loss, style, marker=".", color=f"C{k}", label=label)
-    axes.set(xlabel="fraction of the way from the reference", ylabel="loss (nats)", title="Along the path")
-    axes.legend(frameon=False, fontsize="small")
+    for when, given, style in (("before", before, "--"), ("after", after, "-")):
+        for k, (name, path) in enumerate(zip(names, _paths(when, given, len(names)), strict=True)):
+            told = literal(f"{name}, {when} (barrier {path.barrier:.3g})")
+            axes.plot(path.fractions, path.loss, style, marker=".", color=f"C{k}", label=told)
+    axes.set(xlabel="fraction of the way from the reference", ylabel=label, title="Along the path")
+    drawing.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")  # beside the curves, not over them
     return drawing
+
+
+def _paths(when: str, given: Any, networks: int) -> list[Path]:
+    """The paths of as many networks. Raises ValueError for anything else."""
+    several = isinstance(given, Sequence) and not isinstance(given, Path | Barrier)
+    found = [x.path if isinstance(x, Barrier) else x for x in (given if several else [given])]
+    others = [x for x in found if not isinstance(x, Path)]
+    if others:
+        raise ValueError(f"barrier_figure takes what barrier or path_between returns as {when}, got {kind_of(others[0])}")
+    if len(found) != networks:
+        raise ValueError(f"barrier_figure takes a path to each network: got {len(found)} {when}, and {networks} names")
+    return found
 
 
 def _single(width: float) -> tuple[Any, Any]:

@@ -16,9 +16,7 @@ from npmerge.masks import counted
 
 Kind = Literal["exact", "sampled", "empirical"]
 KINDS: tuple[Kind, ...] = ("exact", "sampled", "empirical")
-NO_CLASSES = (
-    "takes outputs for logits of classes: a network with targets of {} is no classifier, whose information this would be"
-)
+INSTEAD = "without classes take RegMean (InputGram), which reads inputs alone, or learn coefficients (np_merge)"
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,21 @@ def labels_of(name: str, kind: Kind, outputs: PyTree, batch: tuple) -> Int[Array
         batch: padding is what `npmerge.masks.counted` leaves out.
 
     Raises:
-        ValueError: for a network that has no such outputs, or labels that do not fit them.
+        ValueError: for a network that has no such outputs, or those of one class, of which it is always certain; for labels
+            that do not fit them.
 
     Warns:
         UserWarning: for targets of real numbers.
     """
-    shape, targets = getattr(outputs, "shape", ()), batch[1]
+    shape: tuple[int, ...] = getattr(outputs, "shape", ())
+    targets = batch[1]
     if len(shape) < 2:
         raise ValueError(f"{name} needs logits (examples, ..., classes): the network returns {outputs}")
+    if shape[-1] < 2:
+        raise ValueError(f"{name} needs logits of two classes at least, got outputs of shape {shape}: {INSTEAD}")
     if kind != "empirical" and jnp.issubdtype(getattr(targets, "dtype", bool), jnp.floating):
-        warnings.warn(f"{name} {NO_CLASSES.format(targets.dtype)}", stacklevel=2)
+        what = f"{name} takes outputs for logits of classes, but the targets are {targets.dtype}, no labels: {INSTEAD}"
+        warnings.warn(what, stacklevel=2)
     fit = np.shape(targets) == shape[:-1] and jnp.issubdtype(jnp.result_type(targets), jnp.integer)
     if kind == "empirical" and not fit:
         got = getattr(targets, "shape", targets), getattr(targets, "dtype", type(targets).__name__)

@@ -64,6 +64,22 @@ def test_the_table_says_where_copies_are_and_which_line_holds_an_axis():
     assert "1 x input, first at alignment/networks.py" in text
 
 
+def test_the_table_names_groups_before_the_channels_inside_them_and_all_parts_of_their_axis():
+    """A group norm of four groups, the last two of which gate the first two: the tracer finds the channels first."""
+
+    def gated(v, x):
+        groups = (x @ v["in"] + v["bias"]).reshape(-1, 4, 3)
+        groups = groups - groups.mean(-1, keepdims=True)
+        value, gate = jnp.split(groups.reshape(-1, 12), 2, -1)
+        return (value * jnp.tanh(gate)) @ v["out"]
+
+    shapes = {"in": (2, 12), "bias": (1, 12), "out": (6, 2)}
+    graph = alignment.trace(gated, {name: jnp.ones(shape) for name, shape in shapes.items()}, jnp.ones((1, 2)))
+    rows = str(graph).splitlines()
+    assert [row.split()[0] for row in rows if row.startswith("in#")] == ["in#1", "in#2"] != list(graph.nodes)
+    assert rows[5].split("  ")[-1] == "bias[1] [in#1:out[0:2] | in#1:out[2:4]] x out"
+
+
 def test_a_graph_without_nodes_says_so():
     graph = alignment.trace(lambda v, x: x * v["a"], {"a": jnp.ones((4,))}, jnp.ones((4,)))
     assert str(graph).startswith("no node can move (1 axes are held fixed")

@@ -32,7 +32,7 @@ def test_the_example_runs_and_learning_does_not_hurt():
     assert found["fine-tuned"] > found["aligned average"] - 0.01
 
 
-def test_modules_of_nnx_are_split_merged_and_get_the_merge_back():
+def test_modules_of_nnx_are_split_merged_and_get_the_merge_back(tmp_path):
     def module(seed: int) -> nnx.Module:
         rngs = nnx.Rngs(seed)
         norm, drop = nnx.BatchNorm(6, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
@@ -46,6 +46,10 @@ def test_modules_of_nnx_are_split_merged_and_get_the_merge_back():
     np.testing.assert_allclose(first.kernel[...], np.mean(kernels, axis=0), rtol=1e-6)
     np.testing.assert_allclose(norm.mean[...], np.asarray(first(x)).mean(0), rtol=1e-4, atol=1e-6)
     assert models[0](x).shape == (64, 3)
+    nm.checkpoint.save(tmp_path / "a.safetensors", nnx.to_pure_dict(nnx.state(models[0], nnx.Any(nnx.Param, nnx.BatchStat))))
+    models[1].eval()
+    nnx.update(models[1], nm.checkpoint.load(tmp_path / "a.safetensors"))
+    np.testing.assert_array_equal(models[1](x), models[0](x))
 
 
 def test_the_graph_of_any_network_is_read_drawn_and_verified(tmp_path, monkeypatch):

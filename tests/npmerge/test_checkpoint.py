@@ -113,8 +113,13 @@ def test_what_is_no_tree_of_arrays_is_refused(tmp_path, tree, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_metrics_go_into_a_record_as_they_are(tmp_path):
+    save(tmp_path / "x", {}, {"loss": np.float32(0.5), "steps": np.int64(3), "of": [jnp.float32(0.25), np.array(True)]})
+    assert load_record(tmp_path / "x") == {"loss": 0.5, "steps": 3, "of": [0.25, True]}
+
+
 def test_a_record_that_is_no_json_and_a_missing_folder(tmp_path):
-    with pytest.raises(ValueError, match="the record is no JSON"):
+    with pytest.raises(ValueError, match="the record is no JSON: got ndarray, expected text, numbers, lists and mappings"):
         save(tmp_path / "x", {}, {"a": np.zeros(1)})
     with pytest.raises(ValueError, match=r"cannot write .*: there is no folder "):
         save(tmp_path / "none" / "x", {})

@@ -35,6 +35,12 @@ def test_a_path_of_another_objective():
     mixed = [jax.tree.map(lambda a, b, t=t: (1 - t) * np.asarray(a, np.float64) + t * np.asarray(b), A, B) for t in (0, 0.5, 1)]
     np.testing.assert_allclose(found.path.loss, [np.square(logits64(m, X) - targets).mean() for m in mixed], rtol=1e-5)
     assert found.loss == found.path.barrier and np.isnan(found.accuracy)
+    ends = f"{found.path.loss[0]:.3g} -> {found.path.loss[-1]:.3g}"
+    assert repr(found) == f"Barrier(loss={found.loss}, path=Path(3 points, loss {ends}, at most {found.path.loss.max():.3g}))"
+    assert repr(found._replace(accuracy=0.5)).startswith(f"Barrier(loss={found.loss}, accuracy=0.5, path=")
+    unknown = evaluate(apply, A, [(X, targets)], objective=objective)
+    assert repr(unknown) == f"Metrics(loss={unknown.loss}, examples=10)"
+    assert repr(unknown._replace(accuracy=0.5, loss=np.nan)) == "Metrics(accuracy=0.5, loss=nan, examples=10)"
 
 
 def test_the_barrier_is_measured_from_the_line_between_the_ends():

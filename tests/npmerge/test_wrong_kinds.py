@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen, nnx
 
 import npmerge as nm
 from alignment import NodeMap, SoftPermutation, WeightMatching, general, permutation
+from alignment.checks import first_line
 from tests.npmerge.toys import apply, batch, normal, variables
 
 A, B = variables(0), variables(1)
@@ -37,6 +39,45 @@ def test_measuring_refuses_batches_that_never_end(graph):
     ):
         with pytest.raises(ValueError, match=r"batches that end: got shuffled\(\.\.\.\)"):
             measure()
+
+
+def test_networks_are_measured_by_their_variables():
+    found = nm.fit(A, nm.fine_tuning(apply, nm.CrossEntropy()), None, [PAIR], optax.sgd(0.1), steps=0)
+    for wrong, remedy in (
+        (found, r"got FitResult, pass its \.theta, that of a merge as merge\.apply\(result\.theta, stack\)"),
+        (nm.Repaired(A, (), (), {}), r"got Repaired, pass its \.variables"),
+        (STACK, r"got Stack, merge the models first"),
+    ):
+        with pytest.raises(ValueError, match=f"^evaluate takes the variables of a network: {remedy}"):
+            nm.evaluate(apply, wrong, [PAIR])
+        for pair in ((wrong, A), (A, wrong)):
+            with pytest.raises(ValueError, match=f"^path_between and barrier take the variables of a network: {remedy}"):
+                nm.barrier(apply, *pair, [PAIR])
+    with pytest.raises(ValueError, match=r"raised .*; if these variables are a theta, .* pass merge\.apply\(theta, stack\)$"):
+        nm.evaluate(apply, NP.init(STACK), [PAIR])
+
+
+def test_fit_takes_a_theta_and_a_loss():
+    with pytest.raises(ValueError, match=r"^theta is what a merge starts from: got Learned, pass merge\.init\(stack\)$"):
+        nm.fit(NP, LOSS, STACK, [PAIR], optax.sgd(0.1), steps=1)
+    with pytest.raises(ValueError, match=r"got the objective CrossEntropy, pass weight_space\(.* or fine_tuning"):
+        nm.fit(NP.init(STACK), nm.CrossEntropy(), STACK, [PAIR], optax.sgd(0.1), steps=1)
+
+
+def test_modules_of_flax_in_the_wrong_place_are_told_of():
+    linear = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    for network, given, remedy in (
+        (linear, nnx.state(linear), "of a module of NNX give what it is split into"),
+        (linen.Dense(3), {"params": {}}, "of a Linen module give module.apply and all its variables"),
+    ):
+        with pytest.raises(ValueError, match=f"^the network, on inputs of .* raised .*; {remedy}"):
+            nm.evaluate(network, given, [PAIR])
+
+
+def test_an_error_is_not_cut_within_a_value_of_several_lines():
+    text = "argument to <bound method Net(\n    # attributes\n    size = (2, 3)\n)> is no array.\nThis typically means much"
+    assert first_line(TypeError(text)) == "TypeError: argument to <bound method Net(...)> is no array."
+    assert first_line(TypeError("never closed (\nmore")) == "TypeError: never closed ("
 
 
 def test_batches_are_pairs(graph):
@@ -251,6 +292,19 @@ def test_statistics_of_split_nnx_modules_are_no_weights():
     np.testing.assert_allclose(merged["bn"]["var"]["value"], 0.2, rtol=1e-6)
     np.testing.assert_allclose(merged["bn"]["scale"]["value"], 1 + 2 * (-0.9 - 0.7), rtol=1e-6)
     assert list(nm.Learned(nm.Average(), nm.PerTensor(), nm.Simplex()).init(nm.stack_models(models))) == ["bn/scale/value"]
+
+
+def test_a_state_of_nnx_beside_a_dict_of_it_is_told():
+    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    plain, remedy = nnx.to_pure_dict(state), r"; one is a State of NNX .* give nnx\.to_pure_dict\(state\) everywhere$"
+    for pair in ([state, plain], [plain, state]):
+        with pytest.raises(ValueError, match=r"^model 1 differs from model 0 at 'bias(/value)?'.*" + remedy):
+            nm.stack_models(pair)
+    traced = nm.trace(lambda v, x: x @ v["kernel"][...] + v["bias"][...][None], state, jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"^variables do not fit the graph at 'bias/value'.*" + remedy):
+        traced.check(plain)
+    with pytest.raises(ValueError, match=r"got no such leaf, traced with \(3,\)$"):
+        traced.check({"other": plain["bias"]})
 
 
 def test_labels_of_more_places_than_there_are_predictions_are_refused():

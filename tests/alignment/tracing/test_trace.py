@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from flax.errors import ScopeParamShapeError
 from jax.experimental import io_callback
 
 import alignment
@@ -775,6 +777,25 @@ def test_slips_with_flax_modules_are_told_of():
             alignment.trace(apply, given, X)
         expected = f"apply was called as {called}; of a Linen module give module.apply and all its variables, {{'params': ...}}"
         assert traced.value.__notes__[-1] == expected
+
+
+def test_what_went_wrong_inside_a_linen_module_that_was_given_as_asked_is_no_slip():
+    module = nn.Dense(3)
+    with pytest.raises(ScopeParamShapeError) as traced:
+        alignment.trace(module.apply, {"params": {"kernel": jnp.ones((5, 3)), "bias": jnp.ones(3)}}, X)
+    assert traced.value.__notes__[-1] == "apply was called as apply(dict, float32[8,4])"
+
+
+def test_modules_of_nnx_in_the_place_of_what_they_are_split_into_are_told_of():
+    module = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    definition, variables = nnx.split(module)
+    for apply, given in ((module, variables), (module.__call__, variables), (lambda v, x: nnx.merge(definition, v)(x), module)):
+        with pytest.raises(Exception) as traced:  # whatever NNX raises
+            alignment.trace(apply, given, X)
+        assert "; of a module of NNX give what it is split into" in traced.value.__notes__[-1]
+    with pytest.raises(Exception) as traced:
+        alignment.trace(lambda v, x: nnx.merge(definition, v)(x), variables, X[:, :2])
+    assert traced.value.__notes__[-1] == "apply was called as apply(State, float32[8,2])"
 
 
 def test_images_with_channels_first_are_told_of():

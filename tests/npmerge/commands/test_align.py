@@ -548,8 +548,23 @@ def test_figures_draw_a_line_for_each_network_before_and_after():
     fractions = np.array([0, 0.5, 1])
     paths = [[nm.Path(fractions, np.array([1, top, 1]), fractions)] for top in (3, 1.5)]
     (axes,) = nm.barrier_figure(*paths, ["b"]).axes
-    assert [line.get_label() for line in axes.lines] == ["b, before (barrier 2)", "b (barrier 0.5)"]
+    assert [line.get_label() for line in axes.lines] == ["b, before (barrier 2)", "b, after (barrier 0.5)"]
     assert [line.get_linestyle() for line in axes.lines] == ["--", "-"]
+    assert axes.get_ylabel() == "loss"  # of one's own, perhaps: only the caller knows its unit
+    assert nm.barrier_figure(*paths, ["b"], label="loss (nats)").axes[0].get_ylabel() == "loss (nats)"
+    assert axes.get_legend() is None and axes.figure.legends  # below the axes: inside them it covers the curves
+
+
+def test_barrier_figure_takes_what_barrier_returns_of_one_network_or_of_several():
+    path = nm.Path(*[np.array([0.0, 1.0, 0.0])] * 3)
+    barrier = nm.Barrier(path.barrier, path.accuracy_barrier, path)
+    for before, after, names in [(barrier, path, "b"), ([barrier], [path], ["b"]), (barrier, [path], ["b"])]:
+        (axes,) = nm.barrier_figure(before, after, names).axes
+        assert [line.get_label() for line in axes.lines] == ["b, before (barrier 1)", "b, after (barrier 1)"]
+    with pytest.raises(ValueError, match="barrier_figure takes what barrier or path_between returns as after, got float"):
+        nm.barrier_figure(barrier, barrier.loss, "b")
+    with pytest.raises(ValueError, match="a path to each network: got 1 before, and 2 names"):
+        nm.barrier_figure([path], [path], ["b", "c"])
 
 
 def test_help_lists_the_methods():

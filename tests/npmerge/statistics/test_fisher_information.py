@@ -97,6 +97,13 @@ def test_squares_of_the_predictions_of_an_example_add_up():
     )
 
 
+@pytest.mark.parametrize("statistic", [DiagonalFisher("sampled"), KroneckerFactors()])
+def test_a_network_of_one_output_has_no_classes_and_is_refused(statistic):
+    model, x = {"kernel": array(0, 3, 1), "bias": array(1, 1)}, array(2, 4, 3)
+    with pytest.raises(ValueError, match=r"needs logits of two classes at least, got outputs of shape \(4, 1\): .* RegMean"):
+        collect(dense, trace(dense, model, x), [model], [(x, None)], [statistic])
+
+
 def test_labels_of_the_predictions_of_an_example_are_one_likelihood():
     """The scores of an example are summed, then squared."""
     x, y = data(6, 3, 5)
@@ -127,7 +134,7 @@ def test_copies_of_a_model_have_the_same_draws():
 @pytest.mark.parametrize("statistic", [DiagonalFisher(), KroneckerFactors("sampled")])
 def test_a_network_that_is_no_classifier_is_told_of(statistic):
     x, _ = data(0, 6)
-    with pytest.warns(UserWarning, match="takes outputs for logits of classes: a network with targets of float32 is no class"):
+    with pytest.warns(UserWarning, match="but the targets are float32, no labels: without classes take RegMean"):
         statistic.measure(dense, GRAPH, MODELS, (x, jnp.zeros((6, 4))))
 
 
