@@ -5,8 +5,8 @@ from npmerge.recipe.groups import Group, Level, groups_of
 from npmerge.recipe.parameters import METHODS, Method
 from npmerge.recipe.schema import Recipe
 
-BY_PARAMETER = ("per_parameter",)
-BY_ROW = ("per_channel", "per_parameter")
+BY_PARAMETER: tuple[str, ...] = ("per_parameter",)
+BY_ROW: tuple[str, ...] = ("per_channel", "per_parameter")
 
 
 def check_recipe(recipe: Recipe) -> None:
