@@ -12,6 +12,7 @@ import numpy as np
 from npmerge.reports import charts
 from npmerge.reports.folder import PAGES, write_page
 from npmerge.reports.intervals import Interval, wilson
+from npmerge.reports.judgements import BEST, most_accurate
 from npmerge.reports.numbers import nats, plural
 from npmerge.reports.page import Figure, Headline, Page, Section, Table, Warnings, section
 from npmerge.reports.tables import json_text
@@ -19,8 +20,8 @@ from npmerge.reports.tables import json_text
 UNFIT = "The labels are not of what the networks predict, one for each prediction: no accuracy can be told."
 FILES = (*PAGES, "history.json", "accuracy.png", "loss.png", "shares.png", "coefficients.png")
 INTERVALS = "Intervals are of 95 %, Wilson's."
-BASE, START, RESULT = "base", "start", "learned"
-"""What networks are called that are none of those that are merged."""
+START, RESULT = "start", "learned"
+"""What networks are called that did not go into the merge."""
 
 History = Mapping[str, Any]
 
@@ -50,7 +51,7 @@ def headlines(history: History) -> tuple[Headline, ...]:
     if not rows:
         return _objective_headline(history)
     start, result = rows[START], rows[RESULT]
-    best = max((x for x in rows if x not in (START, RESULT)), key=lambda x: rows[x]["accuracy"])
+    best = most_accurate({name: x["accuracy"] for name, x in rows.items() if name not in (START, RESULT)})
     on = f"of {result['examples']:,} {'held-out' if history['evaluation']['held_out'] else 'training'} examples"
     found = _accuracy(history, result)
     return (
@@ -60,7 +61,7 @@ def headlines(history: History) -> tuple[Headline, ...]:
             _between(found, on),
         ),
         Headline("Loss, start → learned", f"{_nats(start['loss'])} → {_nats(result['loss'])}", "cross entropy in nats, " + on),
-        Headline("Most accurate model", f"{100 * rows[best]['accuracy']:.1f} %", best),
+        Headline(BEST.removeprefix("the ").capitalize(), f"{100 * rows[best]['accuracy']:.1f} %", best),
     )
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from npmerge.checkpoint import load_network, save_network
 from npmerge.checkpoint.held import HeldModel
 from npmerge.cli import app
-from npmerge.commands.report_headlines import _compared
+from npmerge.commands.report_headlines import _compared, headlines, lead
 from npmerge.commands.report_judged import Judged, interval, judged, rows_of
 from npmerge.commands.report_networks import some
 from npmerge.commands.report_projection import projected
@@ -240,6 +240,18 @@ def test_a_network_of_the_user_with_a_base(here, monkeypatch):
 )
 def test_differences_in_words(gain, said):
     assert _compared(Interval(*gain), "x") == said
+
+
+def test_a_base_that_is_better_than_all_models_is_told():
+    right = {"base": [1, 1, 1, 0], "one": [1, 1, 0, 0], "plain average": [1, 0, 0, 0], "merged": [1, 1, 0, 0]}
+    rows = rows_of([(x, Judged(np.array(v, np.float64), np.ones(4))) for x, v in right.items()], "merged")
+    found = {"rows": rows, "models": ["one"], "examples": 4, "held_out": False}
+    merged = {"models": [{"name": "one"}], "method": "linear", "aligned_by": None, "learned": False}
+    content = {"evaluation": found, "merge": merged}
+    assert "25.0 points less accurate than base, the most accurate input" in lead(content)
+    assert headlines(content, None)[0].value == "75.0 → 50.0 %"
+    rows["one"] = rows["base"]
+    assert "one, the most accurate input" in lead(content)  # of equals the base is no better
 
 
 def test_examples_of_several_predictions_count_once():
