@@ -7,6 +7,7 @@ from npmerge.commands.report_judged import interval
 from npmerge.learning import page as learning
 from npmerge.reports.intervals import Interval
 from npmerge.reports.judgements import BASE, BEST, most_accurate
+from npmerge.reports.judgements import counted as counted_examples
 from npmerge.reports.numbers import counted, nats, number, plural
 from npmerge.reports.page import Headline
 
@@ -73,7 +74,7 @@ def _measured(found: Content) -> tuple[Headline, ...]:
     result, average = rows[RESULT], rows[AVERAGE]
     best = _best(found)
     accuracy, gain = interval(result["accuracy"]), interval(average["gain"])
-    on = f"95 % interval on {found['examples']:,} {'held-out ' * found['held_out']}examples"
+    on = f"95 % interval on {counted_examples(found['examples'], found['predictions'], 'held-out' * found['held_out'])}"
     before, after = rows[best]["accuracy"]["value"], accuracy.value
     return (
         Headline(

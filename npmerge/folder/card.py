@@ -15,7 +15,7 @@ from npmerge.folder.record import Provenance
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.notices import UNFIT, averaged_statistics
 from npmerge.recipe.plan import Plan
-from npmerge.reports.judgements import BEST, most_accurate
+from npmerge.reports.judgements import BEST, examples_of, most_accurate
 from npmerge.reports.numbers import plural
 from npmerge.version import __version__
 
@@ -86,7 +86,7 @@ def _gained(history: Mapping[str, Any]) -> tuple[str, str]:
     others = {"the start": start, f"`{name_of(best)}`, {BEST},": rows[best]}
     measured = [f"{name} {_number(x['accuracy'])}, {_number(x['loss'])}" for name, x in others.items()]
     first = f"accuracy {_number(learned['accuracy'])}, loss {_number(learned['loss'])}"
-    return f"{learned['examples']:,} held-out examples", "; ".join([first, *measured])
+    return examples_of(history["evaluation"]), "; ".join([first, *measured])
 
 
 def _number(x: float | None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from npmerge.reports import charts
 from npmerge.reports.folder import PAGES, write_page
 from npmerge.reports.intervals import Interval, wilson
-from npmerge.reports.judgements import BEST, most_accurate
+from npmerge.reports.judgements import BEST, examples_of, most_accurate
 from npmerge.reports.numbers import nats, plural
 from npmerge.reports.page import Figure, Headline, Page, Section, Table, Warnings, section
 from npmerge.reports.tables import json_text
@@ -52,7 +52,7 @@ def headlines(history: History) -> tuple[Headline, ...]:
         return _objective_headline(history)
     start, result = rows[START], rows[RESULT]
     best = most_accurate({name: x["accuracy"] for name, x in rows.items() if name not in (START, RESULT)})
-    on = f"of {result['examples']:,} {'held-out' if history['evaluation']['held_out'] else 'training'} examples"
+    on = f"of {examples_of(history['evaluation'])}"
     found = _accuracy(history, result)
     return (
         Headline(
@@ -87,7 +87,8 @@ def measured(history: History) -> Section:
             UNFIT if found["labelled"] else "The examples have no labels: no accuracy can be told.",
             *_objectives(found),
         )
-    parts: list[Any] = [f"{measured_on(history)} {INTERVALS if not found['sequences'] else ''}".strip(), _statistics(history)]
+    parts: list[Any] = [f"{measured_on(history)} {INTERVALS if not found['sequences'] else ''}".strip(), chosen(history)]
+    parts.append(_statistics(history))
     if not found["sequences"]:
         parts.append(_accuracy_figure(history))
     parts += [_accuracies(history, rows), better(rows)]
@@ -164,8 +165,18 @@ def _statistics(history: History) -> str:
 def measured_on(history: History) -> str:
     """On how many examples, and which."""
     found = history["evaluation"]
-    examples = next(iter(found["networks"].values()))["examples"]
-    return f"Measured on {examples:,} {'held-out' if found['held_out'] else 'training'} examples of {found['examples']}."
+    return f"Measured on {examples_of(found)} of {found['examples']}."
+
+
+def chosen(history: History) -> str:
+    """That the result was chosen by what it is measured on, where there was more than one to choose from."""
+    looks = len(history["held_out_loss"])
+    if not history["evaluation"]["held_out"] or looks < 2:
+        return ""
+    return (
+        f"The best theta was chosen on these same examples, of {looks} that were judged: the result may look better on them "
+        "than on others. Take other examples for a test."
+    )
 
 
 def learned(history: History) -> Section:
