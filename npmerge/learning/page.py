@@ -153,12 +153,12 @@ def better(rows: Mapping[str, Any]) -> str:
 
 
 def _statistics(history: History) -> str:
-    """Why losses of one network are not the same, where there is BatchNorm."""
+    """Why the held-out objective is not the loss of the same network, where there is BatchNorm."""
     if not history["asked"]["batch_statistics"]:
         return ""
     return (
-        "Running statistics of start and result are estimated from what was learned from; held-out losses during the fit "
-        "are on the statistics of each batch."
+        "Accuracy and loss of start and result are with running statistics, estimated from what was learned from; the "
+        "held-out objective of the fit is with the statistics of each batch, and differs from that loss."
     )
 
 
@@ -238,7 +238,7 @@ def told(history: History) -> list[str]:
     """What the terminal shows."""
     rows = history["evaluation"]["networks"]
     lines = [f"{name}: accuracy {x['accuracy']:.4f}, loss {nats(x['loss'])}" for name, x in rows.items()]
-    said = [measured_on(history), *filter(None, [better(rows)])] if rows else []
+    said = [measured_on(history), *filter(None, [_statistics(history), better(rows)])] if rows else []
     if judged := history["evaluation"].get("objective"):
         lines = [f"{name}: objective {nats(value)}" for name, value in judged.items()]
         said = ["Measured on what is held out.", *filter(None, [_lower(judged)])]
@@ -263,8 +263,8 @@ def ended(history: History) -> str:
         return f"{said}; without held-out examples the last theta is kept, not the best."
     best = int(np.nanargmin(held)) if np.isfinite(held).any() else 0
     if not best:
-        return f"{said}; held-out loss {nats(held[0])} at the start, and never below it: the result is the start."
-    return f"{said}; held-out loss {nats(held[0])} at the start, {nats(held[best])} at its best, after step {steps[best]}."
+        return f"{said}; held-out objective {nats(held[0])} at the start, and never below it: the result is the start."
+    return f"{said}; held-out objective {nats(held[0])} at the start, {nats(held[best])} at its best, after step {steps[best]}."
 
 
 def _examples(counts: Sequence[tuple[str, int]]) -> str:
