@@ -15,7 +15,10 @@ from alignment.maps import Maps, NodeMap, identity, transport
 
 
 def random_element(node: Node, key: Array) -> NodeMap:
-    """A random element of a node's group for each of its copies, well conditioned: what `verify` applies. Made on the host."""
+    """A random element of a node's group for each of its copies, well conditioned: what `verify` applies. Made on the host.
+
+    No unit stays where it is: of two units half of all permutations are the identity, which would verify anything.
+    """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     push = np.array([_random_matrix(node, rng) for _ in range(math.prod(node.copies))])
     push = push.reshape(*node.copies, node.size, node.size)
@@ -23,8 +26,10 @@ def random_element(node: Node, key: Array) -> NodeMap:
 
 
 def _random_matrix(node: Node, rng: np.random.Generator) -> Float[np.ndarray, "units units"]:
-    n = node.size
-    mix = np.eye(n)[rng.permutation(n)]
+    n, order = node.size, rng.permutation(node.size)
+    cycle = np.empty(n, int)
+    cycle[order] = np.roll(order, 1)
+    mix = np.eye(n)[cycle]
     if node.group in ("orthogonal", "linear"):
         mix = np.linalg.qr(rng.standard_normal((n, n)))[0] @ mix
     if node.group in ("scale", "linear"):

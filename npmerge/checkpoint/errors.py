@@ -22,3 +22,11 @@ def short(value: Any, most: int = 200) -> str:
     """A value of a stranger's file as Python writes it, cut to a length that a line can hold."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def from_hub(path: str | Path) -> str:
+    """The end of a message on a path that is not there, where it may be the name of a model on a hub; else empty."""
+    name = str(path)
+    if "/" in name or "." in name:
+        return ""
+    return f"; a model of the hub is downloaded first: hf download {name} --local-dir {name}"

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
-from npmerge.checkpoint.errors import CheckpointError
+from npmerge.checkpoint.errors import CheckpointError, from_hub
 from npmerge.checkpoint.headers import MOST
 from npmerge.checkpoint.indices import read_object
 from npmerge.checkpoint.sharded import INDEX, OTHERS, check_inside, choose, open_chosen
@@ -84,7 +84,9 @@ def format_of(path: Path) -> str:
     if path.is_dir() and is_orbax(path):
         return "Orbax"
     if not path.is_file():
-        raise CheckpointError(path, "is neither a file nor a folder" if path.exists() else "no such file or folder")
+        raise CheckpointError(
+            path, "is neither a file nor a folder" if path.exists() else f"no such file or folder{from_hub(path)}"
+        )
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -200,7 +200,9 @@ class _Machine:
             self.stack.append(self.call(what.name, arguments))
         except KeyError:
             raise CheckpointError(
-                self.path, f"has a pickle that calls {short(what.name)}, which is refused: only tensors and plain data are read"
+                self.path,
+                f"has a pickle that calls {short(what.name)}, which is refused: only tensors and plain data are read; "
+                "of a whole module save the state dict: torch.save(module.state_dict(), PATH)",
             ) from None
 
     def build(self) -> None:

@@ -82,7 +82,7 @@ def _recognised(shapes: Mapping[str, Any], described: Mapping[str, Any], source:
             return known
     classes = ", ".join(known.config.__name__ for known in NAMED)
     begin = ", ".join(list(shapes)[:3])
-    own = "recipes and commands take hf, torch:module:function or module:function as the architecture of others"
+    own = "recipes, evaluate and report take hf, torch:module:function or module:function as the architecture of others"
     if any(name.startswith(("params/", "batch_stats/")) for name in shapes):
         own = "these are paths of variables: npmerge.checkpoint.load_network reads what save_network wrote, load what save did"
     if "inputs" in shapes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from npmerge.checkpoint.errors import CheckpointError, short
+from npmerge.checkpoint.errors import CheckpointError, from_hub, short
 from npmerge.checkpoint.headers import Header, read_header
 from npmerge.checkpoint.indices import check_agreement, read_object, tensors_by_file
 from npmerge.checkpoint.spans import Span, SpanModel
@@ -61,7 +61,7 @@ def open_model(path: Path | str, *, name: str = "") -> ShardedModel:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(path, "no such file or folder")
+        raise CheckpointError(path, f"no such file or folder{from_hub(path)}")
     chosen = choose(path) if path.is_dir() else path
     if not chosen.name.endswith((INDEX, ".safetensors")):
         raise CheckpointError(path, f"expected a folder, a file .safetensors or an index {INDEX}")

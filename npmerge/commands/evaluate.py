@@ -8,6 +8,7 @@ import jax
 
 from alignment.graph import PyTree
 from npmerge.checkpoint.adapted import open_reference, paths_of
+from npmerge.checkpoint.errors import from_hub
 from npmerge.checkpoint.partial import RECORD
 from npmerge.checkpoint.tensors import tensors_of
 from npmerge.evaluate import Metrics, evaluate
@@ -53,7 +54,7 @@ def run_evaluate(request: Request) -> str:
         raise ValueError(f"--batch-size must be 1 or more, got {request.batch_size}")
     for path in (path for model in request.models for path in paths_of(model)):
         if not path.exists():
-            raise ValueError(f"{path}: no such file or folder")
+            raise ValueError(f"{path}: no such file or folder{from_hub(path)}")
     rows = {model: _metrics(request, model) for model in request.models}
     known = _made_from(request)
     if request.as_json:

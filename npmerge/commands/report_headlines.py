@@ -6,6 +6,8 @@ from typing import Any
 from npmerge.commands.report_judged import interval
 from npmerge.learning import page as learning
 from npmerge.reports.intervals import Interval
+from npmerge.reports.judgements import BASE, BEST, most_accurate
+from npmerge.reports.judgements import counted as counted_examples
 from npmerge.reports.numbers import counted, nats, number, plural
 from npmerge.reports.page import Headline
 
@@ -30,12 +32,18 @@ def lead(content: Content) -> str:
 
 
 def _verdict(found: Content) -> str:
-    """Whether the result is better than the average and the best model, as far as the examples tell."""
+    """Whether the result is better than the average and the best of what went in, as far as the examples tell."""
     rows = found["rows"]
-    best = max(found["models"], key=lambda name: rows[name]["accuracy"]["value"])
-    others = {"their plain average": AVERAGE, f"{best}, the most accurate of them": best}
+    best = _best(found)
+    others = {"their plain average": AVERAGE, f"{best}, {BEST}": best}
     said = [_compared(interval(rows[name]["gain"]), called) for called, name in others.items()]
     return f"It is {said[0]}, and {said[1]}."
+
+
+def _best(found: Content) -> str:
+    """The best of models and base."""
+    inputs = [name for name in (*found["models"], BASE) if name in found["rows"]]
+    return most_accurate({name: found["rows"][name]["accuracy"]["value"] for name in inputs})
 
 
 def _compared(gain: Interval, called: str) -> str:
@@ -64,15 +72,15 @@ def headlines(content: Content, history: Mapping[str, Any] | None) -> tuple[Head
 def _measured(found: Content) -> tuple[Headline, ...]:
     rows = found["rows"]
     result, average = rows[RESULT], rows[AVERAGE]
-    best = max(found["models"], key=lambda name: rows[name]["accuracy"]["value"])
+    best = _best(found)
     accuracy, gain = interval(result["accuracy"]), interval(average["gain"])
-    on = f"95 % interval on {found['examples']:,} {'held-out ' * found['held_out']}examples"
+    on = f"95 % interval on {counted_examples(found['examples'], found['predictions'], 'held-out' * found['held_out'])}"
     before, after = rows[best]["accuracy"]["value"], accuracy.value
     return (
         Headline(
-            "Accuracy, best model → merged",
+            "Accuracy, best input → merged",
             f"{100 * before:.1f} → {100 * after:.1f} %",
-            f"merged {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %, {on}; the best model is {best}",
+            f"merged {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %, {on}; {BEST} is {best}",
         ),
         Headline(
             "Gain over the plain average",

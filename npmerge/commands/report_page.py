@@ -9,6 +9,7 @@ from npmerge.commands.report_headlines import RESULT, headlines, lead, listed
 from npmerge.commands.report_judged import interval
 from npmerge.learning import page as learning
 from npmerge.reports.intervals import Interval
+from npmerge.reports.judgements import counted as examples
 from npmerge.reports.numbers import counted, duration, nats, plural, size
 from npmerge.reports.page import Listing, Page, Points, Section, Table, Warnings, code, filled, section
 
@@ -61,19 +62,19 @@ def _evaluation(content: Content, history: Mapping[str, Any] | None) -> Section:
     if found is None:
         return section("") if history is None else learning.measured(history)
     rows = found["rows"]
-    kind = "held-out examples" if found["held_out"] else "examples"
     tokens = found["predictions"] > found["examples"]
-    unit = f" ({found['predictions']:,} predictions; each example counts once)" if tokens else ""
+    on = examples(found["examples"], found["predictions"], "held-out" * found["held_out"])
     how = "1.96 standard errors over the examples" if tokens else "Wilson's of accuracies, 1.96 standard errors of losses"
     words = (
-        f"Measured on {found['examples']:,} {kind} of {found['data']}{unit}. Intervals are of 95 %: {how}. The gain is that of "
+        f"Measured on {on} of {found['data']}{'; each example counts once' * tokens}. Intervals are of 95 %: {how}. "
+        "The gain is that of the merged network over each other one on the same examples."
     )
-    words += "the merged network over each other one on the same examples."
     better = [name for name, row in rows.items() if row["accuracy"]["value"] > rows[RESULT]["accuracy"]["value"]]
     tasks = () if history is None else learning.by_task(history)
     return section(
         "Evaluation",
         words,
+        learning.chosen(history) if history is not None and found["held_out"] else "",
         Warnings(_trained(found)),
         _estimated(found),
         _earlier(content, "evaluation"),

@@ -121,9 +121,10 @@ def read_source(path: Path) -> Source:
     except CheckpointError as error:
         said = str(error) if str(error).endswith(("?", ".")) else f"{error}."
         raise ValueError(
-            f"{said} A network of your own is aligned in Python, by npmerge.trace and npmerge.align; here networks of "
-            "npmerge.models are, as save_network writes them or in the names that PyTorch has for them (what those do not "
-            "tell, npmerge.checkpoint.load_named takes)"
+            f"{said} A network of your own is aligned as it is merged, by a recipe with align: {{method, architecture, data}}, "
+            "or in Python, by npmerge.trace and npmerge.align; here networks of npmerge.models are, as "
+            "save_network writes them or in the names that PyTorch has for them (what those do not tell, "
+            "npmerge.checkpoint.load_named takes)"
         ) from None
     return Source(path, sha256(path), record, config, variables, names)
 

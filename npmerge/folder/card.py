@@ -15,6 +15,7 @@ from npmerge.folder.record import Provenance
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.notices import UNFIT, averaged_statistics
 from npmerge.recipe.plan import Plan
+from npmerge.reports.judgements import BEST, examples_of, most_accurate
 from npmerge.reports.numbers import plural
 from npmerge.version import __version__
 
@@ -78,14 +79,14 @@ def _gained(history: Mapping[str, Any]) -> tuple[str, str]:
             return "", ""
         start, learned = judged.pop("start"), judged.pop("learned")
         best = min(judged, key=lambda name: math.inf if judged[name] is None else judged[name])
-        beside = f"the start {_number(start)}; `{name_of(best)}`, the best model, {_number(judged[best])}"
+        beside = f"the start {_number(start)}; `{name_of(best)}`, the best input, {_number(judged[best])}"
         return "objective on what is held out", f"{_number(learned)}; {beside}"
     start, learned = rows.pop("start"), rows.pop("learned")
-    best = max(rows, key=lambda name: rows[name]["accuracy"])
-    others = {"the start": start, f"`{name_of(best)}`, the most accurate model,": rows[best]}
+    best = most_accurate({name: x["accuracy"] for name, x in rows.items()})
+    others = {"the start": start, f"`{name_of(best)}`, {BEST},": rows[best]}
     measured = [f"{name} {_number(x['accuracy'])}, {_number(x['loss'])}" for name, x in others.items()]
     first = f"accuracy {_number(learned['accuracy'])}, loss {_number(learned['loss'])}"
-    return f"{learned['examples']:,} held-out examples", "; ".join([first, *measured])
+    return examples_of(history["evaluation"]), "; ".join([first, *measured])
 
 
 def _number(x: float | None) -> str:

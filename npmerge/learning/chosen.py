@@ -18,7 +18,7 @@ from npmerge.learning.user_code import check_arguments, user_network
 from npmerge.models import MODELS, Config
 from npmerge.recipe.named import Named
 
-OTHERS = "module:function, torch:module:function or hf"
+OTHERS = "module:function or torch:module:function"
 
 
 def architecture_of(
@@ -50,7 +50,7 @@ def architecture_of(
         return Known(config_of(tensors, config, source=reference.name))
     kind = {x.__name__: x for x in MODELS}.get(given.name)
     if kind is None:
-        raise ValueError(unknown("architecture", given.name, [x.__name__ for x in MODELS]) + f", {OTHERS}")
+        raise ValueError(unknown("architecture", given.name, [*(x.__name__ for x in MODELS), "hf"]) + f", {OTHERS}")
     check_arguments(given.name, arguments, [f.name for f in dataclasses.fields(kind)])  # type: ignore[arg-type]
     if own:
         return Known(kind(**arguments), own=True)

@@ -32,6 +32,7 @@ def history_of(learner: Learner, learnt: Learnt, names: Sequence[str], paths: Ma
         "held_out_loss": history.held_out_loss.tolist(),
         "evaluation": {
             "examples": measured.name,
+            "count": sum(len(learner.tasks.measured[name].inputs) for name in measured.by_task or learner.tasks.measured),
             "held_out": learner.tasks.has_held_out,
             "networks": _rows(measured.rows),
             **({"objective": dict(judged)} if (judged := measured.judged) else {}),

@@ -24,7 +24,7 @@ from npmerge.learning.data import whole
 from npmerge.learning.goals import Goal
 from npmerge.learning.hosts import batches_of_process, devices_of_job, held_out_of_process, on_every_process
 from npmerge.learning.measuring import Measured, measured
-from npmerge.learning.page import BASE, RESULT, START
+from npmerge.learning.page import RESULT, START
 from npmerge.learning.partly import PartlyLearned, latents_of
 from npmerge.learning.places import inside
 from npmerge.learning.shares import collapsed
@@ -33,6 +33,7 @@ from npmerge.normalisation import reset_statistics
 from npmerge.objectives.base import value_over
 from npmerge.recipe.blocks import Learn
 from npmerge.recipe.schema import Recipe
+from npmerge.reports.judgements import BASE
 from npmerge.stack import Stack
 
 RESET = 128

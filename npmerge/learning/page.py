@@ -12,6 +12,7 @@ import numpy as np
 from npmerge.reports import charts
 from npmerge.reports.folder import PAGES, write_page
 from npmerge.reports.intervals import Interval, wilson
+from npmerge.reports.judgements import BEST, examples_of, most_accurate
 from npmerge.reports.numbers import nats, plural
 from npmerge.reports.page import Figure, Headline, Page, Section, Table, Warnings, section
 from npmerge.reports.tables import json_text
@@ -19,8 +20,8 @@ from npmerge.reports.tables import json_text
 UNFIT = "The labels are not of what the networks predict, one for each prediction: no accuracy can be told."
 FILES = (*PAGES, "history.json", "accuracy.png", "loss.png", "shares.png", "coefficients.png")
 INTERVALS = "Intervals are of 95 %, Wilson's."
-BASE, START, RESULT = "base", "start", "learned"
-"""What networks are called that are none of those that are merged."""
+START, RESULT = "start", "learned"
+"""What networks are called that did not go into the merge."""
 
 History = Mapping[str, Any]
 
@@ -50,8 +51,8 @@ def headlines(history: History) -> tuple[Headline, ...]:
     if not rows:
         return _objective_headline(history)
     start, result = rows[START], rows[RESULT]
-    best = max((x for x in rows if x not in (START, RESULT)), key=lambda x: rows[x]["accuracy"])
-    on = f"of {result['examples']:,} {'held-out' if history['evaluation']['held_out'] else 'training'} examples"
+    best = most_accurate({name: x["accuracy"] for name, x in rows.items() if name not in (START, RESULT)})
+    on = f"of {examples_of(history['evaluation'])}"
     found = _accuracy(history, result)
     return (
         Headline(
@@ -60,7 +61,7 @@ def headlines(history: History) -> tuple[Headline, ...]:
             _between(found, on),
         ),
         Headline("Loss, start → learned", f"{_nats(start['loss'])} → {_nats(result['loss'])}", "cross entropy in nats, " + on),
-        Headline("Most accurate model", f"{100 * rows[best]['accuracy']:.1f} %", best),
+        Headline(BEST.removeprefix("the ").capitalize(), f"{100 * rows[best]['accuracy']:.1f} %", best),
     )
 
 
@@ -86,7 +87,8 @@ def measured(history: History) -> Section:
             UNFIT if found["labelled"] else "The examples have no labels: no accuracy can be told.",
             *_objectives(found),
         )
-    parts: list[Any] = [f"{measured_on(history)} {INTERVALS if not found['sequences'] else ''}".strip(), _statistics(history)]
+    parts: list[Any] = [f"{measured_on(history)} {INTERVALS if not found['sequences'] else ''}".strip(), chosen(history)]
+    parts.append(_statistics(history))
     if not found["sequences"]:
         parts.append(_accuracy_figure(history))
     parts += [_accuracies(history, rows), better(rows)]
@@ -151,20 +153,30 @@ def better(rows: Mapping[str, Any]) -> str:
 
 
 def _statistics(history: History) -> str:
-    """Why losses of one network are not the same, where there is BatchNorm."""
+    """Why the held-out objective is not the loss of the same network, where there is BatchNorm."""
     if not history["asked"]["batch_statistics"]:
         return ""
     return (
-        "Running statistics of start and result are estimated from what was learned from; held-out losses during the fit "
-        "are on the statistics of each batch."
+        "Accuracy and loss of start and result are with running statistics, estimated from what was learned from; the "
+        "held-out objective of the fit is with the statistics of each batch, and differs from that loss."
     )
 
 
 def measured_on(history: History) -> str:
     """On how many examples, and which."""
     found = history["evaluation"]
-    examples = next(iter(found["networks"].values()))["examples"]
-    return f"Measured on {examples:,} {'held-out' if found['held_out'] else 'training'} examples of {found['examples']}."
+    return f"Measured on {examples_of(found)} of {found['examples']}."
+
+
+def chosen(history: History) -> str:
+    """That the result was chosen by what it is measured on, where there was more than one to choose from."""
+    looks = len(history["held_out_loss"])
+    if not history["evaluation"]["held_out"] or looks < 2:
+        return ""
+    return (
+        f"The best theta was chosen on these same examples, of {looks} that were judged: the result may look better on them "
+        "than on others. Take other examples for a test."
+    )
 
 
 def learned(history: History) -> Section:
@@ -226,7 +238,7 @@ def told(history: History) -> list[str]:
     """What the terminal shows."""
     rows = history["evaluation"]["networks"]
     lines = [f"{name}: accuracy {x['accuracy']:.4f}, loss {nats(x['loss'])}" for name, x in rows.items()]
-    said = [measured_on(history), *filter(None, [better(rows)])] if rows else []
+    said = [measured_on(history), *filter(None, [_statistics(history), better(rows)])] if rows else []
     if judged := history["evaluation"].get("objective"):
         lines = [f"{name}: objective {nats(value)}" for name, value in judged.items()]
         said = ["Measured on what is held out.", *filter(None, [_lower(judged)])]
@@ -251,8 +263,8 @@ def ended(history: History) -> str:
         return f"{said}; without held-out examples the last theta is kept, not the best."
     best = int(np.nanargmin(held)) if np.isfinite(held).any() else 0
     if not best:
-        return f"{said}; held-out loss {nats(held[0])} at the start, and never below it: the result is the start."
-    return f"{said}; held-out loss {nats(held[0])} at the start, {nats(held[best])} at its best, after step {steps[best]}."
+        return f"{said}; held-out objective {nats(held[0])} at the start, and never below it: the result is the start."
+    return f"{said}; held-out objective {nats(held[0])} at the start, {nats(held[best])} at its best, after step {steps[best]}."
 
 
 def _examples(counts: Sequence[tuple[str, int]]) -> str:

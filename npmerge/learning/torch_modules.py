@@ -37,6 +37,7 @@ class TorchModule(Architecture):
         file: of a user's code.
         prefix: of names, which files may have or miss.
         ignored: patterns of names that the module has no use for.
+        positions: that it has embeddings of; None where it has no table of them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TorchModule(Architecture):
     file: Path | None = None
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    positions: int | None = None
 
     @property
     def apply(self) -> Apply:
@@ -63,6 +65,8 @@ class TorchModule(Architecture):
 
     def check(self, variables: PyTree, inputs: Any) -> None:
         """See `Architecture.check`; with values, also that outputs are those of PyTorch itself."""
+        if self.positions is not None and np.ndim(inputs) == 2 and np.shape(inputs)[1] > self.positions:
+            raise ValueError(f"the model has {self.positions} positions: give length: {self.positions} or less")
         self.functions.check(variables, inputs)
 
     def variables(self, tensors: Tensors) -> PyTree:
@@ -167,7 +171,17 @@ def _of_folder(given: Named, config: Mapping[str, Any]) -> TorchModule:
     functions = functions_of(module, output=output or ("logits", "last_hidden_state"))
     prefix, ignored = module.base_model_prefix, module._keys_to_ignore_on_load_unexpected or ()
     named = f"{prefix}." if prefix else ""
-    return TorchModule(type(module).__name__, functions, _runs(functions), prefix=named, ignored=tuple(ignored))
+    positions = _positions(module, config)
+    return TorchModule(type(module).__name__, functions, _runs(functions), None, named, tuple(ignored), positions)
+
+
+def _positions(module: Any, config: Mapping[str, Any]) -> int | None:
+    """How many it takes, where they have a table: traced from shapes alone, PyTorch does not look whether a row is there."""
+    tables = [name for name, part in module.named_modules() if hasattr(part, "num_embeddings")]
+    if not any(re.search(r"wpe|position", name) for name in tables):
+        return None
+    sizes = [config.get(key) for key in ("max_position_embeddings", "n_positions")]
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def _runs(functions: TorchFunctions) -> tuple[Apply, TrainApply | None]:

@@ -76,6 +76,9 @@ def user_network(given: Named) -> UserFunction:
     except Exception as error:  # whatever it is that the user's function raises
         raise ValueError(f"{given.name} raises {first_line(error)}: {expected}") from None
     apply, train_apply = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(apply, torch.nn.Module):
+        raise ValueError(f"{given.name} returns a torch.nn.Module: write torch:{given.name}")
     if not callable(apply) or not (train_apply is None or callable(train_apply)):
         raise ValueError(f"{given.name} returns {type(made).__name__}: {expected}")
     return UserFunction(given.name, (apply, train_apply), source_of(module))

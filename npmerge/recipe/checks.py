@@ -5,6 +5,9 @@ from npmerge.recipe.groups import Group, Level, groups_of
 from npmerge.recipe.parameters import METHODS, Method
 from npmerge.recipe.schema import Recipe
 
+BY_PARAMETER: tuple[str, ...] = ("per_parameter",)
+BY_ROW: tuple[str, ...] = ("per_channel", "per_parameter")
+
 
 def check_recipe(recipe: Recipe) -> None:
     """Check everything that can be known from the recipe alone.
@@ -20,6 +23,7 @@ def check_recipe(recipe: Recipe) -> None:
             _check_level(recipe, method, member.level, own=True)
         _check_models(recipe, method, group)
         _check_given(recipe, method, group)
+    _check_start(recipe)
 
 
 def _check_level(recipe: Recipe, method: Method, level: Level, own: bool = False) -> None:
@@ -73,3 +77,22 @@ def _check_given(recipe: Recipe, method: Method, group: Group) -> None:
             if parameter.name not in member.level.settings:
                 needed = f"the parameter {parameter.name!r} of {member.model!r}"
                 raise recipe.error(member.path, f"{method.name} needs {needed}: got none")
+
+
+def _check_start(recipe: Recipe) -> None:
+    """Refuse to learn from a method whose coefficients differ inside a tensor, unless the granularity holds as many."""
+    if recipe.learn is None:
+        return
+    levels = [level for group in groups_of(recipe) for level in group.levels]
+    rows = [value for level in levels if "filter_wise" in level.settings for _, value in level.settings["filter_wise"].values()]
+    if recipe.merge_method == "ties":
+        why, valid = "ties keeps other entries of each tensor", BY_PARAMETER
+    elif recipe.merge_method == "model_stock" and any(rows):
+        why, valid = "model_stock with filter_wise has a coefficient for each row of a tensor", BY_ROW
+    else:
+        return
+    given, name = "granularity" in recipe.learn.model_fields_set, recipe.learn.granularity.name
+    if name not in valid:
+        got = name if given else f"{name}, the default"
+        says = f"{why}, so only {' or '.join(valid)} can start from it, got {got}: give granularity: {valid[-1]}"
+        raise recipe.error(("learn", "granularity") if given else ("learn",), says)

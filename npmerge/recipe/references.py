@@ -5,6 +5,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from npmerge.checkpoint.errors import from_hub
+
 NEAREST = 3
 """Names that a message proposes at most."""
 
@@ -44,12 +46,15 @@ def check_reference(text: str, names: Collection[str] = (), words: Collection[st
     if meant := meant_from(folder, text):
         raise ValueError(f"{text!r} is no path from here{meant}")
     if _is_hub_name(text):
-        raise ValueError(f"{text!r} is no path on this machine: download the model first and give its path from here")
+        name = text.partition("/")[2]
+        how = f"download the model first (hf download {text} --local-dir {name}) and give its path from here"
+        raise ValueError(f"{text!r} is no path on this machine: {how}")
     known = [*words, *names]
     near = difflib.get_close_matches(text, [*known, *_beside(text)], n=NEAREST)
     nearest = f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(map(repr, near))}, " if near else ""
+    hub = "" if near else from_hub(text)
     expected = f"expected {', '.join(map(repr, known))} or a path" if known else "expected a path"
-    raise ValueError(f"unknown model {text!r}: {nearest}{expected} (no such file or folder: {Path(text).absolute()})")
+    raise ValueError(f"unknown model {text!r}: {nearest}{expected} (no such file or folder: {Path(text).absolute()}){hub}")
 
 
 def meant_from(folder: Path | None, text: str) -> str:

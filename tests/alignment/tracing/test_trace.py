@@ -195,6 +195,18 @@ def test_verify_each_names_the_node_that_is_wrong():
     assert found["first"] < 1e-5 < 1e-2 < found["second"]
 
 
+def test_verify_moves_both_of_two_units():
+    v, x = {"up": jnp.array([[1.0, -2.0]]), "down": jnp.array([[1.0], [3.0]])}, jnp.ones((1, 1))
+    graph = alignment.trace(lambda v, x: jnp.tanh(x @ v["up"]) @ v["down"], v, x)
+
+    def told_apart(v, x):
+        return jnp.tanh(x @ v["up"]) * jnp.array([[1.0, 2.0]]) @ v["down"]
+
+    for seed in range(8):
+        assert alignment.verify(told_apart, graph, v, x, key=jax.random.key(seed)) > 0.1
+        assert alignment.verify_each(told_apart, graph, v, x, key=jax.random.key(seed))["up"] > 0.1
+
+
 def test_verify_sees_a_group_that_is_too_large():
     net = networks.network("tanh_mlp")
     for group in ("scale", "orthogonal", "linear"):

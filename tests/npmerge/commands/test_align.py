@@ -455,8 +455,8 @@ def test_what_is_no_known_network_says_what_to_do(refused, tmp_path):
     line = refused(str(tmp_path / "x.npz"), NAMES[0])
     assert line.startswith(f"{tmp_path / 'x.npz'}: no known architecture has tensors such as weight: expected one of Vgg, ")
     assert (
-        ". A network of your own is aligned in Python, by npmerge.trace and npmerge.align; here networks of npmerge.models"
-        in line
+        ". A network of your own is aligned as it is merged, by a recipe with align: {method, architecture, data}, or in "
+        "Python, by npmerge.trace and npmerge.align; here networks of npmerge.models" in line
     )
     assert "load_named" in line
 

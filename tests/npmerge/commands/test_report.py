@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from npmerge.checkpoint import load_network, save_network
 from npmerge.checkpoint.held import HeldModel
 from npmerge.cli import app
-from npmerge.commands.report_headlines import _compared
+from npmerge.commands.report_headlines import _compared, headlines, lead
 from npmerge.commands.report_judged import Judged, interval, judged, rows_of
 from npmerge.commands.report_networks import some
 from npmerge.commands.report_projection import projected
@@ -178,9 +178,11 @@ def test_a_learned_merge_is_measured_on_what_it_holds_out(here):
     change = network["matched_correlation"].values()
     before, after = (np.mean([x[when] for x in change]) for when in ("before", "after"))
     assert f"{before:.3f} -> {after:.3f}" in next(x for x in cells if x[:1] == ["b.safetensors"] and "->" in x[1])
+    assert "chosen on these same examples, of 2 that were judged" in words
     assert "30 held-out examples of data.npz" in words and "with learned coefficients" in words
     assert "No data" not in words and not content["left_out"]
     run("report", "out", "--data", "data.npz", "-q")  # half of which was learned from
+    assert "chosen on these same examples" not in both_pages(out)[1]
     assert "30 of these examples are among those that coefficients were learned from" in both_pages(out)[1]
     (here / "data.npz").unlink()
     (out / "report.json").unlink()
@@ -240,6 +242,19 @@ def test_a_network_of_the_user_with_a_base(here, monkeypatch):
 )
 def test_differences_in_words(gain, said):
     assert _compared(Interval(*gain), "x") == said
+
+
+def test_a_base_that_is_better_than_all_models_is_told():
+    right = {"base": [1, 1, 1, 0], "one": [1, 1, 0, 0], "plain average": [1, 0, 0, 0], "merged": [1, 1, 0, 0]}
+    rows = rows_of([(x, Judged(np.array(v, np.float64), np.ones(4))) for x, v in right.items()], "merged")
+    found = {"rows": rows, "models": ["one"], "examples": 4, "predictions": 8, "held_out": False}
+    merged = {"models": [{"name": "one"}], "method": "linear", "aligned_by": None, "learned": False}
+    content = {"evaluation": found, "merge": merged}
+    assert "25.0 points less accurate than base, the most accurate input" in lead(content)
+    first = headlines(content, None)[0]
+    assert first.value == "75.0 → 50.0 %" and "on 4 examples (8 predictions)" in first.note
+    rows["one"] = rows["base"]
+    assert "one, the most accurate input" in lead(content)  # of equals the base is no better
 
 
 def test_examples_of_several_predictions_count_once():

@@ -231,16 +231,20 @@ def test_the_card_says_what_averaged_statistics_need(tmp_path):
 def test_the_card_says_what_learning_gained(tmp_path):
     rows = {"a": (0.5, 2.0), "b": (0.7, 1.5), "start": (0.25, 3.0), "learned": (0.75, None)}
     networks = {name: {"accuracy": a, "loss": b, "examples": 1200} for name, (a, b) in rows.items()}
-    history = {"evaluation": {"held_out": True, "networks": networks}, "held_out_loss": [1.0, None, 0.5]}
+    history = {"evaluation": {"held_out": True, "count": 1200, "networks": networks}, "held_out_loss": [1.0, None, 0.5]}
     plan = copying(of_words(tmp_path / "a", 0, WORDS))
     said = card(plan, MADE, "merged", None, history)
-    gained = "accuracy 0.7500, loss not finite; the start 0.2500, 3.0000; `b`, the most accurate model, 0.7000, 1.5000"
+    gained = "accuracy 0.7500, loss not finite; the start 0.2500, 3.0000; `b`, the most accurate input, 0.7000, 1.5000"
     assert f"| 1,200 held-out examples | {gained} |" in said
+    history["evaluation"]["count"] = 30
+    assert f"| 30 held-out examples (1,200 predictions) | {gained} |" in card(plan, MADE, "merged", None, history)
+    networks["base"] = networks["b"] | {"accuracy": 0.8}
+    assert "`base`, the most accurate input, 0.8000" in card(plan, MADE, "merged", None, history)
     history["evaluation"]["networks"] = {}
     assert "held-out" not in card(plan, MADE, "merged", None, history)
     judged = {"genre": 0.9, "language": None, "start": 1.0, "learned": 0.5}
     history["evaluation"]["objective"] = judged
-    row = "| objective on what is held out | 0.5000; the start 1.0000; `genre`, the best model, 0.9000 |"
+    row = "| objective on what is held out | 0.5000; the start 1.0000; `genre`, the best input, 0.9000 |"
     assert row in card(plan, MADE, "merged", None, history)
     history["evaluation"]["held_out"] = False
     assert "held-out" not in card(plan, MADE, "merged", None, history)

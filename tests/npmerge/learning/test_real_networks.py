@@ -34,5 +34,5 @@ def test_published_networks_are_learned_from(tmp_path, monkeypatch):
     report = (folder / "report.md").read_text()
     for text in ("| module | in the files |", "| conv | module.conv1 |", "| blocks/3/conv1 | module.layer2.0.conv1 |"):
         assert text in report
-    assert "held-out losses during the fit are on the statistics of each batch" in report
+    assert "held-out objective of the fit is with the statistics of each batch" in report
     assert all(abs(sum(x) - 1) < 1e-5 for x in history["shares"]["modules"].values())

@@ -14,7 +14,7 @@ from npmerge import Learned, PerParameter, Simplex
 from npmerge.checkpoint import load_network
 from npmerge.demo.digits import load_digits
 from npmerge.learning.learner import Learner
-from npmerge.learning.page import FILES
+from npmerge.learning.page import FILES, told
 from npmerge.learning.progress import FitProgress
 from npmerge.learning.run import resumed
 from npmerge.models import build
@@ -50,11 +50,24 @@ def test_a_learned_merge_is_better_than_its_start_and_says_so(here, drawn):
     for text in (
         "| start |",
         "per_parameter, simplex, cross_entropy",
-        "held-out loss",
+        "held-out objective",
         "\n| layers/2 |",
         "359 held-out examples of test.npz",
     ):
         assert text in report
+
+
+def test_the_objective_of_a_fit_is_told_apart_from_the_loss_of_its_networks():
+    rows = {x: {"accuracy": 0.5, "loss": 1.25, "examples": 4} for x in ("a", "start", "learned")}
+    history = {"status": "finished", "loss": [1.0], "held_out_step": [0, 1], "held_out_loss": [1.5, 1.0], "warnings": []}
+    history |= {"evaluation": {"networks": rows, "held_out": True, "examples": "x"}, "asked": {"batch_statistics": True}}
+    first, *said = told(history)
+    assert first.endswith("held-out objective 1.5000 at the start, 1.0000 at its best, after step 1.")
+    assert "start: accuracy 0.5000, loss 1.2500" in said
+    why = "held-out objective of the fit is with the statistics of each batch, and differs from that loss"
+    assert why in "".join(said)
+    history["asked"]["batch_statistics"] = False
+    assert "statistics" not in "".join(told(history))
 
 
 def test_a_model_may_be_called_like_a_result(here):

@@ -60,3 +60,23 @@ def test_names_are_read_with_hyphens_underscores_or_capitals():
 )
 def test_empty_blocks_and_weights_that_count_for_nothing_are_refused(text, said):
     assert said in message(LINEAR + text)
+
+
+@pytest.mark.parametrize(
+    ("method", "learn", "said"),
+    [
+        ("ties", "", r"recipe\.yml:9: learn: ties keeps other entries .* got per_tensor, the default: give granularity: per_p"),
+        ("ties", ", granularity: per_channel", r"learn\.granularity: ties .* only per_parameter can .* got per_channel: give"),
+        ("model_stock", "", r"filter_wise has a coefficient for each row .* only per_channel or per_parameter can start"),
+    ],
+)
+def test_starts_that_differ_inside_a_tensor_need_coefficients_there(method, learn, said):
+    models = MODELS if method == "ties" else "models: [{model: a}, {model: b}]\n"
+    text = f"merge_method: {method}\nbase_model: base\n{models}"
+    text += "parameters: {density: 0.5, weight: 1}\n" if method == "ties" else "parameters: {filter_wise: true}\n"
+    with pytest.raises(ValueError, match=said):
+        parse_recipe(text + f"learn: {{data: x.npz{learn}}}\n", "recipe.yml", there=False)
+    for fine in ("per_parameter",) if method == "ties" else ("per_channel", "per_parameter"):
+        parse_recipe(text + f"learn: {{data: x.npz, granularity: {fine}}}\n", there=False)
+    if method == "model_stock":
+        parse_recipe(text.replace("true", "false") + "learn: {data: x.npz}\n", there=False)

@@ -161,7 +161,12 @@ REFUSED = {
     ),
     "a name of a hub": (
         MODELS.replace("model: b", "model: mistralai/Mistral-7B") + "merge_method: linear\n",
-        "recipe.yml:4: models[1].model: 'mistralai/Mistral-7B' is no path on this machine: download",
+        "recipe.yml:4: models[1].model: 'mistralai/Mistral-7B' is no path on this machine: download the model first "
+        "(hf download mistralai/Mistral-7B --local-dir Mistral-7B) and give its path",
+    ),
+    "a name of a hub without its owner": (
+        MODELS.replace("model: b", "model: gpt2") + "merge_method: linear\n",
+        "; a model of the hub is downloaded first: hf download gpt2 --local-dir gpt2",
     ),
     "a revision of a hub": (
         MODELS.replace("model: b", "model: org/name@main") + "merge_method: linear\n",

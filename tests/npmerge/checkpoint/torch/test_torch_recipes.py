@@ -134,8 +134,12 @@ FAULTS = {
         {"name": "torch:nets_of_torch:network", "arguments": {"width": 7}},
         r"not the tensors of nets_of_torch:network: of another shape: conv\.bias \(got \(6,\), expected \(7,\)\), .* 2 more",
     ),
+    "a module in the place of functions": (
+        "nets_of_torch:network",
+        r"nets_of_torch:network returns a torch\.nn\.Module: write torch:nets_of_torch:network$",
+    ),
     "no folder": ("hf", r"hf is for folders with a config\.json, as save_pretrained writes them: there is none"),
-    "unknown": ("hff", r"unknown architecture 'hff': .*, module:function, torch:module:function or hf"),
+    "unknown": ("hff", r"unknown architecture 'hff': the nearest is 'hf', .*, module:function or torch:module"),
 }
 
 
@@ -167,6 +171,18 @@ def test_faults_of_folders_are_told_with_the_line(here, fault):
     arguments, message = FOLDER_FAULTS[fault]
     with pytest.raises(ValueError, match=rf"^recipe\.yml:\d+: learn\.architecture: .*{message}"):
         merge(here, "out", recipe(learn=learn(architecture={"name": "hf", "arguments": arguments})))
+
+
+def test_text_that_is_longer_than_the_positions_is_refused_by_the_plan(here):
+    of_transformers(here, "GPT-2")
+    config = json.loads((here / "a.safetensors" / "config.json").read_text())
+    (here / "text.txt").write_text("as many bytes as there are tokens " * 9)
+    data = {"path": "text.txt", "tokenizer": "bytes", "length": config["n_positions"] + 1}
+    (here / "recipe.yml").write_text(recipe(learn=learn(architecture="hf", data=data)))
+    most = config["n_positions"]
+    said = rf"text\.txt: the network cannot .*: the model has {most} positions: give length: {most} or less"
+    with pytest.raises(ValueError, match=rf"^recipe\.yml:\d+: learn\.data: {said}"):
+        run("plan", "recipe.yml")
 
 
 def test_a_folder_without_transformers_is_told_with_the_command(here, monkeypatch):
