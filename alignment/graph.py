@@ -18,6 +18,7 @@ from alignment.describe import dot, table
 from alignment.labels import AxisLabel, Interval, mentions
 from alignment.lookups import Lookup
 from alignment.names import is_statistic
+from alignment.of_torch import check_no_torch
 from alignment.sites import Site
 
 PyTree = Any
@@ -187,6 +188,7 @@ class Graph:
 
     def check(self, variables: PyTree) -> None:
         """Raise ValueError, naming the path and both shapes, unless `variables` has the structure that was traced."""
+        check_no_torch(variables)
         got = {path: np.shape(leaf) for path, leaf in flatten(variables).items()}
         if got.keys() != self.shapes.keys() and (depth := other_depth(got, self.shapes)):
             raise ValueError(f"variables do not fit the graph in {depth}")

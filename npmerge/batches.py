@@ -12,6 +12,7 @@ from jaxtyping import Array, Shaped
 
 from alignment.checks import check_count, first_line
 from alignment.graph import Graph, PyTree
+from alignment.of_torch import as_arrays
 from npmerge.masks import check_mask
 
 Data = Shaped[Array | np.ndarray, "n ..."]
@@ -98,7 +99,7 @@ def measured(
     """The batches of something that measures: each must be a tuple `(inputs, targets)`, and they must end.
 
     Args:
-        batches: of examples.
+        batches: of examples: a list, or a loader of PyTorch, whose tensors are taken as arrays.
         masks: whether a batch may also be `(inputs, targets, mask)`.
         each: where batches are written otherwise, or are those of several tasks: a function of a function and a batch, which
             calls it for every `(inputs, targets)` in it (`Objective.map_batches`).
@@ -111,7 +112,7 @@ def measured(
     if name := getattr(batches, "endless", ""):
         raise ValueError(f"measuring needs batches that end: got {name}(...), use in_order(...) or a list")
     check = functools.partial(_check_measurable, masks=masks)
-    for batch in batches:
+    for batch in map(as_arrays, batches):
         if each is None:
             check(batch)
         else:

@@ -13,6 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from alignment.checks import check_kinds
 from alignment.graph import Graph, PyTree, flatten
 from alignment.lookups import Lookup, lookup_of
+from alignment.of_torch import as_arrays, check_no_torch
 from alignment.primitives import RULES, UNSUPPORTED, Axes, Equation, Source, Value, fixed, unsupported
 from alignment.program import closed_program, is_floating, nested
 from alignment.sites import Site, followed, site_of
@@ -38,7 +39,7 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
     Args:
         apply: the network in evaluation mode, a pure function.
         variables: its parameters and statistics, arrays or `jax.ShapeDtypeStruct`.
-        inputs: example inputs, arrays or `jax.ShapeDtypeStruct`; only shapes and dtypes matter.
+        inputs: example inputs, arrays, tensors of PyTorch or `jax.ShapeDtypeStruct`; only shapes and dtypes matter.
 
     Returns:
         The `Graph`: nodes with their groups, a label for every axis, what is held fixed and why, where to tap, the
@@ -62,7 +63,8 @@ def trace(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> G
         (Fixed(size=2, name=''), NodeAxis(node='up', size=3, role='out'))
     """
     check_kinds("trace takes (apply, variables, *inputs)", (apply, Callable), (variables, object))
-    walk = walked(apply, variables, inputs)
+    check_no_torch(variables)
+    walk = walked(apply, variables, as_arrays(inputs))
     for name in walk.costly():
         warnings.warn(
             f"no rule for primitive {name!r}: the axes it touches are held fixed "

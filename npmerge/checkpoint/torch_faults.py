@@ -28,14 +28,14 @@ class Places:
     """Which submodule is running: its path, and those around it."""
 
     def __init__(self) -> None:
-        self._running: list[str] = []
+        self._running: list[tuple[str, Any]] = []
 
     def watch(self, module: Any) -> None:
         """Follow the calls of a module and all its parts."""
 
-        def begins(text: str) -> Any:
+        def begins(text: str, part: Any) -> Any:
             def hook(*_: Any) -> None:
-                self._running.append(text)
+                self._running.append((text, part))
 
             return hook
 
@@ -45,7 +45,7 @@ class Places:
 
         for name, part in module.named_modules():
             kind = type(part).__name__
-            part.register_forward_pre_hook(begins(f"{name} ({kind})" if name else kind))
+            part.register_forward_pre_hook(begins(f"{name} ({kind})" if name else kind, part))
             part.register_forward_hook(ends)
 
     @contextmanager
@@ -55,8 +55,8 @@ class Places:
         try:
             yield
         except Exception as error:  # whatever it is that a user's module raises
-            where = self._running[-1] if self._running else "the module"
-            raise ValueError(f"{where} {_explained(error, inputs)}") from error
+            where, part = self._running[-1] if self._running else ("the module", None)
+            raise ValueError(f"{where} {_explained(error, inputs)}{_remedy(error, part)}") from error
 
 
 def _explained(error: Exception, inputs: str) -> str:
@@ -68,3 +68,13 @@ def _explained(error: Exception, inputs: str) -> str:
     if "Expect a Tensor or a View" in str(error):
         return LOOSE
     return f"fails on {inputs} as inputs of the module: {first_line(error)}"
+
+
+def _remedy(error: Exception, part: Any) -> str:
+    """The end of a message: what a layer expects, where the error says that it got something else."""
+    said, channels = str(error), getattr(part, "in_channels", None)
+    if "Input type" in said and "bias type" in said:
+        return "; give inputs in float32"
+    if "feature dimension" in said and channels is not None:
+        return f"; it expects (examples, {channels}, ...), channels first"
+    return ""

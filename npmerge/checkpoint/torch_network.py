@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from alignment.checks import check_kinds
+from alignment.checks import check_kinds, kind_of
 from alignment.graph import PyTree, flatten
 from alignment.names import is_statistic
 from npmerge.checkpoint.torch_copies import Parts, array_of, keeps_statistics, taken_apart
@@ -19,6 +19,9 @@ from npmerge.checkpoint.torch_values import Wanted, arguments, as_inputs, in_wor
 
 TOLERANCE = 1e-3
 """How far outputs may be from PyTorch's, of the largest of them: more is another function, not rounding."""
+
+TOLD = 5
+"""Variables of another shape that a message names at most."""
 
 
 class TorchNetwork(NamedTuple):
@@ -182,12 +185,18 @@ class TorchFunctions:
 
     def _named(self, variables: PyTree) -> dict[str, Array]:
         """The leaves by the names of the state dictionary. Raises ValueError for others than the module's (all of them)."""
+        if hasattr(variables, "_fields"):
+            raise ValueError(
+                f"not the variables of the module: got a {kind_of(variables)}; the models of a Stack are merged first"
+            )
         got, expected = flatten(variables), {path_of(name): x.shape for name, x in self.parts.shapes.items()}
         shapes = {path: np.shape(x) for path, x in got.items()}
         odd = [path for path in {**expected, **shapes} if shapes.get(path) != expected.get(path)]
         if odd:
-            said = [f"{path!r} has the shape {shapes.get(path)}, expected {expected.get(path)}" for path in odd]
-            raise ValueError(f"not the variables of the module: {'; '.join(said)} (None: there is no such leaf)")
+            none = "no such leaf"
+            said = [f"{path!r}: got {shapes.get(path, none)}, expected {expected.get(path, none)}" for path in odd[:TOLD]]
+            more = f" and {len(odd) - TOLD} more" if len(odd) > TOLD else ""
+            raise ValueError(f"not the variables of the module: {'; '.join(said)}{more}")
         return {name: jnp.asarray(got[path_of(name)]) for name in self.parts.shapes}
 
 

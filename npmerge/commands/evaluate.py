@@ -26,8 +26,6 @@ from npmerge.reports.tables import json_text
 from npmerge.reports.text import columns
 from npmerge.version import __version__
 
-ONE_HOT = "; one-hot labels are numbers of classes by labels.argmax(1)"
-
 
 @dataclass(frozen=True)
 class Request:
@@ -113,5 +111,4 @@ def _check_labelled(examples: Examples, network: Architecture, variables: PyTree
     try:
         check_labels(examples.filled, outputs)
     except ValueError as error:
-        one_hot = examples.filled.ndim == 2 and examples.filled.shape == getattr(outputs, "shape", None)
-        raise ValueError(f"{examples.name}: {error}{ONE_HOT if one_hot else ''}") from None
+        raise ValueError(f"{examples.name}: {error}") from None

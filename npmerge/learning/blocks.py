@@ -20,7 +20,7 @@ from npmerge.learning.learner import Learner
 from npmerge.learning.members import Members
 from npmerge.learning.partly import PartlyLearned
 from npmerge.learning.places import inside, placed
-from npmerge.learning.starts import chosen_tensors, start_of
+from npmerge.learning.starts import check_allowed, chosen_tensors, start_of
 from npmerge.learning.tasks import Tasks, check_all_apart, joined_examples
 from npmerge.learning.user_code import check_takes
 from npmerge.learning.values import values_of
@@ -94,8 +94,12 @@ class Blocks:
         self._check_taken(("learn", "data"), tasks.train, models[0])
         self._check_taken(("learn", "held_out"), [x.held_out for x in tasks.parts if x.held_out is not None], models[0])
         values = values_of(self.recipe, learn)
-        whole = Learned(start_of(self.recipe, self.plan, self.paths), values.granularity, values.constraint)
-        merge = self._partly(learn, whole, models[0])
+        start = start_of(self.recipe, self.plan, self.paths)
+        learned = frozenset(path for name in chosen_tensors(self.recipe, learn, self.paths) for path in self.paths[name])
+        with inside(self.recipe, ("learn",)):
+            check_allowed(start, values.constraint, learned)
+        whole = Learned(start, values.granularity, values.constraint)
+        merge = _partly(whole, learned, models[0])
         graph = None
         if needs_graph(learn):
             with inside(self.recipe, ("learn", "objective")):
@@ -119,13 +123,6 @@ class Blocks:
             with inside(self.recipe, place):
                 check_takes(self.network, variables, examples)
 
-    def _partly(self, learn: Learn, merge: Learned, model: PyTree) -> Learned | PartlyLearned:
-        """The merge of the tensors whose coefficients are learned; tensors that are copied have none."""
-        names = chosen_tensors(self.recipe, learn, self.paths)
-        chosen = frozenset(path for name in names for path in self.paths[name])
-        whole = all(path in chosen or is_statistic(path) for path in flatten(model))
-        return merge if whole else PartlyLearned(merge, chosen)
-
     @property
     def paths(self) -> dict[str, tuple[str, ...]]:
         """Where each merged tensor stands among the variables."""
@@ -148,6 +145,12 @@ def _parts(learn: Learn, train: Sequence[Examples], held_out: Sequence[Examples]
     for mine, other in zip(train, held_out, strict=True):
         check_apart(mine, other)
     return [Parts(mine, other) for mine, other in zip(train, held_out, strict=True)]
+
+
+def _partly(merge: Learned, chosen: frozenset[str], model: PyTree) -> Learned | PartlyLearned:
+    """The merge of the tensors whose coefficients are learned; tensors that are copied have none."""
+    whole = all(path in chosen or is_statistic(path) for path in flatten(model))
+    return merge if whole else PartlyLearned(merge, chosen)
 
 
 def stacked(models: Sequence[PyTree], base: PyTree | None) -> Stack:

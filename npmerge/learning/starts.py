@@ -1,6 +1,6 @@
 """Where learning starts: the closed form that the recipe's method is, tensor by tensor where it has other numbers for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Array
 
 from alignment.graph import PyTree, path_name
+from alignment.names import is_statistic
 from npmerge.base import Stats
+from npmerge.constraints import Constraint
 from npmerge.linear import LinearMerge, constant
 from npmerge.methods import ModelStock, Slerp, Ties
 from npmerge.recipe.blocks import Learn
@@ -74,6 +76,26 @@ def start_of(recipe: Recipe, plan: Plan, paths: Mapping[str, tuple[str, ...]]) -
         raise recipe.error(("learn",), f"starts from {method} with the same parameters for all tensors, got {len(values)} sets")
     (given,) = values.values()
     return _whole(method, given)
+
+
+def check_allowed(start: LinearMerge, constraint: Constraint, learned: Collection[str]) -> None:
+    """Check what is known of a start before any tensor is read: the numbers of the recipe, and zeros where ties trims.
+
+    Args:
+        start: the closed form.
+        constraint: of the coefficients.
+        learned: the paths of which they are learned.
+
+    Raises:
+        ValueError: coefficients that the constraint does not allow.
+    """
+    rows: set[tuple[float, ...]] = set()
+    if isinstance(start, Planned):
+        rows = {own for path, own in start.by_path if path in learned and not is_statistic(path)}
+    elif isinstance(start, Ties) and isinstance(start.density, tuple) and max(start.density) < 1:
+        rows = {(0.0,) * len(start.density)}
+    for own in sorted(rows):
+        constraint.check(np.array(own, np.float32)[:, None])
 
 
 def chosen_tensors(recipe: Recipe, learn: Learn, paths: Mapping[str, Sequence[str]]) -> list[str]:

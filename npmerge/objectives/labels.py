@@ -41,9 +41,12 @@ def check_label_shapes(labels: Any, outputs: PyTree) -> int:
         raise ValueError(f"batches need targets, here labels of shape {logits[:-1]}: got None in their place")
     values = np.asarray(labels)
     if values.ndim != len(logits) - 1 or values.shape[1:] != logits[1:-1]:  # other batches may hold other numbers of examples
-        raise ValueError(f"labels must be one per prediction, of shape {logits[:-1]}: got {values.shape}")
+        one_hot = "; one-hot labels are numbers of classes by labels.argmax(-1)" if values.shape == logits else ""
+        raise ValueError(f"labels must be one per prediction, of shape {logits[:-1]}: got {values.shape}{one_hot}")
     if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"labels must be integers, got dtype {values.dtype}")
+        raise ValueError(
+            f"labels must be integers, got {'floating-point numbers' if values.dtype.kind == 'f' else f'dtype {values.dtype}'}"
+        )
     return logits[-1]
 
 

@@ -142,11 +142,12 @@ PYTHON = {
     "labels from one": (lambda g: fit(batches=[(X, Y + 1)]), "labels out of range: got 1 to 3, expected 0 to 2"),
     "labels that are no integers": (
         lambda g: fit(batches=[(X, Y.astype(np.float32))]),
-        "labels must be integers, got dtype float32",
+        "labels must be integers, got floating-point numbers",
     ),
     "one-hot labels": (
         lambda g: fit(batches=[(X, np.eye(3, dtype=np.int32)[Y])]),
-        "labels must be one per prediction, of shape (8,): got (8, 3)",
+        "labels must be one per prediction, of shape (8,): got (8, 3); one-hot labels are numbers of classes by "
+        "labels.argmax(-1)",
     ),
     "more devices than there are": (lambda g: fit(devices=64), "devices must be from 1 to the 8 that JAX finds here, got 64"),
     "a way to run that there is not": (

@@ -486,7 +486,7 @@ def test_other_dtypes(refused, tmp_path):
         ({"inputs": np.full((4, 6), np.nan)}, "inputs hold values that are not finite: 24, the first in example 0"),
         ({"inputs": np.full((4, 6), 1e300)}, "inputs hold values that are not finite: 24"),
         ({"inputs": np.zeros((4, 6)), "labels": np.zeros(3, int)}, "has 4 inputs and 3 labels"),
-        ({"inputs": np.zeros((4, 6)), "labels": np.zeros(4)}, "labels must be integers, got dtype float32"),
+        ({"inputs": np.zeros((4, 6)), "labels": np.zeros(4)}, "labels must be integers, got floating-point numbers"),
         ({"inputs": np.zeros((4, 6)), "labels": np.full(4, 3)}, "labels out of range: got 3 to 3, expected 0 to 2"),
         ({"inputs": np.array([None])}, "is not an .npz file of arrays"),
     ],

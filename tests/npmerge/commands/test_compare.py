@@ -200,7 +200,7 @@ def test_few_tensors_are_shown_unless_all_are_asked_for(tmp_path):
     ("others", "told"),
     [
         ([], "compare needs two models or more, got 1"),
-        (["missing"], "missing: no such file or folder"),
+        (["gpt2"], "gpt2: no such file or folder; a model of the hub is downloaded first: hf download gpt2 --local-dir gpt2"),
         (["other.safetensors"], "have no tensor of one name and shape, the first are 'embed.weight' (7 x 3) and 'x' (3)"),
     ],
 )

@@ -343,7 +343,7 @@ def test_labels_out_of_range_are_refused_before_they_are_learned(value, where):
 
 def test_labels_must_be_integers():
     x, labels = batch(0)
-    with pytest.raises(ValueError, match="labels must be integers, got dtype float32"):
+    with pytest.raises(ValueError, match="labels must be integers, got floating-point numbers"):
         fit(variables(0), LOSS, None, [(x, labels.astype(jnp.float32))], SGD, steps=1)
 
 

@@ -47,6 +47,19 @@ def test_methods_of_task_vectors(method, own, shared, expected, here, base):
     close(found, plain)
 
 
+@pytest.mark.parametrize(
+    ("method", "own", "more", "sums"),
+    [("ties", "{weight: 0.5, density: 0.6}", ", granularity: per_parameter", 0), ("task_arithmetic", "{weight: 1}", "", 2)],
+)
+def test_starts_outside_the_constraint_are_refused_by_the_plan(method, own, more, sums, here, base):
+    models = "".join(f"- {{model: {x}.safetensors, parameters: {own}}}\n" for x in "ab")
+    text = BASED.format(method=method, models=models, shared="{}", learn=f"learn: {{data: train.npz, steps: 1{more}}}\n")
+    (here / "recipe.yml").write_text(text)
+    said = rf"^recipe\.yml:7: learn: .* outside the simplex: over the models they sum to {sums}; choose another constraint$"
+    with pytest.raises(ValueError, match=said):
+        run("plan", "recipe.yml")
+
+
 def test_slerp_and_filters_over_tensors(here):
     a, b = networks()
     head = "base_model: a.safetensors\nmodels: [{model: a.safetensors}, {model: b.safetensors}]\n"

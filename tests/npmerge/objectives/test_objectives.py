@@ -153,7 +153,7 @@ def test_labels_are_checked():
         check_labels(np.array([0, 3]), logits)
     with pytest.raises(ValueError, match="labels out of range: got -1 to 2"):
         check_labels(np.array([-1, 2]), logits)
-    with pytest.raises(ValueError, match="labels must be integers, got dtype float64"):
+    with pytest.raises(ValueError, match="labels must be integers, got floating-point numbers"):
         check_labels(np.array([0.0]), logits)
     with pytest.raises(ValueError, match=r"labels must be one per prediction, of shape \(2,\): got \(2, 1\)"):
         check_labels(np.array([[0], [1]]), logits)

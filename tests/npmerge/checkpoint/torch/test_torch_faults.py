@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from npmerge import stack_models
 from npmerge.checkpoint import torch_environment, torch_module
 from tests.npmerge.checkpoint.torch.modules import functional, nn, torch
 
@@ -70,6 +71,21 @@ def test_later_inputs_of_the_wrong_shape_are_told_too():
         made.apply(made.variables, np.zeros((3, 5), np.float32))
 
 
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            np.zeros((2, 8, 8, 1), np.float32),
+            r"Conv2d fails on float32 \(2, 8, 8, 1\) .*; it expects \(examples, 1, \.\.\.\), channels",
+        ),
+        (torch.zeros((2, 1, 8, 8), dtype=torch.int32), r"Conv2d fails on int32 .*; give inputs in float32"),
+    ],
+)
+def test_what_a_convolution_expects_is_told(x, message):
+    with pytest.raises(ValueError, match=message):
+        torch_module(nn.Conv2d(1, 2, 3), x)
+
+
 def test_control_flow_of_training_alone_is_never_met():
     class Trains(nn.Module):
         def __init__(self) -> None:
@@ -95,13 +111,17 @@ def test_outputs_that_there_are_not():
 
 def test_variables_of_another_module_are_all_told():
     made = torch_module(network(torch.tanh), X)
-    message = r"^not the variables of the module: '0/bias' has the shape None, expected \(4,\); '0/c' has the shape \(2,\)"
+    message = (
+        r"^not the variables of the module: '0/bias': got no such leaf, expected \(4,\); '0/c': got \(2,\), expected no such"
+    )
     with pytest.raises(ValueError, match=message):
         made.apply({"0": {"weight": made.variables["0"]["weight"], "c": np.zeros(2, np.float32)}}, X)
-    with pytest.raises(
-        ValueError, match=r"^not the variables of the module: '0/weight' has the shape \(2, 4\), expected \(4, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"^not the variables of the module: '0/weight': got \(2, 4\), expected \(4, 4\)$"):
         made.restore({"0": {"weight": np.zeros((2, 4), np.float32), "bias": np.zeros(4, np.float32)}})
+    with pytest.raises(ValueError, match=r"'d': got \(\), expected no such leaf and 2 more$"):
+        made.restore(dict.fromkeys("bcdef", np.float32(0)))  # beside the weight and the bias that are not there
+    with pytest.raises(ValueError, match=r"got a Stack; the models of a Stack are merged first"):
+        made.restore(stack_models([made.variables, made.variables]))
 
 
 def test_what_is_no_module_and_no_example():

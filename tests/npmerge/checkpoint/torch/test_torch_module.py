@@ -101,6 +101,34 @@ def test_statistics_are_reset():
     np.testing.assert_allclose(same["norm"]["running_mean"], module.norm.running_mean, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loaders_and_tensors_of_pytorch_stand_where_batches_and_inputs_do(dtype):
+    network = torch_module(everything(), X)
+    x, y = torch.from_numpy(X).to(dtype).requires_grad_(), torch.tensor([0, 1, 2, 2, 1, 0])
+    data = torch.utils.data.TensorDataset(x.detach(), y)
+    loader = [*torch.utils.data.DataLoader(data, batch_size=3)]
+    arrays = [(x[k : k + 3].detach().float().numpy(), y[k : k + 3].numpy()) for k in (0, 3)]
+
+    def apply(variables, inputs):
+        return network.apply(variables, inputs.astype(jnp.float32))
+
+    assert nm.evaluate(apply, network.variables, loader) == nm.evaluate(apply, network.variables, arrays)
+    again, same = (nm.reset_statistics(network.train_apply, network.variables, given) for given in (loader, arrays))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2), again, same)
+    assert nm.trace(apply, network.variables, x).nodes == nm.trace(apply, network.variables, X).nodes
+
+
+def test_modules_and_state_dicts_in_the_place_of_variables_are_told_what_to_give():
+    module = everything()
+    network = torch_module(module, X)
+    graph = nm.trace(network.apply, network.variables, X)
+    give = r"of PyTorch: give npmerge\.checkpoint\.torch_module\(module, example\)\.variables"
+    with pytest.raises(ValueError, match=f"got the module Everything {give}"):
+        nm.align(WeightMatching(), graph, [module, module])
+    with pytest.raises(ValueError, match=f"got a state dict {give}"):
+        nm.trace(network.apply, module.state_dict(), X)
+
+
 def test_features_are_tapped():
     module = everything()
     network = torch_module(module, X)
