@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from npmerge.commands import report_figures as figures
-from npmerge.commands.report_headlines import RESULT, headlines, lead, listed
+from npmerge.commands.report_headlines import RESULT, headlines, lead
 from npmerge.commands.report_judged import interval
 from npmerge.learning import page as learning
 from npmerge.reports.intervals import Interval
@@ -21,6 +21,7 @@ TITLES = {
     "nearness": "How near the result is to each model",
     "pairs": "How the models agree",
     "statistics": "Statistics of BatchNorm",
+    "control": "The control, the average fine-tuned on the same data for as many steps",
     "cost": "Time and memory of the merge",
 }
 
@@ -301,7 +302,7 @@ def _missing(content: Content) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, why in content["left_out"].items():
         reasons.setdefault(why, []).append(TITLES[name])
-    return [f"{listed(names)}: {why}." for why, names in reasons.items()]
+    return [f"{'; '.join(names)}: {why}." for why, names in reasons.items()]
 
 
 def _left_out(content: Content) -> Section:
