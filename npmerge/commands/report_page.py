@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from npmerge.commands import report_figures as figures
+from npmerge.commands.plan_page import BESIDES
 from npmerge.commands.report_headlines import RESULT, headlines, lead
 from npmerge.commands.report_judged import interval
 from npmerge.learning import page as learning
@@ -287,8 +288,9 @@ def _cost(content: Content) -> Section:
     if found is None:
         return section("")
     predicted = found.get("predicted") or {}
+    besides = BESIDES if predicted.get("aligned") else ""
     rows = (
-        ("time", duration(found["seconds"]), duration(predicted["seconds"]) if predicted.get("seconds") else "-"),
+        ("time", duration(found["seconds"]), f"{duration(predicted['seconds'])}{besides}" if predicted.get("seconds") else "-"),
         ("memory at most", size(found["memory"]), size(predicted["memory"]) if predicted.get("memory") else "-"),
         ("read", size(found["read"]), "-"),
         ("written", size(found["written"]), "-"),

@@ -159,13 +159,17 @@ def test_numbers_on_examples_are_those_of_scipy(here):
     assert path["path"]["loss"][-1] == pytest.approx(found["rows"]["b.safetensors"]["loss"]["value"], rel=1e-5)
 
 
-def test_a_learned_merge_is_measured_on_what_it_holds_out(here):
+def test_a_learned_merge_is_measured_on_what_it_holds_out(here, monkeypatch):
+    before = 5 * 10**12  # as `npmerge plan`, asked before the merge
+    monkeypatch.setattr("npmerge.commands.plan_page.peak_memory", lambda: 0 if Path("out").exists() else before)
     blocks = {
         "learn": {"data": "data.npz", "held_out": 0.5, "steps": 2, "batch_size": 8},
         "align": {"method": "weight_matching"},
     }
     out = merge("out", "linear", {"a": 1, "b": 1}, "--report", **blocks)
     content, history = content_of(out), json.loads((out / "history.json").read_text())
+    assert content["cost"]["predicted"]["memory"] == before > content["cost"]["memory"]
+    assert ", and what aligning takes" in both_pages(out)[1]
     rows, kept = content["evaluation"]["rows"], history["evaluation"]["networks"]
     pairs = {"a.safetensors": "a.safetensors", "b.safetensors": "b.safetensors", "plain average": "start", "merged": "learned"}
     for name, other in pairs.items():
