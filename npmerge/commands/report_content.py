@@ -28,7 +28,7 @@ PARTS = ("evaluation", "alignment", "paths", "contributions", "nearness", "pairs
 """What is measured, by the names that `report.json` has for it."""
 
 
-CONTROL = "a recipe trains none; in Python `npmerge.fit` with `npmerge.fine_tuning` does, as task c of the README"
+CONTROL = "a recipe trains none; in Python `npmerge.fit` with `npmerge.fine_tuning` does, as in task c of the README"
 """Where what a learned merge has to be measured against comes from."""
 
 
