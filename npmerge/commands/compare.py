@@ -2,8 +2,9 @@
 
 import itertools
 import json
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,15 +143,27 @@ def differences_of(models: Models, *, quiet: bool) -> list[dict[str, Any]]:
 def _of_model(tensors: Mapping[str, Sums]) -> dict[str, Any]:
     """Everything that is told of one model."""
     layers: dict[str, list[Sums]] = {}
-    of = layers_of(tensors)
+    of = layer_of(tensors)
     for name, sums in tensors.items():
-        place = of.place(name)
-        layers.setdefault(f"{place.stack}{place.number}" if place else OUTSIDE, []).append(sums)
+        layers.setdefault(of[name], []).append(sums)
     return {
         "whole": total(tensors.values()).measures(),
         "layers": {name: total(several).measures() for name, several in layers.items()},
         "tensors": {name: sums.measures() for name, sums in tensors.items()},
     }
+
+
+def layer_of(names: Iterable[str]) -> dict[str, str]:
+    """For each tensor the layer that it is counted in, or its module where layers hold less than half of the tensors.
+
+    Numbers in names count layers in a transformer; in a network of named blocks with a `head.1` they say little.
+    """
+    names = list(names)
+    layers = layers_of(names)
+    places = {name: layers.place(name) for name in names}
+    if 0 < 2 * sum(place is not None for place in places.values()) < len(names):
+        return {name: re.sub(r"[./][^./]*$", "", name) for name in names}
+    return {name: f"{place.stack}{place.number}" if place else OUTSIDE for name, place in places.items()}
 
 
 def _left_out(models: Models) -> list[str]:

@@ -11,8 +11,9 @@ import typer
 
 from npmerge.checkpoint.partial import check_replaceable, partial_folder, partial_place
 from npmerge.commands.documents import Documents, Made
+from npmerge.commands.plan_page import in_all
 from npmerge.commands.planning import Asked, Planned, asked_of
-from npmerge.commands.prediction import LIBRARIES, predicted, probed
+from npmerge.commands.prediction import predicted, predicted_learning, probed
 from npmerge.commands.signals import ended_by_signals
 from npmerge.folder import changed_inputs, hashes_now
 from npmerge.recipe import Recipe
@@ -97,20 +98,20 @@ def run_merge(request: Request) -> dict[str, Any] | None:
             typer.echo(f"warning: {text}", err=True)
     keep_freed_memory()
     switch_often()
+    foreseen, spent = _foreseen(request, ready.get(0) if len(asked.recipes) == 1 else None)
     with ended_by_signals() as check, partial_folder(request.out, force=request.force, resume=request.resume) as folder:
         if request.distributed:
             _begin()
         made = documents.make(folder, ready)
         check()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - begun - spent
     if not request.quiet:
         _tell(request, made, seconds)
-    alone = ready.get(0) if len(asked.recipes) == 1 else None
-    return _taken(request, alone, made, seconds) if request.report else None
+    return _taken(request, foreseen, made, seconds) if request.report else None
 
 
-def _taken(request: Request, document: Planned | None, made: Made, seconds: float) -> dict[str, Any]:
-    """What only this run knows, for the report; beside it what `npmerge plan` says of a recipe of one document."""
+def _taken(request: Request, foreseen: dict[str, Any] | None, made: Made, seconds: float) -> dict[str, Any]:
+    """What only this run knows, for the report; beside it what was foreseen."""
     memory = peak_memory()
     return {
         "seconds": seconds,
@@ -119,24 +120,30 @@ def _taken(request: Request, document: Planned | None, made: Made, seconds: floa
         "written": made.plan.bytes_out,
         "threads": request.options.threads,
         "device": request.device,
-        "predicted": None if document is None else _foreseen(request, document),
+        "predicted": foreseen,
         "warnings": [f"not as the first time: {text}" for text in made.changed],
     }
 
 
-def _foreseen(request: Request, document: Planned) -> dict[str, float | None]:
-    """Memory and seconds as `npmerge plan` tells them; null for what it does not know."""
-    found, align, learn = predicted(document.plan, request.options, probed()), document.recipe.align, document.recipe.learn
-    if document.blocks is None:
-        return {"seconds": found.seconds, "memory": found.memory}
-    if learn is None:
-        return {"seconds": None, "memory": None}
-    from npmerge.learning.predictions import PROGRAMS, predicted_fit  # imports flax and Optax
+def _foreseen(request: Request, document: Planned | None) -> tuple[dict[str, Any] | None, float]:
+    """What `npmerge plan` tells of a recipe of one document, asked before it is made, and the seconds that asking took.
 
-    fit = predicted_fit(document.blocks, learn)
-    known = align is None and fit.lasting is not None and found.seconds is not None
-    memory = max(LIBRARIES + fit.held + (PROGRAMS if align else 0), found.memory)
-    return {"seconds": found.seconds + fit.lasting if known else None, "memory": memory}  # type: ignore[operator]
+    Afterwards the memory that this process has held would be that of the merge.
+    """
+    if not request.report or document is None:
+        return None, 0.0
+    begun = time.perf_counter()
+    found = predicted(document.plan, request.options, probed())
+    if document.blocks is None:
+        known: dict[str, Any] = {"seconds": found.seconds, "memory": found.memory}
+    elif document.recipe.learn is None:
+        known = {"seconds": None, "memory": None}
+    else:
+        aligned = document.recipe.align is not None
+        fit, held = predicted_learning(document.blocks, document.recipe.learn, aligned=aligned)
+        memory, seconds = in_all(found, held, fit.lasting)
+        known = {"seconds": seconds, "memory": memory, "aligned": aligned}
+    return known, time.perf_counter() - begun
 
 
 def _documents(request: Request, asked: Asked) -> Documents:

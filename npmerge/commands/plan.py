@@ -12,7 +12,7 @@ from npmerge.checkpoint.stored import StoredModel
 from npmerge.commands import plan_page as page
 from npmerge.commands.merge import default_options
 from npmerge.commands.planning import Asked, Planned, asked_of, planned
-from npmerge.commands.prediction import Prediction, predicted, probed
+from npmerge.commands.prediction import Prediction, predicted, predicted_learning, probed
 from npmerge.folder import changed_inputs, hashes_now
 from npmerge.recipe import PlannedModel, Recipe
 from npmerge.stream.engine import Options, over_budget
@@ -69,11 +69,10 @@ def _blocks(document: Planned, prediction: Prediction) -> list[str]:
     lines = ["", f"align: {align.method}, to the units of the reference"] if align else []
     if learn is None or document.blocks is None:
         return lines
-    from npmerge.learning.predictions import PROGRAMS, predicted_fit, told  # imports flax and Optax
+    from npmerge.learning.predictions import told  # imports flax and Optax
 
     typer.echo("compiling a step of learning, which is timed", err=True)
-    found = predicted_fit(document.blocks, learn)
-    held = found.held + (PROGRAMS if align else 0)  # activations are a program of the network, too
+    found, held = predicted_learning(document.blocks, learn, aligned=align is not None)
     total = page.total(prediction, held, found.lasting, aligned=align is not None)
     return [*(lines or [""]), *told(learn, found), total]
 

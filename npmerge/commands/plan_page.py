@@ -16,6 +16,9 @@ HEADER = ("tensor", "count", "shape", "dtype", "by", "of", "numbers", "")
 SPELT = 4
 """Different values over depth that are spelt out with their layers."""
 
+BESIDES = ", and what aligning takes"
+"""What is told of a time that aligning comes on top of."""
+
 LISTED = 12
 """Values over depth that are listed where they go up and down; of more the first and the last are told, and the ends."""
 
@@ -233,8 +236,14 @@ def total(p: Prediction, held: int, learning: float | None, *, aligned: bool) ->
         learning: seconds of both; None where they are not known.
         aligned: whether networks are aligned before, which takes time that nothing here tells.
     """
-    memory = f"about {size(max(peak_memory(), LIBRARIES + held, p.memory))} of memory"
-    if learning is None or p.seconds is None:
-        return f"predicted in all: {memory}; time: not known"
-    besides = ", and what aligning takes" if aligned else ""
-    return f"predicted in all: {memory}; time: about {duration(p.seconds + learning)}{besides}"
+    memory, seconds = in_all(p, held, learning)
+    if seconds is None:
+        return f"predicted in all: about {size(memory)} of memory; time: not known"
+    besides = BESIDES if aligned else ""
+    return f"predicted in all: about {size(memory)} of memory; time: about {duration(seconds)}{besides}"
+
+
+def in_all(p: Prediction, held: int, learning: float | None) -> tuple[int, float | None]:
+    """Bytes and seconds of all of it; no seconds where they are not known. Arguments are those of `total`."""
+    known = learning is not None and p.seconds is not None
+    return max(peak_memory(), LIBRARIES + held, p.memory), p.seconds + learning if known else None  # type: ignore[operator]

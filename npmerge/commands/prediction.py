@@ -2,14 +2,19 @@
 
 import math
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from npmerge.recipe.blocks import Learn
 from npmerge.recipe.plan import Plan, Step
 from npmerge.stream.engine import LANES, Options, block_bytes, room_of, threads_of, whole_bytes
 from npmerge.stream.tensors import bytes_of_entry
+
+if TYPE_CHECKING:
+    from npmerge.learning.blocks import Blocks
+    from npmerge.learning.predictions import LearnPrediction
 
 COSTS = {
     "": 7.1,  # a copy
@@ -83,6 +88,20 @@ def predicted(plan: Plan, options: Options, probe: float) -> Prediction:
     threads = threads_of(plan, options)
     seconds = None if unmeasured else START + cost * probe / threads
     return Prediction(LIBRARIES + _tensors(plan, options, threads), seconds, unmeasured, threads)
+
+
+def predicted_learning(blocks: "Blocks", learn: Learn, *, aligned: bool) -> tuple["LearnPrediction", int]:
+    """What learning takes, for which a step is compiled and timed, and the bytes that all of the blocks hold.
+
+    Args:
+        blocks: of a document.
+        learn: its block.
+        aligned: whether networks are aligned before.
+    """
+    from npmerge.learning.predictions import PROGRAMS, predicted_fit  # imports flax and Optax
+
+    found = predicted_fit(blocks, learn)
+    return found, found.held + (PROGRAMS if aligned else 0)  # activations are a program of the network, too
 
 
 def probed() -> float:

@@ -28,6 +28,10 @@ PARTS = ("evaluation", "alignment", "paths", "contributions", "nearness", "pairs
 """What is measured, by the names that `report.json` has for it."""
 
 
+CONTROL = "a recipe trains none; in Python `npmerge.fit` with `npmerge.fine_tuning` does, as in task c of the README"
+"""Where what a learned merge has to be measured against comes from."""
+
+
 class LeftOut(Exception):  # noqa: N818 - nothing has gone wrong
     """A part of the report that cannot be measured; the message says how it can."""
 
@@ -68,6 +72,8 @@ def content_of(request: Request, merged: Merged, taken: Mapping[str, Any] | None
                 content["left_out"][name] = str(why)
         except ValueError as error:  # such as numbers that are not finite
             content[name], content["left_out"][name] = None, f"it cannot be measured ({error})"
+    if measuring.recipe.learn is not None:
+        content["left_out"]["control"] = CONTROL
     return content | {"warnings": _warnings(inputs, taken)}
 
 
@@ -173,10 +179,17 @@ class _Measuring:
         return self.request.data is not None or self.recipe.learn is not None or (align is not None and align.data is not None)
 
     @property
+    def _given(self) -> str:
+        """How to give examples."""
+        return f"`{shlex.join(['npmerge', 'report', str(self.merged.path)])} --data FILE`"
+
+    @property
     def labelled(self) -> "Examples":
         """Examples with labels of what the networks predict; no network is read where there are none."""
         if not self.has_examples or self.examples is None:
-            raise LeftOut("give examples with labels, `npmerge report DIR --data FILE.npz`")
+            raise LeftOut(
+                f"give examples with labels, {self._given}: a .npz of inputs and labels, or text for a language model"
+            )
         if not self.networks.judges(self.examples):
             raise LeftOut(f"{self.examples.name} has no labels of what the networks predict")
         return self.examples
@@ -238,6 +251,8 @@ class _Measuring:
         """What aligning brought."""
         from npmerge.commands.report_networks import alignment
 
+        if self.recipe.align is None and self.recipe.base_model is not None:
+            raise LeftOut  # models of one origin have their units in one order
         if self.recipe.align is None:
             raise LeftOut("the recipe does not align; `align: {method: weight_matching}` does, for models of different seeds")
         return alignment(self.networks, self.examples)
@@ -258,7 +273,7 @@ class _Measuring:
         if not any(is_statistic(name.replace(".", "/")) for name in self.merged.model.entries):
             raise LeftOut
         if not self.has_examples:
-            raise LeftOut("give examples to estimate them from, `npmerge report DIR --data FILE.npz`")
+            raise LeftOut(f"give examples to estimate them from, {self._given}")
         if self.networks.network.train_apply is None:
             raise LeftOut("give an architecture that has train_apply")
         return statistics(self.networks, self.examples)

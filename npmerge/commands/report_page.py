@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from npmerge.commands import report_figures as figures
-from npmerge.commands.report_headlines import RESULT, headlines, lead, listed
+from npmerge.commands.plan_page import BESIDES
+from npmerge.commands.report_headlines import RESULT, headlines, lead
 from npmerge.commands.report_judged import interval
 from npmerge.learning import page as learning
 from npmerge.reports.intervals import Interval
@@ -21,6 +22,7 @@ TITLES = {
     "nearness": "How near the result is to each model",
     "pairs": "How the models agree",
     "statistics": "Statistics of BatchNorm",
+    "control": "The control, the average fine-tuned on the same data for as many steps",
     "cost": "Time and memory of the merge",
 }
 
@@ -286,8 +288,9 @@ def _cost(content: Content) -> Section:
     if found is None:
         return section("")
     predicted = found.get("predicted") or {}
+    besides = BESIDES if predicted.get("aligned") else ""
     rows = (
-        ("time", duration(found["seconds"]), duration(predicted["seconds"]) if predicted.get("seconds") else "-"),
+        ("time", duration(found["seconds"]), f"{duration(predicted['seconds'])}{besides}" if predicted.get("seconds") else "-"),
         ("memory at most", size(found["memory"]), size(predicted["memory"]) if predicted.get("memory") else "-"),
         ("read", size(found["read"]), "-"),
         ("written", size(found["written"]), "-"),
@@ -301,7 +304,7 @@ def _missing(content: Content) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, why in content["left_out"].items():
         reasons.setdefault(why, []).append(TITLES[name])
-    return [f"{listed(names)}: {why}." for why, names in reasons.items()]
+    return [f"{'; '.join(names)}: {why}." for why, names in reasons.items()]
 
 
 def _left_out(content: Content) -> Section:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npmerge.checkpoint.stored import Entry, StoredModel
-from npmerge.commands.compare import OUTSIDE, Models, differences_of
+from npmerge.commands.compare import Models, differences_of, layer_of
 from npmerge.commands.plan_page import coefficients
 from npmerge.folder.card import name_of
 from npmerge.recipe.layers import layers_of
@@ -104,8 +104,8 @@ def groups_of(names: Sequence[str]) -> dict[str, str]:
             return (2 if layers.is_after(name) else 0, 0, 0)
         return (1, stacks.index(place.stack), place.number)
 
-    ordered = sorted(names, key=depth)
-    return {name: f"{p.stack}{p.number}" if (p := layers.place(name)) else OUTSIDE for name in ordered}
+    found = layer_of(names)
+    return {name: found[name] for name in sorted(names, key=depth)}
 
 
 def nearness(merged: StoredModel, models: Mapping[str, StoredModel], base: StoredModel | None) -> dict[str, Any]:

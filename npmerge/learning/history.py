@@ -1,5 +1,6 @@
 """What `history.json` keeps of a learned merge: everything that its page says, and that cannot be computed again."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ from npmerge.learning.measuring import Rows
 from npmerge.learning.partly import PartlyLearned
 from npmerge.learning.shares import names_of, shares_of
 
-BINS = 60
-"""Of the histogram of coefficients."""
+FEWEST, MOST = 8, 60
+"""Bins of the histogram of coefficients."""
 
 
 def history_of(learner: Learner, learnt: Learnt, names: Sequence[str], paths: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -77,8 +78,10 @@ def _histogram(coefficients: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """How many coefficients of each model lie between two edges, on one scale for all."""
     low = min(float(x.min()) for x in coefficients.values())
     high = max(float(x.max()) for x in coefficients.values())
-    edges = np.linspace(low, high if high > low else low + 1e-3, BINS + 1)
     models = len(next(iter(coefficients.values())))
+    each = sum(x.size for x in coefficients.values()) // models
+    bins = min(max(2 * math.isqrt(each), FEWEST), MOST)  # of few coefficients, or most bins hold one or none
+    edges = np.linspace(low, high if high > low else low + 1e-3, bins + 1)
     counts = [sum(np.histogram(x[k], edges)[0] for x in coefficients.values()) for k in range(models)]
     return {"edges": edges.tolist(), "counts": [np.asarray(x).tolist() for x in counts]}
 

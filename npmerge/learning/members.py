@@ -94,7 +94,7 @@ def with_results(plan: Plan, arrays: Mapping[str, np.ndarray]) -> Plan:
     """
     learned = [step for step in plan.steps if step.action == "merge" and step.name in arrays]
     stored = {step.name: arrays[step.name].astype(DTYPES[step.dtype]) for step in learned}
-    held = HeldModel("what was learned", stored, {})
+    held = HeldModel("the learned network", stored, {})
     number = len(plan.models)
 
     def copied(step: Step) -> Step:

@@ -20,8 +20,9 @@ VARIABLES = {"#000000": "var(--ink)", INK: "var(--ink)", SOFT: "var(--soft)", LI
 VARIABLES |= {colour: f"var(--s{k})" for k, colour in enumerate(SERIES, 1)}
 
 DPI = 150
-READABLE, SHRINK = 480, 0.72
-"""Pixels, and the part of its own width, below which a chart does not shrink with the page: narrower, its box scrolls."""
+WIDE, SHRINK = 800, 0.72
+"""Pixels up to which a chart shrinks with the page, however narrow; of a wider one the part of its width below which its box
+scrolls."""
 
 
 class Drawn(NamedTuple):
@@ -67,7 +68,8 @@ def for_page(svg: str, figure: Figure) -> str:
         f'<{tag} id="{figure.name}-{tag}">{escape(text.replace("`", ""))}</{tag}>'
         for tag, text in (("title", figure.title), ("desc", figure.words))
     )
-    size = f"width:100%;min-width:{max(min(width, READABLE), SHRINK * width):.0f}px;max-width:{width:.0f}px"
+    least = f"min-width:{SHRINK * width:.0f}px;" * (width > WIDE)
+    size = f"width:100%;{least}max-width:{width:.0f}px"
     return (
         f'<svg class="chart" role="img" aria-labelledby="{figure.name}-title {figure.name}-desc" width="{width:.0f}" '
         f'height="{height:.0f}" {box[0]} style="{size}" xmlns:xlink="http://www.w3.org/1999/xlink">{words}{inside.strip()}'

@@ -21,8 +21,9 @@ def compared(plan: Plan, merged: StoredModel) -> list[str]:
         if step.action == "copy" and not _is_converted(plan, step):
             _check(plan, step, merged)
             found[plan.models[step.sources[0].model].name] += 1
-    said = "bit for bit: read again and compared"
-    return [f"{plural(k, 'tensor')} {'is that' if k == 1 else 'are those'} of {name}, {said}" for name, k in found.items()]
+    return [
+        f"{plural(k, 'tensor')} copied from {name}; read again, the copies have the same bytes" for name, k in found.items()
+    ]
 
 
 def _is_converted(plan: Plan, step: Step) -> bool:

@@ -81,8 +81,12 @@ def _nonfinite(outcomes: Sequence[Outcome]) -> list[str]:
     return [f"warning: NaN or infinite entries in {named}"] if found else []
 
 
+WORTH_TELLING = 0.1
+"""Seconds of a tensor below which nobody asks which was slow."""
+
+
 def _slowest(outcomes: Sequence[Outcome]) -> list[str]:
-    made = sorted((x for x in outcomes if not x.kept), key=lambda x: -x.seconds)[:3]
+    made = sorted((x for x in outcomes if not x.kept and x.seconds >= WORTH_TELLING), key=lambda x: -x.seconds)[:3]
     return [f"slowest: {', '.join(f'{x.name} {duration(x.seconds)}' for x in made)}"] if made else []
 
 

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from npmerge.cli import app, main
 from npmerge.commands import values
-from npmerge.commands.compare import OUTSIDE, compared
+from npmerge.commands.compare import OUTSIDE, compared, layer_of
 from npmerge.commands.compare_page import grid, heatmap, told, worst
+from npmerge.commands.report_weights import groups_of
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 SHAPES = {"embed.weight": (7, 3), "layers.0.w": (5, 4), "layers.0.b": (4,), "layers.1.w": (5, 4), "layers.1.b": (4,)}
@@ -43,6 +44,13 @@ def expected(a: np.ndarray, x: np.ndarray, base: np.ndarray) -> dict[str, float]
         "task_cosine": ours @ theirs / norm(ours) / norm(theirs),
         "sign_conflict": np.mean((ours > 0) != (theirs > 0), where=both),
     }
+
+
+def test_where_numbers_count_few_tensors_modules_stand_for_layers():
+    few = ["stem.weight", "bn.weight", "bn.bias", "block/conv/kernel", "scale", "head.1.weight", "head.4.weight"]
+    modules = ["stem", "bn", "bn", "block/conv", "scale", "head.1", "head.4"]
+    assert list(layer_of(few).values()) == modules and list(groups_of(few)) == [*few]
+    assert set(layer_of([*few[-3:], "head.4.bias"]).values()) == {OUTSIDE, "head.1", "head.4"}
 
 
 @pytest.mark.parametrize("dtypes", [(BF16, BF16, BF16), (np.float32, BF16, np.float64)])

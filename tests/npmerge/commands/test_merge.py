@@ -1,6 +1,7 @@
 """`npmerge merge` as a command: folders, repetitions, interruptions and refusals."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from npmerge.cli import app, main
 from npmerge.commands.planning import planned
 from npmerge.recipe import Recipe
 from npmerge.reports.numbers import duration, nats, parse_size, size
-from npmerge.stream import blocks
+from npmerge.stream import blocks, outcomes
 from tests.npmerge.stream.engines import SHAPES, expected, plan_of, write_models
 from tests.npmerge.stream.test_engine import make
 
@@ -86,7 +87,8 @@ def test_a_document_is_planned_again_only_if_it_uses_a_result(folder: Path, monk
     assert names == ["half", None, None]
 
 
-def test_a_linear_merge_and_what_is_told_of_it(folder: Path) -> None:
+def test_a_linear_merge_and_what_is_told_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "WORTH_TELLING", 0.0)
     output = merge("linear.yml", "out", "-v", "--num-threads", "1")
     got, paths = load_file(folder / "out" / "model.safetensors"), [folder / "m0", folder / "m1"]
     stored = [load_file(path / "model.safetensors") for path in paths]
@@ -97,6 +99,11 @@ def test_a_linear_merge_and_what_is_told_of_it(folder: Path) -> None:
     for text in ("5 tensors merged, 2 copied", "rounding to the stored dtype", "slowest: ", "head  [40, 8]  BF16  linear of 2"):
         assert text in output, output
     assert sorted(x.name for x in folder.iterdir() if x.is_dir()) == ["m0", "m1", "m2", "out"]
+
+
+def test_tensors_that_took_no_time_are_not_called_slow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "WORTH_TELLING", math.inf)
+    assert "slowest" not in merge("linear.yml", "out")
 
 
 @pytest.mark.parametrize("recipe", ["ties", "two"])
@@ -135,7 +142,7 @@ def test_the_number_of_devices_changes_no_byte(folder: Path, recipe: str) -> Non
 def test_what_is_not_included_is_the_base_bit_for_bit_which_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 100)
     (folder / "some.yml").write_text(TIES + "include: [layers.0]\n")
-    assert "5 tensors are those of m0, bit for bit: read again and compared" in merge("some.yml", "out")
+    assert "5 tensors copied from m0; read again, the copies have the same bytes" in merge("some.yml", "out")
     got, base, other = (load_file(folder / name / "model.safetensors") for name in ("out", "m0", "m1"))
     for name in base:
         same = got[name].tobytes() == base[name].tobytes()
@@ -277,7 +284,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from npmerge.checkpoint import journal, writer
-from npmerge.stream import blocks
+from npmerge.stream import blocks, outcomes
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would this process
 nth, number, pwrite, calls = int(sys.argv[1]), int(sys.argv[2]), os.pwrite, []

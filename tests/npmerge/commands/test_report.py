@@ -114,9 +114,10 @@ def test_a_merge_of_task_vectors(here):
     assert cost["read"] == 3 * cost["written"] == 3 * sum(4 * v.size for v in merged.values())
     assert cost["seconds"] > 0 and cost["memory"] > 10**7 and cost["predicted"]["seconds"] > 0
     assert content["evaluation"] is content["alignment"] is content["statistics"] is None
-    assert content["left_out"]["evaluation"].startswith("give examples with labels, `npmerge report DIR --data")
-    assert "the recipe does not align" in words and "npmerge merge out/npmerge.json out-again" in words
-    assert "Accuracy and loss and Loss between the models: give examples with labels" in words
+    assert content["left_out"]["evaluation"].startswith("give examples with labels, `npmerge report out --data FILE`")
+    assert "alignment" not in content["left_out"]  # models of one base have their units in one order
+    assert "npmerge merge out/npmerge.json out-again" in words
+    assert "Accuracy and loss; Loss between the models: give examples with labels" in words
     told = run("report", "out", "--data", "data.npz")
     assert re.search(r"the models are no network that can be run here \(.*no known architecture has tensors such as", told)
 
@@ -147,6 +148,7 @@ def test_numbers_on_examples_are_those_of_scipy(here):
             half = norm.ppf(0.975) * sem(gain)
             assert row["gain"] == pytest.approx({"value": gain.mean(), "low": gain.mean() - half, "high": gain.mean() + half})
     rows, words = both_pages(out)
+    assert "the recipe does not align; `align" in json.dumps(content_of(out)["left_out"])
     best = max("ab", key=lambda x: right[f"{x}.safetensors"].mean())
     accuracy = found["rows"]["merged"]["accuracy"]
     assert f"{100 * right[f'{best}.safetensors'].mean():.1f} → {100 * accuracy['value']:.1f} %" in words
@@ -157,13 +159,17 @@ def test_numbers_on_examples_are_those_of_scipy(here):
     assert path["path"]["loss"][-1] == pytest.approx(found["rows"]["b.safetensors"]["loss"]["value"], rel=1e-5)
 
 
-def test_a_learned_merge_is_measured_on_what_it_holds_out(here):
+def test_a_learned_merge_is_measured_on_what_it_holds_out(here, monkeypatch):
+    before = 5 * 10**12  # as `npmerge plan`, asked before the merge
+    monkeypatch.setattr("npmerge.commands.plan_page.peak_memory", lambda: 0 if Path("out").exists() else before)
     blocks = {
         "learn": {"data": "data.npz", "held_out": 0.5, "steps": 2, "batch_size": 8},
         "align": {"method": "weight_matching"},
     }
     out = merge("out", "linear", {"a": 1, "b": 1}, "--report", **blocks)
     content, history = content_of(out), json.loads((out / "history.json").read_text())
+    assert content["cost"]["predicted"]["memory"] == before > content["cost"]["memory"]
+    assert ", and what aligning takes" in both_pages(out)[1]
     rows, kept = content["evaluation"]["rows"], history["evaluation"]["networks"]
     pairs = {"a.safetensors": "a.safetensors", "b.safetensors": "b.safetensors", "plain average": "start", "merged": "learned"}
     for name, other in pairs.items():
@@ -180,7 +186,8 @@ def test_a_learned_merge_is_measured_on_what_it_holds_out(here):
     assert f"{before:.3f} -> {after:.3f}" in next(x for x in cells if x[:1] == ["b.safetensors"] and "->" in x[1])
     assert "chosen on these same examples, of 2 that were judged" in words
     assert "30 held-out examples of data.npz" in words and "with learned coefficients" in words
-    assert "No data" not in words and not content["left_out"]
+    assert "No data" not in words and list(content["left_out"]) == ["control"]
+    assert "fine-tuned on the same data for as many steps: a recipe trains none" in words
     run("report", "out", "--data", "data.npz", "-q")  # half of which was learned from
     assert "chosen on these same examples" not in both_pages(out)[1]
     assert "30 of these examples are among those that coefficients were learned from" in both_pages(out)[1]
@@ -321,9 +328,7 @@ def test_what_is_measured_stays_when_the_inputs_are_gone(here):
     assert both_pages(out)[1].count("Measured when the report was first made") == 3
     (out / "report.json").unlink()
     told = run("report", "out")
-    assert re.search(
-        r"How near the result is to each model and How the models agree: .*one.safetensors.*; run the command", told
-    )
+    assert re.search(r"How near the result is to each model; How the models agree: .*one.safetensors.*; run the command", told)
     assert content_of(out)["merge"]["models"] == [{"name": "one.safetensors"}, {"name": "two.safetensors"}]
     both_pages(out)
 

@@ -1,9 +1,11 @@
 """What reports call the modules of a network, and whether one model is all that is left."""
 
 import numpy as np
+import pytest
 
 from npmerge import PerLayer, PerModel, PerTensor
 from npmerge.checkpoint import save_network
+from npmerge.learning.history import _histogram
 from npmerge.learning.shares import collapsed, names_of
 from npmerge.models import build
 from tests.npmerge.learning.digits import CONFIG, learn, merge, recipe
@@ -42,3 +44,9 @@ def test_a_collapse_is_told_with_the_name_of_the_file_and_what_a_recipe_can_do(h
         text = recipe(learn=block).replace("b.safetensors", "c.safetensors")
         said.append("Warning: the mean share of a.safetensors has" in (merge(here, f"{steps}", text) / "report.md").read_text())
     assert said == [False, True]
+
+
+@pytest.mark.parametrize(("each", "bins"), [(1, 8), (28, 10), (100, 20), (10_000, 60)])
+def test_few_coefficients_have_few_bins(each, bins):
+    found = _histogram({"w": np.random.default_rng(0).standard_normal((2, each))})
+    assert len(found["edges"]) == bins + 1 and [sum(x) for x in found["counts"]] == [each, each]

@@ -96,6 +96,13 @@ def test_wide_parts_scroll_in_their_own_box_and_by_keyboard(browser, reports):
     assert browser.evaluate("[...document.querySelectorAll('.scroll')].every(x => x.tabIndex === 0 && x.ariaLabel)")
 
 
+@pytest.mark.parametrize(("name", "scrolling"), [("learned", 0), ("plain", 0), ("compared", 1)])
+def test_charts_are_whole_on_a_phone_but_for_wide_maps(browser, reports, name, scrolling):
+    browser.open(reports[name], width=360)
+    boxes = "[...document.querySelectorAll('figure .scroll')]"
+    assert browser.evaluate(f"{boxes}.filter(x => x.scrollWidth > x.clientWidth + 1).length") == scrolling
+
+
 def test_names_of_models_are_shown_as_they_are(browser, reports):
     browser.open(reports["plain"], width=1200)
     assert "<script>alert(1)<script>" in browser.evaluate("document.body.innerText")

@@ -12,7 +12,7 @@ from npmerge.reports.html import html
 from npmerge.reports.intervals import Interval
 from npmerge.reports.markdown import markdown
 from npmerge.reports.page import Figure, Headline, Listing, Page, Points, Table, Warnings, code, filled, section, table
-from npmerge.reports.style import SERIES, VARIABLES, drawn
+from npmerge.reports.style import SERIES, VARIABLES, drawn, for_page
 
 EVIL = "<script>alert('1')</script>"
 ROWS = {"a": Interval(0.5, 0.4, 0.6), "_b $x$": Interval(0.75, 0.7, float("inf"))}
@@ -119,6 +119,12 @@ def test_charts_are_named_and_described_and_take_the_colours_of_the_page():
     assert used and set(used) <= set(ids)
     assert {"a", "accuracy"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", svg))
     assert any("$x$" in text for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg))  # no mathematics
+
+
+@pytest.mark.parametrize(("points", "least"), [(480, ""), (720, "min-width:691px;")])
+def test_a_chart_shrinks_to_the_page_and_only_a_wide_one_stops(points, least):
+    found = for_page(f'<svg width="{points}pt" height="30pt" viewBox="0 0 1 1"></svg>', chart())
+    assert f'style="width:100%;{least}max-width:{points * 4 // 3}px"' in found
 
 
 def test_names_in_any_script_are_text_of_a_chart():
