@@ -14,6 +14,7 @@ from npmerge.checkpoint.ahead import ahead
 from npmerge.checkpoint.dtypes import DTYPES
 from npmerge.checkpoint.errors import CheckpointError
 from npmerge.checkpoint.stored import StoredModel
+from npmerge.checkpoint.trees import nested
 
 PIECE = 64 * 2**20
 """Bytes of a stored model that Orbax is given at a time; it takes about as many again three times over."""
@@ -76,7 +77,7 @@ def _write_at_once(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str,
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, _nested(arrays), custom_metadata=metadata, force=True)
+        checkpointer.save(path, nested(arrays, "/"), custom_metadata=metadata, force=True)
 
 
 def _write_in_parts(path: Path, model: StoredModel, metadata: dict[str, Any]) -> None:
@@ -89,7 +90,7 @@ def _write_in_parts(path: Path, model: StoredModel, metadata: dict[str, Any]) ->
     try:
         with context:
             for part in ahead(_parts(model)):
-                ocp.partial.save(beside, _nested(part), custom_metadata=metadata)
+                ocp.partial.save(beside, nested(part, "/"), custom_metadata=metadata)
             ocp.partial.finalize(beside)
         if path.exists():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -111,17 +112,6 @@ def _parts(model: StoredModel) -> Iterator[dict[str, np.ndarray]]:
         part[entry.name] = model.read(entry.name).reshape(entry.shape)
         filled += entry.nbytes
     yield part
-
-
-def _nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *above, last = name.split("/")
-        node = tree
-        for key in above:
-            node = node.setdefault(key, {})
-        node[last] = array
-    return tree
 
 
 def _check_names(path: Path, names: Iterable[str]) -> None:

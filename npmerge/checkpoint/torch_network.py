@@ -16,6 +16,7 @@ from npmerge.checkpoint.torch_copies import Parts, array_of, keeps_statistics, t
 from npmerge.checkpoint.torch_environment import imported, running, version
 from npmerge.checkpoint.torch_faults import Places
 from npmerge.checkpoint.torch_values import Wanted, arguments, as_inputs, in_words, of_outputs
+from npmerge.checkpoint.trees import nested
 
 TOLERANCE = 1e-3
 """How far outputs may be from PyTorch's, of the largest of them: more is another function, not rounding."""
@@ -92,7 +93,7 @@ def torch_module(module: Any, example: PyTree, *, output: str | int | None = Non
     check_kinds("torch_module takes (module, example)", (module, torch.nn.Module), (example, object))
     functions, inputs = functions_of(module, output=output), as_inputs(example)
     tensors = module.state_dict(keep_vars=True)
-    variables = nested({name: array_of(tensors[name]) for name in functions.parts.shapes})
+    variables = nested({name: array_of(tensors[name]) for name in functions.parts.shapes}, ".")
     functions.check(variables, inputs)
     return TorchNetwork(functions.apply, variables, functions.train_apply, functions.restore)
 
@@ -138,7 +139,7 @@ class TorchFunctions:
     @property
     def shapes(self) -> PyTree:
         """The variables as `jax.ShapeDtypeStruct`."""
-        return nested(self.parts.shapes)
+        return nested(self.parts.shapes, ".")
 
     def check(self, variables: PyTree, inputs: PyTree) -> None:
         """Check that both functions take the inputs, and that outputs are PyTorch's where all are arrays.
@@ -173,7 +174,7 @@ class TorchFunctions:
             with self.places.told(in_words(inputs)):
                 given = environment.j2t_iso(jax.tree.map(jnp.asarray, arguments(inputs)))
                 outputs = environment.v2t_iso(self._called(tensors, given, training=training))
-            return of_outputs(outputs, self.output), nested({name: tensors[name].jax() for name in arrays})
+            return of_outputs(outputs, self.output), nested({name: tensors[name].jax() for name in arrays}, ".")
 
     def _called(self, tensors: dict[str, Any], given: tuple[tuple, dict], *, training: bool) -> Any:
         """What the module returns, in evaluation mode but for layers with running statistics."""
@@ -203,18 +204,6 @@ class TorchFunctions:
 def path_of(name: str) -> str:
     """Where a tensor of the state dictionary stands among the variables."""
     return name.replace(".", "/")
-
-
-def nested(flat: Mapping[str, Any]) -> PyTree:
-    """Dictionaries in dictionaries, by the dots of the names."""
-    tree: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *above, last = name.split(".")
-        inner = tree
-        for part in above:
-            inner = inner.setdefault(part, {})
-        inner[last] = leaf
-    return tree
 
 
 def _check_close(path: str, ours: np.ndarray, theirs: np.ndarray) -> None:

@@ -85,3 +85,15 @@ def _array(name: str, leaf: Any) -> np.ndarray:
     if str(leaf.dtype) not in DTYPES:
         raise ValueError(f"cannot save {name!r}: got dtype {leaf.dtype}, expected one of {', '.join(DTYPES)}")
     return np.asarray(leaf, order="C")  # safetensors writes the buffer as it lies
+
+
+def nested(flat: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Dictionaries in dictionaries, by the names of what they hold, whose parts the separator keeps apart."""
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *above, last = name.split(separator)
+        inner = tree
+        for part in above:
+            inner = inner.setdefault(part, {})
+        inner[last] = leaf
+    return tree

@@ -15,7 +15,8 @@ from alignment.graph import PyTree, flatten
 from npmerge.checkpoint.recognise import without_wrappers
 from npmerge.checkpoint.torch_environment import imported as imported_package
 from npmerge.checkpoint.torch_folder import transformers_module
-from npmerge.checkpoint.torch_network import TorchFunctions, functions_of, nested, path_of
+from npmerge.checkpoint.torch_network import TorchFunctions, functions_of, path_of
+from npmerge.checkpoint.trees import nested
 from npmerge.learning.architectures import Apply, Architecture, TrainApply
 from npmerge.learning.members import Tensors
 from npmerge.learning.user_code import check_arguments, imported, source_of
@@ -77,7 +78,7 @@ class TorchModule(Architecture):
             if place in found and not np.array_equal(found[place], x, equal_nan=True):
                 raise ValueError(f"{name!r} differs from the tensor that {self.name} ties it to")
             found[place] = x
-        return nested({place: found[place] for place in self.functions.parts.shapes})
+        return nested({place: found[place] for place in self.functions.parts.shapes}, ".")
 
     def shapes(self, tensors: Tensors) -> PyTree:
         """See `Architecture.shapes`."""

@@ -12,11 +12,9 @@ import yaml
 from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax
 from scipy.stats import binomtest, norm, sem
-from typer.testing import CliRunner
 
 from npmerge.checkpoint import load_network, save_network
 from npmerge.checkpoint.held import HeldModel
-from npmerge.cli import app
 from npmerge.commands.report_headlines import _compared, headlines, lead
 from npmerge.commands.report_judged import Judged, interval, judged, rows_of
 from npmerge.commands.report_networks import some
@@ -25,6 +23,7 @@ from npmerge.learning.data import Examples
 from npmerge.models import Mlp, Vgg, build
 from npmerge.reports.intervals import Interval
 from npmerge.reports.style import Drawn
+from tests.npmerge.learning.digits import run
 from tests.pages import both_pages
 
 CONFIG = Mlp(inputs=6, hidden=(8, 5), classes=3)
@@ -54,14 +53,6 @@ def here(tmp_path, monkeypatch) -> Path:
         rng = np.random.default_rng(k)
         save_file({x: rng.standard_normal(s).astype(np.float32) for x, s in SHAPES.items()}, tmp_path / f"{name}.safetensors")
     return tmp_path
-
-
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def merge(out: str, method: str, models: dict[str, float], *flags: str, **keys: object) -> Path:
