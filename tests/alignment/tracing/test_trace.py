@@ -670,6 +670,18 @@ def test_ranking_the_logits_or_sorting_units_is_known():
     assert alignment.verify(apply, graph, SORTED, X, key=KEY) < 1e-5
 
 
+@pytest.mark.parametrize("largest", [jax.lax.top_k, jax.lax.approx_max_k])
+def test_units_that_are_ranked_are_held(largest):
+    """Also where the axis is counted from the last."""
+
+    def apply(v, x):
+        return largest(jnp.tanh(x @ v["a"]) @ v["b"], 6)[0] @ v["c"]
+
+    graph = alignment.trace(apply, SORTED, X)
+    assert networks.table(graph) == {"a": (5, "permutation")}
+    assert alignment.verify(apply, graph, SORTED, X, key=KEY) < 1e-5
+
+
 def test_a_taught_rule_lifts_the_pin(monkeypatch):
     """Sorting along the batch treats every feature alike."""
 
