@@ -1,7 +1,7 @@
 """What is added to an error that a user's function raises while it is traced: how it was called, and what to do."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -45,15 +45,22 @@ def _is_linen(error: Exception, owner: Any) -> bool:
 
 
 def _kinds(tree: PyTree) -> str:
-    text = str(jax.tree.map(_Kind, tree))
+    return in_a_line(tree, lambda shape: f"[{','.join(map(str, shape))}]")
+
+
+def in_a_line(tree: PyTree, shown: Callable[[tuple[int, ...]], str]) -> str:
+    """The dtypes and shapes of the arrays of a tree; of a tree of many, as of variables, the first.
+
+    Args:
+        tree: of arrays.
+        shown: how a shape is written.
+    """
+    text = str(jax.tree.map(lambda x: _Text(f"{getattr(x, 'dtype', type(x).__name__)}{shown(np.shape(x))}"), tree))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
-class _Kind:
-    """The dtype and shape of one array, without the quotes that text in a tree would have."""
+class _Text(str):
+    """Without the quotes that text in a tree has."""
 
-    def __init__(self, x: Any):
-        self.text = f"{getattr(x, 'dtype', type(x).__name__)}[{','.join(map(str, np.shape(x)))}]"
-
-    def __repr__(self) -> str:
-        return self.text
+    __slots__ = ()
+    __repr__ = str.__str__

@@ -1,17 +1,13 @@
 """Errors of the user's own network or loss, told as theirs: which of the two raised what, and on what."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
-from alignment.called import slip_of
+from alignment.called import in_a_line, slip_of
 from alignment.checks import channels_first, first_line, kind_of
 from alignment.graph import PyTree
-
-LONGEST = 200
-"""Characters of a message that tell the shapes of a tree."""
 
 
 class UserError(ValueError):
@@ -84,16 +80,5 @@ def of_pair(outputs: PyTree) -> str:
 
 
 def kinds_of(tree: PyTree) -> str:
-    """The dtypes and shapes of arrays, of n examples each, in a line; of a tree of many, as of variables, the first."""
-    text = str(jax.tree.map(_Kind, tree))
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-
-
-class _Kind:
-    """That of one array, without the quotes that text in a tree would have."""
-
-    def __init__(self, x: Any):
-        self.text = f"{getattr(x, 'dtype', type(x).__name__)} (n{''.join(f', {size}' for size in np.shape(x)[1:])})"
-
-    def __repr__(self) -> str:
-        return self.text
+    """The dtypes and shapes of arrays, of n examples each, in a line."""
+    return in_a_line(tree, lambda shape: f" (n{''.join(f', {size}' for size in shape[1:])})")
