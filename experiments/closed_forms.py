@@ -40,10 +40,10 @@ from experiments.closed_forms_settings import (
     Settings,
     made_with,
 )
-from experiments.data import Examples
+from experiments.data import PACS, Examples, joined
 from experiments.grids import Choice, Way, way_of
 from experiments.run import Preset, Rows, check_settings, machine
-from experiments.tasks import PACS, Sizes, Tasks, joined, load_tasks
+from experiments.tasks import Sizes, Tasks, load_tasks
 from npmerge import checkpoint, cost
 from npmerge.granularity import Granularity
 from npmerge.models import Mlp, ResNetCifar, build, example

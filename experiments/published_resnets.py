@@ -6,20 +6,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.data import CIFAR, Examples, stored_images
+from experiments.data import CIFAR, IMAGENET, Examples, load, scaled
 from npmerge import evaluate
 from npmerge.checkpoint.names import load_named
 from npmerge.models import abstract
 
-MEAN, DEVIATION = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
-"""What the files were trained with: those of ImageNet."""
-
 
 def load_test_set(folder: Path = CIFAR, count: int | None = None) -> Examples:
     """The first `count` images of the test set (all for None), as the published networks take them."""
-    images = stored_images(folder / "x_test.npy.xz")[:count]
-    labels = np.load(folder / "labels.npz")["y_test"][:count]
-    return Examples((images - MEAN) / DEVIATION, labels.astype(np.int32))
+    test = load("cifar10", folder).test
+    return scaled(test.take(np.arange(len(test.labels))[:count]), IMAGENET)
 
 
 def accuracy(path: Path, data: Examples, batch: int = 500) -> float:

@@ -13,8 +13,8 @@ import optax
 
 import npmerge as nm
 from alignment import WeightMatching
-from experiments.data import CIFAR, stored_images
-from experiments.published_resnets import DEVIATION, MEAN, load_test_set
+from experiments.data import CIFAR, IMAGENET, load, scaled
+from experiments.published_resnets import load_test_set
 from npmerge.checkpoint.names import load_named
 from npmerge.evaluate import Metrics
 from npmerge.learning.known_networks import Known
@@ -44,8 +44,7 @@ def write(folder: Path) -> None:
     for name in NAMES:
         shutil.copy(CIFAR.parent / "resnet_cifar10" / f"resnet20_{name}.th", folder)
     count = TRAIN + HELD_OUT
-    images = ((stored_images(CIFAR / "x_train20k.npy.xz")[:count] - MEAN) / DEVIATION).astype(np.float32)
-    labels = np.load(CIFAR / "labels.npz")["y_train20k"][:count].astype(np.int32)
+    images, labels = scaled(load("cifar10", CIFAR).train.take(np.arange(count)), IMAGENET)
     np.savez(folder / "train.npz", inputs=images[:TRAIN], labels=labels[:TRAIN])
     np.savez(folder / "held_out.npz", inputs=images[TRAIN:], labels=labels[TRAIN:])
     test = load_test_set(count=TEST)

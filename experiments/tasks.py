@@ -1,16 +1,15 @@
 """Three tasks for fine-tunes of one base: scikit-learn's digits by class and turned, or three domains of PACS."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from experiments.data import Examples, load_images, stored_images
+from experiments.data import Examples, Scale, joined, load, load_images, scaled
 
-PACS = Path("../shared/data/pacs")
-"""Where PACS is looked for: 4 domains x 7 classes (Li et al. 2017), as differences of 32 x 32 images."""
+MIDDLE = Scale(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
+"""By which the images of PACS are shifted and scaled."""
 
 
 class Task(NamedTuple):
@@ -45,11 +44,6 @@ def load_tasks(folder: Path | None, sizes: Sizes, *, seed: int) -> Tasks:
     return _digits(sizes, seed) if folder is None else _pacs(folder, sizes, seed)
 
 
-def joined(parts: Sequence[Examples]) -> Examples:
-    """All examples of several parts."""
-    return Examples(np.concatenate([p.inputs for p in parts]), np.concatenate([p.labels for p in parts]))
-
-
 def _digits(sizes: Sizes, seed: int) -> Tasks:
     """0 to 4 and 5 to 9 upright, and all ten turned by 90 degrees; each image is in one part, upright and turned."""
     images = load_images()
@@ -68,12 +62,9 @@ def _by_task(part: Examples) -> tuple[Examples, Examples, Examples]:
 
 def _pacs(folder: Path, sizes: Sizes, seed: int) -> Tasks:
     """Art, cartoons and sketches; the base is trained on photographs. A fifth of each domain is for testing."""
-    if not (folder / "labels.npz").is_file():
-        raise ValueError(f"no PACS in {folder}: expected labels.npz and x32.npy.xz there")
-    known, inputs = np.load(folder / "labels.npz"), stored_images(folder / "x32.npy.xz")
-    everything = Examples((inputs - 0.5) / 0.25, known["y"].astype(np.int32))
-    domains = {str(name): everything.take(np.flatnonzero(known["domain"] == k)) for k, name in enumerate(known["domains"])}
-    photos, photos_selection = _cut(domains.pop("photo"), seed, len(known["y"]) // 10)
+    whole = load("pacs", folder).whole
+    domains = {name: scaled(whole.where(domain=k), MIDDLE) for k, name in enumerate(whole.names["domain"])}
+    photos, photos_selection = _cut(domains.pop("photo"), seed, len(whole.labels) // 10)
     each = tuple(Task(name.replace("_", " "), *_quartered(domain, sizes, seed)) for name, domain in domains.items())
     return Tasks("PACS", photos, photos_selection, each)
 

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from experiments.data import load_images
@@ -49,27 +48,3 @@ def test_the_page_shows_the_rows_and_nothing_is_done_twice(out, rows, monkeypatc
     main(preset=Preset.test, out=out, seed=0, seeds=1, data="digits")
     with pytest.raises(ValueError, match="made with other settings: width is 2 there, 12 here"):
         main(preset=Preset.cpu, out=out, seed=0, seeds=1, data="digits")
-
-
-def test_images_are_standardised_and_told_by_name(tmp_path):
-    images = load_images()
-    assert images.name == "digits"
-    assert images.train.inputs.shape[1:] == (8, 8, 1)
-    everything = np.concatenate([images.train.inputs, images.validation.inputs])
-    assert (everything.mean(), everything.std()) == pytest.approx((0, 1), abs=1e-4)
-    with pytest.raises(ValueError, match=r"no CIFAR-10 in .*: give the folder cifar-10-batches-bin"):
-        load_images(tmp_path)
-
-
-def test_the_official_files_of_cifar(tmp_path):
-    """One byte of label, then 3072 of red, green and blue."""
-    rng = np.random.default_rng(0)
-    for name in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
-        rng.integers(0, 10, (4, 3073), dtype=np.uint8).tofile(tmp_path / f"{name}.bin")
-    images = load_images(tmp_path)
-    assert images.name == "CIFAR-10"
-    assert [len(part.labels) for part in images[1:]] == [18, 2, 4]
-    first = np.fromfile(tmp_path / "test_batch.bin", np.uint8).reshape(4, -1)
-    assert images.test.labels.tolist() == first[:, 0].tolist()
-    channel = np.corrcoef(images.test.inputs[0, :, :, 1].ravel(), first[0, 1 + 1024 : 1 + 2048])
-    assert channel[0, 1] == pytest.approx(1, abs=1e-5)
