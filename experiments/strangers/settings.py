@@ -1,0 +1,95 @@
+"""What the experiment on strangers' networks does: how much work, and the names of its rows."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from experiments.run import Preset
+from experiments.strangers.ways import (
+    CONTROL,
+    LEARNED,
+    PARENT,
+    SOLVED,
+    TAUGHT_SOLVED,
+    WAYS,
+)
+
+PARENTS, ENSEMBLE = "parents, on average", "ensemble of their logits"
+BETTER = "better parent"
+PLAIN, MATCHED = "no alignment", "ActivationMatching"
+AVERAGE, RESET, REPAIR = "average", "average, statistics re-estimated", "average, REPAIR"
+PARTIAL, TEACHER = "PLeaS", "PLeaS, teacher-forced"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is done with some of the networks.
+
+    Attributes:
+        networks: that are merged: names of `networks.SOURCES`, or files.
+        seeds: how many of the seeds; they differ in which images are drawn.
+        alignments: whether every alignment is tried, or activation matching alone.
+        sizes: of PLeaS, in multiples of one network.
+        images: numbers of training images that learned merges see, validation images included.
+        ways: what is learned from each number of images, names of `WAYS`.
+        path: points on the lines between two networks; none for 0.
+    """
+
+    networks: tuple[str, ...]
+    seeds: int = 3
+    alignments: bool = False
+    sizes: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0)
+    images: tuple[int, ...] = (5_000,)
+    ways: tuple[str, ...] = (LEARNED, CONTROL)
+    path: int = 0
+
+    def of(self, networks: tuple[str, ...]) -> "Part":
+        """The same with other networks."""
+        return dataclasses.replace(self, networks=networks)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much work a run does.
+
+    Attributes:
+        parts: what is done with which networks.
+        measured: training images, without their labels, for alignments, least squares and statistics of merges that learn
+            nothing.
+        steps: of every learned merge and control.
+        batch: images of a step.
+        tuned: number of images at which rates are chosen, in the first seed; other rows take the rates from there.
+        limit: test images; None for all.
+    """
+
+    parts: tuple[Part, ...]
+    measured: int = 5_000
+    steps: int = 200
+    batch: int = 128
+    tuned: int = 5_000
+    limit: int | None = None
+
+
+PAIR = ("resnet20_akamaster", "resnet20_zheng")
+OTHERS = (
+    ("resnet20_akamaster", "resnet20_bognev"),
+    ("resnet20_zheng", "resnet20_bognev"),
+    ("resnet20_akamaster", "resnet20_zheng", "resnet20_bognev"),
+    ("resnet56_akamaster", "resnet56_zheng"),
+)
+COUNTS = (500, 2_000, 5_000, 20_000)
+CURVES = (LEARNED, CONTROL, SOLVED)
+
+PRESETS = {
+    Preset.test: Settings(
+        (Part(PAIR, 1, True, (1.0, 1.5), (40, 60), (LEARNED, CONTROL, TAUGHT_SOLVED, PARENT), path=3),),
+        measured=60, steps=2, batch=16, tuned=60, limit=100,
+    ),
+    Preset.cpu: Settings((
+        Part(PAIR, alignments=True, path=11, images=COUNTS, ways=tuple(WAYS)),
+        *(Part(networks, seeds=1) for networks in OTHERS),
+    )),
+    Preset.paper: Settings(
+        tuple(Part(networks, alignments=True, path=25, images=COUNTS, ways=tuple(WAYS)) for networks in (PAIR, *OTHERS)),
+        steps=4_000,
+    ),
+}  # fmt: skip
