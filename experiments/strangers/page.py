@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.strangers.alignments import ALIGNMENTS, MATCHING
 from experiments.strangers.figures import figures
 from experiments.strangers.findings import findings
 from experiments.strangers.results import Results, read
-from experiments.strangers.rows import ALIGNMENTS
 from experiments.strangers.settings import AVERAGE, ENSEMBLE, PARENTS, PARTIAL, PLAIN, REPAIR, RESET
 from experiments.strangers.ways import CONTROL, LEARNED, SOLVED, TAUGHT_SOLVED, WAYS
 from npmerge.reports.tables import markdown_table
@@ -83,7 +83,7 @@ def _alignments(main: Results) -> list[str]:
 
 
 def _others(found: dict[str, Results], names: list[str]) -> list[str]:
-    every = (PARENTS, ENSEMBLE, _plain(), f"activation matching: {RESET}", LEARNED, CONTROL, SOLVED, TAUGHT_SOLVED)
+    every = (PARENTS, ENSEMBLE, _plain(), f"{MATCHING}: {RESET}", LEARNED, CONTROL, SOLVED, TAUGHT_SOLVED)
     methods = [m for m in every if any(found[name].of(m) for name in names)]
     header = ("test accuracy (%)", *names)
     count = {name: max(found[name].images(list(WAYS)), default=None) for name in names}

@@ -2,49 +2,21 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import npmerge as nm
-from alignment import (
-    CCA,
-    ActivationMatching,
-    CycleConsistent,
-    GroupMatching,
-    OptimalTransport,
-    Procrustes,
-    Scale,
-    SoftPermutation,
-    StraightThrough,
-    WeightMatching,
-    ZipIt,
-)
-from alignment.base import Alignment
 from alignment.graph import PyTree
 from experiments.data import Examples, Images, labelled
 from experiments.learning import Budget
 from experiments.run import Rows
+from experiments.strangers.alignments import ALIGNMENTS, MATCHING
 from experiments.strangers.merging import Merging, unstacked
 from experiments.strangers.networks import Strangers
 from experiments.strangers.settings import AVERAGE, ENSEMBLE, PARENTS, PARTIAL, PLAIN, REPAIR, RESET, TEACHER, Part, Settings
 from experiments.strangers.ways import WAYS
-
-ALIGNMENTS: Mapping[str, Alignment] = {
-    "weight matching": WeightMatching(),
-    "activation matching": ActivationMatching(),
-    "Procrustes": Procrustes(approximate=True),
-    "CCA": CCA(approximate=True),
-    "scales after weight matching": Scale(),
-    "group matching": GroupMatching(),
-    "soft permutation": SoftPermutation(start=WeightMatching()),
-    "straight-through": StraightThrough(),
-    "cycle-consistent": CycleConsistent(),
-    "ZipIt": ZipIt(),
-    "optimal transport": OptimalTransport(),
-}
-"""Every alignment that keeps the size of one network. Rotations and linear maps change a network of ReLUs: approximately."""
 
 
 class Job(NamedTuple):
@@ -92,7 +64,7 @@ class Experiment:
         yield from self._averages(measured)
         for size in self.part.sizes:
             yield Job(PARTIAL, measured, size, functools.partial(self.pleas, size, sequential=True))
-        if self.part.alignments:
+        if self.part.forced:
             yield Job(TEACHER, measured, 1.0, functools.partial(self.pleas, 1.0, sequential=False))
         for images in sorted(self.part.images, key=lambda count: count != self.settings.tuned):
             for way in self.part.ways:
@@ -102,7 +74,7 @@ class Experiment:
         kinds = {AVERAGE: self.average, RESET: self.reset, REPAIR: self.repaired}
         for kind, make in kinds.items():
             yield Job(f"{PLAIN}: {kind}", images, 1.0, functools.partial(make, None))
-        for name in ALIGNMENTS if self.part.alignments else ["activation matching"]:
+        for name in self.part.alignments:
             for kind, make in kinds.items():
                 yield Job(f"{name}: {kind}", images, 1.0, functools.partial(make, name))
 
@@ -151,9 +123,9 @@ class Experiment:
 
     def paths(self, paths: Rows) -> None:
         """Networks on the line between the first two, before and after alignment, with statistics of their own."""
-        if not self.part.path or paths.has(seed=self.seed, networks=self.name, alignment="activation matching"):
+        if not self.part.path or paths.has(seed=self.seed, networks=self.name, alignment=MATCHING):
             return
-        for name in (None, "weight matching", "activation matching"):
+        for name in (None, "weight matching", MATCHING):
             start, end = unstacked(self._stack(name))[:2]
             path = nm.path_between(self.apply, start, end, self.test, points=self.part.path, reset=self._measured.renewed)
             values = {column: [round(float(x), 4) for x in getattr(path, column)] for column in path._fields}

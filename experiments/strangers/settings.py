@@ -4,18 +4,16 @@ import dataclasses
 from dataclasses import dataclass
 
 from experiments.run import Preset
+from experiments.strangers.alignments import ALIGNMENTS, MATCHING, ZIPPED
 from experiments.strangers.ways import (
     CONTROL,
     LEARNED,
-    PARENT,
-    SOLVED,
     TAUGHT_SOLVED,
     WAYS,
 )
 
 PARENTS, ENSEMBLE = "parents, on average", "ensemble of their logits"
-BETTER = "better parent"
-PLAIN, MATCHED = "no alignment", "ActivationMatching"
+PLAIN = "no alignment"
 AVERAGE, RESET, REPAIR = "average", "average, statistics re-estimated", "average, REPAIR"
 PARTIAL, TEACHER = "PLeaS", "PLeaS, teacher-forced"
 
@@ -27,7 +25,8 @@ class Part:
     Attributes:
         networks: that are merged: names of `networks.SOURCES`, or files.
         seeds: how many of the seeds; they differ in which images are drawn.
-        alignments: whether every alignment is tried, or activation matching alone.
+        alignments: that are averaged, names of `ALIGNMENTS`.
+        forced: whether least squares on the parents' own activations stand beside sequential ones.
         sizes: of PLeaS, in multiples of one network.
         images: numbers of training images that learned merges see, validation images included.
         ways: what is learned from each number of images, names of `WAYS`.
@@ -36,7 +35,8 @@ class Part:
 
     networks: tuple[str, ...]
     seeds: int = 3
-    alignments: bool = False
+    alignments: tuple[str, ...] = (MATCHING,)
+    forced: bool = False
     sizes: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0)
     images: tuple[int, ...] = (5_000,)
     ways: tuple[str, ...] = (LEARNED, CONTROL)
@@ -77,19 +77,19 @@ OTHERS = (
     ("resnet56_akamaster", "resnet56_zheng"),
 )
 COUNTS = (500, 2_000, 5_000, 20_000)
-CURVES = (LEARNED, CONTROL, SOLVED)
+EVERYTHING = Part(PAIR, alignments=tuple(ALIGNMENTS), forced=True, images=COUNTS, ways=tuple(WAYS), path=11)
 
 PRESETS = {
     Preset.test: Settings(
-        (Part(PAIR, 1, True, (1.0, 1.5), (40, 60), (LEARNED, CONTROL, TAUGHT_SOLVED, PARENT), path=3),),
+        (Part(PAIR, 1, (MATCHING, ZIPPED), sizes=(1.0, 1.5), images=(40, 60), ways=(LEARNED, CONTROL, TAUGHT_SOLVED), path=3),),
         measured=60, steps=2, batch=16, tuned=60, limit=100,
     ),
     Preset.cpu: Settings((
-        Part(PAIR, alignments=True, path=11, images=COUNTS, ways=tuple(WAYS)),
+        EVERYTHING,
         *(Part(networks, seeds=1) for networks in OTHERS),
     )),
     Preset.paper: Settings(
-        tuple(Part(networks, alignments=True, path=25, images=COUNTS, ways=tuple(WAYS)) for networks in (PAIR, *OTHERS)),
+        tuple(EVERYTHING.of(networks) for networks in (PAIR, *OTHERS)),
         steps=4_000,
     ),
 }  # fmt: skip
