@@ -55,6 +55,11 @@ def cache() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npmerge" / "data"
 
 
+def find_cifar() -> Path | None:
+    """The folder of CIFAR-10 beside this checkout, or that of its download, if there is one."""
+    return next((folder for folder in (CIFAR, cache() / "cifar10") if folder.is_dir()), None)
+
+
 def missing(known: Known, name: str, roots: list[Path]) -> str:
     """What is said of a data set that was not found."""
     looked = " and ".join(map(str, roots))
