@@ -56,8 +56,9 @@ def cache() -> Path:
 
 
 def find_cifar() -> Path | None:
-    """The folder of CIFAR-10 beside this checkout, or that of its download, if there is one."""
-    return next((folder for folder in (CIFAR, cache() / "cifar10") if folder.is_dir()), None)
+    """The folder of CIFAR-10 beside this checkout, or that of its download, if it is there."""
+    known, folders = CATALOGUE["cifar10"], (CIFAR, cache() / "cifar10")
+    return next((folder for folder in folders if _found(known, "cifar10", [folder])), None)
 
 
 def missing(known: Known, name: str, roots: list[Path]) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.data import CIFAR, load
 from experiments.data.find import FOLDERS
-from tests.test_house import ROOT
+from experiments.house import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
 
