@@ -1,8 +1,10 @@
-"""Files that lie in a folder, or in a tar archive as it is published, which is not unpacked."""
+"""What lies in a folder, in a tar archive as it is published, which is not unpacked, or in a file of NumPy."""
 
 import tarfile
 from collections.abc import Collection
 from pathlib import Path
+
+import numpy as np
 
 from experiments.data.faults import fault, reading
 
@@ -35,6 +37,14 @@ def contents(home: Path, files: Collection[str]) -> list[bytes]:
     if missing := [name for name in files if name not in found]:
         raise fault(home, f"an archive without {missing[0]}", f"one with {', '.join(files)}")
     return [found[name] for name in files]
+
+
+def arrays_of(path: Path, *names: str) -> list[np.ndarray]:
+    """Arrays in a file of `numpy.savez`. Raises ValueError for a file that is damaged or lacks one of them."""
+    with reading(path, "a file of numpy.savez"), path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        if missing := [name for name in names if name not in file.files]:
+            raise fault(path, f"the arrays {', '.join(file.files)}", f"{missing[0]!r} among them")
+        return [file[name] for name in names]
 
 
 def _holds(archive: Path, files: Collection[str]) -> bool:

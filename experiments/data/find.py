@@ -55,6 +55,12 @@ def cache() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npmerge" / "data"
 
 
+def find_cifar() -> Path | None:
+    """The folder of CIFAR-10 beside this checkout, or that of its download, if it is there."""
+    known, folders = CATALOGUE["cifar10"], (CIFAR, cache() / "cifar10")
+    return next((folder for folder in folders if _found(known, "cifar10", [folder])), None)
+
+
 def missing(known: Known, name: str, roots: list[Path]) -> str:
     """What is said of a data set that was not found."""
     looked = " and ".join(map(str, roots))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.data.archives import arrays_of
 from experiments.data.faults import fault, reading
 from experiments.data.types import Known, Part, Parts
 
@@ -62,9 +63,7 @@ def _idx_part(images: Path, labels: Path) -> Part:
 
 
 def _npz_part(path: Path, part: str) -> Part:
-    expected = "a file of numpy.savez with x_train, y_train, x_test and y_test"
-    with reading(path, expected), np.load(path, allow_pickle=False) as file:
-        images, labels = file[f"x_{part}"], file[f"y_{part}"]
+    images, labels = arrays_of(path, f"x_{part}", f"y_{part}")
     if images.dtype != np.uint8 or images.ndim != 3:
         raise fault(path, f"x_{part} of {images.dtype} and shape {images.shape}", "uint8 and (images, 28, 28)")
     return Part(images[..., None], labels.astype(np.int32))
