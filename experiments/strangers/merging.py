@@ -88,7 +88,7 @@ class Merging:
     def repaired(self, stack: nm.Stack) -> PyTree:
         """The average with each channel rescaled as the parents have it."""
         s = self.strangers
-        return nm.repair(s.network.apply, s.graph, nm.Average()(stack), unstacked(stack), self.unlabelled).variables
+        return nm.repair(s.network.apply, s.graph, nm.Average()(stack), stack.models(), self.unlabelled).variables
 
     def pleas(self, size: float, *, sequential: bool = True) -> Sized:
         """Partial matching and least squares, for a number of operations in multiples of one network."""
@@ -144,11 +144,6 @@ def _softened(apply: Callable, variables: PyTree, inputs: Array) -> Float[Array,
 def distilled(logits: Float[Array, "n classes"], taught: Float[Array, "n classes"]) -> Float[Array, " n"]:
     """T^2 KL(taught || softmax(logits / T)) of each example (Hinton et al. 2015), T being TEMPERATURE."""
     return TEMPERATURE**2 * optax.losses.kl_divergence(jax.nn.log_softmax(logits / TEMPERATURE), taught)
-
-
-def unstacked(stack: nm.Stack) -> list[PyTree]:
-    """The models of a stack one by one."""
-    return [jax.tree.map(lambda x: x[k], stack.params) for k in range(stack.size)]  # noqa: B023
 
 
 def _objective(*, labels: bool) -> nm.Objective:

@@ -13,7 +13,7 @@ from experiments.data import Examples, Images, labelled
 from experiments.learning import Budget
 from experiments.run import Rows
 from experiments.strangers.alignments import ALIGNMENTS, MATCHING
-from experiments.strangers.merging import Merging, unstacked
+from experiments.strangers.merging import Merging
 from experiments.strangers.networks import Strangers
 from experiments.strangers.settings import AVERAGE, ENSEMBLE, PARENTS, PARTIAL, PLAIN, REPAIR, RESET, TEACHER, Part, Settings
 from experiments.strangers.ways import WAYS
@@ -126,7 +126,7 @@ class Experiment:
         if not self.part.path or paths.has(seed=self.seed, networks=self.name, alignment=MATCHING):
             return
         for name in (None, "weight matching", MATCHING):
-            start, end = unstacked(self._stack(name))[:2]
+            start, end = self._stack(name).models()[:2]
             path = nm.path_between(self.apply, start, end, self.test, points=self.part.path, reset=self._measured.renewed)
             values = {column: [round(float(x), 4) for x in getattr(path, column)] for column in path._fields}
             paths.add({"seed": self.seed, "networks": self.name, "alignment": name or PLAIN, **values})
