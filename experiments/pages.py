@@ -1,4 +1,4 @@
-"""Pages written anew from the rows that are there: `python -m experiments.pages`. A test compares them with what is committed."""
+"""Pages written anew from the rows that are there: `python -m experiments.pages`. A test compares them with those committed."""
 
 import argparse
 from collections.abc import Callable, Mapping
