@@ -27,5 +27,5 @@ def test_heads_are_the_leaves_that_make_no_units():
 def test_other_networks_are_refused():
     with pytest.raises(ValueError, match=r"model 1 is of another structure than model 0: only one of them has the leaf 'bias'"):
         own_leaves(GRAPH, [variables(), variables() | {"bias": jnp.ones(2)}])
-    with pytest.raises(ValueError, match=r"'up', which makes units of .*, has shapes \(4, 3\), \(4, 6\): only heads may differ"):
+    with pytest.raises(ValueError, match=r"'up', which makes .*, has shapes \(4, 3\), \(4, 6\): only heads may differ"):
         own_leaves(GRAPH, [variables(), variables(hidden=6)])
