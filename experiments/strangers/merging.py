@@ -42,15 +42,17 @@ class Merging:
     Args:
         strangers: the networks.
         images: a tenth of them, at most 1,000, are for validation.
+        measured: of them at most that statistics are measured on.
         seed: of the order and the changes of training images.
         progress: told what is being done.
     """
 
-    def __init__(self, strangers: Strangers, images: Examples, seed: int, progress: Callable[[str], Any]):
+    def __init__(self, strangers: Strangers, images: Examples, measured: int, seed: int, progress: Callable[[str], Any]):
         self.strangers, self.seed, self.progress = strangers, seed, progress
         cut = min(len(images.labels) // 10, 1000)
         self.validation, self.images = images.take(np.arange(cut)), images.take(np.arange(cut, len(images.labels)))
-        self.unlabelled = nm.in_order(*self.images, min(BATCH, len(self.images.labels)))[:10]
+        few = self.images.take(np.arange(min(measured, len(self.images.labels))))
+        self.unlabelled = nm.in_order(*few, min(BATCH, len(few.labels)))
 
     @functools.cached_property
     def stats(self) -> Any:

@@ -84,7 +84,9 @@ class Experiment:
         """The networks with so many training images, at most all there are."""
         if images not in self.mergings:
             drawn = Examples(*self.train.take(self.drawn[:images]))
-            self.mergings = {images: Merging(self.strangers, drawn, self.seed, self._tell)}  # one at a time: they are large
+            self.mergings = {
+                images: Merging(self.strangers, drawn, self.settings.measured, self.seed, self._tell)
+            }  # one at a time: they are large
         return self.mergings[images]
 
     def parents(self) -> dict[str, Any]:
@@ -144,9 +146,8 @@ class Experiment:
         return self._kept[1]
 
     def _chosen(self, name: str) -> tuple[float, ...]:
-        """The rate of the row in which rates were chosen, none if that is this one."""
-        rows = [row for row in self.rows.all if row["method"] == name and row["images"] == self.settings.tuned]
-        return tuple(row["rate"] for row in rows[:1])
+        """The rate of the first row of a way, in which it was chosen; none if that is this one."""
+        return tuple(row["rate"] for row in self.rows.all if row["method"] == name)[:1]
 
     def _judged(self, variables: PyTree) -> dict[str, Any]:
         return _row(nm.evaluate(self.apply, variables, self.test))
