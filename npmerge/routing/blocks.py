@@ -1,10 +1,11 @@
 """The blocks of a network: the parts of its jaxpr between the first and the last use of some of its leaves."""
 
+import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from alignment.checks import check_pattern, unknown
+from alignment.checks import LISTED, check_pattern
 from alignment.layer_groups.groups import Flow
 from alignment.program import Program, Step, is_floating
 
@@ -21,7 +22,7 @@ class Block:
         leaves: the paths of all leaves that they read, also of those that the pattern does not match.
         reads: the values from outside that they read, by number, which depend on the inputs of the network.
         makes: the values that are read outside.
-        gate: which of `reads` a router may read, what its first weight meets; None where that is no features.
+        gate: which of `reads` a router may look at; None where that are no features.
         axis: that of the features of `gate`, -1 where it is the last.
     """
 
@@ -103,9 +104,21 @@ def _named(paths: Sequence[str], pattern: str) -> dict[str, set[str]]:
         if (found := re.search(pattern, path)) is not None:
             named.setdefault(found.group(found.re.groups and 1) or "", set()).add(path)
     if not named:
-        modules = dict.fromkeys(path.rpartition("/")[0] or path for path in paths)
-        raise ValueError(f"{unknown('block', pattern, modules)} (a regular expression that is searched in these)")
+        raise ValueError(_unmatched(pattern, paths))
     return named
+
+
+def _unmatched(pattern: str, paths: Sequence[str]) -> str:
+    """The message where a pattern matches no path: the nearest part of the network, and all parts, layers together."""
+    parts = dict.fromkeys("/".join(keys[:k]) for keys in (path.split("/") for path in paths) for k in range(1, len(keys) + 1))
+    words = re.sub(r"\\[a-zA-Z]|[^\w/]", "", pattern)
+    nearest = max(parts, key=lambda part: difflib.SequenceMatcher(None, words, part, autojunk=False).ratio())
+    listed = list(dict.fromkeys(re.sub(r"\d+(?=/|$)", "*", path.rpartition("/")[0] or path) for path in paths))
+    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return (
+        f"the pattern of blocks {pattern!r} is found in no path: the nearest part of the network is {nearest!r}, parts are "
+        f"{', '.join(listed[:LISTED])}{more}"
+    )
 
 
 def _readers(flow: Flow, name: str, paths: Collection[str]) -> frozenset[int]:
@@ -150,7 +163,7 @@ def _block(flow: Flow, name: str, readers: Collection[int]) -> Block:
     own = [v for i in steps for v in program.steps[i].outs]
     read = dict.fromkeys(v for i in steps for v in program.steps[i].ins)
     reads = tuple(v for v in read if v in flow.data and v not in own)
-    gate, axis = _gate(flow, [program.steps[i] for i in steps if i in readers], reads)
+    gate, axis = _gate(program, steps, reads)
     leaves = tuple(dict.fromkeys(_read(flow, tuple(read))))
     return Block(name, steps, leaves, reads, _made(program, steps), gate, axis)
 
@@ -165,13 +178,21 @@ def _made(program: Program, steps: Sequence[int]) -> tuple[Spot, ...]:
     return tuple((k, which) for k, i in enumerate(steps) for which, v in enumerate(program.steps[i].outs) if leaves(v))
 
 
-def _gate(flow: Flow, readers: Sequence[Step], reads: Sequence[int]) -> tuple[int | None, int]:
-    """What a router reads: the features that the first weight meets, and their axis."""
-    numbers: Mapping[int, int] = {v: k for k, v in enumerate(reads)}
-    for step in readers:
-        for v in step.ins:
-            if v in numbers and is_floating(flow.program.avals[v]) and len(flow.program.shape(v)) > 1:
-                last = len(flow.program.shape(v)) - 1
-                axis = step.params["dimension_numbers"].lhs_spec[1] if step.name == "conv_general_dilated" else last
-                return numbers[v], -1 if axis == last else axis
+def _gate(program: Program, steps: Sequence[int], reads: Sequence[int]) -> tuple[int | None, int]:
+    """The first value that a block reads which has several features, with their axis: their number in `reads`.
+
+    A norm whose scale is the first weight of a block reads one over the deviation, which is one number for all features.
+    """
+    for number, v in enumerate(reads):
+        last = len(program.shape(v)) - 1
+        convolved = [p for i in steps if (p := _convolved(program.steps[i], v)) is not None]
+        axis = convolved[0] if convolved else last
+        if is_floating(program.avals[v]) and last > 0 and program.shape(v)[axis] > 1:
+            return number, -1 if axis == last else axis
     return None, -1
+
+
+def _convolved(step: Step, value: int) -> int | None:
+    """The axis of the channels of a value that a convolution reads."""
+    reads = step.name == "conv_general_dilated" and step.ins[0] == value
+    return step.params["dimension_numbers"].lhs_spec[1] if reads else None
