@@ -179,20 +179,22 @@ def _made(program: Program, steps: Sequence[int]) -> tuple[Spot, ...]:
 
 
 def _gate(program: Program, steps: Sequence[int], reads: Sequence[int]) -> tuple[int | None, int]:
-    """The first value that a block reads which has several features, with their axis: their number in `reads`.
+    """The first value that a block reads which has several features, or any, with their axis: its number in `reads`.
 
     A norm whose scale is the first weight of a block reads one over the deviation, which is one number for all features.
     """
+    found: list[tuple[int, int, int]] = []
     for number, v in enumerate(reads):
-        last = len(program.shape(v)) - 1
-        convolved = [p for i in steps if (p := _convolved(program.steps[i], v)) is not None]
-        axis = convolved[0] if convolved else last
-        if is_floating(program.avals[v]) and last > 0 and program.shape(v)[axis] > 1:
-            return number, -1 if axis == last else axis
-    return None, -1
+        shape = program.shape(v)
+        convolved = [axis for i in steps if (axis := _channels(program.steps[i], v)) is not None]
+        axis = convolved[0] if convolved else len(shape) - 1
+        if is_floating(program.avals[v]) and len(shape) > 1:
+            found.append((shape[axis], number, -1 if axis == len(shape) - 1 else axis))
+    several = [(number, axis) for size, number, axis in found if size > 1]
+    return next(iter(several or [(number, axis) for _, number, axis in found]), (None, -1))
 
 
-def _convolved(step: Step, value: int) -> int | None:
+def _channels(step: Step, value: int) -> int | None:
     """The axis of the channels of a value that a convolution reads."""
     reads = step.name == "conv_general_dilated" and step.ins[0] == value
     return step.params["dimension_numbers"].lhs_spec[1] if reads else None

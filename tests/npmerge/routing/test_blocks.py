@@ -44,8 +44,15 @@ def test_a_block_of_ones_own_function_is_the_branch_without_the_stream():
     assert set(routed.variables["trunk"]) == {"head", *(f"blocks/{k}/norm/scale" for k in range(3))}
 
 
-@pytest.mark.parametrize("pattern", [r"blocks/(\d+)/feed_forward/", r"blocks/(\d+)/attention/", r"blocks/(\d+)/"])
-@pytest.mark.parametrize("router", [nm.Router(), nm.Router(layers=2, shared=True)], ids=str)
+@pytest.mark.parametrize(
+    ("pattern", "router"),
+    [
+        (r"blocks/(\d+)/feed_forward/", nm.Router()),
+        (r"blocks/(\d+)/attention/", nm.Router(layers=2)),
+        (r"blocks/(\d+)/", nm.Router(layers=2, shared=True)),
+    ],
+    ids=str,
+)
 def test_blocks_of_a_transformer(pattern, router):
     """Experts that agree in all depths are the network, whatever the router says."""
     network, (model, _) = pair(GPT2)
