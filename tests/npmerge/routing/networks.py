@@ -65,4 +65,3 @@ def _wide(tree):
     if isinstance(tree, dict):
         return {name: _wide(x) for name, x in tree.items()}
     return [_wide(x) for x in tree] if isinstance(tree, list) else tree.astype(np.float64)
-

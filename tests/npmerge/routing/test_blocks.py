@@ -60,7 +60,9 @@ def test_blocks_of_a_transformer(pattern, router):
     model = {**model, "params": {**model["params"], "blocks": dict.fromkeys(model["params"]["blocks"], first)}}
     routed = nm.route(network, [model, model], pattern, TOKENS, router)
     variables = jax.tree.map(lambda x: x, routed.variables)
-    variables["router"] = jax.tree.map(lambda x: x + 0.3 * np.arange(x.size, dtype=np.float32).reshape(x.shape), variables["router"])
+    variables["router"] = jax.tree.map(
+        lambda x: x + 0.3 * np.arange(x.size, dtype=np.float32).reshape(x.shape), variables["router"]
+    )
     np.testing.assert_allclose(run(routed.apply, variables, TOKENS), run(network, model, TOKENS), rtol=1e-4, atol=1e-5)
     assert parts(routed, TOKENS)["1"][0][-1] == (2, 3, 4)
 
@@ -85,7 +87,9 @@ def test_blocks_of_a_residual_network_with_their_statistics():
     assert "batch_stats/norm/mean" in routed.variables["trunk"]
     one = nm.route(network, models, r"blocks/(\d+)/", IMAGES, nm.FeatureAveraging((0.0, 1.0)), trunk=models[1])
     np.testing.assert_allclose(run(one.apply, one.variables, IMAGES), run(network, models[1], IMAGES), rtol=1e-5)
-    with pytest.raises(ValueError, match=r"^the block '1' has weights for places \(2, 4, 4\) and makes values of shape \(2, 2, "):
+    with pytest.raises(
+        ValueError, match=r"^the block '1' has weights for places \(2, 4, 4\) and makes values of shape \(2, 2, "
+    ):
         nm.route(network, models, r"blocks/(\d+)/", IMAGES)
     with pytest.raises(ValueError, match=r"^the block '1' makes float32\[2, 2, 2, 4\] where '0' makes float32\[2, 4, 4, 2\]"):
         nm.route(network, models, r"blocks/(\d+)/", IMAGES, nm.FeatureAveraging(layers=2))
@@ -168,7 +172,7 @@ PAIRS = {name: {k: np.eye(4, dtype=np.float32) for k in "12"} for name in "ab"}
 @pytest.mark.parametrize(
     ("function", "models", "pattern", "router", "message"),
     [
-        (apply, MODELS, r"block/(\d+)/mpl/", {}, r"^the pattern of blocks 'block/\(.*' is found in no path: the nearest part .* "
+        (apply, MODELS, r"block/(\d+)/mpl/", {}, r"^the pattern of blocks 'block/\(.*' is found in no path: the nearest .* "
          r"is 'blocks/0/mlp', parts are blocks/\*/mlp, blocks/\*/norm, head$"),
         (apply, MODELS, "(", {}, "^the pattern of blocks must be a regular expression, got '\\('"),
         (apply, MODELS, "up|down", {}, "^the blocks 'down' and 'up' of 'up|down' share a 'dot_general'"),

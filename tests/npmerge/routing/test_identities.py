@@ -51,6 +51,41 @@ def test_a_router_against_numpy(layers, shared):
     near(jax.jit(routed.apply)(variables, X), in_numpy(MODELS, X, weigh, pools(DEPTH, layers)))
 
 
+def test_a_router_per_example_looks_at_the_mean_of_its_tokens():
+    routed = nm.route(apply, MODELS, PATTERN, X, nm.Router(per="example"))
+    variables = kernels(routed)
+
+    def weigh(k, x):
+        w = softmax(x.mean(1, keepdims=True) @ variables["router"][f"{k}/kernel"].astype(np.float64))
+        return np.broadcast_to(w, (*x.shape[:-1], 2))
+
+    near(routed.apply(variables, X), in_numpy(MODELS, X, weigh, OWN))
+
+
+def test_what_is_read_inside_a_block_is_mixed_too():
+    """The hidden units of the first block are returned: of its neighbour in the pool those at the same place are mixed in."""
+
+    def both(v, x):
+        a, b = v["blocks"]
+        hidden = jnp.tanh(x @ a["up"])
+        x = x + hidden @ a["down"]
+        return x + jnp.tanh(x @ b["up"]) @ b["down"], hidden
+
+    models = [{"blocks": [{k: b["mlp"][k] for k in ("up", "down")} for b in m["blocks"][:2]]} for m in MODELS]
+    x = X[0]
+    routed = nm.route(both, models, r"blocks/(\d+)/", x, nm.FeatureAveraging((0.1, 0.2, 0.3, 0.4), layers=2))
+
+    def mixed(x, pool, through):
+        experts = [m["blocks"][j] for j in pool for m in models]
+        made = [np.tanh(x @ e["up"]) @ (e["down"] if through else np.eye(5)) for e in experts]
+        return sum(w * y for w, y in zip((0.1, 0.2, 0.3, 0.4), made, strict=True))
+
+    stream = x + mixed(x, (0, 1), True)
+    outputs, hidden = routed.apply(routed.variables, x)
+    near(hidden, mixed(x, (0, 1), False))
+    near(outputs, stream + mixed(stream, (1, 0), True))
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"shared": True}, {"per": "example"}], ids=str)
 def test_a_router_of_zeros_is_feature_averaging(layers, options):

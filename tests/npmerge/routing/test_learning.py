@@ -35,7 +35,9 @@ def test_fit_learns_the_router_and_leaves_the_rest_bit_for_bit(around):
     before, after = flatten(ROUTED.variables), flatten(found.theta)
     for path, x in before.items():
         assert np.array_equal(after[path], x) != is_router(path), path
-    assert nm.evaluate(ROUTED.apply, found.theta, BATCHES).loss < 0.8 * nm.evaluate(ROUTED.apply, ROUTED.variables, BATCHES).loss
+    assert (
+        nm.evaluate(ROUTED.apply, found.theta, BATCHES).loss < 0.8 * nm.evaluate(ROUTED.apply, ROUTED.variables, BATCHES).loss
+    )
 
 
 def test_weights_of_feature_averaging_are_learned_too():
