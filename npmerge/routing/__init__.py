@@ -9,7 +9,7 @@ experts are computed, so a network of N experts costs what N of its blocks cost.
     routed = nm.route(apply, models, pattern, x, nm.Router(layers=2))  # or Router(shared=True), nm.FeatureAveraging((0.3, 0.7))
     loss = nm.fine_tuning(routed.apply, nm.NextToken())                # learns the router: trunk and experts are frozen
     found = nm.fit(routed.variables, loss, None, batches, optax.adamw(5e-3), steps=1000)
-    nm.evaluate(routed.apply, found.theta, held_out)                   # a network like any other
+    nm.evaluate(routed.apply, found.theta, held_out, objective=nm.NextToken())  # a network like any other
     nm.flops(routed.apply, found.theta, x), nm.parameters(found.theta)
     usage = routed.apply.usage(found.theta, held_out)                  # which layers weigh which expert by how much
     nm.routing_figure(usage, names=["code", "prose"]).savefig("usage.png")

@@ -78,6 +78,7 @@ class RoutedNetwork:
         Args:
             variables: of the routed network.
             batches: `(inputs, targets)`, or `(inputs, targets, mask)` of what is no padding, examples or positions of them.
+                Inputs go into the network as they are: padding by negative tokens is for `NextToken` only.
 
         Raises:
             ValueError: no batches, batches that do not end.
