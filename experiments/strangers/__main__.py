@@ -21,6 +21,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/strangers"),
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    *,
     data: Annotated[Path | None, typer.Option(help="Folder or file of CIFAR-10, looked for if not given.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 where it is not found.")] = False,
     published: Annotated[Path, typer.Option(help="Folder of the published networks.")] = FOLDER,
