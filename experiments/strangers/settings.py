@@ -66,7 +66,7 @@ class Settings:
     parts: tuple[Part, ...]
     measured: int = 2_000
     steps: int = 200
-    batch: int = 128
+    batch: int = 64
     tuned: int = 5_000
     limit: int | None = None
 
@@ -92,5 +92,5 @@ PRESETS = {
         dataclasses.replace(EVERYTHING, seeds=1, images=(5_000,)),
         *(Part(networks, seeds=1) for networks in OTHERS),
     )),
-    Preset.paper: Settings(tuple(EVERYTHING.of(networks) for networks in (PAIR, *OTHERS)), steps=4_000),
+    Preset.paper: Settings(tuple(EVERYTHING.of(networks) for networks in (PAIR, *OTHERS)), steps=4_000, batch=128),
 }  # fmt: skip
