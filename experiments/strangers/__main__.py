@@ -13,7 +13,7 @@ from experiments.strangers.networks import FOLDER
 from experiments.strangers.networks import load as load_networks
 from experiments.strangers.page import write
 from experiments.strangers.rows import Experiment
-from experiments.strangers.settings import PRESETS
+from experiments.strangers.settings import PRESETS, made_with
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
     if networks:
         settings = dataclasses.replace(settings, parts=(settings.parts[0].of(tuple(map(str, networks))),))
     images = standardised(load("cifar10", data, download=download), validation=0, scale=IMAGENET)
-    made_with = dataclasses.asdict(settings) | {"data": images.name}
+    made_with = made_with(settings, images.name)
     rows = Rows(out / "rows.csv", ("seed", "networks", "method", "images", "size"), made_with)
     paths = Rows(out / "paths.csv", ("seed", "networks", "alignment"), made_with)
     for part in settings.parts:

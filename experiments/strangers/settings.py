@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.run import Preset
 from experiments.strangers.alignments import ALIGNMENTS, MATCHING, ZIPPED
@@ -69,6 +70,12 @@ class Settings:
     batch: int = 64
     tuned: int = 5_000
     limit: int | None = None
+
+
+def made_with(settings: Settings, data: str) -> dict[str, Any]:
+    """What decides every number of a run but its seeds."""
+    rates = {name: WAYS[name].rates for part in settings.parts for name in part.ways}
+    return dataclasses.asdict(settings) | {"rates": rates, "data": data}
 
 
 PAIR = ("resnet20_akamaster", "resnet20_zheng")
