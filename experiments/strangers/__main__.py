@@ -32,9 +32,9 @@ def main(
     if networks:
         settings = dataclasses.replace(settings, parts=(settings.parts[0].of(tuple(map(str, networks))),))
     images = standardised(load("cifar10", data, download=download), validation=0, scale=IMAGENET)
-    made_with = made_with(settings, images.name)
-    rows = Rows(out / "rows.csv", ("seed", "networks", "method", "images", "size"), made_with)
-    paths = Rows(out / "paths.csv", ("seed", "networks", "alignment"), made_with)
+    made = made_with(settings, images.name)
+    rows = Rows(out / "rows.csv", ("seed", "networks", "method", "images", "size"), made)
+    paths = Rows(out / "paths.csv", ("seed", "networks", "alignment"), made)
     for part in settings.parts:
         strangers = load_networks(part.networks, published)
         tell(f"{' + '.join(strangers.names)}: traced, units exchanged change the outputs by {strangers.error:.1g}")
