@@ -35,16 +35,15 @@ def main(
     made = made_with(settings, images.name)
     rows = Rows(out / "rows.csv", ("seed", "networks", "method", "images", "size"), made)
     paths = Rows(out / "paths.csv", ("seed", "networks", "alignment"), made)
+    given = f"--preset {preset} --out {out} --seed {seed} --seeds {seeds}" + "".join(f" --networks {n}" for n in networks or ())
+    summary = {"command": f"python -m experiments.strangers {given}", "machine": machine()}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     for part in settings.parts:
         strangers = load_networks(part.networks, published)
         tell(f"{' + '.join(strangers.names)}: traced, units exchanged change the outputs by {strangers.error:.1g}")
         for k in range(seed, seed + min(seeds, part.seeds)):
             Experiment(part, strangers, images, settings, k).run(rows, paths, tell)
-    given = f"--preset {preset} --out {out} --seed {seed} --seeds {seeds}"
-    given += "".join(f" --networks {path}" for path in networks or ())
-    summary = {"command": f"python -m experiments.strangers {given}", "machine": machine()}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    write(out)
+            write(out)  # of what is there: the rest may take hours
 
 
 def tell(text: str) -> None:
