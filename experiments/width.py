@@ -22,7 +22,7 @@ import npmerge as nm
 from alignment import ActivationMatching, ZipIt, resize
 from alignment.budget.costs import costs
 from alignment.graph import PyTree
-from experiments.data import Examples, Images, find_cifar, load_images
+from experiments.data import Examples, Images, find_cifar, load, load_images
 from experiments.run import Preset, Rows, check_settings, machine, mean_and_deviation
 from npmerge import checkpoint
 from npmerge.fitting.fit import Loss
@@ -343,8 +343,12 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
     data: Annotated[str, typer.Option(help="The folder of CIFAR-10, or `digits`; by default CIFAR-10 where it is found.")] = "",
+    *,
+    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 from its site if it is not found.")] = False,
 ) -> None:
     """Train the parents, merge them at every size, write the rows, the figure and the page."""
+    if download and data != "digits":
+        load("cifar10", data or None, download=True)
     images = load_images(None if data == "digits" else Path(data) if data else find_cifar())
     settings = PRESETS[preset]
     rows = Rows(out / "rows.csv", ("seed", "method", "budget"), made_with(settings, images))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from experiments.data.augment import augmented
 from experiments.data.catalogue import CATALOGUE
-from experiments.data.find import CIFAR, PACS, SHARED, load
+from experiments.data.domains import digit_domains
+from experiments.data.find import CIFAR, PACS, SHARED, find_cifar, load
 from experiments.data.scaling import IMAGENET, Scale, joined, scale_of, scaled, standardised
 from experiments.data.splits import SPLITS, labelled, split
 from experiments.data.stored import stored_images
@@ -27,6 +28,7 @@ __all__ = [
     "Part",
     "Scale",
     "augmented",
+    "digit_domains",
     "find_cifar",
     "joined",
     "labelled",
@@ -47,8 +49,3 @@ def load_images(folder: Path | None = None, *, validation: float = 0.1) -> Image
         ValueError: a folder that holds CIFAR-10 in none of the known forms.
     """
     return standardised(load("digits") if folder is None else load("cifar10", folder), validation=validation)
-
-
-def find_cifar() -> Path | None:
-    """The folder of CIFAR-10 beside this checkout, if there is one."""
-    return CIFAR if CIFAR.is_dir() else None

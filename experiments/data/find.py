@@ -6,12 +6,16 @@ from pathlib import Path
 
 from alignment.checks import unknown
 from experiments.data.catalogue import CATALOGUE
+from experiments.data.download import fetch
 from experiments.data.types import DataSet, Known, Parts
 
 SHARED = Path("../shared/data")
 """Beside this checkout, a folder for each set."""
 
 CIFAR, PACS = SHARED / "cifar10", SHARED / "pacs"
+
+FOLDERS = {"emoji": "emoji_domains"}
+"""The names of those folders where they are not those of the sets."""
 
 
 def load(name: str, folder: Path | str | None = None, *, download: bool = False) -> DataSet:
@@ -27,23 +31,34 @@ def load(name: str, folder: Path | str | None = None, *, download: bool = False)
         What was found; images are read when they are first asked for.
 
     Raises:
-        ValueError: an unknown name; nothing found (where it was looked for, what to download from where).
+        ValueError: an unknown name; nothing found (where it was looked for, what to download from where); a download that
+            failed.
     """
     if name not in CATALOGUE:
         raise ValueError(unknown("data set", name, CATALOGUE))
     known = CATALOGUE[name]
     if known.bundled:
         return DataSet(known, Path("scikit-learn"), known.bundled())
-    roots = [Path(folder)] if folder is not None else [SHARED / name, cache() / name]
-    if found := _found(known, name, roots):
-        return found
-    raise ValueError(missing(known, name, roots))
+    roots = [Path(folder)] if folder is not None else [SHARED / FOLDERS.get(name, name), cache() / name]
+    found = _found(known, name, roots)
+    if found is None and download and known.remote:
+        fetch(known, roots[-1])
+        found = _found(known, name, roots[-1:])
+    if found is None:
+        raise ValueError(missing(known, name, roots))
+    return found
 
 
 def cache() -> Path:
     """Where downloads are kept: $NPMERGE_DATA, or `npmerge` in the user's folder of caches."""
     given = os.environ.get("NPMERGE_DATA")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npmerge" / "data"
+
+
+def find_cifar() -> Path | None:
+    """The folder of CIFAR-10 beside this checkout, or that of its download, if it is there."""
+    known, folders = CATALOGUE["cifar10"], (CIFAR, cache() / "cifar10")
+    return next((folder for folder in folders if _found(known, "cifar10", [folder])), None)
 
 
 def missing(known: Known, name: str, roots: list[Path]) -> str:

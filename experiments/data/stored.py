@@ -6,8 +6,9 @@ import lzma
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, UInt8
 
+from experiments.data.archives import arrays_of
 from experiments.data.faults import fault, reading
 from experiments.data.splits import is_fifth
 from experiments.data.types import Known, Part, Parts, divided
@@ -44,7 +45,7 @@ def read_split(path: Path, known: Known) -> Parts | None:
 
 def _part(folder: Path, file: Path, known: Known) -> Part:
     key = file.name.removeprefix("x_").removesuffix(".npy.xz")
-    labels, classes = _arrays(folder / LABELS, f"y_{key}", "classes")
+    labels, classes = arrays_of(folder / LABELS, f"y_{key}", "classes")
     if len(classes) != known.classes:
         raise fault(folder / LABELS, f"{len(classes)} classes", f"{known.classes} of {known.title}")
     return Part(stored_pixels(file), labels.astype(np.int32), names={"label": _names(classes)})
@@ -59,7 +60,7 @@ def read_pacs(path: Path, known: Known) -> Parts | None:
 
 def pacs(folder: Path) -> Part:
     """All of PACS in the order in which it is stored, with the column "domain"."""
-    labels, classes, domain, domains = _arrays(folder / LABELS, "y", "classes", "domain", "domains")
+    labels, classes, domain, domains = arrays_of(folder / LABELS, "y", "classes", "domain", "domains")
     names = {"label": _names(classes), "domain": _names(domains)}
     return _whole(folder, labels, {"domain": domain}, names)
 
@@ -79,7 +80,7 @@ def read_emoji(path: Path, known: Known) -> Parts | None:
 def _emoji(folder: Path) -> Part:
     keys = {"label": ("category", "categories"), "domain": ("domain", "domains"), "emoji": ("emoji", "short_names")}
     keys["subcategory"] = ("subcategory", "subcategories")
-    numbers, names = zip(*(_arrays(folder / LABELS, *pair) for pair in keys.values()), strict=True)
+    numbers, names = zip(*(arrays_of(folder / LABELS, *pair) for pair in keys.values()), strict=True)
     columns = dict(zip(keys, numbers, strict=True))
     return _whole(folder, columns.pop("label"), columns, {k: _names(x) for k, x in zip(keys, names, strict=True)})
 
@@ -97,13 +98,6 @@ def _whole(folder: Path, labels: np.ndarray, columns: dict[str, np.ndarray], nam
         if column.max() >= len(names[name]):
             raise fault(folder / LABELS, f"{name} {column.max()}", f"one of {len(names[name])} from 0")
     return Part(images, labels.astype(np.int32), {k: c.astype(np.int32) for k, c in columns.items()}, names)
-
-
-def _arrays(path: Path, *names: str) -> list[Int32[np.ndarray, " n"]]:
-    with reading(path, "a file of numpy.savez"), np.load(path, allow_pickle=False) as file:
-        if missing := [name for name in names if name not in file.files]:
-            raise fault(path, f"the arrays {', '.join(file.files)}", f"{missing[0]!r} among them")
-        return [file[name] for name in names]
 
 
 def _names(array: np.ndarray) -> tuple[str, ...]:

@@ -53,17 +53,32 @@ class Pairs:
     items: list[tuple[Any, Any]] = field(default_factory=list)
 
 
+@dataclass(eq=False, slots=True)
+class Stated:
+    """An object whose state is kept, for formats that are read by it: a `call` gives one in the place of an `Opaque`.
+
+    Attributes:
+        name: of its class or function.
+        arguments: that it was called with.
+        state: that it was given last; None before.
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+
 Call = Callable[[str, tuple[Any, ...]], Any]
 """The data that stand for calling the global of a name with arguments; raises KeyError for a name that is not on the list."""
 
 
 class Source:
-    """A file that gives at most `MOST_BYTES`, and never allocates for bytes that are not there."""
+    """A file that gives at most so many bytes, and never allocates for bytes that are not there."""
 
-    def __init__(self, path: Path, file: BinaryIO):
+    def __init__(self, path: Path, file: BinaryIO, most: int = MOST_BYTES):
         self._path, self._file = path, file
         begin = file.tell()
-        self._left = min(MOST_BYTES, file.seek(0, io.SEEK_END) - begin)
+        self._left = min(most, file.seek(0, io.SEEK_END) - begin)
         file.seek(begin)
 
     def read(self, count: int) -> bytes:
@@ -86,7 +101,9 @@ class Source:
         return self._file.tell()
 
 
-def read_pickle(path: Path, file: BinaryIO, call: Call, persistent: Callable[[Any], Any] | None = None) -> Any:
+def read_pickle(
+    path: Path, file: BinaryIO, call: Call, persistent: Callable[[Any], Any] | None = None, *, most: int = MOST_BYTES
+) -> Any:
     """What the pickle that begins at the file's position describes; the file then stands behind it.
 
     Args:
@@ -94,6 +111,7 @@ def read_pickle(path: Path, file: BinaryIO, call: Call, persistent: Callable[[An
         file: that can be sought.
         call: knows what may be named; what it does not know is refused by name.
         persistent: the data that stand for a persistent id; None to refuse them.
+        most: bytes that are read.
 
     Returns:
         Numbers, texts, bytes, lists, tuples, `Pairs`, `Global`, `Opaque` and what `call` and `persistent` gave.
@@ -103,7 +121,7 @@ def read_pickle(path: Path, file: BinaryIO, call: Call, persistent: Callable[[An
     """
     machine = _Machine(path, call, persistent)
     try:
-        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], Source(path, file))):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], Source(path, file, most))):
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     except CheckpointError:
@@ -206,9 +224,11 @@ class _Machine:
             ) from None
 
     def build(self) -> None:
-        """Drop the state that an object would be given: tensors and dictionaries need none."""
-        self.stack.pop()
-        if isinstance(self.stack[-1], (str, bytes, int, float, tuple, list, Global, type(None))):
+        """Keep the state that an object is given where it is read by it, else drop it: tensors and dictionaries need none."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Stated):
+            self.stack[-1].state = state
+        elif isinstance(self.stack[-1], (str, bytes, int, float, tuple, list, Global, type(None))):
             raise TypeError("a state for what has none")
 
     def frozen(self) -> None:

@@ -1,5 +1,6 @@
 """Pickles that attack: nothing is called, nothing is imported, and time and memory stay bounded."""
 
+import datetime
 import io
 import os
 import pickle
@@ -15,7 +16,7 @@ import pytest
 
 from npmerge.checkpoint import torch_legacy, torch_zip
 from npmerge.checkpoint.errors import CheckpointError
-from npmerge.checkpoint.pickles import read_pickle
+from npmerge.checkpoint.pickles import Pairs, Stated, read_pickle
 from npmerge.checkpoint.rebuilt import call, persistent
 
 PATH = Path("model.pt")
@@ -281,3 +282,26 @@ def test_legacy_files_whose_storages_lie_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content.replace(four, b"\xff" * 8))
     with pytest.raises(CheckpointError, match="expected 4"):
         torch_legacy.open_file(path)
+
+
+def test_a_reader_may_ask_for_states_and_say_how_much_it_reads() -> None:
+    data = pickle.dumps({"time": datetime.timedelta(1), "error": _Given(3)}, 2)
+
+    def made(name: str, arguments: tuple[Any, ...]) -> Stated:
+        return Stated(name, arguments)
+
+    found = read_pickle(PATH, io.BytesIO(data), made)
+    (_, time), (_, given) = found.items
+    assert (time.name, time.arguments, time.state) == ("datetime.timedelta", (1, 0, 0), None)
+    assert isinstance(given.state, Pairs)
+    assert given.state.items == [("value", 3)]
+    assert read_pickle(PATH, io.BytesIO(data), made, most=len(data)).items[0][0] == "time"
+    with pytest.raises(CheckpointError, match=r"model.pt: has a damaged or truncated pickle: \d+ bytes needed, \d+ left"):
+        read_pickle(PATH, io.BytesIO(data), made, most=len(data) - 1)
+
+
+class _Given:
+    """Pickles as a call and a state."""
+
+    def __init__(self, value: int):
+        self.value = value
