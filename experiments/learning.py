@@ -15,7 +15,6 @@ import npmerge as nm
 from alignment.graph import PyTree
 from npmerge.fitting.fit import Loss
 
-
 MOMENTS = optax.scale_by_adam()
 
 
@@ -37,7 +36,7 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class Started:
-    """What starts `adam`. Rate and steps go into the state and are no part of its identity, by which compiled steps are found."""
+    """What starts `adam`. Rate and steps go into the state and are no part of its identity, so rates share a step."""
 
     rate: float = field(compare=False)
     steps: int = field(compare=False)

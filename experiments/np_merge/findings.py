@@ -23,6 +23,7 @@ from experiments.np_merge.settings import (
     TENSORS,
     Job,
 )
+from npmerge.reports.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,31 @@ CLAIMS = (
 def findings(results: Results) -> Iterator[str]:
     """A line for each claim that the rows have something to say of."""
     for claim in CLAIMS:
-        parts = [(name, found) for name, places in _places(results) if (found := compare(results, claim, places))]
-        if parts:
-            told = "; ".join(f"{name} {_told(results, claim, places)}" for name, places in _places(results)
-                             if compare(results, claim, places))  # fmt: skip
-            yield f"{claim.expected} {_sum(claim, [found for _, found in parts])} {claim.better} minus {claim.than}: {told}."
+        found = [d for _, places in _places(results) if (d := _difference(results, claim, places))]
+        if found:
+            yield f"{claim.expected} {_sum(claim, found)}"
 
 
-def compare(results: Results, claim: Claim, places: list[Job], *, column: str = "accuracy") -> Difference | None:
-    """The difference that a claim is about."""
+def differences(results: Results) -> list[str]:
+    """Lines of a table: for each claim and task the difference of accuracies, and of losses."""
+    places = [(name, several) for name, several in _places(results) if any(map(results.values, several))]
+    lines = [
+        (f"{claim.better} minus {claim.than}", *(_cell(results, claim, several) for _, several in places)) for claim in CLAIMS
+    ]
+    kept = [line for line in lines if set(line[1:]) != {"-"}]
+    return markdown_table(("test accuracy, points; loss", *(name for name, _ in places)), kept)
+
+
+def _difference(results: Results, claim: Claim, places: list[Job], column: str = "accuracy") -> Difference | None:
     return results.difference(claim.better, claim.than, places, column)
+
+
+def _cell(results: Results, claim: Claim, places: list[Job]) -> str:
+    accuracy, loss = (_difference(results, claim, places, column) for column in ("accuracy", "loss"))
+    if accuracy is None or loss is None:
+        return "-"
+    points = f", {accuracy.points} points of the factorial" if accuracy.points > 1 else ""
+    return f"{accuracy.told(unit='')}, {word(accuracy)}; {loss.told(scale=1, unit='')}, {word(loss)}{points}"
 
 
 def by_labels(results: Results, better: str, than: str) -> Iterator[tuple[str, ...]]:
@@ -102,21 +118,19 @@ def word(found: Difference) -> str:
 def _places(results: Results) -> Iterator[tuple[str, list[Job]]]:
     for task in results.settings.tasks:
         places = [job for block in results.settings.blocks if block.task == task.name for job in results.jobs(block)]
-        yield f"{task.network} on {task.name.split('-')[0]}", list(dict.fromkeys(places))
-
-
-def _told(results: Results, claim: Claim, places: list[Job]) -> str:
-    accuracy, loss = (results.difference(claim.better, claim.than, places, column) for column in ("accuracy", "loss"))
-    assert accuracy is not None
-    assert loss is not None
-    many = f"{accuracy.points} points of the factorial" if accuracy.points > 1 else "one point of the factorial"
-    return f"{accuracy.told()} ({word(accuracy)}; loss {loss.told(scale=1, unit='')}, {word(loss)}; {many})"
+        yield f"{task.network} on {task.data}", list(dict.fromkeys(places))
 
 
 def _sum(claim: Claim, found: list[Difference]) -> str:
-    """How many tasks say what."""
+    """How many tasks say what, and the differences there."""
     counts = {sign: sum(f.verdict == sign for f in found) for sign in (1, -1, 0)}
     total = f"of {len(found)} task{'s' * (len(found) > 1)}"
-    if claim.sign == 0:
-        return f"Found: higher on {counts[1]}, lower on {counts[-1]}, not told apart on {counts[0]} {total}."
-    return f"Found: so on {counts[claim.sign]}, the opposite on {counts[-claim.sign]}, not told apart on {counts[0]} {total}."
+    means = ", ".join(f"{100 * f.mean:+.1f}" for f in found)
+    beside = f"{claim.better} minus {claim.than}: {means} points"
+    if max(len(f.values) for f in found) < 2:
+        said = "one seed, which tells nothing apart"
+    elif claim.sign == 0:
+        said = f"higher on {counts[1]}, lower on {counts[-1]}, not told apart on {counts[0]} {total}"
+    else:
+        said = f"so on {counts[claim.sign]}, the opposite on {counts[-claim.sign]}, not told apart on {counts[0]} {total}"
+    return f"Found: {said} ({beside})."

@@ -95,7 +95,7 @@ def case_of(problem: Problem, networks: Networks | None, job: Job) -> Case:
         start = nm.Learned(nm.Fisher(), merge.granularity, merge.constraint) if job.method == FROM_FISHER else merge
         theta = start.init(stack, stats=by_fisher() if job.method == FROM_FISHER else None)
         loss = nm.weight_space(merge, problem.outputs, problem.objective)
-        return Case(theta, loss, stack, lambda theta: merge.apply(theta, stack))
+        return Case(theta, loss, stack, lambda theta: _merged(merge, theta, stack))
     if job.method == FISHER_CONTROL:
         return _weights(problem, nm.Fisher()(stack, stats=by_fisher()))
     return _weights(problem, nm.Average()(stack))
@@ -135,6 +135,11 @@ def in_pairs(problem: Problem, networks: Networks, job: Job) -> Found:
 def batches(problem: Problem, examples: Examples) -> Iterator[tuple]:
     """The batches that everything learns from, from the first one on."""
     return problem.batches(examples, problem.task.learning.batch, seed=problem.seed)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _merged(merge: nm.Learned, theta: PyTree, stack: nm.Stack) -> PyTree:
+    return merge.apply(theta, stack)
 
 
 def _equal(a: PyTree, b: PyTree) -> bool:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
+import alignment as al
 import npmerge as nm
-from alignment import CCA as Cca
-from alignment import ActivationMatching, Alignment, WeightMatching, ZipIt
+from alignment import Alignment
 from alignment.graph import PyTree
 from experiments.data import Examples, split
 from experiments.np_merge.problem import Problem
@@ -135,8 +135,8 @@ def optimizer(t: Training) -> optax.GradientTransformation:
 
 def _alignments(start: str, gammas: tuple[float, ...]) -> list[tuple[Alignment, str]]:
     if start == CCA:
-        return [(Cca(gamma, approximate=True), f"gamma {gamma:g}") for gamma in gammas]
-    return [({WEIGHTS: WeightMatching(), ACTIVATIONS: ActivationMatching()}.get(start) or ZipIt(), "")]
+        return [(al.CCA(gamma, approximate=True), f"gamma {gamma:g}") for gamma in gammas]
+    return [({WEIGHTS: al.WeightMatching(), ACTIVATIONS: al.ActivationMatching()}.get(start) or al.ZipIt(), "")]
 
 
 def _trained_with(p: Problem) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.np_merge.findings import by_labels, findings, fractions
+import numpy as np
+
+from experiments.np_merge.findings import by_labels, differences, findings, fractions
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results
 from experiments.np_merge.settings import (
@@ -15,10 +17,11 @@ from experiments.np_merge.settings import (
     KEY,
     METHODS,
     PARAMETERS,
+    PARENTS,
     Task,
     made_with,
 )
-from experiments.np_merge.tables import tables
+from experiments.np_merge.tables import percent, tables
 from experiments.run import Preset, Rows
 from npmerge.reports.tables import markdown_table
 
@@ -51,7 +54,7 @@ def page(folder: Path) -> str:
     return "\n".join([
         "# NP Merge beside honest controls", "", INTRODUCTION, "",
         "## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), "",
-        *_label_tables(results),
+        "## Paired differences", "", *differences(results), "", *_label_tables(results),
         *_figures(folder),
         "## Tables", "", f"Mean and deviation over seeds {results.seeds}.", "", *_blocks(results),
         "## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), "",
@@ -64,7 +67,7 @@ def page(folder: Path) -> str:
 def _label_tables(results: Results) -> Iterator[str]:
     for better, than in ((PARAMETERS, CONTROL), (FROM_FISHER, PARAMETERS)):
         if lines := list(by_labels(results, better, than)):
-            header = (f"{better} minus {than}, points", *(f"{fraction:.0%} labelled" for fraction in fractions(results)))
+            header = (f"{better} minus {than}, points", *(f"{percent(fraction)} labelled" for fraction in fractions(results)))
             yield from (*markdown_table(header, lines), "")
 
 
@@ -82,34 +85,32 @@ def _blocks(results: Results) -> Iterator[str]:
             constant = [] if len(block.splits) > 1 or block.across == "split" else [f"split {block.splits[0]}"]
             constant += [] if len(block.starts) > 1 or block.across == "start" else [block.starts[0]]
             constant += [] if len(block.models) > 1 or block.across == "models" else [f"{block.models[0]} networks"]
-            constant += [] if len(block.labelled) > 1 or block.across == "labelled" else [f"{block.labelled[0]:.0%} labelled"]
+            constant += (
+                [] if len(block.labelled) > 1 or block.across == "labelled" else [f"{percent(block.labelled[0])} labelled"]
+            )
             yield from (f"### {block.title}", "", f"{task.network} on {task.data}; {', '.join(constant)}.", "")
             yield from tables(results, block)
 
 
+PROTOCOL = (
+    "Splits: the same data in another order; 80-20 (a fifth of the first half of the classes and four fifths of the others for "
+    "one network, the rest for the other); for each class shares drawn from Dirichlet(0.5); disjoint classes. Networks take "
+    "their last step, whatever validation data would say, which have classes that a network may never see.",
+    "Labelled images are drawn from all training images, stratified by class, fewer ones among more; networks were trained on "
+    "them, too. Validation data are not among them. They choose rates, the best moment of each run and gamma of CCA; where labels are few there are more of those than of labelled ones, for merges and controls alike.",
+    "Merges of networks with BatchNorm are learned on the statistics of each batch; afterwards, and for averages, running "
+    "statistics are re-estimated from the measured images. Networks without it are taken as they are.",
+    "Pairs: each network joins the merge of those before it, from the share that makes zero steps the plain average. Fisher: "
+    "diagonal, one label drawn from each network's own predictions for each labelled image.",
+    "The test set is read once for each row, and never chooses.",
+)
+
+
 def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     for task in results.settings.tasks:
-        if task.name in results.images:
+        if task.name in results.tasks:
             yield f"{task.network} on {summary['data'][task.data]}: {_task(task, results)}"
-    yield (
-        "Splits: the same data in another order; 80-20 (a fifth of the first half of the classes and four fifths of the others for "
-        "one network, the rest for the other); for each class shares drawn from Dirichlet(0.5); disjoint classes. Networks take "
-        "their last step, whatever validation data would say: those have classes that a network may never see."
-    )
-    yield (
-        "Labelled images are drawn from all training images, stratified by class, fewer ones among more; networks were trained on "
-        "them, too, as in the paper. Validation data are not among them and choose rates, the best moment of each run and gamma "
-        "of CCA; where labels are few there are more of those than of labelled ones, for merges and controls alike."
-    )
-    yield (
-        "Merges of networks with BatchNorm are learned on the statistics of each batch; afterwards, and for averages, running "
-        "statistics are re-estimated from the measured images. Networks without it are taken as they are."
-    )
-    yield (
-        "Pairs: each network joins the merge of those before it, from the share that makes zero steps the plain average. Fisher: "
-        "diagonal, one label drawn from each network's own predictions for each labelled image. The test set is read once for "
-        "each row."
-    )
+    yield from PROTOCOL
 
 
 def _task(task: Task, results: Results) -> str:
@@ -119,10 +120,19 @@ def _task(task: Task, results: Results) -> str:
     return (
         f"{results.images[task.name]:,} training images{flips}; networks: {kind}, at {t.rate:g}, weight decay {t.decay:g}, "
         f"{t.steps:,} steps of {t.batch}; learning: Adam, cosine, {s.steps} steps of {s.batch}, rates for coefficients "
-        f"{_rates(s.merge_rates)}, for weights {_rates(s.control_rates)}, from scratch {_rates(s.scratch_rates)}, "
-        f"{s.judgements} looks at {task.judged or 'all'} validation images; {task.measured:,} images are measured, Fisher "
-        f"information on {task.fisher} at most."
+        f"of parameters {_rates(s.merge_rates)}, for shared ones {_rates(s.coarse_rates)}, for weights "
+        f"{_rates(s.control_rates)}, from scratch {_rates(s.scratch_rates)}, {s.judgements} looks at {task.judged or 'all'} validation images; {task.measured:,} images are measured, Fisher "
+        f"information on {task.fisher} at most. {_how_good(task, results)}"
     )
+
+
+def _how_good(task: Task, results: Results) -> str:
+    """How far the networks are trained."""
+    found = {
+        place.split: results.values(place) for place in results.by_job if place.task == task.name and place.method == PARENTS
+    }
+    told = ", ".join(f"{100 * float(np.mean(values)):.1f} % ({split})" for split, values in found.items())
+    return f"Test accuracy of a network, on average: {told}." if told else ""
 
 
 def _rates(rates: tuple[float, ...]) -> str:

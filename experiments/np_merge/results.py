@@ -63,6 +63,11 @@ class Results:
             found.setdefault(Job(*(row[name] for name in KEY[1:])), {})[row["seed"]] = row
         return found
 
+    @functools.cached_property
+    def tasks(self) -> set[str]:
+        """Those that have rows."""
+        return {row["task"] for row in self.rows}
+
     @property
     def seeds(self) -> list[int]:
         """Of all rows."""
@@ -78,8 +83,8 @@ class Results:
         return mean_and_deviation(values) if values else "-"
 
     def jobs(self, block: Block) -> list[Job]:
-        """The points of a block; none where its task has no rows."""
-        return list(jobs(block, self.images[block.task])) if block.task in self.images else []
+        """The points of a block."""
+        return list(jobs(block, self.images[block.task]))
 
     def point(self, place: Job, fraction: float) -> Job:
         """The row at a point of a block, with that fraction labelled."""

@@ -40,8 +40,8 @@ class Training:
     """How a network is trained; all see as many steps, however many images they have.
 
     Attributes:
-        optimizer: "adamw" with a rate that falls along a cosine, or "sgd" with momentum 0.9, a rate that rises for a fortieth of
-            the steps and falls along a line, as published.
+        optimizer: "adamw" with a rate that falls along a cosine, or "sgd" with momentum 0.9, a rate that rises for a
+            fortieth of the steps and falls along a line, as published.
         rate: the highest.
         steps: of it.
         batch: images of a step.
@@ -57,28 +57,40 @@ class Training:
 
 @dataclass(frozen=True)
 class Learning:
-    """What every learned merge and its control may use.
+    """What every learned merge and its control may use. All grids of rates are of one length: everything is tuned alike.
 
     Attributes:
         steps: of Adam, whose rate falls to zero along a cosine.
         batch: labelled images of a step.
         judgements: moments at which validation data are looked at, besides the start.
-        merge_rates: for latents of coefficients.
-        control_rates: for weights; as many.
-        scratch_rates: for weights without a start; as many.
+        merge_rates: for latents of a coefficient per parameter.
+        coarse_rates: for latents of coefficients that are shared.
+        control_rates: for weights.
+        scratch_rates: for weights without a start.
+
+    Raises:
+        ValueError: grids of different lengths.
     """
 
     steps: int = 100
     batch: int = 64
     judgements: int = 4
-    merge_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
-    control_rates: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2)
-    scratch_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    merge_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    coarse_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    control_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    scratch_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+
+    def __post_init__(self) -> None:
+        grids = self.merge_rates, self.coarse_rates, self.control_rates, self.scratch_rates
+        if len(set(map(len, grids))) > 1:
+            raise ValueError(f"all grids of rates must be of one length, got {grids}")
 
     def rates(self, method: str) -> tuple[float, ...]:
         """Those that a method is tuned over."""
         if method == SCRATCH:
             return self.scratch_rates
+        if method in (SCALAR, TENSORS, CHANNELS):
+            return self.coarse_rates
         return self.control_rates if method in CONTROLS else self.merge_rates
 
 
@@ -97,7 +109,7 @@ class Task:
         measured: training images, without their labels, for activations and BatchNorm.
         fisher: labelled images at most that Fisher information is measured on.
         images: training images at most.
-        judged: validation images at most, and the same number decides gamma of CCA.
+        judged: validation images at most.
         tested: test images at most.
     """
 

@@ -48,5 +48,10 @@ def shown(results: Results, block: Block, name: str, value: object) -> str:
     """A value along an axis, in words."""
     if name == "labelled":
         count = max(1, round(float(value) * results.images[block.task]))  # type: ignore[arg-type]
-        return f"{count:,} labelled ({value:.0%})"
+        return f"{count:,} labelled ({percent(float(value))})"  # type: ignore[arg-type]
     return {"models": f"{value} networks", "initialisation": f"{value} initialisation"}.get(name, str(value))
+
+
+def percent(fraction: float) -> str:
+    """A fraction as pages tell it."""
+    return f"{100 * fraction:g} %"
