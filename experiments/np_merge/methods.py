@@ -155,7 +155,7 @@ def _weights(problem: Problem, start: PyTree) -> Case:
 
 def _parents(problem: Problem, networks: Networks, job: Job) -> nm.Metrics:
     found = [problem.tested(model) for model in networks.models]
-    return nm.Metrics(*(float(np.mean([getattr(f, name) for f in found])) for name in ("accuracy", "loss")), 0)
+    return nm.Metrics(float(np.mean([f.accuracy for f in found])), float(np.mean([f.loss for f in found])), 0)
 
 
 def _best(problem: Problem, networks: Networks, job: Job) -> nm.Metrics:

@@ -18,6 +18,7 @@ from experiments.np_merge.settings import (
     METHODS,
     PARAMETERS,
     PARENTS,
+    Block,
     Task,
     made_with,
 )
@@ -82,14 +83,20 @@ def _blocks(results: Results) -> Iterator[str]:
     for block in results.settings.blocks:
         if any(map(results.values, results.jobs(block))):
             task = results.settings.task(block.task)
-            constant = [] if len(block.splits) > 1 or block.across == "split" else [f"split {block.splits[0]}"]
-            constant += [] if len(block.starts) > 1 or block.across == "start" else [block.starts[0]]
-            constant += [] if len(block.models) > 1 or block.across == "models" else [f"{block.models[0]} networks"]
-            constant += (
-                [] if len(block.labelled) > 1 or block.across == "labelled" else [f"{percent(block.labelled[0])} labelled"]
-            )
-            yield from (f"### {block.title}", "", f"{task.network} on {task.data}; {', '.join(constant)}.", "")
+            constant = ", ".join(_constant(block))
+            yield from (f"### {block.title}", "", f"{task.network} on {task.data}; {constant}.", "")
             yield from tables(results, block)
+
+
+def _constant(block: Block) -> Iterator[str]:
+    """What is the same in all of a block, in words."""
+    values = {
+        "split": (block.splits, f"split {block.splits[0]}"),
+        "start": (block.starts, block.starts[0]),
+        "models": (block.models, f"{block.models[0]} networks"),
+        "labelled": (block.labelled, f"{percent(block.labelled[0])} labelled"),
+    }
+    yield from (words for name, (several, words) in values.items() if name != block.across and len(several) == 1)
 
 
 PROTOCOL = (
@@ -97,7 +104,8 @@ PROTOCOL = (
     "one network, the rest for the other); for each class shares drawn from Dirichlet(0.5); disjoint classes. Networks take "
     "their last step, whatever validation data would say, which have classes that a network may never see.",
     "Labelled images are drawn from all training images, stratified by class, fewer ones among more; networks were trained on "
-    "them, too. Validation data are not among them. They choose rates, the best moment of each run and gamma of CCA; where labels are few there are more of those than of labelled ones, for merges and controls alike.",
+    "them, too. Validation data are not among them. They choose rates, the best moment of each run and gamma of CCA; where "
+    "labels are few there are more of those than of labelled ones, for merges and controls alike.",
     "Merges of networks with BatchNorm are learned on the statistics of each batch; afterwards, and for averages, running "
     "statistics are re-estimated from the measured images. Networks without it are taken as they are.",
     "Pairs: each network joins the merge of those before it, from the share that makes zero steps the plain average. Fisher: "
@@ -121,7 +129,8 @@ def _task(task: Task, results: Results) -> str:
         f"{results.images[task.name]:,} training images{flips}; networks: {kind}, at {t.rate:g}, weight decay {t.decay:g}, "
         f"{t.steps:,} steps of {t.batch}; learning: Adam, cosine, {s.steps} steps of {s.batch}, rates for coefficients "
         f"of parameters {_rates(s.merge_rates)}, for shared ones {_rates(s.coarse_rates)}, for weights "
-        f"{_rates(s.control_rates)}, from scratch {_rates(s.scratch_rates)}, {s.judgements} looks at {task.judged or 'all'} validation images; {task.measured:,} images are measured, Fisher "
+        f"{_rates(s.control_rates)}, from scratch {_rates(s.scratch_rates)}, {s.judgements} looks at {task.judged or 'all'} "
+        f"validation images; {task.measured:,} images are measured, Fisher "
         f"information on {task.fisher} at most. {_how_good(task, results)}"
     )
 
@@ -143,7 +152,7 @@ def _chosen(results: Results) -> Iterator[str]:
     """How often each rate was the best, and how often an end of a grid."""
     tuned = [row for row in results.rows if row["steps"]]
     moved = [row for row in tuned if row["rate"] != ""]
-    ends = Counter()
+    ends: Counter[str] = Counter()
     for row in moved:
         grid = results.settings.task(row["task"]).learning.rates(row["method"])
         ends["lowest"] += row["rate"] == grid[0] and len(grid) > 1

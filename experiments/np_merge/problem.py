@@ -13,7 +13,7 @@ import npmerge as nm
 from alignment.graph import Graph, PyTree
 from experiments.data import Examples, Images, augmented, labelled
 from experiments.np_merge.settings import Task
-from npmerge.models import build, example
+from npmerge.models import Config, build, example
 
 LARGE = 500
 """Images of a batch that is measured."""
@@ -44,7 +44,7 @@ class Problem:
         self.task, self.images, self.seed = task, images, seed
         side, channels = images.train.inputs.shape[1], images.train.inputs.shape[-1]
         shape = {"side": side, "channels": channels, "classes": int(images.train.labels.max()) + 1}
-        self.config = dataclasses.replace(task.config, **shape)  # type: ignore[arg-type]
+        self.config: Config = dataclasses.replace(task.config, **shape)  # type: ignore[type-var]
         self.network = build(self.config, seed=1000 * seed)
         self.outputs = Trained(self.network.train_apply)
         self.objective = nm.CrossEntropy()

@@ -190,12 +190,12 @@ def job(point: Job, images: int, fraction: float) -> Job:
 def jobs(block: Block, images: int) -> Iterator[Job]:
     """The rows of a block, each once, networks together."""
     axes = (block.initialisations, block.splits, block.models, block.starts, block.labelled, block.methods)
-    points = itertools.product(*axes)
-    yield from dict.fromkeys(
-        job(Job(block.task, *place, method, 0), images, fraction)
-        for *place, fraction, method in points
-        if place[2] > 2 or method not in (PAIRS, LONG_PAIRS, LONG_CONTROL)  # of two models they are the joint merge
+    found = (
+        job(Job(block.task, initialisation, split, models, start, method, 0), images, fraction)
+        for initialisation, split, models, start, fraction, method in itertools.product(*axes)
+        if models > 2 or method not in (PAIRS, LONG_PAIRS, LONG_CONTROL)  # of two models they are the joint merge
     )
+    yield from dict.fromkeys(found)
 
 
 def made_with(settings: Settings, names: Sequence[tuple[str, str]]) -> dict[str, Any]:

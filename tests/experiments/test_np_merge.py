@@ -26,6 +26,7 @@ from experiments.np_merge.settings import (
     FISHER,
     FISHER_CONTROL,
     FROM_FISHER,
+    KEY,
     LONG_CONTROL,
     LONG_PAIRS,
     METHODS,
@@ -39,7 +40,7 @@ from experiments.np_merge.settings import (
     Learning,
     jobs,
 )
-from experiments.run import Preset
+from experiments.run import Preset, Rows
 
 SETTINGS = PRESETS[Preset.test]
 (TASK,) = SETTINGS.tasks
@@ -55,7 +56,7 @@ def out(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(out):
     summary = json.loads((out / "summary.json").read_text())
-    rows = experiment.Rows(out / "rows.csv", experiment.KEY, json.loads((out / "settings.json").read_text()))
+    rows = Rows(out / "rows.csv", KEY, json.loads((out / "settings.json").read_text()))
     return Results(rows.all, SETTINGS, summary["images"])
 
 
@@ -142,7 +143,7 @@ def _other_settings(out, monkeypatch):
 
 
 def test_a_task_that_is_unknown_is_told(tmp_path):
-    with pytest.raises(ValueError, match="unknown task 'digits-vg'.*'digits-vgg'"):
+    with pytest.raises(ValueError, match=r"unknown task 'digits-vg'.*'digits-vgg'"):
         reproduce(Preset.test, tmp_path, range(1), only=["digits-vg"])
 
 
