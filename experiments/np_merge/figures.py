@@ -5,11 +5,23 @@ from typing import Any
 import numpy as np
 
 from experiments.np_merge.results import Results
-from experiments.np_merge.settings import AVERAGE, CONTROLS, METHODS, PARAMETERS, UNALIGNED, UNLABELLED, Block
+from experiments.np_merge.settings import (
+    AVERAGE,
+    BEST,
+    CONTROLS,
+    ENSEMBLE,
+    METHODS,
+    PARAMETERS,
+    PARENTS,
+    UNALIGNED,
+    UNLABELLED,
+    Block,
+)
 from experiments.np_merge.tables import axis, point
 from npmerge.reports.drawing import Curve, draw_curves, new_figure
 
 NAMES = {"labelled": "labels", "models": "models", "split": "splits"}
+LEVELS = {PARENTS: ":", BEST: "-.", AVERAGE: "--", ENSEMBLE: "-"}
 LABELS = {"labelled": "labelled images", "models": "networks merged"}
 
 
@@ -28,18 +40,18 @@ def figures(results: Results) -> dict[str, Any]:
 
 def _draw_line(ax: Any, results: Results, block: Block) -> None:
     task, fixed = results.settings.task(block.task), {"split": block.splits[-1]}
-    curves, levels = [], {}
+    curves: list[Curve] = []
     for method in sorted(block.methods, key=METHODS.index):
         places = [(value, point(results, block, method, {**fixed, block.across: value})) for value in axis(block, block.across)]
         known = [(x, results.values(place), place.labelled) for x, place in places if results.values(place)]
         if block.across == "labelled" and method in UNLABELLED and known:
-            levels[method] = float(np.mean(known[0][1]))
+            ax.axhline(float(np.mean(known[0][1])), color="grey", linestyle=LEVELS[method], label=method)
         elif known:
             x = [labelled if block.across == "labelled" else float(value) for value, _, labelled in known]
             means, spread = ([float(f(v)) for _, v, _ in known] for f in (np.mean, np.std))
             curves.append(Curve(method, x, means, spread, method in CONTROLS))
     if curves:
-        draw_curves(ax, curves, levels=levels)
+        draw_curves(ax, curves)
     ax.set(xlabel=LABELS[block.across], ylabel="test accuracy", title=f"{task.network}, {task.data}, split {fixed['split']}")
 
 

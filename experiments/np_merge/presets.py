@@ -35,7 +35,7 @@ from experiments.run import Preset
 from npmerge.models import Config, ResNetCifar, Vgg
 
 ALL_SPLITS = ("same", "80-20", "dirichlet", "disjoint")
-FRACTIONS = (0.01, 0.05, 0.2, 0.5, 1.0)
+FRACTIONS = (0.01, 0.05, 0.2, 1.0)
 
 GIVEN = (PARENTS, BEST, AVERAGE, ENSEMBLE)
 LEARNED = (FISHER, SCALAR, TENSORS, CHANNELS, PARAMETERS, FROM_FISHER, CONTROL, FISHER_CONTROL, ONE, SCRATCH)
@@ -114,7 +114,7 @@ CPU = Settings(
     (
         Task("usps-vgg", "usps", "VGG of 6 layers", _SMALL_VGG, Training(), _USPS),
         Task("usps-resnet", "usps", "ResNet-8", _SMALL_RESNET, Training(), _USPS_RESNET),
-        Task("mnist-vgg", "mnist", "VGG of 4 layers", _MNIST_VGG, Training(steps=300), _USPS_RESNET, tested=4000),
+        Task("mnist-vgg", "mnist", "VGG of 4 layers", _MNIST_VGG, Training(steps=300), _USPS, tested=4000),
         Task(
             "cifar10-vgg", "cifar10", "VGG-11 of a quarter of its width", _vgg(16, 64, "batch"), Training(rate=5e-3, steps=500),
             _CIFAR, augment=True,

@@ -62,8 +62,10 @@ class Problem:
 
     @functools.cached_property
     def test(self) -> Sequence[tuple]:
-        """Read once for each row."""
-        return _batches(self.images.test, self.task.tested)
+        """Read once for each row; a part of it has all classes alike, in whatever order the files have them."""
+        labels = self.images.test.labels
+        most = min(self.task.tested or len(labels), len(labels))
+        return _batches(self.images.test.take(labelled(labels, most, seed=0)), None)
 
     @functools.cached_property
     def measuring(self) -> Sequence[tuple]:

@@ -100,6 +100,9 @@ def test_few_labels_are_among_many_and_of_all_classes(problem):
     few, many = problem.labelled(30), problem.labelled(200)
     np.testing.assert_array_equal(few.inputs, many.inputs[:30])
     assert set(few.labels) == set(range(10))
+    (tested,) = problem.test
+    shares = np.bincount(problem.images.test.labels) * 64 / len(problem.images.test.labels)
+    np.testing.assert_allclose(np.bincount(tested[1]), shares, atol=1)
 
 
 def test_rows_start_from_what_their_names_say(problem, networks):
