@@ -67,5 +67,5 @@ def _first(images: Images, most: int | None) -> Images:
 def summary(rows: Rows) -> dict[str, Any]:
     """The machine, how long it took, and the mean and deviation of each row over seeds."""
     parents = [checkpoint.load_record(path)["seconds"] for path in sorted((rows.path.parent / "parents").glob("*.safetensors"))]
-    seconds = {"parents": round(sum(parents), 1), "rows": round(sum(row["seconds"] for row in rows.all) - sum(parents), 1)}
+    seconds = {"parents": round(sum(parents), 1), "rows": round(sum(row["seconds"] for row in rows.all), 1)}
     return {"machine": machine(), "seconds": seconds, "means": list(means(rows.all))}

@@ -45,6 +45,7 @@ class Networks:
 
     def __init__(self, problem: Problem, group: Group, folder: Path, gammas: tuple[float, ...]):
         self.problem, self.group, self.folder, self.gammas = problem, group, folder, gammas
+        self.seconds = 0.0  # spent on training, which no row is to blame for
         self.aligned, self.fisher = functools.cache(self._aligned), functools.cache(self._fisher)
 
     @functools.cached_property
@@ -93,7 +94,8 @@ class Networks:
         began = time.perf_counter()
         network = train(p, self.part(k), seed=1000 * p.seed + (0 if group.initialisation == COMMON else k), order=k)
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"seconds": round(time.perf_counter() - began, 1), "settings": made}
+        self.seconds += (seconds := time.perf_counter() - began)
+        record = {"seconds": round(seconds, 1), "settings": made}
         checkpoint.save_network(path, p.config, network, record)
         return network
 

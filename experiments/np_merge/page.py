@@ -59,6 +59,7 @@ def page(folder: Path) -> str:
         *_figures(folder),
         "## Tables", "", f"Mean and deviation over seeds {results.seeds}.", "", *_blocks(results),
         "## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), "",
+        "## Limits", "", *(f"- {line}" for line in _limits(results, Preset(summary["preset"]))), "",
         "## What was chosen on validation data", "", *_chosen(results), "",
         f"`{summary['command']}`, {seconds['parents']:.0f} s to train the networks and {seconds['rows']:.0f} s for the rows, "
         f"{summary['machine']}.", "",
@@ -119,6 +120,22 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         if task.name in results.tasks:
             yield f"{task.network} on {summary['data'][task.data]}: {_task(task, results)}"
     yield from PROTOCOL
+
+
+def _limits(results: Results, preset: Preset) -> Iterator[str]:
+    if preset != Preset.paper:
+        yield (
+            "Networks are smaller than those of the paper and trained for fewer steps: see how good they are under Protocol. A "
+            "merge of networks that are far from their best may gain by mere training, which is what the controls are for."
+        )
+    shown = [task for task in results.settings.tasks if task.name in results.tasks]
+    if normed := [task.network for task in shown if getattr(task.config, "norm", "") == "batch"]:
+        yield f"{', '.join(dict.fromkeys(normed))}: with BatchNorm, which the VGG of the published protocol has not."
+    yield (
+        f"{len(results.seeds)} seeds: an interval of so few is wide, so a difference that is not told apart may still be there, "
+        "and of many differences some are told apart by chance."
+    )
+    yield "Seeds differ in initialisation, order, division of the images and labelled images; the test images are the same."
 
 
 def _task(task: Task, results: Results) -> str:

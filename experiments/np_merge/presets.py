@@ -135,7 +135,7 @@ CPU = Settings(
     (
         Block("Labels", "usps-vgg", (*GIVEN, *LEARNED), "labelled", splits=("80-20", "disjoint"), labelled=FRACTIONS),
         Block("Splits and starts", "usps-vgg", BY_START, "split", splits=ALL_SPLITS, starts=STARTS),
-        Block("Models", "usps-vgg", BY_MODELS, "models", splits=("same", "dirichlet"), models=(2, 3, 5, 8)),
+        Block("Models", "usps-vgg", BY_MODELS, "models", splits=("same", "dirichlet"), models=(2, 4, 8)),
         Block(
             "Initialisations", "usps-vgg", BY_START, "initialisation", initialisations=(OWN, COMMON), splits=("same", "80-20"),
             starts=(PLAIN, ACTIVATIONS),

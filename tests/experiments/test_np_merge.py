@@ -1,7 +1,9 @@
 """The experiment on NP Merge in its smallest form: its factorial, every row, what rows must agree on, the page, resuming."""
 
+import csv
 import dataclasses
 import json
+import shutil
 
 import chex
 import numpy as np
@@ -143,6 +145,16 @@ def _other_settings(out, monkeypatch):
     other = dataclasses.replace(SETTINGS, tasks=(dataclasses.replace(TASK, measured=32),))
     monkeypatch.setitem(PRESETS, Preset.test, other)
     page(out)
+
+
+def test_an_interrupted_run_goes_on(out, results, tmp_path):
+    shutil.copytree(out, tmp_path / "again")
+    path = tmp_path / "again" / "rows.csv"
+    path.write_bytes(path.read_bytes()[:-20])  # the last row is half there
+    reproduce(Preset.test, tmp_path / "again", range(1))
+    with path.open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    assert {name: str(results.rows[-1][name]) for name in ("method", "accuracy", "loss", "rate")}.items() <= last.items()
 
 
 def test_a_task_that_is_unknown_is_told(tmp_path):
