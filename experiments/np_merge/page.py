@@ -132,7 +132,7 @@ def _limits(results: Results, preset: Preset) -> Iterator[str]:
     if normed := [task.network for task in shown if getattr(task.config, "norm", "") == "batch"]:
         yield f"{', '.join(dict.fromkeys(normed))}: with BatchNorm, which the VGG of the published protocol has not."
     yield (
-        f"{len(results.seeds)} seeds: an interval of so few is wide, so a difference that is not told apart may still be there, "
+        f"{len(results.seeds)} seeds: an interval of so few is wide: a difference that is not told apart may still be there, "
         "and of many differences some are told apart by chance."
     )
     yield "Seeds differ in initialisation, order, division of the images and labelled images; the test images are the same."

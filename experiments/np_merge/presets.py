@@ -117,10 +117,10 @@ CPU = Settings(
         Task("mnist-vgg", "mnist", "VGG of 4 layers", _MNIST_VGG, Training(steps=300), _USPS, tested=4000),
         Task(
             "cifar10-vgg", "cifar10", "VGG-11 of a quarter of its width", _vgg(16, 64, "batch"), Training(rate=5e-3, steps=500),
-            _CIFAR, augment=True,
+            _CIFAR, augment=True, tested=5000,
         ),
         Task(
-            "cifar10-resnet", "cifar10", "ResNet-20", ResNetCifar(3, 16, "B"), Training(rate=1e-2, steps=350),
+            "cifar10-resnet", "cifar10", "ResNet-20", ResNetCifar(3, 16, "B"), Training(rate=5e-3, steps=350),
             dataclasses.replace(
                 _CIFAR, merge_rates=(0.03, 0.1, 0.3), coarse_rates=(0.1, 0.3, 1.0), control_rates=(1e-3, 3e-3, 1e-2),
                 scratch_rates=(3e-3, 1e-2, 3e-2),
@@ -129,7 +129,7 @@ CPU = Settings(
         ),
         Task(
             "cifar100-vgg", "cifar100", "VGG-11 of a quarter of its width", _vgg(16, 64, "batch"),
-            Training(rate=5e-3, steps=500), _CIFAR, augment=True,
+            Training(rate=5e-3, steps=500), _CIFAR, augment=True, tested=5000,
         ),
     ),
     (
