@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.np_merge.findings import by_labels, differences, findings, fractions
+from experiments.np_merge.findings import FISHER_BESIDE_HALF, MERGE_BESIDE_CONTROL, by, differences, findings
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results
 from experiments.np_merge.settings import (
-    CONTROL,
-    FROM_FISHER,
     KEY,
     METHODS,
-    PARAMETERS,
     PARENTS,
     Block,
     Task,
@@ -55,7 +52,7 @@ def page(folder: Path) -> str:
     return "\n".join([
         "# NP Merge beside honest controls", "", INTRODUCTION, "",
         "## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), "",
-        "## Paired differences", "", *differences(results), "", *_label_tables(results),
+        "## Paired differences", "", *differences(results), "", *_compared(results),
         *_figures(folder),
         "## Tables", "", f"Mean and deviation over seeds {results.seeds}.", "", *_blocks(results),
         "## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), "",
@@ -66,11 +63,12 @@ def page(folder: Path) -> str:
     ])  # fmt: skip
 
 
-def _label_tables(results: Results) -> Iterator[str]:
-    for better, than in ((PARAMETERS, CONTROL), (FROM_FISHER, PARAMETERS)):
-        if lines := list(by_labels(results, better, than)):
-            header = (f"{better} minus {than}, points", *(f"{percent(fraction)} labelled" for fraction in fractions(results)))
-            yield from (*markdown_table(header, lines), "")
+def _compared(results: Results) -> Iterator[str]:
+    for claim, axis in (
+        (MERGE_BESIDE_CONTROL, "labelled"), (MERGE_BESIDE_CONTROL, "split"), (MERGE_BESIDE_CONTROL, "models"),
+        (FISHER_BESIDE_HALF, "labelled"),
+    ):  # fmt: skip
+        yield from by(results, claim, axis)
 
 
 def _figures(folder: Path) -> Iterator[str]:

@@ -90,23 +90,16 @@ class Results:
         """The row at a point of a block, with that fraction labelled."""
         return job(place, self.images[place.task], fraction)
 
-    def difference(
-        self, better: str, than: str, places: Sequence[Job], column: str = "accuracy", *, fraction: float | None = None
-    ) -> Difference | None:
-        """How much one method has beyond another, at every point of some that has both; None where none has.
+    def difference(self, pairs: Sequence[tuple[Job, Job]], column: str = "accuracy") -> Difference | None:
+        """How much more the first of each pair has, where there are rows of both; None where there are none.
 
         Args:
-            better: the method that the difference is positive for if it has more.
-            than: the other one.
-            places: points of the factorial.
+            pairs: points of the factorial.
             column: of the rows.
-            fraction: only where so much is labelled.
         """
         per_seed: dict[int, list[float]] = {}
-        for a in places:
-            if a.method != better or (fraction is not None and a.labelled != self.point(a, fraction).labelled):
-                continue
-            mine, theirs = self.by_job.get(a, {}), self.by_job.get(partner(a, than), {})
+        for a, b in pairs:
+            mine, theirs = self.by_job.get(a, {}), self.by_job.get(b, {})
             for seed in mine.keys() & theirs.keys():
                 per_seed.setdefault(seed, []).append(mine[seed][column] - theirs[seed][column])
         if not per_seed:

@@ -13,7 +13,7 @@ import npmerge as nm
 from experiments.data import load, standardised
 from experiments.np_merge import experiment
 from experiments.np_merge.command import reproduce
-from experiments.np_merge.findings import CLAIMS
+from experiments.np_merge.findings import CLAIMS, Claim
 from experiments.np_merge.methods import batches, case_of
 from experiments.np_merge.networks import Group, Networks
 from experiments.np_merge.page import page
@@ -36,6 +36,7 @@ from experiments.np_merge.settings import (
     PAIRS,
     PARAMETERS,
     SCRATCH,
+    STARTS,
     UNALIGNED,
     UNLABELLED,
     Job,
@@ -166,16 +167,19 @@ def test_words_come_from_the_differences():
     """Student's t of three seeds: 2.48 deviations to either side."""
     assert [Difference(x, 1).verdict for x in ((1.0, 1.1, 0.9), (-1.0, -1.1, -0.9), (1.0, 0.1, 0.4), (1.0,))] == [1, -1, 0, 0]
     assert Difference((0.01, 0.03), 1).told() == "+2.00 ± 1.41 points"
-    assert {name for claim in CLAIMS for name in (claim.better, claim.than)} <= set(METHODS)
+    assert {name for claim in CLAIMS for name in (claim.better, claim.than)} <= {*METHODS, *STARTS, "own", "common"}
 
 
 def test_differences_pair_what_is_alike_but_for_the_method():
     places = [Job("t", "own", s, 2, ACTIVATIONS, m, k) for s in ("same", "80-20") for m, k in ((PARAMETERS, 5), (AVERAGE, 0))]
     values = dict(zip(places, (0.9, 0.5, 0.8, 0.6), strict=True))
     rows = [{"seed": 0, **place._asdict(), "accuracy": x, "loss": 1 - x} for place, x in values.items()]
-    found = Results(rows, SETTINGS, {"t": 100}).difference(PARAMETERS, AVERAGE, places)
+    results = Results(rows, SETTINGS, {"t": 100})
+    found = results.difference(Claim("", PARAMETERS, AVERAGE).pairs(places))
     assert (found.points, found.mean) == (2, pytest.approx(0.3))
-    assert Results(rows, SETTINGS, {"t": 100}).difference(PARAMETERS, FISHER, places) is None
+    split = results.difference(Claim("", "same", "80-20", axis="split", fixed=(("method", AVERAGE),)).pairs(places))
+    assert (split.points, split.mean) == (1, pytest.approx(-0.1))
+    assert results.difference(Claim("", PARAMETERS, FISHER).pairs(places)) is None
 
 
 def test_grids_are_of_one_length_and_presets_name_their_tasks():
