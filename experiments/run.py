@@ -47,10 +47,8 @@ class Rows:
         self.all: list[dict[str, Any]] = []
         if path.exists():
             _drop_half_line(path)
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self.all = [{name: _parsed(text) for name, text in row.items()} for row in reader]
-                self.fields = list(reader.fieldnames or ())
+            self.all = read_rows(path)
+            self.fields = list(self.all[0]) if self.all else []
         _keep_settings(path.with_name("settings.json"), settings, made=bool(self.all))
 
     def has(self, **key: Any) -> bool:
@@ -68,6 +66,14 @@ class Rows:
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow({name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()})
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that `Rows` has written; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: _parsed(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
 
 def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
@@ -107,6 +113,20 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     """`mean +- standard deviation` over seeds (n - 1), or the one value there is."""
     mean = f"{np.mean(values):.3f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.3f}"
+
+
+def points(values: Sequence[float]) -> str:
+    """Fractions as percent: `mean +- standard deviation` over seeds (n - 1), or the one value there is."""
+    mean = f"{100 * np.mean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def difference(these: Mapping[int, float], others: Mapping[int, float]) -> str:
+    """Fractions by seed against others, seed by seed: how many points more, and for how many of the seeds they are more."""
+    shared = sorted(these.keys() & others.keys())
+    found = np.array([these[seed] - others[seed] for seed in shared])
+    spread = f" ± {100 * np.std(found, ddof=1):.1f}" if len(found) > 1 else ""
+    return f"{100 * found.mean():+.1f}{spread} points, above in {(found > 0).sum()} of {len(found)} seeds"
 
 
 def machine() -> str:

@@ -26,9 +26,12 @@ def from_0_to_1(images: Real[np.ndarray, "n height width channels"]) -> Float32[
 
 
 def scale_of(images: Real[np.ndarray, "n height width channels"]) -> Scale:
-    """Mean and deviation of each channel, of pixels from 0 to 1."""
+    """Mean and deviation of each channel, of pixels from 0 to 1. Raises ValueError for a channel that never varies."""
     pixels = from_0_to_1(images)
-    return Scale(pixels.mean((0, 1, 2)), pixels.std((0, 1, 2)))
+    scale = Scale(pixels.mean((0, 1, 2)), pixels.std((0, 1, 2)))
+    if not scale.deviation.all():
+        raise ValueError(f"got a channel of one value in all images: deviations {scale.deviation}, expected all above 0")
+    return scale
 
 
 def scaled(part: Part, scale: Scale) -> Examples:

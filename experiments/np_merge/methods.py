@@ -109,9 +109,9 @@ def tuned(problem: Problem, case: Case, job: Job) -> Found:
         case.theta,
         case.loss,
         case.stack,
-        functools.partial(batches, problem, problem.labelled(job.labelled)),
-        problem.validation,
-        learning.rates(job.method),
+        batches=functools.partial(batches, problem, problem.labelled(job.labelled)),
+        held_out=problem.validation,
+        rates=learning.rates(job.method),
     )
     rate = "" if _equal(found.theta, case.theta) else found.rate
     return Found(case.network(found.theta), rate, steps, nm.parameters(case.theta))

@@ -85,3 +85,11 @@ def test_more_images_than_were_published():
     assert data.name == "toy"
     with pytest.raises(ValueError, match=r"^here: toy, test: got 6 images, expected 5 at most"):
         _ = data.test
+
+
+def test_a_channel_that_never_varies():
+    grey = TRAIN._replace(images=np.where([True, True, False], TRAIN.images, np.uint8(0)))
+    with pytest.raises(
+        ValueError, match=r"got a channel of one value in all images: deviations .* 0\. *\], expected all above"
+    ):
+        standardised(data_set(grey, TEST))

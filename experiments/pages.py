@@ -1,0 +1,24 @@
+"""Pages written anew from the rows that are there: `python -m experiments.pages`. A test compares them with those committed."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from experiments.strangers.page import page as strangers
+
+RESULTS = Path(__file__).parent / "results"
+
+PAGES: Mapping[str, Callable[[Path], str]] = {"strangers": strangers}
+"""Experiments whose page is a function of the files in their folder alone."""
+
+
+def main() -> None:
+    """Write the page of each experiment that has rows."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    for name, page in PAGES.items():
+        if (RESULTS / name / "rows.csv").is_file():
+            (RESULTS / name / "README.md").write_text(page(RESULTS / name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Networks in the published layout, made here, through the smallest form of the experiment: rows, page, resuming, faults."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import npmerge as nm
+from experiments.run import read_rows
+from experiments.strangers.__main__ import main
+from experiments.strangers.networks import find, load
+from experiments.strangers.page import page
+from experiments.strangers.rows import Experiment
+from experiments.strangers.settings import ENSEMBLE, PARTIAL, PRESETS
+from experiments.strangers.ways import CONTROL, LEARNED, WAYS
+from npmerge.demo.digits import load_digits
+from npmerge.models import ResNetCifar, build
+
+CONFIG = ResNetCifar(1, 4, "A")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Digits as CIFAR-10 is published, and two networks with other weights in the published names."""
+    path = tmp_path_factory.mktemp("strangers")
+    digits = load_digits("same", seed=0).test
+    images = np.repeat(digits.inputs.reshape(-1, 1, 8, 8), 3, 1).repeat(4, 2).repeat(4, 3)
+    images = np.round(255 * (images - images.min()) / np.ptp(images)).astype(np.uint8).reshape(len(images), -1)
+    rows = np.concatenate([digits.labels.astype(np.uint8)[:, None], images], 1)
+    for k, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
+        rows[k * 40 : k * 40 + 40].tofile(path / f"{name}.bin")
+    for k in range(2):
+        save_file(nm.checkpoint.to_named(CONFIG, build(CONFIG, seed=k).variables), path / f"{k}.safetensors")
+    return path
+
+
+def run(folder, out, preset="test", seeds=1):
+    main(preset, out, 0, seeds, data=folder, networks=[folder / "0.safetensors", folder / "1.safetensors"])
+
+
+@pytest.fixture(scope="module")
+def out(folder):
+    run(folder, folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def rows(out):
+    return read_rows(out / "rows.csv")
+
+
+def test_every_row_is_there_and_judged(rows):
+    (part,) = PRESETS["test"].parts
+    assert [row["images"] for row in rows if row["method"] == CONTROL] == [60, 40]
+    assert {row["size"] for row in rows if row["method"] == PARTIAL} == set(part.sizes)
+    assert {row["method"] for row in rows} >= {*part.ways, ENSEMBLE}
+    assert all(0 <= row["accuracy"] <= 1 and row["networks"] == "0 + 1" for row in rows)
+
+
+def test_rates_are_chosen_once(rows):
+    for name in PRESETS["test"].parts[0].ways:
+        rates = {row["rate"] for row in rows if row["method"] == name}
+        assert len(rates) == 1 and rates <= set(WAYS[name].rates)
+    assert len(WAYS[LEARNED].rates) == len(WAYS[CONTROL].rates)
+
+
+def test_the_page_is_made_of_the_files_alone(out, rows):
+    text = (out / "README.md").read_text()
+    assert page(out) == text
+    for row in rows[1:]:  # of the parents each is told
+        assert f"{100 * row['accuracy']:.1f}" in text
+    assert json.loads((out / "summary.json").read_text())["command"] in text
+    assert (out / "accuracy.png").stat().st_size > 10_000
+
+
+def test_nothing_is_done_twice(folder, out, monkeypatch):
+    monkeypatch.setattr(Experiment, "merging", lambda *_: pytest.fail("every row is there"))
+    run(folder, out)
+    with pytest.raises(ValueError, match="made with other settings"):
+        run(folder, out, preset="cpu")
+
+
+def test_an_interrupted_run_goes_on(folder, out, rows, tmp_path):
+    for name in ("rows.csv", "settings.json"):
+        lines = (out / name).read_text().splitlines(keepends=True)
+        (tmp_path / name).write_text("".join(lines[:-2]) + lines[-2][:9] if name == "rows.csv" else "".join(lines))
+    run(folder, tmp_path)
+    again = read_rows(tmp_path / "rows.csv")
+    for row in (*rows, *again):
+        row.pop("seconds")
+    assert again == rows
+
+
+def test_networks_that_are_not_there(folder):
+    with pytest.raises(ValueError, match=r"no network resnet20_zheng, .*: get github.com/Zheng-Jiakun/.*--networks"):
+        find("resnet20_zheng", folder)
+    with pytest.raises(ValueError, match=r"no network nobody, .*known ones are resnet20_akamaster"):
+        find("nobody", folder)
+
+
+def test_networks_of_other_architectures(folder, tmp_path):
+    other = ResNetCifar(1, 8, "A")
+    save_file(nm.checkpoint.to_named(other, build(other).variables), tmp_path / "wide.safetensors")
+    with pytest.raises(ValueError, match="must be of one architecture"):
+        load([str(folder / "0.safetensors"), str(tmp_path / "wide.safetensors")])
+
+
+def test_shortcuts_of_zeros_are_segments_and_the_graph_holds(folder):
+    strangers = load([str(folder / f"{k}.safetensors") for k in range(2)])
+    assert strangers.error < 1e-5
+    assert jax.tree.structure(strangers.models[0]) == jax.tree.structure(strangers.models[1])
