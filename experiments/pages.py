@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from experiments.np_merge.page import page as np_merge
 from experiments.strangers.page import page as strangers
 
 RESULTS = Path(__file__).parent / "results"
 
-PAGES: Mapping[str, Callable[[Path], str]] = {"strangers": strangers}
+PAGES: Mapping[str, Callable[[Path], str]] = {"np_merge": np_merge, "strangers": strangers}
 """Experiments whose page is a function of the files in their folder alone."""
 
 
