@@ -30,7 +30,8 @@ def main(
     """Merge networks that strangers have published, in every way; write rows, figures and the page."""
     settings = PRESETS[preset]
     if networks:
-        settings = dataclasses.replace(settings, parts=(settings.parts[0].of(tuple(map(str, networks))),))
+        parts = [part.of(tuple(map(str, networks))) for part in settings.parts if part.networks == settings.parts[0].networks]
+        settings = dataclasses.replace(settings, parts=tuple(parts))
     images = standardised(load("cifar10", data, download=download), validation=0, scale=IMAGENET)
     made = made_with(settings, images.name)
     rows = Rows(out / "rows.csv", ("seed", "networks", "method", "images", "size"), made)

@@ -14,9 +14,9 @@ def findings(main: Results, at: int) -> Iterator[str]:
         main: of the networks that everything was tried with.
         at: the number of images of which the aim speaks.
     """
-    yield f"NP Merge per parameter against its control: {_by_images(main, LEARNED, CONTROL)}."
-    if main.of(SOLVED):
-        yield f"{SOLVED}, against the same control: {_by_images(main, SOLVED, CONTROL)}."
+    for name in (LEARNED, SOLVED):
+        if main.of(name) and main.of(CONTROL):
+            yield f"{name}, against its control: {_by_images(main, name, CONTROL)}."
     yield from _against_the_parents(main, at)
     yield from _without_labels(main)
     if main.of(TEACHER):
@@ -27,11 +27,14 @@ def findings(main: Results, at: int) -> Iterator[str]:
 
 
 def _by_images(main: Results, one: str, other: str) -> str:
-    return "; ".join(f"{main.difference(one, other, n)} with {n:,} images" for n in main.images([one]))
+    shared = [n for n in main.images([one]) if main.of(other, n)]
+    return "; ".join(f"{main.difference(one, other, n)} with {n:,} images" for n in shared)
 
 
 def _against_the_parents(main: Results, at: int) -> Iterator[str]:
     merged = [name for name in WAYS if main.of(name, at) and WAYS[name].labels and WAYS[name].start != "better parent"]
+    if not merged:
+        return
     best, aim = max(merged, key=lambda name: main.mean(name, at)), max(main.of(PARENTS)[0]["each"])
     short = 100 * (aim - main.mean(best, at))
     yield (

@@ -90,7 +90,10 @@ EVERYTHING = Part(PAIR, alignments=tuple(ALIGNMENTS), forced=True, images=COUNTS
 
 PRESETS = {
     Preset.test: Settings(
-        (Part(PAIR, 1, (MATCHING, ZIPPED), sizes=(1.0, 1.5), images=(40, 60), ways=(LEARNED, CONTROL, TAUGHT_SOLVED), path=3),),
+        (
+            Part(PAIR, 1, (ZIPPED,), sizes=(), images=(60,), ways=(TAUGHT_SOLVED,)),
+            Part(PAIR, 1, (MATCHING,), sizes=(1.5,), images=(40, 60), ways=(LEARNED, CONTROL), path=2),
+        ),
         measured=60, steps=2, batch=16, tuned=60, limit=100,
     ),
     Preset.cpu: Settings((
