@@ -55,7 +55,8 @@ class Granularity(abc.ABC):
             if not np.allclose(c, shared.reshape(shared.shape + (1,) * (c.ndim - shared.ndim)), rtol=1e-6, atol=1e-7):
                 raise ValueError(
                     f"{self} cannot represent the start: its coefficients differ inside {path!r}; PerParameter can, and "
-                    "where they differ between layers PerTensor, or PerLayer with a pattern of its own"
+                    "where they differ between layers PerTensor, or PerLayer with a pattern of its own (in a recipe "
+                    "per_parameter, per_tensor, per_layer)"
                 )
         return groups
 

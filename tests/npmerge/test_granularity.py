@@ -90,7 +90,8 @@ def changed(value: float, path: str, index: tuple) -> dict:
 )
 def test_coefficients_that_differ_inside_a_group_are_refused(granularity, path, index):
     granularity.reduce(full(0.3), PARAMS)
-    with pytest.raises(ValueError, match=rf"{type(granularity).__name__}.*cannot represent the start.*{path[:8]}"):
+    told = rf"{type(granularity).__name__}.*cannot represent the start.*{path[:8]}.*in a recipe per_parameter, per_tensor"
+    with pytest.raises(ValueError, match=told):
         granularity.reduce(changed(0.3, path, index), PARAMS)
 
 
