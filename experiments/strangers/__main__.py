@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,13 +38,18 @@ def main(
     paths = Rows(out / "paths.csv", ("seed", "networks", "alignment"), made)
     given = f"--preset {preset} --out {out} --seed {seed} --seeds {seeds}" + "".join(f" --networks {n}" for n in networks or ())
     summary = {"command": f"python -m experiments.strangers {given}", "machine": machine()}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     for part in settings.parts:
         strangers = load_networks(part.networks, published)
         tell(f"{' + '.join(strangers.names)}: traced, units exchanged change the outputs by {strangers.error:.1g}")
         for k in range(seed, seed + min(seeds, part.seeds)):
             Experiment(part, strangers, images, settings, k).run(rows, paths, tell)
-            write(out)  # of what is there: the rest may take hours
+            _report(out, summary | {"complete": False})  # of what is there: the rest may take hours
+    _report(out, summary | {"complete": True})
+
+
+def _report(out: Path, summary: dict[str, Any]) -> None:
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write(out)
 
 
 def tell(text: str) -> None:

@@ -31,6 +31,8 @@ def page(folder: Path) -> str:
     first, *others = found
     main = found[first]
     lines = ["# Strangers' networks", "", INTRODUCTION, ""]
+    if not summary["complete"]:
+        lines += ["**The run is not at its end**: other seeds, ways and networks of the preset are still to come.", ""]
     lines += [f"## {first}", "", "![Accuracy against images, and loss along paths](accuracy.png)", ""]
     lines += [*_levels(main), "", *_learned(main), "", *_sizes({first: main}), "", *_alignments(main), ""]
     if others:

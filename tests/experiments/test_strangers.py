@@ -75,6 +75,15 @@ def test_the_page_is_made_of_the_files_alone(out, rows):
     assert (out / "accuracy.png").stat().st_size > 10_000
 
 
+def test_a_page_of_a_part_says_so(out, tmp_path):
+    for name in ("rows.csv", "settings.json", "summary.json"):
+        (tmp_path / name).write_text((out / name).read_text())
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["complete"] and "not at its end" not in page(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"complete": False}))
+    assert "The run is not at its end" in page(tmp_path)
+
+
 def test_nothing_is_done_twice(folder, out, monkeypatch):
     monkeypatch.setattr(Experiment, "merging", lambda *_: pytest.fail("every row is there"))
     run(folder, out)
