@@ -1,14 +1,15 @@
-"""Pages written anew from the rows that are there: `python -m experiments.pages`. A test compares them with the committed ones."""
+"""Pages written anew from the rows that are there: `python -m experiments.pages`. A test compares them with those committed."""
 
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from experiments.cca_merge.page import page as cca_merge
 from experiments.strangers.page import page as strangers
 
 RESULTS = Path(__file__).parent / "results"
 
-PAGES: Mapping[str, Callable[[Path], str]] = {"strangers": strangers}
+PAGES: Mapping[str, Callable[[Path], str]] = {"cca_merge": cca_merge, "strangers": strangers}
 """Experiments whose page is a function of the files in their folder alone."""
 
 
