@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments.cca_merge.page import page as cca_merge
+from experiments.landscape.page import page as landscape
 from experiments.strangers.page import page as strangers
 
 RESULTS = Path(__file__).parent / "results"
 
-PAGES: Mapping[str, Callable[[Path], str]] = {"cca_merge": cca_merge, "strangers": strangers}
+PAGES: Mapping[str, Callable[[Path], str]] = {"cca_merge": cca_merge, "landscape": landscape, "strangers": strangers}
 """Experiments whose page is a function of the files in their folder alone."""
 
 

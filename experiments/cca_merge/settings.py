@@ -68,7 +68,7 @@ class Settings:
 
     tasks: tuple[Task, ...]
     blocks: tuple[Block, ...]
-    gammas: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    gammas: tuple[float, ...] = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     zipped: tuple[tuple[float, float], ...] = ((1e-4, 0.075), (0.3, 0.125), (1.0, 0.0))
     labelled: int = 500
     steps: int = 100
@@ -103,7 +103,7 @@ PRESETS = {
     ),
     Preset.cpu: Settings(
         (
-            Task("usps-vgg", "usps", "VGG of 3 stages", Vgg(((16,), (32,), (32,)), (64,)), Training(steps=300)),
+            Task("usps-vgg", "usps", "VGG of 3 stages", Vgg(((32,), (64,), (64,)), (64,)), Training(steps=300)),
             Task("cifar10-vgg", "cifar10", "VGG of 4 convolutions", Vgg(((16,), (32,), (64, 64)), (64,)),
                  Training(steps=700), augment=True, tested=5_000),
             Task("cifar10-resnet", "cifar10", "ResNet-8 of width 8", ResNetCifar(1, 8, "B"),
