@@ -2,21 +2,64 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 import npmerge as nm
 from alignment.graph import PyTree
 from npmerge.fitting.fit import Loss
 
+MOMENTS = optax.scale_by_adam()
 
-@functools.lru_cache(maxsize=256)
+
+class AdamState(NamedTuple):
+    """The state of `adam`.
+
+    Attributes:
+        moments: of the gradient.
+        rate: at the start.
+        steps: until it is zero.
+        done: steps so far.
+    """
+
+    moments: optax.OptState
+    rate: Float[Array, ""]
+    steps: Float[Array, ""]
+    done: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class Started:
+    """What starts `adam`. Rate and steps go into the state and are no part of its identity, so rates share a step."""
+
+    rate: float = field(compare=False)
+    steps: int = field(compare=False)
+
+    def __call__(self, theta: PyTree) -> AdamState:
+        """The state before the first step."""
+        return AdamState(MOMENTS.init(theta), *map(jnp.float32, (self.rate, self.steps, 0)))
+
+
 def adam(rate: float, steps: int) -> optax.GradientTransformation:
-    """Adam whose rate falls to zero along a cosine. One object each, by which the compiled step is found again."""
-    return optax.adam(optax.cosine_decay_schedule(rate, steps))
+    """Adam whose rate falls to zero along a cosine. One compiled step serves all rates and numbers of steps.
+
+    Args:
+        rate: at the start.
+        steps: until it is zero.
+    """
+    return optax.GradientTransformation(Started(rate, steps), _updates)
+
+
+def _updates(gradient: PyTree, state: AdamState, theta: PyTree | None = None) -> tuple[PyTree, AdamState]:
+    updates, moments = MOMENTS.update(gradient, state.moments, theta)
+    rate = state.rate * (1 + jnp.cos(jnp.pi * jnp.minimum(state.done / state.steps, 1))) / 2
+    return jax.tree.map(lambda x: -rate * x, updates), state._replace(moments=moments, done=state.done + 1)
 
 
 class Tuned(NamedTuple):

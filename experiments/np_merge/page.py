@@ -1,0 +1,175 @@
+"""The page, a pure function of the rows and the summary in a folder."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.np_merge.findings import by_labels, differences, findings, fractions
+from experiments.np_merge.presets import PRESETS
+from experiments.np_merge.results import Results
+from experiments.np_merge.settings import (
+    CONTROL,
+    FROM_FISHER,
+    KEY,
+    METHODS,
+    PARAMETERS,
+    PARENTS,
+    Block,
+    Task,
+    made_with,
+)
+from experiments.np_merge.tables import percent, tables
+from experiments.run import Preset, Rows
+from npmerge.reports.tables import markdown_table
+
+INTRODUCTION = """NP Merge (Orozco Camacho et al. 2024, arXiv 2412.15467) brings networks into the units of one of them and then
+learns, for each parameter, a point between them by gradient descent on labelled images. The question here is what those
+coefficients are worth beside controls that see the same images for as many steps: the same average with all its weights
+fine-tuned, one of the networks fine-tuned, training from scratch, and merges of fewer coefficients. No accuracy of the paper
+could be reached, only its method and claims, so nothing here is beside a published number; its optimiser, rates and numbers of
+steps are unknown, too."""
+
+READING = """A deviation is over seeds (n - 1). "Higher" and "lower" are said where the 95 % interval of the mean paired
+difference over seeds (Student's t) leaves out zero, "not told apart" where it does not; a difference of several points of the
+factorial is their mean for each seed."""
+
+
+def page(folder: Path) -> str:
+    """The result as a page: every number in it comes from `rows.csv` and `summary.json`.
+
+    Args:
+        folder: where they are, with `settings.json`.
+
+    Raises:
+        ValueError: rows that were made with other settings than the preset has now.
+    """
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    settings = PRESETS[Preset(summary["preset"])]
+    rows = Rows(folder / "rows.csv", KEY, made_with(settings, list(summary["data"].items())))
+    results = Results(rows.all, settings, summary["images"])
+    seconds = summary["seconds"]
+    return "\n".join([
+        "# NP Merge beside honest controls", "", INTRODUCTION, "",
+        "## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), "",
+        "## Paired differences", "", *differences(results), "", *_label_tables(results),
+        *_figures(folder),
+        "## Tables", "", f"Mean and deviation over seeds {results.seeds}.", "", *_blocks(results),
+        "## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), "",
+        "## What was chosen on validation data", "", *_chosen(results), "",
+        f"`{summary['command']}`, {seconds['parents']:.0f} s to train the networks and {seconds['rows']:.0f} s for the rows, "
+        f"{summary['machine']}.", "",
+    ])  # fmt: skip
+
+
+def _label_tables(results: Results) -> Iterator[str]:
+    for better, than in ((PARAMETERS, CONTROL), (FROM_FISHER, PARAMETERS)):
+        if lines := list(by_labels(results, better, than)):
+            header = (f"{better} minus {than}, points", *(f"{percent(fraction)} labelled" for fraction in fractions(results)))
+            yield from (*markdown_table(header, lines), "")
+
+
+def _figures(folder: Path) -> Iterator[str]:
+    told = {"labels": "against labelled images", "models": "against the number of networks", "splits": "by split and start"}
+    for name, words in told.items():
+        if (folder / f"{name}.png").is_file():
+            yield from (f"![Test accuracy {words}]({name}.png)", "")
+
+
+def _blocks(results: Results) -> Iterator[str]:
+    for block in results.settings.blocks:
+        if any(map(results.values, results.jobs(block))):
+            task = results.settings.task(block.task)
+            constant = ", ".join(_constant(block))
+            yield from (f"### {block.title}", "", f"{task.network} on {task.data}; {constant}.", "")
+            yield from tables(results, block)
+
+
+def _constant(block: Block) -> Iterator[str]:
+    """What is the same in all of a block, in words."""
+    values = {
+        "split": (block.splits, f"split {block.splits[0]}"),
+        "start": (block.starts, block.starts[0]),
+        "models": (block.models, f"{block.models[0]} networks"),
+        "labelled": (block.labelled, f"{percent(block.labelled[0])} labelled"),
+    }
+    yield from (words for name, (several, words) in values.items() if name != block.across and len(several) == 1)
+
+
+PROTOCOL = (
+    "Splits: the same data in another order; 80-20 (a fifth of the first half of the classes and four fifths of the others for "
+    "one network, the rest for the other); for each class shares drawn from Dirichlet(0.5); disjoint classes. Networks take "
+    "their last step, whatever validation data would say, which have classes that a network may never see.",
+    "Labelled images are drawn from all training images, stratified by class, fewer ones among more; networks were trained on "
+    "them, too. Validation data are not among them. They choose rates, the best moment of each run and gamma of CCA; where "
+    "labels are few there are more of those than of labelled ones, for merges and controls alike.",
+    "Merges of networks with BatchNorm are learned on the statistics of each batch; afterwards, and for averages, running "
+    "statistics are re-estimated from the measured images. Networks without it are taken as they are.",
+    "Pairs: each network joins the merge of those before it, from the share that makes zero steps the plain average. Fisher: "
+    "diagonal, one label drawn from each network's own predictions for each labelled image.",
+    "The test set is read once for each row, and never chooses.",
+)
+
+
+def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
+    for task in results.settings.tasks:
+        if task.name in results.tasks:
+            yield f"{task.network} on {summary['data'][task.data]}: {_task(task, results)}"
+    yield from PROTOCOL
+
+
+def _task(task: Task, results: Results) -> str:
+    t, s = task.training, task.learning
+    kind = {"adamw": "AdamW, cosine", "sgd": "SGD, momentum 0.9, a rising and falling line"}[t.optimizer]
+    flips = ", images flipped and cropped throughout" if task.augment else ""
+    return (
+        f"{results.images[task.name]:,} training images{flips}; networks: {kind}, at {t.rate:g}, weight decay {t.decay:g}, "
+        f"{t.steps:,} steps of {t.batch}; learning: Adam, cosine, {s.steps} steps of {s.batch}, rates for coefficients "
+        f"of parameters {_rates(s.merge_rates)}, for shared ones {_rates(s.coarse_rates)}, for weights "
+        f"{_rates(s.control_rates)}, from scratch {_rates(s.scratch_rates)}, {s.judgements} looks at {task.judged or 'all'} "
+        f"validation images; {task.measured:,} images are measured, Fisher "
+        f"information on {task.fisher} at most. {_how_good(task, results)}"
+    )
+
+
+def _how_good(task: Task, results: Results) -> str:
+    """How far the networks are trained."""
+    found = {
+        place.split: results.values(place) for place in results.by_job if place.task == task.name and place.method == PARENTS
+    }
+    told = ", ".join(f"{100 * float(np.mean(values)):.1f} % ({split})" for split, values in found.items())
+    return f"Test accuracy of a network, on average: {told}." if told else ""
+
+
+def _rates(rates: tuple[float, ...]) -> str:
+    return "/".join(f"{rate:g}" for rate in rates)
+
+
+def _chosen(results: Results) -> Iterator[str]:
+    """How often each rate was the best, and how often an end of a grid."""
+    tuned = [row for row in results.rows if row["steps"]]
+    moved = [row for row in tuned if row["rate"] != ""]
+    ends: Counter[str] = Counter()
+    for row in moved:
+        grid = results.settings.task(row["task"]).learning.rates(row["method"])
+        ends["lowest"] += row["rate"] == grid[0] and len(grid) > 1
+        ends["highest"] += row["rate"] == grid[-1] and len(grid) > 1
+    yield (
+        f"Of {len(tuned)} tuned rows {len(tuned) - len(moved)} kept their start, which nothing improved on; of the others "
+        f"{ends['lowest']} chose the lowest rate of their grid and {ends['highest']} the highest."
+    )
+    yield ""
+    names = [task.name for task in results.settings.tasks if task.name in {row["task"] for row in tuned}]
+    lines = []
+    for method in METHODS:
+        counts = {name: Counter(r["rate"] for r in moved if r["method"] == method and r["task"] == name) for name in names}
+        if any(counts.values()):
+            cells = [", ".join(f"{rate:g} ({n})" for rate, n in sorted(counts[name].items())) or "-" for name in names]
+            lines.append((method, *cells))
+    yield from markdown_table(("rate (rows that chose it)", *names), lines)
+    gammas = Counter(row["chosen"] for row in results.rows if row["chosen"])
+    if gammas:
+        yield from ("", "CCA: " + ", ".join(f"{name} in {n} rows" for name, n in sorted(gammas.items())) + ".")

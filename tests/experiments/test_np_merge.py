@@ -1,0 +1,176 @@
+"""The experiment on NP Merge in its smallest form: its factorial, every row, what rows must agree on, the page, resuming."""
+
+import dataclasses
+import json
+
+import chex
+import numpy as np
+import pytest
+
+import npmerge as nm
+from experiments.data import load, standardised
+from experiments.np_merge import experiment
+from experiments.np_merge.command import reproduce
+from experiments.np_merge.findings import CLAIMS
+from experiments.np_merge.methods import batches, case_of
+from experiments.np_merge.networks import Group, Networks
+from experiments.np_merge.page import page
+from experiments.np_merge.presets import PRESETS
+from experiments.np_merge.problem import Problem
+from experiments.np_merge.results import Difference, Results, partner
+from experiments.np_merge.settings import (
+    ACTIVATIONS,
+    AVERAGE,
+    CONTROL,
+    CONTROLS,
+    FISHER,
+    FISHER_CONTROL,
+    FROM_FISHER,
+    KEY,
+    LONG_CONTROL,
+    LONG_PAIRS,
+    METHODS,
+    ONE,
+    PAIRS,
+    PARAMETERS,
+    SCRATCH,
+    UNALIGNED,
+    UNLABELLED,
+    Job,
+    Learning,
+    jobs,
+)
+from experiments.run import Preset, Rows
+
+SETTINGS = PRESETS[Preset.test]
+(TASK,) = SETTINGS.tasks
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    path = tmp_path_factory.mktemp("np_merge")
+    reproduce(Preset.test, path, range(1))
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(out):
+    summary = json.loads((out / "summary.json").read_text())
+    rows = Rows(out / "rows.csv", KEY, json.loads((out / "settings.json").read_text()))
+    return Results(rows.all, SETTINGS, summary["images"])
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return Problem(TASK, standardised(load("digits")), 0)
+
+
+@pytest.fixture(scope="module")
+def networks(problem, out):
+    return Networks(problem, Group("own", "80-20", 2), out / "parents", SETTINGS.gammas)
+
+
+def _job(method, labelled=26):
+    return Job(TASK.name, "own", "80-20", 2, ACTIVATIONS, method, labelled)
+
+
+def test_every_point_of_the_factorial_is_a_row_once(results):
+    wanted = [place for block in SETTINGS.blocks for place in jobs(block, results.images[TASK.name])]
+    assert set(results.by_job) == set(wanted)
+    assert len(results.rows) == len(set(wanted)) < len(wanted)  # blocks share rows
+    for place in wanted:
+        assert (place.labelled == 0) == (place.method in UNLABELLED)
+        assert (place.start == "") == (place.method in UNALIGNED)
+
+
+def test_learned_rows_and_their_controls_have_the_same_steps_and_images(problem, results):
+    steps = {place: rows[0]["steps"] for place, rows in results.by_job.items()}
+    for place, count in steps.items():
+        if place.method in (PARAMETERS, CONTROL, FROM_FISHER, FISHER_CONTROL, ONE, SCRATCH):
+            assert count == TASK.learning.steps
+        if place.method == LONG_PAIRS:
+            assert count == steps[partner(place, LONG_CONTROL)] == 2 * TASK.learning.steps
+        if place.method == PAIRS:
+            assert count == TASK.learning.steps
+    first, again = (next(batches(problem, problem.labelled(26))) for _ in range(2))
+    chex.assert_trees_all_equal(first, again)
+
+
+def test_few_labels_are_among_many_and_of_all_classes(problem):
+    few, many = problem.labelled(30), problem.labelled(200)
+    np.testing.assert_array_equal(few.inputs, many.inputs[:30])
+    assert set(few.labels) == set(range(10))
+    (tested,) = problem.test
+    shares = np.bincount(problem.images.test.labels) * 64 / len(problem.images.test.labels)
+    np.testing.assert_allclose(np.bincount(tested[1]), shares, atol=1)
+
+
+def test_rows_start_from_what_their_names_say(problem, networks):
+    """Zero steps of NP Merge are the average, from Fisher they are the Fisher merge; controls start at the same networks."""
+    stack = nm.stack_models(networks.aligned(ACTIVATIONS)[0])
+    fisher = nm.Fisher()(stack, stats=networks.fisher(ACTIVATIONS, 26))
+    for expected, learned, control in ((nm.Average()(stack), PARAMETERS, CONTROL), (fisher, FROM_FISHER, FISHER_CONTROL)):
+        case = case_of(problem, networks, _job(learned))
+        chex.assert_trees_all_close(case.network(case.theta), expected, rtol=1e-5, atol=1e-5)
+        chex.assert_trees_all_equal(case_of(problem, networks, _job(control)).theta, expected)
+    chex.assert_trees_all_equal(case_of(problem, networks, _job(ONE)).theta, networks.models[0])
+    distance = np.abs(np.asarray(fisher["params"]["dense"][0]["kernel"] - nm.Average()(stack)["params"]["dense"][0]["kernel"]))
+    assert distance.max() > 1e-3
+
+
+def test_networks_of_other_splits_see_other_images(problem, networks):
+    parts = [networks.part(k).labels for k in range(2)]
+    assert sum(map(len, parts)) == len(problem.images.train.labels)
+    assert np.mean(parts[0] >= 5) > 0.7 > 0.3 > np.mean(parts[1] >= 5)
+
+
+def test_the_page_shows_the_rows_and_nothing_is_done_twice(out, results, monkeypatch):
+    text = (out / "README.md").read_text()
+    for method in {row["method"] for row in results.rows}:
+        assert f"| {method}" in text
+    for row in results.rows:
+        assert f"{row['accuracy']:.3f}" in text
+    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("labels", "models", "splits"))
+    before = (out / "rows.csv").read_bytes()
+    monkeypatch.setattr(experiment, "measure", lambda *_: pytest.fail("every row is there"))
+    reproduce(Preset.test, out, range(1), only=[TASK.name])
+    assert (out / "rows.csv").read_bytes() == before
+    with pytest.raises(ValueError, match=r"made with other settings: tasks is .*: choose another --out"):
+        _other_settings(out, monkeypatch)
+
+
+def _other_settings(out, monkeypatch):
+    other = dataclasses.replace(SETTINGS, tasks=(dataclasses.replace(TASK, measured=32),))
+    monkeypatch.setitem(PRESETS, Preset.test, other)
+    page(out)
+
+
+def test_a_task_that_is_unknown_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown task 'digits-vg'.*'digits-vgg'"):
+        reproduce(Preset.test, tmp_path, range(1), only=["digits-vg"])
+
+
+def test_words_come_from_the_differences():
+    """Student's t of three seeds: 2.48 deviations to either side."""
+    assert [Difference(x, 1).verdict for x in ((1.0, 1.1, 0.9), (-1.0, -1.1, -0.9), (1.0, 0.1, 0.4), (1.0,))] == [1, -1, 0, 0]
+    assert Difference((0.01, 0.03), 1).told() == "+2.00 ± 1.41 points"
+    assert {name for claim in CLAIMS for name in (claim.better, claim.than)} <= set(METHODS)
+
+
+def test_differences_pair_what_is_alike_but_for_the_method():
+    places = [Job("t", "own", s, 2, ACTIVATIONS, m, k) for s in ("same", "80-20") for m, k in ((PARAMETERS, 5), (AVERAGE, 0))]
+    values = dict(zip(places, (0.9, 0.5, 0.8, 0.6), strict=True))
+    rows = [{"seed": 0, **place._asdict(), "accuracy": x, "loss": 1 - x} for place, x in values.items()]
+    found = Results(rows, SETTINGS, {"t": 100}).difference(PARAMETERS, AVERAGE, places)
+    assert (found.points, found.mean) == (2, pytest.approx(0.3))
+    assert Results(rows, SETTINGS, {"t": 100}).difference(PARAMETERS, FISHER, places) is None
+
+
+def test_grids_are_of_one_length_and_presets_name_their_tasks():
+    for settings in PRESETS.values():
+        names = [task.name for task in settings.tasks]
+        assert len(set(names)) == len(names)
+        assert {block.task for block in settings.blocks} == set(names)
+        assert set(CONTROLS) < set(METHODS)
+    with pytest.raises(ValueError, match="of one length"):
+        Learning(merge_rates=(0.1,))
