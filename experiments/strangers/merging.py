@@ -42,15 +42,17 @@ class Merging:
     Args:
         strangers: the networks.
         images: a tenth of them, at most 1,000, are for validation.
+        measured: of them at most that statistics are measured on.
         seed: of the order and the changes of training images.
         progress: told what is being done.
     """
 
-    def __init__(self, strangers: Strangers, images: Examples, seed: int, progress: Callable[[str], Any]):
+    def __init__(self, strangers: Strangers, images: Examples, measured: int, seed: int, progress: Callable[[str], Any]):
         self.strangers, self.seed, self.progress = strangers, seed, progress
         cut = min(len(images.labels) // 10, 1000)
         self.validation, self.images = images.take(np.arange(cut)), images.take(np.arange(cut, len(images.labels)))
-        self.unlabelled = nm.in_order(*self.images, min(BATCH, len(self.images.labels)))[:10]
+        few = self.images.take(np.arange(min(measured, len(self.images.labels))))
+        self.unlabelled = nm.in_order(*few, min(BATCH, len(few.labels)))
 
     @functools.cached_property
     def stats(self) -> Any:
@@ -88,7 +90,7 @@ class Merging:
     def repaired(self, stack: nm.Stack) -> PyTree:
         """The average with each channel rescaled as the parents have it."""
         s = self.strangers
-        return nm.repair(s.network.apply, s.graph, nm.Average()(stack), unstacked(stack), self.unlabelled).variables
+        return nm.repair(s.network.apply, s.graph, nm.Average()(stack), stack.models(), self.unlabelled).variables
 
     def pleas(self, size: float, *, sequential: bool = True) -> Sized:
         """Partial matching and least squares, for a number of operations in multiples of one network."""
@@ -144,11 +146,6 @@ def _softened(apply: Callable, variables: PyTree, inputs: Array) -> Float[Array,
 def distilled(logits: Float[Array, "n classes"], taught: Float[Array, "n classes"]) -> Float[Array, " n"]:
     """T^2 KL(taught || softmax(logits / T)) of each example (Hinton et al. 2015), T being TEMPERATURE."""
     return TEMPERATURE**2 * optax.losses.kl_divergence(jax.nn.log_softmax(logits / TEMPERATURE), taught)
-
-
-def unstacked(stack: nm.Stack) -> list[PyTree]:
-    """The models of a stack one by one."""
-    return [jax.tree.map(lambda x: x[k], stack.params) for k in range(stack.size)]  # noqa: B023
 
 
 def _objective(*, labels: bool) -> nm.Objective:

@@ -100,16 +100,16 @@ def _protocol(settings: dict[str, Any], main: Results) -> list[str]:
     return [
         f"Data: {settings['data']}, scaled as the networks were trained with; {tested}. The parents were trained on all 50,000 "
         "training images by their owners, these among them: validation images are images that they have seen.",
-        "A row with k images sees those alone, for alignment, least squares, statistics of BatchNorm (at most 5,000 of them), "
-        "learning and validation: a tenth of them, at most 1,000, is kept for validation. They are stratified by class, and "
-        "those of a smaller k are among those of a larger. Rows that learn nothing see "
+        "A row with k images sees those alone, for learning, validation (a tenth of them, at most 1,000), alignment, least "
+        f"squares and statistics of BatchNorm (at most {settings['measured']:,} of them, without labels). They are stratified "
+        "by class, and those of a smaller k are among those of a larger. Rows that learn nothing see "
         f"{settings['measured']:,}.",
         f"Learning: Adam, {settings['steps']} steps of {settings['batch']}, the rate falling along a cosine, random flips and "
         "crops, BatchNorm in training mode; the best of five moments on validation data is kept, then statistics are "
         "re-estimated. Controls have the same images, steps and number of rates.",
-        f"Rates: the best of three on validation data, chosen in the first seed with {settings['tuned']:,} images and the "
-        f"first networks, for all rows of a way: of {WAYS[LEARNED].rates} for coefficients, of {WAYS[CONTROL].rates} for "
-        "weights. Nothing else is tuned.",
+        "Rates: the best of three on validation data, chosen in the first row of a way for all of them, that is in the first "
+        f"seed with the first networks and {settings['tuned']:,} images where it is tried with so many: of "
+        f"{WAYS[LEARNED].rates} for coefficients, of {WAYS[CONTROL].rates} for weights. Nothing else is tuned.",
         "Without labels: the parents' mean prediction at temperature 2 for the image as it is takes the place of the label. "
         "The parents know these images: what they predict is nearly the label.",
         "PLeaS: activation matching, sequential least squares; its size is a number of operations in multiples of a network.",

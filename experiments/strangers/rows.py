@@ -13,7 +13,7 @@ from experiments.data import Examples, Images, labelled
 from experiments.learning import Budget
 from experiments.run import Rows
 from experiments.strangers.alignments import ALIGNMENTS, MATCHING
-from experiments.strangers.merging import Merging, unstacked
+from experiments.strangers.merging import Merging
 from experiments.strangers.networks import Strangers
 from experiments.strangers.settings import AVERAGE, ENSEMBLE, PARENTS, PARTIAL, PLAIN, REPAIR, RESET, TEACHER, Part, Settings
 from experiments.strangers.ways import WAYS
@@ -84,7 +84,9 @@ class Experiment:
         """The networks with so many training images, at most all there are."""
         if images not in self.mergings:
             drawn = Examples(*self.train.take(self.drawn[:images]))
-            self.mergings = {images: Merging(self.strangers, drawn, self.seed, self._tell)}  # one at a time: they are large
+            self.mergings = {
+                images: Merging(self.strangers, drawn, self.settings.measured, self.seed, self._tell)
+            }  # one at a time: they are large
         return self.mergings[images]
 
     def parents(self) -> dict[str, Any]:
@@ -126,7 +128,7 @@ class Experiment:
         if not self.part.path or paths.has(seed=self.seed, networks=self.name, alignment=MATCHING):
             return
         for name in (None, "weight matching", MATCHING):
-            start, end = unstacked(self._stack(name))[:2]
+            start, end = self._stack(name).models()[:2]
             path = nm.path_between(self.apply, start, end, self.test, points=self.part.path, reset=self._measured.renewed)
             values = {column: [round(float(x), 4) for x in getattr(path, column)] for column in path._fields}
             paths.add({"seed": self.seed, "networks": self.name, "alignment": name or PLAIN, **values})
@@ -144,9 +146,8 @@ class Experiment:
         return self._kept[1]
 
     def _chosen(self, name: str) -> tuple[float, ...]:
-        """The rate of the row in which rates were chosen, none if that is this one."""
-        rows = [row for row in self.rows.all if row["method"] == name and row["images"] == self.settings.tuned]
-        return tuple(row["rate"] for row in rows[:1])
+        """The rate of the first row of a way, in which it was chosen; none if that is this one."""
+        return tuple(row["rate"] for row in self.rows.all if row["method"] == name)[:1]
 
     def _judged(self, variables: PyTree) -> dict[str, Any]:
         return _row(nm.evaluate(self.apply, variables, self.test))

@@ -8,6 +8,7 @@ from experiments.strangers.alignments import ALIGNMENTS, MATCHING, ZIPPED
 from experiments.strangers.ways import (
     CONTROL,
     LEARNED,
+    SOLVED,
     TAUGHT_SOLVED,
     WAYS,
 )
@@ -53,16 +54,17 @@ class Settings:
 
     Attributes:
         parts: what is done with which networks.
-        measured: training images, without their labels, for alignments, least squares and statistics of merges that learn
-            nothing.
+        measured: training images at most, without their labels, for alignments, least squares and statistics of BatchNorm;
+            as many for merges that learn nothing.
         steps: of every learned merge and control.
         batch: images of a step.
-        tuned: number of images at which rates are chosen, in the first seed; other rows take the rates from there.
+        tuned: number of images at which rates are chosen, in the first seed; other rows take the rates from there, and a way
+            that is not tried with so many chooses in its own first row.
         limit: test images; None for all.
     """
 
     parts: tuple[Part, ...]
-    measured: int = 5_000
+    measured: int = 2_000
     steps: int = 200
     batch: int = 128
     tuned: int = 5_000
@@ -85,11 +87,10 @@ PRESETS = {
         measured=60, steps=2, batch=16, tuned=60, limit=100,
     ),
     Preset.cpu: Settings((
-        EVERYTHING,
+        Part(PAIR, sizes=(1.0,), images=COUNTS, ways=(LEARNED, CONTROL, SOLVED)),
+        Part(PAIR, sizes=(1.0,), images=(20_000,), ways=(TAUGHT_SOLVED,)),
+        dataclasses.replace(EVERYTHING, seeds=1, images=(5_000,)),
         *(Part(networks, seeds=1) for networks in OTHERS),
     )),
-    Preset.paper: Settings(
-        tuple(EVERYTHING.of(networks) for networks in (PAIR, *OTHERS)),
-        steps=4_000,
-    ),
+    Preset.paper: Settings(tuple(EVERYTHING.of(networks) for networks in (PAIR, *OTHERS)), steps=4_000),
 }  # fmt: skip

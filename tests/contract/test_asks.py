@@ -184,6 +184,11 @@ def test_the_command_prints_all_of_it():
     assert "gradients" in [cell.strip() for cell in header]
 
 
+def test_one_model_needs_no_common_start_and_task_vectors_do():
+    told = {name: asks(getattr(nm, name)).same_initialisation for name in ("Passthrough", "Average", "TaskArithmetic")}
+    assert told == {"Passthrough": "no", "Average": "or aligned", "TaskArithmetic": "yes"}
+
+
 def test_the_command_prints_json():
     found = json.loads(printed("--json"))
     assert list(found) == [m.__name__ for m in METHODS]

@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on(folder, out, rows, tmp_path):
 def test_networks_that_are_not_there(folder):
     with pytest.raises(ValueError, match=r"no network resnet20_zheng, .*: get github.com/Zheng-Jiakun/.*--networks"):
         find("resnet20_zheng", folder)
-    with pytest.raises(ValueError, match="no network nobody, .*known ones are resnet20_akamaster"):
+    with pytest.raises(ValueError, match=r"no network nobody, .*known ones are resnet20_akamaster"):
         find("nobody", folder)
 
 

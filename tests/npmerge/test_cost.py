@@ -1,5 +1,6 @@
 """What merges and statistics cost, against counts by hand and XLA's own."""
 
+import functools
 import tracemalloc
 
 import chex
@@ -27,6 +28,9 @@ def test_operations_by_hand():
     assert counted(lambda x: jax.lax.fori_loop(0, 7, lambda _, y: y @ x, x), (3, 3)) == 7 * (54 + 1)  # the counter too
     assert counted(lambda x: jax.lax.cond(x[0] > 0, lambda y: y + y * y, lambda y: y, x), (5,)) == 1 + 10
     assert counted(svd, (2, 6, 3)) == counted(svd, (2, 3, 6)) == 2 * (14 * 6 * 9 + 8 * 27)
+    for kind, bits in ((jnp.uint16, 16), (jnp.uint32, 32)):  # 56 operations make 32 bits
+        drawn = jax.make_jaxpr(functools.partial(jax.random.bits, shape=(10,), dtype=kind))(jax.random.key(0))
+        assert operations(drawn) == 56 * 10 * bits / 32
     rest = 5 * 36  # made symmetric before, and one triangle chosen after
     assert counted(jnp.linalg.cholesky, (6, 6)) == 72 + rest
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax.core import FrozenDict
 
+import npmerge
 from alignment import WeightMatching, align, trace
 from npmerge import Stack, stack_models
 from tests.npmerge.toys import variables
@@ -84,6 +85,15 @@ def test_a_base_that_does_not_fit_is_named():
         stack_models([variables(0), variables(1)], base=changed("out/bias", jnp.ones(5)))
     with pytest.raises(ValueError, match="the base has 1 non-finite values of 3 in 'out/bias'"):
         stack_models([variables(0)], base=changed("out/bias", jnp.array([0.0, -jnp.inf, 0.0])))
+
+
+def test_a_stack_that_was_made_by_hand_is_checked():
+    three = Stack({"w": jnp.ones((2, 3)), "v": jnp.ones((2, 1))}, {"w": jnp.ones(4), "v": jnp.ones(1)})
+    with pytest.raises(ValueError, match=r"the stack has \(2, 3\) at 'w': expected 2 models of a base with \(4,\)"):
+        npmerge.Average()(three)
+    uneven = Stack({"w": jnp.ones((2, 3)), "v": jnp.ones((3, 1))})
+    with pytest.raises(ValueError, match=r"the stack has \(2, 3\) at 'w': expected 3 models as all leaves have"):
+        npmerge.Average()(uneven)
 
 
 def test_other_errors():

@@ -110,3 +110,9 @@ def test_k_means_fills_every_cluster_and_finds_planted_ones():
     for width in (1, 5, 23, 24):
         assert set(matchers.k_means(correlations(1, 2, 12), width)) == set(range(width))
     assert set(matchers.k_means(np.ones((8, 8)), 5)) == set(range(5))
+
+
+def test_an_empty_cluster_takes_the_farthest_of_those_that_share_one():
+    distance = np.zeros((5, 4))
+    distance[np.arange(5), [0, 0, 1, 2, 2]] = [1, 2, 9, 3, 4]  # the third is far, and alone
+    assert matchers._filled(np.array([0, 0, 1, 2, 2]), distance, 4).tolist() == [0, 0, 1, 2, 3]
