@@ -79,6 +79,6 @@ def trained_with(problem: Problem) -> dict[str, Any]:
     }
 
 
-def seconds(folder: Path) -> float:
+def seconds_of(folder: Path) -> float:
     """How long all networks that are kept in a folder were trained."""
     return round(sum(checkpoint.load_record(path)["seconds"] for path in sorted(folder.glob("*.safetensors"))), 1)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -67,6 +67,9 @@ class Task:
     tested: int | None = None
 
 
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
 @dataclass(frozen=True)
 class Trained:
     """The outputs of training mode: learning takes the statistics of each batch. Equal for equal networks, so compiled once."""
@@ -78,7 +81,7 @@ class Trained:
         return self.train_apply(variables, inputs)[0]
 
 
-class Problem:
+class Problem(Generic[AnyTask]):
     """A task for one seed.
 
     Attributes:
@@ -88,7 +91,7 @@ class Problem:
         config: the architecture for these data.
     """
 
-    def __init__(self, task: Task, images: Images, seed: int):
+    def __init__(self, task: AnyTask, images: Images, seed: int):
         self.task, self.images, self.seed = task, first(images, task.images), seed
         side, channels = images.train.inputs.shape[1], images.train.inputs.shape[-1]
         shape = {"side": side, "channels": channels, "classes": int(images.train.labels.max()) + 1}
@@ -110,8 +113,8 @@ class Problem:
 
     @functools.cached_property
     def test(self) -> Sequence[tuple]:
-        """Read once for each row."""
-        return batched(self.images.test, self.task.tested)
+        """Read once for each row; a part of it has all classes alike, in whatever order the files have them."""
+        return alike(self.images.test, self.task.tested)
 
     @functools.cached_property
     def measuring(self) -> Sequence[tuple]:
@@ -158,6 +161,12 @@ def batched(examples: Examples, most: int | None, size: int = LARGE) -> list[tup
     """The first of some examples, in batches."""
     count = min(len(examples.labels), most or len(examples.labels))
     return nm.in_order(*examples.take(np.arange(count)), min(size, count))
+
+
+def alike(examples: Examples, most: int | None, size: int = LARGE) -> list[tuple]:
+    """Some examples of which every class has its share, in batches."""
+    count = min(most or len(examples.labels), len(examples.labels))
+    return batched(examples.take(labelled(examples.labels, count, seed=0)), None, size)
 
 
 def told(training: Training) -> str:

@@ -8,7 +8,7 @@ from alignment.checks import unknown
 from experiments.cca_merge.page import write
 from experiments.cca_merge.rows import Experiment, files
 from experiments.cca_merge.settings import PRESETS, made_with
-from experiments.parents import seconds
+from experiments.parents import seconds_of
 from experiments.problem import Problem, first, images_of
 from experiments.run import Preset, machine
 
@@ -44,6 +44,6 @@ def reproduce(
     command += (f" --data {data}" if data else "") + "".join(f" --task {name}" for name in only)
     counts = {task.name: len(first(images[task.data], task.images).train.labels) for task in settings.tasks}
     told = {"preset": str(preset), "command": command, "images": counts, "machine": machine()}
-    told["seconds"] = {"parents": seconds(out / "parents"), "rows": round(sum(row["seconds"] for row in found.rows.all), 1)}
+    told["seconds"] = {"parents": seconds_of(out / "parents"), "rows": round(sum(row["seconds"] for row in found.rows.all), 1)}
     (out / "summary.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     write(out)

@@ -50,10 +50,10 @@ class Networks:
     def __init__(self, settings: Settings, strangers: Strangers, data: Images, seed: int, folder: Path):
         self.settings, self.strangers, self.seed, self.folder = settings, strangers, seed, folder
         order = labelled(data.train.labels, min(settings.images, len(data.train.labels)), seed=seed)
-        self.merging = Merging(strangers, data.train.take(order), seed, lambda said: None)
+        self.merging = Merging(strangers, data.train.take(order), settings.measured, seed, lambda said: None)
         self.rates: dict[str, float] = {}
         self.made_with = {"networks": list(strangers.names), "images": settings.images, "steps": settings.steps}
-        self.made_with |= {"batch": settings.batch, "data": data.name}
+        self.made_with |= {"batch": settings.batch, "measured": settings.measured, "data": data.name}
 
     @functools.cache  # noqa: B019 (networks live as long as their rows)
     def of(self, name: str) -> PyTree:

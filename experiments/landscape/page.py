@@ -103,8 +103,9 @@ def _protocol(results: Results) -> Iterator[str]:
         else f"trained here on the same images in other orders: {told(Training(**s['task']['training']))}"
     )
     yield (
-        f"Data: {s['data']}. Parents: {parents}. Merges and statistics of BatchNorm see {s['images']:,} training images, a "
-        "tenth of them, at most 1,000, for validation; seeds differ in which those are, in their order, and in all noise."
+        f"Data: {s['data']}. Parents: {parents}. Merges see {s['images']:,} training images, a tenth of them, at most 1,000, "
+        f"for validation; {s['measured']:,} of the others, without their labels, are for alignments and statistics of "
+        "BatchNorm. Seeds differ in which those are, in their order, and in all noise."
     )
     yield (
         f"B in the units of A by activation matching. {LEARNED}: a coefficient for each parameter, from one half, by Adam, "

@@ -37,7 +37,7 @@ from experiments.landscape.settings import (
 from experiments.landscape.similarity import caveats, readout, similarities
 from experiments.landscape.slices import grid, loss_of, losses, through
 from experiments.landscape.visualise import maximised, responses, shown
-from experiments.problem import Trained, batched
+from experiments.problem import Trained, alike
 from experiments.run import Rows
 from experiments.strangers.networks import Strangers
 
@@ -90,7 +90,7 @@ class Experiment:
 
     def measured(self) -> Iterator[str]:
         """Accuracy and loss of each network."""
-        test = batched(self.data.test, self.settings.tested)
+        test = alike(self.data.test, self.settings.tested)
         for name in (A, B, ENSEMBLE, PLAIN, PERMUTED, LEARNED, CONTROL):
             if not self.files.rows.has(seed=self.seed, network=name):
                 began = time.perf_counter()
@@ -105,7 +105,7 @@ class Experiment:
 
     def lines(self) -> Iterator[str]:
         """Between the parents, with statistics of BatchNorm re-estimated at each point."""
-        judged, merging = batched(self.data.test, self.settings.judged), self.networks.merging
+        judged, merging = alike(self.data.test, self.settings.judged), self.networks.merging
         for name, alignment in LINES.items():
             if not self.files.lines.has(seed=self.seed, alignment=name):
                 start, end = (self.strangers.models if alignment is None else self._aligned(alignment))[:2]
@@ -123,7 +123,7 @@ class Experiment:
 
     def planes(self) -> Iterator[str]:
         """Through A, the learned merge, and B before and after alignment."""
-        batches, outputs = batched(self.data.test, self.settings.sliced), Trained(self.strangers.network.train_apply)
+        batches, outputs = alike(self.data.test, self.settings.sliced), Trained(self.strangers.network.train_apply)
         for name in (BEFORE, AFTER):
             if not self.files.planes.has(seed=self.seed, plane=name):
                 second = self.strangers.models[1] if name == BEFORE else self.networks.of(B)
@@ -142,7 +142,7 @@ class Experiment:
 
     def similarity(self) -> Iterator[str]:
         """CKA of networks, layer by layer."""
-        test = [batch for batch in batched(self.data.test, self.settings.compared, 250) if len(batch[1]) > 3]
+        test = [batch for batch in alike(self.data.test, self.settings.compared, 250) if len(batch[1]) > 3]
         for one, other in PAIRS:
             missing = [n for n in self.graph.taps if not self._compared(one, other, n)]
             if missing:
@@ -160,7 +160,7 @@ class Experiment:
         """What CKA says of features that are moved where no layer reads them."""
         if sum(row["seed"] == self.seed for row in self.files.caveats.all) == 3 * len(self.settings.distances):
             return
-        inputs, labels = batched(self.data.test, self.settings.compared, self.settings.compared)[0]
+        inputs, labels = alike(self.data.test, self.settings.compared, self.settings.compared)[0]
         a, b = (readout(self.strangers, self.networks.of(name), inputs) for name in (A, B))
         for row in caveats(a, b, labels, self.settings.distances):
             if not self.files.caveats.has(seed=self.seed, what=row["what"], distance=row["distance"]):
@@ -184,7 +184,7 @@ class Experiment:
     @functools.cached_property
     def _moments(self) -> dict[str, Any]:
         """Of each network beside A, on measured training images."""
-        batches = self.networks.merging.unlabelled[:2]
+        batches = self.networks.merging.unlabelled
         pairs = {name: [self.networks.of(A), self.networks.of(name)] for name in INSIDE}
         return {n: nm.collect(self.apply, self.graph, p, batches, [NodeMoments()])[NodeMoments] for n, p in pairs.items()}
 
@@ -196,7 +196,7 @@ class Experiment:
         ranked = living[np.argsort(-matched[living])]
         units = ranked[np.linspace(0, len(ranked) - 1, self.settings.units).round().astype(int)]
         scale = spread[:, units]
-        real = batched(self.data.test, self.settings.compared, self.settings.compared)[0][0]
+        real = alike(self.data.test, self.settings.compared, self.settings.compared)[0][0]
         found, start = self._images(node, units, scale)
         answers = {name: self._answers(node, name, units, scale[k], found) for k, name in enumerate(INSIDE)}
         for k, name in enumerate(INSIDE):

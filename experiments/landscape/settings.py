@@ -62,7 +62,8 @@ class Settings:
     Attributes:
         networks: that are merged: names of `strangers.networks.SOURCES`, or files; none to train two.
         task: that networks are trained for, and whose data are taken.
-        images: training images that alignments, statistics, merges and validation see.
+        images: training images that merges and validation see.
+        measured: of them, for alignments and statistics of BatchNorm.
         steps: of NP Merge and its control.
         batch: images of a step.
         merge_rates: of Adam for coefficients.
@@ -82,6 +83,7 @@ class Settings:
     task: Task
     networks: tuple[str, ...] = PAIR
     images: int = 5_000
+    measured: int = 1_000
     steps: int = 200
     batch: int = 128
     merge_rates: tuple[float, ...] = (0.2,)
@@ -104,13 +106,14 @@ _CIFAR = Task("cifar10", "cifar10", "ResNet", ResNetCifar())
 
 PRESETS = {
     Preset.test: Settings(
-        _DIGITS, (), images=200, steps=4, batch=32, points=3, side=3, judged=100, sliced=60, tested=100, compared=40,
-        layers=2, units=2, ascent=Ascent(steps=12, jitter=1), distances=(10.0,),
+        _DIGITS, (), images=200, measured=180, steps=4, batch=32, points=3, side=3, judged=100, sliced=60, tested=100,
+        compared=40, layers=2, units=2, ascent=Ascent(steps=12, jitter=1), distances=(10.0,),
     ),
     Preset.cpu: Settings(_CIFAR),
     Preset.paper: Settings(
-        _CIFAR, images=20_000, steps=4_000, merge_rates=(0.05, 0.2, 0.8), control_rates=(1e-3, 3e-3, 1e-2), points=51, side=41,
-        judged=10_000, sliced=2_000, tested=None, compared=2_000, layers=12, units=16, ascent=Ascent(steps=1_024),
+        _CIFAR, images=20_000, measured=18_000, steps=4_000, merge_rates=(0.05, 0.2, 0.8), control_rates=(1e-3, 3e-3, 1e-2),
+        points=51, side=41, judged=10_000, sliced=2_000, tested=None, compared=2_000, layers=12, units=16,
+        ascent=Ascent(steps=1_024),
     ),
 }  # fmt: skip
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from experiments.np_merge.results import Difference, Results
+from experiments.differences import Difference
+from experiments.np_merge.results import Results
 from experiments.np_merge.settings import (
     AVERAGE,
     BEST,
@@ -92,7 +93,7 @@ def _cell(results: Results, claim: Claim, places: list[Job]) -> str:
     if accuracy is None or loss is None:
         return "-"
     points = f", {accuracy.points} points of the factorial" if accuracy.points > 1 else ""
-    return f"{accuracy.told(unit='')}, {word(accuracy)}; {loss.told(scale=1, unit='')}, {word(loss)}{points}"
+    return f"{accuracy.told(unit='')}, {accuracy.word}; {loss.told(scale=1, unit='')}, {loss.word}{points}"
 
 
 def by_labels(results: Results, better: str, than: str) -> Iterator[tuple[str, ...]]:
@@ -100,19 +101,12 @@ def by_labels(results: Results, better: str, than: str) -> Iterator[tuple[str, .
     for name, places in _places(results):
         cells = [results.difference(better, than, places, fraction=fraction) for fraction in fractions(results)]
         if sum(cell is not None for cell in cells) > 1:
-            yield name, *("-" if cell is None else f"{cell.told(unit='')}, {word(cell)}" for cell in cells)
+            yield name, *("-" if cell is None else f"{cell.told(unit='')}, {cell.word}" for cell in cells)
 
 
 def fractions(results: Results) -> list[float]:
     """All labelled fractions of all blocks."""
     return sorted({fraction for block in results.settings.blocks for fraction in block.labelled})
-
-
-def word(found: Difference) -> str:
-    """What a difference says."""
-    if len(found.values) < 2:
-        return "one seed"
-    return {1: "higher", -1: "lower", 0: "not told apart"}[found.verdict]
 
 
 def _places(results: Results) -> Iterator[tuple[str, list[Job]]]:
