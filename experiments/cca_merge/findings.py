@@ -29,6 +29,7 @@ from experiments.cca_merge.settings import (
     Block,
 )
 from experiments.differences import Difference, paired
+from npmerge.reports.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,34 @@ def findings(results: Results) -> Iterator[str]:
     yield from _depth(results)
 
 
+def differences(results: Results) -> list[str]:
+    """Lines of a table: for each claim and block the difference of accuracies."""
+    rows = []
+    for claim in CLAIMS:
+        found = [_in_block(results, claim, block) for block in results.blocks]
+        cells = ["" if x is None else f"{x.told(unit='')}, {x.word}" for x in found]
+        rows.append((f"{claim.better} minus {claim.than}", *cells))
+    header = ("test accuracy, points", *(results.title(block) for block in results.blocks))
+    return markdown_table(header, [row for row in rows if any(row[1:])])
+
+
 def _judged(results: Results, claim: Claim) -> str:
-    parts = {results.title(block): _in_block(results, claim, block) for block in results.blocks}
-    known = {name: found for name, found in parts.items() if found is not None}
+    parts = [_in_block(results, claim, block) for block in results.blocks]
+    known = [found for found in parts if found is not None]
     if not known:
         return ""
-    counts = {sign: sum(found.verdict == sign for found in known.values()) for sign in (1, -1, 0)}
+    over_all = results.difference(claim.better, claim.than)
+    assert over_all is not None
+    told = f"{claim.better} minus {claim.than}: {over_all.told()} over {over_all.points} merge{'s' * (over_all.points > 1)}"
+    if len(over_all.values) < 2:
+        return f"{claim.expected} One seed cannot tell; {told}."
+    counts = {sign: sum(found.verdict == sign for found in known) for sign in (1, -1, 0)}
     total = len(known)
     if claim.sign:
         found = f"so in {counts[claim.sign]}, the opposite in {counts[-claim.sign]}, not told apart in {counts[0]} of {total}"
     else:
         found = f"higher in {counts[1]}, lower in {counts[-1]}, not told apart in {counts[0]} of {total}"
-    told = "; ".join(f"{name} {found.told()} ({found.word})" for name, found in known.items())
-    return f"{claim.expected} Found: {found}. {claim.better} minus {claim.than}: {told}."
+    return f"{claim.expected} Found: {found} settings. {told}."
 
 
 def _in_block(results: Results, claim: Claim, block: Block) -> Difference | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cca_merge.figures import figures
-from experiments.cca_merge.findings import findings
+from experiments.cca_merge.findings import differences, findings
 from experiments.cca_merge.results import Results, read
 from experiments.cca_merge.settings import CCA, CHOICES, FIRST, METHODS, ON_TEST, PERMUTED, TUNED, ZIPIT, Block
 from experiments.differences import READING
@@ -42,6 +42,7 @@ def page(folder: Path) -> str:
     seconds = summary["seconds"]
     lines = ["# CCA Merge, from 2 to 20 networks", "", INTRODUCTION, ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
+    lines += [*differences(results), ""]
     for name, words in FIGURES.items():
         if (folder / f"{name}.png").is_file():
             lines += [f"![{words}]({name}.png)", ""]

@@ -40,7 +40,7 @@ class Results:
     def title(self, block: Block) -> str:
         """A block, in words."""
         task = self.task(block.task)
-        return f"{task['network']} on {self.settings['data'][task['data']]}, split {block.split}"
+        return f"{task['network']} on {task['data']}, {block.split}"
 
     def accuracies(self, block: Block, method: str, models: int, reference: str = FIRST) -> dict[int, float]:
         """Test accuracy by seed."""

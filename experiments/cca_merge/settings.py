@@ -106,7 +106,7 @@ PRESETS = {
             Task("usps-vgg", "usps", "VGG of 3 stages", Vgg(((32,), (64,), (64,)), (64,)), Training(steps=300)),
             Task("cifar10-vgg", "cifar10", "VGG of 4 convolutions", Vgg(((16,), (32,), (64, 64)), (64,)),
                  Training(steps=700), augment=True, tested=5_000),
-            Task("cifar10-resnet", "cifar10", "ResNet-8 of width 8", ResNetCifar(1, 8, "B"),
+            Task("cifar10-resnet", "cifar10", "ResNet-8 of width 16", ResNetCifar(1, 16, "B"),
                  Training(rate=1e-2, steps=500), augment=True, tested=5_000),
         ),
         (
@@ -114,7 +114,7 @@ PRESETS = {
             Block("usps-vgg", "80-20", (2,), repaired=(2,), tuned=(2,)),
             Block("usps-vgg", "dirichlet", (2, 5), references=(5,), repaired=(2, 5), tuned=(2, 5)),
             Block("usps-vgg", "disjoint", (2, 5), repaired=(2, 5), tuned=(2, 5)),
-            Block("cifar10-vgg", "same", (2, 4, 6), repaired=(2,), tuned=(2,)),
+            Block("cifar10-vgg", "same", (2, 4), repaired=(2,), tuned=(2,)),
             Block("cifar10-vgg", "80-20", (2,), repaired=(2,), tuned=(2,)),
             Block("cifar10-resnet", "same", (2, 4), tuned=(2,)),
             Block("cifar10-resnet", "80-20", (2,), tuned=(2,)),

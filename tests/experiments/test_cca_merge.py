@@ -13,8 +13,10 @@ from alignment import transport
 from alignment.activations.moments import NodeMoments
 from alignment.maps import permutation
 from experiments.cca_merge.command import reproduce
+from experiments.cca_merge.findings import findings
 from experiments.cca_merge.networks import Networks, cca
 from experiments.cca_merge.page import page
+from experiments.cca_merge.results import Results
 from experiments.cca_merge.rows import Experiment, wanted
 from experiments.cca_merge.settings import (
     CCA,
@@ -24,8 +26,10 @@ from experiments.cca_merge.settings import (
     FIRST,
     ON_TEST,
     PARENTS,
+    PERMUTED,
     PRESETS,
     TUNED,
+    Block,
 )
 from experiments.cca_merge.spectra import canonical, explained
 from experiments.data import load_images
@@ -134,6 +138,23 @@ def test_the_page_is_made_of_the_files_alone(out, rows):
         assert f"{100 * row['accuracy']:.1f}" in text
     assert json.loads((out / "summary.json").read_text())["command"] in text
     assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("models", "gamma", "correlations"))
+
+
+def test_words_follow_the_rows():
+    block = Block("digits-vgg", "same", (2, 3))
+    key = {"task": block.task, "split": block.split, "reference": FIRST}
+
+    def said(gain):
+        rows = [
+            key | {"seed": seed, "models": n, "method": method, "accuracy": 0.5 + 0.01 * seed + gain * (method == CCA)}
+            for seed in range(3) for n in block.counts for method in (CCA, PERMUTED)
+        ]  # fmt: skip
+        settings = {"tasks": [{"name": block.task, "network": "VGG", "data": "digits"}]}
+        return next(findings(Results(settings, [block], rows, [], [])))
+
+    assert "so in 1, the opposite in 0, not told apart in 0 of 1" in said(0.1)
+    assert "so in 0, the opposite in 1, not told apart in 0 of 1" in said(-0.1)
+    assert "not told apart in 1 of 1" in said(0.0) and "-10.00 ± 0.00 points over 2 merges" in said(-0.1)
 
 
 def test_nothing_is_done_twice(out, monkeypatch):
