@@ -11,18 +11,19 @@ from npmerge.reports.drawing import Curve, draw_curves, new_figure
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Those that the rows have something for, by name of the file."""
+    """Those that the rows have something for, by name of the file; gamma and correlations of each task's first block."""
     results = read(folder)
     many = [block for block in results.blocks if len(block.counts) > 1]
+    firsts = list({block.task: block for block in reversed(results.blocks)}.values())[::-1]
     found = {}
     for name, blocks, draw in (
         ("models", many, _draw_models),
-        ("gamma", list(results.blocks), _draw_gammas),
-        ("correlations", list(results.blocks), _draw_spectra),
+        ("gamma", firsts, _draw_gammas),
+        ("correlations", firsts, _draw_spectra),
     ):
         if blocks:
-            drawing, axes = new_figure(min(len(blocks), 4))
-            for ax, block in zip(axes, blocks, strict=False):
+            drawing, axes = new_figure(len(blocks))
+            for ax, block in zip(axes, blocks, strict=True):
                 draw(ax, results, block)
             found[name] = drawing
     return found
