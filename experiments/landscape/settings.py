@@ -50,8 +50,8 @@ class Ascent:
     steps: int = 128
     rate: float = 0.05
     jitter: int = 2
-    variation: float = 0.1
-    decay: float = 0.01
+    variation: float = 0.3
+    decay: float = 0.02
     noise: float = 0.5
 
 
@@ -107,7 +107,7 @@ _CIFAR = Task("cifar10", "cifar10", "ResNet", ResNetCifar())
 PRESETS = {
     Preset.test: Settings(
         _DIGITS, (), images=200, measured=180, steps=4, batch=32, points=3, side=3, judged=100, sliced=60, tested=100,
-        compared=40, layers=2, units=2, ascent=Ascent(steps=12, jitter=1), distances=(10.0,),
+        compared=40, layers=2, units=2, ascent=Ascent(steps=12, jitter=1, variation=0.1), distances=(10.0,),
     ),
     Preset.cpu: Settings(_CIFAR),
     Preset.paper: Settings(
