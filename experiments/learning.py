@@ -93,6 +93,7 @@ class Budget:
         theta: PyTree,
         loss: Loss,
         stack: Any,
+        *,
         batches: Callable[[], Iterable[tuple]],
         held_out: Sequence[tuple],
         rates: Sequence[float],

@@ -89,6 +89,11 @@ if TYPE_CHECKING:
     from npmerge.published import ada_merging, dam, np_merge
     from npmerge.repair import Repaired, repair
     from npmerge.reports.figures import barrier_figure, correlation_figure, graph_figure
+    from npmerge.reports.routing import routing_figure
+    from npmerge.routing.network import RoutedNetwork
+    from npmerge.routing.route import Routed, route
+    from npmerge.routing.routers import FeatureAveraging, Router
+    from npmerge.routing.usage import RoutingUsage
     from npmerge.stack import Stack, stack_models
     from npmerge.statistics.collect import (
         DiagonalFisher,
@@ -141,6 +146,11 @@ else:
             "npmerge.fitting.precision": "mixed_precision remat",
             "npmerge.published": "ada_merging dam np_merge",
             "npmerge.repair": "Repaired repair",
+            "npmerge.reports.routing": "routing_figure",
+            "npmerge.routing.network": "RoutedNetwork",
+            "npmerge.routing.route": "Routed route",
+            "npmerge.routing.routers": "FeatureAveraging Router",
+            "npmerge.routing.usage": "RoutingUsage",
             "npmerge.stack": "Stack stack_models",
             "npmerge.statistics.collect": (
                 "DiagonalFisher Examples InputGram JointMoments KroneckerFactors NodeMoments Statistic collect collect_each"
@@ -174,6 +184,7 @@ __all__ = [
     "Entropy",
     "EqualShares",
     "Examples",
+    "FeatureAveraging",
     "FeatureMatching",
     "Fisher",
     "FitResult",
@@ -223,6 +234,10 @@ __all__ = [
     "RegMean",
     "RegMeanPlusPlus",
     "Repaired",
+    "Routed",
+    "RoutedNetwork",
+    "Router",
+    "RoutingUsage",
     "Sce",
     "Simplex",
     "Sized",
@@ -278,6 +293,8 @@ __all__ = [
     "reset_statistics",
     "resetting",
     "resize",
+    "route",
+    "routing_figure",
     "save_statistics",
     "shuffled",
     "stack_models",

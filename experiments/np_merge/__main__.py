@@ -15,6 +15,7 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
     data: Annotated[str, typer.Option(help="A folder with the data sets; by default they are looked for.")] = "",
+    *,
     download: Annotated[bool, typer.Option("--download", help="Fetch data sets that are not found.")] = False,
     task: Annotated[list[str] | None, typer.Option(help="Only the rows of this task; may be repeated.")] = None,
 ) -> None:

@@ -1,14 +1,17 @@
 """What was expected and what came out, each claim judged by the rows: by paired differences over seeds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from experiments.differences import Difference
-from experiments.np_merge.results import Results
+from experiments.np_merge.results import Difference, Results, partner
 from experiments.np_merge.settings import (
+    ACTIVATIONS,
     AVERAGE,
     BEST,
+    CCA,
     CHANNELS,
+    COMMON,
     CONTROL,
     ENSEMBLE,
     FISHER,
@@ -17,46 +20,83 @@ from experiments.np_merge.settings import (
     LONG_CONTROL,
     LONG_PAIRS,
     ONE,
+    OWN,
     PAIRS,
     PARAMETERS,
+    PLAIN,
     SCALAR,
     SCRATCH,
     TENSORS,
+    WEIGHTS,
+    ZIPIT,
     Job,
 )
+from experiments.np_merge.tables import axis as axis_of
+from experiments.np_merge.tables import percent
 from npmerge.reports.tables import markdown_table
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one method has a higher test accuracy than another, or a question.
+    """That one method has a higher test accuracy than another at the same points, or one start, or a question.
 
     Attributes:
         expected: in words.
-        better: a method.
+        better: a method, a start or an initialisation.
         than: another.
         sign: 1 if the first is expected to be higher, -1 if lower, 0 for an open question.
+        axis: the column of the rows in which the two differ.
+        fixed: what other columns must be.
     """
 
     expected: str
     better: str
     than: str
     sign: int = 0
+    axis: str = "method"
+    fixed: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What is subtracted from what."""
+        of = f" ({', '.join(value for _, value in self.fixed)})" if self.fixed else ""
+        return f"{self.better} minus {self.than}{of}"
+
+    def pairs(self, places: Sequence[Job]) -> list[tuple[Job, Job]]:
+        """The points that are compared."""
+        mine = [x for x in places if getattr(x, self.axis) == self.better and all(getattr(x, k) == v for k, v in self.fixed)]
+        other: dict[str, Any] = {self.axis: self.than}
+        return [(x, partner(x, self.than) if self.axis == "method" else x._replace(**other)) for x in mine]
+
+
+OF_AVERAGE, OF_MERGE = (("method", AVERAGE),), (("method", PARAMETERS),)
+ALIGNED = "Question: does it still matter after learning?"
 
 CLAIMS = (
     Claim("Expected, from the paper: NP Merge improves on the average that it starts from.", PARAMETERS, AVERAGE, 1),
-    Claim("Expected, from the paper: the more coefficients the better.", TENSORS, SCALAR, 1),
-    Claim("The same, from tensors to channels.", CHANNELS, TENSORS, 1),
-    Claim("The same, from channels to parameters.", PARAMETERS, CHANNELS, 1),
     Claim(
-        "Expected here: fine-tuning the average, which has as many numbers and no box around them, is no worse than NP Merge.",
+        "Expected here: it stays below its control, the same average with all weights fine-tuned: as many numbers, no box.",
         PARAMETERS, CONTROL, -1,
     ),
     Claim("Question: is it worth more than fine-tuning one of the networks?", PARAMETERS, ONE),
     Claim("Expected: it is worth more than the labelled images alone.", PARAMETERS, SCRATCH, 1),
-    Claim("Question: does the merge reach the best of its networks?", PARAMETERS, BEST),
+    Claim("Question: is the merge above the best of its networks?", PARAMETERS, BEST),
     Claim('Expected, from the paper: it "approaches" the ensemble, so it stays below.', PARAMETERS, ENSEMBLE, -1),
+    Claim("Expected, from the paper: the more coefficients the better.", TENSORS, SCALAR, 1),
+    Claim("The same, from tensors to channels.", CHANNELS, TENSORS, 1),
+    Claim("The same, from channels to parameters.", PARAMETERS, CHANNELS, 1),
+    Claim("Expected: alignment raises the average.", ACTIVATIONS, PLAIN, 1, "start", OF_AVERAGE),
+    Claim(ALIGNED, ACTIVATIONS, PLAIN, 0, "start", OF_MERGE),
+    Claim("Question: activations or weights to align by?", ACTIVATIONS, WEIGHTS, 0, "start", OF_AVERAGE),
+    Claim("Expected, from CCA Merge (Horoi et al. 2024): CCA above permutations.", CCA, ACTIVATIONS, 1, "start", OF_AVERAGE),
+    Claim(ALIGNED, CCA, ACTIVATIONS, 0, "start", OF_MERGE),
+    Claim("Expected, from ZipIt (Stoica et al. 2024): ZipIt above permutations.", ZIPIT, ACTIVATIONS, 1, "start", OF_AVERAGE),
+    Claim(ALIGNED, ZIPIT, ACTIVATIONS, 0, "start", OF_MERGE),
+    Claim(
+        "Expected: without alignment, networks of one initialisation average better than strangers.",
+        COMMON, OWN, 1, "initialisation", (*OF_AVERAGE, ("start", PLAIN)),
+    ),
+    Claim(ALIGNED, COMMON, OWN, 0, "initialisation", (*OF_MERGE, ("start", PLAIN))),
     Claim("Question: more than two networks jointly or in pairs, with as many steps in all?", PARAMETERS, PAIRS),
     Claim("The same with as many steps for each pair, beside a control as long.", LONG_PAIRS, LONG_CONTROL),
     Claim("The paper's open question: Fisher as a closed form, beside the average.", FISHER, AVERAGE),
@@ -64,12 +104,13 @@ CLAIMS = (
     Claim("The control of that: all weights fine-tuned from the Fisher merge, or from the average?", FISHER_CONTROL, CONTROL),
     Claim("NP Merge from Fisher beside its own control.", FROM_FISHER, FISHER_CONTROL),
 )  # fmt: skip
+MERGE_BESIDE_CONTROL, FISHER_BESIDE_HALF = Claim("", PARAMETERS, CONTROL), Claim("", FROM_FISHER, PARAMETERS)
 
 
 def findings(results: Results) -> Iterator[str]:
     """A line for each claim that the rows have something to say of."""
     for claim in CLAIMS:
-        found = [d for _, places in _places(results) if (d := _difference(results, claim, places))]
+        found = [d for _, places in _places(results) if (d := results.difference(claim.pairs(places)))]
         if found:
             yield f"{claim.expected} {_sum(claim, found)}"
 
@@ -77,36 +118,46 @@ def findings(results: Results) -> Iterator[str]:
 def differences(results: Results) -> list[str]:
     """Lines of a table: for each claim and task the difference of accuracies, and of losses."""
     places = [(name, several) for name, several in _places(results) if any(map(results.values, several))]
-    lines = [
-        (f"{claim.better} minus {claim.than}", *(_cell(results, claim, several) for _, several in places)) for claim in CLAIMS
-    ]
+    lines = [(claim.name, *(_cell(results, claim, several) for _, several in places)) for claim in CLAIMS]
     kept = [line for line in lines if set(line[1:]) != {"-"}]
     return markdown_table(("test accuracy, points; loss", *(name for name, _ in places)), kept)
 
 
-def _difference(results: Results, claim: Claim, places: list[Job], column: str = "accuracy") -> Difference | None:
-    return results.difference(claim.better, claim.than, places, column)
-
-
 def _cell(results: Results, claim: Claim, places: list[Job]) -> str:
-    accuracy, loss = (_difference(results, claim, places, column) for column in ("accuracy", "loss"))
+    accuracy, loss = (results.difference(claim.pairs(places), column) for column in ("accuracy", "loss"))
     if accuracy is None or loss is None:
         return "-"
     points = f", {accuracy.points} points of the factorial" if accuracy.points > 1 else ""
-    return f"{accuracy.told(unit='')}, {accuracy.word}; {loss.told(scale=1, unit='')}, {loss.word}{points}"
+    return f"{accuracy.told(unit='')}, {word(accuracy)}; {loss.told(scale=1, unit='')}, {word(loss)}{points}"
 
 
-def by_labels(results: Results, better: str, than: str) -> Iterator[tuple[str, ...]]:
-    """Lines of a table: for each task the difference at each labelled fraction."""
+def by(results: Results, claim: Claim, axis: str) -> list[str]:
+    """Lines of a table: for each task what a claim is about, at each value of a column of the rows; none for less than two."""
+    values = _values(results, axis)
+    lines = []
     for name, places in _places(results):
-        cells = [results.difference(better, than, places, fraction=fraction) for fraction in fractions(results)]
+        cells = [results.difference(claim.pairs([x for x in places if _at(results, x, axis, v)])) for v in values]
         if sum(cell is not None for cell in cells) > 1:
-            yield name, *("-" if cell is None else f"{cell.told(unit='')}, {cell.word}" for cell in cells)
+            lines.append((name, *("-" if cell is None else f"{cell.told(unit='')}, {word(cell)}" for cell in cells)))
+    words = [f"{percent(v)} labelled" if axis == "labelled" else f"{v} networks" if axis == "models" else v for v in values]
+    return [*markdown_table((f"{claim.name}, points", *words), lines), ""] if lines else []
 
 
-def fractions(results: Results) -> list[float]:
-    """All labelled fractions of all blocks."""
-    return sorted({fraction for block in results.settings.blocks for fraction in block.labelled})
+def _values(results: Results, axis: str) -> list[Any]:
+    """All that blocks have along an axis, in the order of the first that has them; numbers ascending."""
+    found = dict.fromkeys(v for block in results.settings.blocks for v in axis_of(block, axis))
+    return list(found) if axis == "split" else sorted(found)
+
+
+def _at(results: Results, place: Job, axis: str, value: Any) -> bool:
+    return getattr(place, axis) == (results.point(place, value).labelled if axis == "labelled" else value)
+
+
+def word(found: Difference) -> str:
+    """What a difference says."""
+    if len(found.values) < 2:
+        return "one seed"
+    return {1: "higher", -1: "lower", 0: "not told apart"}[found.verdict]
 
 
 def _places(results: Results) -> Iterator[tuple[str, list[Job]]]:
@@ -120,7 +171,7 @@ def _sum(claim: Claim, found: list[Difference]) -> str:
     counts = {sign: sum(f.verdict == sign for f in found) for sign in (1, -1, 0)}
     total = f"of {len(found)} task{'s' * (len(found) > 1)}"
     means = ", ".join(f"{100 * f.mean:+.1f}" for f in found)
-    beside = f"{claim.better} minus {claim.than}: {means} points"
+    beside = f"{claim.name}: {means} points"
     if max(len(f.values) for f in found) < 2:
         said = "one seed, which tells nothing apart"
     elif claim.sign == 0:

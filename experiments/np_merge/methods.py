@@ -12,6 +12,7 @@ from alignment.graph import PyTree
 from experiments.data import Examples
 from experiments.learning import Budget, adam
 from experiments.np_merge.networks import Networks
+from experiments.np_merge.problem import Problem
 from experiments.np_merge.settings import (
     AVERAGE,
     BEST,
@@ -30,7 +31,6 @@ from experiments.np_merge.settings import (
     TENSORS,
     Job,
 )
-from experiments.problem import Problem
 
 GRANULARITIES = {
     SCALAR: nm.PerModel(),
@@ -109,9 +109,9 @@ def tuned(problem: Problem, case: Case, job: Job) -> Found:
         case.theta,
         case.loss,
         case.stack,
-        functools.partial(batches, problem, problem.labelled(job.labelled)),
-        problem.validation,
-        learning.rates(job.method),
+        batches=functools.partial(batches, problem, problem.labelled(job.labelled)),
+        held_out=problem.validation,
+        rates=learning.rates(job.method),
     )
     rate = "" if _equal(found.theta, case.theta) else found.rate
     return Found(case.network(found.theta), rate, steps, nm.parameters(case.theta))
@@ -160,7 +160,7 @@ def _parents(problem: Problem, networks: Networks, job: Job) -> nm.Metrics:
 
 def _best(problem: Problem, networks: Networks, job: Job) -> nm.Metrics:
     """The network of the lowest loss on validation data."""
-    return problem.tested(min(networks.models, key=lambda model: problem.judged(model).loss))
+    return problem.tested(min(networks.models, key=problem.judged))
 
 
 def _ensemble(problem: Problem, networks: Networks, job: Job) -> nm.Metrics:

@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.np_merge.findings import by_labels, differences, findings, fractions
+from experiments.np_merge.findings import FISHER_BESIDE_HALF, MERGE_BESIDE_CONTROL, by, differences, findings
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results
 from experiments.np_merge.settings import (
-    CONTROL,
-    FROM_FISHER,
     KEY,
     METHODS,
-    PARAMETERS,
     PARENTS,
     Block,
     Task,
@@ -55,21 +52,23 @@ def page(folder: Path) -> str:
     return "\n".join([
         "# NP Merge beside honest controls", "", INTRODUCTION, "",
         "## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), "",
-        "## Paired differences", "", *differences(results), "", *_label_tables(results),
+        "## Paired differences", "", *differences(results), "", *_compared(results),
         *_figures(folder),
         "## Tables", "", f"Mean and deviation over seeds {results.seeds}.", "", *_blocks(results),
         "## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), "",
+        "## Limits", "", *(f"- {line}" for line in _limits(results, Preset(summary["preset"]))), "",
         "## What was chosen on validation data", "", *_chosen(results), "",
         f"`{summary['command']}`, {seconds['parents']:.0f} s to train the networks and {seconds['rows']:.0f} s for the rows, "
         f"{summary['machine']}.", "",
     ])  # fmt: skip
 
 
-def _label_tables(results: Results) -> Iterator[str]:
-    for better, than in ((PARAMETERS, CONTROL), (FROM_FISHER, PARAMETERS)):
-        if lines := list(by_labels(results, better, than)):
-            header = (f"{better} minus {than}, points", *(f"{percent(fraction)} labelled" for fraction in fractions(results)))
-            yield from (*markdown_table(header, lines), "")
+def _compared(results: Results) -> Iterator[str]:
+    for claim, axis in (
+        (MERGE_BESIDE_CONTROL, "labelled"), (MERGE_BESIDE_CONTROL, "split"), (MERGE_BESIDE_CONTROL, "models"),
+        (FISHER_BESIDE_HALF, "labelled"),
+    ):  # fmt: skip
+        yield from by(results, claim, axis)
 
 
 def _figures(folder: Path) -> Iterator[str]:
@@ -119,6 +118,22 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         if task.name in results.tasks:
             yield f"{task.network} on {summary['data'][task.data]}: {_task(task, results)}"
     yield from PROTOCOL
+
+
+def _limits(results: Results, preset: Preset) -> Iterator[str]:
+    if preset != Preset.paper:
+        yield (
+            "Networks are smaller than those of the paper and trained for fewer steps: see how good they are under Protocol. A "
+            "merge of networks that are far from their best may gain by mere training, which is what the controls are for."
+        )
+    shown = [task for task in results.settings.tasks if task.name in results.tasks]
+    if normed := [task.network for task in shown if getattr(task.config, "norm", "") == "batch"]:
+        yield f"{', '.join(dict.fromkeys(normed))}: with BatchNorm, which the VGG of the published protocol has not."
+    yield (
+        f"{len(results.seeds)} seeds: an interval of so few is wide: a difference that is not told apart may still be there, "
+        "and of many differences some are told apart by chance."
+    )
+    yield "Seeds differ in initialisation, order, division of the images and labelled images; the test images are the same."
 
 
 def _task(task: Task, results: Results) -> str:

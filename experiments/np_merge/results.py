@@ -2,13 +2,45 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from experiments.differences import Difference
 from experiments.np_merge.settings import KEY, SCRATCH, UNALIGNED, UNLABELLED, Block, Job, Settings, job, jobs
 from experiments.run import mean_and_deviation
+
+
+class Difference(NamedTuple):
+    """A difference for each seed, each the mean over all points of the factorial that both methods have.
+
+    Attributes:
+        values: by seed.
+        points: how many points of the factorial they are means over.
+    """
+
+    values: tuple[float, ...]
+    points: int
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.values))
+
+    @property
+    def verdict(self) -> int:
+        """1 or -1 where the interval of 95 % (Student's t over seeds) is above or below zero, else 0; 0 for one seed."""
+        count = len(self.values)
+        if count < 2:
+            return 0
+        half = stats.t.ppf(0.975, count - 1) * np.std(self.values, ddof=1) / np.sqrt(count)
+        return int(np.sign(self.mean)) if abs(self.mean) > half else 0
+
+    def told(self, *, scale: float = 100, unit: str = " points") -> str:
+        """Mean and deviation over seeds, with signs."""
+        values = [scale * x for x in self.values]
+        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        return f"{np.mean(values):+.2f}{spread}{unit}"
 
 
 class Results:
@@ -58,23 +90,16 @@ class Results:
         """The row at a point of a block, with that fraction labelled."""
         return job(place, self.images[place.task], fraction)
 
-    def difference(
-        self, better: str, than: str, places: Sequence[Job], column: str = "accuracy", *, fraction: float | None = None
-    ) -> Difference | None:
-        """How much one method has beyond another, at every point of some that has both; None where none has.
+    def difference(self, pairs: Sequence[tuple[Job, Job]], column: str = "accuracy") -> Difference | None:
+        """How much more the first of each pair has, where there are rows of both; None where there are none.
 
         Args:
-            better: the method that the difference is positive for if it has more.
-            than: the other one.
-            places: points of the factorial.
+            pairs: points of the factorial.
             column: of the rows.
-            fraction: only where so much is labelled.
         """
         per_seed: dict[int, list[float]] = {}
-        for a in places:
-            if a.method != better or (fraction is not None and a.labelled != self.point(a, fraction).labelled):
-                continue
-            mine, theirs = self.by_job.get(a, {}), self.by_job.get(partner(a, than), {})
+        for a, b in pairs:
+            mine, theirs = self.by_job.get(a, {}), self.by_job.get(b, {})
             for seed in mine.keys() & theirs.keys():
                 per_seed.setdefault(seed, []).append(mine[seed][column] - theirs[seed][column])
         if not per_seed:

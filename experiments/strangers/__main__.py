@@ -13,7 +13,7 @@ from experiments.strangers.networks import FOLDER
 from experiments.strangers.networks import load as load_networks
 from experiments.strangers.page import write
 from experiments.strangers.rows import Experiment
-from experiments.strangers.settings import PRESETS
+from experiments.strangers.settings import PRESETS, made_with
 
 
 def main(
@@ -21,6 +21,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/strangers"),
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    *,
     data: Annotated[Path | None, typer.Option(help="Folder or file of CIFAR-10, looked for if not given.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 where it is not found.")] = False,
     published: Annotated[Path, typer.Option(help="Folder of the published networks.")] = FOLDER,
@@ -31,19 +32,18 @@ def main(
     if networks:
         settings = dataclasses.replace(settings, parts=(settings.parts[0].of(tuple(map(str, networks))),))
     images = standardised(load("cifar10", data, download=download), validation=0, scale=IMAGENET)
-    made_with = dataclasses.asdict(settings) | {"data": images.name}
-    rows = Rows(out / "rows.csv", ("seed", "networks", "method", "images", "size"), made_with)
-    paths = Rows(out / "paths.csv", ("seed", "networks", "alignment"), made_with)
+    made = made_with(settings, images.name)
+    rows = Rows(out / "rows.csv", ("seed", "networks", "method", "images", "size"), made)
+    paths = Rows(out / "paths.csv", ("seed", "networks", "alignment"), made)
+    given = f"--preset {preset} --out {out} --seed {seed} --seeds {seeds}" + "".join(f" --networks {n}" for n in networks or ())
+    summary = {"command": f"python -m experiments.strangers {given}", "machine": machine()}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     for part in settings.parts:
         strangers = load_networks(part.networks, published)
         tell(f"{' + '.join(strangers.names)}: traced, units exchanged change the outputs by {strangers.error:.1g}")
         for k in range(seed, seed + min(seeds, part.seeds)):
             Experiment(part, strangers, images, settings, k).run(rows, paths, tell)
-    given = f"--preset {preset} --out {out} --seed {seed} --seeds {seeds}"
-    given += "".join(f" --networks {path}" for path in networks or ())
-    summary = {"command": f"python -m experiments.strangers {given}", "machine": machine()}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    write(out)
+            write(out)  # of what is there: the rest may take hours
 
 
 def tell(text: str) -> None:

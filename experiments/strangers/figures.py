@@ -16,13 +16,14 @@ from npmerge.reports.drawing import Curve, draw_curves, draw_paths, new_figure
 def figures(folder: Path) -> dict[str, Any]:
     """Test accuracy against images, and loss along the lines between the first networks, by name of the file."""
     name, main = next(iter(read(folder).items()))
-    drawing, axes = new_figure(2)
-    _accuracies(axes[0], main)
     lines = [row for row in read_rows(folder / "paths.csv") if row["networks"] == name]
-    paths: dict[str, list[Line]] = {row["alignment"]: [] for row in lines}
-    for row in lines:
-        paths[row["alignment"]].append(Line(*(np.array(row[column]) for column in Line._fields)))
-    draw_paths(axes[1], paths, baseline=PLAIN)
+    drawing, axes = new_figure(2 if lines else 1)
+    _accuracies(axes[0], main)
+    if lines:
+        paths: dict[str, list[Line]] = {row["alignment"]: [] for row in lines}
+        for row in lines:
+            paths[row["alignment"]].append(Line(*(np.array(row[column]) for column in Line._fields)))
+        draw_paths(axes[1], paths, baseline=PLAIN)
     return {"accuracy": drawing}
 
 

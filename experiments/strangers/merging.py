@@ -107,7 +107,7 @@ class Merging:
         training, held_out = (self._taught(part, labels=way.labels) for part in (self.images, self.validation))
         batches = functools.partial(augmented, *training, min(batch, len(training.labels)), seed=self.seed)
         judged = nm.in_order(*held_out, min(BATCH, len(held_out.labels)))
-        found = budget.tuned(start, loss, self.matched, batches, judged, rates, self._tell)
+        found = budget.tuned(start, loss, self.matched, batches=batches, held_out=judged, rates=rates, progress=self._tell)
         network = found.theta if way.granularity is None else merge_of(way.granularity).apply(found.theta, self.matched)
         return found._replace(theta=self.renewed(network))
 

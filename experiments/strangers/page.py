@@ -109,7 +109,8 @@ def _protocol(settings: dict[str, Any], main: Results) -> list[str]:
         "re-estimated. Controls have the same images, steps and number of rates.",
         "Rates: the best of three on validation data, chosen in the first row of a way for all of them, that is in the first "
         f"seed with the first networks and {settings['tuned']:,} images where it is tried with so many: of "
-        f"{WAYS[LEARNED].rates} for coefficients, of {WAYS[CONTROL].rates} for weights. Nothing else is tuned.",
+        f"{WAYS[LEARNED].rates} for coefficients, of {WAYS[CONTROL].rates} for weights of averages, of {WAYS[SOLVED].rates} "
+        "for those of better starts. Nothing else is tuned.",
         "Without labels: the parents' mean prediction at temperature 2 for the image as it is takes the place of the label. "
         "The parents know these images: what they predict is nearly the label.",
         "PLeaS: activation matching, sequential least squares; its size is a number of operations in multiples of a network.",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.run import Preset
 from experiments.strangers.alignments import ALIGNMENTS, MATCHING, ZIPPED
@@ -66,9 +67,15 @@ class Settings:
     parts: tuple[Part, ...]
     measured: int = 2_000
     steps: int = 200
-    batch: int = 128
+    batch: int = 64
     tuned: int = 5_000
     limit: int | None = None
+
+
+def made_with(settings: Settings, data: str) -> dict[str, Any]:
+    """What decides every number of a run but its seeds."""
+    rates = {name: WAYS[name].rates for part in settings.parts for name in part.ways}
+    return dataclasses.asdict(settings) | {"rates": rates, "data": data}
 
 
 PAIR = ("resnet20_akamaster", "resnet20_zheng")
@@ -92,5 +99,5 @@ PRESETS = {
         dataclasses.replace(EVERYTHING, seeds=1, images=(5_000,)),
         *(Part(networks, seeds=1) for networks in OTHERS),
     )),
-    Preset.paper: Settings(tuple(EVERYTHING.of(networks) for networks in (PAIR, *OTHERS)), steps=4_000),
+    Preset.paper: Settings(tuple(EVERYTHING.of(networks) for networks in (PAIR, *OTHERS)), steps=4_000, batch=128),
 }  # fmt: skip

@@ -27,7 +27,8 @@ class Way:
     rates: tuple[float, ...]
 
 
-COEFFICIENTS, WEIGHTS = (0.05, 0.2, 0.8), (1e-3, 3e-3, 1e-2)
+COEFFICIENTS, WEIGHTS, SMALL = (0.0125, 0.05, 0.2), (1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3)
+"""As many for all; those from good starts are smaller. In a first try the best ones of others lay at the border."""
 
 LEARNED, CONTROL = "NP Merge, per parameter", "control: aligned average fine-tuned"
 CHANNELS, TENSORS = "NP Merge, per channel", "NP Merge, per tensor"
@@ -41,10 +42,10 @@ WAYS = {
     CHANNELS: Way("matched", nm.PerChannel(), True, COEFFICIENTS),
     LEARNED: Way("matched", nm.PerParameter(), True, COEFFICIENTS),
     CONTROL: Way("matched", None, True, WEIGHTS),
-    SOLVED: Way("solved", None, True, WEIGHTS),
-    PARENT: Way("better parent", None, True, WEIGHTS),
+    SOLVED: Way("solved", None, True, SMALL),
+    PARENT: Way("better parent", None, True, SMALL),
     TAUGHT: Way("matched", nm.PerParameter(), False, COEFFICIENTS),
     TAUGHT_CONTROL: Way("matched", None, False, WEIGHTS),
-    TAUGHT_SOLVED: Way("solved", None, False, WEIGHTS),
-    TAUGHT_PARENT: Way("better parent", None, False, WEIGHTS),
+    TAUGHT_SOLVED: Way("solved", None, False, SMALL),
+    TAUGHT_PARENT: Way("better parent", None, False, SMALL),
 }

@@ -176,9 +176,9 @@ class Loop:
             lambda x: jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)), (theta, stack)
         )
         self.check = Checker(run.loss, theta, stack)
-        learned, self.fixed = partition(theta)
+        learned, self.fixed = partition(theta, getattr(run.loss, "frozen", None))
         if not jax.tree.leaves(learned):
-            raise ValueError("nothing to learn: theta has no floating-point leaves")
+            raise ValueError("nothing to learn: theta has no floating-point leaves, or all are frozen")
         for batch in held_out:
             self.check(batch)
         learned = jax.tree.map(jnp.array, learned)  # a copy: the step donates its state

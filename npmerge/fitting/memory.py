@@ -30,7 +30,7 @@ import numpy as np
 import optax
 
 from alignment.checks import check_count, kind_of
-from alignment.graph import PyTree
+from alignment.graph import PyTree, flatten
 from npmerge.cost import scaled
 from npmerge.fitting.updates import Run, State, stepped
 from npmerge.memory import bytes_of, peak_bytes
@@ -106,7 +106,8 @@ def predicted_bytes(
     if not isinstance(loss, WeightSpaceLoss | FineTuningLoss):
         raise ValueError(f"bytes are predicted for weight_space(...) or fine_tuning(...): got {kind_of(loss)}")
     theta, stack, batch = (jax.tree.map(_shape_of, tree) for tree in (theta, stack, batch))
-    learned = [x for x in jax.tree.leaves(theta) if jnp.issubdtype(x.dtype, jnp.floating)]
+    frozen = loss.frozen if isinstance(loss, FineTuningLoss) else lambda _: False
+    learned = [x for path, x in flatten(theta).items() if jnp.issubdtype(x.dtype, jnp.floating) and not frozen(path)]
     moments = jax.eval_shape(optimizer.init, learned)
     is_merge = isinstance(loss, WeightSpaceLoss)
     network = jax.eval_shape(loss.merge.apply, theta, stack) if isinstance(loss, WeightSpaceLoss) else theta

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from alignment.checks import check_kinds, unknown
 from alignment.graph import PyTree
+from npmerge.objectives.losses import frozen_in
 
 NARROW = ("bfloat16", "float16", "float32")
 KEPT = ("dot_general", "conv_general_dilated")
@@ -17,8 +18,18 @@ KEPT = ("dot_general", "conv_general_dilated")
 Network = Callable[..., PyTree]
 
 
+class _Around:
+    """A network around another one, whose leaves are frozen where they are in that."""
+
+    apply: Network
+
+    def frozen(self, path: str) -> bool:
+        """Whether a leaf of the variables is not learned."""
+        return frozen_in(self.apply, path)
+
+
 @dataclass(frozen=True)
-class MixedPrecision:
+class MixedPrecision(_Around):
     """A network computed in another dtype than its variables have; `mixed_precision` makes it."""
 
     apply: Network
@@ -30,7 +41,7 @@ class MixedPrecision:
 
 
 @dataclass(frozen=True)
-class Remat:
+class Remat(_Around):
     """A network of which only results of contractions are kept for the gradient; `remat` makes it."""
 
     apply: Network

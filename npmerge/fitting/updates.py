@@ -160,14 +160,15 @@ def _every(x: Array, parts: int) -> Array:
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 
-def partition(theta: PyTree) -> tuple[PyTree, PyTree]:
-    """The floating-point leaves and the others, each tree with None in the places of the other."""
+def partition(theta: PyTree, frozen: Callable[[str], bool] | None = None) -> tuple[PyTree, PyTree]:
+    """The floating-point leaves whose paths are not `frozen` and the others, each tree with None in the places of the other."""
 
-    def floating(x: Any) -> bool:
-        return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    def learned(path: tuple, x: Any) -> bool:
+        return jnp.issubdtype(jnp.result_type(x), jnp.floating) and not (frozen is not None and frozen(path_name(path)))
 
-    learned = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)) if floating(x) else None, theta)
-    return learned, jax.tree.map(lambda x: None if floating(x) else x, theta)
+    each = jax.tree_util.tree_map_with_path
+    first = each(lambda path, x: jnp.asarray(x, jnp.result_type(x)) if learned(path, x) else None, theta)
+    return first, each(lambda path, x: None if learned(path, x) else x, theta)
 
 
 def joined(learned: PyTree, fixed: PyTree) -> PyTree:

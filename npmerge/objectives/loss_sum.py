@@ -79,6 +79,10 @@ class LossSum:
         """Whether one of the losses holds a leaf of theta."""
         return any(loss.holds(path) for loss in self.losses if hasattr(loss, "holds"))
 
+    def frozen(self, path: str) -> bool:
+        """Whether a leaf of theta is not learned, by one of the losses."""
+        return any(loss.frozen(path) for loss in self.losses if hasattr(loss, "frozen"))
+
     def map_batches(self, function: Callable[[tuple], Any], batch: Any) -> Any:
         """As the losses that read it do."""
         for loss in self._readers:

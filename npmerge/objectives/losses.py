@@ -132,6 +132,10 @@ class FineTuningLoss(OfObjective):
         """Whether a leaf of theta stays as it is, whatever the optimiser does: a running statistic."""
         return is_statistic(path)
 
+    def frozen(self, path: str) -> bool:
+        """Whether a leaf of theta is none of what is learned: where the network says so (`RoutedNetwork.frozen`)."""
+        return frozen_in(self.apply, path)
+
     def checker(self, theta: PyTree, stack: Stack | None, batch: Any) -> Check:
         """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
         return self.objective.checker(self.apply, theta, stack, batch)
@@ -215,6 +219,12 @@ def _still_statistics(variables: PyTree) -> PyTree:
 
 def _pair(apply: Any, objective: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     return (apply, Callable), (objective, Objective)
+
+
+def frozen_in(apply: Apply, path: str) -> bool:
+    """Whether a network says of a leaf of its variables that it is not learned."""
+    says = getattr(apply, "frozen", None)
+    return callable(says) and bool(says(path))
 
 
 def of_function(objective: Any) -> str:

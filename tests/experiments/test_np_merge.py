@@ -1,7 +1,9 @@
 """The experiment on NP Merge in its smallest form: its factorial, every row, what rows must agree on, the page, resuming."""
 
+import csv
 import dataclasses
 import json
+import shutil
 
 import chex
 import numpy as np
@@ -9,15 +11,15 @@ import pytest
 
 import npmerge as nm
 from experiments.data import load, standardised
-from experiments.differences import Difference
 from experiments.np_merge import experiment
 from experiments.np_merge.command import reproduce
-from experiments.np_merge.findings import CLAIMS
+from experiments.np_merge.findings import CLAIMS, Claim
 from experiments.np_merge.methods import batches, case_of
 from experiments.np_merge.networks import Group, Networks
 from experiments.np_merge.page import page
 from experiments.np_merge.presets import PRESETS
-from experiments.np_merge.results import Results, partner
+from experiments.np_merge.problem import Problem
+from experiments.np_merge.results import Difference, Results, partner
 from experiments.np_merge.settings import (
     ACTIVATIONS,
     AVERAGE,
@@ -34,13 +36,13 @@ from experiments.np_merge.settings import (
     PAIRS,
     PARAMETERS,
     SCRATCH,
+    STARTS,
     UNALIGNED,
     UNLABELLED,
     Job,
     Learning,
     jobs,
 )
-from experiments.problem import Problem
 from experiments.run import Preset, Rows
 
 SETTINGS = PRESETS[Preset.test]
@@ -146,6 +148,16 @@ def _other_settings(out, monkeypatch):
     page(out)
 
 
+def test_an_interrupted_run_goes_on(out, results, tmp_path):
+    shutil.copytree(out, tmp_path / "again")
+    path = tmp_path / "again" / "rows.csv"
+    path.write_bytes(path.read_bytes()[:-20])  # the last row is half there
+    reproduce(Preset.test, tmp_path / "again", range(1))
+    with path.open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    assert {name: str(results.rows[-1][name]) for name in ("method", "accuracy", "loss", "rate")}.items() <= last.items()
+
+
 def test_a_task_that_is_unknown_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"unknown task 'digits-vg'.*'digits-vgg'"):
         reproduce(Preset.test, tmp_path, range(1), only=["digits-vg"])
@@ -155,16 +167,19 @@ def test_words_come_from_the_differences():
     """Student's t of three seeds: 2.48 deviations to either side."""
     assert [Difference(x, 1).verdict for x in ((1.0, 1.1, 0.9), (-1.0, -1.1, -0.9), (1.0, 0.1, 0.4), (1.0,))] == [1, -1, 0, 0]
     assert Difference((0.01, 0.03), 1).told() == "+2.00 ± 1.41 points"
-    assert {name for claim in CLAIMS for name in (claim.better, claim.than)} <= set(METHODS)
+    assert {name for claim in CLAIMS for name in (claim.better, claim.than)} <= {*METHODS, *STARTS, "own", "common"}
 
 
 def test_differences_pair_what_is_alike_but_for_the_method():
     places = [Job("t", "own", s, 2, ACTIVATIONS, m, k) for s in ("same", "80-20") for m, k in ((PARAMETERS, 5), (AVERAGE, 0))]
     values = dict(zip(places, (0.9, 0.5, 0.8, 0.6), strict=True))
     rows = [{"seed": 0, **place._asdict(), "accuracy": x, "loss": 1 - x} for place, x in values.items()]
-    found = Results(rows, SETTINGS, {"t": 100}).difference(PARAMETERS, AVERAGE, places)
+    results = Results(rows, SETTINGS, {"t": 100})
+    found = results.difference(Claim("", PARAMETERS, AVERAGE).pairs(places))
     assert (found.points, found.mean) == (2, pytest.approx(0.3))
-    assert Results(rows, SETTINGS, {"t": 100}).difference(PARAMETERS, FISHER, places) is None
+    split = results.difference(Claim("", "same", "80-20", axis="split", fixed=(("method", AVERAGE),)).pairs(places))
+    assert (split.points, split.mean) == (1, pytest.approx(-0.1))
+    assert results.difference(Claim("", PARAMETERS, FISHER).pairs(places)) is None
 
 
 def test_grids_are_of_one_length_and_presets_name_their_tasks():
