@@ -93,11 +93,12 @@ PRESETS = {
     Preset.test: Settings(
         (
             Task("digits-vgg", "digits", "VGG", Vgg(((4,), (6,)), ()), _TRIED, measured=100, judged=64, tested=100),
-            Task("digits-resnet", "digits", "ResNet-8", ResNetCifar(1, 2, "B"), _TRIED, measured=100, judged=64, tested=100),
+            Task("digits-norm", "digits", "VGG with BatchNorm", Vgg(((4,), (6,)), (), norm="batch"), _TRIED, measured=100,
+                 judged=64, tested=100),
         ),
         (
             Block("digits-vgg", "same", (2, 3), references=(3,), repaired=(2,), tuned=(2,)),
-            Block("digits-resnet", "80-20", (2,)),
+            Block("digits-norm", "80-20", (2,)),
         ),
         gammas=(1e-3, 1.0), zipped=((1e-4, 0.075), (1.0, 0.0)), labelled=40, steps=4, batch=32, rates=(1e-3,),
     ),
