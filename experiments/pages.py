@@ -4,12 +4,19 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from experiments.cca_merge.page import page as cca_merge
+from experiments.landscape.page import page as landscape
 from experiments.np_merge.page import page as np_merge
 from experiments.strangers.page import page as strangers
 
 RESULTS = Path(__file__).parent / "results"
 
-PAGES: Mapping[str, Callable[[Path], str]] = {"np_merge": np_merge, "strangers": strangers}
+PAGES: Mapping[str, Callable[[Path], str]] = {
+    "cca_merge": cca_merge,
+    "landscape": landscape,
+    "np_merge": np_merge,
+    "strangers": strangers,
+}
 """Experiments whose page is a function of the files in their folder alone."""
 
 

@@ -156,7 +156,7 @@ def _gaussian(x: Float[Array, "n units"], sigma: float) -> Float[Array, "n n"]:
 
 def _linear_hsic(x: Float[Array, "n k"], y: Float[Array, "n m"], unbiased: bool) -> Float[Array, ""]:
     """Of centred features, from the smaller of feature and sample products."""
-    n = len(x)
+    n = float(len(x))  # its square is beyond what an integer of 32 bits holds
     if unbiased and n <= FEW:
         return _hsic(*(jnp.matmul(f, f.T, precision=HIGHEST) for f in map(_about_median, (x, y))), unbiased=True)
     if n**2 < x.shape[1] * y.shape[1]:
@@ -180,11 +180,11 @@ def _hsic(k: Float[Array, "n n"], m: Float[Array, "n n"], *, unbiased: bool) -> 
 
     [tr(K M) + sum(K) sum(M) / ((n-1)(n-2)) - 2/(n-2) 1^T K M 1] / (n(n-3)).
     """
-    n = len(k)
+    n = float(len(k))
     if not unbiased:
         centred = k - k.mean(0, keepdims=True) - k.mean(1, keepdims=True) + k.mean()
         return jnp.sum(centred * m) / (n - 1) ** 2
-    k, m = (jnp.where(jnp.eye(n, dtype=bool), 0.0, kernel) for kernel in (k, m))
+    k, m = (jnp.where(jnp.eye(len(kernel), dtype=bool), 0.0, kernel) for kernel in (k, m))
     rows = jnp.sum(k, 1), jnp.sum(m, 1)
     total = jnp.sum(k * m) - 2 / (n - 2) * jnp.sum(rows[0] * rows[1])
     return (total + rows[0].sum() * rows[1].sum() / ((n - 1) * (n - 2))) / (n * (n - 3))

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from alignment.checks import unknown
-from experiments.data import Images, load, standardised
 from experiments.np_merge.experiment import run
 from experiments.np_merge.figures import figures
 from experiments.np_merge.page import page
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results, means
-from experiments.np_merge.settings import KEY, Settings, made_with
+from experiments.np_merge.settings import KEY, made_with
+from experiments.parents import seconds_of
+from experiments.problem import first, images_of
 from experiments.run import Preset, Rows, machine
-from npmerge import checkpoint
 
 
 def reproduce(
@@ -37,16 +37,16 @@ def reproduce(
     for name in only:
         if name not in (known := [task.name for task in settings.tasks]):
             raise ValueError(unknown("task", name, known))
-    images = images_of(settings, data, download=download)
+    images = images_of(settings.tasks, data, download=download)
     found = {name: x.name for name, x in images.items()}
     rows = Rows(out / "rows.csv", KEY, made_with(settings, list(found.items())))
     for seed in seeds:
         for task in settings.tasks:
             if not only or task.name in only:
-                run(settings, task, _first(images[task.data], task.images), seed, rows)
+                run(settings, task, first(images[task.data], task.images), seed, rows)
     command = f"python -m experiments.np_merge --preset {preset} --out {out} --seed {seeds.start} --seeds {len(seeds)}"
     command += (f" --data {data}" if data else "") + "".join(f" --task {name}" for name in only)
-    counts = {task.name: len(_first(images[task.data], task.images).train.labels) for task in settings.tasks}
+    counts = {task.name: len(first(images[task.data], task.images).train.labels) for task in settings.tasks}
     told = {"preset": str(preset), "command": command, "data": found, "images": counts, **summary(rows)}
     (out / "summary.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     for name, drawing in figures(Results(rows.all, settings, counts)).items():
@@ -54,18 +54,7 @@ def reproduce(
     (out / "README.md").write_text(page(out), encoding="utf-8")
 
 
-def images_of(settings: Settings, folder: str, *, download: bool) -> dict[str, Images]:
-    """The data sets of all tasks, by name."""
-    names = dict.fromkeys(task.data for task in settings.tasks)
-    return {name: standardised(load(name, folder or None, download=download)) for name in names}
-
-
-def _first(images: Images, most: int | None) -> Images:
-    return images._replace(train=type(images.train)(*(x[:most] for x in images.train)))
-
-
 def summary(rows: Rows) -> dict[str, Any]:
     """The machine, how long it took, and the mean and deviation of each row over seeds."""
-    parents = [checkpoint.load_record(path)["seconds"] for path in sorted((rows.path.parent / "parents").glob("*.safetensors"))]
-    seconds = {"parents": round(sum(parents), 1), "rows": round(sum(row["seconds"] for row in rows.all), 1)}
+    seconds = {"parents": seconds_of(rows.path.parent / "parents"), "rows": round(sum(row["seconds"] for row in rows.all), 1)}
     return {"machine": machine(), "seconds": seconds, "means": list(means(rows.all))}

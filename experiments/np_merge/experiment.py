@@ -8,8 +8,8 @@ import typer
 from experiments.data import Images
 from experiments.np_merge.methods import measure
 from experiments.np_merge.networks import Group, Networks
-from experiments.np_merge.problem import Problem
 from experiments.np_merge.settings import SCRATCH, Job, Settings, Task, jobs
+from experiments.problem import Problem
 from experiments.run import Rows
 
 

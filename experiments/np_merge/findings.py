@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.np_merge.results import Difference, Results, partner
+from experiments.differences import Difference
+from experiments.np_merge.results import Results, partner
 from experiments.np_merge.settings import (
     ACTIVATIONS,
     AVERAGE,
@@ -128,7 +129,7 @@ def _cell(results: Results, claim: Claim, places: list[Job]) -> str:
     if accuracy is None or loss is None:
         return "-"
     points = f", {accuracy.points} points of the factorial" if accuracy.points > 1 else ""
-    return f"{accuracy.told(unit='')}, {word(accuracy)}; {loss.told(scale=1, unit='')}, {word(loss)}{points}"
+    return f"{accuracy.told(unit='')}, {accuracy.word}; {loss.told(scale=1, unit='')}, {loss.word}{points}"
 
 
 def by(results: Results, claim: Claim, axis: str) -> list[str]:
@@ -138,7 +139,7 @@ def by(results: Results, claim: Claim, axis: str) -> list[str]:
     for name, places in _places(results):
         cells = [results.difference(claim.pairs([x for x in places if _at(results, x, axis, v)])) for v in values]
         if sum(cell is not None for cell in cells) > 1:
-            lines.append((name, *("-" if cell is None else f"{cell.told(unit='')}, {word(cell)}" for cell in cells)))
+            lines.append((name, *("-" if cell is None else f"{cell.told(unit='')}, {cell.word}" for cell in cells)))
     words = [f"{percent(v)} labelled" if axis == "labelled" else f"{v} networks" if axis == "models" else v for v in values]
     return [*markdown_table((f"{claim.name}, points", *words), lines), ""] if lines else []
 
@@ -151,13 +152,6 @@ def _values(results: Results, axis: str) -> list[Any]:
 
 def _at(results: Results, place: Job, axis: str, value: Any) -> bool:
     return getattr(place, axis) == (results.point(place, value).labelled if axis == "labelled" else value)
-
-
-def word(found: Difference) -> str:
-    """What a difference says."""
-    if len(found.values) < 2:
-        return "one seed"
-    return {1: "higher", -1: "lower", 0: "not told apart"}[found.verdict]
 
 
 def _places(results: Results) -> Iterator[tuple[str, list[Job]]]:

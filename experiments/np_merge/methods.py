@@ -12,7 +12,6 @@ from alignment.graph import PyTree
 from experiments.data import Examples
 from experiments.learning import Budget, adam
 from experiments.np_merge.networks import Networks
-from experiments.np_merge.problem import Problem
 from experiments.np_merge.settings import (
     AVERAGE,
     BEST,
@@ -31,6 +30,7 @@ from experiments.np_merge.settings import (
     TENSORS,
     Job,
 )
+from experiments.problem import Problem
 
 GRANULARITIES = {
     SCALAR: nm.PerModel(),
@@ -160,7 +160,7 @@ def _parents(problem: Problem, networks: Networks, job: Job) -> nm.Metrics:
 
 def _best(problem: Problem, networks: Networks, job: Job) -> nm.Metrics:
     """The network of the lowest loss on validation data."""
-    return problem.tested(min(networks.models, key=problem.judged))
+    return problem.tested(min(networks.models, key=lambda model: problem.judged(model).loss))
 
 
 def _ensemble(problem: Problem, networks: Networks, job: Job) -> nm.Metrics:

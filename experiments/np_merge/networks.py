@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import optax
 
 import alignment as al
 import npmerge as nm
 from alignment import Alignment
 from alignment.graph import PyTree
 from experiments.data import Examples, split
-from experiments.np_merge.problem import Problem
-from experiments.np_merge.settings import ACTIVATIONS, CCA, COMMON, PLAIN, WEIGHTS, Training
-from experiments.run import check_settings
-from npmerge import checkpoint
+from experiments.np_merge.settings import ACTIVATIONS, CCA, COMMON, PLAIN, WEIGHTS
+from experiments.parents import kept
+from experiments.problem import Problem
 
 
 class Group(NamedTuple):
@@ -74,7 +72,7 @@ class Networks:
         if len(found) == 1:
             return found[0]
         p = self.problem
-        losses = [p.judged(p.renewed(nm.Average()(nm.stack_models(models)))) for models, _ in found]
+        losses = [p.judged(p.renewed(nm.Average()(nm.stack_models(models)))).loss for models, _ in found]
         return found[int(np.argmin(losses))]
 
     def _by(self, alignment: Alignment) -> list[PyTree]:
@@ -87,16 +85,9 @@ class Networks:
         """Train one network on its images, or read the one that was trained before."""
         p, group = self.problem, self.group.trained
         name = f"{p.task.name}-{group.initialisation}-{group.split}-{group.models or 'any'}-{p.seed}-{k}.safetensors"
-        path, made = self.folder / name, _trained_with(p)
-        if path.exists():
-            check_settings(checkpoint.load_record(path).get("settings", {}), made, path)
-            return checkpoint.load_network(path)[1]
-        began = time.perf_counter()
-        network = train(p, self.part(k), seed=1000 * p.seed + (0 if group.initialisation == COMMON else k), order=k)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.seconds += (seconds := time.perf_counter() - began)
-        record = {"seconds": round(seconds, 1), "settings": made}
-        checkpoint.save_network(path, p.config, network, record)
+        seed, began = 1000 * p.seed + (0 if group.initialisation == COMMON else k), time.perf_counter()
+        network = kept(p, self.part(k), self.folder / name, seed=seed, order=k)
+        self.seconds += time.perf_counter() - began
         return network
 
     def part(self, k: int) -> Examples:
@@ -107,45 +98,7 @@ class Networks:
         return train.take(split(group.split, train.labels, group.models, seed=self.problem.seed)[k])
 
 
-def train(problem: Problem, examples: Examples, *, seed: int, order: int) -> PyTree:
-    """A network after its last step: no validation data choose, since those have classes that it may never see.
-
-    Args:
-        problem: whose network it is.
-        examples: what it learns from.
-        seed: of its initialisation.
-        order: of its batches, another one for each network of a group.
-    """
-    t = problem.task.training
-    batches = problem.batches(examples, t.batch, seed=100 * problem.seed + order)
-    return nm.fit(problem.initial(seed), problem.loss, None, batches, optimizer(t), steps=t.steps, every=t.steps).theta
-
-
-@functools.lru_cache(maxsize=32)
-def optimizer(t: Training) -> optax.GradientTransformation:
-    """One object for each kind of training: a compiled step is found again by its identity."""
-    if t.optimizer == "adamw":
-        return optax.adamw(optax.cosine_decay_schedule(t.rate, t.steps), weight_decay=t.decay)
-    rising = max(1, t.steps // 40)
-    pieces = [
-        optax.linear_schedule(1e-5 * t.rate, t.rate, rising),
-        optax.linear_schedule(t.rate, 1e-5 * t.rate, t.steps - rising),
-    ]
-    sgd = optax.sgd(optax.join_schedules(pieces, [rising]), momentum=0.9)
-    return optax.chain(optax.add_decayed_weights(t.decay), sgd)
-
-
 def _alignments(start: str, gammas: tuple[float, ...]) -> list[tuple[Alignment, str]]:
     if start == CCA:
         return [(al.CCA(gamma, approximate=True), f"gamma {gamma:g}") for gamma in gammas]
     return [({WEIGHTS: al.WeightMatching(), ACTIVATIONS: al.ActivationMatching()}.get(start) or al.ZipIt(), "")]
-
-
-def _trained_with(p: Problem) -> dict[str, Any]:
-    """What decides a network but its group and seed."""
-    return {
-        "data": p.images.name,
-        "images": len(p.images.train.labels),
-        "training": p.task.training.__dict__,
-        "augment": p.task.augment,
-    }

@@ -29,8 +29,8 @@ from experiments.np_merge.settings import (
     Learning,
     Settings,
     Task,
-    Training,
 )
+from experiments.problem import Training
 from experiments.run import Preset
 from npmerge.models import Config, ResNetCifar, Vgg
 
@@ -58,7 +58,7 @@ _TRIED = Task(
     "VGG",
     Vgg(((8,),), (16,), norm="batch"),
     Training(rate=1e-2, steps=60, batch=32),
-    Learning(4, 32, 2, (0.3,), (0.3,), (1e-2,), (1e-2,)),
+    learning=Learning(4, 32, 2, (0.3,), (0.3,), (1e-2,), (1e-2,)),
     measured=64,
     fisher=16,
     judged=64,
@@ -112,16 +112,16 @@ _MNIST_VGG = Vgg(((8,), (16,)), (32,), side=28)
 
 CPU = Settings(
     (
-        Task("usps-vgg", "usps", "VGG of 6 layers", _SMALL_VGG, Training(), _USPS),
-        Task("usps-resnet", "usps", "ResNet-8", _SMALL_RESNET, Training(), _USPS_RESNET),
-        Task("mnist-vgg", "mnist", "VGG of 4 layers", _MNIST_VGG, Training(steps=300), _USPS, tested=4000),
+        Task("usps-vgg", "usps", "VGG of 6 layers", _SMALL_VGG, Training(), learning=_USPS),
+        Task("usps-resnet", "usps", "ResNet-8", _SMALL_RESNET, Training(), learning=_USPS_RESNET),
+        Task("mnist-vgg", "mnist", "VGG of 4 layers", _MNIST_VGG, Training(steps=300), learning=_USPS, tested=4000),
         Task(
             "cifar10-vgg", "cifar10", "VGG-11 of a quarter of its width", _vgg(16, 64, "batch"), Training(rate=5e-3, steps=500),
-            _CIFAR, augment=True, tested=5000,
+            learning=_CIFAR, augment=True, tested=5000,
         ),
         Task(
             "cifar10-resnet", "cifar10", "ResNet-20", ResNetCifar(3, 16, "B"), Training(rate=5e-3, steps=350),
-            dataclasses.replace(
+            learning=dataclasses.replace(
                 _CIFAR, merge_rates=(0.03, 0.1, 0.3), coarse_rates=(0.1, 0.3, 1.0), control_rates=(1e-3, 3e-3, 1e-2),
                 scratch_rates=(3e-3, 1e-2, 3e-2),
             ),
@@ -129,7 +129,7 @@ CPU = Settings(
         ),
         Task(
             "cifar100-vgg", "cifar100", "VGG-11 of a quarter of its width", _vgg(16, 64, "batch"),
-            Training(rate=5e-3, steps=500), _CIFAR, augment=True, tested=5000,
+            Training(rate=5e-3, steps=500), learning=_CIFAR, augment=True, tested=5000,
         ),
     ),
     (
@@ -166,8 +166,8 @@ def _published(name: str, data: str, width: int) -> Task:
     config: Config = _vgg(64 * width, 512 * width) if name == "vgg" else ResNetCifar(3, 16 * width, "B")
     title = {"vgg": "VGG-11", "resnet": "ResNet-20"}[name]
     return Task(
-        f"{data}-{name}-x{width}", data, f"{title} x{width}", config, training, learning, augment=True, measured=20_000,
-        fisher=2000, judged=None,
+        f"{data}-{name}-x{width}", data, f"{title} x{width}", config, training, learning=learning, augment=True,
+        measured=20_000, fisher=2000, judged=None,
     )  # fmt: skip
 
 

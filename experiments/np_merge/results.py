@@ -2,45 +2,13 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from experiments.differences import Difference
 from experiments.np_merge.settings import KEY, SCRATCH, UNALIGNED, UNLABELLED, Block, Job, Settings, job, jobs
 from experiments.run import mean_and_deviation
-
-
-class Difference(NamedTuple):
-    """A difference for each seed, each the mean over all points of the factorial that both methods have.
-
-    Attributes:
-        values: by seed.
-        points: how many points of the factorial they are means over.
-    """
-
-    values: tuple[float, ...]
-    points: int
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return float(np.mean(self.values))
-
-    @property
-    def verdict(self) -> int:
-        """1 or -1 where the interval of 95 % (Student's t over seeds) is above or below zero, else 0; 0 for one seed."""
-        count = len(self.values)
-        if count < 2:
-            return 0
-        half = stats.t.ppf(0.975, count - 1) * np.std(self.values, ddof=1) / np.sqrt(count)
-        return int(np.sign(self.mean)) if abs(self.mean) > half else 0
-
-    def told(self, *, scale: float = 100, unit: str = " points") -> str:
-        """Mean and deviation over seeds, with signs."""
-        values = [scale * x for x in self.values]
-        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-        return f"{np.mean(values):+.2f}{spread}{unit}"
 
 
 class Results:

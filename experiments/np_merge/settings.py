@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from npmerge.models import Config
+from experiments.problem import Task as Trained
 
 PARENTS, BEST, ENSEMBLE = "networks, on average", "best network", "ensemble of logits"
 AVERAGE, FISHER = "average", "Fisher"
@@ -33,26 +33,6 @@ OWN, COMMON = "own", "common"
 
 KEY = ("seed", "task", "initialisation", "split", "models", "start", "method", "labelled")
 """The columns that say which row it is."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a network is trained; all see as many steps, however many images they have.
-
-    Attributes:
-        optimizer: "adamw" with a rate that falls along a cosine, or "sgd" with momentum 0.9, a rate that rises for a
-            fortieth of the steps and falls along a line, as published.
-        rate: the highest.
-        steps: of it.
-        batch: images of a step.
-        decay: of weights.
-    """
-
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    rate: float = 3e-3
-    steps: int = 400
-    batch: int = 64
-    decay: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -95,36 +75,16 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A data set and an architecture.
+class Task(Trained):
+    """A data set and an architecture, and what is learned from there.
 
     Attributes:
-        name: in the rows.
-        data: the set, one of `experiments.data.CATALOGUE`.
-        network: as pages tell it.
-        config: the architecture; side, channels and classes are those of the data.
-        training: of the networks.
         learning: of merges and controls.
-        augment: whether images are flipped and cropped, in both.
-        measured: training images, without their labels, for activations and BatchNorm.
         fisher: labelled images at most that Fisher information is measured on.
-        images: training images at most.
-        judged: validation images at most.
-        tested: test images at most.
     """
 
-    name: str
-    data: str
-    network: str
-    config: Config
-    training: Training = Training()
     learning: Learning = Learning()
-    augment: bool = False
-    measured: int = 1000
     fisher: int = 256
-    images: int | None = None
-    judged: int | None = 500
-    tested: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 
 import npmerge as nm
 from experiments.data import load, standardised
+from experiments.differences import Difference
 from experiments.np_merge import experiment
 from experiments.np_merge.command import reproduce
 from experiments.np_merge.findings import CLAIMS, Claim
@@ -18,8 +19,7 @@ from experiments.np_merge.methods import batches, case_of
 from experiments.np_merge.networks import Group, Networks
 from experiments.np_merge.page import page
 from experiments.np_merge.presets import PRESETS
-from experiments.np_merge.problem import Problem
-from experiments.np_merge.results import Difference, Results, partner
+from experiments.np_merge.results import Results, partner
 from experiments.np_merge.settings import (
     ACTIVATIONS,
     AVERAGE,
@@ -43,6 +43,7 @@ from experiments.np_merge.settings import (
     Learning,
     jobs,
 )
+from experiments.problem import Problem
 from experiments.run import Preset, Rows
 
 SETTINGS = PRESETS[Preset.test]

@@ -57,6 +57,14 @@ def test_unbiased_cka_of_many_samples_is_the_same_without_their_products(monkeyp
     )
 
 
+def test_samples_whose_square_is_beyond_32_bits():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50_000, 2)).astype(np.float32)
+    y = (x @ np.array([[1.0, 0.5], [0.0, 2.0]]) + rng.normal(size=x.shape)).astype(np.float32)
+    unbiased, biased = (float(linear_cka(x, y, unbiased=choice)) for choice in (True, False))
+    assert 0.2 < biased < 0.9 and unbiased == pytest.approx(biased, abs=1e-3)
+
+
 @BOTH
 @pytest.mark.parametrize("sigma", [0.4, 1.0])
 def test_rbf_cka_is_its_definition(unbiased, sigma):

@@ -1,0 +1,153 @@
+"""The page: every number in it comes from the files of its folder."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.cca_merge.figures import figures
+from experiments.cca_merge.findings import differences, findings
+from experiments.cca_merge.results import Results, read
+from experiments.cca_merge.settings import CCA, CHOICES, FIRST, METHODS, ON_TEST, PERMUTED, TUNED, ZIPIT, Block
+from experiments.differences import READING
+from experiments.problem import Training, told
+from experiments.run import Preset
+from npmerge.reports.tables import markdown_table
+
+INTRODUCTION = """CCA Merge (Horoi et al. 2024, ICML, arXiv 2407.05385) brings networks into the space of one of them by linear
+maps that make their activations correlate, where others permute units, and averages them. Here two to twenty networks are
+merged by it, by permutations, ZipIt, Procrustes and optimal transport; everything that is chosen is chosen on validation data.
+The published tables could not be reached, so nothing here is beside a published number."""
+
+FIGURES = {
+    "models": "Test accuracy against the number of networks",
+    "gamma": "Accuracy of the CCA average against gamma",
+    "correlations": "Correlations of two networks by layer",
+}
+
+
+def write(folder: Path) -> None:
+    """The page and the figures of a folder."""
+    for name, drawing in figures(folder).items():
+        drawing.savefig(folder / f"{name}.png", dpi=150)
+    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """The result as a page."""
+    results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    seconds = summary["seconds"]
+    lines = ["# CCA Merge, from 2 to 20 networks", "", INTRODUCTION, ""]
+    lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
+    lines += [*differences(results), ""]
+    for name, words in FIGURES.items():
+        if (folder / f"{name}.png").is_file():
+            lines += [f"![{words}]({name}.png)", ""]
+    lines += ["## Tables", "", f"Test accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
+    for block in results.blocks:
+        lines += [f"### {results.title(block)}", "", *_accuracies(results, block), "", *_layers(results, block), ""]
+    lines += ["### Choice of the reference", "", *_references(results), ""] if any(b.references for b in results.blocks) else []
+    lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
+    lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
+    lines += ["## Limits", "", *(f"- {line}" for line in _limits(summary["preset"])), ""]
+    made = f"{seconds['parents']:,.0f} s to train the networks and {seconds['rows'] - seconds['parents']:,.0f} s for the rows"
+    return "\n".join([*lines, f"`{summary['command']}`, {made}, {summary['machine']}.", ""])
+
+
+def _accuracies(results: Results, block: Block) -> list[str]:
+    header = ("test accuracy (%)", *(f"{n} networks" for n in block.counts))
+    rows = [(method, *(results.cell(block, method, n) for n in block.counts)) for method in METHODS]
+    return markdown_table(header, [row for row in rows if any(row[1:])])
+
+
+def _layers(results: Results, block: Block) -> list[str]:
+    header = ("layer", "units", "canonical correlation", "by chance", "matched units", "explained by maps", "by matched units")
+    rows = []
+    for layer in results.layers(block):
+        means = {name: float(np.mean([np.mean(row[name]) for row in layer])) for name in _COLUMNS}
+        node = str(layer[0]["node"])
+        rows.append((f"{layer[0]['depth']}: {node}", str(layer[0]["units"]), *(f"{means[name]:.3f}" for name in _COLUMNS)))
+    return markdown_table(header, rows)
+
+
+_COLUMNS = ("canonical", "chance", "matched", "explained", "explained_by_match")
+
+
+def _references(results: Results) -> list[str]:
+    places = [(block, n) for block in results.blocks for n in block.references]
+    header = ("reference", *(f"{results.title(block)}, {n} networks" for block, n in places))
+    rows = [
+        (f"{method}: {choice}", *(results.cell(block, method, n, choice) for block, n in places))
+        for method in (PERMUTED, CCA)
+        for choice in (FIRST, *CHOICES)
+    ]
+    return markdown_table(header, rows)
+
+
+def _chosen(results: Results) -> Iterator[str]:
+    for method in (CCA, ON_TEST, ZIPIT):
+        counts = Counter(row["chosen"] for row in results.rows if row["method"] == method and row["reference"] == FIRST)
+        if counts:
+            yield f"{method}: " + ", ".join(f"{name} ({n})" for name, n in sorted(counts.items())) + "."
+    grid = results.settings["gammas"]
+    chosen = [row["chosen"] for row in results.rows if row["method"] == CCA and row["reference"] == FIRST]
+    ends = sum(name in (f"gamma {grid[0]:g}", f"gamma {grid[-1]:g}") for name in chosen)
+    yield f"Of {len(chosen)} choices of gamma {ends} are an end of the grid, which goes from {grid[0]:g} to {grid[-1]:g}."
+    rates = Counter(row["rate"] for row in results.rows if row["method"] in TUNED)
+    if rates:
+        yield "Rates of fine-tuning: " + ", ".join(f"{rate:g} ({n})" for rate, n in sorted(rates.items())) + "."
+
+
+def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
+    s = results.settings
+    for task in s["tasks"]:
+        if any(block.task == task["name"] for block in results.blocks):
+            flips = ", images flipped and cropped" if task["augment"] else ""
+            judged, tested = task["judged"] or "all", f"{task['tested']:,}" if task["tested"] else "all"
+            yield (
+                f"{task['network']} on {s['data'][task['data']]}: {summary['images'][task['name']]:,} training images{flips}; "
+                f"{told(Training(**task['training']))}; {task['measured']:,} training images are measured for activations "
+                f"and BatchNorm, {judged} validation images choose, {tested} test images judge."
+            )
+    yield (
+        "Splits: the same images for all, in another order; 80-20 (a fifth of the first half of the classes and four fifths of "
+        "the others for one network, the rest for the other); for each class shares drawn from Dirichlet(0.5); disjoint "
+        "classes. All networks have initialisations of their own and take their last step: the published code kept the best "
+        "one by test accuracy. Where all see the same images, fewer networks are the first of the more."
+    )
+    yield (
+        "Networks' own statistics of BatchNorm are re-estimated, activations are measured behind the ReLU, all networks are "
+        "brought to one reference and averaged, and statistics are re-estimated again."
+    )
+    yield (
+        f"CCA: gamma of {s['gammas']}, in multiples of each layer's mean variance, the highest accuracy on validation data "
+        "for every row (the loss decides ties); other references and what starts from CCA take it over. The published code "
+        f'chose it once, by test accuracy: "{ON_TEST}" is that choice among the same gammas, and nothing else belongs '
+        f"beside it. ZipIt: (alpha, beta) of {s['zipped']} likewise. The others have nothing to choose."
+    )
+    yield (
+        f"With labels: Adam, {s['steps']} steps of {s['batch']} from {s['labelled']} labelled training images, which the "
+        f"networks may have seen, rates {s['rates']} by validation loss, the best of five moments kept. No merge without "
+        "labels belongs beside these."
+    )
+    yield (
+        "Correlations are of the first two networks of the fewest, at the images that are measured; a position of an image is "
+        'a sample. "By chance": the mean canonical correlation where the second network sees other images. "Explained": the '
+        "share of the variance of the first network's units that linear maps of all units of the second explain."
+    )
+
+
+def _limits(preset: str) -> Iterator[str]:
+    if preset != Preset.paper:
+        yield (
+            "Narrow networks and short training: the paper's VGG-11 and ResNet-20 are eight times as wide as published, and "
+            "averages of wider networks lose less (Jordan et al. 2023)."
+        )
+    yield (
+        "Validation images are few, so a choice by them is noisier than one by all test images: the difference between both "
+        "choices is of noise, too, and not only of looking at the test set."
+    )
+    yield "The maps of one layer are found from networks that are not aligned yet, as published."

@@ -1,0 +1,66 @@
+"""Differences between rows, seed by seed, and what they say."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+READING = """A deviation is over seeds (n - 1). "Higher" and "lower" are said where the 95 % interval of the mean paired
+difference over seeds (Student's t) leaves out zero, "not told apart" where it does not; a difference of several points of the
+factorial is their mean for each seed."""
+
+
+class Difference(NamedTuple):
+    """A difference for each seed, each the mean over all points of the factorial that both sides have.
+
+    Attributes:
+        values: by seed.
+        points: how many points of the factorial they are means over.
+    """
+
+    values: tuple[float, ...]
+    points: int
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.values))
+
+    @property
+    def verdict(self) -> int:
+        """1 or -1 where the interval of 95 % (Student's t over seeds) is above or below zero, else 0; 0 for one seed."""
+        count = len(self.values)
+        if count < 2:
+            return 0
+        half = stats.t.ppf(0.975, count - 1) * np.std(self.values, ddof=1) / np.sqrt(count)
+        return int(np.sign(self.mean)) if abs(self.mean) > half else 0
+
+    @property
+    def word(self) -> str:
+        """What it says."""
+        if len(self.values) < 2:
+            return "one seed"
+        return {1: "higher", -1: "lower", 0: "not told apart"}[self.verdict]
+
+    def told(self, *, scale: float = 100, unit: str = " points") -> str:
+        """Mean and deviation over seeds, with signs."""
+        values = [scale * x for x in self.values]
+        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        return f"{np.mean(values):+.2f}{spread}{unit}"
+
+
+def paired(pairs: Iterable[tuple[Mapping[int, float], Mapping[int, float]]]) -> Difference | None:
+    """How much the first of each pair has beyond the second, by seed, over all pairs; None where no seed has both.
+
+    Args:
+        pairs: of values by seed, one pair for each point of a factorial.
+    """
+    found: dict[int, list[float]] = {}
+    points = 0
+    for mine, theirs in pairs:
+        shared = mine.keys() & theirs.keys()
+        points += bool(shared)
+        for seed in shared:
+            found.setdefault(seed, []).append(mine[seed] - theirs[seed])
+    return Difference(tuple(float(np.mean(found[seed])) for seed in sorted(found)), points) if found else None

@@ -1,0 +1,144 @@
+"""The page: every number in it comes from the files of its folder."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.differences import READING
+from experiments.landscape.figures import figures, pictures
+from experiments.landscape.findings import findings
+from experiments.landscape.results import Results, by_image_of_a, number, percent, read
+from experiments.landscape.rows import PAIRS, picture
+from experiments.landscape.settings import CONTROL, ENSEMBLE, INSIDE, LEARNED, LINES, PERMUTED, PLAIN, A, B
+from experiments.problem import Training, told
+from npmerge.reports.tables import markdown_table
+
+INTRODUCTION = """What does merging do inside? Two networks and what is made of them, before and after their units are matched:
+the loss on lines and planes through them, the images that matched units answer to in parents, permuted average and learned
+merge, and how similar their layers are, with what such a similarity does not say."""
+
+
+def write(folder: Path) -> None:
+    """The page and the figures of a folder."""
+    for name, drawing in figures(folder).items():
+        drawing.savefig(folder / f"{name}.png", dpi=150)
+    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """The result as a page."""
+    results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    lines = ["# What merging does inside", "", INTRODUCTION, ""]
+    lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
+    lines += ["## The networks", "", *_networks(results, summary), ""]
+    lines += ["## Loss on lines and planes", "", "![Lines between the parents](lines.png)", "", *_lines(results), ""]
+    lines += ["![Planes through parents and merge](planes.png)", "", "## What units answer to", ""]
+    for node in pictures(folder):
+        lines += [f"`{node}`, seed {results.seeds[0]}:", "", f"![Images of units]({picture(results.seeds[0], node)})", ""]
+    lines += [*_units(results), "", "## Similarity by layer", "", "![CKA by layer](similarity.png)", "", *_similarity(results)]
+    lines += ["", "## What similarity does not say", "", *_caveats(results), ""]
+    lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results)), ""]
+    lines += ["## Limits", "", *(f"- {line}" for line in _limits(results)), ""]
+    return "\n".join([*lines, f"`{summary['command']}`, {summary['seconds']:,.0f} s, {summary['machine']}.", ""])
+
+
+# -------------------------------------------------------------------------------------------------------------- the tables
+
+
+def _networks(results: Results, summary: Mapping[str, Any]) -> list[str]:
+    names = (A, B, ENSEMBLE, PLAIN, PERMUTED, LEARNED, CONTROL)
+    rows = [(name, percent(results.accuracies(name)), number(results.accuracies(name, "loss"))) for name in names]
+    said = f"A is {summary['names'][0]}, B {summary['names'][1]}; mean and deviation over seeds {results.seeds}."
+    return [*markdown_table(("", "test accuracy (%)", "loss (nats)"), rows), "", said]
+
+
+def _lines(results: Results) -> list[str]:
+    rows = [(name, number(results.barriers(name))) for name in LINES if results.barriers(name)]
+    return markdown_table(("alignment", "barrier (nats)"), rows)
+
+
+def _units(results: Results) -> list[str]:
+    layers = results.visualised()
+    header = ("answer to A's images (% of A's own)", *layers)
+    rows = [(name, *(percent(by_image_of_a(results, name, node)) for node in layers)) for name in INSIDE if name != A]
+    reached = [
+        (name, *(number(results.of_units(name, lambda row: row["reached"], node)) for node in layers)) for name in INSIDE
+    ]
+    best = [("best real image, for A", *(number(results.of_units(A, lambda row: row["best_real"], node)) for node in layers))]
+    deviations = ("answer to their own images (deviations)", *layers)
+    return [*markdown_table(header, rows), "", *markdown_table(deviations, reached + best)]
+
+
+def _similarity(results: Results) -> list[str]:
+    pairs = [pair for pair in PAIRS if results.alike(*pair)]
+    header = ("unbiased CKA, mean over seeds", *(f"{one} and {other}" for one, other in pairs))
+    rows = []
+    for depth, node in enumerate(results.layers(), 1):
+        rows.append((f"{depth}: {node}", *(number(results.alike(*pair, node)).split(" ")[0] for pair in pairs)))
+    return markdown_table(header, [*rows, ("all layers", *(number(results.alike(*pair)) for pair in pairs))])
+
+
+def _caveats(results: Results) -> list[str]:
+    columns = ("CKA before", "after", "biased CKA before", "after", "accuracy before (%)", "after (%)", "logits")
+    header = ("moved by (deviations)", *columns)
+    rows = []
+    for what, distance in dict.fromkeys((row["what"], row["distance"]) for row in results.caveats):
+        found = [row for row in results.caveats if (row["what"], row["distance"]) == (what, distance)]
+        by_seed = {name: {row["seed"]: row[name] for row in found} for name in found[0]}
+        cells = (*(number(by_seed[name]) for name in ("cka_before", "cka", "biased_before", "biased")),)
+        cells += tuple(percent(by_seed[name]) for name in ("accuracy_before", "accuracy"))
+        rows.append((f"{what}: {distance:g}", *cells, f"{max(by_seed['change'].values()):.1g}"))
+    return [*markdown_table(header, rows), "", 'Under "logits": the largest change of one, as a fraction of the largest.']
+
+
+# --------------------------------------------------------------------------------------------------------------- the words
+
+
+def _protocol(results: Results) -> Iterator[str]:
+    s, ascent = results.settings, results.settings["ascent"]
+    parents = (
+        "published by their owners, scaled as they were trained with"
+        if s["networks"]
+        else f"trained here on the same images in other orders: {told(Training(**s['task']['training']))}"
+    )
+    yield (
+        f"Data: {s['data']}. Parents: {parents}. Merges see {s['images']:,} training images, a tenth of them, at most 1,000, "
+        f"for validation; {s['measured']:,} of the others, without their labels, are for alignments and statistics of "
+        "BatchNorm. Seeds differ in which those are, in their order, and in all noise."
+    )
+    yield (
+        f"B in the units of A by activation matching. {LEARNED}: a coefficient for each parameter, from one half, by Adam, "
+        f"{s['steps']} steps of {s['batch']} labelled images, rates {s['merge_rates']}; the control fine-tunes all weights of "
+        f"the same average on the same batches, rates {s['control_rates']}. Where there are several, validation data choose."
+    )
+    yield (
+        f"Lines: {s['points']} points, {s['judged']:,} test images, statistics re-estimated at each point. Planes: through A, "
+        f"B and the learned merge, {s['side']} x {s['side']} points, {s['sliced']:,} test images, BatchNorm on the statistics "
+        "of each batch; axes are lengths in the space of weights."
+    )
+    yield (
+        "Units: of each layer some that are evenly spaced by the correlation with their match, r in the pictures. An image "
+        "maximises the mean of a unit's activation over positions, behind the ReLU, in its deviations on real images, by Adam, "
+        f"{ascent['steps']} steps at {ascent['rate']:g}, from noise of deviation {ascent['noise']:g} that all networks share, "
+        f"less {ascent['variation']:g} times the total variation and {ascent['decay']:g} times the mean square of pixels; it "
+        f"is shifted by up to {ascent['jitter']} pixels in each step. Images are shown from their darkest value to their "
+        "brightest."
+    )
+    yield (
+        f"Similarity: unbiased CKA (Song et al. 2012; Nguyen et al. 2021) over batches of {s['compared']:,} test images, every "
+        "position of an image a sample. Features that are moved are those that the last layer reads, along a direction that it "
+        "does not read."
+    )
+
+
+def _limits(results: Results) -> Iterator[str]:
+    yield (
+        "Two networks and one architecture; the seeds differ in images, not in networks."
+        if results.settings["networks"]
+        else "Small networks on small images, which show that the experiment runs and little else."
+    )
+    yield (
+        "Images of units depend on their regularisation and start; numbers are beside them because impressions of pictures are "
+        "not evidence. A plane shows three networks and no other direction."
+    )

@@ -1,0 +1,180 @@
+"""The smallest form of the experiment on CCA Merge: rows, page, resuming, and what must hold of any networks."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import npmerge as nm
+from alignment import transport
+from alignment.activations.moments import NodeMoments
+from alignment.maps import permutation
+from experiments.cca_merge.command import reproduce
+from experiments.cca_merge.findings import findings
+from experiments.cca_merge.networks import Networks, cca
+from experiments.cca_merge.page import page
+from experiments.cca_merge.results import Results
+from experiments.cca_merge.rows import Experiment, wanted
+from experiments.cca_merge.settings import (
+    CCA,
+    CHOICES,
+    ENSEMBLE,
+    EVERY,
+    FIRST,
+    ON_TEST,
+    PARENTS,
+    PERMUTED,
+    PRESETS,
+    TUNED,
+    Block,
+)
+from experiments.cca_merge.spectra import canonical, explained
+from experiments.data import load_images
+from experiments.problem import Problem
+from experiments.run import read_rows
+
+SETTINGS = PRESETS["test"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cca_merge")
+    reproduce("test", folder, range(1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(out):
+    return read_rows(out / "rows.csv")
+
+
+@pytest.fixture(scope="module")
+def permuted(tmp_path_factory):
+    """A network and itself with its units in another order."""
+    problem = Problem(SETTINGS.tasks[0], load_images(), 0)
+    network = problem.initial(3)
+    nodes = problem.graph.nodes
+    keys = jax.random.split(jax.random.key(0), len(nodes))
+    orders = (jax.random.permutation(key, node.size) for key, node in zip(keys, nodes.values(), strict=True))
+    maps = {name: permutation(order) for name, order in zip(nodes, orders, strict=True)}
+    networks = Networks(problem, "same", 2, tmp_path_factory.mktemp("none"))
+    networks.models = [network, transport(problem.graph, maps, network)]
+    return networks
+
+
+def one(rows, method, **columns):
+    (row,) = [r for r in rows if r["method"] == method and all(r[name] == x for name, x in columns.items())]
+    return row
+
+
+def test_every_row_is_there_and_judged(rows):
+    expected = [(b.task, b.split, *job) for b in SETTINGS.blocks for job in wanted(b)]
+    assert [tuple(row[name] for name in ("task", "split", "models", "method", "reference")) for row in rows] == expected
+    assert all(0 <= row["accuracy"] <= 1 and np.isfinite(row["loss"]) for row in rows)
+    assert {row["reference"] for row in rows} == {"", FIRST, *CHOICES}
+
+
+def test_levels_are_those_of_the_networks(rows):
+    for row in rows:
+        if row["method"] == PARENTS:
+            assert len(row["each"]) == row["models"] and row["accuracy"] == pytest.approx(np.mean(row["each"]), abs=1e-4)
+    assert one(rows, ENSEMBLE, models=3)["loss"] < one(rows, PARENTS, models=3)["loss"]  # logits averaged: Jensen
+
+
+def test_gamma_is_chosen_on_validation_data_but_for_the_row_that_says_so(out, rows):
+    searched = read_rows(out / "gammas.csv")
+    for row in rows:
+        same = [g for g in searched if all(g[name] == row[name] for name in ("seed", "task", "split", "models"))]
+        assert len(same) == len(SETTINGS.gammas)
+        chosen = [g for g in same if row["chosen"] == f"gamma {g['gamma']:g}"]
+        if row["method"] == CCA and row["reference"] == FIRST:
+            assert chosen[0]["validation"] == max(g["validation"] for g in same) and row["accuracy"] == chosen[0]["test"]
+        if row["method"] == ON_TEST:
+            assert row["accuracy"] == max(g["test"] for g in same)
+
+
+def test_fine_tuning_sees_the_same_of_everything(rows):
+    tuned = [row for row in rows if row["method"] in TUNED]
+    assert len(tuned) == len(TUNED) and {row["labelled"] for row in tuned} == {SETTINGS.labelled}
+    assert all(row["labelled"] == 0 for row in rows if row["method"] not in TUNED)
+
+
+def test_the_mean_over_references_is_between_the_best_and_the_worst(rows):
+    """With three networks the references are the best, the worst and one more: each is worth between 0 and 1."""
+    for method in (CCA, "permutation"):
+        total = 3 * one(rows, method, reference=EVERY)["accuracy"]
+        known = sum(one(rows, method, reference=choice)["accuracy"] for choice in ("best", "worst"))
+        assert -1e-6 <= total - known <= 1 + 1e-6
+
+
+def test_a_permuted_copy_correlates_wholly(permuted):
+    for node, moments in permuted.stats([0, 1])[NodeMoments].items():
+        np.testing.assert_allclose(canonical(moments), 1, atol=1e-3, err_msg=node)
+        assert explained(moments) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_average_with_a_permuted_copy_is_the_network(permuted):
+    p, x = permuted.problem, permuted.problem.test[0][0]
+    network = permuted.merged(cca(0.1), [0, 1])
+    np.testing.assert_allclose(p.network.apply(network, x), p.network.apply(permuted.models[0], x), atol=1e-3)
+
+
+def test_moments_of_some_in_an_order_are_what_is_collected_of_them(permuted):
+    p, order = permuted.problem, [1, 0]
+    models = [permuted.models[k] for k in order]
+    collected = nm.collect(p.network.apply, p.graph, models, p.measuring, [NodeMoments()])[NodeMoments]
+    for node, found in permuted.stats(order)[NodeMoments].items():
+        np.testing.assert_allclose(found.mean, collected[node].mean, atol=1e-5)
+        np.testing.assert_allclose(found.cross, collected[node].cross, atol=1e-5)
+
+
+def test_the_page_is_made_of_the_files_alone(out, rows):
+    text = (out / "README.md").read_text()
+    assert page(out) == text
+    for row in rows:
+        assert f"{100 * row['accuracy']:.1f}" in text
+    assert json.loads((out / "summary.json").read_text())["command"] in text
+    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("models", "gamma", "correlations"))
+
+
+def test_words_follow_the_rows():
+    block = Block("digits-vgg", "same", (2, 3))
+    key = {"task": block.task, "split": block.split, "reference": FIRST}
+
+    def said(gain):
+        rows = [
+            key | {"seed": seed, "models": n, "method": method, "accuracy": 0.5 + 0.01 * seed + gain * (method == CCA)}
+            for seed in range(3) for n in block.counts for method in (CCA, PERMUTED)
+        ]  # fmt: skip
+        settings = {"tasks": [{"name": block.task, "network": "VGG", "data": "digits"}]}
+        return next(findings(Results(settings, [block], rows, [], [])))
+
+    assert "so in 1, the opposite in 0, not told apart in 0 of 1" in said(0.1)
+    assert "so in 0, the opposite in 1, not told apart in 0 of 1" in said(-0.1)
+    assert "not told apart in 1 of 1" in said(0.0) and "-10.00 ± 0.00 points over 2 merges" in said(-0.1)
+
+
+def test_nothing_is_done_twice(out, monkeypatch):
+    monkeypatch.setattr(Experiment, "measured", lambda *_: pytest.fail("every row is there"))
+    reproduce("test", out, range(1))
+    monkeypatch.setitem(PRESETS, "test", dataclasses.replace(SETTINGS, steps=5))
+    with pytest.raises(ValueError, match="made with other settings"):
+        reproduce("test", out, range(1))
+
+
+def test_an_interrupted_run_goes_on(out, rows, tmp_path):
+    shutil.copytree(out, tmp_path / "again")
+    path = tmp_path / "again" / "rows.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]) + lines[-2][:9])
+    reproduce("test", tmp_path / "again", range(1))
+    found = read_rows(path)
+    assert [row | {"seconds": 0} for row in found] == [row | {"seconds": 0} for row in rows]
+
+
+def test_an_unknown_task(tmp_path):
+    with pytest.raises(ValueError, match=r"task .*digits-vgg"):
+        reproduce("test", tmp_path, range(1), only=["digit-vgg"])
