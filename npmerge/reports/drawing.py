@@ -37,14 +37,14 @@ def draw_paths(axes: Any, paths: Mapping[str, Sequence[Path]], *, baseline: str)
 
 
 def draw_curves(axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, float] | None = None) -> None:
-    """Lines with error bars over a logarithmic axis; horizontal dotted lines for `levels`."""
+    """Lines with error bars over a logarithmic axis; grey horizontal lines for `levels`, each broken in another way."""
     for k, curve in enumerate(curves):
         style = "--" if curve.control else "-"
         marker = "os^Dvp*X"[k % 8]
         shifted = [x * 1.03 ** (k - len(curves) / 2) for x in curve.x]  # or equal curves would hide each other
         axes.errorbar(shifted, curve.y, yerr=curve.error, label=curve.label, marker=marker, capsize=2, linestyle=style)
-    for label, level in (levels or {}).items():
-        axes.axhline(level, color="grey", linestyle=":", label=label)
+    for k, (label, level) in enumerate((levels or {}).items()):
+        axes.axhline(level, color="grey", linestyle=(":", "--", "-.")[k % 3], label=label)
     axes.set_xscale("log")
     ticks = sorted({x for curve in curves for x in curve.x})
     axes.set_xticks(ticks, labels=[f"{x:g}" for x in ticks], minor=False)
