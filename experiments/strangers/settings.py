@@ -91,10 +91,10 @@ EVERYTHING = Part(PAIR, alignments=tuple(ALIGNMENTS), forced=True, images=COUNTS
 PRESETS = {
     Preset.test: Settings(
         (
-            Part(PAIR, 1, (ZIPPED,), sizes=(), images=(60,), ways=(TAUGHT_SOLVED,)),
-            Part(PAIR, 1, (MATCHING,), sizes=(1.5,), images=(40, 60), ways=(LEARNED, CONTROL), path=2),
+            Part(PAIR, 1, (ZIPPED,), sizes=(), images=(44,), ways=(TAUGHT_SOLVED,)),
+            Part(PAIR, 1, (MATCHING,), sizes=(1.5,), images=(40, 44), ways=(LEARNED, CONTROL), path=2),
         ),
-        measured=60, steps=2, batch=16, tuned=60, limit=100,
+        measured=36, steps=2, batch=16, tuned=44, limit=100,
     ),
     Preset.cpu: Settings((
         Part(PAIR, sizes=(1.0,), images=COUNTS, ways=(LEARNED, CONTROL, SOLVED)),
