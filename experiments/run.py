@@ -121,14 +121,6 @@ def points(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def difference(these: Mapping[int, float], others: Mapping[int, float]) -> str:
-    """Fractions by seed against others, seed by seed: how many points more, and for how many of the seeds they are more."""
-    shared = sorted(these.keys() & others.keys())
-    found = np.array([these[seed] - others[seed] for seed in shared])
-    spread = f" ± {100 * np.std(found, ddof=1):.1f}" if len(found) > 1 else ""
-    return f"{100 * found.mean():+.1f}{spread} points, above in {(found > 0).sum()} of {len(found)} seeds"
-
-
 def machine() -> str:
     """Versions and machine, for the page of a result."""
     device = jax.devices()[0]

@@ -5,16 +5,17 @@ from typing import Annotated
 
 import typer
 
+from experiments.command import Out, PresetOption, Seed, Seeds
 from experiments.landscape.command import reproduce
 from experiments.run import Preset
 from experiments.strangers.networks import FOLDER
 
 
 def main(
-    preset: Annotated[Preset, typer.Option(help="How much work.")] = Preset.cpu,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/landscape"),
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    preset: PresetOption = Preset.cpu,
+    out: Out = Path("experiments/results/landscape"),
+    seed: Seed = 0,
+    seeds: Seeds = 1,
     *,
     data: Annotated[Path | None, typer.Option(help="Folder or file of the images, looked for if not given.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the images where they are not found.")] = False,

@@ -3,18 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from alignment.checks import unknown
+from experiments.command import check_tasks, command_of, told
 from experiments.np_merge.experiment import run
 from experiments.np_merge.figures import figures
 from experiments.np_merge.page import page
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results, means
 from experiments.np_merge.settings import KEY, made_with
-from experiments.parents import seconds_of
 from experiments.problem import first, images_of
-from experiments.run import Preset, Rows, machine
+from experiments.run import Preset, Rows
 
 
 def reproduce(
@@ -34,9 +32,7 @@ def reproduce(
         ValueError: an unknown task, missing data (what it is, where it comes from), rows made with other settings.
     """
     settings = PRESETS[preset]
-    for name in only:
-        if name not in (known := [task.name for task in settings.tasks]):
-            raise ValueError(unknown("task", name, known))
+    check_tasks(settings.tasks, only)
     images = images_of(settings.tasks, data, download=download)
     found = {name: x.name for name, x in images.items()}
     rows = Rows(out / "rows.csv", KEY, made_with(settings, list(found.items())))
@@ -44,17 +40,10 @@ def reproduce(
         for task in settings.tasks:
             if not only or task.name in only:
                 run(settings, task, first(images[task.data], task.images), seed, rows)
-    command = f"python -m experiments.np_merge --preset {preset} --out {out} --seed {seeds.start} --seeds {len(seeds)}"
-    command += (f" --data {data}" if data else "") + "".join(f" --task {name}" for name in only)
-    counts = {task.name: len(first(images[task.data], task.images).train.labels) for task in settings.tasks}
-    told = {"preset": str(preset), "command": command, "data": found, "images": counts, **summary(rows)}
-    (out / "summary.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    for name, drawing in figures(Results(rows.all, settings, counts)).items():
+    command = command_of("np_merge", preset, out, seeds, data=data, only=only)
+    of_run = told(rows, settings.tasks, images)
+    summary = {"preset": str(preset), "command": command, "data": found, **of_run, "means": list(means(rows.all))}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    for name, drawing in figures(Results(rows.all, settings, of_run["images"])).items():
         drawing.savefig(out / f"{name}.png", dpi=150)
     (out / "README.md").write_text(page(out), encoding="utf-8")
-
-
-def summary(rows: Rows) -> dict[str, Any]:
-    """The machine, how long it took, and the mean and deviation of each row over seeds."""
-    seconds = {"parents": seconds_of(rows.path.parent / "parents"), "rows": round(sum(row["seconds"] for row in rows.all), 1)}
-    return {"machine": machine(), "seconds": seconds, "means": list(means(rows.all))}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.differences import READING
 from experiments.np_merge.findings import FISHER_BESIDE_HALF, MERGE_BESIDE_CONTROL, by, differences, findings
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results
@@ -29,10 +30,6 @@ coefficients are worth beside controls that see the same images for as many step
 fine-tuned, one of the networks fine-tuned, training from scratch, and merges of fewer coefficients. No accuracy of the paper
 could be reached, only its method and claims, so nothing here is beside a published number; its optimiser, rates and numbers of
 steps are unknown, too."""
-
-READING = """A deviation is over seeds (n - 1). "Higher" and "lower" are said where the 95 % interval of the mean paired
-difference over seeds (Student's t) leaves out zero, "not told apart" where it does not; a difference of several points of the
-factorial is their mean for each seed."""
 
 
 def page(folder: Path) -> str:

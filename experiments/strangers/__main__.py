@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments.command import Out, PresetOption, Seed, Seeds
 from experiments.data import IMAGENET, load, standardised
 from experiments.run import Preset, Rows, machine
 from experiments.strangers.networks import FOLDER
@@ -17,10 +18,10 @@ from experiments.strangers.settings import PRESETS, made_with
 
 
 def main(
-    preset: Annotated[Preset, typer.Option(help="How much work.")] = Preset.cpu,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("experiments/results/strangers"),
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    preset: PresetOption = Preset.cpu,
+    out: Out = Path("experiments/results/strangers"),
+    seed: Seed = 0,
+    seeds: Seeds = 1,
     *,
     data: Annotated[Path | None, typer.Option(help="Folder or file of CIFAR-10, looked for if not given.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10 where it is not found.")] = False,

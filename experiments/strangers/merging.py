@@ -15,6 +15,7 @@ from alignment.base import Alignment
 from alignment.graph import PyTree
 from experiments.data import Examples, augmented
 from experiments.learning import Budget, Tuned
+from experiments.problem import Trained
 from experiments.strangers.networks import Strangers
 from experiments.strangers.ways import Way
 from npmerge.fitting.fit import Loss
@@ -112,10 +113,10 @@ class Merging:
         return found._replace(theta=self.renewed(network))
 
     def _loss(self, way: Way) -> Loss:
-        train_apply = self.strangers.network.train_apply
+        outputs, objective = Trained(self.strangers.network.train_apply), _objective(labels=way.labels)
         if way.granularity is None:
-            return tuning_loss(train_apply, labels=way.labels)
-        return merge_loss(train_apply, way.granularity, labels=way.labels)
+            return nm.fine_tuning(outputs, objective)
+        return nm.weight_space(merge_of(way.granularity), outputs, objective)
 
     def _start(self, way: Way) -> PyTree:
         if way.granularity is not None:
@@ -155,20 +156,3 @@ def _objective(*, labels: bool) -> nm.Objective:
 def merge_of(granularity: Granularity) -> nm.Learned:
     """From the average, on the simplex: NP Merge, with coefficients of any granularity."""
     return nm.Learned(nm.Average(), granularity, nm.Simplex())
-
-
-@functools.cache
-def _in_training(train_apply: Callable) -> Callable:
-    return lambda variables, inputs: train_apply(variables, inputs)[0]
-
-
-@functools.cache
-def tuning_loss(train_apply: Callable, *, labels: bool) -> Loss:
-    """Of all weights. One object for each network and target: what is compiled for it is found again."""
-    return nm.fine_tuning(_in_training(train_apply), _objective(labels=labels))
-
-
-@functools.cache
-def merge_loss(train_apply: Callable, granularity: Granularity, *, labels: bool) -> Loss:
-    """Of coefficients; one object likewise."""
-    return nm.weight_space(merge_of(granularity), _in_training(train_apply), _objective(labels=labels))

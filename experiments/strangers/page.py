@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.differences import READING
 from experiments.strangers.alignments import ALIGNMENTS, MATCHING
 from experiments.strangers.figures import figures
 from experiments.strangers.findings import findings
@@ -117,4 +118,5 @@ def _protocol(settings: dict[str, Any], main: Results) -> list[str]:
         "The parents know these images: what they predict is nearly the label.",
         "PLeaS: activation matching, sequential least squares; its size is a number of operations in multiples of a network.",
         "Seeds differ in which images are drawn, their order and their changes; the networks are what they are.",
+        READING.replace("\n", " "),
     ]

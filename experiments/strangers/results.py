@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.run import difference, points, read_rows
+from experiments.differences import paired
+from experiments.run import points, read_rows
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Results:
         return points(found) if found else ""
 
     def difference(self, method: str, other: str, images: int) -> str:
-        """How much better one method is than the other, seed by seed."""
-        return difference(self.accuracies(method, images), self.accuracies(other, images))
+        """How much better one method is than the other, seed by seed, and whether seeds tell them apart."""
+        found = paired([(self.accuracies(method, images), self.accuracies(other, images))])
+        return f"{found.told()} ({found.word})" if found else "not both there"
 
     def images(self, methods: Sequence[str]) -> list[int]:
         """The numbers of images that these methods were tried with."""

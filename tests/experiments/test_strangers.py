@@ -1,6 +1,7 @@
 """Networks in the published layout, made here, through the smallest form of the experiment: rows, page, resuming, faults."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,11 +12,13 @@ import npmerge as nm
 from experiments.run import read_rows
 from experiments.strangers.__main__ import main
 from experiments.strangers.alignments import ZIPPED
+from experiments.strangers.findings import findings
 from experiments.strangers.networks import find, load
 from experiments.strangers.page import page
+from experiments.strangers.results import Results
 from experiments.strangers.rows import Experiment
-from experiments.strangers.settings import ENSEMBLE, PARTIAL, REPAIR
-from experiments.strangers.ways import CONTROL, LEARNED, TAUGHT_SOLVED, WAYS
+from experiments.strangers.settings import ENSEMBLE, PARENTS, PARTIAL, REPAIR
+from experiments.strangers.ways import CONTROL, LEARNED, PARENT, SOLVED, TAUGHT_SOLVED, WAYS
 from npmerge.demo.digits import load_digits
 from npmerge.models import ResNetCifar, build
 
@@ -64,6 +67,29 @@ def test_rates_are_chosen_once(rows):
         rates = {row["rate"] for row in rows if row["method"] == name}
         assert len(rates) == 1 and rates <= set(WAYS[name].rates)
     assert len(WAYS[LEARNED].rates) == len(WAYS[CONTROL].rates)
+
+
+def test_a_rate_is_that_of_the_first_row_of_its_way():
+    rows = [{"method": "a", "rate": 0.1}, {"method": "b", "rate": 0.2}, {"method": "a", "rate": 0.3}]
+    some = SimpleNamespace(rows=SimpleNamespace(all=rows))
+    assert Experiment._chosen(some, "a") == (0.1,)
+    assert Experiment._chosen(some, "c") == ()
+
+
+def test_words_follow_the_rows():
+    def told(**accuracies):
+        names = {"solved": SOLVED, "control": CONTROL, "parent": PARENT, "free": PARTIAL}
+        rows = [{"method": PARENTS, "images": 0, "size": 1.0, "seed": 0, "accuracy": 0.9, "each": [0.9, 0.92]}]
+        rows += [{"method": names[k], "images": 50, "size": 1.0, "seed": 0, "accuracy": v} for k, v in accuracies.items()]
+        return "\n".join(findings(Results(tuple(rows)), 50))
+
+    worse = told(solved=0.8, control=0.85, parent=0.91, free=0.84)
+    assert "-5.00 points (one seed) with 50 images" in worse
+    assert f"The best that starts from a merge is {CONTROL} with 85.0 %: 7.0 points short." in worse
+    assert "a parent is a better start" in worse and "84.0 %: not reached" in worse
+    better = told(solved=0.93, control=0.85, parent=0.91, free=0.86)
+    assert "+8.00 points (one seed)" in better and f"{SOLVED} with 93.0 %: reached." in better
+    assert "the merge is better" in better and "86.0 %: reached" in better
 
 
 def test_the_page_is_made_of_the_files_alone(out, rows):

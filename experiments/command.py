@@ -1,0 +1,42 @@
+"""What the commands of experiments that train networks share: their options, and what a summary tells of a run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alignment.checks import unknown
+from experiments.data import Images
+from experiments.parents import seconds_of
+from experiments.problem import Task, first
+from experiments.run import Preset, Rows, machine
+
+PresetOption = Annotated[Preset, typer.Option(help="How much work.")]
+Out = Annotated[Path, typer.Option(help="Folder of the results.")]
+Seed = Annotated[int, typer.Option(min=0, help="The first seed.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many seeds.")]
+Data = Annotated[str, typer.Option(help="A folder with the data sets; by default they are looked for.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch data sets that are not found.")]
+Only = Annotated[list[str] | None, typer.Option("--task", help="Only the rows of this task; may be repeated.")]
+
+
+def check_tasks(tasks: Sequence[Task], only: Sequence[str]) -> None:
+    """Raise ValueError for a name that is none of a task's, with the nearest one."""
+    known = [task.name for task in tasks]
+    for name in only:
+        if name not in known:
+            raise ValueError(unknown("task", name, known))
+
+
+def command_of(name: str, preset: Preset, out: Path, seeds: range, *, data: str = "", only: Sequence[str] = ()) -> str:
+    """What makes the same rows again."""
+    given = f"--preset {preset} --out {out} --seed {seeds.start} --seeds {len(seeds)}" + (f" --data {data}" if data else "")
+    return f"python -m experiments.{name} {given}" + "".join(f" --task {task}" for task in only)
+
+
+def told(rows: Rows, tasks: Sequence[Task], images: Mapping[str, Images]) -> dict[str, Any]:
+    """Of a run: how many training images each task has, the machine, and the seconds of the networks and of all rows."""
+    counts = {task.name: len(first(images[task.data], task.images).train.labels) for task in tasks}
+    seconds = {"parents": seconds_of(rows.path.parent / "parents"), "rows": round(sum(row["seconds"] for row in rows.all), 1)}
+    return {"images": counts, "machine": machine(), "seconds": seconds}
