@@ -3,16 +3,21 @@
 import json
 from types import SimpleNamespace
 
+import chex
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import experiments.data
 import npmerge as nm
+from experiments.data import standardised
+from experiments.learning import Budget
 from experiments.run import read_rows
 from experiments.strangers.__main__ import main
 from experiments.strangers.alignments import ZIPPED
 from experiments.strangers.findings import findings
+from experiments.strangers.merging import Merging
 from experiments.strangers.networks import find, load
 from experiments.strangers.page import page
 from experiments.strangers.results import Results
@@ -146,3 +151,25 @@ def test_shortcuts_of_zeros_are_segments_and_the_graph_holds(folder):
     strangers = load([str(folder / f"{k}.safetensors") for k in range(2)])
     assert strangers.error < 1e-5
     assert jax.tree.structure(strangers.models[0]) == jax.tree.structure(strangers.models[1])
+
+
+@pytest.fixture(scope="module")
+def merging(folder):
+    digits = standardised(experiments.data.load("cifar10", folder), validation=0).train.take(np.arange(40))
+    return Merging(load([str(folder / f"{k}.safetensors") for k in range(2)]), digits, 36, 0, lambda _: None)
+
+
+def test_validation_images_are_not_learned_from(merging):
+    assert [len(merging.validation.labels), len(merging.images.labels)] == [4, 36]
+    known = {image.tobytes() for image in merging.images.inputs}
+    assert not any(image.tobytes() in known for image in merging.validation.inputs)
+    assert {image.tobytes() for batch in merging.unlabelled for image in batch[0]} <= known
+
+
+def test_zero_steps_are_the_start(merging):
+    average = merging.renewed(nm.Average()(merging.matched))
+    starts = {LEARNED: average, CONTROL: average, PARENT: merging.renewed(merging.better)}
+    assert any(merging.better is model for model in merging.strangers.models)
+    for name, start in starts.items():
+        found = merging.learned(WAYS[name], Budget(0), 16, (0.1,)).theta
+        chex.assert_trees_all_close(found, start, rtol=1e-4, atol=1e-5)
