@@ -101,14 +101,15 @@ def _solve_laplacian(affinity: Float[Array, "n n"], q: Float[Array, " n"]) -> Fl
     """Solve (diag(affinity 1) - affinity) b = q, where q sums to zero over each connected part and b is free by a constant.
 
     Column sums of S^T S are those of S, so this is diag(c) - S^T S, without the difference of nearly equal numbers. Scaled to
-    a unit diagonal the matrix has its eigenvalues in [0, 2] however hard the plan is; a ridge of the size of rounding
-    holds what is free, and a second solve takes its influence on the rest away.
+    a unit diagonal the matrix has its eigenvalues in [0, 2] however hard the plan is, less a few units of rounding of its
+    entries; a ridge above that and above the rounding of a factorisation, which grows with n, holds what is free, and a second
+    solve takes its influence on the rest away.
     """
     n, affinity = len(q), affinity * (1 - jnp.eye(len(q), dtype=q.dtype))
     degree = affinity.sum(axis=1)
     root = jnp.where(degree > 0, jax.lax.rsqrt(jnp.where(degree > 0, degree, 1)), 0)
     matrix = jnp.eye(n, dtype=q.dtype) - root[:, None] * affinity * root[None]
-    ridge = n * jnp.finfo(q.dtype).eps * jnp.eye(n, dtype=q.dtype)
+    ridge = (n + 8) * jnp.finfo(q.dtype).eps * jnp.eye(n, dtype=q.dtype)
     factor, right = jax.scipy.linalg.cho_factor(matrix + ridge, lower=True), root * q
     y = jax.scipy.linalg.cho_solve(factor, right)
     y = y + jax.scipy.linalg.cho_solve(factor, right - jnp.matmul(matrix, y, precision=HIGHEST))

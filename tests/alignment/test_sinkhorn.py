@@ -112,6 +112,12 @@ def test_the_derivative_of_hard_plans_is_finite(scale):
     np.testing.assert_array_equal(gradient(sinkhorn, 1e3 * jnp.eye(N), logits(11), 30), 0)
 
 
+def test_the_derivative_of_two_units_is_finite_however_it_is_rounded():
+    """Two rows that differ in nothing but rounding: that must not make the system indefinite."""
+    x = logits(18, 5000, 2, 2, scale=10)
+    assert bool(jnp.isfinite(gradient(sinkhorn, x, logits(19, *x.shape), 30)).all())
+
+
 def test_the_derivative_sums_to_zero_over_rows_and_columns():
     """Of eight parts that hardly touch: the system is nearly singular eightfold."""
     x = jnp.log(jnp.kron(jnp.eye(8), jnp.ones((8, 8))) + 1e-4) + logits(16, 64, 64, scale=0.3)
