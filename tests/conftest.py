@@ -1,5 +1,6 @@
 """Every test runs with strict dtype and rank promotion, warnings as errors and eight host devices."""
 
+import functools
 import gc
 import os
 from collections.abc import Iterator
@@ -14,12 +15,25 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
+from jax._src.lib.mlir import ir
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # tests compile far more than they compute
 
 gc.set_threshold(50_000, 20, 20)  # tracing makes many objects and few cycles
+
+new_context = mlir.make_ir_context
+shared_context = functools.cache(new_context)
+
+
+def context() -> ir.Context:
+    """Where programs are written down. To make it and warm it up is a third of compiling a small one; none inside another."""
+    return new_context() if ir.Context.current else shared_context()
+
+
+mlir.make_ir_context = context
 
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000  # Linux allows a process 65,530, every compiled function takes some, and XLA crashes without
@@ -28,6 +42,7 @@ MOST_MAPS = 30_000  # Linux allows a process 65,530, every compiled function tak
 @pytest.fixture(scope="module", autouse=True)
 def _room_for_compiled_functions() -> Iterator[None]:
     yield
+    shared_context.cache_clear()  # a context keeps the constants of its programs
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
 
