@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from npmerge.constraints import Box, Clip, Free, Simplex
     from npmerge.evaluate import LogitEnsemble, Metrics, evaluate, flops, parameters
     from npmerge.fitting.fit import Checkpoints, FitResult, History, fit
+    from npmerge.fitting.many import FittedMany, fit_many
+    from npmerge.fitting.plateau import Advice, Plateau
     from npmerge.fitting.precision import mixed_precision, remat
     from npmerge.fitting.successive import Successive, successive
     from npmerge.granularity import PerChannel, PerInput, PerLayer, PerModel, PerParameter, PerTensor
@@ -122,6 +124,8 @@ else:
             "npmerge.paths": "Barrier Path barrier path_between resetting",
             "npmerge.reports.figures": "barrier_figure correlation_figure graph_figure",
             "npmerge.fitting.fit": "Checkpoints FitResult History fit",
+            "npmerge.fitting.many": "FittedMany fit_many",
+            "npmerge.fitting.plateau": "Advice Plateau",
             "npmerge.layer_groups.fit_layerwise": "GroupFit Layerwise fit_layerwise",
             "npmerge.granularity": "PerChannel PerInput PerLayer PerModel PerParameter PerTensor",
             "npmerge.learned": "Learned",
@@ -164,6 +168,7 @@ else:
 __all__ = [
     "METHODS",
     "OBJECTIVES",
+    "Advice",
     "Aligned",
     "ArceeFusion",
     "Average",
@@ -188,6 +193,7 @@ __all__ = [
     "FeatureMatching",
     "Fisher",
     "FitResult",
+    "FittedMany",
     "Free",
     "GreedySoup",
     "GroupFit",
@@ -228,6 +234,7 @@ __all__ = [
     "PerParameter",
     "PerTask",
     "PerTensor",
+    "Plateau",
     "Pleas",
     "PreparedPleas",
     "Proximity",
@@ -278,6 +285,7 @@ __all__ = [
     "fine_tuning",
     "fit",
     "fit_layerwise",
+    "fit_many",
     "flops",
     "graph_figure",
     "in_order",

@@ -12,7 +12,7 @@ from alignment.checks import check_flags, check_kinds, kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree
 from alignment.names import is_statistic as is_statistic
-from npmerge.lora import LoraStack
+from npmerge.lora_stack import LoraStack
 from npmerge.stack import Stack, check_is_stack, check_stack
 
 Stats = Mapping[type, Any]

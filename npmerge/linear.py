@@ -9,7 +9,7 @@ from alignment.graph import PyTree, path_name
 from alignment.names import is_statistic
 from npmerge.arithmetic import column, mean, summed, wide
 from npmerge.base import Merge, check_of_models
-from npmerge.lora import LoraStack
+from npmerge.lora_stack import LoraStack
 from npmerge.stack import Stack
 
 

@@ -1,151 +1,209 @@
-"""Adapters of low rank as a stack that linear merges, learned ones too, merge without the full weights of any model."""
+"""Adapters of low rank: made, trained, merged into their base, extracted from two networks, and side by side for merges."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from alignment.checks import check_list, unknown
-from alignment.finite import check_finite
+from alignment.checks import check_count, check_key, check_kinds, check_pattern
 from alignment.graph import PyTree, flatten, path_name
-from npmerge.low_rank import LowRank
-from npmerge.stack import Stack
+from npmerge.checkpoint.factors import extracted
+from npmerge.lora_stack import Factors, LoraStack, check_factors, stack_adapters
+from npmerge.low_rank import LowRank, materialised, with_low_rank
+from npmerge.objectives.base import Apply, Check, Objective, Term
+from npmerge.objectives.losses import OfObjective
+from npmerge.stack import check_models
 
-Factors = tuple[Float[Array, "rows r"], Float[Array, "r columns"]]
+__all__ = [
+    "Adapter",
+    "AdapterLoss",
+    "Extracted",
+    "LoraStack",
+    "adapted",
+    "adapter_tuning",
+    "extract_adapter",
+    "init_adapter",
+    "merge_adapter",
+    "stack_adapters",
+]
 
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class LoraStack:
-    """Models that differ from one base by updates of low rank: model m has `base + left[m] @ right[m]`.
-
-    Stands where merges take a `Stack`, for those whose coefficients need no values of the models (averages, task arithmetic,
-    `Learned` from either). What they give has a `LowRank` in place of each adapted weight: `with_low_rank(apply)` takes it.
-
-    Attributes:
-        base: the model that was adapted.
-        left: (models, rows, r) by path; ranks are filled up with zeros.
-        right: (models, r, columns) by path.
-    """
-
-    base: PyTree
-    left: Mapping[str, Float[Array, "models rows r"]]
-    right: Mapping[str, Float[Array, "models r columns"]]
-
-    @property
-    def size(self) -> int:
-        """Number of models."""
-        return next(iter(self.left.values())).shape[0]
-
-    @property
-    def params(self) -> PyTree:
-        """Shapes and dtypes of the models side by side, without values."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.size, *x.shape), x.dtype), self.base)
-
-    def combined(self, coefficients: PyTree, *, needs_base: bool) -> PyTree:
-        """As `npmerge.linear.combine`, with adapted weights as `LowRank` of the sum of all ranks.
-
-        Args:
-            coefficients: for each leaf one array that broadcasts against (models, ...).
-            needs_base: whether differences from the base are merged rather than the models themselves.
-
-        Raises:
-            ValueError: coefficients that differ along both axes of an adapted weight, or inside a tensor where models are
-                merged rather than differences (the path is named).
-        """
-
-        def leaf(path: tuple, c: Array, base: Array) -> Array | LowRank:
-            name = path_name(path)
-            total = jnp.ones((), jnp.float32) if needs_base else c.sum(0)
-            if name not in self.left:
-                return base if needs_base else (total * base.astype(jnp.float32)).astype(base.dtype)
-            return self._low_rank(name, c, base, total)
-
-        return jax.tree_util.tree_map_with_path(leaf, coefficients, self.base)
-
-    def whole(self) -> Stack:
-        """The models with their full weights side by side."""
-
-        def leaf(path: tuple, base: Array) -> Array:
-            name = path_name(path)
-            if name not in self.left:
-                return jnp.broadcast_to(base[None], (self.size, *base.shape))
-            update = self.left[name] @ self.right[name]
-            return (base.astype(update.dtype)[None] + update).astype(base.dtype)
-
-        return Stack(jax.tree_util.tree_map_with_path(leaf, self.base), self.base)
-
-    def _low_rank(self, name: str, c: Array, base: Array, total: Array) -> LowRank:
-        left, right = self.left[name], self.right[name]
-        if c.ndim != 3 or len(c) not in (1, self.size):
-            raise ValueError(f"coefficients at {name!r} have the shape {c.shape}, expected {self.size} models of a matrix")
-        if (c.shape[1] > 1 and c.shape[2] > 1) or (total.size > 1):
-            raise ValueError(
-                f"coefficients at {name!r} have the shape {c.shape}: inside a weight of low rank they may differ along one "
-                "axis only, and only for merges of task vectors; use PerTensor, or merge stack.whole()"
-            )
-        c = c.astype(left.dtype)
-        left, right = (left * c, right) if c.shape[2] == 1 else (left, right * c)
-        rows, columns = base.shape
-        return LowRank(base, jnp.moveaxis(left, 0, 1).reshape(rows, -1), right.reshape(-1, columns), total.reshape(()))
+Adapter = Mapping[str, Factors]
+"""Factors (left, right) of an update by the path of its weight: `base + left @ right`."""
 
 
-def stack_adapters(adapters: Sequence[Mapping[str, Factors]], base: PyTree) -> LoraStack:
-    """Adapters of one base side by side.
+def init_adapter(base: PyTree, weights: str, rank: int, *, key: Array) -> dict[str, Factors]:
+    """An adapter that changes nothing yet (Hu et al. 2022, "LoRA", section 4.1): left normal, right zero.
+
+    For weights that inputs are multiplied by from the left, x @ W, `left` is the paper's A and `right` its B. The factor
+    alpha / r of the paper is a part of the learning rate here.
 
     Args:
-        adapters: factors (left, right) of each update, its scale in one of them, by the path of its weight in the base;
-            `AdaptedModel.factors` reads them from PEFT's folders. Weights that an adapter lacks it leaves as they are.
-        base: a tree of arrays; adapted weights are matrices.
+        base: the network that is adapted.
+        weights: a regular expression that is searched in the paths of its matrices.
+        rank: r, of every update.
+        key: of the left factors, whose elements have the variance 1 / rows.
 
     Raises:
-        ValueError: no adapters, a path that the base lacks (the nearest is named), factors that do not fit their weight, a NaN
-            or infinity.
+        ValueError: an expression that finds no matrix, a rank below 1.
 
     Example:
-        >>> from npmerge.lora import stack_adapters
-        >>> first = {"w": (jnp.array([[1.0], [0.0]]), jnp.array([[0.0, 2.0]]))}
-        >>> second = {"w": (jnp.array([[0.0], [1.0]]), jnp.array([[4.0, 0.0]]))}
-        >>> stack = stack_adapters([first, second], base={"w": jnp.eye(2)})
-        >>> merged = nm.TaskArithmetic(scale=1.0)(stack)["w"]
-        >>> merged.left.shape  # of rank 1 + 1; the full weight is not made
-        (2, 2)
-        >>> print(merged.whole())
-        [[1. 2.]
-         [4. 1.]]
+        >>> from npmerge.lora import init_adapter
+        >>> adapter = init_adapter({"w": jnp.ones((4, 3)), "b": jnp.ones(3)}, "w|b", 2, key=jax.random.key(0))
+        >>> {path: (left.shape, right.shape) for path, (left, right) in adapter.items()}  # matrices only
+        {'w': ((4, 2), (2, 3))}
     """
-    check_list(adapters)
-    weights = flatten(base)
-    names = list(dict.fromkeys(name for adapter in adapters for name in adapter))
-    if not names:
-        raise ValueError("nothing to merge: expected adapters with at least one weight")
-    for k, adapter in enumerate(adapters):
-        for name, factors in adapter.items():
-            _check(f"adapter {k}", name, factors, weights)
-    check_finite(list(adapters), "the adapters")
-    check_finite(base, "the base")
-    sides = [{name: _filled(adapters, name, weights[name].shape, side) for name in names} for side in (0, 1)]
-    return LoraStack(base, *sides)
+    check_pattern("weights", weights)
+    check_count("rank", rank)
+    check_key(key)
+    chosen = {path: np.shape(x) for path, x in flatten(base).items() if np.ndim(x) == 2 and re.search(weights, path)}
+    if not chosen:
+        raise ValueError(f"no matrix of the base has a path in which {weights!r} is found")
+    keys = jax.random.split(key, len(chosen))
+    return {
+        path: (jax.random.normal(k, (rows, rank), jnp.float32) / np.float32(rows**0.5), jnp.zeros((rank, columns), jnp.float32))
+        for k, (path, (rows, columns)) in zip(keys, chosen.items(), strict=True)
+    }
 
 
-def _check(who: str, name: str, factors: Factors, weights: Mapping[str, Array]) -> None:
-    if name not in weights:
-        raise ValueError(f"{who}: {unknown('weight', name, weights)}")
-    left, right = map(np.shape, factors)
-    expected = np.shape(weights[name])
-    if len(left) != 2 or len(right) != 2 or left[1] != right[0] or (left[0], right[1]) != expected:
-        raise ValueError(f"{who} has factors {left} and {right} at {name!r}: their product is no matrix {expected}")
+def adapted(base: PyTree, adapter: Adapter) -> PyTree:
+    """The base with a `LowRank` in place of each weight that an adapter changes: `with_low_rank(apply)` takes it.
+
+    Raises:
+        ValueError: a path that the base lacks (the nearest is named), factors that do not fit their weight.
+
+    Example:
+        >>> from npmerge.lora import adapted
+        >>> from npmerge.low_rank import with_low_rank
+        >>> base, adapter = {"w": jnp.eye(2)}, {"w": (jnp.array([[1.0], [0.0]]), jnp.array([[0.0, 2.0]]))}
+        >>> print(with_low_rank(lambda v, x: x @ v["w"])(adapted(base, adapter), jnp.array([[1.0, 1.0]])))
+        [[1. 3.]]
+    """
+    leaves = flatten(base)
+    for name, factors in adapter.items():
+        check_factors("the adapter", name, factors, leaves)
+
+    def leaf(path: tuple, x: Array) -> Array | LowRank:
+        factors = adapter.get(path_name(path))
+        return x if factors is None else LowRank(x, *factors, jnp.ones((), jnp.float32))
+
+    return jax.tree_util.tree_map_with_path(leaf, base)
 
 
-def _filled(adapters: Sequence[Mapping[str, Factors]], name: str, shape: tuple[int, ...], side: int) -> Array:
-    """One side of all adapters in float32, zeros up to the largest rank."""
-    most = max(adapter[name][0].shape[1] for adapter in adapters if name in adapter)
-    found = np.zeros((len(adapters), shape[0], most) if side == 0 else (len(adapters), most, shape[1]), np.float32)
-    for k, adapter in enumerate(adapters):
-        if name in adapter:
-            x = np.asarray(adapter[name][side], np.float32)
-            found[k, : x.shape[0], : x.shape[1]] = x
-    return jnp.asarray(found)
+def merge_adapter(base: PyTree, adapter: Adapter) -> PyTree:
+    """The base with the adapter in its weights, computed in float32 and rounded once. Raises ValueError as `adapted` does.
+
+    Example:
+        >>> from npmerge.lora import merge_adapter
+        >>> print(merge_adapter({"w": jnp.eye(2)}, {"w": (jnp.array([[1.0], [0.0]]), jnp.array([[0.0, 2.0]]))})["w"])
+        [[1. 2.]
+         [0. 1.]]
+    """
+    return materialised(adapted(base, adapter))
+
+
+class Extracted(NamedTuple):
+    """What `extract_adapter` returns.
+
+    Attributes:
+        adapter: the factors of each weight that differs.
+        error: of each, the part of its update's Frobenius norm that the rank leaves out.
+
+    Example:
+        >>> from npmerge.lora import extract_adapter
+        >>> extract_adapter({"w": jnp.diag(jnp.array([4.0, 3.0]))}, {"w": jnp.zeros((2, 2))}, 1).error
+        {'w': 0.6}
+    """
+
+    adapter: dict[str, Factors]
+    error: dict[str, float]
+
+
+def extract_adapter(model: PyTree, base: PyTree, rank: int) -> Extracted:
+    """The difference of two networks as an adapter: the nearest one of a rank, in each weight (Eckart & Young 1936).
+
+    Raises:
+        ValueError: networks of other structures, a rank below 1, a leaf that differs and is no matrix (its path).
+
+    Example:
+        >>> from npmerge.lora import extract_adapter
+        >>> base = {"w": jnp.ones((2, 2))}
+        >>> found = extract_adapter({"w": jnp.diag(jnp.array([4.0, 3.0])) + base["w"]}, base, rank=1)
+        >>> print(abs(found.adapter["w"][0] @ found.adapter["w"][1]), found.error)
+        [[4. 0.]
+         [0. 0.]] {'w': 0.6}
+    """
+    check_models([base, model])
+    check_count("rank", rank)
+    adapter, error = {}, {}
+    ours = flatten(base)
+    for path, x in flatten(model).items():
+        difference = np.asarray(x, np.float32) - np.asarray(ours[path], np.float32)
+        if not difference.any():
+            continue
+        if difference.ndim != 2:
+            raise ValueError(f"the networks differ at {path!r}, which is no matrix: an adapter of low rank cannot hold that")
+        right, left, error[path] = extracted(difference, rank)
+        adapter[path] = (jnp.asarray(left), jnp.asarray(right))
+    return Extracted(adapter, error)
+
+
+@dataclass(frozen=True)
+class AdapterLoss(OfObjective):
+    """`loss(adapter, base, batch)`: theta is an adapter, the base takes the place of the stack. `adapter_tuning` makes it.
+
+    Attributes:
+        apply: the network.
+        objective: what is minimised.
+
+    Example:
+        >>> from npmerge.lora import adapter_tuning
+        >>> loss = adapter_tuning(lambda v, x: x @ v["w"], nm.CrossEntropy())
+        >>> adapter = {"w": (jnp.ones((2, 1)), jnp.zeros((1, 2)))}
+        >>> print(loss(adapter, {"w": jnp.zeros((2, 2))}, (jnp.eye(2), np.array([0, 1]))).round(2))
+        0.69
+    """
+
+    apply: Apply
+    objective: Objective
+
+    def __call__(self, theta: Adapter, stack: PyTree, batch: Any) -> Float[Array, ""]:
+        """The objective of the adapted base."""
+        return self.objective(with_low_rank(self.apply), adapted(stack, theta), None, batch)
+
+    def terms(self, theta: Adapter, stack: PyTree, batch: Any) -> list[Term]:
+        """The parts of it that are averaged alone over several batches (`Objective.terms`)."""
+        return self.objective.terms(with_low_rank(self.apply), adapted(stack, theta), None, batch)
+
+    def checker(self, theta: Adapter, stack: PyTree, batch: Any) -> Check:
+        """A check for batches like this one: it raises ValueError for those that cannot be learned from."""
+        return self.objective.checker(self.apply, stack, None, batch)
+
+    def check_theta(self, theta: Adapter, stack: PyTree) -> None:
+        """Raise ValueError for an adapter that does not fit the base."""
+        jax.eval_shape(adapted, stack, theta)
+
+
+def adapter_tuning(apply: Apply, objective: Objective) -> AdapterLoss:
+    """The loss of an adapter, for `fit(adapter, loss, base, batches, ...)` and for `fit_many(..., stack=base)`.
+
+    No full weights are made on the way, and the base is not learned.
+
+    Raises:
+        ValueError: arguments of other kinds.
+
+    Example:
+        >>> from npmerge.lora import adapter_tuning, init_adapter
+        >>> base, batches = {"w": jnp.zeros((2, 2))}, [(jnp.eye(2), np.array([0, 1]))]
+        >>> loss = adapter_tuning(lambda v, x: x @ v["w"], nm.CrossEntropy())
+        >>> start = init_adapter(base, "w", 2, key=jax.random.key(0))
+        >>> found = nm.fit(start, loss, base, batches, optax.sgd(1.0), steps=20)
+        >>> found.history.loss[-1] < found.history.loss[0]
+        np.True_
+    """
+    check_kinds("adapter_tuning takes (apply, objective)", (apply, Callable), (objective, Objective))
+    return AdapterLoss(apply, objective)

@@ -17,6 +17,7 @@ from npmerge.batches import measured
 from npmerge.fitting.checkpoints import Checkpoints, Saver
 from npmerge.fitting.divergence import DivergedWarning, said_of
 from npmerge.fitting.loop import FitResult, History, Loop
+from npmerge.fitting.plateau import Plateau
 from npmerge.fitting.source import Source
 from npmerge.fitting.updates import Run
 from npmerge.objectives.base import Loss, Objective
@@ -34,7 +35,7 @@ def fit(
     steps: int,
     held_out: Iterable[tuple] = (),
     every: int = 25,
-    patience: int | None = None,
+    patience: int | Plateau | None = None,
     progress: Callable[[int, float], Any] | None = None,
     key: Array | None = None,
     devices: Devices = None,
@@ -59,7 +60,7 @@ def fit(
         held_out: batches on which theta is judged before the first step and every `every` steps: the best one is
             returned, whose loss on them is never above that of the start. Training batches in a list may stand here, too.
         every: steps between judgements, checks for divergence and calls of `progress`.
-        patience: stop after so many judgements in a row without a new best.
+        patience: stop after so many judgements in a row without a new best; a `Plateau` cuts the rate before that.
         progress: called with the step and the latest training loss after the first step, which has been compiled, and every
             `every` steps, as `lambda step, loss: print(f"step {step}: {loss:.3g}")` can be; its method `judged`, if it has one,
             just before that with the step and the held-out loss.
@@ -104,7 +105,9 @@ def fit(
     _check_progress(progress)
     check_key(key)
     check_count("accumulate", accumulate)
-    run = Run(loss, optimizer, layout_of(devices, parallel, shard), accumulate)
+    plateau = patience if patience is None or isinstance(patience, Plateau) else Plateau(patience)
+    slowed = optimizer if plateau is None else plateau.slowed(optimizer)
+    run = Run(loss, slowed, layout_of(devices, parallel, shard), accumulate)
     judged_on = measured(held_out, masks=getattr(loss, "masks", False), each=getattr(loss, "map_batches", None))
     loop = Loop(run, theta, stack, list(judged_on))
     source = Source(batches, steps)
@@ -122,7 +125,7 @@ def fit(
             loop.step(next(source), _at_step(key, step))
             judged = step % every == 0 or step == steps
             if judged:
-                loop.look(step, steps, progress, patience)
+                loop.look(step, steps, progress, plateau)
             elif step == done + 1:
                 loop.tell(step, progress)
             if saver is not None and (saver.is_due(step, judged=judged) or loop.status or step == steps):
@@ -160,10 +163,10 @@ def _check_learned(theta: Any, loss: Any) -> None:
         raise ValueError(f"loss is a function of (theta, stack, batch): got the objective {kind_of(loss)}, pass {remedy}")
 
 
-def _check_arguments(optimizer: Any, steps: int, every: int, patience: int | None, held_out: Iterable[tuple]) -> None:
+def _check_arguments(optimizer: Any, steps: int, every: int, patience: Any, held_out: Iterable[tuple]) -> None:
     check_count("steps", steps, 0)
     check_count("every", every)
-    if patience is not None:
+    if patience is not None and not isinstance(patience, Plateau):
         check_count("patience", patience)
     if patience is not None and not held_out:
         raise ValueError("patience needs held-out data to judge by: got none")

@@ -17,6 +17,7 @@ from npmerge.batches import check_filled, warn_of_pixels
 from npmerge.fitting.checkpoints import Saved, Saver
 from npmerge.fitting.divergence import Recent
 from npmerge.fitting.memory import check_step
+from npmerge.fitting.plateau import Advice, Plateau, Slowed
 from npmerge.fitting.source import Feed, Source
 from npmerge.fitting.updates import Constants, Run, State, evaluate, joined, partition, update
 from npmerge.objectives.base import Loss, mean_over_batches
@@ -102,7 +103,7 @@ def _lowest(losses: np.ndarray) -> int:
 
 
 class Judge:
-    """Held-out losses so far, the best theta among them, and how many judgements ago that was."""
+    """Held-out losses so far, and the best theta among them."""
 
     def __init__(self, run: Run, constants: Constants, held_out: Sequence[tuple]):
         self.run = dataclasses.replace(run, optimizer=UNUSED)  # else every optimizer compiles a judge of its own
@@ -112,7 +113,6 @@ class Judge:
         self.losses: list[float] = []
         self.best: PyTree = None
         self.lowest = math.inf
-        self.stale = 0
 
     def __call__(self, step: int, learned: PyTree) -> None:
         """Judge theta after a step."""
@@ -120,10 +120,9 @@ class Judge:
             return
         found = [self.evaluate(self.run, learned, self.constants, self.feed(x), {}) for x in self.held_out]
         value = mean_over_batches(self.run.layout.take(found))
-        self.stale += 1
         if self.best is None or (math.isfinite(value) and value < self.lowest):  # one of -inf is an overflow
             self.lowest = value if math.isfinite(value) else math.inf
-            self.best, self.stale = jax.tree.map(jnp.array, learned), 0  # a copy: the step donates its state
+            self.best = jax.tree.map(jnp.array, learned)  # a copy: the step donates its state
         self.steps.append(step)
         self.losses.append(value)
 
@@ -201,18 +200,25 @@ class Loop:
         self.losses.append(value)
         self.recent.add(len(self.earlier) + len(self.losses), batch)
 
-    def look(self, step: int, steps: int, progress: Callable[[int, float], Any] | None, patience: int | None) -> None:
+    def look(self, step: int, steps: int, progress: Callable[[int, float], Any] | None, plateau: Plateau | None) -> None:
         """Report, judge, and say whether it is over."""
         if not bool(self.layout.take(self.state.healthy)):
             self.status = "diverged"
         else:
             self.recent.clear()
             self.judge(step, self.state.learned)
-            if patience is not None and self.judge.stale >= patience and step < steps:
-                self.status = "stopped early"
+            if plateau is not None:
+                self.heed(plateau(self.judge.losses), last=step == steps)
         if (judged := getattr(progress, "judged", None)) is not None and self.status != "diverged" and self.judge.losses:
             judged(step, self.judge.losses[-1])
         self.tell(step, progress)
+
+    def heed(self, advice: Advice, *, last: bool) -> None:
+        """Cut the rate, or stop before the last step."""
+        if isinstance(self.state.optimizer, Slowed):
+            self.state = self.state._replace(optimizer=self.state.optimizer.at(advice.factor))
+        if advice.stop and not last:
+            self.status = "stopped early"
 
     def tell(self, step: int, progress: Callable[[int, float], Any] | None) -> None:
         """Report the latest training loss."""
@@ -229,7 +235,7 @@ class Loop:
         """Everything that `resume` needs."""
         judge = self.judge
         arrays = {**self._arrays(), "losses": self._losses()}
-        numbers = {"steps": judge.steps, "held_out": judge.losses, "lowest": judge.lowest, "stale": judge.stale}
+        numbers = {"steps": judge.steps, "held_out": judge.losses, "lowest": judge.lowest}
         return Saved(arrays, {**numbers, "position": source.position, "status": self.status})
 
     def resume(self, saver: Saver, source: Source) -> int:
@@ -240,7 +246,7 @@ class Loop:
         step, (arrays, numbers) = found
         self.state = self.layout.place(State(**arrays["state"]))
         self.earlier, judge = np.asarray(arrays["losses"]), self.judge
-        judge.steps, judge.losses, judge.stale = numbers["steps"], numbers["held_out"], numbers["stale"]
+        judge.steps, judge.losses = numbers["steps"], numbers["held_out"]
         judge.lowest, self.status = numbers["lowest"], numbers["status"]
         judge.best = self.layout.place(arrays["best"]) if "best" in arrays else None
         source.go_on(numbers["position"], step)

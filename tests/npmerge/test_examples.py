@@ -3,12 +3,11 @@ from dataclasses import is_dataclass
 import pytest
 
 from npmerge.cost import collected, merged
-from npmerge.lora import stack_adapters
 from npmerge.low_rank import with_low_rank
 from tests import examples
 
-PACKAGES = ("npmerge", "npmerge.checkpoint", "npmerge.models", "npmerge.objectives")
-BY_MODULE = (collected, merged, stack_adapters, with_low_rank)
+PACKAGES = ("npmerge", "npmerge.checkpoint", "npmerge.lora", "npmerge.models", "npmerge.objectives")
+BY_MODULE = (collected, merged, with_low_rank)
 """What the README calls by its module."""
 BY_PACKAGE = {
     id(thing): (f"{package}.{name}", thing)
