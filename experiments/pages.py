@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.cca_merge.page import page as cca_merge
 from experiments.landscape.page import page as landscape
 from experiments.np_merge.page import page as np_merge
+from experiments.pleas.page import page as pleas
 from experiments.strangers.page import page as strangers
 
 RESULTS = Path(__file__).parent / "results"
@@ -15,6 +16,7 @@ PAGES: Mapping[str, Callable[[Path], str]] = {
     "cca_merge": cca_merge,
     "landscape": landscape,
     "np_merge": np_merge,
+    "pleas": pleas,
     "strangers": strangers,
 }
 """Experiments whose page is a function of the files in their folder alone."""

@@ -1,0 +1,27 @@
+"""The command: `python -m experiments.pleas --preset cpu --out experiments/results/pleas --seeds 3`."""
+
+from pathlib import Path
+
+import typer
+
+from experiments.command import Data, Download, Only, Out, PresetOption, Seed, Seeds
+from experiments.pleas.command import reproduce
+from experiments.run import Preset
+
+
+def main(
+    preset: PresetOption = Preset.cpu,
+    out: Out = Path("experiments/results/pleas"),
+    seed: Seed = 0,
+    seeds: Seeds = 1,
+    *,
+    data: Data = "",
+    download: Download = False,
+    only: Only = None,
+) -> None:
+    """Train networks, merge them at every size, write the rows, the figure and the page."""
+    reproduce(preset, out, range(seed, seed + seeds), data=data, download=download, only=tuple(only or ()))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,155 @@
+"""What was expected of PLeaS and what came out, in words that follow the rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from experiments.differences import Difference
+from experiments.pleas.results import Results, Side
+from experiments.pleas.settings import (
+    CLOSED,
+    CONTROL,
+    ENSEMBLE,
+    GRADIENT,
+    NOISE,
+    PARENTS,
+    PARTIAL,
+    PLAIN,
+    REGMEAN,
+    SEQUENTIAL,
+    SOLVED,
+    TUNED,
+    WEIGHTS,
+    ZIPPED,
+)
+from npmerge.reports.tables import markdown_table
+
+OTHER = None
+"""The source that is a data set of other images."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one side has a higher test accuracy than another, or a question.
+
+    Attributes:
+        expected: in words.
+        better: a side.
+        than: another.
+        sign: 1 if the first is expected to be higher, -1 if lower, 0 for an open question.
+        sizes: of the merges that are compared.
+    """
+
+    expected: str
+    better: Side
+    than: Side
+    sign: int = 0
+    sizes: Literal["one", "between", "merged"] = "one"
+
+    def shared(self, results: Results) -> list[int]:
+        """Those sizes, as shared stages."""
+        return {"one": results.sizes[:1], "between": results.between, "merged": results.sizes[:-1]}[self.sizes]
+
+    @property
+    def title(self) -> str:
+        """What is subtracted from what."""
+        return f"{_told(self.better)} minus {_told(self.than)}, " + _SIZES[self.sizes]
+
+
+_SIZES = {"one": "size of one network", "between": "sizes in between", "merged": "all sizes below both"}
+
+CLAIMS = (
+    Claim("Expected, as published: RegMean is better than the plain average.", Side(REGMEAN), Side(PLAIN), 1),
+    Claim("Expected, as published: a permutation by weights is better than RegMean.", Side(WEIGHTS), Side(REGMEAN), 1),
+    Claim("The same, of a permutation by activations.", Side(PARTIAL), Side(REGMEAN), 1),
+    Claim("Expected, as published: ZipIt is better than a permutation.", Side(ZIPPED), Side(PARTIAL), 1),
+    Claim("Expected, as published: PLeaS is better than ZipIt at one network's size.", Side(GRADIENT), Side(ZIPPED), 1),
+    Claim("The same at equal operations between one network and both.", Side(GRADIENT), Side(ZIPPED), 1, "between"),
+    Claim("The same without the least squares: is it the matching?", Side(PARTIAL), Side(ZIPPED), 0, "between"),
+    Claim("Expected: the least squares improve on the weights of the matching.", Side(CLOSED), Side(PARTIAL), 1, "merged"),
+    Claim("Question: is the minimum better than 400 steps towards it?", Side(CLOSED), Side(GRADIENT), 0, "merged"),
+    Claim("Question: do layers gain that read what the merge computes?", Side(SEQUENTIAL), Side(CLOSED), 0, "merged"),
+    Claim("Expected: whatever is solved, the ensemble stays better.", Side(SEQUENTIAL), Side(ENSEMBLE), -1, "between"),
+    Claim(
+        "Expected, as published: with other images it loses accuracy, but less than two points.", Side(CLOSED, OTHER),
+        Side(CLOSED), -1, "merged",
+    ),
+    Claim("The same of sequential least squares.", Side(SEQUENTIAL, OTHER), Side(SEQUENTIAL), -1, "merged"),
+    Claim("Question: is it then still better than a permutation by the same images?", Side(CLOSED, OTHER), Side(PARTIAL, OTHER),
+          0, "merged"),
+    Claim("Expected: other images are better than noise.", Side(CLOSED, OTHER), Side(CLOSED, NOISE), 1, "merged"),
+    Claim("Control: labels and fine-tuning of the permuted average, beside sequential least squares.", Side(CONTROL),
+          Side(SEQUENTIAL)),
+    Claim("Control: is what the least squares give still the better start once both are fine-tuned?", Side(TUNED),
+          Side(CONTROL)),
+    Claim("Expected: a merge of one network's size stays below its networks.", Side(SEQUENTIAL), Side(PARENTS), -1),
+)  # fmt: skip
+
+
+def findings(results: Results) -> Iterator[str]:
+    """A line for each claim that the rows have something to say of."""
+    for claim in CLAIMS:
+        if line := _judged(results, claim):
+            yield line
+    yield from _of_the_gap(results)
+
+
+def differences(results: Results) -> list[str]:
+    """Lines of a table: for each claim and task the difference of accuracies."""
+    rows = []
+    for claim in CLAIMS:
+        found = [_in_task(results, claim, task) for task in results.tasks]
+        rows.append((claim.title, *("" if x is None else f"{x.told(unit='')}, {x.word}" for x in found)))
+    header = ("test accuracy, points", *map(results.title, results.tasks))
+    return markdown_table(header, [row for row in rows if any(row[1:])])
+
+
+def _judged(results: Results, claim: Claim) -> str:
+    known = [found for task in results.tasks if (found := _in_task(results, claim, task)) is not None]
+    if not known:
+        return ""
+    over_all = results.difference(claim.better, claim.than, claim.shared(results))
+    assert over_all is not None
+    told = f"{claim.title}: {over_all.told()} over {over_all.points} merge{'s' * (over_all.points > 1)}"
+    if len(over_all.values) < 2:
+        return f"{claim.expected} One seed cannot tell; {told}."
+    counts = {sign: sum(found.verdict == sign for found in known) for sign in (1, -1, 0)}
+    total = f"{len(known)} task{'s' * (len(known) > 1)}"
+    if claim.sign:
+        said = f"so in {counts[claim.sign]}, the opposite in {counts[-claim.sign]}, not told apart in {counts[0]} of {total}"
+    else:
+        said = f"higher in {counts[1]}, lower in {counts[-1]}, not told apart in {counts[0]} of {total}"
+    return f"{claim.expected} Found: {said}. {told}."
+
+
+def _in_task(results: Results, claim: Claim, task: str) -> Difference | None:
+    return results.difference(claim.better, claim.than, claim.shared(results), tasks=[task])
+
+
+def _of_the_gap(results: Results) -> Iterator[str]:
+    """How much of the way from the permuted average to the ensemble a merge of any size has gone."""
+    for task in results.tasks:
+        low, high = results.mean(task, Side(PARTIAL), results.sizes[0]), results.mean(task, Side(ENSEMBLE), 0)
+        gap = high - low
+        told = []
+        for method in (PARTIAL, *SOLVED, ZIPPED):
+            ways = [_way(results, task, method, shared, (low, gap)) for shared in results.sizes[:-1]]
+            if any(ways):
+                told.append(f"{method} {', '.join(filter(None, ways))}")
+        if gap > 0 and told:
+            yield (
+                "As published a size of 1.2 is near the ensemble. Of the way from the permuted average to the ensemble, "
+                f"{results.title(task)} ({100 * low:.1f} to {100 * high:.1f} %): {'; '.join(told)}."
+            )
+
+
+def _way(results: Results, task: str, method: str, shared: int, line: Sequence[float]) -> str:
+    found = results.mean(task, Side(method), shared)
+    return "" if np.isnan(found) else f"{100 * (found - line[0]) / line[1]:.0f} % at {results.flops(task, shared):.2f}"
+
+
+def _told(side: Side) -> str:
+    sources = {OTHER: " (other images)", NOISE: " (noise)"}
+    return side.method + sources.get(side.source, "")

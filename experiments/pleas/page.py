@@ -1,0 +1,185 @@
+"""The page: every number in it comes from the files of its folder."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.differences import READING
+from experiments.pleas.figures import figures
+from experiments.pleas.findings import differences, findings
+from experiments.pleas.results import Results, Side, read
+from experiments.pleas.settings import (
+    ELSEWHERE,
+    ENSEMBLE,
+    GRADIENT,
+    LABELLED,
+    METHODS,
+    OWN,
+    PARENTS,
+    PARTIAL,
+    REGMEAN,
+    SIZED,
+    WITHOUT_DATA,
+    ZIPPED,
+)
+from experiments.problem import Training, told
+from experiments.run import Preset
+from npmerge.reports.tables import markdown_table
+
+INTRODUCTION = """PLeaS (Nasery et al. 2024, CVPR 2025, arXiv 2407.02447) matches the units of two networks, keeps apart those
+that agree least as far as a budget of operations reaches, and solves the layers by least squares so that the merge computes
+what its networks do. Here at sizes from one network to both, for the same labels in two domains and for disjoint classes,
+beside ZipIt at equal operations; the least squares in closed form, by the published descent, and one layer after another on
+what the merge itself computes; and with other images in the place of the tasks' own."""
+
+
+def write(folder: Path) -> None:
+    """The page and the figure of a folder."""
+    for name, drawing in figures(folder).items():
+        drawing.savefig(folder / f"{name}.png", dpi=150)
+    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """The result as a page."""
+    results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    seconds = summary["seconds"]
+    lines = ["# PLeaS, from the size of one network to that of both", "", INTRODUCTION, ""]
+    lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
+    lines += [*differences(results), "", "![Test accuracy against size](size.png)", ""]
+    lines += ["## Tables", "", f"Test accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
+    for task in results.tasks:
+        lines += [f"### {results.title(task)}", "", *_accuracies(results, task), "", *_sizes(results, task), ""]
+        lines += [*_parts(results, task), ""]
+    lines += ["## Other images than the tasks' own", "", *_sources(results), ""]
+    lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
+    lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
+    lines += ["## Limits", "", *(f"- {line}" for line in _limits(results, summary["preset"])), ""]
+    made = f"{seconds['parents']:,.0f} s to train the networks and {seconds['rows']:,.0f} s for the rows"
+    return "\n".join([*lines, f"`{summary['command']}`, {made}, {summary['machine']}.", ""])
+
+
+# -------------------------------------------------------------------------------------------------------------- the tables
+
+
+def _accuracies(results: Results, task: str) -> list[str]:
+    """A row for each method, a column for each size; what has no size is where it belongs."""
+    header = ("test accuracy (%)", *(f"size {results.flops(task, shared):.2f}" for shared in results.sizes))
+    return markdown_table(header, [row for method in METHODS if any((row := _row(results, task, method))[1:])])
+
+
+def _row(results: Results, task: str, method: str, column: str = "accuracy") -> tuple[str, ...]:
+    anywhere = method in SIZED
+    place = results.sizes[-1] if method == ENSEMBLE else results.sizes[0]
+    cells = (results.cell(task, Side(method), s, column) if anywhere or s == place else "" for s in results.sizes)
+    return (method, *cells)
+
+
+def _sizes(results: Results, task: str) -> list[str]:
+    """What merges cost: operations and parameters of blocks that are not zero by construction, and operations of all."""
+    columns = {"flops": "operations", "dense": "dense operations", "parameters": "parameters"}
+    rows = []
+    for method in (PARTIAL, ZIPPED):
+        for column, words in columns.items():
+            found = (results.mean(task, Side(method), shared, column) for shared in results.sizes)
+            rows.append((f"{method}: {words}", *("" if x != x else f"{x:.2f}" for x in found)))
+    header = ("multiples of one network", *(f"{shared} of {results.sizes[0]} stages shared" for shared in results.sizes))
+    return markdown_table(header, rows)
+
+
+def _parts(results: Results, task: str) -> list[str]:
+    """At the size of one network: each part, and for disjoint classes what is right among all."""
+    about = results.task(task)
+    names = about["domains"] or ("first part", "second part")
+    header = ("size 1, test accuracy (%)", *names, *(["among the classes of both"] if about["division"] == "classes" else []))
+    rows = []
+    for method in METHODS:
+        each = list(results.values(task, Side(method), results.sizes[0], "each").values())
+        if each and method != ELSEWHERE:
+            cells = [" / ".join(f"{100 * x[k]:.1f}" for x in each) for k in range(2)]
+            both = results.cell(task, Side(method), results.sizes[0], "joint") if method != PARENTS else ""
+            rows.append((method, *cells, *[both] * (about["division"] == "classes")))
+    return [*markdown_table(header, rows), "", "Parts seed by seed; an ensemble is of the size of both networks."]
+
+
+def _sources(results: Results) -> list[str]:
+    lines: list[str] = []
+    for task in results.tasks:
+        sources = [source for source in (OWN, *results.task(task)["others"]) if source]
+        shared = [s for s in results.settings["other_shared"] if results.cell(task, Side(PARTIAL, sources[-1]), s)]
+        places = [(source, s) for s in shared for source in sources]
+        header = (results.title(task), *(f"{source}, size {results.flops(task, s):.2f}" for source, s in places))
+        rows = [(m, *(results.cell(task, Side(m, source), s) for source, s in places)) for m in WITHOUT_DATA]
+        if places:
+            lines += [*markdown_table(header, rows), ""]
+    return lines[:-1]
+
+
+# --------------------------------------------------------------------------------------------------------------- the words
+
+
+def _chosen(results: Results) -> Iterator[str]:
+    for method in (REGMEAN, ZIPPED):
+        counts = Counter(row["chosen"] for row in results.rows if row["method"] == method)
+        if counts:
+            yield f"{method}: " + ", ".join(f"{name} ({n})" for name, n in sorted(counts.items())) + "."
+    rates = Counter(row["rate"] for row in results.rows if row["method"] in LABELLED)
+    if rates:
+        yield "Rates of fine-tuning: " + ", ".join(f"{rate:g} ({n})" for rate, n in sorted(rates.items())) + "."
+
+
+def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
+    s = results.settings
+    for name in results.tasks:
+        task = results.task(name)
+        flips = ", images flipped and cropped" if task["augment"] else ""
+        tested = "all" if task["tested"] is None else f"{task['tested']:,}"
+        yield (
+            f"{results.title(name)}: {task['network']}, each trained on its part of {s['data'][task['data']]} "
+            f"({summary['images'][name]:,} training images in all{flips}) from an initialisation of its own; "
+            f"{told(Training(**task['training']))}. {task['measured']:,} training images, as many of either part, without "
+            f"labels, are for matching, least squares and statistics of BatchNorm; {task['judged'] or 'all'} validation images "
+            f"choose; {tested} test images of each part judge."
+        )
+    yield (
+        "Accuracy is the mean over both parts. With disjoint classes networks keep their heads, and an image is judged among "
+        "the classes of its part; among all classes the logits of both heads stand side by side. As published a linear "
+        "classifier would be learned there with labels."
+    )
+    yield (
+        "Sizes are those of ZipIt, which shares the first stages of the networks and keeps the others and their heads twice: "
+        "with as many operations PLeaS chooses by 1 - mean correlation of each node which units to keep apart. Operations "
+        "count blocks that are not zero by construction, as published, in multiples of one network, with the heads of both "
+        "where they keep them; as a dense network a merge costs more. At size 1 "
+        f'"{PARTIAL}" is the average of the permuted networks, at the largest size it is the ensemble but for BatchNorm.'
+    )
+    yield (
+        f"{GRADIENT}: Adam at 0.0005, cosine, {s['descent_steps']} steps of {s['descent_batch']} images on the errors of all "
+        "layers. The closed form solves the same problem, the sequential one for inputs that the merge itself computes. "
+        "Nothing of PLeaS is tuned. Merges have their statistics of BatchNorm re-estimated from both parts; networks by "
+        "themselves have those of their own part."
+    )
+    yield (
+        f"RegMean: Gram matrices of each network on its own part, scale of {s['scales']}; ZipIt: (alpha, beta) of "
+        f"{s['zipped']}; the highest accuracy on validation data. Without data everything sees the other images alone: "
+        "matching, least squares, and BatchNorm. Noise is Gaussian, independent for each pixel."
+    )
+    yield (
+        f"With labels: {s['steps']} steps of {s['batch']} of the measured images with their labels, Adam, all weights, rates "
+        f"{s['rates']} by validation loss, the best of five moments kept, alike for both starts. No merge without labels "
+        "belongs beside these."
+    )
+    yield "The test set is read once for each row, and never chooses."
+
+
+def _limits(results: Results, preset: str) -> Iterator[str]:
+    if preset != Preset.paper:
+        yield "Narrow networks and short training; averages of wider networks lose less (Jordan et al. 2023)."
+    yield (
+        "Published are ResNet-18 to ResNet-101 from ImageNet on DomainNet, CUB, Pets, Dogs and NABirds at 224 pixels; here "
+        "networks begin at random, on 32 pixels or fewer. What can be compared is which method is above which."
+    )
+    count = len(results.seeds)
+    yield f"{count} seed{'s' * (count > 1)}, which differ in all that is drawn; test images are the same."
