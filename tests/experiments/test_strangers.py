@@ -82,19 +82,21 @@ def test_a_rate_is_that_of_the_first_row_of_its_way():
 
 
 def test_words_follow_the_rows():
-    def told(**accuracies):
+    def told(larger=(), **accuracies):
         names = {"solved": SOLVED, "control": CONTROL, "parent": PARENT, "free": PARTIAL}
         rows = [{"method": PARENTS, "images": 0, "size": 1.0, "seed": 0, "accuracy": 0.9, "each": [0.9, 0.92]}]
         rows += [{"method": names[k], "images": 50, "size": 1.0, "seed": 0, "accuracy": v} for k, v in accuracies.items()]
+        rows += [{"method": PARTIAL, "images": 50, "size": size, "seed": 0, "accuracy": v} for size, v in larger]
         return "\n".join(findings(Results(tuple(rows)), 50))
 
-    worse = told(solved=0.8, control=0.85, parent=0.91, free=0.84)
+    worse = told(solved=0.8, control=0.85, parent=0.91, free=0.84, larger=[(1.25, 0.85), (2.0, 0.91), (1.5, 0.88)])
     assert "-5.00 points (one seed) with 50 images" in worse
     assert f"The best that starts from a merge is {CONTROL} with 85.0 %: 7.0 points short." in worse
     assert "a parent is a better start" in worse and "84.0 %: not reached" in worse
+    assert f"{PARTIAL} of 1.5 times its operations has 88.0 %." in worse
     better = told(solved=0.93, control=0.85, parent=0.91, free=0.86)
     assert "+8.00 points (one seed)" in better and f"{SOLVED} with 93.0 %: reached." in better
-    assert "the merge is better" in better and "86.0 %: reached" in better
+    assert "the merge is better" in better and "86.0 %: reached." in better
 
 
 def test_the_page_is_made_of_the_files_alone(out, rows):
