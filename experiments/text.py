@@ -28,13 +28,22 @@ def read_text(path: Path, *, held_out: float = 0.05) -> Text:
     Raises:
         ValueError: no such file.
     """
+    return text_of(content_of(path), held_out=held_out)
+
+
+def content_of(path: Path) -> str:
+    """What stands in a file, plain or .xz. Raises ValueError where there is none."""
     if not path.is_file():
         raise ValueError(
             f"no text at {path}: give a file with --data (Tiny Shakespeare is tinyshakespeare.txt of karpathy/char-rnn)"
         )
     content = path.read_bytes()
-    text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
-    alphabet = "".join(sorted(set(text)))
+    return (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
+
+
+def text_of(text: str, alphabet: str = "", *, held_out: float = 0.05) -> Text:
+    """A text in its own alphabet, or in a given one, of which it may have no other character."""
+    alphabet = alphabet or "".join(sorted(set(text)))
     index = {character: k for k, character in enumerate(alphabet)}
     tokens = np.array([index[character] for character in text], np.int32)
     ends = [round(len(tokens) * (1 - 2 * held_out)), round(len(tokens) * (1 - held_out))]

@@ -102,7 +102,7 @@ class MinibatchCKA(Statistic):
     def measure(self, apply: Callable[..., PyTree], graph: Graph, models: Sequence[PyTree], batch: tuple) -> dict[str, HSICs]:
         """The three HSICs of one batch, times its samples."""
         found = [capture(apply, graph, model, batch[0]).nodes for model in models]
-        return {node: _node_hsics(node, [by_fixed_copy(graph, node, f[node]) for f in found]) for node in graph.taps}
+        return {node: hsics_of(node, [by_fixed_copy(graph, node, f[node]) for f in found]) for node in graph.taps}
 
     def combine(self, a: dict[str, HSICs], b: dict[str, HSICs]) -> dict[str, HSICs]:
         """Add."""
@@ -113,7 +113,12 @@ class MinibatchCKA(Statistic):
         return {node: _ratio(h.cross, jnp.broadcast_to(h.own[:1], h.own.shape), h.own) for node, h in state.items()}
 
 
-def _node_hsics(node: str, features: Sequence[Float[Array, "*steps samples units"]]) -> HSICs:
+def hsics_of(node: str, features: Sequence[Float[Array, "*steps samples units"]]) -> HSICs:
+    """Unbiased HSICs of the features of several models at the same samples, times the number of these.
+
+    Raises:
+        ValueError: fewer than four samples; it names the node.
+    """
     samples = features[0].shape[-2]
     if samples < 4:
         raise ValueError(f"MinibatchCKA needs at least four samples in every batch, got {samples} of node {node!r}")

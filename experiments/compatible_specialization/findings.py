@@ -1,0 +1,150 @@
+"""What was expected of merges of specialised experts and what came out, in words that follow the rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.compatible_specialization.results import Results
+from experiments.compatible_specialization.settings import (
+    ALIGNED,
+    AVERAGE,
+    BASE,
+    BEST,
+    EQUAL_FEATURES,
+    FEATURES,
+    LAYERS,
+    NP,
+    OUTPUTS,
+    ROUTED,
+    SINGLE,
+    TUNED_AVERAGE,
+    TUNED_BASE,
+    WEIGHTS,
+    routing,
+)
+from experiments.compatible_specialization.similarity import MADE, READ
+from experiments.differences import Difference
+from npmerge.reports.tables import markdown_table
+
+ONE = routing(1)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one way has a lower test loss than another, or a question.
+
+    Attributes:
+        expected: in words.
+        better: a way.
+        than: another.
+        sign: 1 if the first is expected to have the lower loss, -1 if the higher, 0 for an open question.
+    """
+
+    expected: str
+    better: str
+    than: str
+    sign: int = 0
+
+
+CLAIMS = (
+    Claim("Expected, from the paper: experts merged in features beat the better one alone.", FEATURES, BEST, 1),
+    Claim("Expected, from the paper: a router beats one share for all tokens.", ONE, FEATURES, 1),
+    Claim("Expected, from the paper: a router for each layer beats a single one.", ONE, SINGLE, 1),
+    *(
+        Claim(f"Expected, from its repository: a pool of {k} layers beats one of {k - 1}.", routing(k), routing(k - 1), 1)
+        for k in (2, 3, 4)
+    ),
+    Claim("Question: features or weights, both with the share that validation chooses?", FEATURES, WEIGHTS),
+    Claim("Question: features with equal shares, or the weight average?", EQUAL_FEATURES, AVERAGE),
+    Claim("Question: is mixing at the output as good as in every block?", OUTPUTS, FEATURES),
+    Claim("Question: does the aligned pool help a router?", ALIGNED, ONE),
+    Claim("Question: does NP Merge, one network, reach the router, two?", NP, ONE),
+    Claim("Control: NP Merge beside the average fine-tuned on the same data.", NP, TUNED_AVERAGE),
+    Claim("Control: coefficients by layer beside it.", LAYERS, TUNED_AVERAGE),
+    Claim("Control: a router beside it.", ONE, TUNED_AVERAGE),
+    Claim("Control: the largest pool beside it.", routing(4), TUNED_AVERAGE),
+    Claim("Control: is the average a better start than the base?", TUNED_AVERAGE, TUNED_BASE),
+)
+
+
+def findings(results: Results) -> Iterator[str]:
+    """A line for each thing that the rows have something to say of."""
+    yield from _shrinking(results)
+    yield from _alignment(results)
+    yield from (line for claim in CLAIMS if (line := _judged(results, claim)))
+    yield from _use(results)
+
+
+def differences(results: Results) -> list[str]:
+    """Lines of a table: for each claim the gain at each number of steps."""
+    rows = []
+    for claim in CLAIMS:
+        found = [results.gain(claim.better, claim.than, steps=[n]) for n in results.steps]
+        cells = ["" if x is None else f"{_told(x)}, {_word(x)}" for x in found]
+        rows.append((f"{claim.better} below {claim.than}", *cells))
+    header = ("test loss, nats", *(f"{n} steps" for n in results.steps))
+    return markdown_table(header, [row for row in rows if any(row[1:])])
+
+
+def _shrinking(results: Results) -> Iterator[str]:
+    first, last = min(results.steps), max(results.steps)
+    falls = {place: results.fall(place) for place in (READ, MADE)}
+    told = "; ".join(f"{place} {_told(x)} ({x.word})" for place, x in falls.items() if x is not None)
+    if told:
+        yield f"CKA of the experts on the target, the mean over blocks, from {first} to {last} steps: {told}."
+    for way in ROUTED:
+        for than in (BEST, FEATURES, BASE):
+            early, late = (results.gain(way, than, steps=[n]) for n in (first, last))
+            change = results.change(way, than)
+            if early is None or late is None or change is None:
+                continue
+            verdict = {1: "the gain grows", -1: "the gain shrinks", 0: "not told apart"}[change.verdict]
+            verdict = "one seed cannot tell" if len(change.values) < 2 else verdict
+            yield (
+                f"Does routing's gain shrink as CKA falls? {way}, loss below {than}: {_told(early)} nats after {first} steps, "
+                f"{_told(late)} after {last}; changed by {_told(change)}: {verdict}."
+            )
+
+
+def _alignment(results: Results) -> Iterator[str]:
+    found = {n: results.gain(ALIGNED, ONE, steps=[n]) for n in results.steps}
+    told = "; ".join(f"{n} steps {_told(x)} ({_word(x)})" for n, x in found.items() if x is not None)
+    if told:
+        yield f"Does alignment bring any of it back? {ALIGNED}, loss below {ONE}: {told}."
+
+
+def _judged(results: Results, claim: Claim) -> str:
+    found = results.gain(claim.better, claim.than)
+    if found is None:
+        return ""
+    said = f"{claim.better} is {_told(found)} nats below {claim.than}, over {found.points} targets and moments"
+    if len(found.values) < 2:
+        return f"{claim.expected} One seed cannot tell; {said}."
+    answer = {1: "so", -1: "the opposite", 0: "not told apart"}[found.verdict * claim.sign] if claim.sign else _word(found)
+    return f"{claim.expected} Found: {'not told apart' if not found.verdict else answer}. {said}."
+
+
+def _use(results: Results) -> Iterator[str]:
+    for way in ROUTED:
+        rows = [row for row in results.usage if row["way"] == way and row["steps"] == max(results.steps)]
+        if rows:
+            own = np.mean([np.max(row["weights"][0]) for row in rows])
+            near = np.mean([np.sum(row["weights"][1:]) for row in rows])
+            share = np.mean([row["entropy"] / np.log(np.size(row["weights"])) for row in rows])
+            others = f", experts of other layers {near:.2f}" if len(rows[0]["weights"]) > 1 else ""
+            yield (
+                f"Use of experts after {max(results.steps)} steps, {way}: the more used of a block's own two has a weight of "
+                f"{own:.2f}{others}; entropy {100 * share:.0f} % of that of equal weights."
+            )
+
+
+def _told(found: Difference) -> str:
+    spread = f" ± {np.std(found.values, ddof=1):.4f}" if len(found.values) > 1 else ""
+    return f"{found.mean:+.4f}{spread}"
+
+
+def _word(found: Difference) -> str:
+    if len(found.values) < 2:
+        return "one seed"
+    return {1: "lower loss", -1: "higher loss", 0: "not told apart"}[found.verdict]
