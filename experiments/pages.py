@@ -5,19 +5,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments.cca_merge.page import page as cca_merge
+from experiments.compatible_specialization.page import page as compatible_specialization
 from experiments.landscape.page import page as landscape
 from experiments.np_merge.page import page as np_merge
 from experiments.pleas.page import page as pleas
 from experiments.strangers.page import page as strangers
+from experiments.universal_features.page import page as universal_features
 
 RESULTS = Path(__file__).parent / "results"
 
 PAGES: Mapping[str, Callable[[Path], str]] = {
     "cca_merge": cca_merge,
+    "compatible_specialization": compatible_specialization,
     "landscape": landscape,
     "np_merge": np_merge,
     "pleas": pleas,
     "strangers": strangers,
+    "universal_features": universal_features,
 }
 """Experiments whose page is a function of the files in their folder alone."""
 

@@ -82,9 +82,21 @@ def differences(results: Results) -> list[str]:
     for claim in CLAIMS:
         found = [results.gain(claim.better, claim.than, steps=[n]) for n in results.steps]
         cells = ["" if x is None else f"{_told(x)}, {_word(x)}" for x in found]
-        rows.append((f"{claim.better} below {claim.than}", *cells))
-    header = ("test loss, nats", *(f"{n} steps" for n in results.steps))
+        rows.append((f"{claim.than} minus {claim.better}", *cells))
+    header = ("test loss, nats; the word is of the second", *(f"{n} steps" for n in results.steps))
     return markdown_table(header, [row for row in rows if any(row[1:])])
+
+
+def gains(results: Results) -> list[str]:
+    """Lines of a table: how much lower the loss of each router is than that of what has none, early and late."""
+    first, last = min(results.steps), max(results.steps)
+    rows = []
+    for way in ROUTED:
+        for than in (BEST, FEATURES, BASE):
+            found = [results.gain(way, than, steps=[n]) for n in (first, last)] + [results.change(way, than)]
+            if found[0] is not None:
+                rows.append((f"{way}, below {than}", *("" if x is None else _told(x) for x in found)))
+    return markdown_table(("gain in test loss, nats", f"{first} steps", f"{last} steps", "change"), rows)
 
 
 def _shrinking(results: Results) -> Iterator[str]:
@@ -93,8 +105,8 @@ def _shrinking(results: Results) -> Iterator[str]:
     told = "; ".join(f"{place} {_told(x)} ({x.word})" for place, x in falls.items() if x is not None)
     if told:
         yield f"CKA of the experts on the target, the mean over blocks, from {first} to {last} steps: {told}."
-    for way in ROUTED:
-        for than in (BEST, FEATURES, BASE):
+    for way in (ONE, routing(4)):
+        for than in (BEST, FEATURES):
             early, late = (results.gain(way, than, steps=[n]) for n in (first, last))
             change = results.change(way, than)
             if early is None or late is None or change is None:
@@ -118,9 +130,9 @@ def _judged(results: Results, claim: Claim) -> str:
     found = results.gain(claim.better, claim.than)
     if found is None:
         return ""
-    said = f"{claim.better} is {_told(found)} nats below {claim.than}, over {found.points} targets and moments"
+    said = f"Loss of {claim.than} minus loss of {claim.better}: {_told(found)} nats, over {found.points} targets and moments"
     if len(found.values) < 2:
-        return f"{claim.expected} One seed cannot tell; {said}."
+        return f"{claim.expected} One seed cannot tell. {said}."
     answer = {1: "so", -1: "the opposite", 0: "not told apart"}[found.verdict * claim.sign] if claim.sign else _word(found)
     return f"{claim.expected} Found: {'not told apart' if not found.verdict else answer}. {said}."
 

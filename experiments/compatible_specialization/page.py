@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compatible_specialization.figures import figures
-from experiments.compatible_specialization.findings import differences, findings
+from experiments.compatible_specialization.findings import differences, findings, gains
 from experiments.compatible_specialization.results import Results, read
 from experiments.compatible_specialization.settings import BASE, CONTROLS, EXPERTS, MERGED, PROSE, ROUTED, SWEPT
 from experiments.compatible_specialization.similarity import MADE, READ
@@ -43,7 +43,18 @@ def page(folder: Path) -> str:
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
     for name in ("losses", "cka"):
         lines += [f"![{FIGURES[name]}]({name}.png)", ""]
-    lines += ["## Differences", "", *differences(results), "", "## Test loss", ""]
+    lines += [
+        "## Gains of routing",
+        "",
+        *gains(results),
+        "",
+        "## Differences",
+        "",
+        *differences(results),
+        "",
+        "## Test loss",
+        "",
+    ]
     lines += [f"Nats per character, mean and deviation over seeds {results.seeds}.", ""]
     for target in results.targets:
         lines += [f"### {target}", "", *_losses(results, target), ""]
@@ -111,8 +122,9 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{plays} with docstrings. Characters for training: {sizes}; as much as a ninth of it for validation and test."
     )
     yield (
-        f"Base: AdamW at {s['base_rate']:g}, {s['base_steps']:,} steps of {s['batch']} windows. Experts ({' and '.join(EXPERTS)}): "
-        f"feed-forward networks only, AdamW at a constant {s['expert_rate']:g}; {s['checkpoints']} steps are moments of one "
+        f"Base: AdamW at {s['base_rate']:g}, {s['base_steps']:,} steps of {s['batch']} windows. Experts "
+        f"({' and '.join(EXPERTS)}): feed-forward networks only, AdamW at a constant {s['expert_rate']:g}; "
+        f"{s['checkpoints']} steps are moments of one "
         "training."
     )
     yield (

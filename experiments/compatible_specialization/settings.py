@@ -98,9 +98,9 @@ def made_with(settings: Settings, texts: Mapping[str, Text]) -> dict[str, Any]:
 
 PRESETS = {
     Preset.test: Settings(
-        layers=2, heads=2, width=8, length=16, batch=8, characters=12_000, plays=False, base_steps=20,
-        checkpoints=(2, 6), targets=(DOCUMENTED,), fractions=(0.0, 0.5, 1.0), learning_steps=4,
-        ways=(*LEVELS, *CLOSED, SINGLE, routing(2), ALIGNED, NP, TUNED_AVERAGE), router_rates=(1e-2,), merge_rates=(1e-1,),
+        layers=1, heads=2, width=8, length=16, batch=8, characters=8_000, plays=False, base_steps=20, base_rate=1e-2,
+        expert_rate=1e-2, checkpoints=(2, 6), targets=(DOCUMENTED,), fractions=(0.0, 0.5, 1.0), learning_steps=4,
+        ways=(*LEVELS, AVERAGE, FEATURES, OUTPUTS, routing(1), ALIGNED, TUNED_AVERAGE), router_rates=(1e-2,),
         weight_rates=(1e-3,), judged=16, tested=16,
     ),
     Preset.cpu: Settings(),

@@ -1,0 +1,195 @@
+"""The smallest form of the experiment on compatible specialisation, and what must hold of any experts."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import npmerge as nm
+from alignment.graph import flatten
+from experiments.compatible_specialization import rows as made
+from experiments.compatible_specialization.command import reproduce
+from experiments.compatible_specialization.findings import CLAIMS, differences, findings
+from experiments.compatible_specialization.networks import Networks
+from experiments.compatible_specialization.page import page
+from experiments.compatible_specialization.pool import aligned_pool, procrustes, turned
+from experiments.compatible_specialization.results import Results
+from experiments.compatible_specialization.settings import (
+    ALIGNED,
+    BASE,
+    BEST,
+    CONTROLS,
+    DOCUMENTED,
+    EXPERTS,
+    FEATURES,
+    MERGED,
+    NP,
+    OUTPUTS,
+    PRESETS,
+    ROUTED,
+    TUNED_AVERAGE,
+    WAYS,
+    routing,
+)
+from experiments.compatible_specialization.similarity import similarities
+from experiments.compatible_specialization.texts import texts
+from experiments.compatible_specialization.ways import case_of
+from experiments.corpora import PLAYS
+from experiments.language import MlpOnly, constant_adamw
+from experiments.run import read_rows
+
+SETTINGS = PRESETS["test"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compatible_specialization")
+    reproduce("test", folder, range(1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(out):
+    return read_rows(out / "rows.csv")
+
+
+@pytest.fixture(scope="module")
+def networks(out):
+    return Networks(SETTINGS, texts(SETTINGS, PLAYS), out / "parents", 0)
+
+
+def one(rows, way, steps):
+    (row,) = [row for row in rows if (row["way"], row["steps"]) == (way, steps)]
+    return row
+
+
+def test_every_row_is_there_and_judged(rows):
+    expected = [(steps, way) for steps in SETTINGS.checkpoints for way in SETTINGS.ways]
+    assert [(row["steps"], row["way"]) for row in rows] == expected
+    assert all(np.isfinite(row["loss"]) and 0 <= row["accuracy"] <= 1 for row in rows)
+    assert set(SETTINGS.ways) <= set(WAYS) == set(PRESETS["cpu"].ways)
+
+
+def test_levels_are_those_of_the_networks(rows):
+    losses = [one(rows, f"expert: {name}", 6)["loss"] for name in EXPERTS]
+    best = one(rows, BEST, 6)
+    assert best["loss"] == losses[EXPERTS.index(best["chosen"])] and losses[0] != losses[1]
+
+
+def test_what_a_way_costs(rows):
+    network, routed, outputs, control = (one(rows, way, 2) for way in (BASE, routing(1), OUTPUTS, TUNED_AVERAGE))
+    assert network["parameters"] < routed["parameters"] < outputs["parameters"] == 2 * network["parameters"] + 2
+    assert network["flops"] < routed["flops"] < outputs["flops"]
+    assert routed["learned"] == 2 * SETTINGS.width and control["learned"] == network["parameters"]
+    assert not network["learned"] and not outputs["learned"]
+
+
+def test_the_ends_of_a_sweep_are_the_experts_in_whatever_space(out, rows):
+    swept = read_rows(out / "sweeps.csv")
+    for steps in SETTINGS.checkpoints:
+        by_way = [
+            {row["share"]: row["validation"] for row in swept if (row["way"], row["steps"]) == (way, steps)}
+            for way in (FEATURES, OUTPUTS)
+        ]
+        for share in (0.0, 1.0):
+            assert by_way[0][share] == pytest.approx(by_way[1][share], abs=1e-5)
+        chosen = min(by_way[0], key=by_way[0].get)
+        assert one(rows, FEATURES, steps)["chosen"] == chosen
+
+
+def test_experts_of_more_steps_go_on_from_those_of_fewer_and_change_feed_forward_networks_alone(networks):
+    """An expert after six steps is that of a training of six steps that was not interrupted."""
+    expert, base = (flatten(x) for x in (networks.experts(6)[0], networks.base))
+    loss = nm.fine_tuning(MlpOnly(networks.apply), networks.objective)
+    batches, optimizer = networks.batches(EXPERTS[0], 20_000), constant_adamw(SETTINGS.expert_rate)
+    direct = flatten(nm.fit(networks.base, loss, None, batches, optimizer, steps=6, every=6).theta)
+    for path, x in expert.items():
+        np.testing.assert_array_equal(x, direct[path])
+        assert np.array_equal(x, base[path]) != ("/feed_forward/" in path), path
+
+
+def test_an_expert_is_as_similar_as_can_be_to_itself(networks):
+    expert, other = networks.experts(6)
+    batches = networks.windows(DOCUMENTED, "test")
+    for row in similarities(networks.apply, [expert, expert], batches):
+        assert row["cka"] == pytest.approx(1, abs=1e-4)
+    read, made = (row["cka"] for row in sorted(similarities(networks.apply, [expert, other], batches), key=lambda r: -r["cka"]))
+    assert read == pytest.approx(1, abs=1e-4) and made < 1 - 1e-4  # in front of the first block experts agree
+
+
+def test_procrustes_finds_the_rotation():
+    rng = np.random.default_rng(0)
+    x, turn = rng.normal(size=(50, 4)), np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    np.testing.assert_allclose(procrustes(x, x @ turn), turn, atol=1e-6)
+
+
+def test_a_turned_expert_is_itself_in_other_axes(networks):
+    """f'(x R) = f(x) R of each feed-forward network; all else stays."""
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(SETTINGS.width,) * 2))[0].astype(np.float32)
+    expert = networks.experts(6)[0]
+    found = turned(expert, {0: turn})
+    x = np.random.default_rng(2).normal(size=(3, SETTINGS.width)).astype(np.float32)
+
+    def branch(v, x):
+        f = {path.rpartition("feed_forward/")[2]: leaf for path, leaf in flatten(v).items() if "/feed_forward/" in path}
+        return jax.nn.gelu(x @ f["up/kernel"] + f["up/bias"][None]) @ f["down/kernel"] + f["down/bias"][None]
+
+    np.testing.assert_allclose(branch(found, x @ turn), branch(expert, x) @ turn, atol=1e-5)
+    for path, leaf in flatten(expert).items():
+        assert "/feed_forward/" in path or np.array_equal(leaf, flatten(found)[path])
+
+
+def test_experts_that_agree_are_aligned_as_they_are(networks):
+    expert = networks.experts(6)[0]
+    for found in aligned_pool(networks.apply, [expert, expert], networks.windows(DOCUMENTED, "train")):
+        for path, leaf in flatten(expert).items():
+            np.testing.assert_allclose(flatten(found)[path], leaf, atol=1e-5, err_msg=path)
+
+
+def test_what_is_learned_starts_at_its_average(networks):
+    experts, batches = networks.experts(6), networks.windows(DOCUMENTED, "train")
+    average = nm.Average()(nm.stack_models(experts))
+    assert {*ROUTED, *MERGED, *CONTROLS} <= set(WAYS)
+    for way in (NP, TUNED_AVERAGE):
+        case = case_of(networks, way, experts, batches)
+        for path, leaf in flatten(case.network(case.theta)).items():
+            np.testing.assert_allclose(leaf, flatten(average)[path], atol=1e-6)
+    routed = case_of(networks, ALIGNED, experts, batches)
+    assert not any(np.any(x) for x in routed.theta["router"].values())
+
+
+def test_words_follow_the_rows():
+    claim = CLAIMS[0]
+
+    def results(gain):
+        rows = [
+            {"seed": seed, "target": "a", "steps": n, "way": way, "loss": 2 + 0.01 * seed - gain * (way == claim.better)}
+            for seed in range(3) for n in (1, 2) for way in (claim.better, claim.than)
+        ]  # fmt: skip
+        return Results({}, rows, [], [], [])
+
+    equal = "not told apart"
+    for gain, word, cell in ((0.1, "so", "lower loss"), (-0.1, "the opposite", "higher loss"), (0.0, equal, equal)):
+        (line,) = findings(results(gain))
+        assert f"Found: {word}." in line and f"{gain:+.4f}" in line.replace("-0.0000", "+0.0000")
+        assert cell in differences(results(gain))[2]
+
+
+def test_the_page_is_made_of_the_files_alone(out, rows):
+    text = (out / "README.md").read_text()
+    assert page(out) == text
+    for row in rows:
+        assert f"| {row['way']} |" in text and f"{row['loss']:.3f}" in text
+    assert json.loads((out / "summary.json").read_text())["command"] in text
+    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("losses", "cka", "cost", "shares"))
+
+
+def test_nothing_is_done_twice(out, monkeypatch):
+    monkeypatch.setattr(made.Experiment, "measured", lambda *_: pytest.fail("every row is there"))
+    monkeypatch.setattr(made, "similarities", lambda *_: pytest.fail("every row is there"))
+    reproduce("test", out, range(1))
+    monkeypatch.setitem(PRESETS, "test", dataclasses.replace(SETTINGS, learning_steps=5))
+    with pytest.raises(ValueError, match="made with other settings"):
+        reproduce("test", out, range(1))
