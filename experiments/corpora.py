@@ -1,6 +1,7 @@
 """Corpora of characters for small language models: Python's standard library as prose and as code, Lua, plays."""
 
 import ast
+import functools
 import hashlib
 import inspect
 import sysconfig
@@ -119,11 +120,18 @@ def _parsed(source: str) -> ast.Module:
         return ast.parse(source)
 
 
+@functools.cache
 def _modules() -> list[Path]:
     library = Path(sysconfig.get_path("stdlib"))
-    paths = (path.relative_to(library) for path in library.rglob("*.py"))
-    kept = [path for path in paths if not SKIPPED & {*path.parts} and not path.name.startswith("__")]
-    return [library / path for path in sorted(kept, key=_place)]
+    return sorted(_sources(library), key=lambda path: _place(path.relative_to(library)))
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in SKIPPED:
+            yield from _sources(path)
+        elif path.suffix == ".py" and not path.name.startswith("__"):
+            yield path
 
 
 def _place(path: Path) -> str:

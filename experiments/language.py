@@ -33,12 +33,6 @@ def kept(path: Path, made_with: Mapping[str, Any], make: Callable[[], PyTree]) -
 
 
 @functools.lru_cache(maxsize=32)
-def adamw(rate: float, steps: int, decay: float = 0.01) -> optax.GradientTransformation:
-    """AdamW, the rate rising for a twentieth of the steps and falling to a tenth; one object, or it is compiled anew."""
-    return optax.adamw(optax.warmup_cosine_decay_schedule(0, rate, max(1, steps // 20), steps, rate / 10), weight_decay=decay)
-
-
-@functools.lru_cache(maxsize=32)
 def constant_adamw(rate: float, decay: float = 0.01, rising: int = 20) -> optax.GradientTransformation:
     """AdamW whose rate rises and stays, so that shorter trainings are the beginning of longer ones."""
     return optax.adamw(optax.linear_schedule(0, rate, rising), weight_decay=decay)

@@ -12,7 +12,8 @@ import npmerge as nm
 from alignment.graph import PyTree
 from experiments.compatible_specialization.settings import BASE, EXPERTS, Settings, made_with
 from experiments.corpora import ALPHABET
-from experiments.language import MlpOnly, adamw, constant_adamw, kept
+from experiments.language import MlpOnly, constant_adamw, kept
+from experiments.learning import adam
 from experiments.text import Text, all_windows, random_windows
 from npmerge.models import Gpt2, build
 
@@ -61,7 +62,7 @@ class Networks:
     def _trained(self) -> PyTree:
         s = self.settings
         loss = nm.fine_tuning(self.apply, self.objective)
-        batches, optimizer = self.batches(BASE, 10_000 + self.seed), adamw(s.base_rate, s.base_steps)
+        batches, optimizer = self.batches(BASE, 10_000 + self.seed), adam(s.base_rate, s.base_steps)
         return nm.fit(self.network.variables, loss, None, batches, optimizer, steps=s.base_steps, every=s.base_steps).theta
 
     def _expert(self, name: str, steps: int) -> PyTree:

@@ -122,7 +122,7 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{plays} with docstrings. Characters for training: {sizes}; as much as a ninth of it for validation and test."
     )
     yield (
-        f"Base: AdamW at {s['base_rate']:g}, {s['base_steps']:,} steps of {s['batch']} windows. Experts "
+        f"Base: Adam at {s['base_rate']:g}, falling along a cosine, {s['base_steps']:,} steps of {s['batch']} windows. Experts "
         f"({' and '.join(EXPERTS)}): feed-forward networks only, AdamW at a constant {s['expert_rate']:g}; "
         f"{s['checkpoints']} steps are moments of one "
         "training."

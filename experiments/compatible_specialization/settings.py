@@ -55,7 +55,7 @@ class Settings:
         characters: of each domain and target at most.
         plays: whether half of the base's text is Tiny Shakespeare.
         base_steps: of its training.
-        base_rate: of AdamW.
+        base_rate: of Adam, falling along a cosine.
         expert_rate: of AdamW, for the feed-forward networks alone.
         checkpoints: steps of fine-tuning after which experts are merged.
         targets: what they are merged for.

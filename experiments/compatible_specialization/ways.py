@@ -56,8 +56,8 @@ def case_of(networks: Networks, way: str, experts: Sequence[PyTree], measuring: 
     if way in (LAYERS, NP):
         merge = nm.np_merge() if way == NP else nm.Learned(nm.Average(), nm.PerLayer(BY_LAYER), nm.Simplex())
         stack = nm.stack_models(list(experts))
-        theta, loss = merge.init(stack), nm.weight_space(merge, networks.apply, networks.objective)
-        return Case(theta, loss, stack, networks.apply, lambda theta: merge.apply(theta, stack), nm.parameters(theta))
+        theta, learned = merge.init(stack), nm.weight_space(merge, networks.apply, networks.objective)
+        return Case(theta, learned, stack, networks.apply, lambda theta: merge.apply(theta, stack), nm.parameters(theta))
     start = networks.base if way == TUNED_BASE else nm.Average()(nm.stack_models(list(experts)))
     loss = nm.fine_tuning(networks.apply, networks.objective)
     return Case(start, loss, None, networks.apply, _itself, nm.parameters(start))

@@ -33,11 +33,11 @@ class Dictionary(NamedTuple):
 
     def encode(self, x: Float[Array, "*places units"]) -> Float[Array, "*places features"]:
         """Activations, relu((x / scale - centre) W + b)."""
-        return jax.nn.relu(jnp.matmul(x / self.scale - self.centre, self.encoder) + self.bias)
+        return jax.nn.relu(jnp.matmul(x / self.scale - _last(self.centre, x), self.encoder) + _last(self.bias, x))
 
     def decode(self, features: Float[Array, "*places features"]) -> Float[Array, "*places units"]:
         """What they stand for, in the units of x."""
-        return (jnp.matmul(features, self.decoder) + self.centre) * self.scale
+        return (jnp.matmul(features, self.decoder) + _last(self.centre, features)) * self.scale
 
     def __call__(self, x: Float[Array, "*places units"]) -> Float[Array, "*places units"]:
         """The reconstruction."""
@@ -113,22 +113,28 @@ def _anew(state: Training, x: Array, dead: Bool[Array, " features"], key: Array)
     error = jnp.square(rest).sum(1)
     drawn = jax.random.choice(key, len(x), dead.shape, p=jnp.square(error) / jnp.square(error).sum())
     direction = _unit(rest[drawn])
-    alive = jnp.where(dead, 0.0, jnp.linalg.norm(d.encoder, axis=0)).sum() / jnp.maximum((~dead).sum(), 1)
+    lengths = jnp.linalg.norm(d.encoder, axis=0)
+    alive = jnp.where(dead, 0.0, lengths).sum() / jnp.maximum((~dead).sum(dtype=jnp.float32), 1)
     new = d._replace(
         decoder=jnp.where(dead[:, None], direction, d.decoder),
-        encoder=jnp.where(dead, 0.2 * alive * direction.T, d.encoder),
+        encoder=jnp.where(dead[None], 0.2 * alive * direction.T, d.encoder),
         bias=jnp.where(dead, 0.0, d.bias),
     )
 
     def cleared(moment: Dictionary) -> Dictionary:
         return moment._replace(
             decoder=jnp.where(dead[:, None], 0.0, moment.decoder),
-            encoder=jnp.where(dead, 0.0, moment.encoder),
+            encoder=jnp.where(dead[None], 0.0, moment.encoder),
             bias=jnp.where(dead, 0.0, moment.bias),
         )
 
     moments = state.moments._replace(mu=cleared(state.moments.mu), nu=cleared(state.moments.nu))
     return Training(new, moments)
+
+
+def _last(x: Float[Array, " features"], like: Array) -> Float[Array, "*ones features"]:
+    """As a row of as many axes as another array has."""
+    return x.reshape((1,) * (like.ndim - 1) + x.shape)
 
 
 def _unit(x: Float[Array, "rows units"]) -> Float[Array, "rows units"]:

@@ -47,7 +47,7 @@ def draw_flows(ax: Any, results: Results, merge: str) -> None:
         ax.annotate(f"{100 * kept:.0f} % persist", (1.5, places[parent][1] * 0.6 + 0.45), fontsize="small", ha="center")
     for name, (x, y) in places.items():
         ax.annotate(name, (x, y + 1.03), ha="center", fontsize="small")
-    ax.set(xlim=(-0.4, 2.4), ylim=(-0.1, 2.6 + GAP), title=f"Features, {merge}")
+    ax.set(xlim=(-0.4, 2.4), ylim=(-0.05, 2.2 + GAP), title=f"Features, {merge}")
     ax.axis("off")
 
 
@@ -74,7 +74,7 @@ def _draw_slerp(ax: Any, results: Results) -> None:
     for name, value in columns.items():
         ax.plot(ts, [np.mean([value(r) for r in results.slerp if r["t"] == t]) for t in ts], marker=".", label=name)
     ax.axvline(results.settings["t"], color="grey", linestyle=":", label=f"t = {results.settings['t']:g}, published")
-    for k, name in enumerate((TASK, TIES, NP, CONTROL)):
+    for k, name in enumerate(merge for merge in (TASK, TIES, NP, CONTROL) if results.losses(merge)):
         ax.axhline(mean(results.losses(name)), color=f"C{k + 3}", linestyle="--", label=f"{name}, mean")
     ax.set(xlabel="t, from the fine-tune to Lua to that to plays", ylabel="test loss (nats per character)")
     ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

@@ -45,7 +45,7 @@ def _fine_tunes(results: Results) -> Iterator[str]:
 
 
 def _kept(results: Results) -> Iterator[str]:
-    told = "; ".join(f"{name} {_points(results.of_parents(name))}" for name in MERGES)
+    told = "; ".join(f"{name} {_points(results.of_parents(name))}" for name in MERGES if results.of_parents(name))
     yield f"Of both parents' features, the mean of the two, a merge keeps: {told}."
     for name in (merge for merge in MERGES if merge != SLERP):
         found = minus(results.of_parents(name), results.of_parents(SLERP))
@@ -58,7 +58,7 @@ def _kept(results: Results) -> Iterator[str]:
 
 
 def _own(results: Results) -> Iterator[str]:
-    told = "; ".join(f"{name} {_points(results.own(name))}" for name in MERGES)
+    told = "; ".join(f"{name} {_points(results.own(name))}" for name in MERGES if results.own(name))
     found = minus(results.own(NP), results.own(SLERP))
     if found is not None:
         yield (

@@ -1,7 +1,7 @@
 """The networks of one seed: a base, two fine-tunes, and what is merged of them."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ import numpy as np
 import npmerge as nm
 from alignment.graph import Graph, PyTree
 from experiments.corpora import ALPHABET, mixed
-from experiments.language import adamw, graph_of, kept
-from experiments.learning import Budget
+from experiments.language import graph_of, kept
+from experiments.learning import Budget, adam
 from experiments.text import Text, all_windows
 from experiments.universal_features.settings import (
     BASE,
@@ -29,6 +29,7 @@ from experiments.universal_features.settings import (
     Settings,
     made_with,
 )
+from npmerge.fitting.fit import Loss
 from npmerge.models import Llama, build
 
 
@@ -54,8 +55,7 @@ class Networks:
     def __init__(self, settings: Settings, texts: Mapping[str, Text], folder: Path, seed: int):
         self.settings, self.texts, self.folder, self.seed = settings, texts, folder, seed
         s = settings
-        sizes = {"heads": s.heads, "kv_heads": s.kv_heads, "hidden": s.hidden, "length": s.length}
-        config = Llama(len(ALPHABET), s.width, 1, theta=1e4, eps=1e-6, tied=False, **sizes)
+        config = Llama(len(ALPHABET), s.width, 1, s.heads, s.kv_heads, s.hidden, s.length, 1e4, 1e-6, tied=False)
         self.network = build(config, seed=seed)
         self.apply, self.objective = self.network.apply, nm.CrossEntropy()
         self.loss = nm.fine_tuning(self.apply, self.objective)
@@ -110,7 +110,7 @@ class Networks:
 
     def _trained(self, start: PyTree, names: Sequence[str], rate: float, steps: int) -> PyTree:
         batches = self.batches(names, 100 * self.seed + len(names))
-        return nm.fit(start, self.loss, None, batches, adamw(rate, steps), steps=steps, every=steps).theta
+        return nm.fit(start, self.loss, None, batches, adam(rate, steps), steps=steps, every=steps).theta
 
     # ---------------------------------------------------------------------------------------------------------- merges
 
@@ -124,14 +124,15 @@ class Networks:
         if name == SLERP:
             return Merged(self.slerp(s.t), f"t {s.t:g}, published")
         stack = nm.stack_models(self.parents, self.base)
-        make: Callable[[float], nm.Merge] = {TASK: nm.TaskArithmetic, TIES: lambda scale: nm.Ties(scale=scale)}[name]
-        found = {scale: make(scale)(stack) for scale in s.scales}
+        method = {TASK: nm.TaskArithmetic, TIES: nm.Ties}[name]
+        found = {scale: method(scale=scale)(stack) for scale in s.scales}
         best = min(found, key=lambda scale: nm.evaluate(self.apply, found[scale], self.validation).loss)
         return Merged(found[best], f"scale {best:g}")
 
     def _learned(self, name: str, path: Path) -> Merged:
         """NP Merge from the average, or the average fine-tuned: the same windows, steps and number of rates."""
         s, stack, merge = self.settings, nm.stack_models(self.parents), nm.np_merge()
+        loss: Loss
         if name == NP:
             theta, rates = merge.init(stack), s.merge_rates
             loss = nm.weight_space(merge, self.apply, self.objective)

@@ -13,7 +13,7 @@ from experiments.universal_features.browsable import browsable
 from experiments.universal_features.figures import figures
 from experiments.universal_features.findings import findings
 from experiments.universal_features.results import Results, number, percent, read
-from experiments.universal_features.settings import AGAIN, BASE, MERGES, NETWORKS, PARENTS, TEXTS
+from experiments.universal_features.settings import AGAIN, MERGES, NETWORKS, TEXTS
 from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """A one-layer language model of English and Python is fine-tuned to plays and to Lua, and the two are merged
@@ -86,7 +86,7 @@ def _origins(results: Results) -> list[str]:
     )
     columns = ("both", "plays", "lua", "base", "neither")
     rows = []
-    for name in MERGES:
+    for name in (merge for merge in MERGES if results.own(merge)):
         shares = (*(results.origin(name, column) for column in columns), results.of_parents(name), results.own(name))
         rows.append((name, *map(percent, shares)))
     return markdown_table(header, rows)
@@ -95,7 +95,7 @@ def _origins(results: Results) -> list[str]:
 def _networks(results: Results) -> list[str]:
     header = ("", *TEXTS, "plays and Lua", "chosen", "rates", "learned")
     rows = []
-    for name in NETWORKS:
+    for name in (network for network in NETWORKS if results.losses(network)):
         found = [row for row in results.rows if row["network"] == name]
         chosen = ", ".join(sorted({row["chosen"] for row in found} - {""}))
         rates = ", ".join(sorted({f"{row['rate']:g}" for row in found if row["rate"] != ""}))
@@ -132,8 +132,9 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"plays Tiny Shakespeare, Lua Debian's packages.{packaged} Characters for training: {sizes}."
     )
     yield (
-        f"{BASE.capitalize()}: AdamW at {s['base_rate']:g}, {s['base_steps']:,} steps of {s['batch']} windows, half of each "
-        f"text. {' and '.join(PARENTS).capitalize()}: AdamW at {s['tuned_rate']:g}, {s['tuned_steps']:,} steps each."
+        f"Base: Adam at {s['base_rate']:g}, {s['base_steps']:,} steps of {s['batch']} windows, half of each "
+        f"text. Each fine-tune: Adam at {s['tuned_rate']:g}, {s['tuned_steps']:,} steps each; rates "
+        "fall to zero along a cosine, as they do in all that is learned here."
     )
     yield (
         f"SLERP from the fine-tune to Lua to that to plays, t = {s['t']:g} as published; task arithmetic and TIES with a scale "

@@ -3,10 +3,11 @@
 import functools
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import typer
 
@@ -22,7 +23,6 @@ from experiments.universal_features.settings import (
     AGAIN,
     BASE,
     MERGES,
-    NETWORKS,
     NP,
     OF_PARENTS,
     PARENTS,
@@ -34,12 +34,12 @@ from experiments.universal_features.settings import (
 TWICE = (BASE, SLERP, NP)
 """Networks with a second autoencoder: what persists between two of one network is the most that can be expected."""
 
-EDGES = (
-    *((BASE, name) for name in (*PARENTS, *MERGES)),
-    *((parent, merge) for merge in MERGES for parent in PARENTS),
-    *((name, f"{name}, {AGAIN}") for name in TWICE),
-)
-"""Which features are compared with which."""
+
+def edges(merges: Sequence[str]) -> list[tuple[str, str]]:
+    """Which features are compared with which."""
+    parents = [(parent, merge) for merge in merges for parent in PARENTS]
+    twice = [(name, f"{name}, {AGAIN}") for name in TWICE]
+    return [(BASE, name) for name in (*PARENTS, *merges)] + parents + twice
 
 
 SHOWN = (BASE, *PARENTS, SLERP, NP)
@@ -81,16 +81,17 @@ class Experiment:
 
     def run(self) -> None:
         """Every row that is not there yet."""
-        for name in NETWORKS:
+        names = (BASE, *PARENTS, *self.settings.merges)
+        for name in names:
             self._add(self.files.rows, {"network": name}, functools.partial(self._network, name))
         for t in self.settings.ts:
             self._add(self.files.slerp, {"t": t}, functools.partial(self._slerp, t))
-        for name in (*NETWORKS, *(f"{name}, {AGAIN}" for name in TWICE)):
+        for name in (*names, *(f"{name}, {AGAIN}" for name in TWICE)):
             self._add(self.files.dictionaries, {"network": name}, functools.partial(self._dictionary, name))
-        for parent, child in EDGES:
+        for parent, child in edges(self.settings.merges):
             key = {"parent": parent, "child": child}
-            self._add(self.files.flows, key, lambda p=parent, c=child: self.match(p, c).counts())  # type: ignore[misc]
-        for name in MERGES:
+            self._add(self.files.flows, key, lambda p=parent, c=child: self.match(p, c).counts())
+        for name in self.settings.merges:
             self._add(self.files.origins, {"network": name}, functools.partial(self._origins, name))
         self._contexts()
 
@@ -123,7 +124,7 @@ class Experiment:
         n, plain = self.networks, name.removesuffix(f", {AGAIN}")
         variables, found = n.variables(plain), self.of(name)
         x, d = found.units, found.dictionary
-        rest = np.square(x - np.asarray(d(x))).sum() / np.square(x - x.mean(0)).sum()
+        rest = np.square(x - np.asarray(d(jnp.asarray(x)))).sum() / np.square(x - x.mean(0)).sum()
         losses = [patched(n.apply, n.graph, variables, self.compared, y) for y in (d, nothing(d))]
         loss = nm.evaluate(n.apply, variables, self.compared).loss
         return {
@@ -143,7 +144,7 @@ class Experiment:
         from_parents = [self.match(parent, name).known for parent in PARENTS]
         from_base = self.match(BASE, name).known
         both, either = np.logical_and(*from_parents), np.logical_or(*from_parents)
-        own = {}
+        own: dict[str, int] = {}
         for parent, short in zip(PARENTS, ("plays", "lua"), strict=True):
             new = ~self.match(BASE, parent).known
             own |= {f"own_{short}": int(new.sum()), f"own_{short}_kept": int((new & self.match(parent, name).kept).sum())}

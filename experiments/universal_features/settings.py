@@ -58,9 +58,10 @@ class Settings:
         characters: of each text at most.
         packaged: whether plays and Lua are replaced by other modules of Python.
         base_steps: of training.
-        base_rate: of AdamW.
+        base_rate: of Adam.
         tuned_steps: of each fine-tune.
-        tuned_rate: of AdamW.
+        tuned_rate: of Adam.
+        merges: of both fine-tunes.
         ts: of SLERP that are tried, 0 being the network fine-tuned to Lua.
         t: the published one, whose merge has an autoencoder.
         scales: of task arithmetic and TIES, chosen on validation data.
@@ -88,6 +89,7 @@ class Settings:
     base_rate: float = 3e-3
     tuned_steps: int = 800
     tuned_rate: float = 5e-4
+    merges: tuple[str, ...] = MERGES
     ts: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.58, 0.7, 0.8, 0.9, 1.0)
     t: float = 0.58
     scales: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -111,8 +113,8 @@ def made_with(settings: Settings, texts: Mapping[str, Text]) -> dict[str, Any]:
 PRESETS = {
     Preset.test: Settings(
         width=8, hidden=16, heads=2, kv_heads=1, length=16, batch=8, characters=8_000, packaged=True, base_steps=30,
-        base_rate=1e-2, tuned_steps=10, tuned_rate=1e-2, ts=(0.0, 0.58, 1.0), scales=(0.5,), learning_steps=4,
-        merge_rates=(1e-1,), weight_rates=(1e-3,),
+        base_rate=1e-2, tuned_steps=10, tuned_rate=1e-2, merges=(SLERP, TASK, NP, CONTROL), ts=(0.0, 0.58, 1.0),
+        scales=(0.5,), learning_steps=4, merge_rates=(1e-1,), weight_rates=(1e-3,),
         autoencoder=Autoencoder(expansion=2, l1=0.1, steps=60, batch=64, chunks=2, tokens=512),
         compared=512, judged=16, shown=2, contexts=2,
     ),

@@ -20,7 +20,7 @@ from experiments.universal_features.matching import correlations, matched, measu
 from experiments.universal_features.networks import Networks
 from experiments.universal_features.page import page
 from experiments.universal_features.results import Results, read
-from experiments.universal_features.rows import EDGES, SHOWN, TWICE, Experiment
+from experiments.universal_features.rows import SHOWN, TWICE, Experiment, edges
 from experiments.universal_features.settings import (
     AGAIN,
     CONTROL,
@@ -174,13 +174,17 @@ def test_every_row_is_there(out):
     rows, slerp, dictionaries, flows, origins, contexts = (
         read_rows(out / f"{name}.csv") for name in ("rows", "slerp", "dictionaries", "flows", "origins", "contexts")
     )
-    assert [row["network"] for row in rows] == list(NETWORKS)
+    assert [row["network"] for row in rows] == [*NETWORKS[:3], *SETTINGS.merges]
     assert all(np.isfinite([row[text] for text in TEXTS]).all() for row in rows)
     assert [row["t"] for row in slerp] == list(SETTINGS.ts)
-    assert [row["network"] for row in dictionaries] == [*NETWORKS, *(f"{name}, {AGAIN}" for name in TWICE)]
-    assert [(row["parent"], row["child"]) for row in flows] == list(EDGES)
+    assert [row["network"] for row in dictionaries] == [
+        *NETWORKS[:3],
+        *SETTINGS.merges,
+        *(f"{name}, {AGAIN}" for name in TWICE),
+    ]
+    assert [(row["parent"], row["child"]) for row in flows] == edges(SETTINGS.merges)
     assert all(row["persist"] + row["disappear"] == row["of_parent"] for row in flows)
-    assert [row["network"] for row in origins] == list(MERGES)
+    assert [row["network"] for row in origins] == list(SETTINGS.merges)
     for row in origins:
         assert sum(row[name] for name in ("both", "plays", "lua", "base", "neither")) == row["features"]
     assert {row["network"] for row in contexts} <= set(SHOWN) and contexts
@@ -193,18 +197,20 @@ def test_the_ends_of_slerp_are_the_fine_tunes(out):
         assert ends[t]["plays"] == pytest.approx(losses[name]["plays"], abs=1e-5)
 
 
-def test_the_learned_merge_and_its_control_start_at_the_average(networks):
+def test_the_learned_merge_has_as_many_numbers_as_its_control(networks):
     for name in (NP, CONTROL):
-        assert networks.merged(name).learned == nm.parameters(networks.base) * (2 if name == NP else 1)
+        assert networks.merged(name).learned == nm.parameters(networks.base)
     assert networks.merged(NP).rate in SETTINGS.merge_rates and networks.merged(CONTROL).rate in SETTINGS.weight_rates
 
 
 def test_words_follow_the_rows():
+    assert set(SETTINGS.merges) < set(PRESETS["cpu"].merges) == set(MERGES)
+
     def said(kept):
         flows = [
             {"seed": seed, "parent": parent, "child": child, "of_parent": 100, "of_child": 100, "emerge": 0,
              "persist": 50 + seed + kept * (child == NP)}
-            for seed in range(3) for parent, child in EDGES
+            for seed in range(3) for parent, child in edges(MERGES)
         ]  # fmt: skip
         return "\n".join(findings(Results({"t": 0.58}, [], [], [], flows, [], [])))
 
