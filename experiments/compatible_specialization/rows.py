@@ -27,6 +27,7 @@ from experiments.compatible_specialization.settings import (
     ROUTED,
     SLERP,
     SWEPT,
+    TUNED_BASE,
     Settings,
 )
 from experiments.compatible_specialization.similarity import similarities
@@ -102,6 +103,8 @@ class Experiment:
     def measured(self, place: Place, way: str) -> dict[str, Any]:
         """The columns of a row."""
         n = self.networks
+        if way == TUNED_BASE and (row := self._known(place, way)):
+            return row
         if way in (*ROUTED, *MERGED, *CONTROLS):
             return self._learned(place, way)
         if way in (*SWEPT, EQUAL_FEATURES, EQUAL_OUTPUTS):
@@ -115,6 +118,12 @@ class Experiment:
             best = min(range(2), key=lambda k: self._loss(place.validation, n.apply, place.experts[k]))
             return self._row(place, n.apply, place.experts[best], chosen=EXPERTS[best])
         return self._row(place, n.apply, place.experts[EXPERTS.index(way.removeprefix("expert: "))])
+
+    def _known(self, place: Place, way: str) -> dict[str, Any] | None:
+        """What was measured at another moment of the experts, on which it does not depend."""
+        key, others = self.seed | {"target": place.target, "way": way}, (*KEY, "seconds")
+        rows = [row for row in self.files.rows.all if all(row[name] == x for name, x in key.items())]
+        return {name: x for name, x in rows[0].items() if name not in others} if rows else None
 
     def _learned(self, place: Place, way: str) -> dict[str, Any]:
         """Learned on the target at each rate, the best on validation data kept."""
