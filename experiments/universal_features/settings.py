@@ -35,10 +35,10 @@ class Autoencoder:
         tokens: that are learned from.
     """
 
-    expansion: int = 8
-    l1: float = 0.3
-    rate: float = 2e-3
-    steps: int = 1200
+    expansion: int = 4
+    l1: float = 3.0
+    rate: float = 3e-3
+    steps: int = 2000
     batch: int = 1024
     chunks: int = 6
     tokens: int = 65_536
