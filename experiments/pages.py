@@ -8,6 +8,7 @@ from experiments.cca_merge.page import page as cca_merge
 from experiments.landscape.page import page as landscape
 from experiments.np_merge.page import page as np_merge
 from experiments.pleas.page import page as pleas
+from experiments.scaling.page import page as scaling
 from experiments.strangers.page import page as strangers
 
 RESULTS = Path(__file__).parent / "results"
@@ -17,6 +18,7 @@ PAGES: Mapping[str, Callable[[Path], str]] = {
     "landscape": landscape,
     "np_merge": np_merge,
     "pleas": pleas,
+    "scaling": scaling,
     "strangers": strangers,
 }
 """Experiments whose page is a function of the files in their folder alone."""
