@@ -27,7 +27,7 @@ from experiments.scaling.settings import (
     Block,
 )
 
-CLAIMS = (
+CLAIMS: tuple[tuple[Claim, dict[str, str]], ...] = (
     (
         Claim("Crisostomi et al. 2024 (C2M3), arXiv 2405.17897", "a universe is better than matching each network to one of "
               "them, for more than two", f"{UNIVERSE}: {AVERAGE}", f"{REFERENCE}: {AVERAGE}"),

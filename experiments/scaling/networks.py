@@ -78,7 +78,8 @@ class Networks:
         batches = [nm.shuffled(*part, s.batch, seed=1000 * self.seed + k) for k, part in enumerate(self.parts)]
         found = nm.fit_many(start, self.loss, batches, optax.adam(s.rate), steps=s.training_steps).theta
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(self.path, seconds=time.perf_counter() - began, **{path: np.asarray(x) for path, x in flatten(found).items()})
+        arrays: dict[str, Any] = {path: np.asarray(x) for path, x in flatten(found).items()}
+        np.savez(self.path, **arrays, seconds=time.perf_counter() - began)
         return nm.Stack(found).models()
 
     @functools.cached_property

@@ -57,7 +57,7 @@ def page(folder: Path) -> str:
 
 def _ways(block: Block) -> list[tuple[str, str, str | None]]:
     """Label, method and alignment of every line of a table."""
-    ways = [(method, method, None) for method in LEVELS]
+    ways: list[tuple[str, str, str | None]] = [(method, method, None) for method in LEVELS]
     ways += [(f"{AVERAGE}, {alignment}", AVERAGE, alignment) for alignment in block.alignments]
     ways += [(method, method, None) for method in (*CLOSED, *LEARNED, *CONTROLS) if method != AVERAGE]
     return [*ways, (f"{SHORT}, each aligned to the merge so far", SHORT, SUCCESSIVE)]

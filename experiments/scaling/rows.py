@@ -168,8 +168,8 @@ class Experiment:
         network, _, learned = found[best]
         columns: dict[str, Any] = {"merging": min(seconds), "rate": learner.rates[best], "steps": learner.steps}
         if job.method in MEASURED:  # the others take the steps of one of these
-            held = step_bytes(*_with_optimizer(learner.example(), adam(1e-3, 1)), next(self._batches()))
-            columns |= held._asdict()
+            loss, theta, stack = learner.example()
+            columns |= step_bytes(loss, adam(1e-3, 1), theta, stack, next(self._batches()))._asdict()
         return self._tested(network, **columns, labelled=self.settings.labelled, learned=learned)
 
     def _learner(self, job: Job, models: list[PyTree]) -> Learner:
@@ -227,11 +227,6 @@ class Experiment:
 
 def _dare(n: int) -> Callable[[float], nm.Merge]:
     return lambda scale: nm.Dare(scale=scale / n)
-
-
-def _with_optimizer(example: tuple[Any, PyTree, PyTree], optimizer: optax.GradientTransformation) -> tuple:
-    loss, theta, stack = example
-    return loss, optimizer, theta, stack
 
 
 @functools.partial(jax.jit, static_argnums=0)
