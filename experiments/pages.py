@@ -7,8 +7,8 @@ from pathlib import Path
 from experiments.cca_merge.page import page as cca_merge
 from experiments.landscape.page import page as landscape
 from experiments.np_merge.page import page as np_merge
-from experiments.pleas.page import page as pleas
 from experiments.overtraining.page import page as overtraining
+from experiments.pleas.page import page as pleas
 from experiments.scaling.page import page as scaling
 from experiments.strangers.page import page as strangers
 

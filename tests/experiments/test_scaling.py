@@ -10,6 +10,7 @@ import pytest
 
 import npmerge as nm
 from experiments.data import load_images
+from experiments.gallery import gallery
 from experiments.run import read_rows
 from experiments.scaling.command import reproduce
 from experiments.scaling.findings import claims, findings
@@ -43,7 +44,7 @@ SETTINGS = PRESETS["test"]
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scaling")
+    folder = tmp_path_factory.mktemp("results") / "scaling"
     reproduce("test", folder, range(1))
     return folder
 
@@ -142,6 +143,13 @@ def test_the_page_is_made_of_the_files_alone(out, rows):
     names = ("alignments", "learned", "cost", "memory")
     assert all((out / f"{name}.png").stat().st_size > 10_000 for name in names)
     assert {found.mark for found in claims(read(out))} == {"one seed"}
+
+
+def test_the_gallery_has_each_claim_with_its_row(out):
+    text = gallery(out.parent)
+    for claim, mark, _ in claims(read(out)):
+        assert f"| {claim.says} | {mark} | {claim.better} minus {claim.than}: " in text
+    assert "Not run yet: np_merge, cca_merge, pleas, overtraining." in text
 
 
 def test_words_follow_the_rows():
