@@ -102,7 +102,8 @@ class Experiment:
             return self._level(job)
         models, aligning = self.networks.aligned(job.alignment, job.models)
         columns = self._closed(job, models) if job.method in CLOSED else self._learned(job, models)
-        return columns | {"aligning": round(aligning, 4)}
+        inside = job.alignment == SUCCESSIVE and job.method == SHORT  # it aligns to what it has learned, as it merges
+        return columns | {"aligning": 0.0 if inside else round(aligning, 4)}
 
     def _level(self, job: Job) -> dict[str, Any]:
         """The networks themselves, the best of them on validation data, and the mean of their logits."""
