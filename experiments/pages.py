@@ -8,7 +8,9 @@ from experiments.cca_merge.page import page as cca_merge
 from experiments.compatible_specialization.page import page as compatible_specialization
 from experiments.landscape.page import page as landscape
 from experiments.np_merge.page import page as np_merge
+from experiments.overtraining.page import page as overtraining
 from experiments.pleas.page import page as pleas
+from experiments.scaling.page import page as scaling
 from experiments.strangers.page import page as strangers
 from experiments.universal_features.page import page as universal_features
 
@@ -20,6 +22,8 @@ PAGES: Mapping[str, Callable[[Path], str]] = {
     "landscape": landscape,
     "np_merge": np_merge,
     "pleas": pleas,
+    "overtraining": overtraining,
+    "scaling": scaling,
     "strangers": strangers,
     "universal_features": universal_features,
 }

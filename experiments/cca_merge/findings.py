@@ -28,6 +28,8 @@ from experiments.cca_merge.settings import (
     ZIPIT,
     Block,
 )
+from experiments.claims import Claim as Said
+from experiments.claims import Marked, marked
 from experiments.differences import Difference, paired
 from npmerge.reports.tables import markdown_table
 
@@ -75,6 +77,14 @@ def findings(results: Results) -> Iterator[str]:
     yield from _more_models(results)
     yield from _references(results)
     yield from _depth(results)
+
+
+def claims(results: Results) -> Iterator[Marked]:
+    """What is expected, with its mark; settings are blocks."""
+    for claim in (x for x in CLAIMS if x.sign):
+        found = ((results.title(block), _in_block(results, claim, block)) for block in results.blocks)
+        if (judged := marked(Said("CCA Merge", claim.expected, claim.better, claim.than, claim.sign), found)) is not None:
+            yield judged
 
 
 def differences(results: Results) -> list[str]:

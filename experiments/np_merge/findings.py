@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.claims import Claim as Said
+from experiments.claims import Marked, marked
 from experiments.differences import Difference
 from experiments.np_merge.results import Results, partner
 from experiments.np_merge.settings import (
@@ -114,6 +116,15 @@ def findings(results: Results) -> Iterator[str]:
         found = [d for _, places in _places(results) if (d := results.difference(claim.pairs(places)))]
         if found:
             yield f"{claim.expected} {_sum(claim, found)}"
+
+
+def claims(results: Results) -> Iterator[Marked]:
+    """What is expected, with its mark; settings are tasks."""
+    for claim in (x for x in CLAIMS if x.sign):
+        found = ((name, results.difference(claim.pairs(places))) for name, places in _places(results))
+        better, than = claim.name.split(" minus ")
+        if (judged := marked(Said("NP Merge", claim.expected, better, than, claim.sign), found)) is not None:
+            yield judged
 
 
 def differences(results: Results) -> list[str]:

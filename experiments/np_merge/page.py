@@ -32,6 +32,14 @@ could be reached, only its method and claims, so nothing here is beside a publis
 steps are unknown, too."""
 
 
+def read(folder: Path) -> Results:
+    """What was measured, of a folder. Raises ValueError for rows made with other settings than the preset has now."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    settings = PRESETS[Preset(summary["preset"])]
+    rows = Rows(folder / "rows.csv", KEY, made_with(settings, list(summary["data"].items())))
+    return Results(rows.all, settings, summary["images"])
+
+
 def page(folder: Path) -> str:
     """The result as a page: every number in it comes from `rows.csv` and `summary.json`.
 
@@ -42,10 +50,7 @@ def page(folder: Path) -> str:
         ValueError: rows that were made with other settings than the preset has now.
     """
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    settings = PRESETS[Preset(summary["preset"])]
-    rows = Rows(folder / "rows.csv", KEY, made_with(settings, list(summary["data"].items())))
-    results = Results(rows.all, settings, summary["images"])
-    seconds = summary["seconds"]
+    results, seconds = read(folder), summary["seconds"]
     return "\n".join([
         "# NP Merge beside honest controls", "", INTRODUCTION, "",
         "## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), "",

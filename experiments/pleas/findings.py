@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from experiments.claims import Claim as Said
+from experiments.claims import Marked, marked
 from experiments.differences import Difference
 from experiments.pleas.results import Results, Side
 from experiments.pleas.settings import (
@@ -94,6 +96,15 @@ def findings(results: Results) -> Iterator[str]:
         if line := _judged(results, claim):
             yield line
     yield from _of_the_gap(results)
+
+
+def claims(results: Results) -> Iterator[Marked]:
+    """What is expected, with its mark; settings are tasks."""
+    for claim in (x for x in CLAIMS if x.sign):
+        found = ((results.title(task), _in_task(results, claim, task)) for task in results.tasks)
+        better, than = claim.title.split(" minus ")
+        if (judged := marked(Said("PLeaS", claim.expected, better, than, claim.sign), found)) is not None:
+            yield judged
 
 
 def differences(results: Results) -> list[str]:

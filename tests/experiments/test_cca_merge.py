@@ -33,6 +33,7 @@ from experiments.cca_merge.settings import (
 )
 from experiments.cca_merge.spectra import canonical, explained
 from experiments.data import load_images
+from experiments.gallery import GALLERY
 from experiments.problem import Problem
 from experiments.run import read_rows
 
@@ -134,6 +135,7 @@ def test_moments_of_some_in_an_order_are_what_is_collected_of_them(permuted):
 def test_the_page_is_made_of_the_files_alone(out, rows):
     text = (out / "README.md").read_text()
     assert page(out) == text
+    assert {claim.mark for claim in GALLERY["cca_merge"](out)} == {"one seed"}
     for row in rows:
         assert f"{100 * row['accuracy']:.1f}" in text
     assert json.loads((out / "summary.json").read_text())["command"] in text

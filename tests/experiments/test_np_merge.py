@@ -12,6 +12,7 @@ import pytest
 import npmerge as nm
 from experiments.data import load, standardised
 from experiments.differences import Difference
+from experiments.gallery import GALLERY
 from experiments.np_merge import experiment
 from experiments.np_merge.command import reproduce
 from experiments.np_merge.findings import CLAIMS, Claim
@@ -130,6 +131,7 @@ def test_networks_of_other_splits_see_other_images(problem, networks):
 
 def test_the_page_shows_the_rows_and_nothing_is_done_twice(out, results, monkeypatch):
     text = (out / "README.md").read_text()
+    assert {claim.mark for claim in GALLERY["np_merge"](out)} == {"one seed"}
     for method in {row["method"] for row in results.rows}:
         assert f"| {method}" in text
     for row in results.rows:

@@ -10,6 +10,7 @@ import pytest
 
 from experiments.data import DataSet, Part, load, standardised
 from experiments.data.types import Known
+from experiments.gallery import GALLERY
 from experiments.pleas.command import reproduce
 from experiments.pleas.findings import findings
 from experiments.pleas.functions import WithinPart
@@ -164,6 +165,7 @@ def test_examples_alternate():
 
 def test_the_page_is_made_of_the_files_alone(out, rows):
     text = (out / "README.md").read_text()
+    assert {claim.mark for claim in GALLERY["pleas"](out)} == {"one seed"}
     assert page(out) == text
     for row in rows:
         assert f"{100 * row['accuracy']:.1f}" in text

@@ -1,0 +1,138 @@
+"""The page: every number in it comes from the files of its folder."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.claims import MARKING, table
+from experiments.differences import READING
+from experiments.overtraining.figures import figures
+from experiments.overtraining.findings import claims, findings
+from experiments.overtraining.results import Results, read
+from experiments.overtraining.settings import CLOSED, CONTROL, LEARNED, METHODS, MIXTURE, PLATEAU, TRAININGS
+from experiments.run import Preset
+from npmerge.reports.tables import markdown_table
+
+INTRODUCTION = """Experts of one base are merged after few and after many steps of their training, as in "From Memorization to
+Parameter Interference: How Overtraining Experts Harms Model Merging" (arXiv 2506.14126): longer training makes better experts
+and, says the paper, worse merges, since late steps fit few hard examples that the merge forgets. Here small transformers are
+fine-tuned whole and by adapters, on images and on text, merged at every moment, up-cycled into a mixture, and stopped early
+each by its own task. The paper's tables could not be had: nothing here is beside a published number."""
+
+FIGURES = {
+    "moments": "Test accuracy of merges against steps of expert training",
+    "difficulty": "Training examples by difficulty: what experts and their average have right",
+}
+
+
+def write(folder: Path) -> None:
+    """The page and the figures of a folder."""
+    for name, drawing in figures(folder).items():
+        drawing.savefig(folder / f"{name}.png", dpi=150)
+    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """The result as a page."""
+    results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    lines = ["# Overtrained experts", "", INTRODUCTION, ""]
+    lines += ["## What the paper claims", "", MARKING, "", *table(claims(results)), ""]
+    lines += ["## What came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
+    for name, words in FIGURES.items():
+        lines += [f"![{words}]({name}.png)", ""] if (folder / f"{name}.png").is_file() else []
+    lines += [
+        "## Tables",
+        "",
+        f"Test accuracy in percent, the mean over tasks; mean and deviation over seeds {results.seeds}.",
+        "",
+    ]
+    for setup in results.setups:
+        for training in TRAININGS:
+            lines += [f"### {setup}, {training}", "", *_accuracies(results, setup, training), ""]
+            lines += [*_difficulty(results, setup, training), ""]
+    lines += ["## What was chosen on selection data", "", *(f"- {line}" for line in _chosen(results)), ""]
+    lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results)), ""]
+    lines += ["## Deviations and limits", "", *(f"- {line}" for line in _limits(summary["preset"])), ""]
+    return "\n".join([*lines, f"`{summary['command']}`, {summary['seconds']:,.0f} s, {summary['machine']}.", ""])
+
+
+def _accuracies(results: Results, setup: str, training: str) -> list[str]:
+    moments = [*results.moments, PLATEAU]
+    header = ("test accuracy (%) after steps", *(f"{m:,}" if isinstance(m, int) else str(m) for m in moments))
+    rows = [(method, *(results.cell(setup, training, method, m) for m in moments)) for method in METHODS]
+    return markdown_table(header, [row for row in rows if any(row[1:])])
+
+
+def _difficulty(results: Results, setup: str, training: str) -> list[str]:
+    header = ("training examples by EL2N (%): experts / average / forgotten", *(f"{m:,}" for m in results.moments))
+    rows = []
+    for group in range(results.settings["groups"]):
+        cells = []
+        for moment in results.moments:
+            found = [results.group(setup, training, moment, group, c) for c in ("expert", "merged", "forgotten")]
+            cells.append(" / ".join(f"{100 * np.mean(list(x.values())):.1f}" for x in found) if found[0] else "")
+        rows.append((f"group {group + 1} of {results.settings['groups']}{', easiest' * (group == 0)}", *cells))
+    return markdown_table(header, rows)
+
+
+def _chosen(results: Results) -> Iterator[str]:
+    for method in (*CLOSED, LEARNED, CONTROL, MIXTURE):
+        rows = [row for row in results.rows if row["method"] == method]
+        chosen = Counter(str(row["chosen"] or (f"rate {row['rate']:g}" if row["rate"] != "" else "")) for row in rows)
+        if any(chosen):
+            yield f"{method}: " + ", ".join(f"{name} ({n})" for name, n in sorted(chosen.items())) + "."
+
+
+def _protocol(results: Results) -> Iterator[str]:
+    s = results.settings
+    for setup in s["setups"]:
+        if setup["name"] in results.setups:
+            yield _told(setup, s["data"][setup["name"]])
+    yield (
+        f"Experts: Adam at a constant rate, {results.moments[-1]:,} steps of {s['batch']}, all tasks in one compiled run "
+        f"(`nm.fit_many`), merged after {', '.join(f'{m:,}' for m in results.moments)} steps. LoRA: rank {s['rank']}."
+    )
+    yield (
+        f"Stopped early: each expert judged every {s['judged']} steps on the selection data of its task; after {s['patience']} "
+        "judgements without a new best the rate falls to a tenth, after as many more it stops; the best moment is kept "
+        "(`nm.Plateau`)."
+    )
+    yield (
+        f"Merges: scales {s['scales']} of task vectors by selection loss; TIES and DARE keep their published densities; "
+        "RegMean measures each expert on the learning data of its task, without labels. NP Merge, the fine-tuned average and "
+        f"the router learn from the learning data of all tasks with labels, {s['steps']} steps of {s['batch']}, three rates "
+        f"each by selection loss: {s['learned_rates']}, {s['control_rates']}, {s['router_rates']}."
+    )
+    yield (
+        "Mixture: the feed-forward blocks of all experts side by side, all of them computed, all else averaged; a router for "
+        "each block starts even and learns alone."
+    )
+    yield (
+        f"Difficulty: EL2N of each training example after {s['scored']} steps of its expert, in {s['groups']} groups; of text "
+        'the mean over characters. "Forgotten": of what the expert has right, the part that the average has wrong.'
+    )
+    yield "Accuracy is the mean over tasks, on test data that are read once for each row; of text it is of the next character."
+
+
+def _told(setup: Mapping[str, Any], data: str) -> str:
+    sizes = setup["sizes"]
+    return (
+        f"{setup['name']}: {data}; {setup['network']}; up to {sizes['base']:,} examples for the base ({setup['base_steps']:,} "
+        f"steps), of each task up to {sizes['train']:,} for its expert, {sizes['learning']} for learning, {sizes['selection']} "
+        f"for selection, {sizes['test']:,} for testing; Adam at {setup['rate']:g}, adapters at {setup['adapter_rate']:g}."
+    )
+
+
+def _limits(preset: str) -> Iterator[str]:
+    if preset != Preset.paper:
+        yield "Tiny networks of a short training on small data; the paper has CLIP ViT-B/32 and T5."
+    yield (
+        "The paper's experts are trained with a schedule for each length; here every moment is of one run at a constant rate. "
+        "Its rule looks at accuracies, the one here at losses."
+    )
+    yield "EL2N is of one run of each expert; the paper that proposed it takes a mean over several."
+    yield "The mixture computes every expert, and its router sees labels as the other learned rows do."

@@ -1,0 +1,140 @@
+"""Tasks of one base: images turned, mirrored and made negatives of, or strings of other languages as characters."""
+
+import json
+import lzma
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data import Examples, Images, joined, load, standardised
+from experiments.data.find import SHARED
+from experiments.overtraining.settings import Setup, Sizes
+
+STRINGS = Path("text_parallel_ui") / "django_ui_strings.jsonl.xz"
+LANGUAGES = ("de", "es", "fr", "tr")
+
+VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "turned": lambda x: np.rot90(x, axes=(1, 2)),
+    "mirrored": lambda x: x[:, :, ::-1],
+    "negative": lambda x: -x,
+}
+"""What is done to the images of each task; pixels are shifted and scaled, so a negative has the other sign."""
+
+
+class Task(NamedTuple):
+    """What one expert is trained on; parts without a common example."""
+
+    name: str
+    train: Examples
+    learning: Examples
+    selection: Examples
+    test: Examples
+
+
+class Tasks(NamedTuple):
+    """The tasks of one seed and what the base is trained on."""
+
+    name: str
+    base: Examples
+    base_selection: Examples
+    each: tuple[Task, ...]
+
+
+def source(setup: Setup, data: str, *, download: bool) -> tuple[str, Callable[[int], Tasks]]:
+    """The data of a setup: what was found, and the tasks of a seed.
+
+    Args:
+        setup: which data.
+        data: a folder with the data sets; empty to look for them.
+        download: whether images that are not found are fetched.
+
+    Raises:
+        ValueError: missing data.
+    """
+    if setup.data == "text":
+        rows = read_strings((Path(data) if data else SHARED) / STRINGS)
+        return f"{len(rows):,} strings, {', '.join(LANGUAGES)}", lambda seed: text_tasks(rows, setup, seed)
+    images = standardised(load(setup.data, data or None, download=download))
+    shape = images.train.inputs.shape[1:] if len(setup.config.input_shape) > 1 else (-1,)
+    return images.name, lambda seed: image_tasks(images, setup.sizes, shape, seed)
+
+
+def image_tasks(images: Images, sizes: Sizes, shape: tuple[int, ...], seed: int) -> Tasks:
+    """Each view of images of its own for training, of the same ones for all tasks in the other parts.
+
+    Args:
+        images: of a set; the test images are the same for every seed.
+        sizes: of the parts.
+        shape: of an image as the network takes it.
+        seed: of which images are in which part.
+    """
+    pool = joined([images.train, images.validation])
+    trains = [sizes.train] * len(VIEWS)
+    base, selection, learning, *own = _cut(pool, seed, sizes.base, sizes.selection, sizes.learning, *trains)
+    test = images.test.take(np.arange(min(sizes.test, len(images.test.labels))))
+
+    def seen(view: Callable[[np.ndarray], np.ndarray], part: Examples) -> Examples:
+        return Examples(np.ascontiguousarray(view(part.inputs)).reshape(len(part.labels), *shape), part.labels)
+
+    each = (
+        Task(name, *(seen(view, part) for part in (train, learning, selection, test)))
+        for (name, view), train in zip(VIEWS.items(), own, strict=True)
+    )
+    return Tasks(images.name, seen(lambda x: x, base), seen(lambda x: x, selection), tuple(each))
+
+
+def text_tasks(rows: Sequence[dict[str, str]], setup: Setup, seed: int) -> Tasks:
+    """Windows of characters: English for the base, a task for each of `LANGUAGES`.
+
+    A row of strings that are translations of each other is in one part for all languages; a fifth is for testing, the same for
+    every seed. Parts are cut to their sizes, in windows.
+    """
+    letters = sorted({letter for row in rows for text in row.values() for letter in text} | {"\n"})
+    config: Any = setup.config
+    index, length = {letter: k for k, letter in enumerate(letters)}, config.length
+    if len(letters) > config.vocabulary:
+        raise ValueError(f"the strings have {len(letters)} letters, the network of {setup.name} takes {config.vocabulary}")
+    fixed = np.random.default_rng(0).permutation(len(rows))
+    test, rest = fixed[: len(rows) // 5], np.random.default_rng(seed).permutation(fixed[len(rows) // 5 :])
+    cut = np.split(rest, [len(rest) // 8, len(rest) // 3])
+    sizes = setup.sizes
+
+    def windows(language: str, places: np.ndarray, most: int) -> Examples:
+        text = "".join(rows[k][language] + "\n" for k in places if language in rows[k])
+        tokens = np.array([index[letter] for letter in text], np.int32)
+        count = min(most, (len(tokens) - 1) // length)
+        inputs, targets = (tokens[k : k + count * length].reshape(count, length) for k in (0, 1))
+        return Examples(inputs, targets)
+
+    each = (
+        Task(name, *(windows(name, p, most) for p, most in zip((cut[2], cut[0], cut[1], test), (
+            sizes.train, sizes.learning, sizes.selection, sizes.test), strict=True)))
+        for name in LANGUAGES
+    )  # fmt: skip
+    return Tasks("strings", windows("en", cut[2], sizes.base), windows("en", cut[1], sizes.selection), tuple(each))
+
+
+def read_strings(path: Path) -> list[dict[str, str]]:
+    """Rows of strings by language, a JSON object on each line, those languages that are used here.
+
+    Raises:
+        ValueError: no such file.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"no strings at {path}, expected lines of JSON objects of strings by language: name a folder with --data"
+        )
+    content = path.read_bytes()
+    text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
+    rows = [json.loads(line) for line in text.splitlines() if line]
+    return [{name: row[name] for name in ("en", *LANGUAGES) if name in row} for row in rows]
+
+
+def _cut(examples: Examples, seed: int, *counts: int) -> list[Examples]:
+    """Parts of so many examples in a random order. Raises ValueError for more than there are."""
+    if sum(counts) > len(examples.labels):
+        raise ValueError(f"the parts take {sum(counts):,} examples, there are {len(examples.labels):,}")
+    order = np.random.default_rng(seed).permutation(len(examples.labels))
+    return [examples.take(part) for part in np.split(order[: sum(counts)], np.cumsum(counts)[:-1])]

@@ -1,0 +1,149 @@
+"""The page: every number in it comes from the files of its folder."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.claims import MARKING, table
+from experiments.differences import READING
+from experiments.run import Preset
+from experiments.scaling.figures import figures
+from experiments.scaling.findings import claims, findings, laws
+from experiments.scaling.results import Results, read
+from experiments.scaling.settings import AVERAGE, CLOSED, CONTROLS, LEARNED, LEVELS, SHORT, SUCCESSIVE, Block
+from npmerge.reports.tables import markdown_table
+
+INTRODUCTION = """Two to 64 small networks are merged into one, in every way there is for more than two: matched to the first,
+to the others' mean, in a universe, or each to the average of those before it, averaged, by closed forms, and with coefficients
+learned jointly or in successive pairs. The questions are how accuracy and cost go with the number of networks, where learned
+coefficients stop being worth more than fine-tuning the average, and whether memory is what is predicted."""
+
+FIGURES = {
+    "alignments": "Accuracy of averages against the number of networks, by alignment",
+    "learned": "Accuracy of what is learned, and of its controls",
+    "cost": "Seconds of alignments and merges",
+    "memory": "Memory of a step of learning, predicted and planned",
+}
+
+
+def write(folder: Path) -> None:
+    """The page and the figures of a folder."""
+    for name, drawing in figures(folder).items():
+        drawing.savefig(folder / f"{name}.png", dpi=150)
+    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """The result as a page."""
+    results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    lines = ["# Scaling: from 2 to 64 networks", "", INTRODUCTION, ""]
+    lines += ["## What papers claim", "", MARKING, "", *table(claims(results)), ""]
+    lines += ["## What came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
+    for name, words in FIGURES.items():
+        lines += [f"![{words}]({name}.png)", ""] if (folder / f"{name}.png").is_file() else []
+    lines += ["## Laws", "", *_laws(results), ""]
+    lines += ["## Tables", "", f"Test accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
+    for block in results.blocks:
+        lines += [f"### {block.name}", "", *_accuracies(results, block), "", *_costs(results, block), ""]
+    lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
+    lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
+    lines += ["## Limits", "", *(f"- {line}" for line in _limits(summary["preset"])), ""]
+    seconds = summary["seconds"]
+    made = f"{seconds['parents']:,.0f} s to train the networks and {seconds['rows'] - seconds['parents']:,.0f} s for the rows"
+    return "\n".join([*lines, f"`{summary['command']}`, {made}, {summary['machine']}.", ""])
+
+
+def _ways(block: Block) -> list[tuple[str, str, str | None]]:
+    """Label, method and alignment of every line of a table."""
+    ways: list[tuple[str, str, str | None]] = [(method, method, None) for method in LEVELS]
+    ways += [(f"{AVERAGE}, {alignment}", AVERAGE, alignment) for alignment in block.alignments]
+    ways += [(method, method, None) for method in (*CLOSED, *LEARNED, *CONTROLS) if method != AVERAGE]
+    return [*ways, (f"{SHORT}, each aligned to the merge so far", SHORT, SUCCESSIVE)]
+
+
+def _accuracies(results: Results, block: Block) -> list[str]:
+    header = ("test accuracy (%)", *(f"{n} networks" for n in block.counts))
+    rows = [(label, *(results.cell(block, method, n, where) for n in block.counts)) for label, method, where in _ways(block)]
+    return markdown_table(header, [row for row in rows if any(row[1:])])
+
+
+def _costs(results: Results, block: Block) -> list[str]:
+    header = ("seconds to align + to merge", *(f"{n} networks" for n in block.counts))
+    rows = []
+    for label, method, where in _ways(block):
+        cells = []
+        for n in block.counts:
+            aligning, merging = (results.mean(block, method, n, where, column) for column in ("aligning", "merging"))
+            cells.append("" if merging != merging else f"{aligning:.3f} + {merging:.3f}")
+        rows.append((label, *cells))
+    return markdown_table(header, [row for row in rows if any(row[1:])])
+
+
+def _laws(results: Results) -> list[str]:
+    header = ("block", "what", "of", "law", "networks", "residual", "foretold at the most / measured")
+    rows = []
+    for row in laws(results):
+        law = row["law"]
+        told = f"{law.scale:.3g} N^{law.power:.2f}" if law.limit == 0 else f"{law.limit:.3g} {law.scale:+.3g} N^{law.power:.2f}"
+        residual, foretold = f"{law.residual:.2g}", f"{law.foretold:.2f}"
+        rows.append((row["block"], row["what"], row["of"], told, f"{law.low} to {law.high}", residual, foretold))
+    if not rows:
+        return ["Fewer than four numbers of networks: no law is fitted."]
+    words = (
+        "Fitted to means over seeds, in the range that is named and good for no other: of a loss limit + scale N^power by "
+        "least squares, of costs a power by least squares of logarithms (their residual is one of logarithms). The last column "
+        "is the law fitted without the most networks, at these, divided by what was measured there. A power at an end of its "
+        "range (-0.05, -3) says that the law is another one."
+    )
+    return [words, "", *markdown_table(header, rows)]
+
+
+def _chosen(results: Results) -> Iterator[str]:
+    for method in (*CLOSED, *LEARNED, *CONTROLS):
+        rows = [row for row in results.rows if row["method"] == method]
+        chosen = Counter(str(row["chosen"] or (f"rate {row['rate']:g}" if row["rate"] != "" else "")) for row in rows)
+        if any(chosen):
+            yield f"{method}: " + ", ".join(f"{name} ({n})" for name, n in sorted(chosen.items())) + "."
+    noted = [row for row in results.rows if row["notes"]]
+    if noted:
+        yield f"Closed forms with a note on how a system was solved: {len(noted)} rows, such as {noted[0]['notes'][0]}."
+
+
+def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
+    s = results.settings
+    tested = f"{s['tested']:,}" if s["tested"] else "all"
+    yield (
+        f"Data: {s['data']}, {summary['images']:,} training images, of which {s['labelled']} with labels are kept for "
+        f"learning; {s['judged'] or 'all'} validation images choose, {tested} test images judge, read once for each row."
+    )
+    yield (
+        f"Networks: perceptrons with hidden layers {s['hidden']}, Adam at {s['rate']:g}, {s['training_steps']} steps of "
+        f"{s['batch']}, all of a group in one compiled run (`nm.fit_many`), taken after the last step."
+    )
+    for block in results.blocks:
+        start = "one initialisation for each seed" if block.start == "one" else "initialisations of their own"
+        data = "all images" if block.split == "same" else f"images divided among {max(block.counts)} ({block.split})"
+        yield f"{block.name}: {start}, {data}; N networks are the first N. What is not about alignments is at: {block.home}."
+    yield (
+        f"Learning: Adam, the rate falling along a cosine, {s['steps']} steps of {s['batch']} from the labelled images; pairs "
+        "as many in all or for each, with the control of as many; five moments and all rates on validation data. Rates "
+        f"{s['learned_rates']} for coefficients, {s['control_rates']} for weights."
+    )
+    yield (
+        f"Closed forms: scales {s['scales']}, divided by N where task vectors are summed; RegMean and Fisher measure each "
+        f"network on {s['measured']} images of its own, without labels; REPAIR on as many of all networks together."
+    )
+    yield (
+        "Seconds are wall time of one process: of an alignment after one of two networks, which compiles it; of a closed form "
+        "once compiled, its statistics not included; of what is learned the run of one rate, the fastest of all rates. Memory "
+        "is that of one step: predicted from shapes, and as XLA plans it."
+    )
+
+
+def _limits(preset: str) -> Iterator[str]:
+    if preset != Preset.paper:
+        yield "Narrow perceptrons on digits: averages of wider networks lose less, and matching finds more in them."
+    yield "Seconds are of a machine that did other work too; laws of them are of this machine and these sizes."
+    yield "Networks are divided among the most that are merged: with fewer of them, less of the data has been seen."

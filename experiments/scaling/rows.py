@@ -1,0 +1,252 @@
+"""The rows of one block and seed: what there is to do, and doing it."""
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import typer
+
+import npmerge as nm
+from alignment.graph import PyTree
+from experiments.learning import Budget, adam
+from experiments.run import Rows
+from experiments.scaling.memory import step_bytes
+from experiments.scaling.networks import Networks
+from experiments.scaling.settings import (
+    ARITHMETIC,
+    AVERAGE,
+    BEST,
+    CLOSED,
+    CONTROL,
+    CONTROLS,
+    DARE,
+    ENSEMBLE,
+    FIRST,
+    FISHER,
+    JOINT,
+    LEARNED,
+    LEVELS,
+    LONG,
+    OF_A_BASE,
+    PAIRS,
+    REGMEAN,
+    REPAIR,
+    SHORT,
+    SUCCESSIVE,
+    TENSORS,
+    TIES,
+    Block,
+)
+from npmerge import cost
+
+
+class Job(NamedTuple):
+    """A row that is to be made."""
+
+    models: int
+    alignment: str
+    method: str
+
+
+def wanted(block: Block) -> Iterator[Job]:
+    """The rows of a block, in order."""
+    for n in block.counts:
+        yield from (Job(n, "", method) for method in LEVELS)
+        yield from (Job(n, alignment, AVERAGE) for alignment in block.alignments)
+        closed = [m for m in CLOSED if m != AVERAGE and (m in OF_A_BASE) <= (block.start == "one")]
+        yield from (Job(n, block.home, method) for method in closed if method != REPAIR or block.start == "own")
+        yield from (Job(n, block.home, method) for method in (*LEARNED, *CONTROLS))
+        if block.start == "own":
+            yield Job(n, SUCCESSIVE, SHORT)
+
+
+MEASURED = (JOINT, TENSORS, PAIRS, CONTROL)
+"""Rows of which it is told what a step holds."""
+
+
+class Learner(NamedTuple):
+    """A row that learns: what each rate gives, its rates, and what a step holds."""
+
+    learn: Callable[[float], tuple[PyTree, float, int]]  # network, validation loss, numbers learned at once
+    rates: Sequence[float]
+    steps: int
+    example: Callable[[], tuple[Any, PyTree, PyTree]]  # loss, theta and stack of a step
+
+
+class Experiment:
+    """One block and seed."""
+
+    def __init__(self, networks: Networks, rows: Rows):
+        self.networks, self.rows = networks, rows
+        self.settings, self.block = networks.settings, networks.block
+
+    def run(self) -> None:
+        """Every row that is not there yet."""
+        for job in wanted(self.block):
+            key = {"seed": self.networks.seed, "block": self.block.name, **job._asdict()}
+            if self.rows.has(**key):
+                continue
+            began = time.perf_counter()
+            row = key | self.measured(job)
+            self.rows.add(row | {"seconds": round(time.perf_counter() - began, 2)})
+            typer.echo(f"{', '.join(str(x) for x in key.values() if x != '')}: accuracy {row['accuracy']:.4f}", err=True)
+
+    def measured(self, job: Job) -> dict[str, Any]:
+        """The columns of a row."""
+        if job.method in LEVELS:
+            return self._level(job)
+        models, aligning = self.networks.aligned(job.alignment, job.models)
+        columns = self._closed(job, models) if job.method in CLOSED else self._learned(job, models)
+        inside = job.alignment == SUCCESSIVE and job.method == SHORT  # it aligns to what it has learned, as it merges
+        return columns | {"aligning": 0.0 if inside else round(aligning, 4)}
+
+    def _level(self, job: Job) -> dict[str, Any]:
+        """The networks themselves, the best of them on validation data, and the mean of their logits."""
+        labels = np.concatenate([labels for _, labels in self.networks.test])
+        logits = self.networks.logits[: job.models]
+        if job.method == ENSEMBLE:
+            return _row(*_metrics(logits.mean(0), labels))
+        each = [_metrics(x, labels) for x in logits]
+        if job.method == BEST:
+            judged = [self.networks.judged(model).accuracy for model in self.networks.models[: job.models]]
+            return _row(*each[int(np.argmax(judged))])
+        return _row(*np.mean(each, axis=0).tolist())
+
+    # ------------------------------------------------------------------------------------------------------ closed forms
+
+    def _closed(self, job: Job, models: list[PyTree]) -> dict[str, Any]:
+        """A merge without labels but for its scale, which validation data choose; what one merge costs."""
+        stack = nm.stack_models(models, self.networks.starts[0] if self.block.start == "one" else None)
+        if job.method == REPAIR:
+            return self._repaired(models)
+        stats: Any = None
+        if job.method in (REGMEAN, FISHER):
+            statistic = nm.InputGram() if job.method == REGMEAN else nm.DiagonalFisher()
+            stats = self.networks.stats(models, [statistic])
+        key = jax.random.key(self.networks.seed) if job.method == DARE else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*data leave directions open.*")  # is in the notes, and so in the row
+            tried = {chosen: cost.merged(merge, stack, stats, key) for chosen, merge in self._merges(job).items()}
+        chosen = min(tried, key=lambda name: self.networks.judged(tried[name][0]).loss) if len(tried) > 1 else next(iter(tried))
+        network, spent = tried[chosen]
+        told = {"merging": spent.seconds, "flops": spent.flops, "planned": spent.peak_bytes, "notes": list(spent.notes)}
+        return self._tested(network, chosen=chosen, **told)
+
+    def _merges(self, job: Job) -> dict[str, nm.Merge]:
+        """The merges of which one is chosen."""
+        n, scales = job.models, self.settings.scales
+        if job.method in OF_A_BASE:
+            make = {ARITHMETIC: lambda x: nm.TaskArithmetic(x / n), TIES: lambda x: nm.Ties(scale=x), DARE: _dare(n)}
+            return {f"scale {scale:g}": make[job.method](scale) for scale in scales}
+        return {"": {AVERAGE: nm.Average, REGMEAN: nm.RegMean, FISHER: nm.Fisher}[job.method]()}
+
+    def _repaired(self, models: list[PyTree]) -> dict[str, Any]:
+        """The average with each channel rescaled as the networks have it."""
+        n = self.networks
+        average, measuring = nm.Average()(nm.stack_models(models)), n.measuring(len(models))
+        repair = functools.partial(nm.repair, n.apply, n.graph, average, models, measuring)
+        repair()  # compiles
+        began = time.perf_counter()
+        found = jax.block_until_ready(repair().variables)
+        return self._tested(found, merging=time.perf_counter() - began)
+
+    # ----------------------------------------------------------------------------------------------------------- learned
+
+    def _learned(self, job: Job, models: list[PyTree]) -> dict[str, Any]:
+        """Learned at each rate, the best one on validation data, and what one such run costs, the compiling one aside."""
+        learner = self._learner(job, models)
+        found, seconds = [], []
+        for rate in learner.rates:
+            began = time.perf_counter()
+            found.append(learner.learn(rate))
+            seconds.append(time.perf_counter() - began)
+        best = int(np.nanargmin([loss for _, loss, _ in found]))
+        network, _, learned = found[best]
+        columns: dict[str, Any] = {"merging": min(seconds), "rate": learner.rates[best], "steps": learner.steps}
+        if job.method in MEASURED:  # the others take the steps of one of these
+            loss, theta, stack = learner.example()
+            columns |= step_bytes(loss, adam(1e-3, 1), theta, stack, next(self._batches()))._asdict()
+        return self._tested(network, **columns, labelled=self.settings.labelled, learned=learned)
+
+    def _learner(self, job: Job, models: list[PyTree]) -> Learner:
+        s, n = self.settings, len(models)
+        if job.method in (SHORT, PAIRS):
+            steps = s.steps if job.method == PAIRS else max(1, s.steps // (n - 1))
+            return Learner(functools.partial(self._pairs, job, models, steps), s.learned_rates, steps, self._pair_of(models))
+        if job.method in CONTROLS:
+            steps = s.steps * (n - 1) if job.method == LONG else s.steps
+            start = models[0] if job.method == FIRST else nm.Average()(nm.stack_models(models))
+            return self._fitted(start, self.networks.loss, None, s.control_rates, steps)
+        stack = nm.stack_models(models)
+        merge = nm.Learned(nm.Average(), nm.PerParameter() if job.method == JOINT else nm.PerTensor(), nm.Simplex())
+        loss = nm.weight_space(merge, self.networks.apply, self.networks.objective)
+        return self._fitted(merge.init(stack), loss, stack, s.learned_rates, s.steps)
+
+    def _fitted(self, theta: PyTree, loss: Any, stack: nm.Stack | None, rates: Sequence[float], steps: int) -> Learner:
+        """Of a theta that `fit` learns."""
+
+        def learn(rate: float) -> tuple[PyTree, float, int]:
+            budget = Budget(steps)
+            held_out = self.networks.validation
+            found = budget.tuned(theta, loss, stack, batches=self._batches, held_out=held_out, rates=[rate])
+            network = found.theta if stack is None else _merged(loss.merge, found.theta, stack)
+            return network, found.loss, nm.parameters(theta)
+
+        return Learner(learn, rates, steps, lambda: (loss, theta, stack))
+
+    def _pairs(self, job: Job, models: list[PyTree], steps: int, rate: float) -> tuple[PyTree, float, int]:
+        """One network after another."""
+        n = self.networks
+        successive = job.alignment == SUCCESSIVE
+        given, realign = (n.models[: job.models], n.matched) if successive else (models, None)
+        found = nm.successive(
+            given, n.apply, n.objective, self._batches(), adam(rate, steps), steps=steps, realign=realign,
+            held_out=n.validation, every=max(1, steps // 4),
+        )  # fmt: skip
+        loss = float(found.turns[-1].history.held_out_loss.min())
+        return found.network, loss, nm.parameters(found.turns[0].theta)
+
+    def _pair_of(self, models: list[PyTree]) -> Callable[[], tuple[Any, PyTree, PyTree]]:
+        def pair() -> tuple[Any, PyTree, PyTree]:
+            merge, stack = nm.np_merge(), nm.stack_models(models[:2])
+            return nm.weight_space(merge, self.networks.apply, self.networks.objective), merge.init(stack), stack
+
+        return pair
+
+    def _batches(self) -> Iterator[tuple]:
+        return nm.shuffled(*self.networks.labelled, self.settings.batch, seed=self.networks.seed)
+
+    def _tested(self, network: PyTree, **columns: Any) -> dict[str, Any]:
+        metrics = self.networks.tested(network)
+        return _row(metrics.accuracy, metrics.loss, **columns)
+
+
+def _dare(n: int) -> Callable[[float], nm.Merge]:
+    return lambda scale: nm.Dare(scale=scale / n)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _merged(merge: nm.Merge, theta: PyTree, stack: nm.Stack) -> PyTree:
+    return merge.apply(theta, stack)
+
+
+def _metrics(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return float((logits.argmax(-1) == labels).mean()), float(loss)
+
+
+EMPTY = {
+    "chosen": "", "rate": "", "labelled": 0, "steps": 0, "learned": 0, "aligning": 0.0, "merging": "", "flops": "",
+    "predicted": "", "planned": "", "notes": [],
+}  # fmt: skip
+"""The columns of a row that not every row fills."""
+
+
+def _row(accuracy: float, loss: float, **columns: Any) -> dict[str, Any]:
+    rounded = {name: round(x, 5) if isinstance(x, float) and name == "merging" else x for name, x in columns.items()}
+    return {"accuracy": accuracy, "loss": loss, **EMPTY, **rounded}

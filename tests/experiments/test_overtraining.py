@@ -1,0 +1,221 @@
+"""The smallest form of the experiment on overtrained experts: rows, tasks, difficulty, page, resuming."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import npmerge as nm
+from experiments.data import load_images
+from experiments.overtraining.command import reproduce
+from experiments.overtraining.experts import Family
+from experiments.overtraining.findings import claims, findings
+from experiments.overtraining.page import page
+from experiments.overtraining.results import Results
+from experiments.overtraining.rows import Experiment, wanted
+from experiments.overtraining.settings import (
+    AVERAGE,
+    BASE,
+    EVEN,
+    EXPERTS,
+    FULL,
+    LORA,
+    MIXTURE,
+    PLATEAU,
+    PRESETS,
+    TRAININGS,
+    Setup,
+    Sizes,
+)
+from experiments.overtraining.tasks import LANGUAGES, VIEWS, image_tasks, read_strings, text_tasks
+from experiments.run import read_rows
+from npmerge.models import Gpt2
+
+SETTINGS = PRESETS["test"]
+(SETUP,) = SETTINGS.setups
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("overtraining")
+    reproduce("test", folder, range(1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(out):
+    return read_rows(out / "rows.csv")
+
+
+@pytest.fixture(scope="module")
+def family():
+    return Family(SETTINGS, SETUP, image_tasks(load_images(), SETUP.sizes, (-1,), 0), 0)
+
+
+def one(rows, training, steps, method):
+    (row,) = [r for r in rows if (r["training"], r["steps"], r["method"]) == (training, steps, method)]
+    return row
+
+
+def test_every_row_is_there_and_judged(rows):
+    assert [(row["training"], row["steps"], row["method"]) for row in rows] == list(wanted(SETTINGS))
+    for row in rows:
+        assert row["accuracy"] == pytest.approx(np.mean(row["each"]), abs=1e-4) and np.isfinite(row["loss"])
+        assert len(row["trained"]) == len(VIEWS) and (row["steps"] == PLATEAU or set(row["trained"]) == {row["steps"]})
+    assert len({row["accuracy"] for row in rows if row["method"] == BASE}) == 1
+
+
+def test_experts_learn_and_their_moments_are_of_one_run(rows):
+    for training in TRAININGS:
+        losses = [one(rows, training, steps, EXPERTS)["loss"] for steps in SETTINGS.moments]
+        assert losses[1] < losses[0] < one(rows, training, 4, BASE)["loss"]
+
+
+def test_a_mixture_of_adapters_has_the_trunk_of_its_base(family):
+    """Experts differ from the base in adapted weights only."""
+    (model, *_), base = family.experts(LORA)[16].models, family.base
+    changed = [float(np.abs(a - b).max()) > 0 for a, b in zip(*map(jax.tree.leaves, (model, base)), strict=True)]
+    assert changed == [np.ndim(x) == 2 for x in jax.tree.leaves(base)]
+
+
+def test_an_even_mixture_of_one_expert_is_that_expert(family, monkeypatch):
+    experts = family.experts(LORA)[16]
+    same = experts._replace(models=[experts.models[0]] * 2)
+    found = Experiment(family, None)._mixture(same, EVEN)
+    assert found["loss"] == pytest.approx(np.mean([m.loss for m in family.tested(experts.models[0])]), rel=1e-5)
+
+
+def test_a_router_learns(rows):
+    """Chosen by selection loss among moments that include the even start."""
+    for steps in (*SETTINGS.moments, PLATEAU):
+        assert one(rows, LORA, steps, MIXTURE)["selection"] <= one(rows, LORA, steps, EVEN)["selection"] + 1e-5
+
+
+def test_the_rule_stops_each_expert_at_a_judgement(rows):
+    for training in TRAININGS:
+        trained = one(rows, training, PLATEAU, AVERAGE)["trained"]
+        assert all(step % SETTINGS.judged == 0 and step <= max(SETTINGS.moments) for step in trained)
+
+
+def test_parts_of_tasks_have_no_image_in_common():
+    tasks = image_tasks(load_images(), SETUP.sizes, (-1,), 3)
+    parts = [tasks.base, tasks.base_selection]
+    for task in tasks.each:
+        back = {"turned": lambda x: np.rot90(x, -1, (1, 2)), "mirrored": VIEWS["mirrored"], "negative": VIEWS["negative"]}[
+            task.name
+        ]
+        parts += [part._replace(inputs=back(part.inputs.reshape(-1, 8, 8, 1)).reshape(len(part.labels), -1)) for part in (
+            task.train, task.learning, task.test)]  # fmt: skip
+    keys = [{x.tobytes() for x in part.inputs} for part in parts]
+    shared = {(a, b) for a in range(len(keys)) for b in range(a) if keys[a] & keys[b]}
+    assert shared == {(6, 3), (9, 3), (9, 6), (7, 4), (10, 4), (10, 7)}  # learning and test images are the same ones, seen anew
+    assert len(parts[2].labels) == SETUP.sizes.train
+
+
+@pytest.fixture
+def strings(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "strings.jsonl"
+    words = ["".join(rng.choice(list("abcdeß"), 12)) for _ in range(60)]
+    lines = [
+        {name: f"{name} {word}" for name in ("en", *LANGUAGES, "ja") if (name, k) != ("tr", 0)} for k, word in enumerate(words)
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    return read_strings(path)
+
+
+def test_text_is_cut_into_windows_of_next_letters(strings):
+    setup = Setup("text", "text", "GPT", Gpt2(40, 8, 1, 2, 8, length=10), Sizes(20, 20, 3, 9, 9))
+    tasks, other = (text_tasks(strings, setup, seed) for seed in (0, 1))
+    assert [task.name for task in tasks.each] == list(LANGUAGES) and "ja" not in strings[0] and "tr" not in strings[0]
+    for part in (tasks.base, *tasks.each[0][1:]):
+        assert part.inputs.shape == part.labels.shape and part.inputs.shape[1] == 10
+        np.testing.assert_array_equal(part.inputs.ravel()[1:], part.labels.ravel()[:-1])
+    np.testing.assert_array_equal(tasks.each[0].test.inputs, other.each[0].test.inputs)
+    assert not np.array_equal(tasks.each[0].train.inputs, other.each[0].train.inputs)
+    small = dataclasses.replace(setup, config=Gpt2(4, 8, 1, 2, 8, 10))
+    with pytest.raises(ValueError, match="letters, the network of text takes 4"):
+        text_tasks(strings, small, 0)
+
+
+def test_missing_strings_are_told(tmp_path):
+    with pytest.raises(ValueError, match="no strings at"):
+        read_strings(tmp_path / "none.jsonl")
+
+
+def test_difficulty_is_the_length_of_the_error(family):
+    task = family.tasks.each[0]
+    scores, right = family.difficulty(family.base, task), family.right(family.base, task)
+    probabilities = np.asarray(jax.nn.softmax(family.apply(family.base, task.train.inputs)))
+    expected = np.linalg.norm(probabilities - np.eye(10)[task.train.labels], axis=1)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    assert scores[right].mean() < scores[~right].mean()
+
+
+def test_groups_are_ordered_by_difficulty(out):
+    found = read_rows(out / "difficulty.csv")
+    assert len(found) == len(TRAININGS) * len(SETTINGS.moments) * SETTINGS.groups
+    for training in TRAININGS:
+        easy, hard = ([r["expert"] for r in found if r["training"] == training and r["group"] == group] for group in (0, 1))
+        assert easy[0] > hard[0]
+    assert all(0 <= row[name] <= 1 for row in found for name in ("expert", "merged", "forgotten"))
+
+
+def test_the_page_is_made_of_the_files_alone(out, rows):
+    text = (out / "README.md").read_text()
+    assert page(out) == text
+    for row in rows:
+        assert f"{100 * row['accuracy']:.1f}" in text
+    assert json.loads((out / "summary.json").read_text())["command"] in text
+    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("moments", "difficulty"))
+
+
+def test_marks_and_words_follow_the_rows():
+    moments = [4, 64, 512]
+
+    def results(gain):
+        """The average of early experts has so much more than that of late ones."""
+        rows = [
+            {"seed": seed, "setup": "images", "training": FULL, "steps": steps, "method": AVERAGE, "trained": [steps],
+             "accuracy": 0.5 + 0.001 * seed + gain * (steps != 512), "selection": 1 - gain * (steps == 64)}
+            for seed in range(3) for steps in (*moments, PLATEAU)
+        ]  # fmt: skip
+        return Results({"moments": moments, "groups": 2}, rows, [])
+
+    def marks(gain):
+        return {x.claim.says: x.mark for x in claims(results(gain))}
+
+    early, stopping = "full experts merge better before their training ends", "early stopping for each task helps the merge"
+    assert marks(0.1) == {early: "reproduced", stopping: "reproduced"}
+    assert marks(-0.1) == {early: "refuted", stopping: "refuted"} and set(marks(0.0).values()) == {"not told apart"}
+    assert "average 60.1 % at 4 and 50.1 % at the end" in next(findings(results(0.1)))
+
+
+def test_nothing_is_done_twice(out, monkeypatch):
+    monkeypatch.setattr("experiments.overtraining.page.figures", lambda _: {})
+    monkeypatch.setattr(Family, "experts", lambda *_: pytest.fail("every row is there"))
+    reproduce("test", out, range(1))
+    monkeypatch.setitem(PRESETS, "test", dataclasses.replace(SETTINGS, steps=5))
+    with pytest.raises(ValueError, match="made with other settings"):
+        reproduce("test", out, range(1))
+
+
+def test_an_interrupted_run_goes_on(out, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.overtraining.page.figures", lambda _: {})
+    shutil.copytree(out, tmp_path / "again")
+    for name in ("rows", "difficulty"):
+        path = tmp_path / "again" / f"{name}.csv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:-2]) + lines[-2][:9])
+    reproduce("test", tmp_path / "again", range(1))
+    timed = {"seconds": 0}
+    assert [row | timed for row in read_rows(tmp_path / "again" / "rows.csv")] == [row | timed for row in rows]
+    assert read_rows(tmp_path / "again" / "difficulty.csv") == read_rows(out / "difficulty.csv")
+
+
+def test_learned_rows_are_tuned_as_their_control():
+    for settings in PRESETS.values():
+        assert len(settings.learned_rates) == len(settings.control_rates) == len(settings.router_rates)
+        assert settings.scored in settings.moments and isinstance(nm.Plateau(settings.patience, cuts=1), nm.Plateau)
