@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from experiments.cca_merge.page import page as cca_merge
+from experiments.compositional.page import page as compositional
 from experiments.landscape.page import page as landscape
 from experiments.np_merge.page import page as np_merge
 from experiments.strangers.page import page as strangers
@@ -13,6 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 PAGES: Mapping[str, Callable[[Path], str]] = {
     "cca_merge": cca_merge,
+    "compositional": compositional,
     "landscape": landscape,
     "np_merge": np_merge,
     "strangers": strangers,

@@ -1,5 +1,6 @@
 """Networks of one start, each trained on examples of its own, by one compiled program."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -115,27 +116,16 @@ def train_together(
         >>> [round(float(network["b"])) for network in found.each]
         [1, -1]
     """
-    keys = jax.random.split(jax.random.key(seed), len(train.counts))
-    with_counts = (train, validation, keys)
-    shared = dict(steps=regime.steps, batch=regime.batch, moments=regime.moments, at_once=regime.at_once)
-    return Kept(*_trained(start, jnp.float32(regime.rate), with_counts, loss=loss, change=change, **shared))
+    parts = train, validation, jax.random.split(jax.random.key(seed), len(train.counts))
+    kind = dataclasses.replace(regime, rate=0.0)  # rates share what is compiled
+    return Kept(*_trained(start, jnp.float32(regime.rate), parts, loss=loss, change=change, regime=kind))
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "change", "steps", "batch", "moments", "at_once"))
+@functools.partial(jax.jit, static_argnames=("loss", "change", "regime"))
 def _trained(
-    start: PyTree,
-    rate: Array,
-    parts: tuple[Side, Side, Array],
-    *,
-    loss: Loss,
-    change: Change,
-    steps: int,
-    batch: int,
-    moments: int,
-    at_once: int,
+    start: PyTree, rate: Array, parts: tuple[Side, Side, Array], *, loss: Loss, change: Change, regime: Regime
 ) -> tuple[PyTree, Array]:
-    optimizer = adam(1.0, steps)
-    every = max(1, steps // moments)
+    optimizer = adam(1.0, regime.steps)
 
     def one(part: tuple[Side, Side, Array]) -> tuple[PyTree, Array]:
         train, validation, key = part
@@ -143,15 +133,16 @@ def _trained(
         def judged(variables: PyTree) -> Array:
             values = loss(variables, validation.inputs, validation.targets)
             counts = jnp.arange(len(values)) < validation.counts
-            return jnp.where(counts, values, 0).sum() / validation.counts
+            return jnp.where(counts, values, 0).sum() / validation.counts.astype(jnp.float32)
 
         def step(state: tuple, key: Array) -> tuple[tuple, None]:
             variables, memory = state
             drawing, changing = jax.random.split(key)
-            places = jax.random.randint(drawing, (batch,), 0, train.counts)
+            places = jax.random.randint(drawing, (regime.batch,), 0, train.counts)
             inputs, targets = change(changing, *jax.tree.map(lambda x: x[places], (train.inputs, train.targets)))
             gradient = jax.grad(lambda v: loss(v, inputs, targets).mean())(variables)
-            updates, memory = optimizer.update(gradient, memory, variables)
+            with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers
+                updates, memory = optimizer.update(gradient, memory, variables)
             return (optax.apply_updates(variables, updates), memory), None
 
         def moment(state: tuple, keys: Array) -> tuple[tuple, Array]:
@@ -162,9 +153,9 @@ def _trained(
             return (now, best, jnp.minimum(found, lowest)), found
 
         memory = optimizer.init(start)._replace(rate=rate)
-        keys = jax.random.split(key, (moments, every))
+        keys = jax.random.split(key, (regime.moments, max(1, regime.steps // regime.moments)))
         first = judged(start)
         (_, best, _), losses = jax.lax.scan(moment, ((start, memory), start, first), keys)
         return best, jnp.concatenate([first[None], losses])
 
-    return jax.lax.map(one, parts, batch_size=at_once if at_once > 1 else None)
+    return jax.lax.map(one, parts, batch_size=regime.at_once if regime.at_once > 1 else None)

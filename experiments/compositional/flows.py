@@ -107,7 +107,7 @@ def _joined(x: Float[Array, "n tokens values"], config: Flow) -> Float[Array, "n
 
 def squares(outputs: Array, targets: Array) -> Float[Array, " n"]:
     """The mean squared error of each example."""
-    return jnp.square(outputs - targets).mean(range(1, outputs.ndim))
+    return jnp.square(outputs - targets).mean(tuple(range(1, outputs.ndim)))
 
 
 @dataclass(frozen=True)

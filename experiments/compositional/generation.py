@@ -30,7 +30,7 @@ from npmerge.models import build
 from npmerge.operations import operations
 
 
-def generation_cells(task: Task, pool: Pool, seed: int, side: int) -> tuple[Cells, tuple[Part, Part]]:
+def generation_cells(task: Task, pool: Pool, seed: int) -> tuple[Cells, tuple[Part, Part]]:
     """Images of each category in each style; and images of all cells and the base's style that the classifier learns from.
 
     Test parts are real images, for the classifier alone.
@@ -39,8 +39,8 @@ def generation_cells(task: Task, pool: Pool, seed: int, side: int) -> tuple[Cell
         task: whose grid it is.
         pool: the images.
         seed: of the held-in cells and of the division.
-        side: height and width that images are brought to.
     """
+    side = task.side
     if pool.images.shape[1] != side:
         pool = pool._replace(images=2 * resized((pool.images + 1) / 2, side) - 1)
     grid = Grid(pool.categories, tuple(name for name in pool.styles if name != task.base_domain))

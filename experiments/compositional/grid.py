@@ -1,6 +1,6 @@
 """The protocol of Tam et al. 2024: tasks are cells (category, domain), one of each category is trained on and merged.
 
-Realistic Evaluation of Model Merging for Compositional Generalization, arXiv 2409.18314. Theirs has 24 categories and 6 domains.
+Realistic Evaluation of Model Merging for Compositional Generalization, arXiv 2409.18314: 24 categories and 6 domains.
 """
 
 from collections.abc import Sequence

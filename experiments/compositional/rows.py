@@ -14,6 +14,7 @@ import typer
 import npmerge as nm
 from alignment.graph import PyTree
 from experiments.compositional.case import Case
+from experiments.compositional.generation import Generated
 from experiments.compositional.grid import shuffles
 from experiments.compositional.learned import Learner, badness
 from experiments.compositional.methods import shortened, ways
@@ -28,6 +29,7 @@ from experiments.compositional.settings import (
     KEY,
     LEARNED,
     MULTITASK,
+    REAL,
     SENSITIVITY_KEY,
 )
 from experiments.grids import Choice, Way
@@ -75,6 +77,8 @@ class Experiment:
             (EXPERTS, ""): self.own,
             (MULTITASK, ""): lambda: self.scored(case.multitask),
         }
+        if isinstance(case, Generated):
+            jobs[REAL, ""] = lambda: self.told(case.real(), case.real())
         for name in self.methods():
             learns = name in LEARNED or name in CONTROLS.values()
             jobs[name, ""] = functools.partial(self.learnt if learns else self.merged, name)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from experiments.together import Regime
 
 BASE, EXPERT, EXPERTS, MULTITASK = "base", "expert", "experts, each its own task", "multitask"
-LEVELS = (BASE, EXPERTS, MULTITASK)
+REAL = "classifier on real images"
 PAPER = ("Average", "Slerp", "Mlerp", "TaskArithmetic", "Dare", "Ties", "Fisher", "RegMean", "MaTS")
 """The methods of the paper; SLERP and MLERP, its form for many models, are two of ours."""
 
@@ -76,6 +76,9 @@ class Sizes:
     base: int = 4000
 
 
+SIZES, LEARNING, TRAINING, FINE_TUNING = Sizes(), Learning(), Regime(steps=1500, batch=64), Regime(rate=3e-4, steps=200)
+
+
 @dataclass(frozen=True)
 class Task:
     """A grid on some data, and the networks on it.
@@ -83,7 +86,7 @@ class Task:
     Attributes:
         name: in the rows.
         setting: which kind of program makes it: classes of images, classes of sentences, images that are made.
-        data: the set: "pacs", "emoji" or "digits" for images, "xnli" for sentences.
+        data: the set: "pacs", "emoji" or "digits" for images, "xnli" or "made" for sentences.
         base_domain: the domain that the base is trained on, which is none of the grid's.
         width: of the network.
         layers: of the network.
@@ -110,17 +113,17 @@ class Task:
     base_domain: str
     width: int = 48
     layers: int = 2
-    sizes: Sizes = Sizes()
-    base: Regime = Regime(steps=1500, batch=64)
-    fine_tuning: Regime = Regime(rate=3e-4, steps=200)
+    sizes: Sizes = SIZES
+    base: Regime = TRAINING
+    fine_tuning: Regime = FINE_TUNING
     methods: tuple[str, ...] = METHODS
     curves: tuple[str, ...] = PAPER
     orders: int = 3
-    learning: Learning = Learning()
+    learning: Learning = LEARNING
     values: int | None = None
     side: int = 16
     rank: int = 4
-    classifier: Regime = Regime(steps=600, batch=64)
+    classifier: Regime = TRAINING
     samples: int = 12
     sampling: int = 12
     vocabulary: int = 2000
@@ -138,6 +141,6 @@ class Settings:
         return next(task for task in self.tasks if task.name == name)
 
 
-def made_with(settings: Settings, found: dict[str, Any]) -> dict[str, Any]:
-    """What decides every number of a run but its seed; `found` says of each task which data there were."""
-    return dataclasses.asdict(settings) | {"found": found}
+def made_with(settings: Settings) -> dict[str, Any]:
+    """What decides every number of a run but its seed."""
+    return dataclasses.asdict(settings)

@@ -72,6 +72,28 @@ class Encoder(NamedTuple):
         return found
 
 
+def corpus_of(name: str, folder: str = "") -> Corpus:
+    """XNLI, or sentences that are made up. Raises ValueError where there is no XNLI."""
+    if name == "made":
+        return made_corpus()
+    found = Path(folder) if folder else FOLDER
+    return read_corpus(found / FOLDER.name if (found / FOLDER.name).is_dir() else found)
+
+
+def made_corpus(premises: int = 60) -> Corpus:
+    """Sentences without sense, of words that tell their genre, for the smallest run; a language is a way to write words."""
+    rng, ways = np.random.default_rng(0), {"en": "{}", "sw": "ki{}", "ur": "{}un", "my": "mya{}ta"}
+    genres = np.repeat(np.arange(premises) % GENRES, 3)
+    words = [[f"w{genre}{k}" for k in rng.integers(0, 8, 6)] for genre in genres[::3]]
+    first = [sentence for sentence in words for _ in range(3)]
+    second = [[x[:3], ["no", *x[:3]], [*x[:2], "maybe"]][k % 3] for k, x in enumerate(first)]
+    sides = (
+        {name: [" ".join(way.format(w) for w in x) for x in side] for name, way in ways.items()} for side in (first, second)
+    )
+    labels = np.arange(3 * premises) % 3
+    return Corpus(*sides, labels, genres, np.repeat(np.arange(premises), 3))
+
+
 def read_corpus(folder: Path) -> Corpus:
     """Development and test part of XNLI together, in all languages.
 
@@ -90,15 +112,13 @@ def read_corpus(folder: Path) -> Corpus:
     return Corpus(premises, hypotheses, *numbers)
 
 
-def text_cells(task: Task, corpus: Corpus, seed: int, *, vocabulary: int, length: int) -> Cells:
+def text_cells(task: Task, corpus: Corpus, seed: int) -> Cells:
     """The tasks in all languages but English.
 
     Args:
         task: whose grid it is.
         corpus: the sentences.
         seed: of the held-in cells and of the division.
-        vocabulary: tokens, the three special ones among them.
-        length: of an example.
     """
     languages = [name for name in LANGUAGES if name != task.base_domain]
     grid = Grid(tuple(TASKS), tuple(LANGUAGES[name] for name in languages))
@@ -107,17 +127,15 @@ def text_cells(task: Task, corpus: Corpus, seed: int, *, vocabulary: int, length
     learning, validation, train = (rest[places] for places in parts)
     pairs = tokenizers.ByteLevelBPETokenizer()
     sentences = (side[language][row] for side in corpus[:2] for language in LANGUAGES for row in train)
-    pairs.train_from_iterator(sentences, vocab_size=vocabulary - SPECIAL, show_progress=False)
-    writer = Writer(corpus, Encoder(pairs, length), task.sizes)
+    pairs.train_from_iterator(sentences, vocab_size=task.vocabulary - SPECIAL, show_progress=False)
+    writer = Writer(corpus, Encoder(pairs, task.length), task.sizes)
 
     def of(cell: Cell, rows: np.ndarray, draw: int) -> Part:
         return writer.part(cell.category, languages[cell.domain], rows, draw).first(task.sizes.cell)
 
-    held_in = {
-        cell: HeldIn(*(of(cell, rows, seed) for rows in (train, learning, validation))) for cell in grid.held_in(seed)
-    }
+    held_in = {cell: HeldIn(*(of(cell, rows, seed) for rows in (train, learning, validation))) for cell in grid.held_in(seed)}
     base, judged = (writer.base(task.base_domain, rows, seed) for rows in (train, validation))
-    found = f"XNLI, {len(corpus.labels):,} pairs of sentences in {len(LANGUAGES)} languages"
+    found = f"{len(corpus.labels):,} pairs of sentences in {len(LANGUAGES)} languages"
     return Cells(grid, held_in, {cell: of(cell, test, 0) for cell in grid.cells}, base, judged.first(1000), found)
 
 
