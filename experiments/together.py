@@ -1,4 +1,4 @@
-"""Networks of one start, each trained on examples of its own, by one compiled program."""
+"""Networks of one start, each trained on examples of its own, by one compiled program for all."""
 
 import dataclasses
 import functools
@@ -13,7 +13,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alignment.graph import PyTree
-from experiments.learning import adam
+from experiments.learning import AdamState, adam
+
+SIZES = tuple(256 * 4**k for k in range(12))
+"""Of what networks learn from: few, as a program is compiled for each."""
+
+OPTIMIZER = adam(1.0, 1)
+"""Whose update reads rate and steps from its state."""
 
 Loss = Callable[[PyTree, PyTree, PyTree], Float[Array, " n"]]
 """`loss(variables, inputs, targets)`, a value for each example."""
@@ -73,15 +79,16 @@ class Kept(NamedTuple):
 
 
 def side_by_side(parts: Sequence[tuple[PyTree, PyTree]]) -> Side:
-    """The examples `(inputs, targets)` of each network, repeated until all have as many.
+    """The examples `(inputs, targets)` of each network, repeated until all have as many: one of SIZES.
 
     Raises:
         ValueError: a network without examples.
     """
-    counts = np.array([len(jax.tree.leaves(part)[0]) for part in parts])
+    counts = np.array([len(jax.tree.leaves(part)[0]) for part in parts], np.int32)
     if not len(counts) or not counts.min():
         raise ValueError(f"every network needs examples: got {counts.tolist()}")
-    places = [np.arange(counts.max()) % count for count in counts]
+    size = next(size for size in SIZES if size >= counts.max())
+    places = [np.arange(size) % count for count in counts]
     filled = [jax.tree.map(lambda x, p=p: np.asarray(x)[p], tuple(part)) for p, part in zip(places, parts, strict=True)]
     inputs, targets = jax.tree.map(lambda *x: np.stack(x), *filled)
     return Side(inputs, targets, counts)
@@ -117,15 +124,27 @@ def train_together(
         [1, -1]
     """
     parts = train, validation, jax.random.split(jax.random.key(seed), len(train.counts))
-    kind = dataclasses.replace(regime, rate=0.0)  # rates share what is compiled
-    return Kept(*_trained(start, jnp.float32(regime.rate), parts, loss=loss, change=change, regime=kind))
+    kind = dataclasses.replace(regime, rate=0.0, steps=0)  # those of any rate and number of steps share what is compiled
+    every, groups = jnp.int32(max(1, regime.steps // regime.moments)), range(0, len(train.counts), regime.at_once)
+    memory = adam(regime.rate, regime.steps).init(start)
+    found = []
+    for k in groups:
+        group = jax.tree.map(lambda x, k=k: jnp.asarray(x[k : k + regime.at_once]), parts)
+        found.append(_trained((start, memory), every, group, loss=loss, change=change, regime=kind))
+    return Kept(*jax.tree.map(lambda *x: jnp.concatenate(x), *found))
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "change", "regime"))
 def _trained(
-    start: PyTree, rate: Array, parts: tuple[Side, Side, Array], *, loss: Loss, change: Change, regime: Regime
+    start: tuple[PyTree, AdamState],
+    every: Array,
+    parts: tuple[Side, Side, Array],
+    *,
+    loss: Loss,
+    change: Change,
+    regime: Regime,
 ) -> tuple[PyTree, Array]:
-    optimizer = adam(1.0, regime.steps)
+    """A group of networks, side by side."""
 
     def one(part: tuple[Side, Side, Array]) -> tuple[PyTree, Array]:
         train, validation, key = part
@@ -135,27 +154,27 @@ def _trained(
             counts = jnp.arange(len(values)) < validation.counts
             return jnp.where(counts, values, 0).sum() / validation.counts.astype(jnp.float32)
 
-        def step(state: tuple, key: Array) -> tuple[tuple, None]:
+        def step(k: Array, state: tuple) -> tuple:
             variables, memory = state
-            drawing, changing = jax.random.split(key)
+            drawing, changing = jax.random.split(jax.random.fold_in(key, k))
             places = jax.random.randint(drawing, (regime.batch,), 0, train.counts)
             inputs, targets = change(changing, *jax.tree.map(lambda x: x[places], (train.inputs, train.targets)))
             gradient = jax.grad(lambda v: loss(v, inputs, targets).mean())(variables)
             with jax.numpy_dtype_promotion("standard"):  # Optax counts in integers
-                updates, memory = optimizer.update(gradient, memory, variables)
-            return (optax.apply_updates(variables, updates), memory), None
+                updates, memory = OPTIMIZER.update(gradient, memory, variables)
+            return optax.apply_updates(variables, updates), memory
 
-        def moment(state: tuple, keys: Array) -> tuple[tuple, Array]:
+        def moment(state: tuple, k: Array) -> tuple[tuple, Array]:
             now, best, lowest = state
-            now, _ = jax.lax.scan(step, now, keys)
+            now = jax.lax.fori_loop(k * every, (k + 1) * every, step, now)
             found = judged(now[0])
             best = jax.tree.map(lambda a, b: jnp.where(found < lowest, a, b), now[0], best)
             return (now, best, jnp.minimum(found, lowest)), found
 
-        memory = optimizer.init(start)._replace(rate=rate)
-        keys = jax.random.split(key, (regime.moments, max(1, regime.steps // regime.moments)))
-        first = judged(start)
-        (_, best, _), losses = jax.lax.scan(moment, ((start, memory), start, first), keys)
+        first = judged(start[0])
+        (_, best, _), losses = jax.lax.scan(moment, (start, start[0], first), jnp.arange(regime.moments))
         return best, jnp.concatenate([first[None], losses])
 
-    return jax.lax.map(one, parts, batch_size=regime.at_once if regime.at_once > 1 else None)
+    if regime.at_once > 1:
+        return jax.vmap(one)(parts)
+    return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], parts)))

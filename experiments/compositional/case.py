@@ -80,7 +80,10 @@ class Case(abc.ABC):
     def judging(self) -> Callable[[PyTree], Any]:
         """The function of the variables that `validated` computes, for its operations."""
 
-    change: ClassVar[Change] = staticmethod(unchanged)
+    @property
+    def change(self) -> Change:
+        """What is changed in batches of training."""
+        return unchanged
 
     def pair(self, part: Part) -> tuple[PyTree, Any]:
         """Inputs and targets of a part as the loss takes them."""
@@ -196,8 +199,11 @@ class Classified(Case):
         self.asked = Asked(build(config).apply, classes)
         self.validation = Judge({cell: x.validation for cell, x in cells.held_in.items()})
         self.test = Judge(cells.test)
-        if task.setting == "images" and not isinstance(config, Mlp):
-            self.change = moved  # type: ignore[misc]
+
+    @property
+    def change(self) -> Change:
+        """Images are shifted, where they are no vectors."""
+        return moved if self.task.setting == "images" and not isinstance(self.config, Mlp) else unchanged
 
     @property
     def apply(self) -> Asked:

@@ -22,7 +22,7 @@ class Part(NamedTuple):
     inputs: PyTree
     targets: np.ndarray
 
-    def __len__(self) -> int:  # type: ignore[override]
+    def __len__(self) -> int:
         return len(self.targets)
 
     def first(self, count: int) -> "Part":

@@ -183,20 +183,25 @@ class TwoAnswers:
     Attributes:
         apply: the classifier.
         categories: how many there are.
+        flat: whether it takes images as vectors.
     """
 
     apply: Callable[[PyTree, Array], Array]
     categories: int
+    flat: bool = False
 
     def __call__(self, variables: PyTree, inputs: PyTree, targets: Int[Array, "n 2"]) -> Float[Array, " n"]:
         """The sum of both cross entropies."""
-        logits = self.apply(variables, inputs["x"])
-        sides = logits[:, : self.categories], logits[:, self.categories :]
+        sides = self._sides(variables, inputs)
         cross = optax.softmax_cross_entropy_with_integer_labels
         return cross(sides[0], targets[:, 0]) + cross(sides[1], targets[:, 1])
 
     def right(self, variables: PyTree, inputs: PyTree, targets: Int[Array, "n 2"]) -> Float[Array, " n"]:
         """Whether both answers are right."""
-        logits = self.apply(variables, inputs["x"])
-        category, style = logits[:, : self.categories].argmax(-1), logits[:, self.categories :].argmax(-1)
+        category, style = (side.argmax(-1) for side in self._sides(variables, inputs))
         return ((category == targets[:, 0]) & (style == targets[:, 1])).astype(jnp.float32)
+
+    def _sides(self, variables: PyTree, inputs: PyTree) -> tuple[Array, Array]:
+        x = inputs["x"]
+        logits = self.apply(variables, x.reshape(len(x), -1) if self.flat else x)
+        return logits[:, : self.categories], logits[:, self.categories :]

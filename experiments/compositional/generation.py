@@ -17,12 +17,12 @@ from experiments.compositional.case import Case, image_network
 from experiments.compositional.cells import Cells, HeldIn, Part, joined
 from experiments.compositional.flows import Adapted, Flow, SquaredErrors, TwoAnswers, adapters, noised, sampled, squares
 from experiments.compositional.grid import Cell, Grid
-from experiments.compositional.images import Pool, split
+from experiments.compositional.images import SMALL, Pool, split
 from experiments.compositional.methods import Operator
 from experiments.compositional.networks import Scores, moved
 from experiments.compositional.settings import Task
 from experiments.data.domains import resized
-from experiments.together import Regime, side_by_side, train_together
+from experiments.together import Change, Regime, side_by_side, train_together
 from npmerge import cost
 from npmerge.lora import stack_adapters
 from npmerge.memory import bytes_of
@@ -76,7 +76,6 @@ class Generated(Case):
 
     operator: ClassVar[Operator] = "gram"
     classified: ClassVar[bool] = False
-    change = staticmethod(noised)  # type: ignore[assignment]
 
     def __init__(self, task: Task, cells: Cells, seed: int, folder: Path, real: tuple[Part, Part]):
         super().__init__(task, cells, seed, folder)
@@ -84,18 +83,25 @@ class Generated(Case):
         categories, domains = len(cells.grid.categories), 1 + len(cells.grid.domains)
         self.config = Flow(categories, domains, shape[0], shape[-1], task.width, task.layers)
         self.velocity, self.examples = build(self.config).apply, real
-        self.judge_network = image_network(task, shape, categories + domains)
-        self.answers = TwoAnswers(build(self.judge_network).apply, categories)
+        flat = shape[0] < SMALL
+        self.judge_network = image_network(task, (int(np.prod(shape)),) if flat else shape, categories + domains)
+        self.answers = TwoAnswers(build(self.judge_network).apply, categories, flat)
         self.wanted = {cell: part.targets[0] for cell, part in cells.test.items()}
+
+    @property
+    def change(self) -> Change:
+        """Noise and times are drawn anew."""
+        return noised
 
     @functools.cached_property
     def classifier(self) -> PyTree:
         """What judges images: trained on real ones of all categories in all styles."""
 
         def train() -> list[PyTree]:
-            sides = [side_by_side([({"x": part.inputs["x"]}, part.targets)]) for part in self.examples]
+            train, validation = (side_by_side([({"x": part.inputs["x"]}, part.targets)]) for part in self.examples)
             start = build(self.judge_network, seed=self.seed).variables
-            return train_together(start, self.answers, *sides, self.task.classifier, seed=self.seed, change=moved).each
+            regime = self.task.classifier
+            return train_together(start, self.answers, train, validation, regime, seed=self.seed, change=moved).each
 
         return self.kept("classifier", train)[0]
 

@@ -52,7 +52,8 @@ class Pool(NamedTuple):
 
     def take(self, places: np.ndarray) -> "Pool":
         """The images at these places."""
-        return Pool(*(x[places] for x in self[:5]), *self[5:])
+        parts = self.images, self.labels, self.domains, self.groups, self.tested
+        return self._replace(**dict(zip(self._fields, (x[places] for x in parts), strict=False)))
 
     def of_domain(self, name: str) -> "Pool":
         """The images of one domain."""
@@ -82,7 +83,7 @@ def split(pool: Pool, sizes: Sizes, seed: int) -> Split:
     """Divide what is not for tests."""
     rest, test = pool.take(np.flatnonzero(~pool.tested)), pool.take(np.flatnonzero(pool.tested))
     learning, validation, train = divided(rest.groups, (sizes.learning, sizes.validation), seed=seed)
-    return Split(*(rest.take(places) for places in (train, learning, validation)), test)
+    return Split(rest.take(train), rest.take(learning), rest.take(validation), test)
 
 
 def image_cells(task: Task, pool: Pool, seed: int) -> Cells:

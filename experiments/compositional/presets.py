@@ -7,21 +7,20 @@ from experiments.run import Preset
 from experiments.together import Regime
 
 _TINY = Task(
-    "digits", "images", "digits", "upright", width=8, layers=1, base=Regime(3e-3, 60, 32), fine_tuning=Regime(1e-2, 40, 16, 2),
-    methods=("Average", "TaskArithmetic", "Fisher", "RegMean", NP_MERGE, CONTROLS[NP_MERGE]), curves=("TaskArithmetic",),
-    orders=2, learning=Learning(4, 8, 2, (0.1,), (0.01,), (1e-4,)), values=2,
+    "digits", "images", "digits", "upright", width=8, layers=1, sizes=Sizes(cell=64, base=256), base=Regime(3e-3, 60, 16, 1),
+    fine_tuning=Regime(1e-2, 40, 16, 1), methods=("Average", "TaskArithmetic", "Fisher", "RegMean", NP_MERGE,
+    CONTROLS[NP_MERGE]), curves=("TaskArithmetic",), orders=2, learning=Learning(4, 8, 2, (0.1,), (0.01,), (1e-4,)), values=2,
 )  # fmt: skip
+_TINIER = dataclasses.replace(
+    _TINY, base=Regime(3e-3, 10, 8, 1), fine_tuning=Regime(1e-3, 5, 8, 1), methods=("Average",), curves=()
+)
 
 TEST = Settings((
     _TINY,
+    dataclasses.replace(_TINIER, name="made text", setting="text", data="made", base_domain="en", vocabulary=400, length=24),
     dataclasses.replace(
-        _TINY, name="made text", setting="text", data="made", base_domain="en", methods=("Average", "Ties"), curves=(),
-        vocabulary=400, length=24, base=Regime(3e-3, 20, 16, 1), fine_tuning=Regime(1e-3, 10, 8, 1), values=1,
-    ),
-    dataclasses.replace(
-        _TINY, name="made digits", setting="generation", methods=("Average", "Dare"), curves=(), side=8, rank=2,
-        base=Regime(3e-3, 20, 16, 1), fine_tuning=Regime(1e-3, 10, 8, 1), classifier=Regime(3e-3, 20, 16, 1), samples=2,
-        sampling=3, values=1,
+        _TINIER, name="made digits", setting="generation", side=8, rank=2, classifier=Regime(3e-3, 10, 8, 1), samples=2,
+        sampling=3,
     ),
 ))  # fmt: skip
 

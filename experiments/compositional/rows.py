@@ -205,7 +205,7 @@ class Experiment:
             key = self.place | {"method": name, "field": field, "value": value}
             if chosen is None or self.files.sensitivity.has(**key):
                 continue
-            found = self.scored_if_able(lambda v=value, f=field: way.make(**{**chosen, f: v}), self.every)
+            found = self.scored_if_able(functools.partial(way.make, **{**chosen, field: value}), self.every)
             if found:
                 self.files.sensitivity.add(key | {name: found[name] for name in ("validation", "held_in", "generalisation")})
 
