@@ -133,11 +133,16 @@ class Generated(Case):
         """At times and with noise that stay as they are wherever they are not drawn anew."""
         return jax.tree.map(np.asarray, noised(jax.random.key(self.seed), part.inputs, part.targets))
 
+    @functools.cached_property
+    def adapted(self) -> Adapted:
+        """The loss of adapters: one object, so that it is compiled once."""
+        return Adapted(self.loss, self.base)
+
     def fine_tuned(self, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> list[PyTree]:
         """Adapters of low rank, with the base in them."""
         train, validation = (side_by_side([self.pair(x) for x in side]) for side in zip(*parts, strict=True))
-        start, loss = adapters(self.base, self.task.rank, seed), Adapted(self.loss, self.base)
-        found = train_together(start, loss, train, validation, regime, seed=seed, change=self.change)
+        start = adapters(self.base, self.task.rank, seed)
+        found = train_together(start, self.adapted, train, validation, regime, seed=seed, change=self.change)
         stack = stack_adapters(found.each, self.base).whole()
         return [jax.tree.map(lambda x, k=k: x[k], stack.params) for k in range(stack.size)]
 
@@ -153,16 +158,20 @@ class Generated(Case):
 
     def scores(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> Scores:
         """What the classifier says of the images that a network makes for some cells."""
-        right, loss = (np.asarray(x).reshape(len(cells), -1).mean(1) for x in self.judged(variables, cells, draw))
-        return Scores(*(dict(zip(cells, map(float, x), strict=True)) for x in (right, loss)))
+        found = self.judged(variables, cells, draw)
+        means = ([float(np.mean(each[k])) for each in found] for k in (0, 1))
+        return Scores(*(dict(zip(cells, x, strict=True)) for x in means))
 
-    def judged(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> tuple[Array, Array]:
-        """For each image whether the classifier takes it for what was asked for, and its loss."""
-        count = self.task.samples
-        targets = jnp.asarray(np.repeat([self.wanted[cell] for cell in cells], count, axis=0))
-        noise = jax.random.normal(jax.random.key(draw), (len(targets), *self.config.input_shape))
-        images = sampled(self.velocity, variables, noise, targets[:, 0], targets[:, 1], steps=self.task.sampling)
-        return answered(self.answers, self.classifier, {"x": images}, targets)
+    def judged(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> list[tuple[Array, Array]]:
+        """For each cell and image whether the classifier takes it for what was asked for, and its loss."""
+        found = []
+        for cell in cells:  # one by one, so that any number of cells shares what is compiled
+            targets = jnp.asarray(np.repeat(self.wanted[cell][None], self.task.samples, axis=0))
+            key = jax.random.key(len(self.cells.test) * draw + self.cells.grid.cells.index(cell))
+            noise = jax.random.normal(key, (len(targets), *self.config.input_shape))
+            images = sampled(self.velocity, variables, noise, targets[:, 0], targets[:, 1], steps=self.task.sampling)
+            found.append(answered(self.answers, self.classifier, {"x": images}, targets))
+        return found
 
     def judging(self) -> Callable[[PyTree], Any]:
         """Of all held-in cells."""
