@@ -6,6 +6,7 @@ from pathlib import Path
 
 from experiments.cca_merge.page import page as cca_merge
 from experiments.compatible_specialization.page import page as compatible_specialization
+from experiments.compositional.page import page as compositional
 from experiments.landscape.page import page as landscape
 from experiments.np_merge.page import page as np_merge
 from experiments.overtraining.page import page as overtraining
@@ -19,6 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 PAGES: Mapping[str, Callable[[Path], str]] = {
     "cca_merge": cca_merge,
     "compatible_specialization": compatible_specialization,
+    "compositional": compositional,
     "landscape": landscape,
     "np_merge": np_merge,
     "pleas": pleas,

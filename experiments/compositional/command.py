@@ -1,0 +1,80 @@
+"""From a preset to a folder of results."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignment.checks import unknown
+from experiments.command import command_of
+from experiments.compositional.case import Case, Classified, image_network, text_network
+from experiments.compositional.generation import Generated, generation_cells
+from experiments.compositional.images import image_cells, read_pool
+from experiments.compositional.page import write
+from experiments.compositional.presets import PRESETS
+from experiments.compositional.rows import Experiment, files
+from experiments.compositional.settings import Task, made_with
+from experiments.compositional.texts import CLASSES, corpus_of, text_cells
+from experiments.parents import seconds_of
+from experiments.run import Preset, machine
+
+Make = Callable[[int], Case]
+
+
+def reproduce(preset: Preset, out: Path, seeds: range, *, data: str = "", only: Sequence[str] = ()) -> None:
+    """Make every row that is not there yet, then figures, summary and page.
+
+    Args:
+        preset: how much work.
+        out: folder of the results.
+        seeds: of which.
+        data: a folder with the data sets; empty to look for them.
+        only: tasks to make rows of; all if empty.
+
+    Raises:
+        ValueError: an unknown task, missing data (what it is, where it comes from), rows made with other settings.
+    """
+    settings = PRESETS[preset]
+    known = [task.name for task in settings.tasks]
+    for name in only:
+        if name not in known:
+            raise ValueError(unknown("task", name, known))
+    makes = {task.name: prepared(task, out / "parents", data) for task in settings.tasks if not only or task.name in only}
+    found = files(out, made_with(settings))
+    for seed in seeds:
+        for make in makes.values():
+            Experiment(make(seed), found).run()
+    command = command_of("compositional", preset, out, seeds, data=data, only=only)
+    seconds = {"parents": seconds_of(out / "parents"), "rows": round(sum(row["seconds"] for row in found.rows.all), 1)}
+    summary: dict[str, Any] = {"preset": str(preset), "command": command, "machine": machine(), "seconds": seconds}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write(out)
+
+
+def prepared(task: Task, parents: Path, data: str = "") -> Make:
+    """A task with its data read, as a function of the seed. Raises ValueError for missing data."""
+    if task.setting == "text":
+        corpus = corpus_of(task.data, data)
+
+        def text(seed: int) -> Case:
+            cells = text_cells(task, corpus, seed)
+            config = text_network(task, task.vocabulary, task.length, sum(CLASSES))
+            return Classified(task, cells, seed, parents, config, CLASSES)
+
+        return text
+    pool = read_pool(task.data, data)
+    if task.setting == "generation":
+
+        def generation(seed: int) -> Case:
+            cells, real = generation_cells(task, pool, seed)
+            return Generated(task, cells, seed, parents, real)
+
+        return generation
+
+    def images(seed: int) -> Case:
+        cells = image_cells(task, pool, seed)
+        categories = len(cells.grid.categories)
+        config = image_network(task, cells.base.inputs["x"].shape[1:], 2 * categories)
+        return Classified(task, cells, seed, parents, config, (2,) * categories)
+
+    return images

@@ -1,0 +1,235 @@
+"""Generation as a grid: a flow makes images of a category in a style, and a classifier of real images says what they are."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+import npmerge as nm
+from alignment.graph import PyTree
+from experiments.compositional.case import Case, image_network
+from experiments.compositional.cells import Cells, HeldIn, Part, joined
+from experiments.compositional.flows import Adapted, Flow, SquaredErrors, TwoAnswers, adapters, noised, sampled, squares
+from experiments.compositional.grid import Cell, Grid
+from experiments.compositional.images import SMALL, Pool, split
+from experiments.compositional.methods import Operator
+from experiments.compositional.networks import Scores, moved
+from experiments.compositional.settings import Task
+from experiments.data.domains import resized
+from experiments.together import Change, Regime, side_by_side, train_together
+from npmerge import cost
+from npmerge.lora import stack_adapters
+from npmerge.memory import bytes_of
+from npmerge.models import build
+from npmerge.operations import operations
+
+
+def generation_cells(task: Task, pool: Pool, seed: int) -> tuple[Cells, tuple[Part, Part]]:
+    """Images of each category in each style; and images of all cells and the base's style that the classifier learns from.
+
+    Test parts are real images, for the classifier alone.
+
+    Args:
+        task: whose grid it is.
+        pool: the images.
+        seed: of the held-in cells and of the division.
+    """
+    side = task.side
+    if pool.images.shape[1] != side:
+        pool = pool._replace(images=2 * resized((pool.images + 1) / 2, side) - 1)
+    grid = Grid(pool.categories, tuple(name for name in pool.styles if name != task.base_domain))
+    parts = split(pool, task.sizes, seed)
+
+    def of(part: Pool, cell: Cell) -> Part:
+        styled = part.of_domain(grid.domains[cell.domain])
+        places = np.random.default_rng(seed).permutation(np.flatnonzero(styled.labels == cell.category))
+        return part_of(styled.take(places)).first(task.sizes.cell)
+
+    held_in = {cell: HeldIn(*(of(part, cell) for part in parts[:3])) for cell in grid.held_in(seed)}
+    base, judged = (part_of(part.of_domain(task.base_domain)) for part in (parts.train, parts.validation))
+    cells = Cells(grid, held_in, {cell: of(parts.test, cell) for cell in grid.cells}, base, judged, pool.found)
+    return cells, (part_of(parts.train), part_of(parts.validation))
+
+
+def part_of(pool: Pool) -> Part:
+    """Images with the category and the style that are asked for; targets are both."""
+    asked = {"category": pool.labels.astype(np.int32), "domain": pool.domains.astype(np.int32)}
+    return Part({"x": pool.images.astype(np.float32), **asked}, np.stack(list(asked.values()), -1))
+
+
+class Generated(Case):
+    """A task whose networks make images.
+
+    Args:
+        task: what it is of.
+        cells: the data.
+        seed: of the networks.
+        folder: where trained networks are kept.
+        real: images of everything that the classifier learns from, and those by which its moment is chosen.
+    """
+
+    operator: ClassVar[Operator] = "gram"
+    classified: ClassVar[bool] = False
+
+    def __init__(self, task: Task, cells: Cells, seed: int, folder: Path, real: tuple[Part, Part]):
+        super().__init__(task, cells, seed, folder)
+        shape = cells.base.inputs["x"].shape[1:]
+        categories, domains = len(cells.grid.categories), 1 + len(cells.grid.domains)
+        self.config = Flow(categories, domains, shape[0], shape[-1], task.width, task.layers)
+        self.velocity, self.examples = build(self.config).apply, real
+        flat = shape[0] < SMALL
+        self.judge_network = image_network(task, (int(np.prod(shape)),) if flat else shape, categories + domains)
+        self.answers = TwoAnswers(build(self.judge_network).apply, categories, flat)
+        self.wanted = {cell: part.targets[0] for cell, part in cells.test.items()}
+
+    @property
+    def change(self) -> Change:
+        """Noise and times are drawn anew."""
+        return noised
+
+    @functools.cached_property
+    def classifier(self) -> PyTree:
+        """What judges images: trained on real ones of all categories in all styles."""
+
+        def train() -> list[PyTree]:
+            train, validation = (side_by_side([({"x": part.inputs["x"]}, part.targets)]) for part in self.examples)
+            start = build(self.judge_network, seed=self.seed).variables
+            regime = self.task.classifier
+            return train_together(start, self.answers, train, validation, regime, seed=self.seed, change=moved).each
+
+        return self.kept("classifier", train)[0]
+
+    @property
+    def apply(self) -> Callable[[PyTree, PyTree], Array]:
+        """The velocity."""
+        return self.velocity
+
+    @property
+    def loss(self) -> SquaredErrors:
+        """That of the velocity."""
+        return SquaredErrors(self.velocity)
+
+    @property
+    def objective(self) -> nm.Objective:
+        """The same."""
+        return nm.PerExample(squares)
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """Inputs, and Fisher information of a normal distribution around the velocity."""
+        return nm.DiagonalFisher(), nm.InputGram(), nm.Examples()
+
+    def initial(self) -> PyTree:
+        """By the seed."""
+        return build(self.config, seed=self.seed).variables
+
+    def pair(self, part: Part) -> tuple[PyTree, Any]:
+        """At times and with noise that stay as they are wherever they are not drawn anew."""
+        return jax.tree.map(np.asarray, noised(jax.random.key(self.seed), part.inputs, part.targets))
+
+    @functools.cached_property
+    def adapted(self) -> Adapted:
+        """The loss of adapters: one object, so that it is compiled once."""
+        return Adapted(self.loss, self.base)
+
+    def fine_tuned(self, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> list[PyTree]:
+        """Adapters of low rank, with the base in them."""
+        train, validation = (side_by_side([self.pair(x) for x in side]) for side in zip(*parts, strict=True))
+        start = adapters(self.base, self.task.rank, seed)
+        found = train_together(start, self.adapted, train, validation, regime, seed=seed, change=self.change)
+        stack = stack_adapters(found.each, self.base).whole()
+        return [jax.tree.map(lambda x, k=k: x[k], stack.params) for k in range(stack.size)]
+
+    # -------------------------------------------------------------------------------------------------------------- judging
+
+    def validated(self, variables: PyTree) -> Scores:
+        """Of images made out of other noise than those of tests."""
+        return self.scores(variables, self.held_in, 1)
+
+    def tested(self, variables: PyTree) -> Scores:
+        """Of images made in all cells."""
+        return self.scores(variables, self.cells.grid.cells, 0)
+
+    def scores(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> Scores:
+        """What the classifier says of the images that a network makes for some cells."""
+        found = self.judged(variables, cells, draw)
+        means = ([float(np.mean(each[k])) for each in found] for k in (0, 1))
+        return Scores(*(dict(zip(cells, x, strict=True)) for x in means))
+
+    def judged(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> list[tuple[Array, Array]]:
+        """For each cell and image whether the classifier takes it for what was asked for, and its loss."""
+        found = []
+        for cell in cells:  # one by one, so that any number of cells shares what is compiled
+            targets = jnp.asarray(np.repeat(self.wanted[cell][None], self.task.samples, axis=0))
+            key = jax.random.key(len(self.cells.test) * draw + self.cells.grid.cells.index(cell))
+            noise = jax.random.normal(key, (len(targets), *self.config.input_shape))
+            images = sampled(self.velocity, variables, noise, targets[:, 0], targets[:, 1], steps=self.task.sampling)
+            found.append(answered(self.answers, self.classifier, {"x": images}, targets))
+        return found
+
+    def judging(self) -> Callable[[PyTree], Any]:
+        """Of all held-in cells."""
+        return lambda variables: self.judged(variables, self.held_in, 1)
+
+    def real(self) -> Scores:
+        """What the classifier says of real images for tests, cell by cell."""
+        whole, counts = joined(list(self.cells.test.values())), list(map(len, self.cells.test.values()))
+        found = answered(self.answers, self.classifier, {"x": whole.inputs["x"]}, whole.targets)
+        means = [[float(part.mean()) for part in np.split(np.asarray(x), np.cumsum(counts)[:-1])] for x in found]
+        return Scores(*(dict(zip(self.cells.test, each, strict=True)) for each in means))
+
+    # ----------------------------------------------------------------------------------------------------------- statistics
+
+    def statistics(
+        self, models: Sequence[PyTree], batches: Sequence[tuple[PyTree, Any]], kinds: Sequence[Any]
+    ) -> Mapping[type, Any]:
+        """Fisher information by squared gradients of each example's squared error: there are no classes to draw."""
+        others = [kind for kind in kinds if not isinstance(kind, nm.DiagonalFisher)]
+        found = dict(super().statistics(models, batches, others)) if others else {}
+        if len(others) < len(kinds):
+            each = [fisher(self.loss, model, *batch) for model, batch in zip(models, batches, strict=True)]
+            found[nm.DiagonalFisher] = jax.tree.map(lambda *x: jnp.stack(x), *each)
+        return found
+
+    def cost_of(self, kind: Any) -> cost.Cost:
+        """Of Fisher information, what its own program takes."""
+        if not isinstance(kind, nm.DiagonalFisher):
+            return super().cost_of(kind)
+        return fisher_cost(self.loss, self.experts[0], *self.measured[0])
+
+
+def fisher_cost(loss: SquaredErrors, model: PyTree, inputs: PyTree, targets: Array) -> cost.Cost:
+    """What `fisher` takes, its memory as large as all gradients."""
+    jax.block_until_ready(fisher(loss, model, inputs, targets))
+    began = time.perf_counter()
+    found = jax.block_until_ready(fisher(loss, model, inputs, targets))
+    seconds = time.perf_counter() - began
+    flops = operations(jax.make_jaxpr(functools.partial(fisher, loss))(model, inputs, targets))
+    return cost.Cost(flops, bytes_of(found), seconds, bytes_of((model, found, inputs)) + bytes_of(found))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fisher(loss: SquaredErrors, model: PyTree, inputs: PyTree, targets: Array) -> PyTree:
+    """The mean over the examples of squared gradients, example by example."""
+
+    def one(pair: tuple) -> PyTree:
+        alone = jax.tree.map(lambda x: x[None], pair)
+        gradient = jax.grad(lambda v: loss(v, *alone)[0])(model)
+        return jax.tree.map(jnp.square, gradient)
+
+    count = len(targets)
+    add = lambda total, pair: (jax.tree.map(jnp.add, total, one(pair)), None)  # noqa: E731
+    total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, model), (inputs, targets))
+    return jax.tree.map(lambda x: x / count, total)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def answered(answers: TwoAnswers, classifier: PyTree, images: PyTree, targets: Array) -> tuple[Array, Array]:
+    """For each image whether category and style are told as they are wanted, and the loss."""
+    return answers.right(classifier, images, targets), answers(classifier, images, targets)

@@ -1,0 +1,143 @@
+"""The rows of a folder, asked for by task and method, and what follows from them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments.compositional.settings import CONTROLS, LEARNED, METHODS
+from experiments.differences import Difference, paired
+from experiments.run import points, read_rows
+
+Row = Mapping[str, Any]
+SCORES = ("held_in", "generalisation")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was measured.
+
+    Attributes:
+        settings: what it was made with, as `settings.json` has it.
+        rows: of methods.
+        sensitivity: of each hyper-parameter.
+        curves: of fewer networks.
+    """
+
+    settings: Row
+    rows: Sequence[Row]
+    sensitivity: Sequence[Row]
+    curves: Sequence[Row]
+
+    @property
+    def tasks(self) -> list[Row]:
+        """Those that have rows, in order."""
+        there = {row["task"] for row in self.rows}
+        return [task for task in self.settings["tasks"] if task["name"] in there]
+
+    @property
+    def seeds(self) -> list[int]:
+        """All of them."""
+        return sorted({row["seed"] for row in self.rows})
+
+    def of(self, task: str, method: str) -> list[Row]:
+        """The rows of a method that did not refuse, by seed."""
+        found = [row for row in self.rows if (row["task"], row["method"]) == (task, method) and not row["error"]]
+        return sorted(found, key=lambda row: (row["seed"], str(row["expert"])))
+
+    def methods(self, task: str) -> list[str]:
+        """Merges, learned merges and controls that have rows."""
+        return [name for name in METHODS if self.of(task, name)]
+
+    def merges(self, task: str) -> list[str]:
+        """Those without learning."""
+        return [name for name in self.methods(task) if name not in LEARNED and name not in CONTROLS.values()]
+
+    def values(self, task: str, method: str, column: str) -> dict[int, float]:
+        """A column by seed; of several rows of a seed their mean."""
+        found: dict[int, list[float]] = {}
+        for row in self.of(task, method):
+            found.setdefault(row["seed"], []).append(row[column])
+        return {seed: float(np.mean(x)) for seed, x in found.items()}
+
+    def mean(self, task: str, method: str, column: str) -> float:
+        """Over seeds; NaN where there is no row."""
+        values = list(self.values(task, method, column).values())
+        return float(np.mean(values)) if values else float("nan")
+
+    def cell(self, task: str, method: str, column: str) -> str:
+        """For a table, in percent."""
+        values = list(self.values(task, method, column).values())
+        return points(values) if values else ""
+
+    def difference(self, method: str, than: str, column: str, tasks: Sequence[str] | None = None) -> Difference | None:
+        """How much better one method is than another, over tasks."""
+        names = [task["name"] for task in self.tasks] if tasks is None else tasks
+        return paired((self.values(task, method, column), self.values(task, than, column)) for task in names)
+
+    def correlation(self, task: str) -> dict[int, float]:
+        """Spearman's rank correlation of held-in and generalisation accuracy over merges without learning, by seed.
+
+        Seeds in which all merges are alike in one of both are left out.
+        """
+        found = {}
+        for seed in self.seeds:
+            each = [[self.values(task, name, column).get(seed) for column in SCORES] for name in self.merges(task)]
+            pairs = np.array([pair for pair in each if None not in pair], float)
+            if len(pairs) > 2 and (np.ptp(pairs, axis=0) > 0).all():
+                found[seed] = float(stats.spearmanr(*pairs.T).statistic)
+        return found
+
+    def curve(self, task: str, method: str, column: str) -> dict[int, list[float]]:
+        """By number of networks the values of all seeds and orders; all networks are one value for each seed."""
+        found: dict[int, list[float]] = {}
+        for row in self.curves:
+            if (row["task"], row["method"]) == (task, method):
+                found.setdefault(row["models"], []).append(row[column])
+        if found:
+            found[max(found) + 1] = list(self.values(task, method, column).values())
+        return dict(sorted(found.items()))
+
+    def more_models(self, task: str, column: str) -> Difference | None:
+        """All networks less two of them, the mean over orders and over the methods that have curves."""
+        methods = {row["method"] for row in self.curves if row["task"] == task}
+        pairs = []
+        for method in sorted(methods):
+            two: dict[int, list[float]] = {}
+            for row in self.curves:
+                if (row["task"], row["method"], row["models"]) == (task, method, 2):
+                    two.setdefault(row["seed"], []).append(row[column])
+            pairs.append((self.values(task, method, column), {seed: float(np.mean(x)) for seed, x in two.items()}))
+        return paired(pairs)
+
+    def range_of(self, task: str, method: str, field: str, column: str) -> float:
+        """How much a score changes over the values of a hyper-parameter: the mean over seeds of largest less smallest."""
+        by_seed: dict[int, list[float]] = {}
+        for row in self.sensitivity:
+            if (row["task"], row["method"], row["field"]) == (task, method, field):
+                by_seed.setdefault(row["seed"], []).append(row[column])
+        return float(np.mean([max(x) - min(x) for x in by_seed.values()])) if by_seed else float("nan")
+
+    def fields(self, task: str) -> list[tuple[str, str]]:
+        """Methods and their hyper-parameters that were varied."""
+        return list(dict.fromkeys((row["method"], row["field"]) for row in self.sensitivity if row["task"] == task))
+
+    def cost(self, task: str, method: str) -> float:
+        """Operations of statistics and merge, or of learning; the mean over seeds."""
+        return sum(self.mean(task, method, f"{part}_flops") for part in ("statistics", "merge", "learning"))
+
+    def cost_with_tuning(self, task: str, method: str) -> float:
+        """Statistics once; merging and judging as often as something was tried; learning with all its rates."""
+        made = self.mean(task, method, "merge_flops") + self.mean(task, method, "judging_flops")
+        once = self.mean(task, method, "statistics_flops") + self.mean(task, method, "learning_flops")
+        return once + self.mean(task, method, "tried") * made
+
+
+def read(folder: Path) -> Results:
+    """What was measured, of a folder."""
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    return Results(settings, *(read_rows(folder / f"{name}.csv") for name in ("rows", "sensitivity", "curves")))

@@ -1,0 +1,254 @@
+"""The rows of one task and seed: every method with what it costs, its hyper-parameters one by one, and fewer networks."""
+
+import functools
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import typer
+
+import npmerge as nm
+from alignment.graph import PyTree
+from experiments.compositional.case import Case
+from experiments.compositional.generation import Generated
+from experiments.compositional.grid import shuffles
+from experiments.compositional.learned import Learner, badness
+from experiments.compositional.methods import shortened, ways
+from experiments.compositional.networks import Scores
+from experiments.compositional.settings import (
+    ADA_MERGING,
+    BASE,
+    CONTROLS,
+    CURVE_KEY,
+    EXPERT,
+    EXPERTS,
+    KEY,
+    LEARNED,
+    MULTITASK,
+    REAL,
+    SENSITIVITY_KEY,
+)
+from experiments.grids import Choice, Way
+from experiments.run import Rows
+from npmerge import cost
+from npmerge.operations import operations
+
+
+class Files(NamedTuple):
+    """The files of rows in a folder."""
+
+    rows: Rows
+    sensitivity: Rows
+    curves: Rows
+
+
+def files(out: Any, made_with: Mapping[str, Any]) -> Files:
+    """Those of a folder. Raises ValueError for rows that were made with other settings."""
+    keys = {"rows": KEY, "sensitivity": SENSITIVITY_KEY, "curves": CURVE_KEY}
+    return Files(*(Rows(out / f"{name}.csv", key, made_with) for name, key in keys.items()))
+
+
+COSTS = ("statistics_flops", "merge_flops", "learning_flops", "judging_flops", "bytes", "peak_bytes", "cost_seconds")
+EMPTY: dict[str, Any] = {"chosen": [], "tried": 0, "rate": "", "uncounted": 0, "error": "", **dict.fromkeys(COSTS, 0)}
+"""What a row holds besides scores, where it has no such thing."""
+
+
+class Experiment:
+    """One task and seed."""
+
+    def __init__(self, case: Case, found: Files):
+        self.case, self.files = case, found
+        self.place = {"seed": case.seed, "task": case.task.name}
+        self.ways = {name: shortened(way, case.task.values) for name, way in ways(case.operator).items()}
+        self.every = tuple(range(len(case.held_in)))
+        self.learner = functools.cache(lambda: Learner(case))
+        self.cost_of = functools.cache(case.cost_of)
+
+    def run(self) -> None:
+        """Every row that is not there yet."""
+        case = self.case
+        jobs: dict[tuple[str, Any], Callable[[], dict[str, Any]]] = {
+            (BASE, ""): lambda: self.scored(case.base),
+            **{(EXPERT, k): functools.partial(lambda k: self.scored(case.experts[k]), k) for k in self.every},
+            (EXPERTS, ""): self.own,
+            (MULTITASK, ""): lambda: self.scored(case.multitask),
+        }
+        if isinstance(case, Generated):
+            jobs[REAL, ""] = lambda: self.told(case.real(), case.real())
+        for name in self.methods():
+            learns = name in LEARNED or name in CONTROLS.values()
+            jobs[name, ""] = functools.partial(self.learnt if learns else self.merged, name)
+        for (method, expert), job in jobs.items():
+            self.row(method, expert, job)
+        for name in self.methods():
+            if name in self.ways:
+                self.sensitivity(name)
+        self.curves()
+
+    def methods(self) -> list[str]:
+        """Those that there are for these networks: AdaMerging needs classes."""
+        able = self.case.classified
+        return [name for name in self.case.task.methods if able or name not in (ADA_MERGING, CONTROLS[ADA_MERGING])]
+
+    def row(self, method: str, expert: Any, job: Callable[[], dict[str, Any]]) -> None:
+        """One row, with its wall time; one that says why if a method refuses."""
+        key = self.place | {"method": method, "expert": expert}
+        if self.files.rows.has(**key):
+            return
+        began = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)  # what methods did with singular systems
+            try:
+                found = job()
+            except ValueError as error:
+                found = dict.fromkeys(MEASURES, "") | {"error": str(error)}
+        seconds = round(time.perf_counter() - began, 2)
+        self.files.rows.add(key | EMPTY | found | {"seconds": seconds})
+        told = f"{found['held_in']:.3f}, {found['generalisation']:.3f}" if not found.get("error") else found["error"]
+        typer.echo(f"{', '.join(str(x) for x in key.values() if x != '')}: {told} ({seconds:.1f} s)", err=True)
+
+    # ------------------------------------------------------------------------------------------------------------- the rows
+
+    def scored(self, variables: PyTree) -> dict[str, Any]:
+        """The scores of a network."""
+        return self.told(self.case.validated(variables), self.case.tested(variables))
+
+    def told(self, validated: Scores, tested: Scores) -> dict[str, Any]:
+        """The columns of scores."""
+        case = self.case
+        columns: dict[str, Any] = {}
+        pairs = {"validation": (validated, case.held_in), "held_in": (tested, case.held_in)}
+        for name, (scores, cells) in {**pairs, "generalisation": (tested, case.generalisation)}.items():
+            columns[name], columns[f"{name}_loss"] = scores.mean(cells)
+        columns["cells"] = [round(tested.accuracy[cell], 4) for cell in case.cells.grid.cells]
+        return columns
+
+    def own(self) -> dict[str, Any]:
+        """Every cell by the expert of its category."""
+        case = self.case
+        tested, validated = ([judge(model) for model in case.experts] for judge in (case.tested, case.validated))
+
+        def of_category(scores: Sequence[Scores]) -> Scores:
+            cells = list(scores[0].accuracy)
+            return Scores(*({cell: scores[cell.category][k][cell] for cell in cells} for k in (0, 1)))
+
+        return self.told(of_category(validated), of_category(tested))
+
+    def merged(self, name: str) -> dict[str, Any]:
+        """A merge with the hyper-parameters that validation data choose, and what it costs."""
+        choice = self.tuned(self.ways[name], self.every)
+        merge = self.ways[name].make(**choice.fields)
+        network, spent = cost.merged(merge, self.case.stack(self.every), self.stats(merge, self.every), self.key)
+        columns = self.scored(network) | {"chosen": [list(x) for x in choice.fields.items()], "tried": choice.tried}
+        return columns | self.spent(merge, spent)
+
+    def learnt(self, name: str) -> dict[str, Any]:
+        """A learned merge or its control."""
+        found = self.learner().learnt(name)
+        columns = self.told(found.scores, self.case.tested(found.variables))
+        return columns | {"tried": found.tried, "rate": found.rate, "learning_flops": found.flops, **self.judging_flops()}
+
+    def tuned(self, way: Way, order: Sequence[int]) -> Choice:
+        """The fields of the best merge on the validation data of these networks' cells."""
+        cells = [self.case.held_in[k] for k in order]
+
+        def judge(merge: nm.Merge) -> float:
+            scores = self.case.validated(self.merge(merge, order))
+            return badness(Scores(*({cell: x[cell] for cell in cells} for x in scores)), cells)
+
+        return way.tuned(judge)
+
+    def merge(self, merge: nm.Merge, order: Sequence[int]) -> PyTree:
+        """Some of the networks merged."""
+        return merge(self.case.stack(order), stats=self.stats(merge, order), key=self.key)
+
+    def stats(self, merge: nm.Merge, order: Sequence[int]) -> dict[type, Any]:
+        """What a merge needs."""
+        return self.case.stats(order, merge.needs)
+
+    @property
+    def key(self) -> jax.Array:
+        """For methods that drop entries at random."""
+        return jax.random.key(self.case.seed)
+
+    # ---------------------------------------------------------------------------------------------------------------- costs
+
+    def spent(self, merge: nm.Merge, spent: cost.Cost) -> dict[str, Any]:
+        """The columns of costs: the statistics are those of all experts."""
+        kinds = [kind for kind in self.case.kinds if type(kind) in merge.needs]
+        statistics, models = [self.cost_of(kind) for kind in kinds], len(self.every)
+        return {
+            "statistics_flops": models * sum(c.flops for c in statistics),
+            "merge_flops": spent.flops,
+            "bytes": spent.bytes + models * sum(c.bytes for c in statistics),
+            "peak_bytes": max([spent.peak_bytes, *(c.peak_bytes for c in statistics)]),
+            "cost_seconds": round(spent.seconds + models * sum(c.seconds for c in statistics), 5),
+            "uncounted": int(spent.uncounted or any(c.uncounted for c in statistics)),
+            **self.judging_flops(),
+        }
+
+    @functools.cache  # noqa: B019 (an experiment lives as long as its rows)
+    def judging_flops(self) -> dict[str, float]:
+        """Operations of looking at all validation data once."""
+        return {"judging_flops": operations(jax.make_jaxpr(self.case.judging())(self.case.base))}
+
+    # ---------------------------------------------------------------------------------------- hyper-parameters, fewer networks
+
+    def sensitivity(self, name: str) -> None:
+        """Each hyper-parameter through its grid, the others as they were chosen."""
+        way, chosen = self.ways[name], self.chosen(name)
+        for field, value in itertools.chain.from_iterable([(f, v) for v in grid] for f, grid in way.grids.items()):
+            key = self.place | {"method": name, "field": field, "value": value}
+            if chosen is None or self.files.sensitivity.has(**key):
+                continue
+            found = self.scored_if_able(functools.partial(way.make, **{**chosen, field: value}), self.every)
+            if found:
+                self.files.sensitivity.add(key | {name: found[name] for name in ("validation", "held_in", "generalisation")})
+
+    def chosen(self, name: str) -> dict[str, Any] | None:
+        """The hyper-parameters in the row of a method; None if it has none because it refused."""
+        key = self.place | {"method": name, "expert": ""}
+        (row,) = [r for r in self.files.rows.all if all(r[k] == v for k, v in key.items())]
+        return None if row["error"] else dict(row["chosen"])
+
+    def scored_if_able(self, make: Callable[[], nm.Merge], order: Sequence[int]) -> dict[str, Any] | None:
+        """The scores of a merge, None if it refuses."""
+        try:
+            return self.scored(self.merge(make(), order))
+        except ValueError:
+            return None
+
+    def curves(self) -> None:
+        """From two networks to all, nested in several orders; hyper-parameters are chosen for each subset."""
+        models, task = len(self.every), self.case.task
+        orders = shuffles(models, min(task.orders, models * (models - 1) // 2)) if task.curves and task.orders else ()
+        for m, (which, order), name in itertools.product(range(2, models), enumerate(orders), task.curves):
+            key = self.place | {"method": name, "models": m, "order": which}
+            if name not in self.methods() or self.files.curves.has(**key):
+                continue
+            self.files.curves.add(key | self.of_subset(self.ways[name], sorted(order[:m])))
+
+    def of_subset(self, way: Way, order: Sequence[int]) -> dict[str, Any]:
+        """A merge of some networks: their own cells, the cells that no network has, and the held-in cells of the others."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)
+            choice = self.tuned(way, order)
+            tested = self.case.tested(self.merge(way.make(**choice.fields), order))
+        cells = [self.case.held_in[k] for k in order]
+        scores = {"held_in": tested.mean(cells)[0], "generalisation": tested.mean(self.case.generalisation)[0]}
+        return scores | {"chosen": [list(x) for x in choice.fields.items()], "members": list(order)}
+
+
+MEASURES = (
+    *itertools.chain.from_iterable((name, f"{name}_loss") for name in ("validation", "held_in", "generalisation")), "cells",
+)  # fmt: skip
+
+
+def mean_of(rows: Iterable[Mapping[str, Any]], column: str) -> float:
+    """The mean of a column, NaN where there are no rows."""
+    values = [row[column] for row in rows if row[column] != ""]
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,168 @@
+"""The smallest form of the experiment: rows, page, resuming, and what no choice may see."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments.compositional.command import prepared, reproduce
+from experiments.compositional.findings import findings
+from experiments.compositional.grid import Cell
+from experiments.compositional.learned import badness
+from experiments.compositional.networks import Scores
+from experiments.compositional.page import page
+from experiments.compositional.presets import PRESETS
+from experiments.compositional.results import Results, read
+from experiments.compositional.rows import Experiment, files
+from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, MULTITASK, NP_MERGE, REAL, made_with
+from experiments.run import read_rows
+
+SETTINGS = PRESETS["test"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compositional")
+    reproduce("test", folder, range(1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(out):
+    return read_rows(out / "rows.csv")
+
+
+def cases(folder):
+    return [prepared(task, folder)(0) for task in SETTINGS.tasks]
+
+
+def test_every_row_is_there_and_judged(rows):
+    expected = []
+    for task in SETTINGS.tasks:
+        levels = [(BASE, ""), *((EXPERT, k) for k in range(4)), (EXPERTS, ""), (MULTITASK, "")]
+        levels += [(REAL, "")] if task.setting == "generation" else []
+        expected += [(task.name, *level) for level in levels] + [(task.name, method, "") for method in task.methods]
+    assert [(row["task"], row["method"], row["expert"]) for row in rows] == expected
+    assert not [row["error"] for row in rows if row["error"]]
+    for row in rows:
+        scores = [row[name] for name in ("validation", "held_in", "generalisation")]
+        assert all(0 <= x <= 1 for x in scores) and np.isfinite(row["held_in_loss"]) and len(row["cells"]) == 12
+
+
+def test_means_are_over_held_in_and_over_other_cells(out, rows):
+    for case in cases(out / "parents"):
+        held_in = [case.cells.grid.cells.index(cell) for cell in case.held_in]
+        others = [k for k in range(12) if k not in held_in]
+        assert len(held_in) == 4
+        for row in rows:
+            if row["task"] == case.task.name:
+                each = np.array(row["cells"])
+                assert row["held_in"] == pytest.approx(each[held_in].mean(), abs=1e-4)
+                assert row["generalisation"] == pytest.approx(each[others].mean(), abs=1e-4)
+
+
+def test_an_expert_is_better_at_its_own_task(rows):
+    (own,) = [row for row in rows if (row["task"], row["method"]) == ("digits", EXPERTS)]
+    each = [row["held_in"] for row in rows if (row["task"], row["method"]) == ("digits", EXPERT)]
+    assert own["held_in"] > max(each)
+
+
+def test_parts_have_no_example_in_common(tmp_path):
+    for case in cases(tmp_path):
+        tests = {bytes(x) for part in case.cells.test.values() for x in part.inputs["x"]}
+        for cell, parts in case.cells.held_in.items():
+            seen = [{bytes(x) for x in part.inputs["x"]} for part in parts]
+            assert cell in case.cells.test and all(seen)
+            if case.task.setting != "text":  # sentences that are made up are few, and alike
+                assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+                assert not tests & (seen[0] | seen[1] | seen[2])
+
+
+def test_nothing_is_tested_where_choices_are_made(out, tmp_path, monkeypatch):
+    """Tuning, learning and the choice of rates see held-in cells alone, and never the test part."""
+    case = cases(out / "parents")[0]
+    monkeypatch.setattr(type(case), "tested", lambda *_: pytest.fail("test data were looked at"))
+    seen = []
+    original = type(case).validated
+    monkeypatch.setattr(type(case), "validated", lambda self, v: seen.append(original(self, v)) or seen[-1])
+    experiment = Experiment(case, files(tmp_path, made_with(SETTINGS)))
+    experiment.tuned(experiment.ways["TaskArithmetic"], (0, 2))
+    experiment.learner().learnt(NP_MERGE)
+    assert seen and all(set(scores.accuracy) == set(case.held_in) for scores in seen)
+
+
+def test_the_highest_accuracy_is_chosen_and_the_loss_decides_ties():
+    cell = Cell(0, 0)
+
+    def scores(accuracy, loss):
+        return badness(Scores({cell: accuracy, Cell(1, 1): 1.0}, {cell: loss, Cell(1, 1): 0.0}), [cell])
+
+    assert scores(0.6, 5.0) < scores(0.5, 0.1) < scores(0.5, 0.2) < scores(0.5, float("nan"))
+
+
+def test_costs_are_those_of_the_programs(rows):
+    row = {row["method"]: row for row in rows if row["task"] == "digits"}
+    assert row["Average"]["statistics_flops"] == 0 and row["Average"]["merge_flops"] > 0 and row["Average"]["tried"] == 1
+    for method in ("Fisher", "RegMean"):
+        assert row[method]["statistics_flops"] > 0
+    assert row[NP_MERGE]["learning_flops"] > row[CONTROLS[NP_MERGE]]["learning_flops"] > row["Average"]["merge_flops"]
+
+
+def test_subsets_and_hyper_parameters(out, rows):
+    curves, sensitivity = read_rows(out / "curves.csv"), read_rows(out / "sensitivity.csv")
+    assert [(row["models"], row["order"]) for row in curves] == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    assert set(curves[0]["members"]) < set(curves[2]["members"]) and curves[0]["members"] != curves[1]["members"]
+    values = [row["value"] for row in sensitivity if (row["task"], row["method"]) == ("digits", "TaskArithmetic")]
+    assert values == [0.1, 1.0]
+    (chosen,) = [row for row in rows if (row["task"], row["method"]) == ("digits", "TaskArithmetic")]
+    (same,) = [row for row in sensitivity if row["task"] == "digits" and [[row["field"], row["value"]]] == chosen["chosen"]]
+    assert same["held_in"] == chosen["held_in"] and same["generalisation"] == chosen["generalisation"]
+
+
+def test_the_page_is_made_of_the_files_alone(out, rows):
+    text = (out / "README.md").read_text()
+    assert page(out) == text and json.loads((out / "summary.json").read_text())["command"] in text
+    for row in rows:
+        if row["method"] != EXPERT:
+            assert f"{100 * row['generalisation']:.1f}" in text
+    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("scatter", "cost", "sensitivity", "models"))
+
+
+def test_words_follow_the_rows():
+    """Two tasks in which held-in and generalisation accuracy go together, and against each other."""
+    rows = [
+        {"seed": seed, "task": task, "method": method, "expert": "", "error": "", "held_in": 0.1 * k + 0.01 * seed,
+         "generalisation": 0.5 + sign * 0.1 * k, "validation": 0.1 * k, "uncounted": 0, **dict.fromkeys(
+         ("statistics_flops", "merge_flops", "learning_flops", "judging_flops", "tried"), 1.0)}
+        for seed in range(3) for task, sign in (("up", 1), ("down", -1))
+        for k, method in enumerate(("Average", "Mlerp", "Fisher", "RegMean"))
+    ]  # fmt: skip
+    settings = {"tasks": [{"name": "up", "setting": "images"}, {"name": "down", "setting": "text"}]}
+    results = Results(settings, rows, [], [])
+    assert set(results.correlation("up").values()) == {1.0} and set(results.correlation("down").values()) == {-1.0}
+    said = list(findings(results))
+    assert "rank correlation +1.00 ± 0.00, positive" in said[0] and "-1.00 ± 0.00, negative" in said[1]
+    assert "RegMean leads held-in" in said[2] and "Average generalises best" in said[3]
+
+
+def test_nothing_is_done_twice(out, monkeypatch):
+    for name in ("scored", "merged", "learnt"):
+        monkeypatch.setattr(Experiment, name, lambda *_: pytest.fail("every row is there"))
+    reproduce("test", out, range(1))
+
+
+def test_an_interrupted_run_goes_on(out, rows, tmp_path):
+    shutil.copytree(out, tmp_path / "again")
+    path = tmp_path / "again" / "rows.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:9])
+    reproduce("test", tmp_path / "again", range(1), only=["made digits"])
+    free = {"seconds": 0, "cost_seconds": 0, "peak_bytes": 0}
+    assert [row | free for row in read_rows(path)] == [row | free for row in rows]
+    assert read(out).seeds == [0]
+
+
+def test_an_unknown_task(tmp_path):
+    with pytest.raises(ValueError, match=r"task .*made text"):
+        reproduce("test", tmp_path, range(1), only=["made texts"])
