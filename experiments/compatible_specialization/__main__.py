@@ -16,6 +16,7 @@ def main(
     out: Out = Path("experiments/results/compatible_specialization"),
     seed: Seed = 0,
     seeds: Seeds = 1,
+    *,
     plays: Annotated[Path, typer.Option(help="Tiny Shakespeare, plain or .xz.")] = PLAYS,
 ) -> None:
     """Train a language model and two experts, merge them in every way, write the rows, the figures and the page."""

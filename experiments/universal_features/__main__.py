@@ -16,6 +16,7 @@ def main(
     out: Out = Path("experiments/results/universal_features"),
     seed: Seed = 0,
     seeds: Seeds = 1,
+    *,
     plays: Annotated[Path, typer.Option(help="Tiny Shakespeare, plain or .xz.")] = PLAYS,
     lua: Annotated[Path, typer.Option(help="A folder with sources of Lua.")] = LUA,
 ) -> None:

@@ -147,8 +147,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"number, Adam at {a['rate']:g}, {a['steps']:,} steps of {a['batch']:,} tokens from {a['tokens']:,}, decoder rows of "
         f"length one. {a['chunks'] - 1} times features that were dead in a part of the training start anew where the "
         "reconstruction is bad. All see the same mixture of all four texts, so that what is missing is missing in the network; "
-        "the paper trained each on its own network's text. The defaults of expansion and L1 were chosen before this run, with a "
-        "base of 500 steps, by how much of the loss is recovered and how far two autoencoders of the base agree."
+        "the paper trained each on its own network's text. The defaults of expansion and L1 were chosen before this run, with "
+        "a base of 500 steps, by how much of the loss is recovered and how far two autoencoders of the base agree."
     )
     yield (
         f"Loss recovered: how much of what it costs to ablate all units their reconstruction gets back. Two features are the "
