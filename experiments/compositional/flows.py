@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from alignment.graph import PyTree, flatten, path_name
-from npmerge.lora import Factors
+from npmerge.lora_stack import Factors
 from npmerge.models import Config
 from npmerge.models.layers import Attention, FeedForward, embedding, gelu, layer_norm, linear
 
