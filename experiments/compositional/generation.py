@@ -131,7 +131,9 @@ class Generated(Case):
 
     def pair(self, part: Part) -> tuple[PyTree, Any]:
         """At times and with noise that stay as they are wherever they are not drawn anew."""
-        return jax.tree.map(np.asarray, noised(jax.random.key(self.seed), part.inputs, part.targets))
+        rng, x = np.random.default_rng(self.seed), part.inputs["x"]
+        noise, t = rng.normal(size=x.shape).astype(np.float32), rng.random(len(x), np.float32)
+        return {**part.inputs, "noise": noise, "t": t}, x - noise
 
     @functools.cached_property
     def adapted(self) -> Adapted:
