@@ -193,7 +193,7 @@ DECISIVE = ("setting", "data", "base_domain", "width", "layers", "sizes", "base"
 class Classified(Case):
     """A task whose networks tell classes, of images or of sentences."""
 
-    def __init__(self, task: Task, cells: Cells, seed: int, folder: Path, config: Config, classes: tuple[int, ...]):
+    def __init__(self, task: Task, cells: Cells, seed: int, folder: Path, *, config: Config, classes: tuple[int, ...]):
         super().__init__(task, cells, seed, folder)
         self.config = config
         self.asked = Asked(build(config).apply, classes)

@@ -59,7 +59,7 @@ def prepared(task: Task, parents: Path, data: str = "") -> Make:
         def text(seed: int) -> Case:
             cells = text_cells(task, corpus, seed)
             config = text_network(task, task.vocabulary, task.length, sum(CLASSES))
-            return Classified(task, cells, seed, parents, config, CLASSES)
+            return Classified(task, cells, seed, parents, config=config, classes=CLASSES)
 
         return text
     pool = read_pool(task.data, data)
@@ -75,6 +75,6 @@ def prepared(task: Task, parents: Path, data: str = "") -> Make:
         cells = image_cells(task, pool, seed)
         categories = len(cells.grid.categories)
         config = image_network(task, cells.base.inputs["x"].shape[1:], 2 * categories)
-        return Classified(task, cells, seed, parents, config, (2,) * categories)
+        return Classified(task, cells, seed, parents, config=config, classes=(2,) * categories)
 
     return images
