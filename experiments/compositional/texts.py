@@ -87,11 +87,10 @@ def made_corpus(premises: int = 60) -> Corpus:
     words = [[f"w{genre}{k}" for k in rng.integers(0, 8, 6)] for genre in genres[::3]]
     first = [sentence for sentence in words for _ in range(3)]
     second = [[x[:3], ["no", *x[:3]], [*x[:2], "maybe"]][k % 3] for k, x in enumerate(first)]
-    sides = (
+    premise, hypothesis = (
         {name: [" ".join(way.format(w) for w in x) for x in side] for name, way in ways.items()} for side in (first, second)
     )
-    labels = np.arange(3 * premises) % 3
-    return Corpus(*sides, labels, genres, np.repeat(np.arange(premises), 3))
+    return Corpus(premise, hypothesis, np.arange(3 * premises) % 3, genres, np.repeat(np.arange(premises), 3))
 
 
 def read_corpus(folder: Path) -> Corpus:
