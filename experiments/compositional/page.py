@@ -123,10 +123,14 @@ def _prerequisites(results: Results) -> list[str]:
         if method.__name__ in used:
             a = asks(method)
             each = (a.base, a.data, a.labels, a.activations, a.gradients, a.same_initialisation)
-            rows.append((a.name, *(x if isinstance(x, str) else "yes" if x else "-" for x in each)))
+            rows.append((a.name, *("yes" if x is True else str(x or "-") for x in each)))
     learned = {"NP Merge": ("-", "yes", "yes"), "AdaMerging": ("yes", "yes", "-"), "feature matching": ("-", "yes", "-")}
     there = [name for name in LEARNED if any(results.of(task["name"], name) for task in results.tasks)]
-    rows += [(name, *learned[name], "yes" if name == LEARNED[2] else "-", "yes", "or aligned") for name in there]
+    features, vectors = LEARNED[2], LEARNED[1]
+    rows += [
+        (name, *learned[name], "yes" if name == features else "-", "yes", "yes" if name == vectors else "or aligned")
+        for name in there
+    ]
     return markdown_table(header, rows)
 
 

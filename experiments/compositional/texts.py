@@ -90,8 +90,7 @@ def made_corpus(premises: int = 60) -> Corpus:
     premise, hypothesis = (
         {name: [" ".join(way.format(w) for w in x) for x in side] for name, way in ways.items()} for side in (first, second)
     )
-    labels = np.arange(3 * premises) % 3
-    return Corpus(premise, hypothesis, labels, genres, np.repeat(np.arange(premises), 3))
+    return Corpus(premise, hypothesis, np.arange(3 * premises) % 3, genres, np.repeat(np.arange(premises), 3))
 
 
 def read_corpus(folder: Path) -> Corpus:
