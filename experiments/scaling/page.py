@@ -132,8 +132,9 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{s['learned_rates']} for coefficients, {s['control_rates']} for weights."
     )
     yield (
-        f"Closed forms: scales {s['scales']}, divided by N where task vectors are summed; RegMean and Fisher measure each "
-        f"network on {s['measured']} images of its own, without labels; REPAIR on as many of all networks together."
+        f"Closed forms: scales {s['scales']}, divided by N where task vectors are summed; off-diagonal elements of RegMean "
+        f"times one of {s['shrinks']}; RegMean and Fisher measure each network on {s['measured']} images of its own, without "
+        "labels; REPAIR on as many of all networks together."
     )
     yield (
         "CPU seconds are of all threads of the process: of an alignment after one of two networks, which compiles it; of a "

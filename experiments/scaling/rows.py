@@ -144,7 +144,9 @@ class Experiment:
         if job.method in OF_A_BASE:
             make = {ARITHMETIC: lambda x: nm.TaskArithmetic(x / n), TIES: lambda x: nm.Ties(scale=x), DARE: _dare(n)}
             return {f"scale {scale:g}": make[job.method](scale) for scale in scales}
-        return {"": {AVERAGE: nm.Average, REGMEAN: nm.RegMean, FISHER: nm.Fisher}[job.method]()}
+        if job.method == REGMEAN:
+            return {f"off-diagonal {x:g}": nm.RegMean(scale=x) for x in self.settings.shrinks}
+        return {"": nm.Average() if job.method == AVERAGE else nm.Fisher()}
 
     def _repaired(self, models: list[PyTree]) -> dict[str, Any]:
         """The average with each channel rescaled as the networks have it."""
