@@ -103,9 +103,10 @@ def _protocol(results: Results) -> Iterator[str]:
     )
     yield (
         f"Merges: scales {s['scales']} of task vectors by selection loss; TIES and DARE keep their published densities; "
-        "RegMean measures each expert on the learning data of its task, without labels. NP Merge, the fine-tuned average and "
-        f"the router learn from the learning data of all tasks with labels, {s['steps']} steps of {s['batch']}, three rates "
-        f"each by selection loss: {s['learned_rates']}, {s['control_rates']}, {s['router_rates']}."
+        f"RegMean measures each expert on the learning data of its task, without labels, off-diagonal elements times one of "
+        f"{s['shrinks']}. NP Merge, the fine-tuned average and the router learn from the learning data of all tasks with "
+        f"labels, {s['steps']} steps of {s['batch']}, three rates each by selection loss: "
+        f"{s['learned_rates']}, {s['control_rates']}, {s['router_rates']}."
     )
     yield (
         "Mixture: the feed-forward blocks of all experts side by side, all of them computed, all else averaged; a router for "

@@ -102,7 +102,7 @@ class Experiment:
         return _row(each, float(np.mean(judged)))
 
     def _closed(self, experts: Experts, method: str) -> dict[str, Any]:
-        """A merge without labels but for its scale, which selection data choose."""
+        """A merge without labels but for its hyper-parameter, which selection data choose."""
         f, stack = self.family, nm.stack_models(experts.models, self.family.base)
         stats: Any = None
         if method == REGMEAN:
@@ -117,8 +117,10 @@ class Experiment:
     def _merges(self, method: str) -> dict[str, nm.Merge]:
         """Those of which one is chosen."""
         scales = self.settings.scales
-        if method in (AVERAGE, REGMEAN):
-            return {"": nm.Average() if method == AVERAGE else nm.RegMean(ridge=1e-4)}
+        if method == AVERAGE:
+            return {"": nm.Average()}
+        if method == REGMEAN:
+            return {f"off-diagonal {x:g}": nm.RegMean(scale=x, ridge=1e-4) for x in self.settings.shrinks}
         make: Any = {ARITHMETIC: nm.TaskArithmetic, TIES: nm.Ties, DARE: nm.Dare}[method]
         return {f"scale {scale:g}": make(scale=scale) for scale in scales}
 

@@ -93,6 +93,7 @@ class Settings:
         patience: judgements without a new best before it cuts the rate, and before it stops.
         steps: of Adam, of learned merges, routers and the control.
         scales: of task vectors, of which selection data choose.
+        shrinks: what RegMean multiplies off-diagonal elements by, likewise.
         learned_rates: of Adam for coefficients.
         control_rates: for weights; as many.
         router_rates: for routers; as many.
@@ -106,10 +107,11 @@ class Settings:
     batch: int = 32
     judged: int = 16
     patience: int = 3
-    steps: int = 60
-    scales: tuple[float, ...] = (0.3, 0.6, 1.0)
+    steps: int = 200
+    scales: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0)
+    shrinks: tuple[float, ...] = (0.1, 0.5, 0.9)
     learned_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
-    control_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    control_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     router_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
 
 
@@ -125,7 +127,7 @@ PRESETS = {
             Setup("images", "digits", "perceptron", Mlp(64, (12, 12), 10), Sizes(200, 80, 40, 60, 60), r"layers/\d+/kernel",
                   r"layers/(1)/", base_steps=40, rate=1e-2, adapter_rate=1e-2),
         ),
-        moments=(4, 16), scored=4, groups=2, rank=2, batch=20, judged=4, patience=1, steps=4, scales=(1.0,),
+        moments=(4, 16), scored=4, groups=2, rank=2, batch=20, judged=4, patience=1, steps=4, scales=(1.0,), shrinks=(0.5,),
         learned_rates=(0.1,), control_rates=(1e-3,), router_rates=(1e-2,),
     ),
     Preset.cpu: Settings((

@@ -48,12 +48,12 @@ def _accuracies(ax: Any, results: Results, block: Block, ways: Sequence[Way]) ->
 
 
 def _cost(ax: Any, results: Results, block: Block) -> None:
-    """Seconds of alignments, and of merges without them."""
+    """CPU seconds of alignments, and of merges without them."""
     curves = {f"align: {a}": results.curve(block, AVERAGE, a, "aligning") for a in block.alignments if a != NONE}
     for method in (AVERAGE, *LEARNED, CONTROL, LONG):
         curves[method] = results.curve(block, method, None, "merging")
     _logarithmic(ax, curves)
-    ax.set(xlabel="networks merged", ylabel="seconds", title=block.name)
+    ax.set(xlabel="networks merged", ylabel="CPU seconds", title=block.name)
 
 
 def _memory(ax: Any, results: Results, block: Block) -> None:

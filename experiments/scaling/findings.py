@@ -111,7 +111,7 @@ def _alignments(results: Results, block: Block) -> Iterator[str]:
     for alignment in block.alignments:
         at = [100 * results.mean(block, AVERAGE, n, alignment) for n in (few, many)]
         seconds = results.mean(block, AVERAGE, many, alignment, "aligning")
-        parts.append(f"{alignment} {at[0]:.1f} to {at[1]:.1f} % ({seconds:.2f} s at {many})")
+        parts.append(f"{alignment} {at[0]:.1f} to {at[1]:.1f} % ({seconds:.2f} CPU s at {many})")
     levels = [f"{m} {100 * results.mean(block, m, few):.1f} to {100 * results.mean(block, m, many):.1f} %" for m in LEVELS_TOLD]
     yield f"{block.name}: the average from {few} to {many} networks, by alignment: {', '.join(parts)}; {', '.join(levels)}."
 
@@ -140,10 +140,10 @@ def laws(results: Results) -> list[dict[str, Any]]:
         for _, alignment in ways:
             if alignment != NONE:
                 law = results.law(growing, results.curve(block, AVERAGE, alignment, "aligning"))
-                found.append({"block": block.name, "what": "seconds to align", "of": alignment, "law": law})
+                found.append({"block": block.name, "what": "CPU seconds to align", "of": alignment, "law": law})
         for method in (AVERAGE, JOINT, PAIRS, SHORT, CONTROL):
             law = results.law(growing, results.curve(block, method, None, "merging"))
-            found.append({"block": block.name, "what": "seconds to merge", "of": method, "law": law})
+            found.append({"block": block.name, "what": "CPU seconds to merge", "of": method, "law": law})
         for column in ("planned", "predicted"):
             law = results.law(growing, results.curve(block, JOINT, None, column))
             found.append({"block": block.name, "what": f"bytes of a step, {column}", "of": JOINT, "law": law})

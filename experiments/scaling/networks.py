@@ -2,9 +2,9 @@
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from experiments.problem import alike, batched, first
 from experiments.scaling.settings import MEAN, NONE, REFERENCE, SUCCESSIVE, UNIVERSE, Block, Settings
 from npmerge.models import Mlp, build, example
 from npmerge.statistics.collect import Statistic
+
+T = TypeVar("T")
 
 TOGETHER = {MEAN: WeightMatching(), UNIVERSE: CycleConsistent()}
 """Alignments of all networks at once."""
@@ -98,12 +100,9 @@ class Networks:
 
     @functools.cache  # noqa: B019 (networks live as long as their rows)
     def aligned(self, alignment: str, count: int) -> tuple[list[PyTree], float]:
-        """The first so many networks brought together, and the seconds that took, after a call that compiled everything."""
+        """The first so many networks brought together, and the CPU seconds of that, after a call that compiled everything."""
         self._bring(alignment, self.models[:2])
-        began = time.perf_counter()
-        found = self._bring(alignment, self.models[:count])
-        jax.block_until_ready(found)
-        return found, time.perf_counter() - began
+        return spent(lambda: self._bring(alignment, self.models[:count]))
 
     def _bring(self, alignment: str, models: Sequence[PyTree]) -> list[PyTree]:
         if alignment in TOGETHER:
@@ -150,6 +149,13 @@ class Networks:
     def tested(self, variables: PyTree) -> nm.Metrics:
         """Accuracy and loss on the test set."""
         return nm.evaluate(self.apply, variables, self.test)
+
+
+def spent(function: Callable[[], T]) -> tuple[T, float]:
+    """What a function returns, and the CPU seconds of all threads: other work of the machine does not count."""
+    began = time.process_time()
+    found = jax.block_until_ready(function())
+    return found, time.process_time() - began
 
 
 def _flat(examples: Examples) -> Examples:

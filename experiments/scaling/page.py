@@ -23,7 +23,7 @@ coefficients stop being worth more than fine-tuning the average, and whether mem
 FIGURES = {
     "alignments": "Accuracy of averages against the number of networks, by alignment",
     "learned": "Accuracy of what is learned, and of its controls",
-    "cost": "Seconds of alignments and merges",
+    "cost": "CPU seconds of alignments and merges",
     "memory": "Memory of a step of learning, predicted and planned",
 }
 
@@ -70,7 +70,7 @@ def _accuracies(results: Results, block: Block) -> list[str]:
 
 
 def _costs(results: Results, block: Block) -> list[str]:
-    header = ("seconds to align + to merge", *(f"{n} networks" for n in block.counts))
+    header = ("CPU seconds to align + to merge", *(f"{n} networks" for n in block.counts))
     rows = []
     for label, method, where in _ways(block):
         cells = []
@@ -132,18 +132,19 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{s['learned_rates']} for coefficients, {s['control_rates']} for weights."
     )
     yield (
-        f"Closed forms: scales {s['scales']}, divided by N where task vectors are summed; RegMean and Fisher measure each "
-        f"network on {s['measured']} images of its own, without labels; REPAIR on as many of all networks together."
+        f"Closed forms: scales {s['scales']}, divided by N where task vectors are summed; off-diagonal elements of RegMean "
+        f"times one of {s['shrinks']}; RegMean and Fisher measure each network on {s['measured']} images of its own, without "
+        "labels; REPAIR on as many of all networks together."
     )
     yield (
-        "Seconds are wall time of one process: of an alignment after one of two networks, which compiles it; of a closed form "
-        "once compiled, its statistics not included; of what is learned the run of one rate, the fastest of all rates. Memory "
-        "is that of one step: predicted from shapes, and as XLA plans it."
+        "CPU seconds are of all threads of the process: of an alignment after one of two networks, which compiles it; of a "
+        "closed form once compiled, its statistics not included; of what is learned the run of one rate, the cheapest of all "
+        "rates. Memory is that of one step: predicted from shapes, and as XLA plans it."
     )
 
 
 def _limits(preset: str) -> Iterator[str]:
     if preset != Preset.paper:
         yield "Narrow perceptrons on digits: averages of wider networks lose less, and matching finds more in them."
-    yield "Seconds are of a machine that did other work too; laws of them are of this machine and these sizes."
+    yield "CPU seconds do not tell how well work is divided among cores; laws of them are of this machine and these sizes."
     yield "Networks are divided among the most that are merged: with fewer of them, less of the data has been seen."

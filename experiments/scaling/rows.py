@@ -16,7 +16,7 @@ from alignment.graph import PyTree
 from experiments.learning import Budget, adam
 from experiments.run import Rows
 from experiments.scaling.memory import step_bytes
-from experiments.scaling.networks import Networks
+from experiments.scaling.networks import Networks, spent
 from experiments.scaling.settings import (
     ARITHMETIC,
     AVERAGE,
@@ -42,7 +42,6 @@ from experiments.scaling.settings import (
     TIES,
     Block,
 )
-from npmerge import cost
 
 
 class Job(NamedTuple):
@@ -129,13 +128,15 @@ class Experiment:
             statistic = nm.InputGram() if job.method == REGMEAN else nm.DiagonalFisher()
             stats = self.networks.stats(models, [statistic])
         key = jax.random.key(self.networks.seed) if job.method == DARE else None
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*data leave directions open.*")  # is in the notes, and so in the row
-            tried = {chosen: cost.merged(merge, stack, stats, key) for chosen, merge in self._merges(job).items()}
-        chosen = min(tried, key=lambda name: self.networks.judged(tried[name][0]).loss) if len(tried) > 1 else next(iter(tried))
-        network, spent = tried[chosen]
-        told = {"merging": spent.seconds, "flops": spent.flops, "planned": spent.peak_bytes, "notes": list(spent.notes)}
-        return self._tested(network, chosen=chosen, **told)
+        merges = self._merges(job)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.filterwarnings("always", ".*data leave directions open.*")
+            networks = {name: merge(stack, stats=stats, key=key) for name, merge in merges.items()}
+            judged = {name: self.networks.judged(network).loss for name, network in networks.items() if len(networks) > 1}
+            chosen = min(judged or networks, key=lambda name: judged.get(name, 0.0))
+            _, seconds = spent(lambda: merges[chosen](stack, stats=stats, key=key))  # once more: it is compiled now
+        notes = sorted({str(warning.message) for warning in said})
+        return self._tested(networks[chosen], chosen=chosen, merging=seconds, notes=notes)
 
     def _merges(self, job: Job) -> dict[str, nm.Merge]:
         """The merges of which one is chosen."""
@@ -143,7 +144,9 @@ class Experiment:
         if job.method in OF_A_BASE:
             make = {ARITHMETIC: lambda x: nm.TaskArithmetic(x / n), TIES: lambda x: nm.Ties(scale=x), DARE: _dare(n)}
             return {f"scale {scale:g}": make[job.method](scale) for scale in scales}
-        return {"": {AVERAGE: nm.Average, REGMEAN: nm.RegMean, FISHER: nm.Fisher}[job.method]()}
+        if job.method == REGMEAN:
+            return {f"off-diagonal {x:g}": nm.RegMean(scale=x) for x in self.settings.shrinks}
+        return {"": nm.Average() if job.method == AVERAGE else nm.Fisher()}
 
     def _repaired(self, models: list[PyTree]) -> dict[str, Any]:
         """The average with each channel rescaled as the networks have it."""
@@ -151,9 +154,8 @@ class Experiment:
         average, measuring = nm.Average()(nm.stack_models(models)), n.measuring(len(models))
         repair = functools.partial(nm.repair, n.apply, n.graph, average, models, measuring)
         repair()  # compiles
-        began = time.perf_counter()
-        found = jax.block_until_ready(repair().variables)
-        return self._tested(found, merging=time.perf_counter() - began)
+        found, seconds = spent(repair)
+        return self._tested(found.variables, merging=seconds)
 
     # ----------------------------------------------------------------------------------------------------------- learned
 
@@ -162,9 +164,9 @@ class Experiment:
         learner = self._learner(job, models)
         found, seconds = [], []
         for rate in learner.rates:
-            began = time.perf_counter()
-            found.append(learner.learn(rate))
-            seconds.append(time.perf_counter() - began)
+            result, taken = spent(functools.partial(learner.learn, rate))
+            found.append(result)
+            seconds.append(taken)
         best = int(np.nanargmin([loss for _, loss, _ in found]))
         network, _, learned = found[best]
         columns: dict[str, Any] = {"merging": min(seconds), "rate": learner.rates[best], "steps": learner.steps}
@@ -241,8 +243,8 @@ def _metrics(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 EMPTY = {
-    "chosen": "", "rate": "", "labelled": 0, "steps": 0, "learned": 0, "aligning": 0.0, "merging": "", "flops": "",
-    "predicted": "", "planned": "", "notes": [],
+    "chosen": "", "rate": "", "labelled": 0, "steps": 0, "learned": 0, "aligning": 0.0, "merging": "", "predicted": "",
+    "planned": "", "notes": [],
 }  # fmt: skip
 """The columns of a row that not every row fills."""
 

@@ -75,6 +75,7 @@ class Settings:
         steps: of Adam, of learning.
         batch: images of a step, of training and of learning.
         scales: of task vectors, of which validation data choose; divided by the number of networks where they are summed.
+        shrinks: what RegMean multiplies off-diagonal elements by, likewise.
         learned_rates: of Adam for coefficients.
         control_rates: for weights; as many.
     """
@@ -92,6 +93,7 @@ class Settings:
     steps: int = 60
     batch: int = 50
     scales: tuple[float, ...] = (0.5, 1.0, 2.0)
+    shrinks: tuple[float, ...] = (0.1, 0.5, 0.9)
     learned_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     control_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
 
@@ -107,7 +109,7 @@ PRESETS = {
     Preset.test: Settings(
         (Block("one start", "one", "dirichlet", (2, 3)), Block("own starts", "own", "same", (3,))),
         data="digits", images=600, hidden=(6,), rate=1e-2, training_steps=30, measured=20, judged=60, tested=100, labelled=40,
-        steps=4, batch=20, scales=(1.0,), learned_rates=(0.1,), control_rates=(1e-3,),
+        steps=4, batch=20, scales=(1.0,), shrinks=(0.5,), learned_rates=(0.1,), control_rates=(1e-3,),
     ),
     Preset.cpu: Settings((
         Block("one start, parts", "one", "dirichlet", _TO_64),
