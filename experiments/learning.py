@@ -116,3 +116,14 @@ class Budget:
             result = learn(theta, loss, stack, batches(), adam(rate, self.steps))
             found.append(Tuned(result.theta, rate, float(result.history.held_out_loss.min())))
         return found[int(np.nanargmin([f.loss for f in found]))]
+
+
+def mean_shares(coefficients: PyTree, network: PyTree) -> Float[np.ndarray, " models"]:
+    """The share of each model in a merge, (models,): the mean of its coefficients over all leaves.
+
+    Args:
+        coefficients: of the leaves of the network, each broadcast against (models, ...).
+        network: arrays.
+    """
+    sums = jax.tree.map(lambda c, x: np.broadcast_to(c, (len(c), *x.shape)).reshape(len(c), -1).sum(1), coefficients, network)
+    return np.sum(jax.tree.leaves(sums), axis=0) / sum(np.size(x) for x in jax.tree.leaves(network))

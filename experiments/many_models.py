@@ -19,6 +19,7 @@ import typer
 import npmerge as nm
 from alignment.graph import PyTree
 from experiments.data import Examples, Images, load_images
+from experiments.learning import mean_shares
 from experiments.many_models_page import figure, page
 from experiments.many_models_settings import (
     AVERAGE,
@@ -129,14 +130,14 @@ class Experiment:
         stack, merge = nm.stack_models(self.models[:n]), nm.Learned(nm.Average(), granularity, nm.Simplex())
         theta = self.fitted(merge.init(stack), nm.weight_space(merge, self.apply, self.objective), stack, optimizer, steps)
         network, coefficients = _merged(merge, theta, stack)
-        return Found(network, _mean_shares(coefficients, network), nm.parameters(theta))
+        return Found(network, mean_shares(coefficients, network), nm.parameters(theta))
 
     def pairs(self, order: Sequence[int], optimizer: optax.GradientTransformation, steps: int) -> Found:
         """One model after another."""
         learn = functools.partial(nm.successive, self.models[: len(order)], self.apply, self.objective, order=order)
         batches = nm.shuffled(*self.labelled, self.settings.batch, seed=self.seed)
         found = learn(batches, optimizer, steps=steps, held_out=[self.validation], every=_every(steps))
-        return Found(found.network, _mean_shares(found.shares, found.network), nm.parameters(found.turns[0].theta))
+        return Found(found.network, mean_shares(found.shares, found.network), nm.parameters(found.turns[0].theta))
 
     def control(self, n: int, optimizer: optax.GradientTransformation, steps: int) -> Found:
         """All weights of the average of n models, of the common start for none."""
@@ -174,12 +175,6 @@ def _adam(rate: float) -> optax.GradientTransformation:
 @functools.partial(jax.jit, static_argnums=0)
 def _merged(merge: nm.Learned, theta: PyTree, stack: nm.Stack) -> tuple[PyTree, PyTree]:
     return merge.apply(theta, stack), merge.coefficients(theta, stack)
-
-
-def _mean_shares(shares: PyTree, network: PyTree) -> np.ndarray:
-    """The share of each model, (models,), its mean over the parameters."""
-    sums = jax.tree.map(lambda c, x: np.broadcast_to(c, (len(c), *x.shape)).reshape(len(c), -1).sum(1), shares, network)
-    return np.sum(jax.tree.leaves(sums), axis=0) / nm.parameters(network)
 
 
 def main(

@@ -76,7 +76,7 @@ class Networks:
         if not path.exists():
             found = self.merging.learned(WAYS[way], Budget(self.settings.steps), self.settings.batch, rates)
             path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.save_network(path, self.strangers.config, found.theta, {"rate": found.rate, "settings": made})
+            checkpoint.save_network(path, self.strangers.config, found.network, {"rate": found.rate, "settings": made})
         record = checkpoint.load_record(path)
         check_settings(record.get("settings", {}), made, path)
         self.rates[name] = record["rate"]

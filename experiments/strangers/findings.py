@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from experiments.strangers.results import Results
 from experiments.strangers.settings import PARENTS, PARTIAL, TEACHER
 from experiments.strangers.ways import CONTROL, LEARNED, PARENT, SOLVED, WAYS
+from npmerge.learning.shares import COLLAPSED
 
 
 def findings(main: Results, at: int) -> Iterator[str]:
@@ -18,6 +21,7 @@ def findings(main: Results, at: int) -> Iterator[str]:
         if main.of(name) and main.of(CONTROL):
             yield f"{name}, against its control: {_by_images(main, name, CONTROL)}."
     yield from _against_the_parents(main, at)
+    yield from _collapsed(main, at)
     yield from _without_labels(main)
     if main.of(TEACHER):
         yield (
@@ -48,6 +52,16 @@ def _against_the_parents(main: Results, at: int) -> Iterator[str]:
             f"The better parent by itself, fine-tuned alike, has {main.cell(PARENT, at)} %: "
             + ("for one good network a parent is a better start than any merge of both." if better else "the merge is better.")
         )
+
+
+def _collapsed(main: Results, at: int) -> Iterator[str]:
+    """What coefficients have become: where one network has nearly all of them, what was learned is that one."""
+    shares = {name: np.mean([row["each"] for row in main.of(name, at) if row["each"]] or [[0.0]], axis=0) for name in WAYS}
+    told = [f"{name} {', '.join(f'{100 * x:.0f} %' for x in each)}" for name, each in shares.items() if each.any()]
+    if told:
+        yield f"Shares of the networks in what was learned from {at:,} images: {'; '.join(told)}."
+    if alone := [name for name, each in shares.items() if each.max() >= COLLAPSED]:
+        yield f"So this is one of the networks again rather than a merge: {', '.join(alone)}."
 
 
 def _without_labels(main: Results) -> Iterator[str]:

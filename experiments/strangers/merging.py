@@ -14,7 +14,7 @@ from alignment import ActivationMatching, resize
 from alignment.base import Alignment
 from alignment.graph import PyTree
 from experiments.data import Examples, augmented
-from experiments.learning import Budget, Tuned
+from experiments.learning import Budget, mean_shares
 from experiments.problem import Trained
 from experiments.strangers.networks import Strangers
 from experiments.strangers.ways import Way
@@ -35,6 +35,22 @@ class Sized(NamedTuple):
     apply: Callable
     variables: PyTree
     operations: float
+
+
+class Learned(NamedTuple):
+    """A network that was learned.
+
+    Attributes:
+        network: with statistics of BatchNorm of its own.
+        rate: of Adam.
+        loss: on validation data.
+        shares: of each network in it, means of its coefficients; none where weights were learned.
+    """
+
+    network: PyTree
+    rate: float
+    loss: float
+    shares: list[float]
 
 
 class Merging:
@@ -102,15 +118,18 @@ class Merging:
         apply = resize(s.network.apply, s.graph, found.variables, found.widths)
         return Sized(apply, found.variables, found.allocation.cost)
 
-    def learned(self, way: Way, budget: Budget, batch: int, rates: Sequence[float]) -> Tuned:
+    def learned(self, way: Way, budget: Budget, batch: int, rates: Sequence[float]) -> Learned:
         """A network that is learned in some way, at the rate that validation data choose of those given."""
         start, loss = self._start(way), self._loss(way)
         training, held_out = (self._taught(part, labels=way.labels) for part in (self.images, self.validation))
         batches = functools.partial(augmented, *training, min(batch, len(training.labels)), seed=self.seed)
         judged = nm.in_order(*held_out, min(BATCH, len(held_out.labels)))
         found = budget.tuned(start, loss, self.matched, batches=batches, held_out=judged, rates=rates, progress=self._tell)
-        network = found.theta if way.granularity is None else merge_of(way.granularity).apply(found.theta, self.matched)
-        return found._replace(theta=self.renewed(network))
+        if way.granularity is None:
+            return Learned(self.renewed(found.theta), found.rate, found.loss, [])
+        merge = merge_of(way.granularity)
+        network, coefficients = (f(found.theta, self.matched) for f in (merge.apply, merge.coefficients))
+        return Learned(self.renewed(network), found.rate, found.loss, mean_shares(coefficients, network).tolist())
 
     def _loss(self, way: Way) -> Loss:
         outputs, objective = Trained(self.strangers.network.train_apply), _objective(labels=way.labels)

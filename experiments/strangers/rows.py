@@ -121,7 +121,8 @@ class Experiment:
         settings, way = self.settings, WAYS[name]
         chosen = self._chosen(name)
         found = self.merging(images).learned(way, Budget(settings.steps), settings.batch, chosen or way.rates)
-        return self._judged(found.theta) | {"rate": found.rate, "validation": round(found.loss, 4)}
+        told = {"rate": found.rate, "validation": round(found.loss, 4), "each": [round(x, 3) for x in found.shares]}
+        return self._judged(found.network) | told
 
     def paths(self, paths: Rows) -> None:
         """Networks on the line between the first two, before and after alignment, with statistics of their own."""

@@ -23,7 +23,7 @@ from experiments.strangers.page import page
 from experiments.strangers.results import Results
 from experiments.strangers.rows import Experiment
 from experiments.strangers.settings import ENSEMBLE, PARENTS, PARTIAL, REPAIR
-from experiments.strangers.ways import CONTROL, LEARNED, PARENT, SOLVED, TAUGHT_SOLVED, WAYS
+from experiments.strangers.ways import CONTROL, LEARNED, PARENT, SOLVED, TAUGHT_SOLVED, TENSORS, WAYS
 from npmerge.demo.digits import load_digits
 from npmerge.models import ResNetCifar, build
 
@@ -85,7 +85,9 @@ def test_words_follow_the_rows():
     def told(larger=(), **accuracies):
         names = {"solved": SOLVED, "control": CONTROL, "parent": PARENT, "free": PARTIAL}
         rows = [{"method": PARENTS, "images": 0, "size": 1.0, "seed": 0, "accuracy": 0.9, "each": [0.9, 0.92]}]
-        rows += [{"method": names[k], "images": 50, "size": 1.0, "seed": 0, "accuracy": v} for k, v in accuracies.items()]
+        rows += [
+            {"method": names[k], "images": 50, "size": 1.0, "seed": 0, "accuracy": v, "each": []} for k, v in accuracies.items()
+        ]
         rows += [{"method": PARTIAL, "images": 50, "size": size, "seed": 0, "accuracy": v} for size, v in larger]
         return "\n".join(findings(Results(tuple(rows)), 50))
 
@@ -97,6 +99,16 @@ def test_words_follow_the_rows():
     better = told(solved=0.93, control=0.85, parent=0.91, free=0.86)
     assert "+8.00 points (one seed)" in better and f"{SOLVED} with 93.0 %: reached." in better
     assert "the merge is better" in better and "86.0 %: reached." in better
+
+
+def test_coefficients_that_are_one_network_again_are_said_to_be():
+    row = {"images": 50, "size": 1.0, "accuracy": 0.9}
+    rows = [{**row, "method": PARENTS, "seed": 0, "each": [0.9, 0.92]}, {**row, "method": CONTROL, "seed": 0, "each": []}]
+    rows += [{**row, "method": LEARNED, "seed": k, "each": each} for k, each in enumerate(([0.4, 0.6], [0.5, 0.5]))]
+    rows += [{**row, "method": TENSORS, "seed": 0, "each": [0.94, 0.06]}]
+    *_, shares, alone = [x for x in findings(Results(tuple(rows)), 50) if "networks" in x]
+    assert shares.endswith(f"from 50 images: {TENSORS} 94 %, 6 %; {LEARNED} 45 %, 55 %.")
+    assert alone.endswith(f"rather than a merge: {TENSORS}.")
 
 
 def test_the_page_is_made_of_the_files_alone(out, rows):
@@ -173,5 +185,6 @@ def test_zero_steps_are_the_start(merging):
     starts = {LEARNED: average, CONTROL: average, PARENT: merging.renewed(merging.better)}
     assert any(merging.better is model for model in merging.strangers.models)
     for name, start in starts.items():
-        found = merging.learned(WAYS[name], Budget(0), 16, (0.1,)).theta
-        chex.assert_trees_all_close(found, start, rtol=1e-4, atol=1e-5)
+        found = merging.learned(WAYS[name], Budget(0), 16, (0.1,))
+        chex.assert_trees_all_close(found.network, start, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.shares, [0.5, 0.5] if name == LEARNED else [], atol=1e-6)
