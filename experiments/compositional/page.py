@@ -184,7 +184,8 @@ def _protocol(results: Results) -> Iterator[str]:
     )
     yield (
         "Fewer networks: the first of each order, no two of which begin with the same pair; held-in cells are those of the "
-        "networks merged, generalisation cells always the same; hyper-parameters are chosen for each subset."
+        "networks merged, generalisation cells always the same; hyper-parameters are chosen for each "
+        f"subset, of {results.tasks[0]['curve_values'] or 'all'} values of each grid."
     )
 
 

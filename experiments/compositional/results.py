@@ -98,20 +98,19 @@ class Results:
         for row in self.curves:
             if (row["task"], row["method"]) == (task, method):
                 found.setdefault(row["models"], []).append(row[column])
-        if found:
-            found[max(found) + 1] = list(self.values(task, method, column).values())
         return dict(sorted(found.items()))
 
     def more_models(self, task: str, column: str) -> Difference | None:
         """All networks less two of them, the mean over orders and over the methods that have curves."""
-        methods = {row["method"] for row in self.curves if row["task"] == task}
-        pairs = []
-        for method in sorted(methods):
-            two: dict[int, list[float]] = {}
-            for row in self.curves:
-                if (row["task"], row["method"], row["models"]) == (task, method, 2):
-                    two.setdefault(row["seed"], []).append(row[column])
-            pairs.append((self.values(task, method, column), {seed: float(np.mean(x)) for seed, x in two.items()}))
+        rows = [row for row in self.curves if row["task"] == task]
+        most, pairs = max((row["models"] for row in rows), default=0), []
+        for method in sorted({row["method"] for row in rows}):
+            ends: dict[int, dict[int, list[float]]] = {2: {}, most: {}}
+            for row in rows:
+                if row["method"] == method and row["models"] in ends:
+                    ends[row["models"]].setdefault(row["seed"], []).append(row[column])
+            all_of_them, two = ({seed: float(np.mean(x)) for seed, x in ends[m].items()} for m in (most, 2))
+            pairs.append((all_of_them, two))
         return paired(pairs)
 
     def range_of(self, task: str, method: str, field: str, column: str) -> float:

@@ -226,11 +226,13 @@ class Experiment:
         """From two networks to all, nested in several orders; hyper-parameters are chosen for each subset."""
         models, task = len(self.every), self.case.task
         orders = shuffles(models, min(task.orders, models * (models - 1) // 2)) if task.curves and task.orders else ()
-        for m, (which, order), name in itertools.product(range(2, models), enumerate(orders), task.curves):
+        for m, (which, order), name in itertools.product(range(2, models + 1), enumerate(orders), task.curves):
+            if m == models and which:
+                continue  # all orders end with the same networks
             key = self.place | {"method": name, "models": m, "order": which}
             if name not in self.methods() or self.files.curves.has(**key):
                 continue
-            self.files.curves.add(key | self.of_subset(self.ways[name], sorted(order[:m])))
+            self.files.curves.add(key | self.of_subset(shortened(self.ways[name], task.curve_values), sorted(order[:m])))
 
     def of_subset(self, way: Way, order: Sequence[int]) -> dict[str, Any]:
         """A merge of some networks: their own cells, the cells that no network has, and the held-in cells of the others."""

@@ -96,6 +96,7 @@ class Task:
         methods: that are run.
         curves: methods that merge 2 to all of the networks, too.
         orders: of the networks in these.
+        curve_values: of each hyper-parameter that are tried for each subset; None is all.
         learning: budget of learned merges and their controls.
         values: of each hyper-parameter that are tried; None is all.
         side: height and width of images that are made.
@@ -119,6 +120,7 @@ class Task:
     methods: tuple[str, ...] = METHODS
     curves: tuple[str, ...] = PAPER
     orders: int = 3
+    curve_values: int | None = 4
     learning: Learning = LEARNING
     values: int | None = None
     side: int = 16

@@ -111,7 +111,7 @@ def test_costs_are_those_of_the_programs(rows):
 
 def test_subsets_and_hyper_parameters(out, rows):
     curves, sensitivity = read_rows(out / "curves.csv"), read_rows(out / "sensitivity.csv")
-    assert [(row["models"], row["order"]) for row in curves] == [(2, 0), (2, 1), (3, 0), (3, 1)]
+    assert [(row["models"], row["order"]) for row in curves] == [(2, 0), (2, 1), (3, 0), (3, 1), (4, 0)]
     assert set(curves[0]["members"]) < set(curves[2]["members"]) and curves[0]["members"] != curves[1]["members"]
     arithmetic = [row for row in sensitivity if (row["task"], row["method"]) == ("digits", "TaskArithmetic")]
     assert [row["value"] for row in arithmetic] == [0.1, 1.0]
@@ -166,3 +166,13 @@ def test_an_interrupted_run_goes_on(out, rows, tmp_path):
 def test_an_unknown_task(tmp_path):
     with pytest.raises(ValueError, match=r"task .*made text"):
         reproduce("test", tmp_path, range(1), only=["made texts"])
+
+
+def test_more_networks_are_compared_with_two_seed_by_seed():
+    rows = [
+        {"seed": seed, "task": "up", "method": "Average", "models": m, "order": order, "held_in": 1 - 0.1 * m + 0.02 * order}
+        for seed in range(2) for m, orders in ((2, 2), (3, 2), (4, 1)) for order in range(orders)
+    ]  # fmt: skip
+    found = Results({"tasks": []}, [], [], rows).more_models("up", "held_in")
+    np.testing.assert_allclose(found.values, (-0.21, -0.21))
+    assert found.verdict == -1 and Results({"tasks": []}, [], [], []).more_models("up", "held_in") is None
