@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -21,7 +21,16 @@ Download = Annotated[bool, typer.Option("--download", help="Fetch data sets that
 Only = Annotated[list[str] | None, typer.Option("--task", help="Only the rows of this task; may be repeated.")]
 
 
-def check_tasks(tasks: Sequence[Task], only: Sequence[str]) -> None:
+class Named(Protocol):
+    """What has a name, such as a task."""
+
+    @property
+    def name(self) -> str:
+        """That it is asked for by."""
+        ...
+
+
+def check_tasks(tasks: Sequence[Named], only: Sequence[str]) -> None:
     """Raise ValueError for a name that is none of a task's, with the nearest one."""
     known = [task.name for task in tasks]
     for name in only:

@@ -1,6 +1,6 @@
 """Differences between rows, seed by seed, and what they say."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,20 @@ class Difference(NamedTuple):
         values = [scale * x for x in self.values]
         spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
         return f"{np.mean(values):+.2f}{spread}{unit}"
+
+
+def settings_told(found: Sequence[Difference], sign: int) -> str:
+    """In how many settings a difference is as expected.
+
+    Args:
+        found: one of each setting, of several seeds.
+        sign: 1 if higher is expected, -1 if lower, 0 for a question.
+    """
+    counts = {verdict: sum(x.verdict == verdict for x in found) for verdict in (1, -1, 0)}
+    same = f"not told apart in {counts[0]} of {len(found)}"
+    if sign:
+        return f"so in {counts[sign]}, the opposite in {counts[-sign]}, {same}"
+    return f"higher in {counts[1]}, lower in {counts[-1]}, {same}"
 
 
 def paired(pairs: Iterable[tuple[Mapping[int, float], Mapping[int, float]]]) -> Difference | None:

@@ -1,6 +1,5 @@
 """From a preset to a folder of results."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from experiments.cca_merge.page import write
 from experiments.cca_merge.rows import Experiment, files
 from experiments.cca_merge.settings import PRESETS, made_with
 from experiments.command import check_tasks, command_of, told
+from experiments.folder import write_summary
 from experiments.problem import Problem, images_of
 from experiments.run import Preset
 
@@ -39,5 +39,5 @@ def reproduce(
                 Experiment(settings, block, Problem(task, images[task.data], seed), found).run()
     command = command_of("cca_merge", preset, out, seeds, data=data, only=only)
     summary = {"preset": str(preset), "command": command, **told(found.rows, settings.tasks, images)}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, summary)
     write(out)

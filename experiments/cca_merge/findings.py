@@ -30,7 +30,7 @@ from experiments.cca_merge.settings import (
 )
 from experiments.claims import Claim as Said
 from experiments.claims import Marked, marked
-from experiments.differences import Difference, paired
+from experiments.differences import Difference, paired, settings_told
 from npmerge.reports.tables import markdown_table
 
 
@@ -108,13 +108,7 @@ def _judged(results: Results, claim: Claim) -> str:
     told = f"{claim.better} minus {claim.than}: {over_all.told()} over {over_all.points} merge{'s' * (over_all.points > 1)}"
     if len(over_all.values) < 2:
         return f"{claim.expected} One seed cannot tell; {told}."
-    counts = {sign: sum(found.verdict == sign for found in known) for sign in (1, -1, 0)}
-    total = len(known)
-    if claim.sign:
-        found = f"so in {counts[claim.sign]}, the opposite in {counts[-claim.sign]}, not told apart in {counts[0]} of {total}"
-    else:
-        found = f"higher in {counts[1]}, lower in {counts[-1]}, not told apart in {counts[0]} of {total}"
-    return f"{claim.expected} Found: {found} settings. {told}."
+    return f"{claim.expected} Found: {settings_told(known, claim.sign)} settings. {told}."
 
 
 def _in_block(results: Results, claim: Claim, block: Block) -> Difference | None:

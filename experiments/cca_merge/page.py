@@ -13,6 +13,7 @@ from experiments.cca_merge.findings import differences, findings
 from experiments.cca_merge.results import Results, read
 from experiments.cca_merge.settings import CCA, CHOICES, FIRST, METHODS, ON_TEST, PERMUTED, TUNED, ZIPIT, Block
 from experiments.differences import READING
+from experiments.folder import made, shown, write_result
 from experiments.problem import Training, told
 from experiments.run import Preset
 from npmerge.reports.tables import markdown_table
@@ -31,21 +32,16 @@ FIGURES = {
 
 def write(folder: Path) -> None:
     """The page and the figures of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=150)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:
     """The result as a page."""
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    seconds = summary["seconds"]
     lines = ["# CCA Merge, from 2 to 20 networks", "", INTRODUCTION, ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
     lines += [*differences(results), ""]
-    for name, words in FIGURES.items():
-        if (folder / f"{name}.png").is_file():
-            lines += [f"![{words}]({name}.png)", ""]
+    lines += shown(folder, FIGURES)
     lines += ["## Tables", "", f"Test accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
     for block in results.blocks:
         lines += [f"### {results.title(block)}", "", *_accuracies(results, block), "", *_layers(results, block), ""]
@@ -53,8 +49,7 @@ def page(folder: Path) -> str:
     lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
     lines += ["## Limits", "", *(f"- {line}" for line in _limits(summary["preset"])), ""]
-    made = f"{seconds['parents']:,.0f} s to train the networks and {seconds['rows'] - seconds['parents']:,.0f} s for the rows"
-    return "\n".join([*lines, f"`{summary['command']}`, {made}, {summary['machine']}.", ""])
+    return "\n".join([*lines, made(summary, training_in_rows=True), ""])
 
 
 def _accuracies(results: Results, block: Block) -> list[str]:

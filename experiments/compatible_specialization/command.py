@@ -1,6 +1,5 @@
 """From a preset to a folder of results."""
 
-import json
 from pathlib import Path
 
 from experiments.command import command_of
@@ -10,6 +9,7 @@ from experiments.compatible_specialization.rows import Experiment, files
 from experiments.compatible_specialization.settings import PRESETS, made_with
 from experiments.compatible_specialization.texts import texts
 from experiments.corpora import PLAYS
+from experiments.folder import write_summary
 from experiments.parents import seconds_of
 from experiments.run import Preset, machine
 
@@ -34,5 +34,5 @@ def reproduce(preset: Preset, out: Path, seeds: range, plays: Path = PLAYS) -> N
     command = command_of("compatible_specialization", preset, out, seeds) + (f" --plays {plays}" if plays != PLAYS else "")
     seconds = {"parents": seconds_of(out / "parents"), "rows": round(sum(row["seconds"] for row in rows.rows.all), 1)}
     summary = {"preset": str(preset), "command": command, "characters": parts(found), "machine": machine(), "seconds": seconds}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, summary)
     write(out)

@@ -12,6 +12,7 @@ from experiments.compatible_specialization.results import Results, read
 from experiments.compatible_specialization.settings import BASE, CONTROLS, EXPERTS, MERGED, PROSE, ROUTED, SWEPT
 from experiments.compatible_specialization.similarity import MADE, READ
 from experiments.differences import READING
+from experiments.folder import made, write_result
 from experiments.run import mean_and_deviation
 from npmerge.reports.tables import markdown_table
 
@@ -30,15 +31,12 @@ FIGURES = {
 
 def write(folder: Path) -> None:
     """The page and the figures of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=130)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:
     """The result as a page."""
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    seconds = summary["seconds"]
     lines = ["# Compatible specialisation", "", INTRODUCTION, ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
     for name in ("losses", "cka"):
@@ -64,8 +62,7 @@ def page(folder: Path) -> str:
     lines += [f"![{FIGURES['shares']}](shares.png)", ""] if results.sweeps else []
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
     lines += ["## Limits", "", *(f"- {line}" for line in LIMITS), ""]
-    made = f"{seconds['parents']:,.0f} s to train the networks and {seconds['rows']:,.0f} s for the rows"
-    return "\n".join([*lines, f"`{summary['command']}`, {made}, {summary['machine']}.", ""])
+    return "\n".join([*lines, made(summary, training_in_rows=False), ""])
 
 
 def _losses(results: Results, target: str) -> list[str]:

@@ -1,12 +1,10 @@
 """From a preset to a folder of results."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.checks import unknown
-from experiments.command import command_of
+from experiments.command import check_tasks, command_of
 from experiments.compositional.case import Case, Classified, image_network, text_network
 from experiments.compositional.generation import Generated, generation_cells
 from experiments.compositional.images import image_cells, read_pool
@@ -15,6 +13,7 @@ from experiments.compositional.presets import PRESETS
 from experiments.compositional.rows import Experiment, files
 from experiments.compositional.settings import Task, made_with
 from experiments.compositional.texts import CLASSES, corpus_of, text_cells
+from experiments.folder import write_summary
 from experiments.parents import seconds_of
 from experiments.run import Preset, machine
 
@@ -35,10 +34,7 @@ def reproduce(preset: Preset, out: Path, seeds: range, *, data: str = "", only: 
         ValueError: an unknown task, missing data (what it is, where it comes from), rows made with other settings.
     """
     settings = PRESETS[preset]
-    known = [task.name for task in settings.tasks]
-    for name in only:
-        if name not in known:
-            raise ValueError(unknown("task", name, known))
+    check_tasks(settings.tasks, only)
     makes = {task.name: prepared(task, out / "parents", data) for task in settings.tasks if not only or task.name in only}
     found = files(out, made_with(settings))
     for seed in seeds:
@@ -47,7 +43,7 @@ def reproduce(preset: Preset, out: Path, seeds: range, *, data: str = "", only: 
     command = command_of("compositional", preset, out, seeds, data=data, only=only)
     seconds = {"parents": seconds_of(out / "parents"), "rows": round(sum(row["seconds"] for row in found.rows.all), 1)}
     summary: dict[str, Any] = {"preset": str(preset), "command": command, "machine": machine(), "seconds": seconds}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, summary)
     write(out)
 
 

@@ -14,6 +14,7 @@ from experiments.compositional.findings import findings
 from experiments.compositional.results import SCORES, Results, read
 from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, LEARNED, MULTITASK, PAPER, REAL
 from experiments.differences import READING
+from experiments.folder import made, shown, write_result
 from experiments.run import Preset
 from npmerge.catalogue import asks
 from npmerge.cost import scaled
@@ -43,9 +44,7 @@ FIGURES = {
 
 def write(folder: Path) -> None:
     """The page and the figures of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=150)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:
@@ -53,9 +52,7 @@ def page(folder: Path) -> str:
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     lines = ["# Merging for compositional generalisation", "", INTRODUCTION, ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
-    for name, words in FIGURES.items():
-        if (folder / f"{name}.png").is_file():
-            lines += [f"![{words}]({name}.png)", ""]
+    lines += shown(folder, FIGURES)
     lines += ["## Tables", "", f"Accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
     for task in results.tasks:
         lines += [f"### {task['name']}", "", *_accuracies(results, task["name"]), "", *_costs(results, task["name"]), ""]
@@ -63,8 +60,7 @@ def page(folder: Path) -> str:
     lines += ["## What methods ask for", "", *_prerequisites(results), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results)), ""]
     lines += ["## Limits", "", *(f"- {line}" for line in _limits(results, summary["preset"])), ""]
-    seconds = f"{summary['seconds']['parents']:,.0f} s to train the networks, {summary['seconds']['rows']:,.0f} s for the rows"
-    return "\n".join([*lines, f"`{summary['command']}`, {seconds}, {summary['machine']}.", ""])
+    return "\n".join([*lines, made(summary, training_in_rows=True), ""])
 
 
 def _accuracies(results: Results, task: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data import IMAGENET, load, standardised
+from experiments.folder import write_summary
 from experiments.landscape.networks import source
 from experiments.landscape.page import write
 from experiments.landscape.rows import Experiment, files
@@ -53,5 +54,5 @@ def reproduce(
     spent: float = json.loads(summary.read_text(encoding="utf-8"))["seconds"] if summary.exists() else 0
     told = {"preset": str(preset), "command": command, "names": networks.names, "machine": machine()}
     seconds = round(spent + time.perf_counter() - began, 1)
-    summary.write_text(json.dumps(told | {"seconds": seconds}, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, told | {"seconds": seconds})
     write(out)

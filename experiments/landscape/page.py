@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.differences import READING
+from experiments.folder import write_result
 from experiments.landscape.figures import figures, pictures
 from experiments.landscape.findings import findings
 from experiments.landscape.results import Results, by_image_of_a, number, percent, read
@@ -21,9 +22,7 @@ merge, and how similar their layers are, with what such a similarity does not sa
 
 def write(folder: Path) -> None:
     """The page and the figures of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=150)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:

@@ -1,10 +1,10 @@
 """From a preset to a folder of results."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.command import check_tasks, command_of, told
+from experiments.folder import write_result, write_summary
 from experiments.np_merge.experiment import run
 from experiments.np_merge.figures import figures
 from experiments.np_merge.page import page
@@ -43,7 +43,5 @@ def reproduce(
     command = command_of("np_merge", preset, out, seeds, data=data, only=only)
     of_run = told(rows, settings.tasks, images)
     summary = {"preset": str(preset), "command": command, "data": found, **of_run, "means": list(means(rows.all))}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    for name, drawing in figures(Results(rows.all, settings, of_run["images"])).items():
-        drawing.savefig(out / f"{name}.png", dpi=150)
-    (out / "README.md").write_text(page(out), encoding="utf-8")
+    write_summary(out, summary)
+    write_result(out, figures(Results(rows.all, settings, of_run["images"])), page)

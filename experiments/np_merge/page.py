@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.differences import READING
+from experiments.folder import made, shown
 from experiments.np_merge.findings import FISHER_BESIDE_HALF, MERGE_BESIDE_CONTROL, by, differences, findings
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results
@@ -50,7 +51,7 @@ def page(folder: Path) -> str:
         ValueError: rows that were made with other settings than the preset has now.
     """
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    results, seconds = read(folder), summary["seconds"]
+    results = read(folder)
     return "\n".join([
         "# NP Merge beside honest controls", "", INTRODUCTION, "",
         "## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), "",
@@ -60,8 +61,7 @@ def page(folder: Path) -> str:
         "## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), "",
         "## Limits", "", *(f"- {line}" for line in _limits(results, Preset(summary["preset"]))), "",
         "## What was chosen on validation data", "", *_chosen(results), "",
-        f"`{summary['command']}`, {seconds['parents']:.0f} s to train the networks and {seconds['rows']:.0f} s for the rows, "
-        f"{summary['machine']}.", "",
+        made(summary, training_in_rows=False), "",
     ])  # fmt: skip
 
 
@@ -75,9 +75,7 @@ def _compared(results: Results) -> Iterator[str]:
 
 def _figures(folder: Path) -> Iterator[str]:
     told = {"labels": "against labelled images", "models": "against the number of networks", "splits": "by split and start"}
-    for name, words in told.items():
-        if (folder / f"{name}.png").is_file():
-            yield from (f"![Test accuracy {words}]({name}.png)", "")
+    return shown(folder, {name: f"Test accuracy {words}" for name, words in told.items()})
 
 
 def _blocks(results: Results) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """From a preset to a folder of results."""
 
-import json
 from pathlib import Path
 
 from experiments.command import command_of
+from experiments.folder import write_summary
 from experiments.overtraining.experts import Family
 from experiments.overtraining.page import write
 from experiments.overtraining.rows import Experiment, files
@@ -37,5 +37,5 @@ def reproduce(preset: Preset, out: Path, seeds: range, *, data: str = "", downlo
         "machine": machine(),
         "seconds": round(sum(row["seconds"] for row in found.rows.all), 1),
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, summary)
     write(out)

@@ -13,7 +13,7 @@ import npmerge as nm
 from alignment.graph import Graph, PyTree
 from experiments.data import Examples, joined
 from experiments.overtraining.settings import LORA, PLATEAU, Settings, Setup
-from experiments.overtraining.tasks import Task, Tasks
+from experiments.tasks import Task, Tasks
 from npmerge.lora import adapter_tuning, init_adapter, merge_adapter
 from npmerge.models import build, example
 

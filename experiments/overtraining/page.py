@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.claims import MARKING, table
 from experiments.differences import READING
+from experiments.folder import shown, write_result
 from experiments.overtraining.figures import figures
 from experiments.overtraining.findings import claims, findings
 from experiments.overtraining.results import Results, read
@@ -31,9 +32,7 @@ FIGURES = {
 
 def write(folder: Path) -> None:
     """The page and the figures of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=150)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:
@@ -42,8 +41,7 @@ def page(folder: Path) -> str:
     lines = ["# Overtrained experts", "", INTRODUCTION, ""]
     lines += ["## What the paper claims", "", MARKING, "", *table(claims(results)), ""]
     lines += ["## What came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
-    for name, words in FIGURES.items():
-        lines += [f"![{words}]({name}.png)", ""] if (folder / f"{name}.png").is_file() else []
+    lines += shown(folder, FIGURES)
     lines += [
         "## Tables",
         "",

@@ -4,13 +4,14 @@ import json
 import lzma
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.data import Examples, Images, joined, load, standardised
 from experiments.data.find import SHARED
 from experiments.overtraining.settings import Setup, Sizes
+from experiments.tasks import Task, Tasks
 
 STRINGS = Path("text_parallel_ui") / "django_ui_strings.jsonl.xz"
 LANGUAGES = ("de", "es", "fr", "tr")
@@ -21,25 +22,6 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "negative": lambda x: -x,
 }
 """What is done to the images of each task; pixels are shifted and scaled, so a negative has the other sign."""
-
-
-class Task(NamedTuple):
-    """What one expert is trained on; parts without a common example."""
-
-    name: str
-    train: Examples
-    learning: Examples
-    selection: Examples
-    test: Examples
-
-
-class Tasks(NamedTuple):
-    """The tasks of one seed and what the base is trained on."""
-
-    name: str
-    base: Examples
-    base_selection: Examples
-    each: tuple[Task, ...]
 
 
 def source(setup: Setup, data: str, *, download: bool) -> tuple[str, Callable[[int], Tasks]]:

@@ -1,12 +1,12 @@
 """From a preset to a folder of results."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.command import check_tasks, command_of, told
 from experiments.data import load, standardised
+from experiments.folder import write_summary
 from experiments.pleas.networks import Networks
 from experiments.pleas.page import write
 from experiments.pleas.parts import parts_of
@@ -52,5 +52,5 @@ def reproduce(
     command = command_of("pleas", preset, out, seeds, data=data, only=only)
     images = {task.data: standardised(sets[task.data]) for task in settings.tasks}
     summary = {"preset": str(preset), "command": command, **told(rows, settings.tasks, images)}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, summary)
     write(out)

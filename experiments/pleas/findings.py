@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.claims import Claim as Said
 from experiments.claims import Marked, marked
-from experiments.differences import Difference
+from experiments.differences import Difference, settings_told
 from experiments.pleas.results import Results, Side
 from experiments.pleas.settings import (
     CLOSED,
@@ -126,13 +126,8 @@ def _judged(results: Results, claim: Claim) -> str:
     told = f"{claim.title}: {over_all.told()} over {over_all.points} merge{'s' * (over_all.points > 1)}"
     if len(over_all.values) < 2:
         return f"{claim.expected} One seed cannot tell; {told}."
-    counts = {sign: sum(found.verdict == sign for found in known) for sign in (1, -1, 0)}
-    total = f"{len(known)} task{'s' * (len(known) > 1)}"
-    if claim.sign:
-        said = f"so in {counts[claim.sign]}, the opposite in {counts[-claim.sign]}, not told apart in {counts[0]} of {total}"
-    else:
-        said = f"higher in {counts[1]}, lower in {counts[-1]}, not told apart in {counts[0]} of {total}"
-    return f"{claim.expected} Found: {said}. {told}."
+    tasks = f"task{'s' * (len(known) > 1)}"
+    return f"{claim.expected} Found: {settings_told(known, claim.sign)} {tasks}. {told}."
 
 
 def _in_task(results: Results, claim: Claim, task: str) -> Difference | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.differences import READING
+from experiments.folder import made, write_result
 from experiments.pleas.figures import figures
 from experiments.pleas.findings import differences, findings
 from experiments.pleas.results import Results, Side, read
@@ -37,15 +38,12 @@ what the merge itself computes; and with other images in the place of the tasks'
 
 def write(folder: Path) -> None:
     """The page and the figure of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=150)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:
     """The result as a page."""
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    seconds = summary["seconds"]
     lines = ["# PLeaS, from the size of one network to that of both", "", INTRODUCTION, ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
     lines += [*differences(results), "", "![Test accuracy against size](size.png)", ""]
@@ -57,8 +55,7 @@ def page(folder: Path) -> str:
     lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
     lines += ["## Limits", "", *(f"- {line}" for line in _limits(results, summary["preset"])), ""]
-    made = f"{seconds['parents']:,.0f} s to train the networks and {seconds['rows']:,.0f} s for the rows"
-    return "\n".join([*lines, f"`{summary['command']}`, {made}, {summary['machine']}.", ""])
+    return "\n".join([*lines, made(summary, training_in_rows=True), ""])
 
 
 # -------------------------------------------------------------------------------------------------------------- the tables

@@ -1,10 +1,10 @@
 """From a preset to a folder of results."""
 
-import json
 from pathlib import Path
 
 from experiments.command import command_of
 from experiments.data import load, standardised
+from experiments.folder import write_summary
 from experiments.problem import first
 from experiments.run import Preset, Rows, machine
 from experiments.scaling.networks import Networks, seconds_of
@@ -39,5 +39,5 @@ def reproduce(preset: Preset, out: Path, seeds: range, *, data: str = "", downlo
         "machine": machine(),
         "seconds": {"parents": seconds_of(out / "parents"), "rows": round(sum(row["seconds"] for row in rows.all), 1)},
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, summary)
     write(out)

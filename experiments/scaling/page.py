@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.claims import MARKING, table
 from experiments.differences import READING
+from experiments.folder import made, shown, write_result
 from experiments.run import Preset
 from experiments.scaling.figures import figures
 from experiments.scaling.findings import claims, findings, laws
@@ -30,9 +31,7 @@ FIGURES = {
 
 def write(folder: Path) -> None:
     """The page and the figures of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=150)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:
@@ -41,8 +40,7 @@ def page(folder: Path) -> str:
     lines = ["# Scaling: from 2 to 64 networks", "", INTRODUCTION, ""]
     lines += ["## What papers claim", "", MARKING, "", *table(claims(results)), ""]
     lines += ["## What came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
-    for name, words in FIGURES.items():
-        lines += [f"![{words}]({name}.png)", ""] if (folder / f"{name}.png").is_file() else []
+    lines += shown(folder, FIGURES)
     lines += ["## Laws", "", *_laws(results), ""]
     lines += ["## Tables", "", f"Test accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
     for block in results.blocks:
@@ -50,9 +48,7 @@ def page(folder: Path) -> str:
     lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
     lines += ["## Limits", "", *(f"- {line}" for line in _limits(summary["preset"])), ""]
-    seconds = summary["seconds"]
-    made = f"{seconds['parents']:,.0f} s to train the networks and {seconds['rows'] - seconds['parents']:,.0f} s for the rows"
-    return "\n".join([*lines, f"`{summary['command']}`, {made}, {summary['machine']}.", ""])
+    return "\n".join([*lines, made(summary, training_in_rows=True), ""])
 
 
 def _ways(block: Block) -> list[tuple[str, str, str | None]]:

@@ -1,7 +1,6 @@
 """`python -m experiments.strangers --preset cpu --out experiments/results/strangers --seeds 3`: rows, figures and a page."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 
 from experiments.command import Out, PresetOption, Seed, Seeds
 from experiments.data import IMAGENET, load, standardised
+from experiments.folder import write_summary
 from experiments.run import Preset, Rows, machine
 from experiments.strangers.networks import FOLDER
 from experiments.strangers.networks import load as load_networks
@@ -49,7 +49,7 @@ def main(
 
 
 def _report(out: Path, summary: dict[str, Any]) -> None:
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, summary)
     write(out)
 
 

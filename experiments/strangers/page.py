@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.differences import READING
+from experiments.folder import write_result
 from experiments.strangers.alignments import ALIGNMENTS, MATCHING
 from experiments.strangers.figures import figures
 from experiments.strangers.findings import findings
@@ -20,9 +21,7 @@ learned, is worth beside its control, the same average with all weights fine-tun
 
 def write(folder: Path) -> None:
     """The page and the figures of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=150)
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:

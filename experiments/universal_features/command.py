@@ -1,12 +1,12 @@
 """From a preset to a folder of results."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from experiments import corpora
 from experiments.command import command_of
+from experiments.folder import write_summary
 from experiments.parents import seconds_of
 from experiments.run import Preset, machine
 from experiments.text import Text
@@ -56,5 +56,5 @@ def reproduce(preset: Preset, out: Path, seeds: range, *, plays: Path = corpora.
     seconds = {"parents": seconds_of(out / "parents"), "rows": round(sum(r["seconds"] for x in measured for r in x.all), 1)}
     characters = {name: int(np.size(text.train)) for name, text in found.items()}
     summary = {"preset": str(preset), "command": command, "characters": characters, "machine": machine(), "seconds": seconds}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_summary(out, summary)
     write(out)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.differences import READING
+from experiments.folder import write_result
 from experiments.run import mean_and_deviation
 from experiments.universal_features.browsable import browsable
 from experiments.universal_features.figures import figures
@@ -25,10 +26,8 @@ not find again either is measured beside it. [The features and their contexts](f
 
 def write(folder: Path) -> None:
     """The pages and the figures of a folder."""
-    for name, drawing in figures(folder).items():
-        drawing.savefig(folder / f"{name}.png", dpi=130)
     (folder / "features.html").write_text(browsable(read(folder)), encoding="utf-8")
-    (folder / "README.md").write_text(page(folder), encoding="utf-8")
+    write_result(folder, figures(folder), page)
 
 
 def page(folder: Path) -> str:
