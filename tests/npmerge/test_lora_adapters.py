@@ -95,3 +95,12 @@ def test_adapters_side_by_side_merge_as_their_networks_do():
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_left_factors_are_drawn_apart_with_the_variance_of_their_rows():
+    base = {"a": jnp.zeros((64, 400)), "b": jnp.zeros((64, 400)), "c": jnp.zeros((1024, 8))}
+    adapter = init_adapter(base, "", 32, key=jax.random.key(0))
+    for path, rows in (("a", 64), ("c", 1024)):
+        assert abs(float(adapter[path][0].std()) * rows**0.5 - 1) < 0.05
+    correlation = np.corrcoef(np.ravel(adapter["a"][0]), np.ravel(adapter["b"][0]))[0, 1]
+    assert abs(correlation) < 0.1
