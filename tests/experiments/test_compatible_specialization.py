@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 import npmerge as nm
-from alignment.graph import flatten
+from alignment.graph import flatten, path_name
 from experiments.compatible_specialization import rows as made
 from experiments.compatible_specialization.command import reproduce
 from experiments.compatible_specialization.findings import CLAIMS, differences, findings
-from experiments.compatible_specialization.networks import Networks
+from experiments.compatible_specialization.networks import BLOCKS, Networks
 from experiments.compatible_specialization.page import page
 from experiments.compatible_specialization.pool import aligned_pool, procrustes, turned
 from experiments.compatible_specialization.results import Results
@@ -31,14 +33,16 @@ from experiments.compatible_specialization.settings import (
     ROUTED,
     TUNED_AVERAGE,
     WAYS,
+    WEIGHTS,
     routing,
 )
 from experiments.compatible_specialization.similarity import similarities
 from experiments.compatible_specialization.texts import texts
-from experiments.compatible_specialization.ways import case_of
+from experiments.compatible_specialization.ways import case_of, sweep_of
 from experiments.corpora import PLAYS
 from experiments.language import MlpOnly, constant_adamw
 from experiments.run import read_rows
+from npmerge.models import Gpt2, build
 
 SETTINGS = PRESETS["test"]
 
@@ -97,6 +101,14 @@ def test_the_ends_of_a_sweep_are_the_experts_in_whatever_space(out, rows):
             assert by_way[0][share] == pytest.approx(by_way[1][share], abs=1e-5)
         chosen = min(by_way[0], key=by_way[0].get)
         assert one(rows, FEATURES, steps)["chosen"] == chosen
+
+
+def test_the_share_of_a_sweep_is_that_of_the_second_expert(networks):
+    experts, x = networks.experts(6), networks.windows(DOCUMENTED, "test")[0][0]
+    for way in (WEIGHTS, FEATURES, OUTPUTS):
+        sweep = sweep_of(networks, way, experts, x)
+        for share, expert in zip((0.0, 1.0), experts, strict=True):
+            np.testing.assert_allclose(sweep.apply(sweep.at(share), x), networks.apply(expert, x), atol=1e-4, err_msg=way)
 
 
 def test_experts_of_more_steps_go_on_from_those_of_fewer_and_change_feed_forward_networks_alone(networks):
@@ -158,6 +170,27 @@ def test_what_is_learned_starts_at_its_average(networks):
             np.testing.assert_allclose(leaf, flatten(average)[path], atol=1e-6)
     routed = case_of(networks, ALIGNED, experts, batches)
     assert not any(np.any(x) for x in routed.theta["router"].values())
+
+
+def test_the_aligned_pool_is_the_one_that_is_routed():
+    """Behind the first block, in which both experts read the same."""
+    network, rng = build(Gpt2(11, 8, 2, 2, 16, 6)), np.random.default_rng(0)
+
+    def moved(x):
+        return x + np.asarray(rng.normal(size=x.shape), np.float32)
+
+    experts = [
+        jax.tree_util.tree_map_with_path(lambda p, x: moved(x) if "feed_forward" in path_name(p) else x, network.variables)
+        for _ in range(2)
+    ]
+    batches = [(rng.integers(0, 11, (4, 6), dtype=np.int32), None)]
+    some = SimpleNamespace(apply=network.apply, base=network.variables, objective=nm.CrossEntropy())
+    aligned, own = (case_of(some, way, experts, batches) for way in (ALIGNED, routing(1)))
+    for case, models in ((aligned, aligned_pool(network.apply, experts, batches)), (own, experts)):
+        expected = nm.route(network.apply, models, BLOCKS, batches[0][0], nm.Router(), trunk=network.variables).variables
+        chex.assert_trees_all_close(case.theta, expected, atol=1e-6)
+    outputs = [case.apply(case.theta, batches[0][0]) for case in (aligned, own)]
+    assert float(np.abs(outputs[0] - outputs[1]).max()) > 0.1
 
 
 def test_words_follow_the_rows():

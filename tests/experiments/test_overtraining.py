@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -98,6 +99,26 @@ def test_the_rule_stops_each_expert_at_a_judgement(rows):
     for training in TRAININGS:
         trained = one(rows, training, PLATEAU, AVERAGE)["trained"]
         assert all(step % SETTINGS.judged == 0 and step <= max(SETTINGS.moments) for step in trained)
+
+
+def test_the_rule_cuts_the_rate_at_the_first_plateau_and_stops_at_the_second(family, monkeypatch):
+    rules = []
+
+    def fit(theta, *_, patience, **__):
+        rules.append(patience)
+        return SimpleNamespace(theta=theta, best_step=0)
+
+    monkeypatch.setattr(nm, "fit", fit)
+    family._stopped(FULL)
+    rising = [1.0 + k for k in range(4 * SETTINGS.patience)]
+    for rule in rules:
+        cut, over = (rule(rising[: 1 + n * SETTINGS.patience]) for n in (1, 2))
+        assert cut.factor < 1 and not cut.stop and over.stop
+    assert len(rules) == len(VIEWS)
+
+
+def test_only_experts_that_are_merged_are_kept(family):
+    assert list(family.experts(FULL)) == [*SETTINGS.moments, PLATEAU]
 
 
 def test_parts_of_tasks_have_no_image_in_common():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from experiments.pleas.settings import (
     PARTIAL,
     PRESETS,
     REGMEAN,
+    SEQUENTIAL,
     SIZED,
     ZIPPED,
     wanted,
@@ -77,9 +79,14 @@ def test_merges_keep_to_the_operations_of_zipit(rows):
 
 def test_what_is_solved_differs_from_where_it_starts(rows):
     for shared in (2, 1):
-        losses = [one(rows, method, shared=shared, source=OWN)["loss"] for method in (PARTIAL, CLOSED, GRADIENT)]
-        assert len(set(losses)) == 3
+        losses = [one(rows, method, shared=shared, source=OWN)["loss"] for method in (PARTIAL, CLOSED, GRADIENT, SEQUENTIAL)]
+        assert len(set(losses)) == 4
     assert one(rows, CLOSED, shared=1, source=OWN)["loss"] != one(rows, CLOSED, shared=1, source=NOISE)["loss"]
+
+
+def test_what_is_best_on_validation_data_is_chosen():
+    networks = SimpleNamespace(validated={"a": 0.2, "b": 0.7, "c": 0.5}.get)
+    assert Merges(SETTINGS, networks)._best({name: name for name in "abc"}) == "b"
 
 
 def test_fine_tuning_alone_has_a_rate(rows):

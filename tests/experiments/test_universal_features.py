@@ -84,6 +84,15 @@ def test_a_dictionary_is_found_in_itself_and_in_another_order():
         }  # fmt: skip
 
 
+def test_a_feature_that_two_of_the_parent_have_is_the_mutual_best_of_one():
+    dictionary, x = drawn(0)
+    order = np.array([0, 0, *range(2, 12)])  # the second feature is the first once more, scaled: correlated alike
+    twice = reordered(dictionary, order)
+    match = matched(measured(twice, x), measured(dictionary, x), threshold=0.999, fires=10)
+    assert match.kept.all() and match.mutual.sum() == 11 and match.mutual[:2].sum() == 1
+    assert match.known.sum() == 11 and not match.known[1]
+
+
 def test_features_of_other_units_do_not_match():
     (one, x), (two, y) = drawn(0), drawn(1)
     match = matched(measured(one, x), measured(two, y), threshold=0.8, fires=10)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import npmerge as nm
 from experiments.compositional.command import prepared, reproduce
 from experiments.compositional.findings import findings
 from experiments.compositional.grid import Cell
@@ -16,6 +18,7 @@ from experiments.compositional.presets import PRESETS
 from experiments.compositional.results import Results, read
 from experiments.compositional.rows import Experiment, files
 from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, MULTITASK, NP_MERGE, REAL, made_with
+from experiments.grids import Way
 from experiments.run import read_rows
 
 SETTINGS = PRESETS["test"]
@@ -99,6 +102,29 @@ def test_the_highest_accuracy_is_chosen_and_the_loss_decides_ties():
         return badness(Scores({cell: accuracy, Cell(1, 1): 1.0}, {cell: loss, Cell(1, 1): 0.0}), [cell])
 
     assert scores(0.6, 5.0) < scores(0.5, 0.1) < scores(0.5, 0.2) < scores(0.5, float("nan"))
+
+
+def test_hyper_parameters_are_chosen_on_the_cells_of_all_that_is_merged():
+    """Each of two networks is best served by another scale; only together they choose the one between."""
+    cells = [Cell(0, 0), Cell(1, 1), Cell(2, 0)]
+    right = [{0.1: 0.9, 0.5: 0.8, 0.9: 0.1}, {0.1: 0.1, 0.5: 0.8, 0.9: 0.9}, {0.1: 0.0, 0.5: 0.0, 0.9: 1.0}]
+
+    def validated(scale):
+        return Scores(*({cell: x[scale] for cell, x in zip(cells, right, strict=True)} for _ in range(2)))
+
+    some = SimpleNamespace(case=SimpleNamespace(held_in=cells, validated=validated), merge=lambda merge, order: merge.scale)
+    way = Way(nm.TaskArithmetic, {"scale": (0.1, 0.5, 0.9)})
+    for order, scale in (((0, 1), 0.5), ((0,), 0.1), ((1,), 0.9), ((0, 1, 2), 0.9)):
+        assert Experiment.tuned(some, way, order).fields == {"scale": scale}
+
+
+def test_statistics_cost_as_much_for_each_network(out):
+    case, *_ = cases(out / "parents")
+    cost = nm.cost.Cost(flops=7.0, bytes=5, peak_bytes=3, seconds=1.0)
+    some = SimpleNamespace(case=case, cost_of=lambda kind: cost, every=(0, 1, 2, 3), judging_flops=dict)
+    found = Experiment.spent(some, nm.Fisher(), nm.cost.Cost(flops=1.0, bytes=2, peak_bytes=9, seconds=0.5))
+    assert found["statistics_flops"] == 28 and found["merge_flops"] == 1 and found["bytes"] == 22
+    assert found["peak_bytes"] == 9 and found["cost_seconds"] == 4.5
 
 
 def test_costs_are_those_of_the_programs(rows):
