@@ -12,7 +12,7 @@ from experiments.compositional.page import write
 from experiments.compositional.presets import PRESETS
 from experiments.compositional.rows import Experiment, files
 from experiments.compositional.settings import Task, made_with
-from experiments.compositional.texts import CLASSES, corpus_of, text_cells
+from experiments.compositional.texts import CORPORA, text_cells
 from experiments.folder import write_summary
 from experiments.parents import seconds_of
 from experiments.run import Preset, machine
@@ -50,12 +50,12 @@ def reproduce(preset: Preset, out: Path, seeds: range, *, data: str = "", only: 
 def prepared(task: Task, parents: Path, data: str = "") -> Make:
     """A task with its data read, as a function of the seed. Raises ValueError for missing data."""
     if task.setting == "text":
-        corpus = corpus_of(task.data, data)
+        corpus = CORPORA[task.data](data)
 
         def text(seed: int) -> Case:
             cells = text_cells(task, corpus, seed)
-            config = text_network(task, task.vocabulary, task.length, sum(CLASSES))
-            return Classified(task, cells, seed, parents, config=config, classes=CLASSES)
+            config = text_network(task, task.vocabulary, task.length, sum(corpus.classes))
+            return Classified(task, cells, seed, parents, config=config, classes=corpus.classes)
 
         return text
     pool = read_pool(task.data, data)

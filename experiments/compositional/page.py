@@ -30,7 +30,12 @@ DATA = {
     "emoji": "emoji in 5 styles of drawing, 9 categories",
     "digits": "scikit-learn's digits 0 to 3, upright and in three other forms",
     "xnli": "XNLI in English, Swahili, Urdu and Burmese, 7,500 pairs of sentences; tasks: the label of a pair, whether the "
-    "sentences of a pair belong together, whether words are in their order, whether a sentence is a premise",
+    "sentences of a pair belong together, whether words are in their order, whether a sentence is a premise; the base learns "
+    "the genre of sentences in all languages, too",
+    "manuals": "manual pages of Debian and strings of Django's interface in English, German, Spanish, French, Japanese and "
+    "Russian; tasks: the section of a passage (1, 5 or 7), whether a string is the translation of an English one (in English, "
+    "whether one in Turkish is its own), whether two passages are of one page, whether words are in their order (in Japanese, "
+    "characters); the base learns the language of passages in all languages, too",
     "made": "sentences that are made up",
 }
 
@@ -140,7 +145,7 @@ def _protocol(results: Results) -> Iterator[str]:
         yield (
             f"{task['name']}: {found}; a cell's task: {made}. Width {task['width']}, {task['layers']} layers; base: "
             f"{base['steps']:,} steps of {base['batch']} on the domain {task['base_domain']}, which is none of the grid's"
-            f"{', and genres of sentences in all languages' * (task['setting'] == 'text')}; each expert: {tuning['steps']:,} "
+            f"; each expert: {tuning['steps']:,} "
             f"steps of {tuning['batch']}{adapted}, rate {tuning['rate']:g}; all at their best moment on validation data."
         )
         if task["setting"] == "generation":

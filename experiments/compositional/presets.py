@@ -29,6 +29,8 @@ CPU = Settings((
     Task("emoji", "images", "emoji", "noto", base=Regime(2e-3, 1200, 64), fine_tuning=Regime(3e-4, 120, 32), orders=2),
     Task("XNLI", "text", "xnli", "en", sizes=Sizes(cell=600, base=16_000), base=Regime(2e-3, 2000, 64),
          fine_tuning=Regime(5e-4, 200, 32), orders=3),
+    Task("manual pages", "text", "manuals", "en", sizes=Sizes(cell=600, base=16_000), base=Regime(2e-3, 2000, 64),
+         fine_tuning=Regime(5e-4, 200, 32), orders=3),
     Task("emoji made", "generation", "emoji", "noto", base=Regime(2e-3, 3000, 64), fine_tuning=Regime(2e-3, 250, 32),
          classifier=Regime(2e-3, 1200, 64), values=4, orders=1),
 ))  # fmt: skip
@@ -41,6 +43,8 @@ PAPER = Settings((
          1e-4, 1000, 128, 20, 8), orders=10, learning=_LARGE),
     Task("XNLI", "text", "xnli", "en", 384, 6, Sizes(cell=5000, base=50_000), Regime(1e-3, 30_000, 256, 20, 8), Regime(
          1e-4, 5000, 128, 50, 8), orders=6, learning=_LARGE, vocabulary=8000, length=96),
+    Task("manual pages", "text", "manuals", "en", 384, 6, Sizes(cell=5000, base=50_000), Regime(1e-3, 30_000, 256, 20, 8),
+         Regime(1e-4, 5000, 128, 50, 8), orders=6, learning=_LARGE, vocabulary=8000, length=96),
     Task("emoji made", "generation", "emoji", "noto", 384, 6, base=Regime(1e-3, 50_000, 256, 20, 8), fine_tuning=Regime(
          5e-4, 2000, 128, 20, 8), classifier=Regime(1e-3, 10_000, 256), orders=10, learning=_LARGE, side=32, rank=8,
          samples=100, sampling=50),

@@ -86,7 +86,7 @@ class Task:
     Attributes:
         name: in the rows.
         setting: which kind of program makes it: classes of images, classes of sentences, images that are made.
-        data: the set: "pacs", "emoji" or "digits" for images, "xnli" or "made" for sentences.
+        data: the set: "pacs", "emoji" or "digits" for images, "xnli", "manuals" or "made" for sentences.
         base_domain: the domain that the base is trained on, which is none of the grid's.
         width: of the network.
         layers: of the network.

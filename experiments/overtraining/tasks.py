@@ -1,7 +1,5 @@
 """Tasks of one base: images turned, mirrored and made negatives of, or strings of other languages as characters."""
 
-import json
-import lzma
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,9 @@ import numpy as np
 from experiments.data import Examples, Images, joined, load, standardised
 from experiments.data.find import SHARED
 from experiments.overtraining.settings import Setup, Sizes
+from experiments.strings import STRINGS, read_strings
 from experiments.tasks import Task, Tasks
 
-STRINGS = Path("text_parallel_ui") / "django_ui_strings.jsonl.xz"
 LANGUAGES = ("de", "es", "fr", "tr")
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -36,7 +34,7 @@ def source(setup: Setup, data: str, *, download: bool) -> tuple[str, Callable[[i
         ValueError: missing data.
     """
     if setup.data == "text":
-        rows = read_strings((Path(data) if data else SHARED) / STRINGS)
+        rows = read_strings((Path(data) if data else SHARED) / STRINGS, ("en", *LANGUAGES))
         return f"{len(rows):,} strings, {', '.join(LANGUAGES)}", lambda seed: text_tasks(rows, setup, seed)
     images = standardised(load(setup.data, data or None, download=download))
     shape = images.train.inputs.shape[1:] if len(setup.config.input_shape) > 1 else (-1,)
@@ -96,22 +94,6 @@ def text_tasks(rows: Sequence[dict[str, str]], setup: Setup, seed: int) -> Tasks
         for name in LANGUAGES
     )  # fmt: skip
     return Tasks("strings", windows("en", cut[2], sizes.base), windows("en", cut[1], sizes.selection), tuple(each))
-
-
-def read_strings(path: Path) -> list[dict[str, str]]:
-    """Rows of strings by language, a JSON object on each line, those languages that are used here.
-
-    Raises:
-        ValueError: no such file.
-    """
-    if not path.is_file():
-        raise ValueError(
-            f"no strings at {path}, expected lines of JSON objects of strings by language: name a folder with --data"
-        )
-    content = path.read_bytes()
-    text = (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
-    rows = [json.loads(line) for line in text.splitlines() if line]
-    return [{name: row[name] for name in ("en", *LANGUAGES) if name in row} for row in rows]
 
 
 def _cut(examples: Examples, seed: int, *counts: int) -> list[Examples]:

@@ -31,7 +31,8 @@ from experiments.overtraining.settings import (
     Setup,
     Sizes,
 )
-from experiments.overtraining.tasks import LANGUAGES, VIEWS, image_tasks, read_strings, text_tasks
+from experiments.overtraining.tasks import LANGUAGES, VIEWS, image_tasks, text_tasks
+from experiments.strings import read_strings
 from experiments.run import read_rows
 from npmerge.models import Gpt2
 
@@ -144,7 +145,7 @@ def strings(tmp_path):
         {name: f"{name} {word}" for name in ("en", *LANGUAGES, "ja") if (name, k) != ("tr", 0)} for k, word in enumerate(words)
     ]
     path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
-    return read_strings(path)
+    return read_strings(path, ("en", *LANGUAGES))
 
 
 def test_text_is_cut_into_windows_of_next_letters(strings):

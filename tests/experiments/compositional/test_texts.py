@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.compositional.presets import PRESETS
-from experiments.compositional.texts import (
-    CLASSES,
-    FIRST,
-    PAD,
-    SECOND,
-    TASKS,
-    corpus_of,
-    made_corpus,
-    read_corpus,
-    text_cells,
-)
+from experiments.compositional.texts import CORPORA, FIRST, PAD, SECOND, text_cells
+from experiments.compositional.xnli import made_corpus, read_corpus
 
 TASK = next(task for task in PRESETS["test"].tasks if task.setting == "text")
 
@@ -36,7 +27,7 @@ def test_files_are_read_row_by_row(folder):
     corpus = read_corpus(folder)
     assert corpus.premises == {"en": ["one"] * 2, "my": ["တစ်"] * 2, "sw": ["moja"] * 2, "ur": ["ایک"] * 2}
     assert corpus.hypotheses["sw"] == ["mbili"] * 2
-    assert corpus.labels.tolist() == [1, 0] and corpus.groups.tolist() == corpus.genres.tolist() == [0, 0]
+    assert corpus.labels.tolist() == [1, 0] and corpus.premise.tolist() == corpus.genres.tolist() == [0, 0]
 
 
 def test_rows_that_are_not_the_same(folder):
@@ -47,19 +38,20 @@ def test_rows_that_are_not_the_same(folder):
 
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"my\.genre\.dev"):
-        corpus_of("xnli", str(tmp_path))
+        CORPORA["xnli"](str(tmp_path))
 
 
 def test_cells_ask_for_their_classes():
-    cells = text_cells(TASK, made_corpus(), 0)
-    assert len(cells.test) == len(TASKS) * 3 and cells.grid.domains == ("Swahili", "Urdu", "Burmese")
-    ends = np.cumsum((0, *CLASSES))
+    corpus = made_corpus()
+    cells = text_cells(TASK, corpus, 0)
+    assert len(cells.test) == 12 and cells.grid.domains == ("Swahili", "Urdu", "Burmese")
+    ends = np.cumsum((0, *corpus.classes))
     for cell, part in cells.test.items():
         tokens, categories = part.inputs["x"], part.inputs["category"]
         assert (categories == cell.category).all() and (tokens[:, 0] == FIRST).all() and tokens.max() < TASK.vocabulary
         assert (part.targets >= ends[cell.category]).all() and (part.targets < ends[cell.category + 1]).all()
         assert (tokens == SECOND).any(1).all() == (cell.category < 2) and (tokens == PAD).any()
-    assert set(cells.base.inputs["category"]) == set(range(len(CLASSES)))
+    assert set(cells.base.inputs["category"]) == set(range(5))
 
 
 def test_no_premise_is_in_two_parts():
