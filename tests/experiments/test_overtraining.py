@@ -32,8 +32,8 @@ from experiments.overtraining.settings import (
     Sizes,
 )
 from experiments.overtraining.tasks import LANGUAGES, VIEWS, image_tasks, text_tasks
-from experiments.strings import read_strings
 from experiments.run import read_rows
+from experiments.strings import read_strings
 from npmerge.models import Gpt2
 
 SETTINGS = PRESETS["test"]
