@@ -22,6 +22,7 @@ class Claim:
         better: the name of a row.
         than: of another.
         sign: 1 if the first is to be higher, -1 if lower.
+        unit: of the rows; those that are told in points are fractions.
     """
 
     source: str
@@ -29,6 +30,12 @@ class Claim:
     better: str
     than: str
     sign: int = 1
+    unit: str = " points"
+
+    @property
+    def scale(self) -> float:
+        """From the rows to the unit."""
+        return 100 if self.unit == " points" else 1
 
 
 class Marked(NamedTuple):
@@ -62,10 +69,10 @@ def mark(found: Sequence[Difference], sign: int) -> str:
     return "refuted" if opposite else "not told apart"
 
 
-def table(claims: Iterable[Marked], *, unit: str = " points", scale: float = 100) -> list[str]:
+def table(claims: Iterable[Marked]) -> list[str]:
     """Lines of a table: who claims what, its mark, and the rows that say so."""
     rows = []
     for claim, word, found in claims:
-        told = "; ".join(f"{name}: {x.told(unit=unit, scale=scale)} ({x.word})" for name, x in found.items())
+        told = "; ".join(f"{name}: {x.told(unit=claim.unit, scale=claim.scale)} ({x.word})" for name, x in found.items())
         rows.append((claim.source, claim.says, word, f"{claim.better} minus {claim.than}: {told}"))
     return markdown_table(("source", "claim", "mark", "rows"), rows)

@@ -8,6 +8,12 @@ from pathlib import Path
 from experiments.cca_merge.findings import claims as cca_merge
 from experiments.cca_merge.results import read as read_cca_merge
 from experiments.claims import MARKING, MARKS, Marked, table
+from experiments.compatible_specialization.findings import claims as compatible_specialization
+from experiments.compatible_specialization.results import read as read_compatible_specialization
+from experiments.compositional.findings import claims as compositional
+from experiments.compositional.results import read as read_compositional
+from experiments.landscape.findings import claims as landscape
+from experiments.landscape.results import read as read_landscape
 from experiments.np_merge.findings import claims as np_merge
 from experiments.np_merge.page import read as read_np_merge
 from experiments.overtraining.findings import claims as overtraining
@@ -17,11 +23,17 @@ from experiments.pleas.findings import claims as pleas
 from experiments.pleas.results import read as read_pleas
 from experiments.scaling.findings import claims as scaling
 from experiments.scaling.results import read as read_scaling
+from experiments.universal_features.findings import claims as universal_features
+from experiments.universal_features.results import read as read_universal_features
 
 GALLERY: Mapping[str, Callable[[Path], Iterable[Marked]]] = {
     "np_merge": lambda folder: np_merge(read_np_merge(folder)),
     "cca_merge": lambda folder: cca_merge(read_cca_merge(folder)),
     "pleas": lambda folder: pleas(read_pleas(folder)),
+    "landscape": lambda folder: landscape(read_landscape(folder)),
+    "compositional": lambda folder: compositional(read_compositional(folder)),
+    "compatible_specialization": lambda folder: compatible_specialization(read_compatible_specialization(folder)),
+    "universal_features": lambda folder: universal_features(read_universal_features(folder)),
     "overtraining": lambda folder: overtraining(read_overtraining(folder)),
     "scaling": lambda folder: scaling(read_scaling(folder)),
 }

@@ -1,10 +1,12 @@
 """What was expected of merges of specialised experts and what came out, in words that follow the rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from experiments.claims import Claim as Said
+from experiments.claims import Marked, marked
 from experiments.compatible_specialization.results import Results
 from experiments.compatible_specialization.settings import (
     ALIGNED,
@@ -28,6 +30,7 @@ from experiments.differences import Difference
 from npmerge.reports.tables import markdown_table
 
 ONE = routing(1)
+PAPER = "Pari et al. 2024, arXiv 2411.02207"
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,24 @@ def findings(results: Results) -> Iterator[str]:
     yield from _alignment(results)
     yield from (line for claim in CLAIMS if (line := _judged(results, claim)))
     yield from _use(results)
+
+
+def claims(results: Results) -> Iterator[Marked]:
+    """What is expected, with its mark; settings are moments of fine-tuning, places in a block, and ways without a router."""
+    first, last = (f"after {n} steps" for n in (min(results.steps), max(results.steps)))
+    gains = [(than, results.change(ONE, than)) for than in (BEST, FEATURES)]
+    told: list[tuple[Said, Iterable[tuple[str, Difference | None]]]] = [
+        (Said(PAPER, "experts become less alike by fine-tuning", f"CKA {last}", first, -1, unit=""),
+         [(place, results.fall(place)) for place in (READ, MADE)]),
+        (Said(PAPER, "what routing gains shrinks with it", f"what {ONE} gains {last}", first, -1, unit=" nats"), gains),
+    ]  # fmt: skip
+    for claim in (x for x in CLAIMS if x.sign):
+        says = claim.expected.partition(": ")[2].rstrip(".")
+        by_steps = [(f"{n} steps", results.gain(claim.better, claim.than, steps=[n])) for n in results.steps]
+        told.append((Said(PAPER, says, f"loss of {claim.than}", f"loss of {claim.better}", claim.sign, " nats"), by_steps))
+    for said, found in told:
+        if (judged := marked(said, found)) is not None:
+            yield judged
 
 
 def differences(results: Results) -> list[str]:

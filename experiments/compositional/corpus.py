@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -29,13 +29,16 @@ class Corpus(abc.ABC):
         languages: names of the languages, by their code.
         tasks: the categories, and how many classes each has.
         known: how many classes the task has that the base alone learns, in all languages.
-        found: what there is, in words.
     """
 
-    languages: Mapping[str, str]
-    tasks: Mapping[str, int]
-    known: int
-    found: str
+    languages: ClassVar[Mapping[str, str]]
+    tasks: ClassVar[Mapping[str, int]]
+    known: ClassVar[int]
+
+    @property
+    @abc.abstractmethod
+    def found(self) -> str:
+        """What there is, in words."""
 
     @property
     def classes(self) -> tuple[int, ...]:

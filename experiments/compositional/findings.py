@@ -1,16 +1,56 @@
 """What the paper found and what came out here, in words that follow the rows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from experiments.claims import Claim, Marked, marked
 from experiments.compositional.results import SCORES, Results
 from experiments.compositional.settings import BASE, CONTROLS, LEARNED, MULTITASK, PAPER
 from experiments.differences import Difference, paired
 
+Told = Iterable[tuple[str, Difference | None]]
+"""By the name of a setting how much one row has beyond another."""
+
 EXPECTED = {"images": 1, "generation": 1, "text": -1}
 """The sign of the correlation between held-in and generalisation accuracy in the paper, by setting."""
+
+
+PUBLISHED = "Tam et al. 2024, arXiv 2409.18314"
+
+
+def claims(results: Results) -> Iterator[Marked]:
+    """The paper's findings, with their marks; settings are tasks."""
+    names = [task["name"] for task in results.tasks]
+    texts = [task["name"] for task in results.tasks if task["setting"] == "text"]
+    correlations = {x: tuple(results.correlation(x).values()) for x in names}
+    found = {x: Difference(values, 1) if values else None for x, values in correlations.items()}
+
+    def against(method: str, than: str, column: str, tasks: Sequence[str]) -> Told:
+        return [(x, results.difference(method, than, column, [x])) for x in tasks]
+
+    told: list[tuple[Claim, Told]] = [
+        (Claim(PUBLISHED, "held-in and generalisation accuracy go together, images", "rank correlation", "zero", unit=""),
+         [(x, found[x]) for x in names if x not in texts]),
+        (Claim(PUBLISHED, "they go against each other, text", "rank correlation", "zero", -1, unit=""),
+         [(x, found[x]) for x in texts]),
+        (Claim(PUBLISHED, "more models cost held-in accuracy", "held-in of all networks", "of two", -1),
+         [(x, results.more_models(x, "held_in")) for x in names]),
+        (Claim(PUBLISHED, "more models buy generalisation", "generalisation of all networks", "of two"),
+         [(x, results.more_models(x, "generalisation")) for x in names]),
+        (Claim(PUBLISHED, "merges of text generalise worse than the base", "generalisation of the average", BASE, -1),
+         against("Average", BASE, "generalisation", texts)),
+        (Claim(PUBLISHED, "Fisher generalises better than RegMean in text", "generalisation of Fisher", "RegMean"),
+         against("Fisher", "RegMean", "generalisation", texts)),
+    ]  # fmt: skip
+    told += [
+        (Claim(PUBLISHED, f"{x} is ahead of the average held-in", f"held-in of {x}", "the average"),
+         against(x, "Average", "held_in", names)) for x in ("RegMean", "MaTS")
+    ]  # fmt: skip
+    for claim, rows in told:
+        if (judged := marked(claim, rows)) is not None:
+            yield judged
 
 
 def findings(results: Results) -> Iterator[str]:

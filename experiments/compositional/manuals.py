@@ -60,12 +60,12 @@ class Manuals(Corpus):
     strings: Sequence[Mapping[str, str]]
     pages: int
 
-    languages: ClassVar = LANGUAGES
-    tasks: ClassVar = {"section": len(SECTIONS), "translation": 2, "same page": 2, "word order": 2}
-    known: ClassVar = len(LANGUAGES)
+    languages: ClassVar[Mapping[str, str]] = LANGUAGES
+    tasks: ClassVar[Mapping[str, int]] = {"section": len(SECTIONS), "translation": 2, "same page": 2, "word order": 2}
+    known: ClassVar[int] = len(LANGUAGES)
 
     @property
-    def found(self) -> str:  # type: ignore[override]
+    def found(self) -> str:
         """How many passages there are in each language, and how many strings."""
         counts = ", ".join(f"{len(p.texts):,} in {self.languages[name]}" for name, p in self.passages.items())
         return f"passages of manual pages, {counts}; {len(self.strings):,} strings"

@@ -40,12 +40,12 @@ class Xnli(Corpus):
     genres: Int[np.ndarray, " rows"]
     premise: Int[np.ndarray, " rows"]
 
-    languages: ClassVar = {"en": "English", "sw": "Swahili", "ur": "Urdu", "my": "Burmese"}
-    tasks: ClassVar = {"label": 3, "pair": 2, "word order": 2, "premise": 2}
-    known: ClassVar = GENRES
+    languages: ClassVar[Mapping[str, str]] = {"en": "English", "sw": "Swahili", "ur": "Urdu", "my": "Burmese"}
+    tasks: ClassVar[Mapping[str, int]] = {"label": 3, "pair": 2, "word order": 2, "premise": 2}
+    known: ClassVar[int] = GENRES
 
     @property
-    def found(self) -> str:  # type: ignore[override]
+    def found(self) -> str:
         """Rows and languages."""
         return f"{len(self.labels):,} pairs of sentences in {len(self.languages)} languages"
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from experiments.claims import Claim, Marked, marked
 from experiments.differences import Difference
 from experiments.landscape.results import Results, by_image_of_a, mean, minus
 from experiments.landscape.settings import (
@@ -30,6 +31,23 @@ def findings(results: Results) -> Iterator[str]:
     yield from _units(results)
     yield from _similarities(results)
     yield from _caveats(results)
+
+
+def claims(results: Results) -> Iterator[Marked]:
+    """What papers say, with its mark; settings are alignments."""
+    lower = Claim("Ainsworth et al. 2023, arXiv 2209.04836", "alignment lowers the barrier", "barrier", UNALIGNED, -1, " nats")
+    keeps = Claim(
+        "Feature visualisations of permute-and-average, UniReps 2024", "the permuted average keeps features of its parents",
+        f"answer of the {PERMUTED} to images found for A's units", "B's"
+    )  # fmt: skip
+    alignments, unaligned = [name for name in LINES if name != UNALIGNED], results.barriers(UNALIGNED)
+    shares = [by_image_of_a(results, name) if results.units else {} for name in (PERMUTED, B)]
+    for claim, found in (
+        (lower, [(name, minus(results.barriers(name), unaligned)) for name in alignments]),
+        (keeps, [(PERMUTED, minus(*shares))]),
+    ):
+        if (judged := marked(claim, found)) is not None:
+            yield judged
 
 
 def _lines(results: Results) -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from experiments.claims import Claim, Marked, marked
 from experiments.differences import Difference
 from experiments.universal_features.results import Results, minus, percent
 from experiments.universal_features.settings import BASE, CONTROL, MERGES, NP, PARENTS, SLERP
@@ -17,6 +18,25 @@ def findings(results: Results) -> Iterator[str]:
     yield from _own(results)
     yield from _losses(results)
     yield from _curve(results)
+
+
+PAPER = "Horn and Elliott 2025, arXiv 2410.12391"
+
+
+def claims(results: Results) -> Iterator[Marked]:
+    """What the paper found, with its mark; settings are networks. Few is meant beside what two autoencoders of one share."""
+    few = Claim(
+        PAPER, "few of the base's features persist", "persisting", f"persisting between two autoencoders of the {BASE}", -1
+    )
+    left = Claim(PAPER, "fewer of them persist in the merge", f"persisting in {SLERP}", "persisting in a fine-tune", -1)
+    ceiling, merged = results.ceiling(BASE), results.kept(BASE, SLERP)
+    networks = (*PARENTS, *MERGES)
+    for claim, found in (
+        (few, [(name, minus(results.kept(BASE, name), ceiling)) for name in networks]),
+        (left, [(name, minus(merged, results.kept(BASE, name))) for name in PARENTS]),
+    ):
+        if (judged := marked(claim, found)) is not None:
+            yield judged
 
 
 def _autoencoders(results: Results) -> Iterator[str]:

@@ -13,7 +13,7 @@ import npmerge as nm
 from alignment.graph import flatten, path_name
 from experiments.compatible_specialization import rows as made
 from experiments.compatible_specialization.command import reproduce
-from experiments.compatible_specialization.findings import CLAIMS, differences, findings
+from experiments.compatible_specialization.findings import CLAIMS, claims, differences, findings
 from experiments.compatible_specialization.networks import BLOCKS, Networks
 from experiments.compatible_specialization.page import page
 from experiments.compatible_specialization.pool import aligned_pool, procrustes, turned
@@ -36,7 +36,7 @@ from experiments.compatible_specialization.settings import (
     WEIGHTS,
     routing,
 )
-from experiments.compatible_specialization.similarity import similarities
+from experiments.compatible_specialization.similarity import MADE, READ, similarities
 from experiments.compatible_specialization.texts import texts
 from experiments.compatible_specialization.ways import case_of, sweep_of
 from experiments.corpora import PLAYS
@@ -208,6 +208,25 @@ def test_words_follow_the_rows():
         (line,) = findings(results(gain))
         assert f"Found: {word}." in line and f"{gain:+.4f}" in line.replace("-0.0000", "+0.0000")
         assert cell in differences(results(gain))[2]
+        (judged,) = claims(results(gain))
+        assert judged.mark == {"so": "reproduced", "the opposite": "refuted"}.get(word, word) and len(judged.rows) == 2
+
+
+def test_claims_of_more_steps_follow_the_rows():
+    """CKA falls where it is said to, and what the router gains on the better expert goes up or down with it."""
+    cka = [
+        {"seed": seed, "target": "a", "steps": n, "place": place, "block": 0, "cka": 1 - 0.1 * n - 0.01 * seed}
+        for seed in range(3) for n in (1, 2) for place in (READ, MADE)
+    ]  # fmt: skip
+
+    def marks(sign):
+        rows = [
+            {"seed": seed, "target": "a", "steps": n, "way": way, "loss": 2 - (0.2 + sign * 0.1 * n) * (way == routing(1))}
+            for seed in range(3) for n in (1, 2) for way in (routing(1), BEST)
+        ]  # fmt: skip
+        return [x.mark for x in claims(Results({}, rows, [], cka, []))][:2]
+
+    assert marks(1) == ["reproduced", "refuted"] and marks(-1) == ["reproduced", "reproduced"]
 
 
 def test_the_page_is_made_of_the_files_alone(out, rows):

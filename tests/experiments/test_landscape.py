@@ -14,7 +14,9 @@ from alignment.activations.moments import NodeMoments
 from alignment.maps import permutation
 from experiments.data import load_images
 from experiments.landscape.command import reproduce
+from experiments.landscape.findings import claims
 from experiments.landscape.page import page
+from experiments.landscape.results import read
 from experiments.landscape.rows import PAIRS
 from experiments.landscape.settings import INSIDE, LINES, PRESETS
 from experiments.landscape.similarity import caveats, readout, similarities
@@ -58,6 +60,7 @@ def test_every_row_is_there(out):
         read_rows(out / f"{name}.csv") for name in ("lines", "planes", "units", "similarity", "caveats")
     )
     assert [row["alignment"] for row in lines] == list(LINES)
+    assert [x.mark for x in claims(read(out))] == ["one seed"] * 2
     assert all(len(row["loss"]) == SETTINGS.points for row in lines)
     assert [np.shape(row["loss"]) for row in planes] == [(SETTINGS.side, SETTINGS.side)] * 2
     assert len(units) == SETTINGS.layers * SETTINGS.units * len(INSIDE) and len(moved) == 3 * len(SETTINGS.distances)

@@ -15,7 +15,7 @@ from experiments.universal_features.activations import last_layer, nothing, patc
 from experiments.universal_features.browsable import browsable
 from experiments.universal_features.command import reproduce, texts
 from experiments.universal_features.dictionary import Dictionary, _anew, _started, learned
-from experiments.universal_features.findings import findings
+from experiments.universal_features.findings import claims, findings
 from experiments.universal_features.matching import correlations, matched, measured
 from experiments.universal_features.networks import Networks
 from experiments.universal_features.page import page
@@ -215,18 +215,24 @@ def test_the_learned_merge_has_as_many_numbers_as_its_control(networks):
 def test_words_follow_the_rows():
     assert set(SETTINGS.merges) < set(PRESETS["cpu"].merges) == set(MERGES)
 
-    def said(kept):
+    def results(kept, fine_tuned=0):
         flows = [
             {"seed": seed, "parent": parent, "child": child, "of_parent": 100, "of_child": 100, "emerge": 0,
-             "persist": 50 + seed + kept * (child == NP)}
+             "persist": 50 + seed + kept * (child == NP) - fine_tuned * (child in PARENTS)}
             for seed in range(3) for parent, child in edges(MERGES)
         ]  # fmt: skip
-        return "\n".join(findings(Results({"t": 0.58}, [], [], [], flows, [], [])))
+        return Results({"t": 0.58}, [], [], [], flows, [], [])
+
+    def said(kept):
+        return "\n".join(findings(results(kept)))
 
     question = "Does a learned merge keep more of both parents' features than SLERP? NP Merge minus SLERP:"
     assert f"{question} +10.00 ± 0.00 points, higher." in said(10)
     assert f"{question} -10.00 ± 0.00 points, lower." in said(-10)
     assert f"{question} +0.00 ± 0.00 points, not told apart." in said(0)
+    few, left = claims(results(0, fine_tuned=20))
+    assert few.mark == "partly" and [x.verdict for x in few.rows.values()] == [-1, -1, 0, 0, 0, 0, 0]
+    assert left.mark == "refuted" and {x.mark for x in claims(results(0))} == {"not told apart"}
 
 
 def test_the_pages_are_made_of_the_files_alone(out):

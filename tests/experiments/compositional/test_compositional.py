@@ -9,7 +9,7 @@ import pytest
 
 import npmerge as nm
 from experiments.compositional.command import prepared, reproduce
-from experiments.compositional.findings import findings
+from experiments.compositional.findings import claims, findings
 from experiments.compositional.grid import Cell
 from experiments.compositional.learned import badness
 from experiments.compositional.networks import Scores
@@ -169,6 +169,10 @@ def test_words_follow_the_rows():
     assert set(results.correlation("up").values()) == {1.0} and set(results.correlation("down").values()) == {-1.0}
     said = list(findings(results))
     assert "rank correlation +1.00 ± 0.00, positive" in said[0] and "-1.00 ± 0.00, negative" in said[1]
+    marks = {x.claim.says: x.mark for x in claims(results)}
+    assert marks["held-in and generalisation accuracy go together, images"] == "reproduced"
+    assert marks["they go against each other, text"] == marks["RegMean is ahead of the average held-in"] == "reproduced"
+    assert marks["Fisher generalises better than RegMean in text"] == "reproduced" and len(marks) == 4
     assert "RegMean leads held-in" in said[2] and "Average generalises best" in said[3]
 
 
