@@ -85,8 +85,8 @@ class Settings:
     fractions: tuple[float, ...] = tuple(k / 10 for k in range(11))
     learning_steps: int = 100
     router_rates: tuple[float, ...] = (1e-2, 5e-2)
-    merge_rates: tuple[float, ...] = (3e-2, 1e-1)
-    weight_rates: tuple[float, ...] = (3e-4, 1e-3)
+    merge_rates: tuple[float, ...] = (1e-1, 3e-1)
+    weight_rates: tuple[float, ...] = (1e-3, 3e-3)
     judged: int = 128
     tested: int = 384
 
