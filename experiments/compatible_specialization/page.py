@@ -150,7 +150,7 @@ LIMITS = (
     "less specialised than GPT-2 after thousands of steps, and the published losses do not belong beside these.",
     "Routers have more parameters and operations than merges of weights, as the table of costs says; the paper's reviewers "
     "asked for that, too.",
-    "Rates for coefficients and weights are half a decade above those of a first run of two seeds, in which validation chose the "
-    "highest nearly always; losses of that run had been seen, those on test windows among them.",
+    "Rates for coefficients and weights are half a decade above those of a first run of two seeds, in which validation chose "
+    "the highest nearly always; losses of that run had been seen, those on test windows among them.",
     "CKA is decided by a few large directions and is no measure of the function.",
 )
