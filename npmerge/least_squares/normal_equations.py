@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from alignment.activations.products import gram
 from alignment.activations.taps import SiteFeatures
-from alignment.graph import PyTree
 from alignment.maps import HIGHEST
+from npmerge.least_squares.pieces import Piece
 from npmerge.least_squares.targets import Networks, Targets
 from npmerge.linear_layers import Layer
 from npmerge.quadratics.regularised import regularised
@@ -81,10 +81,10 @@ def _missing(pair: SiteFeatures, layer: Layer) -> Array:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def add_sums(
-    targets: Targets, total: dict[str, Sums], now: Mapping[str, Layer], networks: Networks, inputs: PyTree
+    targets: Targets, total: dict[str, Sums], now: Mapping[str, Layer], networks: Networks, piece: Piece
 ) -> dict[str, Sums]:
-    """The sums so far and those of a batch more, of the sites in `total`."""
-    pairs = targets.pairs(total, networks, inputs)
+    """The sums so far and those of a piece of the data more, of the sites in `total`."""
+    pairs = targets.pairs(total, networks, piece.inputs, piece.wanted)
     return jax.tree.map(jnp.add, total, {name: sums_of(pairs[name], now[name]) for name in total})
 
 

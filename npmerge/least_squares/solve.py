@@ -17,8 +17,9 @@ from npmerge.batches import measured
 from npmerge.heads.multi_head import Headed
 from npmerge.least_squares.descent import Descent
 from npmerge.least_squares.normal_equations import Change, Sums, add_sums, bytes_of, no_sums, solved
+from npmerge.least_squares.pieces import Piece, Pieces
 from npmerge.least_squares.prepared import Prepared, prepared
-from npmerge.least_squares.targets import Apply
+from npmerge.least_squares.targets import Apply, Networks, Targets
 from npmerge.linear_layers import Layer
 from npmerge.normalisation import TrainApply
 
@@ -72,14 +73,15 @@ class LeastSquares:
     Attributes:
         ridge: how strongly the start holds, as a share of the mean square of an input. 0 moves only what the data determine.
         sequential: let each site read what the merged network itself computes once all earlier sites are replaced, rather than
-            the parents' inputs: errors do not add up over the layers, for one pass over the data for each site. Closed form
-            only.
+            the parents' inputs: errors do not add up over the layers, for one pass of the merged network over the data for each
+            site. Closed form only.
         method: "closed" solves the normal equations; "gradient" descends, as published, on the mean squared errors of all sites
             jointly with Adam, its rate falling to zero along a cosine, and keeps the start where that was better.
         steps: of the descent, one batch each.
         learning_rate: of the descent.
-        memory_limit: bytes for the normal equations held at once and for solving one of them, and again for the features of the
-            examples gone through at once; the descent takes whole batches.
+        memory_limit: bytes for the normal equations held at once and for solving one of them, again for the features of the
+            examples gone through at once, and where `sequential` for what sites should make of all examples, on the host: the
+            parents are run once for as many sites as that holds. The descent takes whole batches.
 
     Raises:
         ValueError: another method, numbers that are negative (steps, rate and memory must be above 0), a sequential descent.
@@ -167,16 +169,21 @@ class LeastSquares:
         return Solved(found.layers.replaced(new, found.start), before, after, found.left, ())
 
     def _solved(self, found: Prepared, batches: list[tuple], progress: Callable[[int, int], Any] | None) -> Solved:
-        layers, variables = found.layers, found.start
+        layers, variables, inputs = found.layers, found.start, [x for x, *_ in batches]
+        pieces = Pieces(found.targets, found.networks, found.names, inputs, self.memory_limit)
         before: dict[str, float] = {}
         after: dict[str, float] = {}
         singular: list[str] = []
         for names in self._rounds(found):
+            networks = found.networks
             if self.sequential:
                 variables = found.renewed(variables, batches)
+                networks, data = networks._replace(merged=variables), pieces.of(*names)
+            else:
+                data = map(Piece, found.targets.pieces(names, networks, inputs, self.memory_limit))
             now = layers.several(names, variables)
             new = {}
-            for name, sums in self._sums(found, now, variables, [x for x, *_ in batches]).items():
+            for name, sums in _sums(found.targets, now, networks, data).items():
                 change = _solve(name, sums, found.allowed(name), self.ridge)
                 new[name] = _changed(now[name], change)
                 left_over = max(float(sums.errors.missing) - change.gain, 0.0)
@@ -207,13 +214,13 @@ class LeastSquares:
         if group:
             yield tuple(group)
 
-    def _sums(self, found: Prepared, now: Mapping[str, Layer], variables: PyTree, inputs: list[PyTree]) -> dict[str, Sums]:
-        networks = found.networks._replace(merged=variables if self.sequential else None)
-        total = no_sums(now)
-        for x in found.targets.pieces(tuple(now), networks, inputs, self.memory_limit):
-            total = add_sums(found.targets, total, now, networks, x)
-        found_sums: dict[str, Sums] = jax.device_get(total)
-        return {name: found_sums[name] for name in now}  # in the order of the network, which jit does not keep
+
+def _sums(targets: Targets, now: Mapping[str, Layer], networks: Networks, data: Iterable[Piece]) -> dict[str, Sums]:
+    total = no_sums(now)
+    for piece in data:
+        total = add_sums(targets, total, now, networks, piece)
+    found: dict[str, Sums] = jax.device_get(total)
+    return {name: found[name] for name in now}  # in the order of the network, which jit does not keep
 
 
 def _changed(layer: Layer, change: Change) -> Layer:

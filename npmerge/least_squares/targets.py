@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,15 +51,38 @@ class Targets:
     apply: Apply
     layers: Layers
 
-    def pairs(self, names: Iterable[str], networks: Networks, inputs: PyTree) -> dict[str, SiteFeatures]:
+    def pairs(
+        self, names: Iterable[str], networks: Networks, inputs: PyTree, wanted: Mapping[str, Array] | None = None
+    ) -> dict[str, SiteFeatures]:
         """What sites of the merged network read and what they should make of it, in float32; pure and traceable.
 
         Targets are Z_out = mean_k push_k (y_k + b_k), the outputs of the originals with their biases. Inputs are Z_in =
         mean_k push_k x_k, or those of the network `merged`.
+
+        Args:
+            names: of the sites.
+            networks: whose features are taken.
+            inputs: a batch.
+            wanted: the targets, where they are known and `merged` has the inputs: then the originals are not run.
         """
-        names, graph = tuple(names), self.layers.graph
-        own = networks.merged is not None
-        sums: dict[Side, dict[str, Array]] = {"outputs": {}} if own else {"inputs": {}, "outputs": {}}
+        names = tuple(names)
+        if networks.merged is None:
+            mean = self._of_originals(("inputs", "outputs"), names, networks, inputs)
+            return {name: SiteFeatures(mean["inputs"][name], mean["outputs"][name]) for name in names}
+        made = self.wanted(names, networks, inputs) if wanted is None else wanted
+        seen = capture(self.apply, self.layers.graph, networks.merged, inputs, nodes=(), sites=names).sites
+        return {name: SiteFeatures(seen[name].inputs.astype(jnp.float32), made[name]) for name in names}
+
+    def wanted(self, names: Iterable[str], networks: Networks, inputs: PyTree) -> dict[str, Array]:
+        """What sites should make, as in `pairs`; pure and traceable."""
+        return self._of_originals(("outputs",), tuple(names), networks, inputs)["outputs"]
+
+    def _of_originals(
+        self, sides: Sequence[Side], names: tuple[str, ...], networks: Networks, inputs: PyTree
+    ) -> dict[Side, dict[str, Array]]:
+        """The means over the originals, in the units of the merged network, targets with their biases."""
+        graph = self.layers.graph
+        sums: dict[Side, dict[str, Array]] = {side: {} for side in sides}
         for apply, its, model, maps in zip(self.applies, self.graphs, networks.models, networks.maps, strict=True):
             found = capture(apply, its, model, inputs, nodes=(), sites=names).sites
             for site in (s for s in its.sites if s.name in found):
@@ -67,14 +90,11 @@ class Targets:
                     x = moved(its, maps, site, side, graph)(getattr(found[site.name], side)).astype(jnp.float32)
                     total[site.name] = total[site.name] + x if site.name in total else x
         mean = {side: {name: x / len(networks.models) for name, x in total.items()} for side, total in sums.items()}
-        if own:
-            seen = capture(self.apply, graph, networks.merged, inputs, nodes=(), sites=names).sites
-            mean["inputs"] = {name: seen[name].inputs.astype(jnp.float32) for name in names}
         for name, shift in networks.shifts.items():
             if name in names:
                 y = mean["outputs"][name]
                 mean["outputs"][name] = y + jnp.broadcast_to(shift[..., None, :], y.shape)
-        return {name: SiteFeatures(mean["inputs"][name], mean["outputs"][name]) for name in names}
+        return mean
 
     def pieces(
         self, names: tuple[str, ...], networks: Networks, batches: Sequence[PyTree], memory_limit: float
