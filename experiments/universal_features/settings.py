@@ -94,8 +94,8 @@ class Settings:
     t: float = 0.58
     scales: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
     learning_steps: int = 300
-    merge_rates: tuple[float, ...] = (3e-2, 1e-1, 3e-1)
-    weight_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    merge_rates: tuple[float, ...] = (1e-1, 3e-1, 1.0)
+    weight_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     autoencoder: Autoencoder = Autoencoder()
     threshold: float = 0.8
     fires: int = 10
