@@ -22,52 +22,83 @@ LUA = Path("/usr/share/lua")
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings", "pydoc_data", "turtledemo"}
 
 
+HELD_OUT = {"validation": 4, "test": 9}
+"""Of ten files which one is for which part: no part has a file in common with another."""
+
+
 def written(text: str) -> Text:
     """A text in the alphabet of all corpora, 90 % of it for training, then validation and test."""
-    kept = text.replace("\t", "    ").encode("ascii", "ignore").decode()
+    return text_of(_known(text), ALPHABET)
+
+
+def divided(files: Sequence[Path], kind: Callable[[str], str], limit: int) -> Text:
+    """Files in the alphabet of all corpora, each in one part: of ten, eight for training, one each for validation and test.
+
+    Args:
+        files: in their order.
+        kind: what is made of the content of each.
+        limit: characters for training; the other parts have a quarter of that at most.
+    """
+    held_out = [files[place::10] for place in HELD_OUT.values()]
+    rest = [file for k, file in enumerate(files) if k % 10 not in HELD_OUT.values()]
+    parts = [_filled(some, kind, size) for some, size in zip((rest, *held_out), (limit, limit // 4, limit // 4), strict=True)]
+    whole = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    index = {character: k for k, character in enumerate(ALPHABET)}
+    return Text(whole, ALPHABET, *(np.array([index[character] for character in part], np.int32) for part in parts))
+
+
+def _filled(files: Sequence[Path], kind: Callable[[str], str], limit: int) -> str:
+    """What is made of files, one behind the other, up to a number of characters."""
+    found, size = [], 0
+    for file in files:
+        if size > limit:
+            break
+        found.append(_known(kind(file.read_text(encoding="utf-8", errors="ignore"))))
+        size += len(found[-1]) + 1
+    return "\n".join(found)[:limit]
+
+
+def _known(text: str) -> str:
     known = set(ALPHABET)
-    return text_of("".join(c for c in kept if c in known), ALPHABET)
+    return "".join(c for c in text.replace("\t", "    ").encode("ascii", "ignore").decode() if c in known)
 
 
 def python(kind: Callable[[str], str], group: int, groups: int, limit: int) -> Text:
-    """Modules of Python's standard library in one order, every `groups`-th of them, up to a number of characters.
+    """Modules of Python's standard library in one order, every `groups`-th of them, `divided`.
 
     Args:
         kind: what is made of the source of a module: `prose`, `code` or `documented`.
         group: which modules; those of two groups are others.
         groups: how many there are.
-        limit: characters.
+        limit: characters for training.
 
     Raises:
         ValueError: a library without sources.
     """
-    found, size = [], 0
-    for path in _modules()[group::groups]:
-        found.append(kind(path.read_text(encoding="utf-8", errors="ignore")))
-        size += len(found[-1]) + 1
-        if size > limit:
-            break
-    if not size:
+    files = _modules()[group::groups]
+    if len(files) < 10:
         raise ValueError(f"Python's standard library has no sources at {sysconfig.get_path('stdlib')}")
-    return written("\n".join(found)[:limit])
+    return divided(files, kind, limit)
 
 
 def plays(path: Path, limit: int) -> Text:
     """Tiny Shakespeare. Raises ValueError where it is not found."""
-    return written(content_of(path)[:limit])
+    return written(content_of(path, "--plays")[:limit])
 
 
 def lua(folder: Path, limit: int) -> Text:
-    """Sources of Lua under a folder, in one order.
+    """Sources of Lua under a folder, in one order, `divided`.
 
     Raises:
-        ValueError: none there.
+        ValueError: fewer than ten files.
     """
-    paths = sorted(folder.rglob("*.lua"), key=lambda path: _place(path.relative_to(folder)))
-    text = "\n".join(path.read_text(encoding="utf-8", errors="ignore") for path in paths)
-    if not text:
-        raise ValueError(f"no Lua under {folder}: Debian has some in lua-penlight, lua-busted, lua-socket and luarocks")
-    return written(text[:limit])
+    files = sorted(folder.rglob("*.lua"), key=lambda path: _place(path.relative_to(folder)))
+    if len(files) < 10:
+        raise ValueError(
+            f"no ten files of Lua under {folder}: Debian has some in lua-penlight, lua-busted, lua-socket and luarocks; a "
+            "folder of them goes with --lua"
+        )
+    return divided(files, str, limit)
 
 
 def joined(texts: Sequence[Text]) -> Text:

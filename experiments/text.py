@@ -31,11 +31,11 @@ def read_text(path: Path, *, held_out: float = 0.05) -> Text:
     return text_of(content_of(path), held_out=held_out)
 
 
-def content_of(path: Path) -> str:
-    """What stands in a file, plain or .xz. Raises ValueError where there is none."""
+def content_of(path: Path, option: str = "--data") -> str:
+    """What stands in a file, plain or .xz. Raises ValueError where there is none, and names the option that gives another."""
     if not path.is_file():
         raise ValueError(
-            f"no text at {path}: give a file with --data (Tiny Shakespeare is tinyshakespeare.txt of karpathy/char-rnn)"
+            f"no text at {path}: give a file with {option} (Tiny Shakespeare is tinyshakespeare.txt of karpathy/char-rnn)"
         )
     content = path.read_bytes()
     return (lzma.decompress(content) if path.suffix == ".xz" else content).decode("utf-8")
@@ -56,6 +56,16 @@ def random_windows(tokens: Tokens, length: int, batch: int, *, seed: int) -> Ite
     while True:
         windows = tokens[rng.integers(0, len(tokens) - length, batch)[:, None] + offsets]
         yield windows[:, :-1], windows[:, 1:]
+
+
+def spread_windows(tokens: Tokens, length: int, batch: int, *, limit: int) -> list[tuple]:
+    """At most `limit` batches of windows at even distances from the beginning of a text to its end, none in two of them."""
+    count = min((len(tokens) - 1) // (length * batch), limit)
+    if count < 1:
+        raise ValueError(f"a text of {len(tokens)} characters has no batch of {batch} windows of {length}")
+    starts = np.linspace(0, len(tokens) - 1 - length, count * batch).round().astype(int)
+    windows = tokens[starts[:, None] + np.arange(length + 1)].reshape(count, batch, length + 1)
+    return [(window[:, :-1], window[:, 1:]) for window in windows]
 
 
 def all_windows(tokens: Tokens, length: int, batch: int, *, limit: int | None = None) -> list[tuple]:

@@ -14,6 +14,7 @@ from experiments.compatible_specialization.settings import (
     BASE,
     BEST,
     EQUAL_FEATURES,
+    EXPERTS,
     FEATURES,
     LAYERS,
     NP,
@@ -26,11 +27,12 @@ from experiments.compatible_specialization.settings import (
     routing,
 )
 from experiments.compatible_specialization.similarity import MADE, READ
-from experiments.differences import Difference
+from experiments.differences import Difference, paired
 from npmerge.reports.tables import markdown_table
 
 ONE = routing(1)
 PAPER = "Pari et al. 2024, arXiv 2411.02207"
+REPOSITORY = f"{PAPER}, its repository"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ CLAIMS = (
 
 def findings(results: Results) -> Iterator[str]:
     """A line for each thing that the rows have something to say of."""
+    yield from _at_home(results)
     yield from _shrinking(results)
     yield from _alignment(results)
     yield from (line for claim in CLAIMS if (line := _judged(results, claim)))
@@ -80,9 +83,9 @@ def findings(results: Results) -> Iterator[str]:
 
 
 def claims(results: Results) -> Iterator[Marked]:
-    """What is expected, with its mark; settings are moments of fine-tuning, places in a block, and ways without a router."""
+    """What is expected, with its mark; settings are targets and moments, places in a block, and ways without a router."""
     first, last = (f"after {n} steps" for n in (min(results.steps), max(results.steps)))
-    gains = [(than, results.change(ONE, than)) for than in (BEST, FEATURES)]
+    gains = [(than, results.change(ONE, than)) for than in (BEST, FEATURES, EQUAL_FEATURES)]
     told: list[tuple[Said, Iterable[tuple[str, Difference | None]]]] = [
         (Said(PAPER, "experts become less alike by fine-tuning", f"CKA {last}", first, -1, unit=""),
          [(place, results.fall(place)) for place in (READ, MADE)]),
@@ -90,8 +93,12 @@ def claims(results: Results) -> Iterator[Marked]:
     ]  # fmt: skip
     for claim in (x for x in CLAIMS if x.sign):
         says = claim.expected.partition(": ")[2].rstrip(".")
-        by_steps = [(f"{n} steps", results.gain(claim.better, claim.than, steps=[n])) for n in results.steps]
-        told.append((Said(PAPER, says, f"loss of {claim.than}", f"loss of {claim.better}", claim.sign, " nats"), by_steps))
+        source = REPOSITORY if "repository" in claim.expected else PAPER
+        places = [
+            (f"{target}, {n} steps", results.gain(claim.better, claim.than, steps=[n], targets=[target]))
+            for target in results.targets for n in results.steps
+        ]  # fmt: skip
+        told.append((Said(source, says, f"loss of {claim.than}", f"loss of {claim.better}", claim.sign, " nats"), places))
     for said, found in told:
         if (judged := marked(said, found)) is not None:
             yield judged
@@ -101,10 +108,11 @@ def differences(results: Results) -> list[str]:
     """Lines of a table: for each claim the gain at each number of steps."""
     rows = []
     for claim in CLAIMS:
-        found = [results.gain(claim.better, claim.than, steps=[n]) for n in results.steps]
-        cells = ["" if x is None else f"{_told(x)}, {_word(x)}" for x in found]
-        rows.append((f"{claim.than} minus {claim.better}", *cells))
-    header = ("test loss, nats; the word is of the second", *(f"{n} steps" for n in results.steps))
+        for target in results.targets:
+            found = [results.gain(claim.better, claim.than, steps=[n], targets=[target]) for n in results.steps]
+            cells = ["" if x is None else f"{_told(x)}, {_word(x)}" for x in found]
+            rows.append((f"{claim.than} minus {claim.better}, {target}", *cells))
+    header = ("test loss, nats; the words are of the second way", *(f"{n} steps" for n in results.steps))
     return markdown_table(header, [row for row in rows if any(row[1:])])
 
 
@@ -120,14 +128,29 @@ def gains(results: Results) -> list[str]:
     return markdown_table(("gain in test loss, nats", f"{first} steps", f"{last} steps", "change"), rows)
 
 
+def _at_home(results: Results) -> Iterator[str]:
+    """How far experts are specialised: what fine-tuning brings on an expert's own domain and costs on the other's."""
+    last = max(results.steps)
+    for name in EXPERTS:
+        told = []
+        for domain in EXPERTS:
+            base, own = (results.at_home(domain, last, network) for network in (BASE, name))
+            found = paired([(base, own)])
+            if found is not None:
+                told.append(f"{domain} {_told(found)}")
+        if told:
+            yield f"The expert for {name} after {last} steps, loss below the base's: {'; '.join(told)} nats."
+
+
 def _shrinking(results: Results) -> Iterator[str]:
     first, last = min(results.steps), max(results.steps)
     falls = {place: results.fall(place) for place in (READ, MADE)}
     told = "; ".join(f"{place} {_told(x)} ({x.word})" for place, x in falls.items() if x is not None)
     if told:
-        yield f"CKA of the experts on the target, the mean over blocks, from {first} to {last} steps: {told}."
-    for way in (ONE, routing(4)):
-        for than in (BEST, FEATURES):
+        where = "the mean over blocks (the first reads the same of both)"
+        yield f"CKA of the experts on the target, {where}, from {first} to {last} steps: {told}."
+    for way in (SINGLE, ONE, routing(4)):
+        for than in (BEST, FEATURES, EQUAL_FEATURES):
             early, late = (results.gain(way, than, steps=[n]) for n in (first, last))
             change = results.change(way, than)
             if early is None or late is None or change is None:
@@ -144,18 +167,26 @@ def _alignment(results: Results) -> Iterator[str]:
     found = {n: results.gain(ALIGNED, ONE, steps=[n]) for n in results.steps}
     told = "; ".join(f"{n} steps {_told(x)} ({_word(x)})" for n, x in found.items() if x is not None)
     if told:
-        yield f"Does alignment bring any of it back? {ALIGNED}, loss below {ONE}: {told}."
+        yield f"Does alignment help a router, and more where experts are further apart? {ALIGNED}, loss below {ONE}: {told}."
 
 
 def _judged(results: Results, claim: Claim) -> str:
-    found = results.gain(claim.better, claim.than)
-    if found is None:
+    each = [(target, results.gain(claim.better, claim.than, targets=[target])) for target in results.targets]
+    found = [(target, x) for target, x in each if x is not None]
+    if not found:
         return ""
-    said = f"Loss of {claim.than} minus loss of {claim.better}: {_told(found)} nats, over {found.points} targets and moments"
+    told = "; ".join(f"{target} {_told(x)}: {_answer(claim, x)}" for target, x in found)
+    return f"{claim.expected} Loss of {claim.than} minus loss of {claim.better}, in nats, the mean over moments: {told}."
+
+
+def _answer(claim: Claim, found: Difference) -> str:
     if len(found.values) < 2:
-        return f"{claim.expected} One seed cannot tell. {said}."
-    answer = {1: "so", -1: "the opposite", 0: "not told apart"}[found.verdict * claim.sign] if claim.sign else _word(found)
-    return f"{claim.expected} Found: {'not told apart' if not found.verdict else answer}. {said}."
+        return "one seed cannot tell"
+    if not found.verdict:
+        return "not told apart"
+    if claim.sign:
+        return "so" if found.verdict == claim.sign else "the opposite"
+    return f"{claim.better if found.verdict > 0 else claim.than} has the lower loss"
 
 
 def _use(results: Results) -> Iterator[str]:

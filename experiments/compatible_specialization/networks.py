@@ -14,7 +14,7 @@ from experiments.compatible_specialization.settings import BASE, EXPERTS, Settin
 from experiments.corpora import ALPHABET
 from experiments.language import MlpOnly, constant_adamw, kept
 from experiments.learning import adam
-from experiments.text import Text, all_windows, random_windows
+from experiments.text import Text, random_windows, spread_windows
 from npmerge.models import Gpt2, build
 
 BLOCKS = r"blocks/(\d+)/feed_forward/"
@@ -57,7 +57,7 @@ class Networks:
         s = self.settings
         most = s.tested if part == "test" else s.judged
         tokens, size = getattr(self.texts[name], part), min(64, most)
-        return all_windows(tokens, s.length, size, limit=max(1, most // size))
+        return spread_windows(tokens, s.length, size, limit=max(1, most // size))
 
     def _trained(self) -> PyTree:
         s = self.settings

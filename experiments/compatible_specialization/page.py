@@ -1,5 +1,6 @@
 """The page: every number in it comes from the files of its folder."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 from experiments.compatible_specialization.figures import figures
 from experiments.compatible_specialization.findings import differences, findings, gains
 from experiments.compatible_specialization.results import Results, read
-from experiments.compatible_specialization.settings import BASE, CONTROLS, EXPERTS, MERGED, PROSE, ROUTED, SWEPT
+from experiments.compatible_specialization.settings import BASE, CONTROLS, EXPERTS, MERGED, PROSE, ROUTED, SWEPT, TUNED_BASE
 from experiments.compatible_specialization.similarity import MADE, READ
 from experiments.differences import READING
 from experiments.folder import made, write_result
@@ -25,6 +26,8 @@ FIGURES = {
     "losses": "Loss on the targets against steps of fine-tuning",
     "cka": "CKA of the two experts by block",
     "cost": "Loss against operations",
+    "usage": "Weight of the second expert by block",
+    "tokens": "Weight of the second expert by block and character",
     "shares": "Validation loss against the share of the second expert",
 }
 
@@ -57,6 +60,10 @@ def page(folder: Path) -> str:
     for target in results.targets:
         lines += [f"### {target}", "", *_losses(results, target), ""]
     lines += ["## Cost", "", *_costs(results), "", f"![{FIGURES['cost']}](cost.png)", ""]
+    lines += ["## Who is used where", "", "The weight of the second expert among a block's own two.", ""]
+    lines += [line for name in ("usage", "tokens") if (folder / f"{name}.png").is_file()
+              for line in (f"![{FIGURES[name]}]({name}.png)", "")]  # fmt: skip
+    lines += ["## The experts at home", "", *_home(results), ""]
     lines += ["## CKA of the experts", "", *_cka(results), "", "## What was chosen on validation data", ""]
     lines += [*(f"- {line}" for line in _chosen(results)), ""]
     lines += [f"![{FIGURES['shares']}](shares.png)", ""] if results.sweeps else []
@@ -86,6 +93,17 @@ def _seconds(results: Results, way: str) -> str:
     return f"{results.mean('seconds', way):.1f}"
 
 
+def _home(results: Results) -> list[str]:
+    header = ("test loss, nats", *(f"{n} steps" for n in results.steps))
+    rows = []
+    for domain, name in itertools.product(EXPERTS, (BASE, *EXPERTS)):
+        found = [list(results.at_home(domain, n, name).values()) for n in results.steps]
+        if all(found):
+            whose = name if name == BASE else f"expert for {name}"
+            rows.append((f"{domain}: {whose}", *(mean_and_deviation(x) for x in found)))
+    return markdown_table(header, rows)
+
+
 def _cka(results: Results) -> list[str]:
     header = ("", *(f"{n} steps" for n in results.steps))
     rows = []
@@ -103,7 +121,9 @@ def _chosen(results: Results) -> Iterator[str]:
         if counts:
             yield f"Share of the second expert, {way}: " + ", ".join(f"{x} ({n})" for x, n in sorted(counts.items())) + "."
     for name, ways in (("routers", ROUTED), ("coefficients", MERGED), ("all weights", CONTROLS)):
-        counts = Counter(f"{row['rate']:g}" for row in results.rows if row["way"] in ways)
+        tuned = {(row["seed"], row["target"], row["way"] == TUNED_BASE or row["steps"], row["way"]): row for row in results.rows
+                 if row["way"] in ways}  # fmt: skip
+        counts = Counter(f"{row['rate']:g}" for row in tuned.values())
         if counts:
             yield f"Rates for {name}: " + ", ".join(f"{x} ({n})" for x, n in sorted(counts.items())) + "."
 
@@ -114,9 +134,11 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     plays = "half of it Tiny Shakespeare, half modules" if s["plays"] else "modules"
     yield (
         f"GPT-2 of {s['layers']} blocks, width {s['width']}, {s['heads']} heads, windows of {s['length']} characters of an "
-        f"alphabet of 96. Text is Python's standard library, every text of other modules: {PROSE} alone and code without "
-        f"docstrings and comments for the experts; for the targets both together, without and with comments; for the base "
-        f"{plays} with docstrings. Characters for training: {sizes}; as much as a ninth of it for validation and test."
+        f"alphabet of 96. Text is Python's standard library, every text and each of its parts of other modules: {PROSE} alone "
+        f"and code without docstrings and comments for the experts; for the targets both together, without and with "
+        "comments; for the base "
+        f"{plays} with docstrings. Characters for training: {sizes}; a quarter of it at most for "
+        "validation and for test each, windows spread over all of it."
     )
     yield (
         f"Base: Adam at {s['base_rate']:g}, falling along a cosine, {s['base_steps']:,} steps of {s['batch']} windows. Experts "
@@ -135,9 +157,10 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"frozen. Feature averaging is the same with one share for all tokens of all blocks; shares of {s['fractions']}."
     )
     yield (
-        "Aligned pool (ours): for each block and expert the rotation that brings its own stream onto the one that the average "
-        "of features reads, at training windows of the target (Procrustes, no labels); the expert's first and last layer take "
-        "it in. The order of hidden units changes nothing of what a router mixes, so no permutation is tried."
+        "Aligned pool (ours): for each block and expert the rotation that brings what it reads in its own network, behind the "
+        "norm, onto what the average of features reads there, at training windows of the target (Procrustes, no labels); the "
+        "expert's first and last layer take it in. For the last layer that supposes a norm with the same scale everywhere. The "
+        "order of hidden units changes nothing of what a router mixes, so no permutation is tried."
     )
     yield (
         f"{s['judged']} windows of validation data choose, {s['tested']} of test data judge. CKA is the unbiased minibatch "
@@ -150,7 +173,11 @@ LIMITS = (
     "less specialised than GPT-2 after thousands of steps, and the published losses do not belong beside these.",
     "Routers have more parameters and operations than merges of weights, as the table of costs says; the paper's reviewers "
     "asked for that, too.",
-    "Rates for coefficients and weights are half a decade above those of a first run of two seeds, in which validation chose "
-    "the highest nearly always; losses of that run had been seen, those on test windows among them.",
+    "An earlier run is not shown: its validation and test windows were of few modules, of which one was also learned from; the "
+    "grids of rates were chosen by what its validation chose.",
+    "Test windows are the same for every seed: deviations tell of networks, not of texts. Of so many comparisons of three "
+    "seeds some are told apart by chance.",
+    "An expert may be worse on a target than the base, whose text has modules with docstrings, too: part of what a merge gains "
+    "on the best expert is what fine-tuning had lost.",
     "CKA is decided by a few large directions and is no measure of the function.",
 )

@@ -32,17 +32,29 @@ from experiments.compatible_specialization.settings import (
 )
 from experiments.compatible_specialization.similarity import similarities
 from experiments.compatible_specialization.ways import Sweep, case_of, sweep_of
+from experiments.corpora import ALPHABET
 from experiments.learning import Budget
 from experiments.run import Rows
 
 
 class Files(NamedTuple):
-    """The files of rows in a folder: merges, the sweeps, CKA by block, the use of experts by block."""
+    """The files of rows in a folder.
+
+    Attributes:
+        rows: merges.
+        sweeps: shares that were tried.
+        cka: of the experts, by block.
+        usage: of experts, by block.
+        tokens: weights of experts, by block and character.
+        home: losses of base and experts on the domains of the experts.
+    """
 
     rows: Rows
     sweeps: Rows
     cka: Rows
     usage: Rows
+    tokens: Rows
+    home: Rows
 
 
 def files(out: Path, made: dict[str, Any]) -> Files:
@@ -52,6 +64,8 @@ def files(out: Path, made: dict[str, Any]) -> Files:
         Rows(out / "sweeps.csv", (*KEY, "share"), made),
         Rows(out / "cka.csv", (*KEY[:3], "place", "block"), made),
         Rows(out / "usage.csv", (*KEY, "block"), made),
+        Rows(out / "tokens.csv", (*KEY, "block"), made),
+        Rows(out / "home.csv", ("seed", "steps", "domain", "network"), made),
     )
 
 
@@ -87,9 +101,10 @@ class Experiment:
                     continue
                 began = time.perf_counter()
                 row = key | self.measured(place, way)
-                self.files.rows.add(row | {"seconds": round(time.perf_counter() - began, 2)})
+                self.files.rows.add({"seconds": round(time.perf_counter() - began, 2)} | row)
                 typer.echo(f"{', '.join(str(x) for x in key.values())}: loss {row['loss']:.4f}", err=True)
             self._similarity(place)
+            self._home(place)
 
     def places(self) -> Iterator[Place]:
         """Each target at each checkpoint."""
@@ -120,10 +135,10 @@ class Experiment:
         return self._row(place, n.apply, place.experts[EXPERTS.index(way.removeprefix("expert: "))])
 
     def _known(self, place: Place, way: str) -> dict[str, Any] | None:
-        """What was measured at another moment of the experts, on which it does not depend."""
-        key, others = self.seed | {"target": place.target, "way": way}, (*KEY, "seconds")
+        """What was measured at another moment of the experts, on which it does not depend, and how long that took."""
+        key = self.seed | {"target": place.target, "way": way}
         rows = [row for row in self.files.rows.all if all(row[name] == x for name, x in key.items())]
-        return {name: x for name, x in rows[0].items() if name not in others} if rows else None
+        return {name: x for name, x in rows[0].items() if name not in KEY} if rows else None
 
     def _learned(self, place: Place, way: str) -> dict[str, Any]:
         """Learned on the target at each rate, the best on validation data kept."""
@@ -162,6 +177,23 @@ class Experiment:
             if not self.files.usage.has(**key):
                 weights = np.round(usage.weights[k], 5).tolist()
                 self.files.usage.add(key | {"weights": weights, "entropy": round(float(usage.entropy[k]), 5)})
+        if self.networks.seed or place.steps != max(self.settings.checkpoints):
+            return
+        inputs = place.test[0][0][:1]
+        for name, weights in apply.weights(variables, inputs).items():
+            key = self.seed | place.key | {"way": way, "block": int(name)}
+            if not self.files.tokens.has(**key):
+                text = "".join(ALPHABET[k] for k in inputs[0])
+                self.files.tokens.add(key | {"text": [text], "weights": np.round(np.asarray(weights)[0], 3).tolist()})
+
+    def _home(self, place: Place) -> None:
+        """How good the experts are at what they were fine-tuned on, and at what the other was."""
+        n = self.networks
+        for domain in EXPERTS:
+            for name, variables in ((BASE, n.base), *zip(EXPERTS, place.experts, strict=True)):
+                key = self.seed | {"steps": place.steps, "domain": domain, "network": name}
+                if not self.files.home.has(**key):
+                    self.files.home.add(key | {"loss": self._loss(n.windows(domain, "test"), n.apply, variables)})
 
     def _similarity(self, place: Place) -> None:
         """Between the two experts, on the target."""

@@ -84,9 +84,9 @@ class Settings:
     ways: tuple[str, ...] = WAYS
     fractions: tuple[float, ...] = tuple(k / 10 for k in range(11))
     learning_steps: int = 100
-    router_rates: tuple[float, ...] = (1e-2, 5e-2)
-    merge_rates: tuple[float, ...] = (1e-1, 3e-1)
-    weight_rates: tuple[float, ...] = (1e-3, 3e-3)
+    router_rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)
+    merge_rates: tuple[float, ...] = (1e-1, 3e-1, 1.0)
+    weight_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     judged: int = 128
     tested: int = 384
 
@@ -106,7 +106,7 @@ PRESETS = {
     Preset.cpu: Settings(),
     Preset.paper: Settings(
         layers=12, heads=12, width=768, length=1024, batch=128, characters=10**9, base_steps=100_000, base_rate=6e-4,
-        expert_rate=8e-4, checkpoints=(500, 1000, 2000, 4000, 8000), learning_steps=1700, router_rates=(5e-3, 1e-2),
+        expert_rate=8e-4, checkpoints=(500, 1000, 2000, 4000, 8000), learning_steps=1700, router_rates=(5e-3, 1e-2, 3e-2),
         judged=256, tested=1024,
     ),
 }  # fmt: skip

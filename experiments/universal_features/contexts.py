@@ -58,7 +58,7 @@ def _strongest(active: Float[np.ndarray, "windows length"], texts: np.ndarray, c
     for row in np.argsort(-active.max(1))[:count]:
         place = int(active[row].argmax())
         part = slice(max(0, place - BEFORE), place + BEHIND)
-        digits = np.ceil(9 * active[row][part] / active.max()).astype(int)
+        digits = np.minimum(9, np.ceil(9 * active[row][part] / active.max())).astype(int)  # rounding may be above
         characters = "".join(ALPHABET[k] for k in texts[row][part])
         found.append([characters, "".join(map(str, digits))])
     return found

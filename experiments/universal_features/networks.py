@@ -12,7 +12,7 @@ from alignment.graph import Graph, PyTree
 from experiments.corpora import ALPHABET, mixed
 from experiments.language import graph_of, kept
 from experiments.learning import Budget, adam
-from experiments.text import Text, all_windows
+from experiments.text import Text, spread_windows
 from experiments.universal_features.settings import (
     BASE,
     CODER,
@@ -97,7 +97,7 @@ class Networks:
         """Windows of a part of a text, as batches."""
         most = count or self.settings.judged
         size = min(64, most)
-        return all_windows(getattr(self.texts[name], part), self.settings.length, size, limit=max(1, most // size))
+        return spread_windows(getattr(self.texts[name], part), self.settings.length, size, limit=max(1, most // size))
 
     def slerp(self, t: float) -> PyTree:
         """Between the fine-tune to Lua, 0, and that to plays, 1."""

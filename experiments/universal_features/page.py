@@ -111,10 +111,11 @@ def _dictionaries(results: Results) -> list[str]:
     for name in dict.fromkeys(row["network"] for row in results.dictionaries):
         found = [row for row in results.dictionaries if row["network"] == name]
         of = {column: {row["seed"]: row[column] for row in found} for column in found[0] if column not in ("seed", "network")}
+        recovered = {seed: x for seed, x in of["recovered"].items() if x != ""}
         dead = {row["seed"]: row["dead"] / row["features"] for row in found}
         alive = f"{np.mean([row['alive'] for row in found]):,.0f} of {found[0]['features']:,}"
         losses = (number(of[column]) for column in ("loss", "reconstructed", "ablated"))
-        rows.append((name, number(of["l0"]), percent(of["explained"]), percent(of["recovered"]), alive, percent(dead), *losses))
+        rows.append((name, number(of["l0"]), percent(of["explained"]), percent(recovered), alive, percent(dead), *losses))
     return markdown_table(header, rows)
 
 
@@ -128,7 +129,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "English is the docstrings of Python's standard library, Python other modules of it without docstrings and comments, "
-        f"plays Tiny Shakespeare, Lua Debian's packages.{packaged} Characters for training: {sizes}."
+        f"plays Tiny Shakespeare, Lua Debian's packages.{packaged} Characters for training: {sizes}; validation "
+        "and test are of other files, windows spread over all of them."
     )
     yield (
         f"Base: Adam at {s['base_rate']:g}, {s['base_steps']:,} steps of {s['batch']} windows, half of each "
@@ -143,8 +145,9 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"Autoencoders: {a['expansion']} features for each unit, L1 {a['l1']:g}, units scaled to a mean squared norm of their "
-        f"number, Adam at {a['rate']:g}, {a['steps']:,} steps of {a['batch']:,} tokens from {a['tokens']:,}, decoder rows of "
-        f"length one. {a['chunks'] - 1} times features that were dead in a part of the training start anew where the "
+        f"number, Adam at {a['rate']:g}, {a['chunks'] * (a['steps'] // a['chunks']):,} steps of {a['batch']:,} tokens from "
+        f"{a['tokens']:,}, decoder rows of length one. {a['chunks'] - 1} times features that were dead in a part of the "
+        "training start anew where the "
         "reconstruction is bad. All see the same mixture of all four texts, so that what is missing is missing in the network; "
         "the paper trained each on its own network's text. The defaults of expansion and L1 were chosen before this run, with "
         "a base of 500 steps, by how much of the loss is recovered and how far two autoencoders of the base agree."
@@ -156,8 +159,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         "is the other's best."
     )
     yield (
-        "Control: two autoencoders of one network, of other seeds, and other batches. What does not persist there is lost by "
-        "the autoencoders, not by the networks."
+        "Every autoencoder has a seed of its own, for its start and its batches. Control: two of one network. What does not "
+        "persist there is lost by the autoencoders, not by the networks."
     )
 
 
@@ -166,5 +169,6 @@ LIMITS = (
     "Autoencoders of one network disagree, as the control says: shares of persisting features are to be read against it.",
     "Rates for coefficients and weights are half a decade above those of a first run, in which validation chose the highest in "
     "every seed; what that run found had been seen.",
+    "Test windows are the same for every seed: deviations tell of networks and autoencoders, not of texts.",
     "The paper's counts of features are not published, so none stands beside these.",
 )

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,12 @@ def edges(merges: Sequence[str]) -> list[tuple[str, str]]:
     parents = [(parent, merge) for merge in merges for parent in PARENTS]
     twice = [(name, f"{name}, {AGAIN}") for name in TWICE]
     return [(BASE, name) for name in (*PARENTS, *merges)] + parents + twice
+
+
+def seed_of(seed: int, name: str) -> int:
+    """Of the autoencoder of a network: no two begin alike, as the two of one network do not."""
+    names = (BASE, *PARENTS, *MERGES, *(f"{twice}, {AGAIN}" for twice in TWICE))
+    return 1000 * (names.index(name) + 1) + 2 * seed
 
 
 SHOWN = (BASE, *PARENTS, SLERP, NP)
@@ -136,7 +143,7 @@ class Experiment:
             "loss": loss,
             "reconstructed": losses[0],
             "ablated": losses[1],
-            "recovered": round(float((losses[1] - losses[0]) / (losses[1] - loss)), 5),
+            "recovered": round(float((losses[1] - losses[0]) / (losses[1] - loss)), 5) if losses[1] > loss else "",
         }
 
     def _origins(self, name: str) -> dict[str, Any]:
@@ -160,10 +167,14 @@ class Experiment:
 
     def _contexts(self) -> None:
         """Of the first seed that is run."""
-        there = {row["network"] for row in self.files.contexts.all}
-        for name in (name for name in SHOWN if name not in there):
-            for row in contexts_of(self, name):
-                self.files.contexts.add(self.seed | {"network": name} | row)
+        first = min((row["seed"] for row in self.files.contexts.all), default=self.networks.seed)
+        there = Counter(row["network"] for row in self.files.contexts.all)
+        complete = {row["network"] for row in self.files.contexts.all if there[row["network"]] == row["of"]}
+        for name in (name for name in SHOWN if name not in complete and first == self.networks.seed):
+            rows = list(contexts_of(self, name))
+            for row in rows:
+                if not self.files.contexts.has(network=name, feature=row["feature"]):
+                    self.files.contexts.add(self.seed | {"network": name} | row | {"of": len(rows)})
 
     # -------------------------------------------------------------------------------------------------------- features
 
@@ -188,7 +199,7 @@ class Experiment:
 
         def make() -> dict[str, Any]:
             x = units(n.apply, n.graph, variables, self.learning)
-            return learned(x, self.settings.autoencoder, seed=2 * n.seed + 1000 * (plain != name))._asdict()
+            return learned(x, self.settings.autoencoder, seed=seed_of(n.seed, name))._asdict()
 
         found = kept(path, n.made, make)
         return measured(Dictionary(**found), units(n.apply, n.graph, variables, self.compared))

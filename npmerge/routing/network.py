@@ -110,6 +110,11 @@ class RoutedNetwork:
                 block = plan.blocks[unit]
                 read = [env[v] for v in block.reads]
                 w = weights[block.name] = self._weighed(router, block, read, weights)
+                if w.shape[-1] != len(plan.pools[unit]) * self.models:
+                    raise ValueError(
+                        f"the router has weights for {w.shape[-1]} experts, the pool of the block {block.name!r} has "
+                        f"{len(plan.pools[unit]) * self.models}"
+                    )
                 outs = _mixed(w, block, self._experts(plan, unit, experts, read))
                 env.update(zip(block.made(program, block.makes), outs, strict=True))
             else:
@@ -120,7 +125,10 @@ class RoutedNetwork:
         if self.router.shared and earlier:
             return next(iter(earlier.values()))
         gate = None if block.gate is None else jnp.moveaxis(read[block.gate], block.axis, -1)
-        return self.router(router, block.name, gate)
+        try:
+            return self.router(router, block.name, gate)
+        except KeyError as error:
+            raise ValueError(f"the variables have no leaf router/{error.args[0]} for the block {block.name!r}") from None
 
     def _experts(self, plan: Plan, i: int, experts: list[dict[str, Array]], read: Sequence[Array]) -> Iterable[list[Array]]:
         """What each expert of a pool makes of what the block reads."""

@@ -17,7 +17,7 @@ from experiments.compatible_specialization.findings import CLAIMS, claims, diffe
 from experiments.compatible_specialization.networks import BLOCKS, Networks
 from experiments.compatible_specialization.page import page
 from experiments.compatible_specialization.pool import aligned_pool, procrustes, turned
-from experiments.compatible_specialization.results import Results
+from experiments.compatible_specialization.results import Results, read
 from experiments.compatible_specialization.settings import (
     ALIGNED,
     BASE,
@@ -32,6 +32,7 @@ from experiments.compatible_specialization.settings import (
     PRESETS,
     ROUTED,
     TUNED_AVERAGE,
+    TUNED_BASE,
     WAYS,
     WEIGHTS,
     routing,
@@ -206,10 +207,49 @@ def test_words_follow_the_rows():
     equal = "not told apart"
     for gain, word, cell in ((0.1, "so", "lower loss"), (-0.1, "the opposite", "higher loss"), (0.0, equal, equal)):
         (line,) = findings(results(gain))
-        assert f"Found: {word}." in line and f"{gain:+.4f}" in line.replace("-0.0000", "+0.0000")
+        assert f": {word}." in line and f"{gain:+.4f}" in line.replace("-0.0000", "+0.0000")
         assert cell in differences(results(gain))[2]
         (judged,) = claims(results(gain))
         assert judged.mark == {"so": "reproduced", "the opposite": "refuted"}.get(word, word) and len(judged.rows) == 2
+
+
+def test_targets_are_told_one_by_one():
+    """What is better on one target and worse on the other is told of both, and has no common verdict."""
+    claim = CLAIMS[0]
+    rows = [
+        {"seed": seed, "target": target, "steps": 1, "way": way, "loss": 2 + 0.01 * seed - gain * (way == claim.better)}
+        for seed in range(3) for target, gain in (("a", 0.1), ("b", -0.1)) for way in (claim.better, claim.than)
+    ]  # fmt: skip
+    (line,) = findings(Results({}, rows, [], [], []))
+    assert "a +0.1000 ± 0.0000: so; b -0.1000 ± 0.0000: the opposite." in line
+    (judged,) = claims(Results({}, rows, [], [], []))
+    assert judged.mark == "partly" and list(judged.rows) == ["a, 1 steps", "b, 1 steps"]
+
+
+def test_experts_are_judged_at_home(out, networks):
+    """At the last moment the loss of an expert on its own domain is what it is there, and the page tells it."""
+    found = read(out)
+    for name, variables in ((BASE, networks.base), *zip(EXPERTS, networks.experts(6), strict=True)):
+        for domain in EXPERTS:
+            expected = nm.evaluate(networks.apply, variables, networks.windows(domain, "test")).loss
+            assert found.at_home(domain, 6, name)[0] == pytest.approx(expected, abs=1e-5)
+    assert f"The expert for {EXPERTS[0]} after 6 steps" in page(out)
+
+
+def test_weights_of_characters_are_those_of_the_router(out):
+    rows = read_rows(out / "tokens.csv")
+    assert {row["way"] for row in rows} == {routing(1), ALIGNED} and {row["steps"] for row in rows} == {6}
+    for row in rows:
+        weights = np.array(row["weights"])
+        assert weights.shape == (SETTINGS.length, 2) and len(row["text"][0]) == SETTINGS.length
+        np.testing.assert_allclose(weights.sum(1), 1, atol=2e-3)
+
+
+def test_what_is_known_keeps_its_seconds():
+    rows = [{"seed": 0, "target": "a", "steps": 1, "way": TUNED_BASE, "loss": 1.5, "seconds": 9.0}]
+    some = SimpleNamespace(seed={"seed": 0}, files=SimpleNamespace(rows=SimpleNamespace(all=rows)))
+    place = SimpleNamespace(target="a")
+    assert made.Experiment._known(some, place, TUNED_BASE) == {"loss": 1.5, "seconds": 9.0}
 
 
 def test_claims_of_more_steps_follow_the_rows():
@@ -235,7 +275,7 @@ def test_the_page_is_made_of_the_files_alone(out, rows):
     for row in rows:
         assert f"| {row['way']} |" in text and f"{row['loss']:.3f}" in text
     assert json.loads((out / "summary.json").read_text())["command"] in text
-    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("losses", "cka", "cost", "shares"))
+    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("losses", "cka", "cost", "shares", "usage", "tokens"))
 
 
 def test_nothing_is_done_twice(out, monkeypatch):

@@ -1,13 +1,14 @@
 """Corpora: what is made of the sources of Python, and that no two texts share a module."""
 
 import inspect
+import re
 import textwrap
 
 import numpy as np
 import pytest
 
 from experiments import corpora
-from experiments.text import random_windows
+from experiments.text import random_windows, spread_windows
 
 SOURCE = '''"""About it."""
 
@@ -49,7 +50,20 @@ def test_groups_have_other_modules():
     assert not [path for path in paths if "test" in path.parts or "site-packages" in path.parts]
     one, two = (corpora.python(corpora.documented, k, 4, 3000) for k in (0, 1))
     assert one.sha256 != two.sha256 and one.alphabet == two.alphabet
-    assert len(one.train) + len(one.validation) + len(one.test) == 3000
+    assert len(one.train) == 3000 and 0 < len(one.validation) <= 750 and 0 < len(one.test) <= 750
+
+
+def test_no_file_is_in_two_parts(tmp_path):
+    """Eight of ten files are for training; what is cut off is cut off at the end of a part."""
+    files = [tmp_path / f"{k:02d}.py" for k in range(30)]
+    for k, file in enumerate(files):
+        file.write_text(f"<{k:02d}>" * 5)
+    found = corpora.divided(files, str, 10_000)
+    parts = ["".join(found.alphabet[k] for k in part) for part in found[2:]]
+    seen = [{int(number) for number in re.findall(r"<(\d+)>", part)} for part in parts]
+    assert seen == [{k for k in range(30) if k % 10 not in (4, 9)}, {4, 14, 24}, {9, 19, 29}]
+    short = corpora.divided(files, str, 100)
+    assert [len(part) for part in short[2:]] == [100, 25, 25] and short.sha256 != found.sha256
 
 
 def test_what_is_written_has_the_characters_of_the_alphabet_alone():
@@ -59,14 +73,15 @@ def test_what_is_written_has_the_characters_of_the_alphabet_alone():
 
 
 def test_lua_and_plays_are_read_or_missed(tmp_path):
-    with pytest.raises(ValueError, match="no Lua under"):
+    with pytest.raises(ValueError, match=r"no ten files of Lua under .*--lua"):
         corpora.lua(tmp_path, 100)
-    with pytest.raises(ValueError, match="no text at"):
+    with pytest.raises(ValueError, match=r"no text at .*--plays"):
         corpora.plays(tmp_path / "none.txt", 100)
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.lua").write_text("local x = 1\n" * 20)
+    for k in range(10):
+        (tmp_path / "sub" / f"{k}.lua").write_text("local x = 1\n" * 20)
     (tmp_path / "plays.txt").write_text("Enter KING\n" * 20)
-    assert len(corpora.lua(tmp_path, 100).train) == 90
+    assert len(corpora.lua(tmp_path, 100).train) == 100
     assert len(corpora.plays(tmp_path / "plays.txt", 100).test) == 5
 
 
@@ -82,3 +97,15 @@ def test_batches_are_mixed_in_equal_parts():
     both = corpora.joined([a, b])
     np.testing.assert_array_equal(both.train, np.concatenate([a.train, b.train]))
     assert both.sha256 not in (a.sha256, b.sha256)
+
+
+def test_windows_are_spread_over_the_whole_text():
+    tokens = np.arange(103)
+    batches = spread_windows(tokens, 5, 4, limit=3)
+    starts = np.concatenate([inputs[:, 0] for inputs, _ in batches])
+    assert len(batches) == 3 and starts[0] == 0 and starts[-1] == 97 and np.diff(starts).min() >= 8
+    for inputs, targets in batches:
+        assert inputs.shape == (4, 5) and (targets == inputs + 1).all()
+    assert len(spread_windows(tokens, 5, 4, limit=99)) == 5
+    with pytest.raises(ValueError, match="103 characters has no batch"):
+        spread_windows(tokens, 50, 4, limit=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,14 @@ from experiments.run import read_rows
 from experiments.universal_features.activations import last_layer, nothing, patched, units
 from experiments.universal_features.browsable import browsable
 from experiments.universal_features.command import reproduce, texts
+from experiments.universal_features.contexts import _strongest
 from experiments.universal_features.dictionary import Dictionary, _anew, _started, learned
 from experiments.universal_features.findings import claims, findings
 from experiments.universal_features.matching import correlations, matched, measured
 from experiments.universal_features.networks import Networks
 from experiments.universal_features.page import page
 from experiments.universal_features.results import Results, read
-from experiments.universal_features.rows import SHOWN, TWICE, Experiment, edges
+from experiments.universal_features.rows import SHOWN, TWICE, Experiment, edges, seed_of
 from experiments.universal_features.settings import (
     AGAIN,
     CONTROL,
@@ -253,6 +255,30 @@ def test_contexts_are_text_and_never_markup(out):
     assert '<mark class="h9">p</mark>' not in html and '<mark class="h9">' in html and "\u00b6&amp;" in html
     (first, digits), *_ = results.contexts[0]["contexts"]
     assert len(str(digits)) <= len(first) and str(digits).strip("0")
+
+
+def test_digits_of_activations_are_digits():
+    """Nine times an activation over itself may be above nine by rounding."""
+    rng = np.random.default_rng(0)
+    for value in rng.uniform(0.1, 9, 400).astype(np.float32):
+        active = np.zeros((1, 5), np.float32)
+        active[0, 2] = value
+        ((characters, digits),) = _strongest(active, np.zeros((1, 5), int), 1)
+        assert digits == "00900" and len(characters) == 5
+
+
+def test_every_autoencoder_has_its_own_seed():
+    names = [*NETWORKS, *(f"{name}, {AGAIN}" for name in TWICE)]
+    assert len({seed_of(seed, name) for seed in range(3) for name in names}) == 3 * len(names)
+
+
+def test_contexts_that_were_interrupted_are_completed(out, tmp_path):
+    shutil.copytree(out, tmp_path / "again")
+    path = tmp_path / "again" / "contexts.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]))
+    reproduce("test", tmp_path / "again", range(1))
+    assert sorted(path.read_text().splitlines(keepends=True)) == sorted(lines)
 
 
 def test_nothing_is_done_twice(out, monkeypatch):

@@ -190,3 +190,30 @@ def test_narrow_networks_are_mixed_in_float32_and_rounded_once():
     routed = nm.route(dense, models, "w", x)
     got = routed.apply(routed.variables, x)
     assert got.dtype == jnp.bfloat16 and float(got[0, 0]) == 1.0078125  # a sum in bfloat16 would have been 1
+
+
+@pytest.mark.parametrize(
+    ("router", "variables", "said"),
+    [
+        (nm.FeatureAveraging(), {"weights": np.ones(1, np.float32)}, "weights for 1 experts, the pool of the block '0' has 2"),
+        (nm.FeatureAveraging(), {"weights": np.ones(3, np.float32)}, "weights for 3 experts"),
+        (nm.Router(shared=True), {"kernel": np.zeros((WIDTH, 4), np.float32)}, "weights for 4 experts"),
+        (nm.Router(), {"1/kernel": np.zeros((WIDTH, 2), np.float32)}, "no leaf router/0/kernel for the block '0'"),
+        (nm.FeatureAveraging(), {}, "no leaf router/weights"),
+    ],
+)
+def test_a_router_of_another_pool(router, variables, said):
+    routed = nm.route(apply, MODELS, PATTERN, X, router)
+    with pytest.raises(ValueError, match=said):
+        routed.apply({**routed.variables, "router": variables}, X)
+
+
+def test_a_pool_of_one_layer_is_routing_over_the_own_experts():
+    """`layers=1` has the weights and the outputs of a pool of more layers whose other experts are never asked."""
+    one, two = (nm.route(apply, MODELS, PATTERN, X, nm.Router(layers=layers)) for layers in (1, 2))
+    variables = kernels(one)
+    wide = {name: np.concatenate([kernel, np.zeros_like(kernel)], 1) for name, kernel in variables["router"].items()}
+    weights = one.apply.weights(variables, X)
+    mixed = two.apply.weights({**two.variables, "router": wide}, X)
+    first = next(iter(weights))  # it reads the same in both; shares are those among its own experts
+    near(mixed[first][..., :2] / mixed[first][..., :2].sum(-1, keepdims=True), weights[first])
