@@ -24,16 +24,15 @@ PAPER = "Horn and Elliott 2025, arXiv 2410.12391"
 
 
 def claims(results: Results) -> Iterator[Marked]:
-    """What the paper found, with its mark; settings are networks. Few is meant beside what two autoencoders of one share."""
-    few = Claim(
-        PAPER, "few of the base's features persist", "persisting", f"persisting between two autoencoders of the {BASE}", -1
-    )
+    """What the paper found, with its mark; settings are the fine-tunes. Few is taken for less than half."""
+    few = Claim(PAPER, "few of the base's features persist through fine-tuning", "persisting", "half of them", -1)
+    lost = Claim(PAPER, "fine-tuning removes features", "persisting", f"persisting between two autoencoders of the {BASE}", -1)
     left = Claim(PAPER, "fewer of them persist in the merge", f"persisting in {SLERP}", "persisting in a fine-tune", -1)
-    ceiling, merged = results.ceiling(BASE), results.kept(BASE, SLERP)
-    networks = (*PARENTS, *MERGES)
+    kept = {name: results.kept(BASE, name) for name in (*PARENTS, SLERP)}
     for claim, found in (
-        (few, [(name, minus(results.kept(BASE, name), ceiling)) for name in networks]),
-        (left, [(name, minus(merged, results.kept(BASE, name))) for name in PARENTS]),
+        (few, [(name, minus(kept[name], dict.fromkeys(kept[name], 0.5))) for name in PARENTS]),
+        (lost, [(name, minus(kept[name], results.ceiling(BASE))) for name in PARENTS]),
+        (left, [(name, minus(kept[SLERP], kept[name])) for name in PARENTS]),
     ):
         if (judged := marked(claim, found)) is not None:
             yield judged

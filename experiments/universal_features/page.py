@@ -130,7 +130,7 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "English is the docstrings of Python's standard library, Python other modules of it without docstrings and comments, "
         f"plays Tiny Shakespeare, Lua Debian's packages.{packaged} Characters for training: {sizes}; validation "
-        "and test are of other files, windows spread over all of them."
+        "and test are of other files (of the plays the last tenth), windows spread over all of them."
     )
     yield (
         f"Base: Adam at {s['base_rate']:g}, {s['base_steps']:,} steps of {s['batch']} windows, half of each "

@@ -232,9 +232,10 @@ def test_words_follow_the_rows():
     assert f"{question} +10.00 ± 0.00 points, higher." in said(10)
     assert f"{question} -10.00 ± 0.00 points, lower." in said(-10)
     assert f"{question} +0.00 ± 0.00 points, not told apart." in said(0)
-    few, left = claims(results(0, fine_tuned=20))
-    assert few.mark == "partly" and [x.verdict for x in few.rows.values()] == [-1, -1, 0, 0, 0, 0, 0]
-    assert left.mark == "refuted" and {x.mark for x in claims(results(0))} == {"not told apart"}
+    few, lost, left = claims(results(0, fine_tuned=20))
+    assert (few.mark, lost.mark, left.mark) == ("reproduced", "reproduced", "refuted")
+    few, lost, left = claims(results(0, fine_tuned=-20))
+    assert (few.mark, lost.mark, left.mark) == ("refuted", "refuted", "reproduced")
 
 
 def test_the_pages_are_made_of_the_files_alone(out):
