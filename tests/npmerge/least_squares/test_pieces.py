@@ -10,9 +10,13 @@ EXAMPLES = 5 * BATCHES
 """480 of them: what the three sites should make takes 4 * 480 bytes for each of 11, 11 and 4 units."""
 
 
-@pytest.mark.parametrize(("memory_limit", "runs"), [(1e9, [3]), (45_000, [2, 1]), (25_000, [1, 1, 1]), (15_000, [1])])
-def test_parents_are_run_once_for_what_memory_holds(memory_limit, runs, monkeypatch):
-    whole = solve(partial_maps(), batches=EXAMPLES, sequential=True)
+@pytest.fixture(scope="module")
+def whole():
+    return solve(partial_maps(), batches=EXAMPLES, sequential=True)
+
+
+@pytest.mark.parametrize(("memory_limit", "runs"), [(1e9, [3]), (45_000, [2, 1]), (15_000, [1])])
+def test_parents_are_run_once_for_what_memory_holds(memory_limit, runs, whole, monkeypatch):
     seen = []
     original = pieces._wanted
     monkeypatch.setattr(pieces, "_wanted", lambda *given: seen.append(given[1]) or original(*given))
