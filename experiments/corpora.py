@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.text import Text, content_of, random_windows, text_of
+from experiments.text import Text, content_of, random_windows, text_of, tokens_of
 
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 """What all corpora are written in; tabs are four spaces, all else is left out."""
@@ -22,8 +22,8 @@ LUA = Path("/usr/share/lua")
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings", "pydoc_data", "turtledemo"}
 
 
-HELD_OUT = {"validation": 4, "test": 9}
-"""Of ten files which one is for which part: no part has a file in common with another."""
+HELD_OUT = (4, 9)
+"""Of ten files the one for validation and the one for tests: no part has a file in common with another."""
 
 
 def written(text: str) -> Text:
@@ -39,12 +39,11 @@ def divided(files: Sequence[Path], kind: Callable[[str], str], limit: int) -> Te
         kind: what is made of the content of each.
         limit: characters for training; the other parts have a quarter of that at most.
     """
-    held_out = [files[place::10] for place in HELD_OUT.values()]
-    rest = [file for k, file in enumerate(files) if k % 10 not in HELD_OUT.values()]
+    held_out = [files[place::10] for place in HELD_OUT]
+    rest = [file for k, file in enumerate(files) if k % 10 not in HELD_OUT]
     parts = [_filled(some, kind, size) for some, size in zip((rest, *held_out), (limit, limit // 4, limit // 4), strict=True)]
     whole = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    index = {character: k for k, character in enumerate(ALPHABET)}
-    return Text(whole, ALPHABET, *(np.array([index[character] for character in part], np.int32) for part in parts))
+    return Text(whole, ALPHABET, *(tokens_of(part, ALPHABET) for part in parts))
 
 
 def _filled(files: Sequence[Path], kind: Callable[[str], str], limit: int) -> str:

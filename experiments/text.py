@@ -44,10 +44,15 @@ def content_of(path: Path, option: str = "--data") -> str:
 def text_of(text: str, alphabet: str = "", *, held_out: float = 0.05) -> Text:
     """A text in its own alphabet, or in a given one, of which it may have no other character."""
     alphabet = alphabet or "".join(sorted(set(text)))
-    index = {character: k for k, character in enumerate(alphabet)}
-    tokens = np.array([index[character] for character in text], np.int32)
+    tokens = tokens_of(text, alphabet)
     ends = [round(len(tokens) * (1 - 2 * held_out)), round(len(tokens) * (1 - held_out))]
     return Text(hashlib.sha256(text.encode()).hexdigest(), alphabet, *np.split(tokens, ends))
+
+
+def tokens_of(text: str, alphabet: str) -> Tokens:
+    """The places of characters in an alphabet, of which there may be no others."""
+    index = {character: k for k, character in enumerate(alphabet)}
+    return np.array([index[character] for character in text], np.int32)
 
 
 def random_windows(tokens: Tokens, length: int, batch: int, *, seed: int) -> Iterator[tuple]:
@@ -60,9 +65,7 @@ def random_windows(tokens: Tokens, length: int, batch: int, *, seed: int) -> Ite
 
 def spread_windows(tokens: Tokens, length: int, batch: int, *, limit: int) -> list[tuple]:
     """At most `limit` batches of windows at even distances from the beginning of a text to its end, none in two of them."""
-    count = min((len(tokens) - 1) // (length * batch), limit)
-    if count < 1:
-        raise ValueError(f"a text of {len(tokens)} characters has no batch of {batch} windows of {length}")
+    count = _batches_in(tokens, length, batch, limit)
     starts = np.linspace(0, len(tokens) - 1 - length, count * batch).round().astype(int)
     windows = tokens[starts[:, None] + np.arange(length + 1)].reshape(count, batch, length + 1)
     return [(window[:, :-1], window[:, 1:]) for window in windows]
@@ -70,10 +73,14 @@ def spread_windows(tokens: Tokens, length: int, batch: int, *, limit: int) -> li
 
 def all_windows(tokens: Tokens, length: int, batch: int, *, limit: int | None = None) -> list[tuple]:
     """Windows side by side, in order, as batches of one size; what is left over is dropped. At most `limit` batches."""
-    count = (len(tokens) - 1) // (length * batch)
-    count = count if limit is None else min(count, limit)
-    if count < 1:
-        raise ValueError(f"a text of {len(tokens)} characters has no batch of {batch} windows of {length}")
+    count = _batches_in(tokens, length, batch, limit)
     size = count * batch * length
     inputs, targets = (tokens[k : k + size].reshape(count, batch, length) for k in (0, 1))
     return list(zip(inputs, targets, strict=True))
+
+
+def _batches_in(tokens: Tokens, length: int, batch: int, limit: int | None) -> int:
+    count = (len(tokens) - 1) // (length * batch)
+    if count < 1:
+        raise ValueError(f"a text of {len(tokens)} characters has no batch of {batch} windows of {length}")
+    return count if limit is None else min(count, limit)

@@ -47,18 +47,12 @@ def figures(folder: Path) -> dict[str, Any]:
     found = {"losses": losses, "cka": cka}
     found["cost"], (ax,) = new_figure(1)
     _draw_cost(ax, results)
-    if results.sweeps:
-        found["shares"], axes = new_figure(len(results.targets))
-        for ax, target in zip(axes, results.targets, strict=True):
-            _draw_shares(ax, results, target)
-    if results.usage:
-        found["usage"], axes = new_figure(len(results.targets))
-        for ax, target in zip(axes, results.targets, strict=True):
-            _draw_usage(ax, results, target)
-    if results.tokens:
-        found["tokens"], axes = new_figure(len(results.targets))
-        for ax, target in zip(axes, results.targets, strict=True):
-            _draw_tokens(ax, results, target)
+    by_target = (("shares", results.sweeps, _draw_shares), ("usage", results.usage, _draw_usage))
+    for name, rows, draw in (*by_target, ("tokens", results.tokens, _draw_tokens)):
+        if rows:
+            found[name], axes = new_figure(len(results.targets))
+            for ax, target in zip(axes, results.targets, strict=True):
+                draw(ax, results, target)
     return found
 
 

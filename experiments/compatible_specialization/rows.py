@@ -152,6 +152,7 @@ class Experiment:
         network = case.network(found.theta)
         if way in ROUTED:
             self._usage(place, way, case.apply, network)
+            self._tokens(place, way, case.apply, network)
         return self._row(place, case.apply, network, rate=found.rate, learned=case.learned)
 
     def _shared(self, place: Place, way: str) -> dict[str, Any]:
@@ -177,7 +178,11 @@ class Experiment:
             if not self.files.usage.has(**key):
                 weights = np.round(usage.weights[k], 5).tolist()
                 self.files.usage.add(key | {"weights": weights, "entropy": round(float(usage.entropy[k]), 5)})
-        if self.networks.seed or place.steps != max(self.settings.checkpoints):
+
+    def _tokens(self, place: Place, way: str, apply: Any, variables: PyTree) -> None:
+        """The weights of experts at each character of a test window, of the first seed that is run, after the most steps."""
+        first = min((row["seed"] for row in self.files.tokens.all), default=self.networks.seed)
+        if first != self.networks.seed or place.steps != max(self.settings.checkpoints):
             return
         inputs = place.test[0][0][:1]
         for name, weights in apply.weights(variables, inputs).items():

@@ -43,19 +43,19 @@ class Pieces:
     ):
         self.targets, self.networks, self.names = targets, networks, tuple(names)
         self.batches, self.memory_limit = batches, memory_limit
-        self.kept: list[Piece] = []
+        self.kept: list[tuple[PyTree, Mapping[str, Array]]] = []  # inputs, and what the sites in memory should make of them
 
     def of(self, name: str) -> Iterator[Piece]:
         """All inputs, with what one site should make of them."""
-        if not any(name in (piece.wanted or ()) for piece in self.kept):
+        if not any(name in wanted for _, wanted in self.kept):
             several = self._several(name)
             self.kept = []  # before the next are made
             if not several:
                 pieces = self.targets.pieces((name,), self.networks, self.batches, self.memory_limit)
                 return map(Piece, pieces)
             pieces = self.targets.pieces(several, self.networks, self.batches, self.memory_limit)
-            self.kept = [Piece(x, jax.device_get(_wanted(self.targets, several, self.networks, x))) for x in pieces]
-        return (Piece(piece.inputs, {name: (piece.wanted or {})[name]}) for piece in self.kept)
+            self.kept = [(x, jax.device_get(_wanted(self.targets, several, self.networks, x))) for x in pieces]
+        return (Piece(x, {name: wanted[name]}) for x, wanted in self.kept)
 
     def _several(self, first: str) -> tuple[str, ...]:
         """This site and those behind it that memory holds; none if it does not hold this one."""

@@ -226,6 +226,17 @@ def test_targets_are_told_one_by_one():
     assert judged.mark == "partly" and list(judged.rows) == ["a, 1 steps", "b, 1 steps"]
 
 
+def test_the_first_block_reads_the_same_and_is_left_out_of_the_mean():
+    cka = [
+        {"seed": 0, "target": "a", "steps": n, "place": place, "block": b,
+         "cka": 1.0 if (place, b) == (READ, 0) else 0.9 - 0.1 * n}
+        for n in (1, 3) for place in (READ, MADE) for b in (0, 1)
+    ]  # fmt: skip
+    found = Results({}, [{"seed": 0, "target": "a", "steps": n, "way": BASE, "loss": 1.0} for n in (1, 3)], [], cka, [])
+    assert [found.fall(place).mean for place in (READ, MADE)] == pytest.approx([-0.2, -0.2])
+    assert found.alike("a", 3, READ, 0) == {0: 1.0} and found.alike("a", 3, READ) == {0: pytest.approx(0.6)}
+
+
 def test_experts_are_judged_at_home(out, networks):
     """At the last moment the loss of an expert on its own domain is what it is there, and the page tells it."""
     found = read(out)

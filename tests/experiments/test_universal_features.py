@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -271,6 +272,20 @@ def test_digits_of_activations_are_digits():
 def test_every_autoencoder_has_its_own_seed():
     names = [*NETWORKS, *(f"{name}, {AGAIN}" for name in TWICE)]
     assert len({seed_of(seed, name) for seed in range(3) for name in names}) == 3 * len(names)
+
+
+def test_autoencoders_are_trained_with_their_seeds(tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr("experiments.universal_features.rows.units", lambda *_: np.ones((4, 3), np.float32))
+    monkeypatch.setattr("experiments.universal_features.rows.kept", lambda path, made, make: make())
+    monkeypatch.setattr("experiments.universal_features.rows.learned", lambda x, how, seed: seeds.append(seed) or 1 / 0)
+    networks = SimpleNamespace(seed=3, folder=tmp_path, made={}, apply=None, graph=None, variables=lambda name: None)
+    some = SimpleNamespace(settings=SETTINGS, networks=networks, learning=[])
+    names = [NETWORKS[0], SLERP, f"{SLERP}, {AGAIN}"]
+    for name in names:
+        with pytest.raises(ZeroDivisionError):
+            Experiment._measured(some, name)
+    assert seeds == [seed_of(3, name) for name in names]
 
 
 def test_contexts_that_were_interrupted_are_completed(out, tmp_path):
