@@ -40,6 +40,7 @@ from experiments.closed_forms_settings import (
     Settings,
     made_with,
 )
+from experiments.command import launch
 from experiments.data import PACS, Examples, joined
 from experiments.grids import Choice, Way, way_of
 from experiments.run import Preset, Rows, check_settings, machine
@@ -369,4 +370,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

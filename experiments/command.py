@@ -1,6 +1,7 @@
-"""What the commands of experiments that train networks share: their options, and what a summary tells of a run."""
+"""What the commands of experiments share: how they start, their options, and what a summary tells of a run."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -19,6 +20,23 @@ Seeds = Annotated[int, typer.Option(min=1, help="How many seeds.")]
 Data = Annotated[str, typer.Option(help="A folder with the data sets; by default they are looked for.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch data sets that are not found.")]
 Only = Annotated[list[str] | None, typer.Option("--task", help="Only the rows of this task; may be repeated.")]
+
+
+def launch(main: Callable[..., None]) -> None:
+    """Run a command; bad input, and what the file system refuses, ends in one line and exit status 2.
+
+    Args:
+        main: the command, with options as typer reads them. With `python -X dev` its errors keep their traceback.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if sys.flags.dev_mode:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
 
 
 class Named(Protocol):

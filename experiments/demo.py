@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import jax
 import typer
 
+from experiments.command import launch
 from npmerge.demo.command import run_demo
 from npmerge.demo.digits import SPLITS
 from npmerge.demo.page import HEADER, sectioned, table, verdict
@@ -50,4 +51,4 @@ def _page(contents: list[dict[str, Any]], seeds: int) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

@@ -18,6 +18,7 @@ import typer
 
 import npmerge as nm
 from alignment.graph import PyTree
+from experiments.command import launch
 from experiments.data import Examples, Images, load_images
 from experiments.learning import mean_shares
 from experiments.many_models_page import figure, page
@@ -197,4 +198,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

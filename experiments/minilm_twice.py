@@ -21,6 +21,7 @@ import typer
 
 import npmerge as nm
 from alignment.graph import PyTree
+from experiments.command import launch
 from experiments.minilm_folders import compared_with_transformers, published, save_fine_tune
 from experiments.minilm_heads import FILE, fitted_heads, load_heads, own_task_loss, task_apply
 from experiments.minilm_page import page
@@ -253,4 +254,4 @@ def write(out: Path, rows: Rows, command: str, settings: Settings, checked: dict
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

@@ -22,6 +22,7 @@ import npmerge as nm
 from alignment import ActivationMatching, GroupMatching, StraightThrough, WeightMatching, fold
 from alignment.base import Alignment
 from alignment.graph import Graph, PyTree
+from experiments.command import launch
 from experiments.run import Preset, Rows, check_settings, machine, mean_and_deviation
 from experiments.text import Text, all_windows, random_windows, read_text
 from npmerge import checkpoint
@@ -359,4 +360,4 @@ def write(out: Path, rows: Rows, command: str, seconds: tuple[float, float], set
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

@@ -22,6 +22,7 @@ import npmerge as nm
 from alignment import ActivationMatching, ZipIt, resize
 from alignment.budget.costs import costs
 from alignment.graph import PyTree
+from experiments.command import launch
 from experiments.data import Examples, Images, find_cifar, load, load_images
 from experiments.run import Preset, Rows, check_settings, machine, mean_and_deviation
 from npmerge import checkpoint
@@ -365,4 +366,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import typer
-
 from experiments.cca_merge.command import reproduce
-from experiments.command import Data, Download, Only, Out, PresetOption, Seed, Seeds
+from experiments.command import Data, Download, Only, Out, PresetOption, Seed, Seeds, launch
 from experiments.run import Preset
 
 
@@ -24,4 +22,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

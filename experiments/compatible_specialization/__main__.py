@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.command import Out, PresetOption, Seed, Seeds
+from experiments.command import Out, PresetOption, Seed, Seeds, launch
 from experiments.compatible_specialization.command import reproduce
 from experiments.corpora import PLAYS
 from experiments.run import Preset
@@ -17,11 +17,11 @@ def main(
     seed: Seed = 0,
     seeds: Seeds = 1,
     *,
-    plays: Annotated[Path, typer.Option(help="Tiny Shakespeare, plain or .xz.")] = PLAYS,
+    plays: Annotated[Path, typer.Option(help="Tiny Shakespeare, plain or .xz; the test preset has its own.")] = PLAYS,
 ) -> None:
     """Train a language model and two experts, merge them in every way, write the rows, the figures and the page."""
     reproduce(preset, out, range(seed, seed + seeds), plays)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

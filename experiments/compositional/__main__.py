@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import typer
-
-from experiments.command import Data, Only, Out, PresetOption, Seed, Seeds
+from experiments.command import Data, Only, Out, PresetOption, Seed, Seeds, launch
 from experiments.compositional.command import reproduce
 from experiments.run import Preset
 
@@ -23,4 +21,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

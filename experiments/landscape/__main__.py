@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.command import Out, PresetOption, Seed, Seeds
+from experiments.command import Out, PresetOption, Seed, Seeds, launch
 from experiments.landscape.command import reproduce
 from experiments.run import Preset
 from experiments.strangers.networks import FOLDER
@@ -27,4 +27,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

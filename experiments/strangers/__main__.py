@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.command import Out, PresetOption, Seed, Seeds
+from experiments.command import Out, PresetOption, Seed, Seeds, launch
 from experiments.data import IMAGENET, load, standardised
 from experiments.folder import write_summary
 from experiments.run import Preset, Rows, machine
@@ -59,4 +59,4 @@ def tell(text: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.command import Out, PresetOption, Seed, Seeds
+from experiments.command import Out, PresetOption, Seed, Seeds, launch
 from experiments.corpora import LUA, PLAYS
 from experiments.run import Preset
 from experiments.universal_features.command import reproduce
@@ -17,12 +17,12 @@ def main(
     seed: Seed = 0,
     seeds: Seeds = 1,
     *,
-    plays: Annotated[Path, typer.Option(help="Tiny Shakespeare, plain or .xz.")] = PLAYS,
-    lua: Annotated[Path, typer.Option(help="A folder with sources of Lua.")] = LUA,
+    plays: Annotated[Path, typer.Option(help="Tiny Shakespeare, plain or .xz; the test preset has its own.")] = PLAYS,
+    lua: Annotated[Path, typer.Option(help="A folder with sources of Lua; the test preset has its own.")] = LUA,
 ) -> None:
     """Train a language model and two fine-tunes, merge them, train autoencoders, follow features, write the pages."""
     reproduce(preset, out, range(seed, seed + seeds), plays=plays, lua=lua)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    launch(main)

@@ -1,0 +1,46 @@
+"""How commands of experiments start, and how they end on bad input."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.command import launch
+
+
+def command(size: int = 1) -> None:
+    """Of one option."""
+    if size < 1:
+        raise ValueError(f"size must be 1 or more, got {size}")
+    if size > 9:
+        raise RuntimeError("a fault of ours")
+    print(size)  # noqa: T201
+
+
+def test_options_reach_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--size", "3"])
+    with pytest.raises(SystemExit) as end:
+        launch(command)
+    assert end.value.code == 0
+    assert capsys.readouterr().out == "3\n"
+
+
+def test_bad_input_ends_in_one_line_and_status_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--size", "0"])
+    with pytest.raises(SystemExit) as end:
+        launch(command)
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", "error: size must be 1 or more, got 0\n")
+
+
+def test_in_development_mode_bad_input_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command", "--size", "0"])
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(dev_mode=True))
+    with pytest.raises(ValueError, match="size must be 1 or more"):
+        launch(command)
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command", "--size", "10"])
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        launch(command)
