@@ -83,10 +83,12 @@ class Budget:
     Attributes:
         steps: of Adam, its rate falling to zero along a cosine.
         judgements: moments at which validation data are looked at, besides the start.
+        further: rates at most that are tried beyond an end of the grid, while the best one lies there.
     """
 
     steps: int
     judgements: int = 4
+    further: int = 0
 
     def tuned(
         self,
@@ -107,15 +109,39 @@ class Budget:
             stack: what the loss takes besides.
             batches: called for each rate; must give the same batches again.
             held_out: validation data.
-            rates: of Adam, at the start.
+            rates: of Adam, at the start, in ascending order.
             progress: as of `nm.fit`.
         """
-        every, found = max(1, self.steps // self.judgements), []
-        for rate in rates:
+        every = max(1, self.steps // self.judgements)
+
+        def learned(rate: float) -> Tuned:
             learn = functools.partial(nm.fit, steps=self.steps, every=every, held_out=held_out, progress=progress)
             result = learn(theta, loss, stack, batches(), adam(rate, self.steps))
-            found.append(Tuned(result.theta, rate, float(result.history.held_out_loss.min())))
-        return found[int(np.nanargmin([f.loss for f in found]))]
+            return Tuned(result.theta, rate, float(result.history.held_out_loss.min()))
+
+        found = [learned(rate) for rate in rates]
+        for _ in range(self.further):
+            if (rate := beyond([f.rate for f in found], best_of(found).rate)) is None:
+                break
+            found = sorted([*found, learned(rate)], key=lambda f: f.rate)
+        return best_of(found)
+
+
+def best_of(found: Sequence[Tuned]) -> Tuned:
+    """The one of the lowest loss on validation data."""
+    return found[int(np.nanargmin([f.loss for f in found]))]
+
+
+def beyond(rates: Sequence[float], best: float) -> float | None:
+    """The next rate at the end of an ascending grid where its best one lies, as far away as that is from its neighbour.
+
+    Args:
+        rates: that were tried.
+        best: one of them; if it is not at an end, or the only one, the answer is None.
+    """
+    if len(rates) < 2 or best not in (rates[0], rates[-1]):
+        return None
+    return float(f"{best**2 / (rates[1] if best == rates[0] else rates[-2]):.3g}")
 
 
 def mean_shares(coefficients: PyTree, network: PyTree) -> Float[np.ndarray, " models"]:

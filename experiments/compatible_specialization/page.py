@@ -146,11 +146,12 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{s['checkpoints']} steps are moments of one "
         "training."
     )
+    further = f", and up to {s['further']} more beyond the end of a grid where the best one lies" if s["further"] else ""
     yield (
         f"Everything that is learned on a target: Adam, {s['learning_steps']} steps of {s['batch']} windows of its training "
-        f"part, {len(s['router_rates'])} rates by validation loss, the best of five moments kept. Routers {s['router_rates']}, "
-        f"coefficients {s['merge_rates']}, all weights {s['weight_rates']}. The control is the average of the experts with all "
-        "weights fine-tuned on the same windows; beside it the base, likewise."
+        f"part, {len(s['router_rates'])} rates by validation loss{further}, the best of five moments kept. Routers "
+        f"{s['router_rates']}, coefficients {s['merge_rates']}, all weights {s['weight_rates']}. The control is the average of "
+        "the experts with all weights fine-tuned on the same windows; beside it the base, likewise."
     )
     yield (
         f"A router is a linear layer without bias on what a block reads, a softmax over its pool, from zero, trunk and experts "

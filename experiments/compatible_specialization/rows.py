@@ -146,7 +146,7 @@ class Experiment:
         case = case_of(n, way, place.experts, place.measuring[:2])
         rates = s.router_rates if way in ROUTED else s.merge_rates if way in MERGED else s.weight_rates
         batches = functools.partial(n.batches, place.target, 30_000 + n.seed)
-        found = Budget(s.learning_steps).tuned(
+        found = Budget(s.learning_steps, further=s.further).tuned(
             case.theta, case.loss, case.stack, batches=batches, held_out=place.validation, rates=rates
         )
         network = case.network(found.theta)

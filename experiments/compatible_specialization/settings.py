@@ -65,6 +65,7 @@ class Settings:
         router_rates: of Adam.
         merge_rates: for coefficients.
         weight_rates: for all weights, the controls.
+        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
         judged: windows of validation data.
         tested: windows of test data.
     """
@@ -87,6 +88,7 @@ class Settings:
     router_rates: tuple[float, ...] = (1e-2, 3e-2, 1e-1)
     merge_rates: tuple[float, ...] = (1e-1, 3e-1, 1.0)
     weight_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    further: int = 2
     judged: int = 128
     tested: int = 384
 

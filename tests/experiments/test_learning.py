@@ -1,11 +1,14 @@
 """Adam whose rate is in its state: as Optax has it, compiled once for all rates."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import npmerge as nm
-from experiments.learning import adam
+from experiments.learning import Budget, adam, beyond
 
 BATCHES = [(jnp.ones((2, 1)), jnp.array([1.0, 3.0]))]
 TRACED: list[int] = []
@@ -27,3 +30,28 @@ def test_it_is_adam_along_a_cosine_and_is_compiled_once():
     TRACED.clear()
     nm.fit(theta, loss, None, BATCHES, adam(0.7, 11), steps=3)
     assert not TRACED
+
+
+@pytest.mark.parametrize(
+    ("rates", "best", "expected"),
+    [
+        ((0.01, 0.03, 0.1), 0.03, None),
+        ((0.01, 0.03, 0.1), 0.01, 0.00333),
+        ((0.01, 0.03, 0.1), 0.1, 0.333),
+        ((0.01,), 0.01, None),
+    ],
+)
+def test_the_rate_beyond_a_grid(rates, best, expected):
+    assert beyond(rates, best) == expected
+
+
+@pytest.mark.parametrize(("further", "chosen"), [(0, 0.04), (1, 0.08), (2, 0.16), (5, 0.32)])
+def test_a_grid_goes_on_where_its_best_rate_is_an_end(further, chosen):
+    """Four steps along a cosine are 2.5 times as long as its rate, which is to be 0.8."""
+    batch = (jnp.ones(1), jnp.array([0.8]))
+    tuned = functools.partial(Budget(4, 1, further).tuned, {"w": jnp.array(0.0)}, absolute, None)
+    assert tuned(batches=lambda: [batch], held_out=[batch], rates=(0.02, 0.04)).rate == chosen
+
+
+def absolute(theta, stack, batch):
+    return jnp.abs(theta["w"] - batch[1]).mean()
