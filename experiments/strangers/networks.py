@@ -1,5 +1,6 @@
 """The published networks: where they come from, and how they are read from any path in their layouts."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -72,9 +73,15 @@ def load(names: Sequence[str], folder: Path = FOLDER) -> Strangers:
     for name, (other, _) in zip(names, found, strict=True):
         if other != config:
             raise ValueError(f"{names[0]} is {config}, {name} is {other}: networks that are merged must be of one architecture")
-    network, models = abstract(config), [variables for _, variables in found]
-    graph = nm.trace(network.apply, models[0], example(config))
+    (network, graph), models = _traced(config), [variables for _, variables in found]
     inputs = jnp.asarray(np.random.default_rng(0).normal(size=example(config, 16).shape), jnp.float32)
     error = float(nm.verify(network.apply, graph, models[0], inputs, key=jax.random.key(0)))
     short = tuple(Path(name).stem for name in names)
     return Strangers(short, config, network, models, graph, error)
+
+
+@functools.cache
+def _traced(config: Config) -> tuple[Network, Graph]:
+    """An architecture and its graph, once for all that is merged of it: what is compiled for a graph is compiled once."""
+    network = abstract(config)
+    return network, nm.trace(network.apply, network.variables, example(config))
