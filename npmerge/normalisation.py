@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -51,13 +51,28 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
         >>> [f"{x:.2f}" for x in found["batch_stats"]["mean"]]  # of batches with means (2, 4) and (4, 0)
         ['3.00', '2.00']
     """
+    return reset_some(train_apply, variables, batches)
+
+
+def reset_some(
+    train_apply: TrainApply, variables: PyTree, batches: Iterable[tuple], wanted: Collection[str] | None = None
+) -> PyTree:
+    """`reset_statistics`, of some of the statistics: what lies behind them in the network is not run.
+
+    Args:
+        train_apply: as there, and so are variables and batches.
+        variables: the merged network.
+        batches: data.
+        wanted: paths of leaves; those that are no statistics stay. None for all.
+    """
     call = "reset_statistics takes (train_apply, variables, batches)"
     check_kinds(call, (train_apply, Callable), (variables, object), (batches, Iterable))
     batches = measured(batches)
     first = next(batches, None)
     if first is None:
         raise ValueError("reset_statistics needs data: got no batches")
-    paths = _statistics(train_apply, signature(variables), signature(first[0]))
+    every = _statistics(train_apply, signature(variables), signature(first[0]))
+    paths = [path for path in every if wanted is None or path in wanted]
     if not paths:
         return variables
     zeros = {p: jnp.zeros_like(x) for p, x in flatten(variables).items() if p in paths}

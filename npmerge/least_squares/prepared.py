@@ -24,7 +24,7 @@ from npmerge.arithmetic import mean_of
 from npmerge.heads.multi_head import Headed, multi_head
 from npmerge.least_squares.targets import Apply, Networks, Targets
 from npmerge.linear_layers import Layers, layers_of
-from npmerge.normalisation import TrainApply, reset_statistics
+from npmerge.normalisation import TrainApply, reset_some
 
 
 class Prepared(NamedTuple):
@@ -65,9 +65,9 @@ class Prepared(NamedTuple):
         leaf = np.asarray(flatten(self.support)[site.path])
         return leaf.ravel()[np.asarray(site.places(leaf.shape))] > 0
 
-    def renewed(self, variables: PyTree, batches: Iterable[tuple]) -> PyTree:
-        """A merged network with statistics that belong to its weights, where they are re-estimated."""
-        return variables if self.train_apply is None else reset_statistics(self.train_apply, variables, batches)
+    def renewed(self, variables: PyTree, batches: Iterable[tuple], wanted: Collection[str] | None = None) -> PyTree:
+        """A merged network with statistics that belong to its weights, where they are re-estimated: those wanted, or all."""
+        return variables if self.train_apply is None else reset_some(self.train_apply, variables, batches, wanted)
 
 
 def prepared(

@@ -20,6 +20,7 @@ from npmerge.least_squares.normal_equations import Change, Sums, add_sums, bytes
 from npmerge.least_squares.pieces import Piece, Pieces
 from npmerge.least_squares.prepared import Prepared, prepared
 from npmerge.least_squares.targets import Apply, Networks, Targets
+from npmerge.least_squares.upstream import upstream
 from npmerge.linear_layers import Layer
 from npmerge.normalisation import TrainApply
 
@@ -174,10 +175,11 @@ class LeastSquares:
         before: dict[str, float] = {}
         after: dict[str, float] = {}
         singular: list[str] = []
+        before_site = upstream(found.targets, variables, found.names, inputs[0]) if self.sequential else {}
         for names in self._rounds(found):
             networks = found.networks
             if self.sequential:
-                variables = found.renewed(variables, batches)
+                variables = found.renewed(variables, batches, before_site[names[0]])
                 networks, data = networks._replace(merged=variables), pieces.of(*names)
             else:
                 data = map(Piece, found.targets.pieces(names, networks, inputs, self.memory_limit))
