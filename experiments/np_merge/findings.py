@@ -173,14 +173,16 @@ def _places(results: Results) -> Iterator[tuple[str, list[Job]]]:
 
 def _sum(claim: Claim, found: list[Difference]) -> str:
     """How many tasks say what, and the differences there."""
-    counts = {sign: sum(f.verdict == sign for f in found) for sign in (1, -1, 0)}
-    total = f"of {len(found)} task{'s' * (len(found) > 1)}"
+    several = [f for f in found if len(f.values) > 1]
+    counts = {sign: sum(f.verdict == sign for f in several) for sign in (1, -1, 0)}
+    total = f"of {len(several)} task{'s' * (len(several) > 1)}"
     means = ", ".join(f"{100 * f.mean:+.1f}" for f in found)
-    beside = f"{claim.name}: {means} points"
-    if max(len(f.values) for f in found) < 2:
+    if not several:
         said = "one seed, which tells nothing apart"
     elif claim.sign == 0:
         said = f"higher on {counts[1]}, lower on {counts[-1]}, not told apart on {counts[0]} {total}"
     else:
         said = f"so on {counts[claim.sign]}, the opposite on {counts[-claim.sign]}, not told apart on {counts[0]} {total}"
-    return f"Found: {said} ({beside})."
+    if several and (alone := len(found) - len(several)):
+        said += f"; one seed on {alone} more"
+    return f"Found: {said} ({claim.name}: {means} points)."

@@ -130,10 +130,20 @@ def _limits(results: Results, preset: Preset) -> Iterator[str]:
     if normed := [task.network for task in shown if getattr(task.config, "norm", "") == "batch"]:
         yield f"{', '.join(dict.fromkeys(normed))}: with BatchNorm, which the VGG of the published protocol has not."
     yield (
-        f"{len(results.seeds)} seeds: an interval of so few is wide: a difference that is not told apart may still be there, "
-        "and of many differences some are told apart by chance."
+        f"{_seeds(results)}: an interval of so few is wide: a difference that is not told apart may still be there, "
+        "and of many differences some are told apart by chance; one seed tells nothing apart."
     )
     yield "Seeds differ in initialisation, order, division of the images and labelled images; the test images are the same."
+
+
+def _seeds(results: Results) -> str:
+    """How many seeds the rows have, of each task where they differ."""
+    seeds = {name: len({row["seed"] for row in results.rows if row["task"] == name}) for name in sorted(results.tasks)}
+    told = {name: f"{count} seed{'s' * (count > 1)}" for name, count in seeds.items()}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    each = ", ".join(f"{words} of {name}" for name, words in told.items())
+    return f"{each} (three of each would take longer than the hour that a run may take)"
 
 
 def _task(task: Task, results: Results) -> str:

@@ -15,10 +15,10 @@ from experiments.differences import Difference
 from experiments.gallery import GALLERY
 from experiments.np_merge import experiment
 from experiments.np_merge.command import reproduce
-from experiments.np_merge.findings import CLAIMS, Claim
+from experiments.np_merge.findings import CLAIMS, Claim, _sum
 from experiments.np_merge.methods import batches, case_of
 from experiments.np_merge.networks import Group, Networks
-from experiments.np_merge.page import page
+from experiments.np_merge.page import _seeds, page
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results, partner
 from experiments.np_merge.settings import (
@@ -193,3 +193,18 @@ def test_grids_are_of_one_length_and_presets_name_their_tasks():
         assert set(CONTROLS) < set(METHODS)
     with pytest.raises(ValueError, match="of one length"):
         Learning(merge_rates=(0.1,))
+
+
+def test_tasks_of_one_seed_are_counted_apart():
+    """Of the same claim: told apart on one task of three seeds, not on the other; a task of one seed says nothing."""
+    found = [Difference(values, 1) for values in ((0.05, 0.06, 0.04), (0.05, -0.06, 0.04), (0.05,))]
+    said = _sum(CLAIMS[0], found)
+    assert "so on 1, the opposite on 0, not told apart on 1 of 2 tasks; one seed on 1 more" in said
+    assert said.endswith("+5.0, +1.0, +5.0 points).")
+    assert "one seed, which tells nothing apart" in _sum(CLAIMS[0], found[2:])
+
+
+def test_how_many_seeds_tasks_have_is_said():
+    rows = [{"task": "b", "seed": 0}, {"task": "b", "seed": 1}, {"task": "a", "seed": 0}]
+    assert _seeds(Results(rows[:2], SETTINGS, {})) == "2 seeds"
+    assert _seeds(Results(rows, SETTINGS, {})).startswith("1 seed of a, 2 seeds of b (")
