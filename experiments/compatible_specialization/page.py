@@ -174,8 +174,8 @@ LIMITS = (
     "less specialised than GPT-2 after thousands of steps, and the published losses do not belong beside these.",
     "Routers have more parameters and operations than merges of weights, as the table of costs says; the paper's reviewers "
     "asked for that, too.",
-    "An earlier run is not shown: its validation and test windows were of few modules, of which one was also learned from; the "
-    "grids of rates were chosen by what its validation chose.",
+    "An earlier run is not shown: its validation and test windows were of few modules, of which one was also learned from. The "
+    "grids of rates were chosen by what its validation chose; they go on beyond their ends since seed 0 was first seen.",
     "Test windows are the same for every seed: deviations tell of networks, not of texts. Of so many comparisons of three "
     "seeds some are told apart by chance.",
     "An expert may be worse on a target than the base, whose text has modules with docstrings, too: part of what a merge gains "

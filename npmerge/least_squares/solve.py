@@ -140,10 +140,10 @@ class LeastSquares:
             batches: `(inputs, targets)`; targets are not read. They are gone through several times.
             merged: the network to start from, the average of the transported models by default.
             train_apply: the (first) network in training mode, or one for each, if it has running statistics. They are
-                re-estimated from the batches, which should then be of one size, as by `reset_statistics`: at the end, and where
-                `sequential` also before each site, so that it reads what the network computes with the statistics that it ends
-                with. Without, re-estimate them yourself, but not where `sequential`: later layers are fitted to those that are
-                there.
+                re-estimated from the batches, which should then be of one size, as by `reset_statistics`: all of them at the
+                end, and where `sequential` before each site those that it reads, so that it is fitted to what the network
+                computes with the statistics that it ends with. Without, re-estimate them yourself, but not where `sequential`:
+                later layers are fitted to those that are there.
             heads: whether models with equal outputs keep their heads, too: for tasks of their own.
             progress: called where layers have been solved, with how many are done and how many there are.
 
