@@ -1,9 +1,10 @@
 """Learning as experiments do it: every learned row and its control get the same data, steps and tuning."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -119,17 +120,36 @@ class Budget:
             result = learn(theta, loss, stack, batches(), adam(rate, self.steps))
             return Tuned(result.theta, rate, float(result.history.held_out_loss.min()))
 
-        found = [learned(rate) for rate in rates]
-        for _ in range(self.further):
-            if (rate := beyond([f.rate for f in found], best_of(found).rate)) is None:
-                break
-            found = sorted([*found, learned(rate)], key=lambda f: f.rate)
-        return best_of(found)
+        found = search(rates, learned, lambda tuned: badness(tuned.loss), self.further)
+        return min(found.values(), key=lambda tuned: badness(tuned.loss))
 
 
-def best_of(found: Sequence[Tuned]) -> Tuned:
-    """The one of the lowest loss on validation data."""
-    return found[int(np.nanargmin([f.loss for f in found]))]
+def badness(loss: float) -> float:
+    """A loss by which the best is chosen: one that is not a number is never the lowest."""
+    return math.inf if math.isnan(loss) else loss
+
+
+Found = TypeVar("Found")
+
+
+def search(
+    rates: Sequence[float], learn: Callable[[float], Found], lowest: Callable[[Found], Any], further: int = 0
+) -> dict[float, Found]:
+    """What is learned at each rate of a grid, and at rates beyond an end of it while the best one lies there; ascending.
+
+    Args:
+        rates: the grid, ascending.
+        learn: at a rate.
+        lowest: what the best has the lowest value of.
+        further: rates at most beyond the grid.
+    """
+    found = {rate: learn(rate) for rate in rates}
+    for _ in range(further):
+        rate = beyond(sorted(found), min(found, key=lambda tried: lowest(found[tried])))
+        if rate is None:
+            break
+        found[rate] = learn(rate)
+    return dict(sorted(found.items()))
 
 
 def beyond(rates: Sequence[float], best: float) -> float | None:
@@ -153,3 +173,8 @@ def mean_shares(coefficients: PyTree, network: PyTree) -> Float[np.ndarray, " mo
     """
     sums = jax.tree.map(lambda c, x: np.broadcast_to(c, (len(c), *x.shape)).reshape(len(c), -1).sum(1), coefficients, network)
     return np.sum(jax.tree.leaves(sums), axis=0) / sum(np.size(x) for x in jax.tree.leaves(network))
+
+
+def told_further(further: int) -> str:
+    """What `search` does, for a protocol."""
+    return f", and up to {further} more beyond the end of a grid where the best one lies" if further else ""

@@ -14,6 +14,7 @@ from experiments.cca_merge.results import Results, read
 from experiments.cca_merge.settings import CCA, CHOICES, FIRST, METHODS, ON_TEST, PERMUTED, TUNED, ZIPIT, Block
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
+from experiments.learning import told_further
 from experiments.problem import Training, told
 from experiments.run import Preset
 from npmerge.reports.tables import markdown_table
@@ -125,7 +126,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"With labels: Adam, {s['steps']} steps of {s['batch']} from {s['labelled']} labelled training images, which the "
-        f"networks may have seen, rates {s['rates']} by validation loss, the best of five moments kept. No merge without "
+        f"networks may have seen, rates {s['rates']} by validation loss{told_further(s['further'])}, the best of five moments "
+        "kept. No merge without "
         "labels belongs beside these."
     )
     yield (

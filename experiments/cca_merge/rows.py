@@ -173,7 +173,8 @@ class Experiment:
             alignment, said = self._alignment(CCA if job.method == TUNED_CCA else PERMUTED, job.models)
             start = networks.merged(alignment, range(job.models))
         batches = functools.partial(p.batches, p.labelled(s.labelled), s.batch, seed=p.seed)
-        learned = Budget(s.steps).tuned(start, p.loss, None, batches=batches, held_out=p.validation, rates=s.rates)
+        budget = Budget(s.steps, further=s.further)
+        learned = budget.tuned(start, p.loss, None, batches=batches, held_out=p.validation, rates=s.rates)
         metrics = p.tested(p.renewed(learned.theta))
         return _row(metrics.accuracy, metrics.loss, chosen=said, labelled=s.labelled, rate=learned.rate)
 

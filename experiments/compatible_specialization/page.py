@@ -14,6 +14,7 @@ from experiments.compatible_specialization.settings import BASE, CONTROLS, EXPER
 from experiments.compatible_specialization.similarity import MADE, READ
 from experiments.differences import READING
 from experiments.folder import made, write_result
+from experiments.learning import told_further
 from experiments.run import mean_and_deviation
 from npmerge.reports.tables import markdown_table
 
@@ -146,12 +147,11 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"{s['checkpoints']} steps are moments of one "
         "training."
     )
-    further = f", and up to {s['further']} more beyond the end of a grid where the best one lies" if s["further"] else ""
     yield (
         f"Everything that is learned on a target: Adam, {s['learning_steps']} steps of {s['batch']} windows of its training "
-        f"part, {len(s['router_rates'])} rates by validation loss{further}, the best of five moments kept. Routers "
-        f"{s['router_rates']}, coefficients {s['merge_rates']}, all weights {s['weight_rates']}. The control is the average of "
-        "the experts with all weights fine-tuned on the same windows; beside it the base, likewise."
+        f"part, {len(s['router_rates'])} rates by validation loss{told_further(s['further'])}, the best of five moments "
+        f"kept. Routers {s['router_rates']}, coefficients {s['merge_rates']}, all weights {s['weight_rates']}. The control is "
+        "the average of the experts with all weights fine-tuned on the same windows; beside it the base, likewise."
     )
     yield (
         f"A router is a linear layer without bias on what a block reads, a softmax over its pool, from zero, trunk and experts "

@@ -16,7 +16,7 @@ from experiments.compositional.cells import joined
 from experiments.compositional.grid import Cell
 from experiments.compositional.networks import Scores
 from experiments.compositional.settings import ADA_MERGING, CONTROLS, FEATURES, NP_MERGE
-from experiments.learning import Budget
+from experiments.learning import Budget, search
 from npmerge.fitting.fit import Loss
 from npmerge.objectives.base import Apply
 from npmerge.operations import operations
@@ -76,15 +76,22 @@ class Learner:
         theta = merge.init(self.stack) if merge else nm.Average()(self.stack)
         loss: Loss = nm.weight_space(merge, self.case.apply, objective) if merge else nm.fine_tuning(self.case.apply, objective)
         variables = functools.partial(merge.apply, stack=self.stack) if merge else lambda theta: theta
-        held_out, rates, found = self._held_out(objective), self.case.task.learning.rates(method), []
-        for rate in rates:
-            learn = functools.partial(self.budget.tuned, theta, loss, self.stack, held_out=held_out, rates=(rate,))
-            network = variables(learn(batches=functools.partial(self._batches, objective)).theta)
-            found.append((network, rate, self.case.validated(network)))
-        network, rate, scores = min(found, key=lambda each: badness(each[2], self.case.held_in))
-        steps = len(rates) * (self._step(loss, theta, objective) * self.budget.steps)
-        looks = len(rates) * (1 + self.budget.judgements) * sum(self._look(loss, theta, batch) for batch in held_out)
-        return Learnt(network, rate, scores, len(rates), steps + looks)
+        held_out, learning = self._held_out(objective), self.case.task.learning
+
+        def learn(rate: float) -> tuple[PyTree, Scores]:
+            tuned = functools.partial(self.budget.tuned, theta, loss, self.stack, held_out=held_out, rates=(rate,))
+            network = variables(tuned(batches=functools.partial(self._batches, objective)).theta)
+            return network, self.case.validated(network)
+
+        def worst(tried: tuple[PyTree, Scores]) -> float:
+            return badness(tried[1], self.case.held_in)
+
+        found = search(learning.rates(method), learn, worst, learning.further)
+        rate = min(found, key=lambda tried: worst(found[tried]))
+        network, scores = found[rate]
+        steps = len(found) * (self._step(loss, theta, objective) * self.budget.steps)
+        looks = len(found) * (1 + self.budget.judgements) * sum(self._look(loss, theta, batch) for batch in held_out)
+        return Learnt(network, rate, scores, len(found), steps + looks)
 
     def _merge(self, method: str) -> tuple[Any, nm.Objective]:
         """The merge, None for a control, and what is minimised."""

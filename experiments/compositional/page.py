@@ -15,6 +15,7 @@ from experiments.compositional.results import SCORES, Results, read
 from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, LEARNED, MULTITASK, PAPER, REAL
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
+from experiments.learning import told_further
 from experiments.run import Preset
 from npmerge.catalogue import asks
 from npmerge.cost import scaled
@@ -173,7 +174,8 @@ def _protocol(results: Results) -> Iterator[str]:
     learning = results.tasks[0]["learning"]
     yield (
         f"Learned merges and controls: Adam, {learning['steps']} steps of {learning['batch']} examples of each held-in cell "
-        f"(of one cell in turn for features), its rate falling along a cosine, {len(learning['fine_rates'])} rates; every rate "
+        f"(of one cell in turn for features), its rate falling along a cosine, {len(learning['fine_rates'])} rates"
+        f"{told_further(learning['further'])}; every rate "
         "stops where its own objective is lowest on validation examples, and labels choose the rate. NP Merge has labels, "
         "AdaMerging minimises the entropy of predictions, feature matching the distance of every layer to that of the cell's "
         "expert. Each control is the average, all weights fine-tuned by the same objective on the same examples."

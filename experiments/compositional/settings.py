@@ -35,6 +35,7 @@ class Learning:
         fine_rates: for a coefficient for each parameter.
         coarse_rates: for a coefficient for each tensor.
         control_rates: for weights.
+        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
 
     Raises:
         ValueError: grids of different lengths.
@@ -46,6 +47,7 @@ class Learning:
     fine_rates: tuple[float, ...] = (0.01, 0.1, 1.0)
     coarse_rates: tuple[float, ...] = (0.001, 0.01, 0.1)
     control_rates: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    further: int = 2
 
     def __post_init__(self) -> None:
         grids = self.fine_rates, self.coarse_rates, self.control_rates

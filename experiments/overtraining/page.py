@@ -11,6 +11,7 @@ import numpy as np
 from experiments.claims import MARKING, table
 from experiments.differences import READING
 from experiments.folder import shown, write_result
+from experiments.learning import told_further
 from experiments.overtraining.figures import figures
 from experiments.overtraining.findings import claims, findings
 from experiments.overtraining.results import Results, read
@@ -103,7 +104,7 @@ def _protocol(results: Results) -> Iterator[str]:
         f"Merges: scales {s['scales']} of task vectors by selection loss; TIES and DARE keep their published densities; "
         f"RegMean measures each expert on the learning data of its task, without labels, off-diagonal elements times one of "
         f"{s['shrinks']}. NP Merge, the fine-tuned average and the router learn from the learning data of all tasks with "
-        f"labels, {s['steps']} steps of {s['batch']}, three rates each by selection loss: "
+        f"labels, {s['steps']} steps of {s['batch']}, three rates each by selection loss{told_further(s['further'])}: "
         f"{s['learned_rates']}, {s['control_rates']}, {s['router_rates']}."
     )
     yield (

@@ -147,7 +147,7 @@ class Experiment:
         f, s = self.family, self.settings
         batches = functools.partial(nm.shuffled, *f.learning, s.batch, seed=f.seed)
         held_out = [batch for part in f.selections for batch in part]
-        return Budget(s.steps).tuned(theta, loss, stack, batches=batches, held_out=held_out, rates=rates)
+        return Budget(s.steps, further=s.further).tuned(theta, loss, stack, batches=batches, held_out=held_out, rates=rates)
 
     def _judged(self, variables: PyTree, apply: Any = None, **columns: Any) -> dict[str, Any]:
         return _row(self.family.tested(variables, apply), self.family.selected(variables, apply), **columns)

@@ -97,6 +97,7 @@ class Settings:
         learned_rates: of Adam for coefficients.
         control_rates: for weights; as many.
         router_rates: for routers; as many.
+        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
     """
 
     setups: tuple[Setup, ...]
@@ -113,6 +114,7 @@ class Settings:
     learned_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     control_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     router_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    further: int = 2
 
 
 def made_with(settings: Settings, names: dict[str, str]) -> dict[str, Any]:

@@ -183,6 +183,7 @@ def tuned(settings: Settings, networks: Networks, start: Merged) -> tuple[Merged
     objective = WithinPart(n.classes)
     loss = nm.fine_tuning(Trained(function.train_apply), objective)
     batches = functools.partial(n.problems[0].batches, n.mixed("train", n.task.measured), s.batch, seed=n.seed)
-    learned = Budget(s.steps).tuned(function.variables, loss, None, batches=batches, held_out=n.validation, rates=s.rates)
+    budget = Budget(s.steps, further=s.further)
+    learned = budget.tuned(function.variables, loss, None, batches=batches, held_out=n.validation, rates=s.rates)
     ended = function._replace(variables=learned.theta).renewed(n.measuring(OWN))
     return start._replace(function=ended), learned.rate

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.differences import READING
 from experiments.folder import made, write_result
+from experiments.learning import told_further
 from experiments.pleas.figures import figures
 from experiments.pleas.findings import differences, findings
 from experiments.pleas.results import Results, Side, read
@@ -165,8 +166,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"With labels: {s['steps']} steps of {s['batch']} of the measured images with their labels, Adam, all weights, rates "
-        f"{s['rates']} by validation loss, the best of five moments kept, alike for both starts. No merge without labels "
-        "belongs beside these."
+        f"{s['rates']} by validation loss{told_further(s['further'])}, the best of five moments kept, alike for both "
+        "starts. No merge without labels belongs beside these."
     )
     yield "The test set is read once for each row, and never chooses."
 

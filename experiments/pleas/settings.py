@@ -67,6 +67,7 @@ class Settings:
         steps: of fine-tuning.
         batch: labelled images of a step.
         rates: of Adam.
+        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
     """
 
     tasks: tuple[Task, ...]
@@ -79,6 +80,7 @@ class Settings:
     steps: int = 100
     batch: int = 64
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    further: int = 2
 
     def task(self, name: str) -> Task:
         """By its name."""

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.claims import MARKING, table
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
+from experiments.learning import told_further
 from experiments.run import Preset
 from experiments.scaling.figures import figures
 from experiments.scaling.findings import claims, findings, laws
@@ -124,8 +125,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"{block.name}: {start}, {data}; N networks are the first N. What is not about alignments is at: {block.home}."
     yield (
         f"Learning: Adam, the rate falling along a cosine, {s['steps']} steps of {s['batch']} from the labelled images; pairs "
-        "as many in all or for each, with the control of as many; five moments and all rates on validation data. Rates "
-        f"{s['learned_rates']} for coefficients, {s['control_rates']} for weights."
+        "as many in all or for each, with the control of as many; five moments and all rates on validation data: "
+        f"{s['learned_rates']} for coefficients, {s['control_rates']} for weights{told_further(s['further'])}."
     )
     yield (
         f"Closed forms: scales {s['scales']}, divided by N where task vectors are summed; off-diagonal elements of RegMean "

@@ -13,7 +13,7 @@ import typer
 
 import npmerge as nm
 from alignment.graph import PyTree
-from experiments.learning import Budget, adam
+from experiments.learning import Budget, adam, badness, search
 from experiments.run import Rows
 from experiments.scaling.memory import step_bytes
 from experiments.scaling.networks import Networks, spent
@@ -162,14 +162,18 @@ class Experiment:
     def _learned(self, job: Job, models: list[PyTree]) -> dict[str, Any]:
         """Learned at each rate, the best one on validation data, and what one such run costs, the compiling one aside."""
         learner = self._learner(job, models)
-        found, seconds = [], []
-        for rate in learner.rates:
-            result, taken = spent(functools.partial(learner.learn, rate))
-            found.append(result)
-            seconds.append(taken)
-        best = int(np.nanargmin([loss for _, loss, _ in found]))
-        network, _, learned = found[best]
-        columns: dict[str, Any] = {"merging": min(seconds), "rate": learner.rates[best], "steps": learner.steps}
+
+        def learn(rate: float) -> tuple[tuple[PyTree, float, int], float]:
+            return spent(functools.partial(learner.learn, rate))
+
+        def loss_of(tried: tuple[tuple[PyTree, float, int], float]) -> float:
+            return badness(tried[0][1])
+
+        found = search(learner.rates, learn, loss_of, self.settings.further)
+        rate = min(found, key=lambda tried: loss_of(found[tried]))
+        (network, _, learned), _ = found[rate]
+        merging = min(seconds for _, seconds in found.values())
+        columns: dict[str, Any] = {"merging": merging, "rate": rate, "steps": learner.steps}
         if job.method in MEASURED:  # the others take the steps of one of these
             loss, theta, stack = learner.example()
             columns |= step_bytes(loss, adam(1e-3, 1), theta, stack, next(self._batches()))._asdict()

@@ -78,6 +78,7 @@ class Settings:
         shrinks: what RegMean multiplies off-diagonal elements by, likewise.
         learned_rates: of Adam for coefficients.
         control_rates: for weights; as many.
+        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
     """
 
     blocks: tuple[Block, ...]
@@ -96,6 +97,7 @@ class Settings:
     shrinks: tuple[float, ...] = (0.1, 0.5, 0.9)
     learned_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     control_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    further: int = 2
 
 
 def made_with(settings: Settings, name: str) -> dict[str, Any]:
