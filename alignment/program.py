@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.interpreters import partial_eval
 
 from alignment.called import note_of
 from alignment.graph import PyTree, flatten, path_name
@@ -245,3 +246,15 @@ def order_of_use(apply: Callable[..., PyTree], variables: PyTree, *inputs: PyTre
         else:
             leaves.update(dict.fromkeys(step.outs, read))
     return list(dict.fromkeys([*found, *paths]))
+
+
+def deciding(jaxpr: Jaxpr, outputs: Sequence[bool], paths: Sequence[str]) -> list[str]:
+    """The leaves that some outputs of a program depend on.
+
+    Args:
+        jaxpr: of a function whose first argument has the leaves.
+        outputs: which.
+        paths: of the leaves, in their order.
+    """
+    _, used = partial_eval.dce_jaxpr(jaxpr, list(outputs))
+    return [path for path, read in zip(paths, used, strict=False) if read]

@@ -35,7 +35,7 @@ def launch(main: Callable[..., None]) -> None:
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {error} (python -X dev -m ... shows where)", err=True)
         sys.exit(2)
 
 

@@ -1,10 +1,10 @@
-"""Learning as experiments do it: every learned row and its control get the same data, steps and tuning."""
+"""Learning as experiments do it: every learned row and its control get the same data, steps and rule of tuning."""
 
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -118,45 +118,73 @@ class Budget:
         def learned(rate: float) -> Tuned:
             learn = functools.partial(nm.fit, steps=self.steps, every=every, held_out=held_out, progress=progress)
             result = learn(theta, loss, stack, batches(), adam(rate, self.steps))
-            return Tuned(result.theta, rate, float(result.history.held_out_loss.min()))
+            return Tuned(result.theta, rate, lowest(result.history.held_out_loss))
 
-        found = search(rates, learned, lambda tuned: badness(tuned.loss), self.further)
-        return min(found.values(), key=lambda tuned: badness(tuned.loss))
-
-
-def badness(loss: float) -> float:
-    """A loss by which the best is chosen: one that is not a number is never the lowest."""
-    return math.inf if math.isnan(loss) else loss
+        return search(rates, learned, lambda tuned: tuned.loss, self.further).best
 
 
-Found = TypeVar("Found")
+def lowest(losses: Float[np.ndarray, " moments"]) -> float:
+    """The lowest of those that are finite, infinity where none is."""
+    return float(np.min(losses, where=np.isfinite(losses), initial=np.inf))
+
+
+Result = TypeVar("Result")
+
+
+class Searched(NamedTuple, Generic[Result]):
+    """What came of a search over rates.
+
+    Attributes:
+        found: what was learned at each rate that was tried, ascending.
+        rate: the best one.
+    """
+
+    found: dict[float, Result]
+    rate: float
+
+    @property
+    def best(self) -> Result:
+        """What was learned at the best rate."""
+        return self.found[self.rate]
 
 
 def search(
-    rates: Sequence[float], learn: Callable[[float], Found], lowest: Callable[[Found], Any], further: int = 0
-) -> dict[float, Found]:
-    """What is learned at each rate of a grid, and at rates beyond an end of it while the best one lies there; ascending.
+    rates: Sequence[float], learn: Callable[[float], Result], loss: Callable[[Result], float], further: int = 0
+) -> Searched[Result]:
+    """Learn at each rate of a grid, and at rates beyond an end of it while the best one lies there.
 
     Args:
-        rates: the grid, ascending.
+        rates: the grid.
         learn: at a rate.
-        lowest: what the best has the lowest value of.
+        loss: of what was learned; the lowest is the best, of equal ones that of the lowest rate, and what is not finite never.
         further: rates at most beyond the grid.
+
+    Raises:
+        ValueError: nothing that was learned has a finite loss.
     """
-    found = {rate: learn(rate) for rate in rates}
+
+    def badness(rate: float) -> float:
+        value = loss(found[rate])
+        return value if math.isfinite(value) else math.inf
+
+    found = {rate: learn(rate) for rate in dict.fromkeys(rates)}
+    best = min(sorted(found), key=badness)
     for _ in range(further):
-        rate = beyond(sorted(found), min(found, key=lambda tried: lowest(found[tried])))
-        if rate is None:
+        rate = beyond(sorted(found), best)
+        if rate is None or rate in found or math.isinf(badness(best)):
             break
         found[rate] = learn(rate)
-    return dict(sorted(found.items()))
+        best = min(sorted(found), key=badness)
+    if math.isinf(badness(best)):
+        raise ValueError(f"no rate of {', '.join(f'{rate:g}' for rate in sorted(found))} has a finite loss on validation data")
+    return Searched(dict(sorted(found.items())), best)
 
 
 def beyond(rates: Sequence[float], best: float) -> float | None:
-    """The next rate at the end of an ascending grid where its best one lies, as far away as that is from its neighbour.
+    """The next rate at the end of an ascending grid where its best one lies, further by the factor to its neighbour.
 
     Args:
-        rates: that were tried.
+        rates: that were tried, above zero.
         best: one of them; if it is not at an end, or the only one, the answer is None.
     """
     if len(rates) < 2 or best not in (rates[0], rates[-1]):

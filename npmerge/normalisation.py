@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, Var
-from jax.interpreters import partial_eval
 from jaxtyping import Array
 
 from alignment.checks import check_kinds, kind_of
 from alignment.finite import check_finite
 from alignment.graph import PyTree, Signature, as_shapes, flatten, floating, path_name, signature
 from alignment.names import is_statistic
-from alignment.program import nested
+from alignment.program import deciding, nested
 from npmerge.batches import measured
 from npmerge.telling import tell_of
 
@@ -57,13 +56,14 @@ def reset_statistics(train_apply: TrainApply, variables: PyTree, batches: Iterab
 def reset_some(
     train_apply: TrainApply, variables: PyTree, batches: Iterable[tuple], wanted: Collection[str] | None = None
 ) -> PyTree:
-    """`reset_statistics`, of some of the statistics: what lies behind them in the network is not run.
+    """`reset_statistics`, of some of the statistics: what lies behind them in the network is not run, and stays as it is.
 
     Args:
         train_apply: as there, and so are variables and batches.
         variables: the merged network.
         batches: data.
-        wanted: paths of leaves; those that are no statistics stay. None for all.
+        wanted: paths of leaves, of which those count that are statistics; with them go others that training mode makes them
+            of, as Haiku's `average` of its `hidden`. None for all.
     """
     call = "reset_statistics takes (train_apply, variables, batches)"
     check_kinds(call, (train_apply, Callable), (variables, object), (batches, Iterable))
@@ -71,8 +71,9 @@ def reset_some(
     first = next(batches, None)
     if first is None:
         raise ValueError("reset_statistics needs data: got no batches")
-    every = _statistics(train_apply, signature(variables), signature(first[0]))
-    paths = [path for path in every if wanted is None or path in wanted]
+    paths = _statistics(train_apply, signature(variables), signature(first[0]))
+    if wanted is not None:
+        paths = _made_of(train_apply, signature(variables), signature(first[0]), frozenset(wanted) & frozenset(paths))
     if not paths:
         return variables
     zeros = {p: jnp.zeros_like(x) for p, x in flatten(variables).items() if p in paths}
@@ -118,8 +119,7 @@ def statistics_read(function: Callable[..., PyTree], variables: PyTree, *others:
     if not any(map(is_statistic, paths)):
         return []
     jaxpr = jax.make_jaxpr(function)(variables, *others).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return [path for path, read in zip(paths, used, strict=False) if read and is_statistic(path)]
+    return [path for path in deciding(jaxpr, [True] * len(jaxpr.outvars), paths) if is_statistic(path)]
 
 
 @jax.jit
@@ -157,6 +157,23 @@ def _statistics(train_apply: TrainApply, model: Signature, batch: Signature) -> 
     if still := [path for path in floating(variables) if path in handed and is_statistic(path)]:
         raise ValueError(f"train_apply hands the statistics at {still[0]!r} through unchanged: is it in training mode?")
     return tuple(path for path in floating(variables) if path not in handed)
+
+
+@functools.lru_cache(maxsize=64)
+def _made_of(train_apply: TrainApply, model: Signature, batch: Signature, wanted: frozenset[str]) -> tuple[str, ...]:
+    """Some statistics and those that training mode makes their new values of."""
+    paths, every = list(flatten(as_shapes(model))), _statistics(train_apply, model, batch)
+
+    def new(variables: PyTree, inputs: PyTree) -> list[Array]:
+        leaves = flatten(train_apply(variables, inputs)[1])
+        return [leaves[path] for path in paths]
+
+    jaxpr = jax.make_jaxpr(new)(as_shapes(model), as_shapes(batch)).jaxpr
+    found: frozenset[str] = frozenset()
+    while wanted != found:
+        found = wanted
+        wanted = found.union(path for path in deciding(jaxpr, [p in found for p in paths], paths) if path in every)
+    return tuple(path for path in every if path in found)
 
 
 def _handed_through(jaxpr: Jaxpr) -> list[int | None]:

@@ -83,15 +83,11 @@ class Learner:
             network = variables(tuned(batches=functools.partial(self._batches, objective)).theta)
             return network, self.case.validated(network)
 
-        def worst(tried: tuple[PyTree, Scores]) -> float:
-            return badness(tried[1], self.case.held_in)
-
-        found = search(learning.rates(method), learn, worst, learning.further)
-        rate = min(found, key=lambda tried: worst(found[tried]))
-        network, scores = found[rate]
-        steps = len(found) * (self._step(loss, theta, objective) * self.budget.steps)
-        looks = len(found) * (1 + self.budget.judgements) * sum(self._look(loss, theta, batch) for batch in held_out)
-        return Learnt(network, rate, scores, len(found), steps + looks)
+        searched = search(learning.rates(method), learn, lambda tried: badness(tried[1], self.case.held_in), learning.further)
+        (network, scores), count = searched.best, len(searched.found)
+        steps = count * (self._step(loss, theta, objective) * self.budget.steps)
+        looks = count * (1 + self.budget.judgements) * sum(self._look(loss, theta, batch) for batch in held_out)
+        return Learnt(network, searched.rate, scores, count, steps + looks)
 
     def _merge(self, method: str) -> tuple[Any, nm.Objective]:
         """The merge, None for a control, and what is minimised."""

@@ -10,7 +10,7 @@ import numpy as np
 import npmerge as nm
 from alignment.graph import PyTree
 from experiments.data import Examples
-from experiments.learning import Budget, adam
+from experiments.learning import Budget, adam, lowest
 from experiments.np_merge.networks import Networks
 from experiments.np_merge.settings import (
     AVERAGE,
@@ -127,7 +127,7 @@ def in_pairs(problem: Problem, networks: Networks, job: Job) -> Found:
     for rate in rates:
         given = batches(problem, examples), adam(rate, steps)
         found.append(learn(*given, held_out=problem.validation, every=every))
-    best = int(np.argmin([f.turns[-1].history.held_out_loss.min() for f in found]))
+    best = int(np.argmin([lowest(f.turns[-1].history.held_out_loss) for f in found]))
     size = nm.parameters(found[best].turns[-1].theta)
     return Found(found[best].network, rates[best], steps * (len(models) - 1), size)
 

@@ -142,8 +142,7 @@ def _seeds(results: Results) -> str:
     told = {name: f"{count} seed{'s' * (count > 1)}" for name, count in seeds.items()}
     if len(set(told.values())) == 1:
         return next(iter(told.values()))
-    each = ", ".join(f"{words} of {name}" for name, words in told.items())
-    return f"{each} (three of each would take longer than the hour that a run may take)"
+    return ", ".join(f"{words} of {name}" for name, words in told.items())
 
 
 def _task(task: Task, results: Results) -> str:

@@ -13,7 +13,7 @@ import typer
 
 import npmerge as nm
 from alignment.graph import PyTree
-from experiments.learning import Budget, adam, badness, search
+from experiments.learning import Budget, adam, lowest, search
 from experiments.run import Rows
 from experiments.scaling.memory import step_bytes
 from experiments.scaling.networks import Networks, spent
@@ -166,14 +166,10 @@ class Experiment:
         def learn(rate: float) -> tuple[tuple[PyTree, float, int], float]:
             return spent(functools.partial(learner.learn, rate))
 
-        def loss_of(tried: tuple[tuple[PyTree, float, int], float]) -> float:
-            return badness(tried[0][1])
-
-        found = search(learner.rates, learn, loss_of, self.settings.further)
-        rate = min(found, key=lambda tried: loss_of(found[tried]))
-        (network, _, learned), _ = found[rate]
-        merging = min(seconds for _, seconds in found.values())
-        columns: dict[str, Any] = {"merging": merging, "rate": rate, "steps": learner.steps}
+        searched = search(learner.rates, learn, lambda tried: tried[0][1], self.settings.further)
+        (network, _, learned), _ = searched.best
+        merging = min(seconds for _, seconds in searched.found.values())
+        columns: dict[str, Any] = {"merging": merging, "rate": searched.rate, "steps": learner.steps}
         if job.method in MEASURED:  # the others take the steps of one of these
             loss, theta, stack = learner.example()
             columns |= step_bytes(loss, adam(1e-3, 1), theta, stack, next(self._batches()))._asdict()
@@ -214,7 +210,7 @@ class Experiment:
             given, n.apply, n.objective, self._batches(), adam(rate, steps), steps=steps, realign=realign,
             held_out=n.validation, every=max(1, steps // 4),
         )  # fmt: skip
-        loss = float(found.turns[-1].history.held_out_loss.min())
+        loss = lowest(found.turns[-1].history.held_out_loss)
         return found.network, loss, nm.parameters(found.turns[0].theta)
 
     def _pair_of(self, models: list[PyTree]) -> Callable[[], tuple[Any, PyTree, PyTree]]:

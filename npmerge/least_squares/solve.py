@@ -141,9 +141,9 @@ class LeastSquares:
             merged: the network to start from, the average of the transported models by default.
             train_apply: the (first) network in training mode, or one for each, if it has running statistics. They are
                 re-estimated from the batches, which should then be of one size, as by `reset_statistics`: all of them at the
-                end, and where `sequential` before each site those that it reads, so that it is fitted to what the network
-                computes with the statistics that it ends with. Without, re-estimate them yourself, but not where `sequential`:
-                later layers are fitted to those that are there.
+                end, and where `sequential` before each site those that it and its neighbours read, so that it is fitted to
+                what the network computes with the statistics that it ends with. Without, re-estimate them yourself, but not
+                where `sequential`: later layers are fitted to those that are there.
             heads: whether models with equal outputs keep their heads, too: for tasks of their own.
             progress: called where layers have been solved, with how many are done and how many there are.
 
@@ -175,11 +175,13 @@ class LeastSquares:
         before: dict[str, float] = {}
         after: dict[str, float] = {}
         singular: list[str] = []
-        before_site = upstream(found.targets, variables, found.names, inputs[0]) if self.sequential else {}
+        before_site = {}
+        if self.sequential and found.train_apply is not None:
+            before_site = upstream(found.targets, variables, found.names, inputs[0])
         for names in self._rounds(found):
             networks = found.networks
             if self.sequential:
-                variables = found.renewed(variables, batches, before_site[names[0]])
+                variables = found.renewed(variables, batches, before_site.get(names[0]))
                 networks, data = networks._replace(merged=variables), pieces.of(*names)
             else:
                 data = map(Piece, found.targets.pieces(names, networks, inputs, self.memory_limit))

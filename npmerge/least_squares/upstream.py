@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import jax
-from jax.interpreters import partial_eval
 
 from alignment.activations.taps import capture
 from alignment.graph import PyTree, flatten
+from alignment.program import deciding
 from npmerge.least_squares.targets import Targets
 
 GROUP = 8
@@ -32,7 +32,5 @@ def upstream(targets: Targets, merged: PyTree, names: Sequence[str], inputs: PyT
     found: dict[str, frozenset[str]] = {}
     for first in range(0, len(names), GROUP):
         group = names[first : first + GROUP]
-        _, used = partial_eval.dce_jaxpr(jaxpr, [name in group for name in names])
-        leaves = frozenset(path for path, decides in zip(paths, used, strict=False) if decides)
-        found |= dict.fromkeys(group, leaves)
+        found |= dict.fromkeys(group, frozenset(deciding(jaxpr, [name in group for name in names], paths)))
     return found

@@ -14,6 +14,8 @@ def command(size: int = 1) -> None:
         raise ValueError(f"size must be 1 or more, got {size}")
     if size > 9:
         raise RuntimeError("a fault of ours")
+    if size == 9:
+        raise FileNotFoundError("no such file")
     print(size)  # noqa: T201
 
 
@@ -30,7 +32,15 @@ def test_bad_input_ends_in_one_line_and_status_2(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         launch(command)
     assert end.value.code == 2
-    assert capsys.readouterr() == ("", "error: size must be 1 or more, got 0\n")
+    assert capsys.readouterr() == ("", "error: size must be 1 or more, got 0 (python -X dev -m ... shows where)\n")
+
+
+def test_so_do_faults_of_files(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--size", "9"])
+    with pytest.raises(SystemExit) as end:
+        launch(command)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: no such file")
 
 
 def test_in_development_mode_bad_input_keeps_its_traceback(monkeypatch):

@@ -1,6 +1,7 @@
 """Adam whose rate is in its state: as Optax has it, compiled once for all rates."""
 
 import functools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import optax
 import pytest
 
 import npmerge as nm
-from experiments.learning import Budget, adam, beyond
+from experiments.learning import Budget, adam, beyond, lowest, search
 
 BATCHES = [(jnp.ones((2, 1)), jnp.array([1.0, 3.0]))]
 TRACED: list[int] = []
@@ -55,3 +56,30 @@ def test_a_grid_goes_on_where_its_best_rate_is_an_end(further, chosen):
 
 def absolute(theta, stack, batch):
     return jnp.abs(theta["w"] - batch[1]).mean()
+
+
+@pytest.mark.parametrize(
+    ("losses", "further", "tried", "rate"),
+    [
+        ({0.1: 3, 0.2: 2, 0.4: 1, 0.8: 2}, 2, [0.1, 0.2, 0.4, 0.8], 0.4),
+        ({0.1: 1, 0.2: 2, 0.4: 3, 0.05: 0, 0.025: 1}, 2, [0.025, 0.05, 0.1, 0.2, 0.4], 0.05),
+        ({0.1: 1, 0.2: 1, 0.4: 1, 0.05: 1}, 1, [0.05, 0.1, 0.2, 0.4], 0.05),  # of equal ones the lowest
+        ({0.1: math.nan, 0.2: 5, 0.4: math.inf}, 2, [0.1, 0.2, 0.4], 0.2),
+        ({0.1: 2, 0.2: math.nan, 0.4: 1, 0.8: math.nan}, 2, [0.1, 0.2, 0.4, 0.8], 0.4),
+        ({0.1: 2, 0.2: 3, 0.4: 1}, 0, [0.1, 0.2, 0.4], 0.4),
+    ],
+)
+def test_a_search_goes_on_beyond_its_grid(losses, further, tried, rate):
+    found = search((0.1, 0.2, 0.4), losses.get, float, further)
+    assert list(found.found) == tried
+    assert found.rate == rate and found.best == losses[rate]
+
+
+def test_a_search_in_which_all_diverge_is_an_error():
+    with pytest.raises(ValueError, match=r"no rate of 0.1, 0.2 has a finite loss"):
+        search((0.1, 0.2), lambda rate: math.nan, float, 2)
+
+
+def test_moments_that_are_not_finite_do_not_count():
+    assert lowest(np.array([3.0, math.nan, 1.0, math.inf])) == 1
+    assert lowest(np.array([math.nan])) == math.inf

@@ -11,7 +11,8 @@ import pytest
 
 from npmerge import reset_statistics
 from npmerge.models import ResNetCifar, build
-from tests.npmerge.toys import apply, batch, normal, variables
+from npmerge.normalisation import reset_some
+from tests.npmerge.toys import apply, array, batch, normal, variables
 
 
 class Net(nn.Module):
@@ -175,3 +176,20 @@ def test_a_later_batch_that_spoils_them_is_refused(batch, message):
     train_apply, start = network(0.9, 0.5)
     with pytest.raises(ValueError, match=message):
         reset_statistics(train_apply, start, [*as_batches(DATA), (batch, None)])
+
+
+def corrected(v, x):
+    """A norm as Haiku's: evaluation reads `average`, which training makes of `hidden`, as of another norm behind it."""
+    hidden = [0.9 * v[name]["hidden"] + 0.1 * scale * x.mean(0) for name, scale in (("near", 1.0), ("far", 3.0))]
+    return x, {name: {"hidden": h, "average": h / 0.99} for name, h in zip(("near", "far"), hidden, strict=True)}
+
+
+def test_with_some_statistics_go_those_that_they_are_made_of():
+    """Evaluation never reads the hidden ones: left as they are they would be a part of what is estimated."""
+    stale = {name: {"hidden": jnp.full(3, 7.0), "average": jnp.full(3, 7.0)} for name in ("near", "far")}
+    batches = [(array(k, 8, 3), None) for k in range(2)]
+    every = reset_statistics(corrected, stale, batches)
+    some = reset_some(corrected, stale, batches, {"near/average"})
+    chex.assert_trees_all_close(some["near"], every["near"], rtol=1e-5)
+    chex.assert_trees_all_equal(some["far"], stale["far"])
+    assert jnp.abs(every["far"]["average"] - 7).min() > 1

@@ -130,6 +130,7 @@ def test_statistics_cost_as_much_for_each_network(out):
 def test_costs_are_those_of_the_programs(rows):
     row = {row["method"]: row for row in rows if row["task"] == "digits"}
     assert row["Average"]["statistics_flops"] == 0 and row["Average"]["merge_flops"] > 0 and row["Average"]["tried"] == 1
+    assert row[NP_MERGE]["tried"] == 3  # of two rates the best is an end, beyond which one more may be tried
     for method in ("Fisher", "RegMean"):
         assert row[method]["statistics_flops"] > 0
     assert row[NP_MERGE]["learning_flops"] > row[CONTROLS[NP_MERGE]]["learning_flops"] > row["Average"]["merge_flops"]
