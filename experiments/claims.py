@@ -37,6 +37,10 @@ class Claim:
         """From the rows to the unit."""
         return 100 if self.unit == " points" else 1
 
+    def told(self, found: Difference) -> str:
+        """A difference in the unit; those of losses are small."""
+        return found.told(unit=self.unit, scale=self.scale, digits=4 if self.unit == " nats" else 2)
+
 
 class Marked(NamedTuple):
     """A claim, its mark, and the differences that made it, by setting."""
@@ -73,6 +77,6 @@ def table(claims: Iterable[Marked]) -> list[str]:
     """Lines of a table: who claims what, its mark, and the rows that say so."""
     rows = []
     for claim, word, found in claims:
-        told = "; ".join(f"{name}: {x.told(unit=claim.unit, scale=claim.scale)} ({x.word})" for name, x in found.items())
+        told = "; ".join(f"{name}: {claim.told(x)} ({x.word})" for name, x in found.items())
         rows.append((claim.source, claim.says, word, f"{claim.better} minus {claim.than}: {told}"))
     return markdown_table(("source", "claim", "mark", "rows"), rows)

@@ -43,11 +43,11 @@ class Difference(NamedTuple):
             return "one seed"
         return {1: "higher", -1: "lower", 0: "not told apart"}[self.verdict]
 
-    def told(self, *, scale: float = 100, unit: str = " points") -> str:
+    def told(self, *, scale: float = 100, unit: str = " points", digits: int = 2) -> str:
         """Mean and deviation over seeds, with signs."""
         values = [scale * x for x in self.values]
-        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-        return f"{np.mean(values):+.2f}{spread}{unit}"
+        spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+        return f"{np.mean(values):+.{digits}f}{spread}{unit}"
 
 
 def settings_told(found: Sequence[Difference], sign: int) -> str:

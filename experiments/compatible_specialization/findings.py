@@ -204,8 +204,7 @@ def _use(results: Results) -> Iterator[str]:
 
 
 def _told(found: Difference) -> str:
-    spread = f" ± {np.std(found.values, ddof=1):.4f}" if len(found.values) > 1 else ""
-    return f"{found.mean:+.4f}{spread}"
+    return found.told(scale=1, unit="", digits=4)
 
 
 def _word(found: Difference) -> str:
