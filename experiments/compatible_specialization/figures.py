@@ -1,6 +1,5 @@
 """Figures: loss on each target against steps of fine-tuning, CKA of the experts, cost of each way, shares."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ from npmerge.reports.charts import literal
 from npmerge.reports.drawing import Curve, draw_curves, new_figure
 
 GROUPS = {
-    "nothing learned": (BASE, BEST, *CLOSED),
-    "learned on the target": (BASE, *ROUTED, *MERGED, *CONTROLS),
+    "losses": (BASE, BEST, *CLOSED),
+    "learned": (BASE, *ROUTED, *MERGED, *CONTROLS),
 }
-"""Ways that are drawn together."""
+"""Ways that are drawn together, by the name of their figure."""
 
 HIDDEN = (EQUAL_FEATURES, EQUAL_OUTPUTS)
 """Told in tables: in the figure they would hide what is beside them."""
@@ -37,14 +36,14 @@ HIDDEN = (EQUAL_FEATURES, EQUAL_OUTPUTS)
 def figures(folder: Path) -> dict[str, Any]:
     """By name of the file."""
     results = read(folder)
-    panels = list(itertools.product(results.targets, GROUPS))
-    losses, axes = new_figure(len(panels))
-    for ax, (target, group) in zip(axes, panels, strict=True):
-        _draw_losses(ax, results, target, group)
-    cka, (one, two) = new_figure(2)
+    found = {}
+    for name, group in GROUPS.items():
+        found[name], axes = new_figure(len(results.targets))
+        for ax, target in zip(axes, results.targets, strict=True):
+            _draw_losses(ax, results, target, group)
+    found["cka"], (one, two) = new_figure(2)
     for ax, place in ((one, READ), (two, MADE)):
         _draw_cka(ax, results, place)
-    found = {"losses": losses, "cka": cka}
     found["cost"], (ax,) = new_figure(1)
     _draw_cost(ax, results)
     by_target = (("shares", results.sweeps, _draw_shares), ("usage", results.usage, _draw_usage))
@@ -65,7 +64,13 @@ def _draw_usage(ax: Any, results: Results, target: str) -> None:
         share = [np.mean([r["weights"][0][1] / sum(r["weights"][0]) for r in rows if r["block"] == b]) for b in blocks]
         ax.plot(np.array(blocks) + 1, share, marker=".", label=way)
     ax.axhline(0.5, color="grey", linestyle=":")
-    ax.set(xlabel="block", ylabel=f"weight of the expert for {EXPERTS[1]}", title=f"{target}, {last} steps", ylim=(0, 1))
+    ax.set(
+        xlabel="block",
+        ylabel=f"weight of the expert for {EXPERTS[1]}",
+        title=f"{target}, {last} steps",
+        ylim=(0, 1),
+        xticks=np.array(blocks) + 1,
+    )
     ax.legend(frameon=False, fontsize="small")
 
 
@@ -82,10 +87,10 @@ def _draw_tokens(ax: Any, results: Results, target: str) -> None:
     ax.set_title(f"{target}: blue for {EXPERTS[0]}, red for {EXPERTS[1]}", fontsize="medium")
 
 
-def _draw_losses(ax: Any, results: Results, target: str, group: str) -> None:
+def _draw_losses(ax: Any, results: Results, target: str, group: tuple[str, ...]) -> None:
     """Deviations over seeds (n - 1), none for one seed."""
     curves, level = [], {}
-    for way in (way for way in results.ways if way in GROUPS[group] and way not in HIDDEN):
+    for way in (way for way in results.ways if way in group and way not in HIDDEN):
         values = [list(results.losses(target, n, way).values()) for n in results.steps]
         means, spread = [float(np.mean(v)) for v in values], [float(np.std(v, ddof=len(v) > 1)) for v in values]
         if way == BASE:
@@ -93,7 +98,7 @@ def _draw_losses(ax: Any, results: Results, target: str, group: str) -> None:
         else:
             curves.append(Curve(way, results.steps, means, spread, way in CONTROLS))
     draw_curves(ax, curves, levels=level)
-    ax.set(xlabel="steps of fine-tuning of the experts", ylabel="test loss (nats per character)", title=f"{target}, {group}")
+    ax.set(xlabel="steps of fine-tuning of the experts", ylabel="test loss (nats per character)", title=target)
 
 
 def _draw_cka(ax: Any, results: Results, place: str) -> None:

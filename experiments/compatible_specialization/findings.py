@@ -85,11 +85,17 @@ def findings(results: Results) -> Iterator[str]:
 def claims(results: Results) -> Iterator[Marked]:
     """What is expected, with its mark; settings are targets and moments, places in a block, and ways without a router."""
     first, last = (f"after {n} steps" for n in (min(results.steps), max(results.steps)))
-    gains = [(than, results.change(ONE, than)) for than in (BEST, FEATURES, EQUAL_FEATURES)]
+    gains = [(than, results.change(ONE, than)) for than in (BEST, FEATURES, EQUAL_FEATURES, OUTPUTS)]
+    averages = [
+        (f"{way}, {target}", results.change(way, BEST, targets=[target]))
+        for way in (EQUAL_FEATURES, AVERAGE) for target in results.targets
+    ]  # fmt: skip
     told: list[tuple[Said, Iterable[tuple[str, Difference | None]]]] = [
         (Said(PAPER, "experts become less alike by fine-tuning", f"CKA {last}", first, -1, unit=""),
          [(place, results.fall(place)) for place in (READ, MADE)]),
         (Said(PAPER, "what routing gains shrinks with it", f"what {ONE} gains {last}", first, -1, unit=" nats"), gains),
+        (Said(REPOSITORY, "what averages gain on an expert shrinks with it", f"what they gain {last}", first, -1, " nats"),
+         averages),
     ]  # fmt: skip
     for claim in (x for x in CLAIMS if x.sign):
         says = claim.expected.partition(": ")[2].rstrip(".")
@@ -149,25 +155,34 @@ def _shrinking(results: Results) -> Iterator[str]:
     if told:
         where = "the mean over blocks (the first reads the same of both)"
         yield f"CKA of the experts on the target, {where}, from {first} to {last} steps: {told}."
-    for way in (SINGLE, ONE, routing(4)):
-        for than in (BEST, FEATURES, EQUAL_FEATURES):
-            early, late = (results.gain(way, than, steps=[n]) for n in (first, last))
-            change = results.change(way, than)
-            if early is None or late is None or change is None:
-                continue
-            verdict = {1: "the gain grows", -1: "the gain shrinks", 0: "not told apart"}[change.verdict]
-            verdict = "one seed cannot tell" if len(change.values) < 2 else verdict
-            yield (
-                f"Does routing's gain shrink as CKA falls? {way}, loss below {than}: {_told(early)} nats after {first} steps, "
-                f"{_told(late)} after {last}; changed by {_told(change)}: {verdict}."
-            )
+    asked = [("routing's", way, than) for way in (ONE, routing(4)) for than in (BEST, FEATURES, OUTPUTS)]
+    for whose, way, than in (*asked, *(("an average's", way, BEST) for way in (EQUAL_FEATURES, AVERAGE))):
+        each = [_changed(results, way, than, target) for target in results.targets]
+        if any(each):
+            yield f"Does {whose} gain shrink as CKA falls? {way}, loss below {than}, in nats: {'; '.join(filter(None, each))}."
+
+
+def _changed(results: Results, way: str, than: str, target: str) -> str:
+    """The gain after the fewest steps and after the most, on a target."""
+    first, last = min(results.steps), max(results.steps)
+    early, late = (results.gain(way, than, steps=[n], targets=[target]) for n in (first, last))
+    change = results.change(way, than, targets=[target])
+    if early is None or late is None or change is None:
+        return ""
+    verdict = {1: "it grows", -1: "it shrinks", 0: "not told apart"}[change.verdict]
+    verdict = "one seed cannot tell" if len(change.values) < 2 else verdict
+    return f"{target} {_told(early)} after {first} steps, {_told(late)} after {last}, changed by {_told(change)}: {verdict}"
 
 
 def _alignment(results: Results) -> Iterator[str]:
     found = {n: results.gain(ALIGNED, ONE, steps=[n]) for n in results.steps}
     told = "; ".join(f"{n} steps {_told(x)} ({_word(x)})" for n, x in found.items() if x is not None)
-    if told:
-        yield f"Does alignment help a router, and more where experts are further apart? {ALIGNED}, loss below {ONE}: {told}."
+    whole = results.gain(ALIGNED, ONE)
+    if whole is not None:
+        yield (
+            f"Does alignment help a router, and more where experts are further apart? {ALIGNED}, loss below {ONE}, over all "
+            f"moments and targets {_told(whole)} nats ({_word(whole)}): {told}."
+        )
 
 
 def _judged(results: Results, claim: Claim) -> str:

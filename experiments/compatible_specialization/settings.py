@@ -15,7 +15,7 @@ EXPERTS = (PROSE, CODE)
 DOCUMENTED, SOURCE = "code with docstrings", "source with comments"
 """What needs both of them."""
 
-BASE, BEST, AVERAGE, SLERP = "base", "best expert", "weight average", "SLERP"
+BASE, BEST, AVERAGE, SLERP = "base", "expert that validation chooses", "weight average", "SLERP"
 WEIGHTS, FEATURES, OUTPUTS = "weights interpolated", "feature averaging", "outputs averaged"
 SWEPT = (WEIGHTS, FEATURES, OUTPUTS)
 """Ways of which the share of the experts is chosen on validation data."""

@@ -35,4 +35,4 @@ def test_the_table_has_the_rows_that_say_so():
     (line,) = table([marked(CLAIM, [("digits", Difference(UP, 1))])])[2:]
     assert line == "| somebody | a is better | reproduced | a minus b: digits: +10.00 ± 1.00 points (higher) |"
     (line,) = table([marked(Claim("", "", "a", "b", unit=" nats"), [("digits", Difference(UP, 1))])])[2:]
-    assert line.endswith("| a minus b: digits: +0.10 ± 0.01 nats (higher) |")
+    assert line.endswith("| a minus b: digits: +0.1000 ± 0.0100 nats (higher) |")

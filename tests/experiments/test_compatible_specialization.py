@@ -286,7 +286,10 @@ def test_the_page_is_made_of_the_files_alone(out, rows):
     for row in rows:
         assert f"| {row['way']} |" in text and f"{row['loss']:.3f}" in text
     assert json.loads((out / "summary.json").read_text())["command"] in text
-    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("losses", "cka", "cost", "shares", "usage", "tokens"))
+    assert all(
+        (out / f"{name}.png").stat().st_size > 10_000
+        for name in ("losses", "learned", "cka", "cost", "shares", "usage", "tokens")
+    )
 
 
 def test_nothing_is_done_twice(out, monkeypatch):

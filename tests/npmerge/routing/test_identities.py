@@ -209,7 +209,7 @@ def test_a_router_of_another_pool(router, variables, said):
 
 
 def test_a_pool_of_one_layer_is_routing_over_the_own_experts():
-    """`layers=1` has the weights and the outputs of a pool of more layers whose other experts are never asked."""
+    """In a pool of more layers the own experts have, among each other, the shares that they have in a pool of `layers=1`."""
     one, two = (nm.route(apply, MODELS, PATTERN, X, nm.Router(layers=layers)) for layers in (1, 2))
     variables = kernels(one)
     wide = {name: np.concatenate([kernel, np.zeros_like(kernel)], 1) for name, kernel in variables["router"].items()}
