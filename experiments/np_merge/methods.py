@@ -10,7 +10,7 @@ import numpy as np
 import npmerge as nm
 from alignment.graph import PyTree
 from experiments.data import Examples
-from experiments.learning import Budget, adam, lowest
+from experiments.learning import Budget, adam, lowest, search
 from experiments.np_merge.networks import Networks
 from experiments.np_merge.settings import (
     AVERAGE,
@@ -123,13 +123,13 @@ def in_pairs(problem: Problem, networks: Networks, job: Job) -> Found:
     steps = learning.steps if job.method == LONG_PAIRS else max(1, learning.steps // (len(models) - 1))
     learn = functools.partial(nm.successive, models, problem.outputs, problem.objective, steps=steps)
     every, examples = max(1, steps // learning.judgements), problem.labelled(job.labelled)
-    found, rates = [], learning.rates(job.method)
-    for rate in rates:
-        given = batches(problem, examples), adam(rate, steps)
-        found.append(learn(*given, held_out=problem.validation, every=every))
-    best = int(np.argmin([lowest(f.turns[-1].history.held_out_loss) for f in found]))
-    size = nm.parameters(found[best].turns[-1].theta)
-    return Found(found[best].network, rates[best], steps * (len(models) - 1), size)
+
+    def learned_at(rate: float) -> Any:
+        return learn(batches(problem, examples), adam(rate, steps), held_out=problem.validation, every=every)
+
+    found = search(learning.rates(job.method), learned_at, lambda f: lowest(f.turns[-1].history.held_out_loss))
+    size = nm.parameters(found.best.turns[-1].theta)
+    return Found(found.best.network, found.rate, steps * (len(models) - 1), size)
 
 
 def batches(problem: Problem, examples: Examples) -> Iterator[tuple]:
