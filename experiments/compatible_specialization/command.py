@@ -1,6 +1,8 @@
 """From a preset to a folder of results."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.command import command_of
 from experiments.compatible_specialization.networks import Networks, parts
@@ -32,11 +34,13 @@ def reproduce(preset: Preset, out: Path, seeds: range, plays: Path = PLAYS) -> N
     for seed in seeds:
         Experiment(settings, Networks(settings, found, out / "parents", seed), rows).run()
     command = command_of("compatible_specialization", preset, out, seeds) + (f" --plays {plays}" if plays != PLAYS else "")
-    once = {
-        (row["seed"], row["target"], row["way"], row["way"] == TUNED_BASE or row["steps"]): row["seconds"]
-        for row in rows.rows.all
-    }
-    seconds = {"parents": seconds_of(out / "parents"), "rows": round(sum(once.values()), 1)}
+    seconds = {"parents": seconds_of(out / "parents"), "rows": seconds_of_rows(rows.rows.all)}
     summary = {"preset": str(preset), "command": command, "characters": parts(found), "machine": machine(), "seconds": seconds}
     write_summary(out, summary)
     write(out)
+
+
+def seconds_of_rows(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Of all rows; of the fine-tuned base, which is the same at every moment of the experts, once for each target."""
+    once = {(r["seed"], r["target"], r["way"], r["way"] == TUNED_BASE or r["steps"]): r["seconds"] for r in rows}
+    return float(round(sum(once.values()), 1))

@@ -12,7 +12,7 @@ import pytest
 import npmerge as nm
 from alignment.graph import flatten, path_name
 from experiments.compatible_specialization import rows as made
-from experiments.compatible_specialization.command import reproduce
+from experiments.compatible_specialization.command import reproduce, seconds_of_rows
 from experiments.compatible_specialization.findings import CLAIMS, claims, differences, findings
 from experiments.compatible_specialization.networks import BLOCKS, Networks
 from experiments.compatible_specialization.page import page
@@ -24,6 +24,7 @@ from experiments.compatible_specialization.settings import (
     BEST,
     CONTROLS,
     DOCUMENTED,
+    EQUAL_FEATURES,
     EXPERTS,
     FEATURES,
     MERGED,
@@ -278,6 +279,29 @@ def test_claims_of_more_steps_follow_the_rows():
         return [x.mark for x in claims(Results({}, rows, [], cka, []))][:2]
 
     assert marks(1) == ["reproduced", "refuted"] and marks(-1) == ["reproduced", "reproduced"]
+
+
+def test_gains_are_told_target_by_target():
+    """What a router gains grows on one target and shrinks on the other; so does what an average gains."""
+    ways = {routing(1): 1, EQUAL_FEATURES: 1, BEST: 0}
+    rows = [
+        {"seed": seed, "target": target, "steps": n, "way": way, "loss": 2 + 0.01 * seed - mine * (0.5 + sign * 0.1 * n)}
+        for seed in range(3) for target, sign in (("a", 1), ("b", -1)) for n in (1, 2) for way, mine in ways.items()
+    ]  # fmt: skip
+    found = Results({}, rows, [], [], [])
+    for way in (routing(1), EQUAL_FEATURES):
+        (line,) = [line for line in findings(found) if f"CKA falls? {way}, loss below {BEST}" in line]
+        assert "a +0.6000 ± 0.0000 after 1 steps, +0.7000 ± 0.0000 after 2, changed by +0.1000 ± 0.0000: it grows" in line
+        assert "b +0.4000 ± 0.0000 after 1 steps, +0.3000 ± 0.0000 after 2, changed by -0.1000 ± 0.0000: it shrinks" in line
+    (judged,) = [x for x in claims(found) if "averages gain" in x.claim.says]
+    assert judged.mark == "partly" and {k: x.verdict for k, x in judged.rows.items()} == {
+        f"{EQUAL_FEATURES}, a": 1, f"{EQUAL_FEATURES}, b": -1
+    }  # fmt: skip
+
+
+def test_what_was_learned_once_costs_its_time_once():
+    rows = [{"seed": 0, "target": "a", "steps": n, "way": way, "seconds": 2.0} for n in (1, 2) for way in (TUNED_BASE, NP)]
+    assert seconds_of_rows(rows) == 6.0
 
 
 def test_the_page_is_made_of_the_files_alone(out, rows):
