@@ -36,6 +36,7 @@ from experiments.data import load_images
 from experiments.gallery import GALLERY
 from experiments.problem import Problem
 from experiments.run import read_rows
+from tests.experiments.grids import grids_go_on
 
 SETTINGS = PRESETS["test"]
 
@@ -43,7 +44,8 @@ SETTINGS = PRESETS["test"]
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cca_merge")
-    reproduce("test", folder, range(1))
+    with grids_go_on():
+        reproduce("test", folder, range(1))
     return folder
 
 

@@ -45,6 +45,7 @@ from experiments.corpora import PLAYS
 from experiments.language import MlpOnly, constant_adamw
 from experiments.run import read_rows
 from npmerge.models import Gpt2, build
+from tests.experiments.grids import grids_go_on
 
 SETTINGS = PRESETS["test"]
 
@@ -52,7 +53,8 @@ SETTINGS = PRESETS["test"]
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compatible_specialization")
-    reproduce("test", folder, range(1))
+    with grids_go_on():
+        reproduce("test", folder, range(1))
     return folder
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import chex
 import numpy as np
@@ -16,7 +17,7 @@ from experiments.gallery import GALLERY
 from experiments.np_merge import experiment
 from experiments.np_merge.command import reproduce
 from experiments.np_merge.findings import CLAIMS, Claim, _sum
-from experiments.np_merge.methods import batches, case_of
+from experiments.np_merge.methods import batches, case_of, in_pairs
 from experiments.np_merge.networks import Group, Networks
 from experiments.np_merge.page import _seeds, page
 from experiments.np_merge.presets import PRESETS
@@ -202,6 +203,29 @@ def test_tasks_of_one_seed_are_counted_apart():
     assert "so on 1, the opposite on 0, not told apart on 1 of 2 tasks; one seed on 1 more" in said
     assert said.endswith("+5.0, +1.0, +5.0 points).")
     assert "one seed, which tells nothing apart" in _sum(CLAIMS[0], found[2:])
+
+
+def test_pairs_are_learned_at_the_rate_of_the_lowest_loss(monkeypatch):
+    losses, steps = {0.1: [3.0, 1.0], 0.2: [2.0, 0.5], 0.4: [0.1, 0.9]}, []
+
+    def successive(models, outputs, objective, batches, optimizer, **given):
+        rate = optimizer.init.rate
+        steps.append(given["steps"])
+        turns = [SimpleNamespace(history=SimpleNamespace(held_out_loss=np.array([loss]))) for loss in losses[rate]]
+        turns[-1].theta = {"x": np.zeros(5)}
+        return SimpleNamespace(network=rate, turns=turns)
+
+    monkeypatch.setattr(nm, "successive", successive)
+    task = SimpleNamespace(
+        learning=Learning(
+            steps=6, merge_rates=tuple(losses), coarse_rates=(1, 2, 3), control_rates=(1, 2, 3), scratch_rates=(1, 2, 3)
+        )
+    )
+    some = SimpleNamespace(
+        task=task, outputs=None, objective=None, validation=[], seed=0, labelled=lambda n: n, batches=lambda *x, seed: []
+    )
+    found = in_pairs(some, SimpleNamespace(aligned=lambda start: (["a", "b", "c"], "")), _job(PAIRS)._replace(models=3))
+    assert found == (0.2, 0.2, 6, 5) and steps == [3, 3, 3]  # by the last pair, three steps each
 
 
 def test_how_many_seeds_tasks_have_is_said():

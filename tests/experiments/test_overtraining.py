@@ -35,6 +35,7 @@ from experiments.overtraining.tasks import LANGUAGES, VIEWS, image_tasks, text_t
 from experiments.run import read_rows
 from experiments.strings import read_strings
 from npmerge.models import Gpt2
+from tests.experiments.grids import grids_go_on
 
 SETTINGS = PRESETS["test"]
 (SETUP,) = SETTINGS.setups
@@ -43,7 +44,8 @@ SETTINGS = PRESETS["test"]
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("overtraining")
-    reproduce("test", folder, range(1))
+    with grids_go_on():
+        reproduce("test", folder, range(1))
     return folder
 
 

@@ -37,6 +37,7 @@ from experiments.pleas.settings import (
     wanted,
 )
 from experiments.run import read_rows
+from tests.experiments.grids import grids_go_on
 
 SETTINGS = PRESETS["test"]
 TASK = SETTINGS.tasks[0]
@@ -45,7 +46,8 @@ TASK = SETTINGS.tasks[0]
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pleas")
-    reproduce("test", folder, range(1), tell=lambda said: None)
+    with grids_go_on():
+        reproduce("test", folder, range(1), tell=lambda said: None)
     return folder
 
 

@@ -38,6 +38,7 @@ from experiments.scaling.settings import (
     UNIVERSE,
     Block,
 )
+from tests.experiments.grids import grids_go_on
 
 SETTINGS = PRESETS["test"]
 
@@ -45,7 +46,8 @@ SETTINGS = PRESETS["test"]
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "scaling"
-    reproduce("test", folder, range(1))
+    with grids_go_on():
+        reproduce("test", folder, range(1))
     return folder
 
 
