@@ -169,7 +169,7 @@ LIMITS = (
     "Autoencoders of one network disagree, as the control says: shares of persisting features are to be read against it.",
     "Rates for coefficients and weights are half a decade above those of a first run, in which validation chose the highest in "
     "every seed; what that run found had been seen.",
-    "SLERP is as published, with nothing chosen; scales, rates and the moments of what learns are chosen on validation data, so "
+    "SLERP is as published, with nothing chosen; scales, rates and the moments of what learns are chosen on validation data: "
     "differences of losses are partly that. Few features are taken for less than half of them, which the paper does not say.",
     "Only the base, SLERP and NP Merge have a second autoencoder: what the others keep stands beside no ceiling of their own.",
     "Test windows are the same for every seed: deviations tell of networks and autoencoders, not of texts.",
