@@ -9,6 +9,7 @@ from experiments.compatible_specialization.results import Results, read
 from experiments.compatible_specialization.settings import (
     BASE,
     BEST,
+    BOTH,
     CLOSED,
     CONTROLS,
     EQUAL_FEATURES,
@@ -24,7 +25,7 @@ from npmerge.reports.charts import literal
 from npmerge.reports.drawing import Curve, draw_curves, new_figure
 
 GROUPS = {
-    "losses": (BASE, BEST, *CLOSED),
+    "losses": (BASE, BEST, BOTH, *CLOSED),
     "learned": (BASE, *ROUTED, *MERGED, *CONTROLS),
 }
 """Ways that are drawn together, by the name of their figure."""

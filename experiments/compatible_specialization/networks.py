@@ -4,14 +4,13 @@ import functools
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import npmerge as nm
 from alignment.graph import PyTree
-from experiments.compatible_specialization.settings import BASE, EXPERTS, Settings, made_with
-from experiments.corpora import ALPHABET
+from experiments.compatible_specialization.settings import BASE, BOTH, EXPERTS, Settings, made_with
+from experiments.corpora import ALPHABET, mixed
 from experiments.language import MlpOnly, constant_adamw, kept
 from experiments.learning import adam
 from experiments.text import Text, random_windows, spread_windows
@@ -48,6 +47,10 @@ class Networks:
         """The base after so many steps on each of the two domains."""
         return [self._expert(name, steps) for name in EXPERTS]
 
+    def both(self, steps: int) -> PyTree:
+        """The base after as many steps as both experts have together, each on windows of both domains."""
+        return self._expert(BOTH, steps)
+
     def batches(self, name: str, seed: int) -> Iterator[tuple]:
         """Windows of the training part of a text, without end, the same for the same seed."""
         return random_windows(self.texts[name].train, self.settings.length, self.settings.batch, seed=seed)
@@ -76,9 +79,11 @@ class Networks:
 
     def _fine_tuned(self, name: str, steps: int, folder: str) -> PyTree:
         """Goes on from the checkpoint before."""
-        given: tuple[Any, ...] = self.batches(name, 20_000 + self.seed), constant_adamw(self.settings.expert_rate)
-        loss = nm.fine_tuning(MlpOnly(self.apply), self.objective)
-        return nm.fit(self.base, loss, None, *given, steps=steps, every=steps, checkpoints=folder).theta
+        s, count = self.settings, 2 * steps if name == BOTH else steps
+        domains, seed = [self.texts[x] for x in EXPERTS], 20_000 + self.seed
+        batches = mixed(domains, s.length, s.batch, seed=seed) if name == BOTH else self.batches(name, seed)
+        loss, given = nm.fine_tuning(MlpOnly(self.apply), self.objective), (batches, constant_adamw(s.expert_rate))
+        return nm.fit(self.base, loss, None, *given, steps=count, every=count, checkpoints=folder).theta
 
 
 def parts(texts: Mapping[str, Text]) -> dict[str, int]:

@@ -10,8 +10,21 @@ from typing import Any
 from experiments.compatible_specialization.figures import figures
 from experiments.compatible_specialization.findings import differences, findings, gains
 from experiments.compatible_specialization.results import Results, read
-from experiments.compatible_specialization.settings import BASE, CONTROLS, EXPERTS, MERGED, PROSE, ROUTED, SWEPT, TUNED_BASE
+from experiments.compatible_specialization.settings import (
+    BASE,
+    BOTH,
+    CONTROLS,
+    DOCUMENTED,
+    EXPERTS,
+    MERGED,
+    PROSE,
+    ROUTED,
+    SOURCE,
+    SWEPT,
+    TUNED_BASE,
+)
 from experiments.compatible_specialization.similarity import MADE, READ
+from experiments.compatible_specialization.texts import MOST
 from experiments.differences import READING
 from experiments.folder import made, write_result
 from experiments.learning import told_further
@@ -139,8 +152,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"GPT-2 of {s['layers']} blocks, width {s['width']}, {s['heads']} heads, windows of {s['length']} characters of an "
         f"alphabet of 96. Text is Python's standard library, every text and each of its parts of other modules: {PROSE} alone "
-        f"and code without docstrings and comments for the experts; for the targets both together, without and with "
-        "comments; for the base "
+        f"and code without docstrings and comments for the experts; for the targets both together, without comments "
+        f"({DOCUMENTED}) and as they are ({SOURCE}, of each module the first {MOST:,} characters); for the base "
         f"{plays} with docstrings. Characters for training: {sizes}; a quarter of it at most for "
         "validation and for test each, windows spread over all of it."
     )
@@ -148,7 +161,7 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         f"Base: Adam at {s['base_rate']:g}, falling along a cosine, {s['base_steps']:,} steps of {s['batch']} windows. Experts "
         f"({' and '.join(EXPERTS)}): feed-forward networks only, AdamW at a constant {s['expert_rate']:g}; "
         f"{s['checkpoints']} steps are moments of one "
-        "training."
+        f"training. {BOTH}: the same from the base, for twice as many steps."
     )
     yield (
         f"Everything that is learned on a target: Adam, {s['learning_steps']} steps of {s['batch']} windows of its training "
@@ -178,14 +191,13 @@ LIMITS = (
     "Routers have more parameters and operations than merges of weights, as the table of costs says; the paper's reviewers "
     "asked for that, too.",
     "An earlier run is not shown: its validation and test windows were of few modules, of which one was also learned from. The "
-    "grids of rates were chosen by what its validation chose; they go on beyond their ends since seed 0 was first seen.",
+    "grids of rates were chosen by what its validation chose; they go on beyond their ends since seed 0 was first seen. A run "
+    "of source with comments that had whole modules, of which one was half of validation, was seen and is replaced.",
     "Test windows are the same for every seed: deviations tell of networks, not of texts. Of so many comparisons of three "
     "seeds some are told apart by chance.",
-    "Parts are divided by modules, and few are long: validation of source with comments is five modules, half of it one table "
-    "(`html/entities.py`), its test part seven, two thirds of it `doctest.py`. Rates, shares and moments for that target are "
-    "chosen by such text.",
+    "Parts are divided by modules, of which a library has few: validation and test are of a handful each.",
     "Experts were trained for longer than the base, on text that is nearer to the targets: what a merge gains on the base is "
-    "partly that. No single network was fine-tuned on both domains for as many steps.",
+    "partly that, which one network that saw both domains for as many steps tells.",
     "Routers over several layers start as the mean of experts of which most belong to other layers, and learn for 100 steps "
     "where the published ones saw 160,000 sequences: what more layers bring is not settled by this.",
     "An expert may be worse on a target than the base, whose text has modules with docstrings, too: part of what a merge gains "

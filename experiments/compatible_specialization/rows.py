@@ -16,6 +16,7 @@ from experiments.compatible_specialization.settings import (
     AVERAGE,
     BASE,
     BEST,
+    BOTH,
     CONTROLS,
     EQUAL_FEATURES,
     EQUAL_OUTPUTS,
@@ -129,6 +130,8 @@ class Experiment:
             return self._row(place, n.apply, merge(nm.stack_models(place.experts)))
         if way == BASE:
             return self._row(place, n.apply, n.base)
+        if way == BOTH:
+            return self._row(place, n.apply, n.both(place.steps))
         if way == BEST:
             best = min(range(2), key=lambda k: self._loss(place.validation, n.apply, place.experts[k]))
             return self._row(place, n.apply, place.experts[best], chosen=EXPERTS[best])

@@ -23,6 +23,9 @@ SWEPT = (WEIGHTS, FEATURES, OUTPUTS)
 EQUAL_FEATURES, EQUAL_OUTPUTS = "feature averaging, equal shares", "outputs averaged, equal shares"
 SINGLE, ALIGNED = "single router", "routing, aligned pool"
 LAYERS, NP = "learned coefficients by layer", "NP Merge"
+BOTH = "one network, both domains"
+"""The base after twice the steps of an expert, half of each batch from either domain."""
+
 TUNED_AVERAGE, TUNED_BASE = "control: average fine-tuned", "control: base fine-tuned"
 
 
@@ -34,7 +37,7 @@ def routing(layers: int) -> str:
 ROUTED = (SINGLE, *map(routing, (1, 2, 3, 4)), ALIGNED)
 MERGED = (LAYERS, NP)
 CONTROLS = (TUNED_AVERAGE, TUNED_BASE)
-LEVELS = (BASE, *(f"expert: {name}" for name in EXPERTS), BEST)
+LEVELS = (BASE, *(f"expert: {name}" for name in EXPERTS), BEST, BOTH)
 CLOSED = (AVERAGE, SLERP, WEIGHTS, EQUAL_FEATURES, FEATURES, EQUAL_OUTPUTS, OUTPUTS)
 WAYS = (*LEVELS, *CLOSED, *ROUTED, *MERGED, *CONTROLS)
 

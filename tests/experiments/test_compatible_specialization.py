@@ -32,6 +32,7 @@ from experiments.compatible_specialization.settings import (
     OUTPUTS,
     PRESETS,
     ROUTED,
+    SOURCE,
     TUNED_AVERAGE,
     TUNED_BASE,
     WAYS,
@@ -39,9 +40,9 @@ from experiments.compatible_specialization.settings import (
     routing,
 )
 from experiments.compatible_specialization.similarity import MADE, READ, similarities
-from experiments.compatible_specialization.texts import texts
+from experiments.compatible_specialization.texts import KINDS, MOST, texts
 from experiments.compatible_specialization.ways import case_of, sweep_of
-from experiments.corpora import PLAYS
+from experiments.corpora import PLAYS, mixed
 from experiments.language import MlpOnly, constant_adamw
 from experiments.run import read_rows
 from npmerge.models import Gpt2, build
@@ -124,6 +125,19 @@ def test_experts_of_more_steps_go_on_from_those_of_fewer_and_change_feed_forward
     for path, x in expert.items():
         np.testing.assert_array_equal(x, direct[path])
         assert np.array_equal(x, base[path]) != ("/feed_forward/" in path), path
+
+
+def test_no_module_is_most_of_source_with_comments():
+    kind = KINDS[SOURCE]
+    assert kind("x = 1  # as it is\n") == "x = 1  # as it is\n" and len(kind("x" * 3 * MOST)) == MOST
+
+
+def test_one_network_sees_both_domains_for_as_many_steps_as_both_experts(networks):
+    loss, domains = nm.fine_tuning(MlpOnly(networks.apply), networks.objective), [networks.texts[name] for name in EXPERTS]
+    batches = mixed(domains, SETTINGS.length, SETTINGS.batch, seed=20_000)
+    direct = nm.fit(networks.base, loss, None, batches, constant_adamw(SETTINGS.expert_rate), steps=12, every=12).theta
+    for path, x in flatten(networks.both(6)).items():
+        np.testing.assert_array_equal(x, flatten(direct)[path])
 
 
 def test_an_expert_is_as_similar_as_can_be_to_itself(networks):
