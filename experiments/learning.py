@@ -151,7 +151,7 @@ class Searched(NamedTuple, Generic[Result]):
 def search(
     rates: Sequence[float], learn: Callable[[float], Result], loss: Callable[[Result], float], further: int = 0
 ) -> Searched[Result]:
-    """Learn at each rate of a grid, and at rates beyond an end of it while the best one lies there.
+    """Learn at each rate of a grid, and at rates beyond an end of it while the best one lies there, if they differ at all.
 
     Args:
         rates: the grid.
@@ -171,7 +171,8 @@ def search(
     best = min(sorted(found), key=badness)
     for _ in range(further):
         rate = beyond(sorted(found), best)
-        if rate is None or rate in found or math.isinf(badness(best)):
+        nowhere = all(badness(tried) == badness(best) for tried in found)  # such as where nothing is better than the start
+        if rate is None or rate in found or nowhere or math.isinf(badness(best)):
             break
         found[rate] = learn(rate)
         best = min(sorted(found), key=badness)

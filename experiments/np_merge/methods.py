@@ -105,7 +105,7 @@ def tuned(problem: Problem, case: Case, job: Job) -> Found:
     """Learn at each rate from the same batches, and keep what is best on validation data."""
     learning = problem.task.learning
     steps = learning.steps * (job.models - 1 if job.method == LONG_CONTROL else 1)
-    found = Budget(steps, learning.judgements).tuned(
+    found = Budget(steps, learning.judgements, learning.further).tuned(
         case.theta,
         case.loss,
         case.stack,
@@ -127,7 +127,8 @@ def in_pairs(problem: Problem, networks: Networks, job: Job) -> Found:
     def learned_at(rate: float) -> Any:
         return learn(batches(problem, examples), adam(rate, steps), held_out=problem.validation, every=every)
 
-    found = search(learning.rates(job.method), learned_at, lambda f: lowest(f.turns[-1].history.held_out_loss))
+    rates, further = learning.rates(job.method), learning.further
+    found = search(rates, learned_at, lambda f: lowest(f.turns[-1].history.held_out_loss), further)
     size = nm.parameters(found.best.turns[-1].theta)
     return Found(found.best.network, found.rate, steps * (len(models) - 1), size)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.differences import READING
 from experiments.folder import made, shown
+from experiments.learning import told_further
 from experiments.np_merge.findings import FISHER_BESIDE_HALF, MERGE_BESIDE_CONTROL, by, differences, findings
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results
@@ -153,8 +154,8 @@ def _task(task: Task, results: Results) -> str:
         f"{results.images[task.name]:,} training images{flips}; networks: {kind}, at {t.rate:g}, weight decay {t.decay:g}, "
         f"{t.steps:,} steps of {t.batch}; learning: Adam, cosine, {s.steps} steps of {s.batch}, rates for coefficients "
         f"of parameters {_rates(s.merge_rates)}, for shared ones {_rates(s.coarse_rates)}, for weights "
-        f"{_rates(s.control_rates)}, from scratch {_rates(s.scratch_rates)}, {s.judgements} looks at {task.judged or 'all'} "
-        f"validation images; {task.measured:,} images are measured, Fisher "
+        f"{_rates(s.control_rates)}, from scratch {_rates(s.scratch_rates)}{told_further(s.further)}, {s.judgements} looks at "
+        f"{task.judged or 'all'} validation images; {task.measured:,} images are measured, Fisher "
         f"information on {task.fisher} at most. {_how_good(task, results)}"
     )
 
@@ -173,17 +174,17 @@ def _rates(rates: tuple[float, ...]) -> str:
 
 
 def _chosen(results: Results) -> Iterator[str]:
-    """How often each rate was the best, and how often an end of a grid."""
+    """How often each rate was the best, and how often it lay beyond the grid."""
     tuned = [row for row in results.rows if row["steps"]]
     moved = [row for row in tuned if row["rate"] != ""]
     ends: Counter[str] = Counter()
     for row in moved:
         grid = results.settings.task(row["task"]).learning.rates(row["method"])
-        ends["lowest"] += row["rate"] == grid[0] and len(grid) > 1
-        ends["highest"] += row["rate"] == grid[-1] and len(grid) > 1
+        ends["below"] += row["rate"] < grid[0]
+        ends["above"] += row["rate"] > grid[-1]
     yield (
         f"Of {len(tuned)} tuned rows {len(tuned) - len(moved)} kept their start, which nothing improved on; of the others "
-        f"{ends['lowest']} chose the lowest rate of their grid and {ends['highest']} the highest."
+        f"{ends['below']} went on below the lowest rate of their grid and {ends['above']} above the highest."
     )
     yield ""
     names = [task.name for task in results.settings.tasks if task.name in {row["task"] for row in tuned}]

@@ -47,6 +47,7 @@ class Learning:
         coarse_rates: for latents of coefficients that are shared.
         control_rates: for weights.
         scratch_rates: for weights without a start.
+        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
 
     Raises:
         ValueError: grids of different lengths.
@@ -59,6 +60,7 @@ class Learning:
     coarse_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     control_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     scratch_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+    further: int = 2
 
     def __post_init__(self) -> None:
         grids = self.merge_rates, self.coarse_rates, self.control_rates, self.scratch_rates

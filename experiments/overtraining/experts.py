@@ -72,13 +72,21 @@ class Family:
                 models = [self.whole(training, x) for x in nm.Stack(theta).models()]
                 seen[step] = Experts(models, (step,) * len(models))
 
-        starts = nm.stack_models([self.first(training, k) for k in range(len(self.tasks.each))]).params
-        every = int(np.gcd.reduce(s.moments))
-        nm.fit_many(
-            starts, self.loss(training), [self.batches(k) for k in range(len(self.tasks.each))], adam(self.rate(training)),
-            steps=max(s.moments), stack=self.stack(training), every=every, seen=keep,
-        )  # fmt: skip
+        self._train(training, max(s.moments), every=int(np.gcd.reduce(s.moments)), seen=keep)
         return {**seen, PLATEAU: self._stopped(training)}
+
+    def scoring(self, training: str) -> list[PyTree]:
+        """Experts that see other batches, after so many steps that EL2N is measured."""
+        theta = self._train(training, self.settings.scored, run=1).theta
+        return [self.whole(training, x) for x in nm.Stack(theta).models()]
+
+    def _train(self, training: str, steps: int, *, run: int = 0, **options: Any) -> Any:
+        """All tasks in one compiled run, as of `nm.fit_many`."""
+        count = len(self.tasks.each)
+        starts = nm.stack_models([self.first(training, k) for k in range(count)]).params
+        streams = [self.batches(k, run) for k in range(count)]
+        rate, stack = adam(self.rate(training)), self.stack(training)
+        return nm.fit_many(starts, self.loss(training), streams, rate, steps=steps, stack=stack, **options)
 
     def _stopped(self, training: str) -> Experts:
         """Each until its own selection loss has come to a plateau, twice: with a smaller rate behind the first."""
@@ -116,9 +124,9 @@ class Family:
         """An expert with full weights."""
         return merge_adapter(self.base, theta) if training == LORA else theta
 
-    def batches(self, k: int) -> Iterator[tuple]:
-        """What expert k sees, the same in every way of training."""
-        return nm.shuffled(*self.tasks.each[k].train, self.settings.batch, seed=100 * self.seed + k)
+    def batches(self, k: int, run: int = 0) -> Iterator[tuple]:
+        """What expert k sees, the same in every way of training; another run has another order."""
+        return nm.shuffled(*self.tasks.each[k].train, self.settings.batch, seed=100 * self.seed + 50 * run + k)
 
     # ---------------------------------------------------------------------------------------------------------- measuring
 

@@ -1,6 +1,6 @@
 """What the paper says of experts that are trained too long and what came out, in words that follow the rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from experiments.overtraining.settings import (
     LORA,
     MERGES,
     MIXTURE,
+    MIXTURES,
     PLATEAU,
     TRAININGS,
 )
@@ -26,25 +27,27 @@ Found = Iterable[tuple[str, Difference | None]]
 
 
 def claims(results: Results) -> Iterator[Marked]:
-    """Each with its mark, where it was measured; settings are setups and methods."""
+    """Each with its mark, where it was measured; settings are setups, each the mean over methods."""
     early, eighth = results.moments[0], _eighth(results)
+    an_eighth = f"{eighth} steps{' (an eighth)' * (8 * eighth == results.moments[-1])}"
     told: list[tuple[Claim, Found]] = [
-        (Claim(PAPER, "full experts merge better before their training ends", f"{eighth} steps (an eighth)", "all steps"),
-         _moments(results, FULL, MERGES, eighth, -1)),
+        (Claim(PAPER, "full experts merge better before their training ends", an_eighth, "all steps"),
+         _moments(results, (FULL,), MERGES, eighth)),
+        (Claim(PAPER, "LoRA experts merge better before their training ends", an_eighth, "all steps"),
+         _moments(results, (LORA,), MERGES, eighth)),
         (Claim(PAPER, "LoRA experts of very few steps merge better than those of all", f"{early} steps", "all steps"),
-         _moments(results, LORA, MERGES, early, -1)),
-        (Claim(PAPER, "LoRA experts merge better before their training ends", "moment of lowest selection loss", "all steps"),
-         _moments(results, LORA, MERGES, CHOSEN, -1)),
-        (Claim(PAPER, "a mixture of LoRA experts is better of experts of fewer steps", "the moment of lowest selection loss",
-               "all steps"), _moments(results, LORA, (EVEN, MIXTURE), CHOSEN, -1)),
-        (Claim(PAPER, "longer training is better for the experts themselves", "all steps", f"{eighth} steps (an eighth)"),
-         ((f"{x}, {t}", results.between(x, t, EXPERTS, -1, eighth)) for x in results.setups for t in TRAININGS)),
+         _moments(results, (LORA,), MERGES, early)),
+        (Claim(PAPER, "a mixture of LoRA experts is better of experts of fewer steps", an_eighth, "all steps"),
+         _moments(results, (LORA,), MIXTURES, eighth)),
+        (Claim(PAPER, "longer training is better for the experts themselves", an_eighth, "all steps", sign=-1),
+         _moments(results, TRAININGS, (EXPERTS,), eighth)),
         (Claim(PAPER, "hard examples (EL2N) are learnt late: an eighth of the steps brings less of them than of easy ones",
                "part of what is learnt in all steps that an eighth has, easiest", "hardest"), _late(results, eighth)),
-        (Claim(PAPER, "what the average forgets are the hard examples", "forgotten of the hardest", "of the easiest"),
-         _forgotten(results)),
+        (Claim(PAPER, "what longer training makes the average forget are the hard examples",
+               "rise of what is forgotten of the hardest, from an eighth to all steps", "of the easiest"),
+         _forgotten(results, eighth)),
         (Claim(PAPER, "early stopping for each task helps the merge", "stopped at a plateau", "all steps"),
-         (pair for t in TRAININGS for pair in _moments(results, t, MERGES, PLATEAU, -1))),
+         _moments(results, TRAININGS, MERGES, PLATEAU)),
     ]  # fmt: skip
     for claim, found in told:
         if (judged := marked(claim, found)) is not None:
@@ -56,10 +59,11 @@ def _eighth(results: Results) -> int:
     return min(results.moments, key=lambda m: abs(np.log(m / (results.moments[-1] / 8))))
 
 
-def _moments(results: Results, training: str, methods: Iterable[str], moment: object, than: object) -> Found:
+def _moments(results: Results, trainings: Iterable[str], methods: Sequence[str], moment: object) -> Found:
+    """How much more a moment has than the last one."""
     for setup in results.setups:
-        for method in methods:
-            yield f"{setup}, {training}, {method}", results.between(setup, training, method, moment, than)
+        for training in trainings:
+            yield f"{setup}, {training}", results.between(setup, training, methods, moment, -1)
 
 
 def _late(results: Results, eighth: int) -> Found:
@@ -74,12 +78,16 @@ def _late(results: Results, eighth: int) -> Found:
             yield f"{setup}, {training}", paired([(parts[0], parts[1])])
 
 
-def _forgotten(results: Results) -> Found:
+def _forgotten(results: Results, eighth: int) -> Found:
+    """How much more of the hardest group than of the easiest is forgotten at the end that was not at an eighth."""
     last, hardest = results.moments[-1], results.settings["groups"] - 1
     for setup in results.setups:
         for training in TRAININGS:
-            groups = [results.group(setup, training, last, group, "forgotten") for group in (hardest, 0)]
-            yield f"{setup}, {training}", paired([(groups[0], groups[1])])
+            rises = []
+            for group in (hardest, 0):
+                early, late = (results.group(setup, training, m, group, "forgotten") for m in (eighth, last))
+                rises.append({seed: late[seed] - early[seed] for seed in early.keys() & late.keys()})
+            yield f"{setup}, {training}", paired([(rises[0], rises[1])])
 
 
 def findings(results: Results) -> Iterator[str]:
@@ -114,13 +122,16 @@ def _beside_controls(results: Results, setup: str, training: str) -> Iterator[st
 
 
 def _stopping(results: Results, setup: str, training: str) -> Iterator[str]:
-    rows = [row for row in results.of(setup, training, AVERAGE) if row["steps"] == PLATEAU]
-    if not rows:
+    chosen = results.between(setup, training, MERGES, CHOSEN, -1)
+    if chosen is not None:
+        yield (
+            f"{setup}, {training}: merges of the one moment that selection data choose minus those of all steps: "
+            f"{chosen.told()}, the mean over {chosen.points} methods ({chosen.word})."
+        )
+    steps = [step for row in results.of(setup, training, AVERAGE) if row["steps"] == PLATEAU for step in row["trained"]]
+    if not steps:
         return
-    steps = [step for row in rows for step in row["trained"]]
-    chosen = results.between(setup, training, AVERAGE, PLATEAU, CHOSEN)
-    beside = "" if chosen is None else f": {chosen.told()} ({chosen.word})"
-    yield (
-        f"{setup}, {training}: the rule stops experts after {min(steps)} to {max(steps)} steps; their average beside that of "
-        f"the one moment that selection data choose{beside}."
-    )
+    pairs = [(results.values(setup, training, m, PLATEAU), results.values(setup, training, m, CHOSEN)) for m in MERGES]
+    beside = paired(pairs)
+    words = "" if beside is None else f"; their merges minus those of that moment: {beside.told()} ({beside.word})"
+    yield f"{setup}, {training}: the rule keeps experts of {min(steps)} to {max(steps)} steps{words}."

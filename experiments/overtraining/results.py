@@ -1,7 +1,7 @@
 """The rows of a folder, asked for by setup, training, moment and method."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,9 @@ class Results:
         found = list(self.values(setup, training, method, moment).values())
         return points(found) if found else ""
 
-    def between(self, setup: str, training: str, method: str, moment: Any, than: Any) -> Difference | None:
-        """How much more accurate a merge is at one moment than at another."""
-        return paired([(self.values(setup, training, method, m) for m in (moment, than))])  # type: ignore[list-item]
+    def between(self, setup: str, training: str, methods: Iterable[str], moment: Any, than: Any) -> Difference | None:
+        """How much more accurate merges are at one moment than at another, the mean over methods."""
+        return paired((self.values(setup, training, x, moment), self.values(setup, training, x, than)) for x in methods)
 
     def beside(self, setup: str, training: str, method: str, than: str, moments: Sequence[Any]) -> Difference | None:
         """How much more accurate one method is than another, over moments."""

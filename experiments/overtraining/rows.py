@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import typer
 
 import npmerge as nm
 from alignment.graph import PyTree
-from experiments.learning import Budget
+from experiments.learning import Budget, search
 from experiments.overtraining.experts import Experts, Family, Moment, measured
 from experiments.overtraining.settings import (
     ARITHMETIC,
@@ -94,12 +94,17 @@ class Experiment:
         """The base, the experts each on its own task, and the mean of their logits."""
         f = self.family
         if method == BASE:
-            return self._judged(f.base)
+            return self._base
         if method == ENSEMBLE:
             return self._judged(experts.models, nm.LogitEnsemble(f.apply))
         judged = [nm.evaluate(f.apply, m, part).loss for m, part in zip(experts.models, f.selections, strict=True)]
         each = [nm.evaluate(f.apply, m, part) for m, part in zip(experts.models, f.tests, strict=True)]
         return _row(each, float(np.mean(judged)))
+
+    @functools.cached_property
+    def _base(self) -> dict[str, Any]:
+        """The same at every moment."""
+        return self._judged(self.family.base)
 
     def _closed(self, experts: Experts, method: str) -> dict[str, Any]:
         """A merge without labels but for its hyper-parameter, which selection data choose."""
@@ -109,20 +114,25 @@ class Experiment:
             own = [measured(task.learning) for task in f.tasks.each]
             stats = nm.collect_each(f.apply, f.graph, experts.models, own, [nm.InputGram()])
         key = jax.random.key(f.seed) if method == DARE else None
-        merged = {name: merge(stack, stats=stats, key=key) for name, merge in self._merges(method).items()}
-        losses = {name: f.selected(network) for name, network in merged.items()}
-        best = min(losses, key=lambda name: losses[name])
-        return _row(f.tested(merged[best]), losses[best], chosen=best)
+        name, make, grid, further = self._choices(method)
 
-    def _merges(self, method: str) -> dict[str, nm.Merge]:
-        """Those of which one is chosen."""
-        scales = self.settings.scales
+        def merged(value: float) -> tuple[PyTree, float]:
+            network = make(value)(stack, stats=stats, key=key)
+            return network, f.selected(network)
+
+        found = search(grid, merged, lambda network_and_loss: network_and_loss[1], further)
+        network, loss = found.best
+        return _row(f.tested(network), loss, chosen=f"{name} {found.rate:g}" if name else "")
+
+    def _choices(self, method: str) -> tuple[str, Callable[[float], nm.Merge], Sequence[float], int]:
+        """The name of the hyper-parameter, the merge that has it, its grid, and how far beyond the grid may go."""
+        s = self.settings
         if method == AVERAGE:
-            return {"": nm.Average()}
+            return "", lambda _: nm.Average(), (1.0,), 0
         if method == REGMEAN:
-            return {f"off-diagonal {x:g}": nm.RegMean(scale=x, ridge=1e-4) for x in self.settings.shrinks}
+            return "off-diagonal", lambda x: nm.RegMean(scale=x, ridge=1e-4), s.shrinks, 0
         make: Any = {ARITHMETIC: nm.TaskArithmetic, TIES: nm.Ties, DARE: nm.Dare}[method]
-        return {f"scale {scale:g}": make(scale=scale) for scale in scales}
+        return "scale", lambda x: make(scale=x), s.scales, s.further
 
     def _learned(self, experts: Experts, method: str) -> dict[str, Any]:
         """Coefficients or all weights of the average, learned from the same examples of all tasks."""
@@ -155,13 +165,16 @@ class Experiment:
     # --------------------------------------------------------------------------------------------------------- difficulty
 
     def _difficulty(self) -> None:
-        """Training examples in groups by EL2N: which the experts have right, and which of those the average forgets."""
+        """Training examples in groups by EL2N: which the experts have right, and which of those the average forgets.
+
+        Experts of another run give the scores: what these have learnt says nothing of the ones that are judged.
+        """
         f, s = self.family, self.settings
         for training in TRAININGS:
             if all(self.files.difficulty.has(**self._group(training, moment, s.groups - 1)) for moment in s.moments):
                 continue
             experts = f.experts(training)
-            scored = zip(experts[s.scored].models, f.tasks.each, strict=True)
+            scored = zip(f.scoring(training), f.tasks.each, strict=True)
             groups = [np.array_split(np.argsort(f.difficulty(model, task), kind="stable"), s.groups) for model, task in scored]
             for moment in s.moments:
                 rows = self._by_group(experts[moment].models, groups)

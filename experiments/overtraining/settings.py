@@ -84,8 +84,8 @@ class Settings:
 
     Attributes:
         setups: bases and experts.
-        moments: steps of expert training after which experts are merged; the last is the whole training.
-        scored: the moment at which EL2N is measured.
+        moments: steps of expert training after which experts are merged; the last is the whole training, one an eighth of it.
+        scored: the moment at which EL2N is measured, of experts that are trained for it.
         groups: of examples by difficulty, of one size.
         rank: of adapters.
         batch: examples of a step.
@@ -97,19 +97,19 @@ class Settings:
         learned_rates: of Adam for coefficients.
         control_rates: for weights; as many.
         router_rates: for routers; as many.
-        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
+        further: rates and scales at most that are tried beyond an end of a grid, while the best one lies there.
     """
 
     setups: tuple[Setup, ...]
-    moments: tuple[int, ...] = (4, 16, 64, 256, 1024)
-    scored: int = 16
+    moments: tuple[int, ...] = (4, 32, 128, 512, 1024)
+    scored: int = 32
     groups: int = 5
     rank: int = 4
     batch: int = 32
     judged: int = 16
     patience: int = 3
     steps: int = 200
-    scales: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0)
+    scales: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
     shrinks: tuple[float, ...] = (0.1, 0.5, 0.9)
     learned_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     control_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
@@ -146,6 +146,6 @@ PRESETS = {
                   Sizes(5000, 200, 40, 60, 100), base_steps=10_000, rate=3e-4, adapter_rate=1e-3),
         ),
         moments=(4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384), scored=32, rank=16, batch=128, judged=64,
-        steps=500, scales=(0.2, 0.4, 0.6, 0.8, 1.0),
+        steps=500, scales=(0.2, 0.4, 0.6, 0.8, 1.0, 1.5),
     ),
 }  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data import Examples, Images, joined, load, standardised
+from experiments.data import Examples, Images, joined, labelled, load, standardised
 from experiments.data.find import SHARED
 from experiments.overtraining.settings import Setup, Sizes
 from experiments.strings import STRINGS, read_strings
@@ -45,7 +45,7 @@ def image_tasks(images: Images, sizes: Sizes, shape: tuple[int, ...], seed: int)
     """Each view of images of its own for training, of the same ones for all tasks in the other parts.
 
     Args:
-        images: of a set; the test images are the same for every seed.
+        images: of a set, which may be sorted by class; the test images are the same for every seed.
         sizes: of the parts.
         shape: of an image as the network takes it.
         seed: of which images are in which part.
@@ -53,7 +53,7 @@ def image_tasks(images: Images, sizes: Sizes, shape: tuple[int, ...], seed: int)
     pool = joined([images.train, images.validation])
     trains = [sizes.train] * len(VIEWS)
     base, selection, learning, *own = _cut(pool, seed, sizes.base, sizes.selection, sizes.learning, *trains)
-    test = images.test.take(np.arange(min(sizes.test, len(images.test.labels))))
+    test = images.test.take(labelled(images.test.labels, min(sizes.test, len(images.test.labels)), seed=0))
 
     def seen(view: Callable[[np.ndarray], np.ndarray], part: Examples) -> Examples:
         return Examples(np.ascontiguousarray(view(part.inputs)).reshape(len(part.labels), *shape), part.labels)

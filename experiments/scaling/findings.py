@@ -21,6 +21,7 @@ from experiments.scaling.settings import (
     PARENTS,
     REFERENCE,
     SHORT,
+    SUCCESSIVE,
     TENSORS,
     TIES,
     UNIVERSE,
@@ -34,13 +35,13 @@ CLAIMS: tuple[tuple[Claim, dict[str, str]], ...] = (
         {"of": UNIVERSE, "over": REFERENCE},
     ),
     (
-        Claim("Ainsworth et al. 2023 (MergeMany), arXiv 2209.04836", "networks matched to the others' mean can be averaged, "
-              "which as they are they cannot", f"{MEAN}: {AVERAGE}", f"{NONE}: {AVERAGE}"),
+        Claim("Ainsworth et al. 2023 (MergeMany), arXiv 2209.04836", "networks matched to the others' mean have a better "
+              "average than as they are", f"{MEAN}: {AVERAGE}", f"{NONE}: {AVERAGE}"),
         {"of": MEAN, "over": NONE},
     ),
     (
-        Claim("Yadav et al. 2023 (TIES), arXiv 2306.01708", "with more models TIES keeps more than task arithmetic", TIES,
-              ARITHMETIC),
+        Claim("Yadav et al. 2023 (TIES), arXiv 2306.01708", "of more than two models TIES keeps more than task arithmetic",
+              TIES, ARITHMETIC),
         {},
     ),
     (
@@ -55,8 +56,16 @@ CLAIMS: tuple[tuple[Claim, dict[str, str]], ...] = (
 )  # fmt: skip
 """What papers say, and in which alignments the two rows are."""
 
-HELP = ((JOINT, AVERAGE), (JOINT, CONTROL), (TENSORS, CONTROL), (SHORT, CONTROL), (PAIRS, LONG), (CONTROL, FIRST))
-"""Learned rows beside what they have to be better than."""
+HELP: tuple[tuple[str, str, str | None], ...] = (
+    (JOINT, AVERAGE, None),
+    (JOINT, CONTROL, None),
+    (TENSORS, CONTROL, None),
+    (SHORT, CONTROL, None),
+    (SHORT, CONTROL, SUCCESSIVE),
+    (PAIRS, LONG, None),
+    (CONTROL, FIRST, None),
+)
+"""Learned rows beside what they have to be better than, and in which alignment if not in that of the block."""
 
 
 def claims(results: Results) -> Iterator[Marked]:
@@ -84,13 +93,14 @@ def _more(block: Block) -> list[int]:
 
 def _helps(results: Results, block: Block) -> Iterator[str]:
     """Where learned coefficients stop helping."""
-    for learned, than in HELP:
-        found = {n: results.difference(block, learned, than, [n]) for n in block.counts}
+    for learned, than, where in HELP:
+        found = {n: results.difference(block, learned, than, [n], of=where, over=where) for n in block.counts}
         known: dict[int, Difference] = {n: x for n, x in found.items() if x is not None}
         if not known:
             continue
         told = "; ".join(f"{n}: {x.told(unit='')} ({x.word})" for n, x in known.items())
-        yield f"{block.name}: {learned} minus {than}, points: {told}. {_until(known)}"
+        aligned = f", {where} alignment" if where else ""
+        yield f"{block.name}: {learned} minus {than}{aligned}, points: {told}. {_until(known)}"
 
 
 def _until(found: dict[int, Difference]) -> str:
@@ -100,7 +110,10 @@ def _until(found: dict[int, Difference]) -> str:
     helps = [n for n, x in found.items() if x.verdict > 0]
     if not helps:
         return "Nowhere told to help."
-    return f"Told to help up to {max(helps)}." if max(helps) < max(found) else f"Told to help at {max(helps)}, the most."
+    without_gap = [n for n, m in zip(sorted(found), sorted(helps), strict=False) if n == m]
+    if len(without_gap) == len(helps):
+        return f"Told to help up to {max(helps)}." if max(helps) < max(found) else f"Told to help up to {max(helps)}, the most."
+    return f"Told to help at {', '.join(map(str, sorted(helps)))}."
 
 
 def _alignments(results: Results, block: Block) -> Iterator[str]:

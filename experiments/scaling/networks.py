@@ -48,6 +48,7 @@ class Networks:
         self.apply, self.objective = self.network.apply, nm.CrossEntropy()
         self.loss = nm.fine_tuning(self.apply, self.objective)
         self.validation, self.test = batched(validation, settings.judged), alike(test, settings.tested)
+        self._aligned: dict[tuple[str, int], tuple[list[PyTree], float]] = {}
 
     # -------------------------------------------------------------------------------------------------------- as they are
 
@@ -66,7 +67,7 @@ class Networks:
     def parts(self) -> list[Examples]:
         """What each learns from."""
         places = split(self.block.split, self.pool.labels, self.count, seed=self.seed)
-        return [self.pool.take(part) for part in places]
+        return [self.pool if self.block.split == "same" else self.pool.take(part) for part in places]
 
     @functools.cached_property
     def models(self) -> list[PyTree]:
@@ -98,11 +99,12 @@ class Networks:
 
     # ------------------------------------------------------------------------------------------------ brought together
 
-    @functools.cache  # noqa: B019 (networks live as long as their rows)
     def aligned(self, alignment: str, count: int) -> tuple[list[PyTree], float]:
         """The first so many networks brought together, and the CPU seconds of that, after a call that compiled everything."""
-        self._bring(alignment, self.models[:2])
-        return spent(lambda: self._bring(alignment, self.models[:count]))
+        if (found := self._aligned.get((alignment, count))) is None:
+            self._bring(alignment, self.models[: count if alignment == UNIVERSE else 2])  # a universe is compiled for a number
+            found = self._aligned[alignment, count] = spent(lambda: self._bring(alignment, self.models[:count]))
+        return found
 
     def _bring(self, alignment: str, models: Sequence[PyTree]) -> list[PyTree]:
         if alignment in TOGETHER:

@@ -14,7 +14,7 @@ from experiments.run import Preset
 from experiments.scaling.figures import figures
 from experiments.scaling.findings import claims, findings, laws
 from experiments.scaling.results import Results, read
-from experiments.scaling.settings import AVERAGE, CLOSED, CONTROLS, LEARNED, LEVELS, SHORT, SUCCESSIVE, Block
+from experiments.scaling.settings import AVERAGE, CLOSED, CONTROL, CONTROLS, LEARNED, LEVELS, SHORT, SUCCESSIVE, Block
 from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """Two to 64 small networks are merged into one, in every way there is for more than two: matched to the first,
@@ -48,7 +48,7 @@ def page(folder: Path) -> str:
         lines += [f"### {block.name}", "", *_accuracies(results, block), "", *_costs(results, block), ""]
     lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
-    lines += ["## Limits", "", *(f"- {line}" for line in _limits(summary["preset"])), ""]
+    lines += ["## Limits", "", *(f"- {line}" for line in _limits(results, summary["preset"])), ""]
     return "\n".join([*lines, made(summary, training_in_rows=True), ""])
 
 
@@ -57,7 +57,8 @@ def _ways(block: Block) -> list[tuple[str, str, str | None]]:
     ways: list[tuple[str, str, str | None]] = [(method, method, None) for method in LEVELS]
     ways += [(f"{AVERAGE}, {alignment}", AVERAGE, alignment) for alignment in block.alignments]
     ways += [(method, method, None) for method in (*CLOSED, *LEARNED, *CONTROLS) if method != AVERAGE]
-    return [*ways, (f"{SHORT}, each aligned to the merge so far", SHORT, SUCCESSIVE)]
+    ways += [(f"{SHORT}, each aligned to the merge so far", SHORT, SUCCESSIVE)]
+    return [*ways, (f"{CONTROL}, of networks aligned so", CONTROL, SUCCESSIVE)]
 
 
 def _accuracies(results: Results, block: Block) -> list[str]:
@@ -125,23 +126,30 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"{block.name}: {start}, {data}; N networks are the first N. What is not about alignments is at: {block.home}."
     yield (
         f"Learning: Adam, the rate falling along a cosine, {s['steps']} steps of {s['batch']} from the labelled images; pairs "
-        "as many in all or for each, with the control of as many; five moments and all rates on validation data: "
+        "as many in all (whole steps, one at least in a turn) or for each turn, with the control of as many; validation data "
+        "choose among five moments, of each turn or of as many steps of the control, and among rates: "
         f"{s['learned_rates']} for coefficients, {s['control_rates']} for weights{told_further(s['further'])}."
     )
     yield (
-        f"Closed forms: scales {s['scales']}, divided by N where task vectors are summed; off-diagonal elements of RegMean "
-        f"times one of {s['shrinks']}; RegMean and Fisher measure each network on {s['measured']} images of its own, without "
-        "labels; REPAIR on as many of all networks together."
+        f"Closed forms: scales {s['scales']}{told_further(s['further'])}, divided by N where task vectors are summed; "
+        f"off-diagonal elements of RegMean times one of {s['shrinks']}; RegMean and Fisher measure each network on "
+        f"{s['measured']} images of its own, without labels; REPAIR on as many of all networks together."
     )
     yield (
-        "CPU seconds are of all threads of the process: of an alignment after one of two networks, which compiles it; of a "
+        "CPU seconds are of all threads of the process: of an alignment after one that compiles it; of a "
         "closed form once compiled, its statistics not included; of what is learned the run of one rate, the cheapest of all "
         "rates. Memory is that of one step: predicted from shapes, and as XLA plans it."
     )
 
 
-def _limits(preset: str) -> Iterator[str]:
+def _limits(results: Results, preset: str) -> Iterator[str]:
     if preset != Preset.paper:
         yield "Narrow perceptrons on digits: averages of wider networks lose less, and matching finds more in them."
+    yield (
+        "Settings were fixed after parts of seed 0 had been looked at, test accuracies too; grids, numbers of steps and how "
+        "often validation data are looked at are others "
+        f"since{', and that seed is not among these' * (0 not in results.seeds)}."
+    )
+    yield "The base of task vectors is the untrained start: published ones are trained, and task vectors smaller beside them."
     yield "CPU seconds do not tell how well work is divided among cores; laws of them are of this machine and these sizes."
     yield "Networks are divided among the most that are merged: with fewer of them, less of the data has been seen."

@@ -32,6 +32,7 @@ from experiments.scaling.settings import (
     LEARNED,
     LEVELS,
     LONG,
+    NONE,
     OF_A_BASE,
     PAIRS,
     REGMEAN,
@@ -61,8 +62,11 @@ def wanted(block: Block) -> Iterator[Job]:
         yield from (Job(n, block.home, method) for method in closed if method != REPAIR or block.start == "own")
         yield from (Job(n, block.home, method) for method in (*LEARNED, *CONTROLS))
         if block.start == "own":
-            yield Job(n, SUCCESSIVE, SHORT)
+            yield from (Job(n, SUCCESSIVE, method) for method in (SHORT, CONTROL))
 
+
+LOOKS = 4
+"""Moments at which validation data are looked at, besides the start: of what `Settings.steps` are for, and of each pair."""
 
 MEASURED = (JOINT, TENSORS, PAIRS, CONTROL)
 """Rows of which it is told what a step holds."""
@@ -83,6 +87,7 @@ class Experiment:
     def __init__(self, networks: Networks, rows: Rows):
         self.networks, self.rows = networks, rows
         self.settings, self.block = networks.settings, networks.block
+        self._held: dict[tuple[str, int], dict[str, int]] = {}
 
     def run(self) -> None:
         """Every row that is not there yet."""
@@ -99,10 +104,17 @@ class Experiment:
         """The columns of a row."""
         if job.method in LEVELS:
             return self._level(job)
+        if job.method == FIRST:  # the same beside any number
+            return dict(self._first)
         models, aligning = self.networks.aligned(job.alignment, job.models)
         columns = self._closed(job, models) if job.method in CLOSED else self._learned(job, models)
         inside = job.alignment == SUCCESSIVE and job.method == SHORT  # it aligns to what it has learned, as it merges
         return columns | {"aligning": 0.0 if inside else round(aligning, 4)}
+
+    @functools.cached_property
+    def _first(self) -> dict[str, Any]:
+        """The first network fine-tuned."""
+        return self._learned(Job(1, NONE, FIRST), self.networks.models[:1]) | {"aligning": 0.0}
 
     def _level(self, job: Job) -> dict[str, Any]:
         """The networks themselves, the best of them on validation data, and the mean of their logits."""
@@ -128,25 +140,34 @@ class Experiment:
             statistic = nm.InputGram() if job.method == REGMEAN else nm.DiagonalFisher()
             stats = self.networks.stats(models, [statistic])
         key = jax.random.key(self.networks.seed) if job.method == DARE else None
-        merges = self._merges(job)
+        name, make, grid, further = self._choices(job)
+
+        def merged(value: float) -> tuple[PyTree, float]:
+            network = make(value)(stack, stats=stats, key=key)
+            return network, self.networks.judged(network).loss if name else 0.0
+
         with warnings.catch_warnings(record=True) as said:
             warnings.filterwarnings("always", ".*data leave directions open.*")
-            networks = {name: merge(stack, stats=stats, key=key) for name, merge in merges.items()}
-            judged = {name: self.networks.judged(network).loss for name, network in networks.items() if len(networks) > 1}
-            chosen = min(judged or networks, key=lambda name: judged.get(name, 0.0))
-            _, seconds = spent(lambda: merges[chosen](stack, stats=stats, key=key))  # once more: it is compiled now
+            found = search(grid, merged, lambda network_and_loss: network_and_loss[1], further)
+            merge = make(found.rate)
+            _, seconds = spent(lambda: merge(stack, stats=stats, key=key))  # once more: it is compiled now
         notes = sorted({str(warning.message) for warning in said})
-        return self._tested(networks[chosen], chosen=chosen, merging=seconds, notes=notes)
+        chosen = f"{name} {found.rate:g}" if name else ""
+        return self._tested(found.best[0], chosen=chosen, merging=seconds, notes=notes)
 
-    def _merges(self, job: Job) -> dict[str, nm.Merge]:
-        """The merges of which one is chosen."""
-        n, scales = job.models, self.settings.scales
+    def _choices(self, job: Job) -> tuple[str, Callable[[float], nm.Merge], Sequence[float], int]:
+        """The name of the hyper-parameter, the merge that has it, its grid, and how far beyond the grid may go."""
+        n, s = job.models, self.settings
         if job.method in OF_A_BASE:
-            make = {ARITHMETIC: lambda x: nm.TaskArithmetic(x / n), TIES: lambda x: nm.Ties(scale=x), DARE: _dare(n)}
-            return {f"scale {scale:g}": make[job.method](scale) for scale in scales}
+            make: dict[str, Callable[[float], nm.Merge]] = {
+                ARITHMETIC: lambda x: nm.TaskArithmetic(x / n),
+                TIES: lambda x: nm.Ties(scale=x),
+                DARE: lambda x: nm.Dare(scale=x / n),
+            }
+            return "scale", make[job.method], s.scales, s.further
         if job.method == REGMEAN:
-            return {f"off-diagonal {x:g}": nm.RegMean(scale=x) for x in self.settings.shrinks}
-        return {"": nm.Average() if job.method == AVERAGE else nm.Fisher()}
+            return "off-diagonal", lambda x: nm.RegMean(scale=x), s.shrinks, 0
+        return "", lambda _: nm.Average() if job.method == AVERAGE else nm.Fisher(), (1.0,), 0
 
     def _repaired(self, models: list[PyTree]) -> dict[str, Any]:
         """The average with each channel rescaled as the networks have it."""
@@ -171,29 +192,38 @@ class Experiment:
         merging = min(seconds for _, seconds in searched.found.values())
         columns: dict[str, Any] = {"merging": merging, "rate": searched.rate, "steps": learner.steps}
         if job.method in MEASURED:  # the others take the steps of one of these
-            loss, theta, stack = learner.example()
-            columns |= step_bytes(loss, adam(1e-3, 1), theta, stack, next(self._batches()))._asdict()
+            columns |= self._bytes(job, learner)
         return self._tested(network, **columns, labelled=self.settings.labelled, learned=learned)
+
+    def _bytes(self, job: Job, learner: Learner) -> dict[str, int]:
+        """What a step holds, compiled once where it is the same for all numbers of networks."""
+        key = job.method, job.models if job.method in (JOINT, TENSORS) else 0
+        if key not in self._held:
+            loss, theta, stack = learner.example()
+            self._held[key] = step_bytes(loss, adam(1e-3, 1), theta, stack, next(self._batches()))._asdict()
+        return self._held[key]
 
     def _learner(self, job: Job, models: list[PyTree]) -> Learner:
         s, n = self.settings, len(models)
         if job.method in (SHORT, PAIRS):
             steps = s.steps if job.method == PAIRS else max(1, s.steps // (n - 1))
-            return Learner(functools.partial(self._pairs, job, models, steps), s.learned_rates, steps, self._pair_of(models))
+            learn = functools.partial(self._pairs, job, models, steps)
+            return Learner(learn, s.learned_rates, steps * (n - 1), self._pair_of(models))
         if job.method in CONTROLS:
-            steps = s.steps * (n - 1) if job.method == LONG else s.steps
+            turns = n - 1 if job.method == LONG else 1  # of pairs, each of which looks as often at validation data
             start = models[0] if job.method == FIRST else nm.Average()(nm.stack_models(models))
-            return self._fitted(start, self.networks.loss, None, s.control_rates, steps)
+            return self._fitted(start, self.networks.loss, None, s.control_rates, turns)
         stack = nm.stack_models(models)
         merge = nm.Learned(nm.Average(), nm.PerParameter() if job.method == JOINT else nm.PerTensor(), nm.Simplex())
         loss = nm.weight_space(merge, self.networks.apply, self.networks.objective)
-        return self._fitted(merge.init(stack), loss, stack, s.learned_rates, s.steps)
+        return self._fitted(merge.init(stack), loss, stack, s.learned_rates, 1)
 
-    def _fitted(self, theta: PyTree, loss: Any, stack: nm.Stack | None, rates: Sequence[float], steps: int) -> Learner:
-        """Of a theta that `fit` learns."""
+    def _fitted(self, theta: PyTree, loss: Any, stack: nm.Stack | None, rates: Sequence[float], turns: int) -> Learner:
+        """Of a theta that `fit` learns, in the steps of so many turns."""
+        steps = self.settings.steps * turns
 
         def learn(rate: float) -> tuple[PyTree, float, int]:
-            budget = Budget(steps)
+            budget = Budget(steps, LOOKS * turns)
             held_out = self.networks.validation
             found = budget.tuned(theta, loss, stack, batches=self._batches, held_out=held_out, rates=[rate])
             network = found.theta if stack is None else _merged(loss.merge, found.theta, stack)
@@ -208,7 +238,7 @@ class Experiment:
         given, realign = (n.models[: job.models], n.matched) if successive else (models, None)
         found = nm.successive(
             given, n.apply, n.objective, self._batches(), adam(rate, steps), steps=steps, realign=realign,
-            held_out=n.validation, every=max(1, steps // 4),
+            held_out=n.validation, every=max(1, steps // LOOKS),
         )  # fmt: skip
         loss = lowest(found.turns[-1].history.held_out_loss)
         return found.network, loss, nm.parameters(found.turns[0].theta)
@@ -226,10 +256,6 @@ class Experiment:
     def _tested(self, network: PyTree, **columns: Any) -> dict[str, Any]:
         metrics = self.networks.tested(network)
         return _row(metrics.accuracy, metrics.loss, **columns)
-
-
-def _dare(n: int) -> Callable[[float], nm.Merge]:
-    return lambda scale: nm.Dare(scale=scale / n)
 
 
 @functools.partial(jax.jit, static_argnums=0)

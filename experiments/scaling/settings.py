@@ -72,13 +72,13 @@ class Settings:
         judged: validation images at most, by which everything is chosen.
         tested: test images at most.
         labelled: images that are learned from; no network saw them.
-        steps: of Adam, of learning.
+        steps: of Adam, of learning; pairs divide them among their turns, one at least for each.
         batch: images of a step, of training and of learning.
         scales: of task vectors, of which validation data choose; divided by the number of networks where they are summed.
         shrinks: what RegMean multiplies off-diagonal elements by, likewise.
         learned_rates: of Adam for coefficients.
         control_rates: for weights; as many.
-        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
+        further: rates and scales at most that are tried beyond an end of a grid, while the best one lies there.
     """
 
     blocks: tuple[Block, ...]
@@ -91,12 +91,12 @@ class Settings:
     judged: int | None = 1000
     tested: int | None = None
     labelled: int = 100
-    steps: int = 60
+    steps: int = 63
     batch: int = 50
     scales: tuple[float, ...] = (0.5, 1.0, 2.0)
     shrinks: tuple[float, ...] = (0.1, 0.5, 0.9)
     learned_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
-    control_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    control_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     further: int = 2
 
 

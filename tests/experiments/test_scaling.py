@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from experiments.scaling.laws import growing, tending
 from experiments.scaling.networks import Networks
 from experiments.scaling.page import page
 from experiments.scaling.results import Results, read
-from experiments.scaling.rows import Experiment, wanted
+from experiments.scaling.rows import LOOKS, Experiment, Job, wanted
 from experiments.scaling.settings import (
     AVERAGE,
     CONTROL,
@@ -113,6 +114,28 @@ def test_every_alignment_finds_a_permuted_copy(permuted, alignment):
     assert max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (average, as_they_are)), strict=True)) > 0.1
 
 
+def test_the_control_of_pairs_looks_at_validation_data_as_often_as_they(permuted, monkeypatch):
+    budgets = []
+
+    def budget(*given):
+        budgets.append(given)
+        return SimpleNamespace(tuned=lambda theta, *_, **__: SimpleNamespace(theta=theta, loss=1.0))
+
+    monkeypatch.setattr("experiments.scaling.rows.Budget", budget)
+    experiment = Experiment(permuted, None)
+    for method in (CONTROL, LONG):
+        experiment._learner(Job(3, NONE, method), permuted.models).learn(0.1)
+    pairs, short = (experiment._learner(Job(3, NONE, method), permuted.models) for method in (PAIRS, SHORT))
+    assert budgets == [(SETTINGS.steps, LOOKS), (2 * SETTINGS.steps, 2 * LOOKS)]
+    assert pairs.steps == 2 * SETTINGS.steps and short.steps == SETTINGS.steps
+
+
+def test_turns_divide_the_steps_nearly_evenly():
+    settings = PRESETS["cpu"]
+    turns = [n - 1 for n in settings.blocks[0].counts]
+    assert all(0.95 <= settings.steps // n * n / settings.steps <= 1 for n in turns)
+
+
 def test_networks_are_kept_and_read_again(out):
     networks = Networks(SETTINGS, SETTINGS.blocks[0], load_images(), 0, out / "parents")
     trained = networks.models
@@ -171,7 +194,8 @@ def test_words_follow_the_rows():
     universe = "Crisostomi et al. 2024 (C2M3), arXiv 2405.17897"
     for gains, mark, words in (
         ({2: 0.1, 4: 0.1}, "reproduced", "Told to help up to 4."),
-        ({2: 0.1, 4: 0.1, 8: 0.1}, "reproduced", "Told to help at 8, the most."),
+        ({2: 0.1, 4: 0.1, 8: 0.1}, "reproduced", "Told to help up to 8, the most."),
+        ({2: 0.1, 8: 0.1}, "reproduced", "Told to help at 2, 8."),
         ({4: -0.1}, "refuted", "Nowhere told to help."),
     ):
         found = results(gains)
