@@ -1,5 +1,7 @@
 """Linear merges: a choice of coefficients, and `combine`, which they all apply."""
 
+from collections.abc import Hashable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,11 @@ class LinearMerge(Merge):
         >>> nm.Learned(Last(), nm.PerParameter(), nm.Free()).init(stack)["w"].shape  # it can be learned at once
         (3, 1)
     """
+
+    @property
+    def program(self) -> Hashable:
+        """One for all linear merges, with a base or without: what they differ in is their coefficients."""
+        return (LinearMerge, self.needs_base) if type(self).apply is LinearMerge.apply else self
 
     def apply(self, theta: PyTree, stack: Stack) -> PyTree:
         """`combine`, with the base only where the method is defined by it."""
