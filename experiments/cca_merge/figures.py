@@ -45,7 +45,7 @@ def _draw_gammas(ax: Any, results: Results, block: Block) -> None:
     """The mean over seeds for each number of networks; validation dashed."""
     for k, n in enumerate(block.counts):
         place = (block.task, block.split, n)
-        rows = [row for row in results.gammas if (row["task"], row["split"], row["models"]) == place]
+        rows = [r for r in results.gammas if (r["task"], r["split"], r["models"]) == place and r["reference"] == 0]
         gammas = sorted({row["gamma"] for row in rows})
         for by, style in (("test", "-"), ("validation", ":")):
             means = [100 * np.mean([row[by] for row in rows if row["gamma"] == gamma]) for gamma in gammas]

@@ -120,9 +120,14 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"CCA: gamma of {s['gammas']}, in multiples of each layer's mean variance, the highest accuracy on validation data "
-        "for every row (the loss decides ties); other references and what starts from CCA take it over. The published code "
-        f'chose it once, by test accuracy: "{ON_TEST}" is that choice among the same gammas, and nothing else belongs '
-        f"beside it. ZipIt: (alpha, beta) of {s['zipped']} likewise. The others have nothing to choose."
+        "for every row and reference (the loss decides ties); what starts from CCA takes it over. The published code "
+        f'chose it once, by test accuracy: "{ON_TEST}" is a choice by that for every row, among the same gammas, and nothing '
+        f"else belongs beside it. ZipIt: (alpha, beta) of {s['zipped']} likewise. The others have nothing to choose; optimal "
+        "transport of equal masses is a permutation, by distance."
+    )
+    yield (
+        "REPAIR: channels of the permuted average get the mean moments of their parents, those of the CCA average the moments "
+        "of the reference, whose units they are: what CCA makes of a parent computes something else."
     )
     yield (
         f"With labels: Adam, {s['steps']} steps of {s['batch']} from {s['labelled']} labelled training images, which the "

@@ -70,6 +70,15 @@ class Results:
         places = [(block, n) for block in self.blocks for n in block.references]
         return paired((self.accuracies(b, method, n, choice), self.accuracies(b, method, n)) for b, n in places)
 
+    def searched(self, block: Block, models: int) -> dict[int, dict[float, float]]:
+        """Test accuracy by seed and gamma, with the first network as the reference."""
+        place = {"task": block.task, "split": block.split, "models": models, "reference": 0}
+        found: dict[int, dict[float, float]] = {}
+        for row in self.gammas:
+            if all(row[name] == value for name, value in place.items()):
+                found.setdefault(row["seed"], {})[row["gamma"]] = row["test"]
+        return found
+
     def layers(self, block: Block) -> Iterator[list[Row]]:
         """For each layer, in the order of the network, the rows of correlations over seeds."""
         rows = [row for row in self.spectra if (row["task"], row["split"]) == (block.task, block.split)]

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ from experiments.run import Rows
 
 
 class Files(NamedTuple):
-    """The files of rows in a folder: merges, the search for gamma, and correlations by layer."""
+    """The files of rows in a folder: merges, the search for gamma by number of the reference, and correlations by layer."""
 
     rows: Rows
     gammas: Rows
@@ -54,7 +54,7 @@ def files(out: Path, made_with: dict[str, Any]) -> Files:
     place = KEY[:4]
     return Files(
         Rows(out / "rows.csv", KEY, made_with),
-        Rows(out / "gammas.csv", (*place, "gamma"), made_with),
+        Rows(out / "gammas.csv", (*place, "reference", "gamma"), made_with),
         Rows(out / "spectra.csv", (*place[:3], "node"), made_with),
     )
 
@@ -85,6 +85,7 @@ class Experiment:
         self.settings, self.block, self.problem, self.files = settings, block, problem, found
         self.place = {"seed": problem.seed, "task": block.task, "split": block.split}
         self.networks = functools.cache(self._networks)
+        self._one: dict[str, Any] = {}
 
     def run(self) -> None:
         """Every row that is not there yet."""
@@ -109,28 +110,28 @@ class Experiment:
 
     def measured(self, job: Job) -> dict[str, Any]:
         """The columns of a row."""
-        networks, order = self.networks(job.models), list(range(job.models))
+        networks = self.networks(job.models)
         if job.method in (PARENTS, BEST, ENSEMBLE):
             return _level(networks, job)
         if job.method == ON_TEST:
-            return self._by_gamma(job.models, "test")
+            return self._by_gamma(job.models, "test", [0])
         if job.method in TUNED:
             return self._tuned(networks, job)
-        if job.method == CCA and job.reference == FIRST:
-            return self._by_gamma(job.models, "validation")
         if job.method in REPAIRED:
             return self._repaired(networks, job)
+        if job.method == CCA:
+            return self._by_gamma(job.models, "validation", _references(networks, job))
         alignment, said = self._alignment(job.method, job.models)
-        found = [networks.merged(alignment, order) for order in _orders(networks, order, job.reference)]
+        found = [networks.merged(alignment, _order(k, job.models)) for k in _references(networks, job)]
         tested = [self.problem.tested(network) for network in found]
         return _row(*(float(np.mean([getattr(m, name) for m in tested])) for name in ("accuracy", "loss")), chosen=said)
 
     def _alignment(self, method: str, models: int) -> tuple[Alignment | None, str]:
-        """A method with what validation data choose, and what that was."""
+        """A method with what validation data choose for the first network as the reference, and what that was."""
         if method in FIXED:
             return FIXED[method], ""
         if method == CCA:
-            gamma = self._gamma(models, "validation")["gamma"]
+            gamma = self._gamma(models, "validation", 0)["gamma"]
             return cca(gamma), f"gamma {gamma:g}"
         return self._zipped(models)
 
@@ -142,16 +143,18 @@ class Experiment:
         best = max(judged, key=lambda pair: (judged[pair].accuracy, -judged[pair].loss))
         return zipped(*best), "alpha {:g}, beta {:g}".format(*best)
 
-    def _by_gamma(self, models: int, by: str) -> dict[str, Any]:
-        best = self._gamma(models, by)
-        return _row(best["test"], best["test_loss"], chosen=f"gamma {best['gamma']:g}")
+    def _by_gamma(self, models: int, by: str, references: Sequence[int]) -> dict[str, Any]:
+        """CCA, the mean over references, each with the gamma that is chosen for it."""
+        best = [self._gamma(models, by, k) for k in references]
+        gammas = ", ".join(f"{row['gamma']:g}" for row in best)
+        return _row(*(float(np.mean([row[name] for row in best])) for name in ("test", "test_loss")), chosen=f"gamma {gammas}")
 
-    def _gamma(self, models: int, by: str) -> dict[str, Any]:
+    def _gamma(self, models: int, by: str, reference: int) -> dict[str, Any]:
         """The row of the gamma of highest accuracy on validation or test data; all of them are measured where they are not."""
-        place, networks = self.place | {"models": models}, self.networks(models)
+        place, networks = self.place | {"models": models, "reference": reference}, self.networks(models)
         for gamma in self.settings.gammas:
             if not self.files.gammas.has(**place, gamma=gamma):
-                network = networks.merged(cca(gamma), range(models))
+                network = networks.merged(cca(gamma), _order(reference, models))
                 validation, test = self.problem.judged(network), self.problem.tested(network)
                 measured = {"validation": validation.accuracy, "validation_loss": validation.loss}
                 self.files.gammas.add(place | {"gamma": gamma} | measured | {"test": test.accuracy, "test_loss": test.loss})
@@ -159,16 +162,23 @@ class Experiment:
         return max(rows, key=lambda row: (row[by], -row[f"{by}_loss"]))
 
     def _repaired(self, networks: Networks, job: Job) -> dict[str, Any]:
-        """The average with each channel rescaled as its parents have it."""
+        """The average with each channel rescaled as its parents have it.
+
+        What CCA made of a parent no longer computes what the parent did, so its moments are none to go by; the units are
+        those of the reference, and so are their moments.
+        """
         alignment, said = self._alignment(CCA if job.method == CCA_REPAIR else PERMUTED, job.models)
         p, models = self.problem, networks.aligned(alignment, range(job.models))
-        found = nm.repair(p.network.apply, p.graph, nm.Average()(nm.stack_models(models)), models, p.measuring)
+        like = models[:1] if job.method == CCA_REPAIR else models
+        found = nm.repair(p.network.apply, p.graph, nm.Average()(nm.stack_models(models)), like, p.measuring)
         metrics = p.tested(found.variables)
         return _row(metrics.accuracy, metrics.loss, chosen=said)
 
     def _tuned(self, networks: Networks, job: Job) -> dict[str, Any]:
         """All weights learned from some labelled images, at the rate that validation data choose."""
         s, p, start, said = self.settings, self.problem, networks.models[0], ""
+        if job.method == TUNED_ONE and self.block.split == "same" and self._one:  # of all numbers of networks the same
+            return dict(self._one)
         if job.method != TUNED_ONE:
             alignment, said = self._alignment(CCA if job.method == TUNED_CCA else PERMUTED, job.models)
             start = networks.merged(alignment, range(job.models))
@@ -176,7 +186,9 @@ class Experiment:
         budget = Budget(s.steps, further=s.further)
         learned = budget.tuned(start, p.loss, None, batches=batches, held_out=p.validation, rates=s.rates)
         metrics = p.tested(p.renewed(learned.theta))
-        return _row(metrics.accuracy, metrics.loss, chosen=said, labelled=s.labelled, rate=learned.rate)
+        row = _row(metrics.accuracy, metrics.loss, chosen=said, labelled=s.labelled, rate=learned.rate)
+        self._one = row if job.method == TUNED_ONE else self._one
+        return row
 
     def _spectra(self) -> None:
         """Correlations between the first two networks, layer by layer."""
@@ -204,13 +216,17 @@ def _ranked(networks: Networks, n: int) -> list[int]:
     return sorted(range(n), key=lambda k: (-networks.judged[k].accuracy, networks.judged[k].loss))
 
 
-def _orders(networks: Networks, order: list[int], reference: str) -> list[list[int]]:
-    """The networks with the reference in front, one order for each reference that is wanted."""
-    if reference == FIRST:
-        return [order]
-    ranked = _ranked(networks, len(order))
-    chosen = {GOOD: ranked[:1], BAD: ranked[-1:], EVERY: order}[reference]
-    return [[k, *(j for j in order if j != k)] for k in chosen]
+def _references(networks: Networks, job: Job) -> list[int]:
+    """Which networks are the reference, one after another."""
+    if job.reference == FIRST:
+        return [0]
+    ranked = _ranked(networks, job.models)
+    return {GOOD: ranked[:1], BAD: ranked[-1:], EVERY: list(range(job.models))}[job.reference]
+
+
+def _order(reference: int, count: int) -> list[int]:
+    """The networks with the reference in front."""
+    return [reference, *(k for k in range(count) if k != reference)]
 
 
 def _metrics(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -69,13 +69,13 @@ class Settings:
 
     tasks: tuple[Task, ...]
     blocks: tuple[Block, ...]
-    gammas: tuple[float, ...] = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-    zipped: tuple[tuple[float, float], ...] = ((1e-4, 0.075), (0.3, 0.125), (1.0, 0.0))
+    gammas: tuple[float, ...] = (3e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+    zipped: tuple[tuple[float, float], ...] = ((1e-4, 0.075), (0.1, 0.0), (0.3, 0.0), (0.3, 0.125), (1.0, 0.0), (1.0, 0.125))
     labelled: int = 500
     steps: int = 100
     batch: int = 64
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    further: int = 2
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    further: int = 3
 
     def task(self, name: str) -> Task:
         """By its name."""
@@ -106,20 +106,24 @@ PRESETS = {
     ),
     Preset.cpu: Settings(
         (
-            Task("usps-vgg", "usps", "VGG of 3 stages", Vgg(((32,), (64,), (64,)), (64,)), Training(steps=300)),
+            Task("usps-vgg", "usps", "VGG of 3 stages", Vgg(((32,), (64,), (64,)), (64,)), Training(steps=300), judged=None),
+            Task("usps-resnet-16", "usps", "ResNet-8 of width 16", ResNetCifar(1, 16, "B"), Training(steps=300), judged=None),
+            Task("usps-resnet-32", "usps", "ResNet-8 of width 32", ResNetCifar(1, 32, "B"), Training(steps=300), judged=None),
             Task("cifar10-vgg", "cifar10", "VGG of 4 convolutions", Vgg(((16,), (32,), (64, 64)), (64,)),
-                 Training(steps=700), augment=True, tested=5_000),
+                 Training(steps=700), augment=True, judged=None, tested=5_000),
             Task("cifar10-resnet", "cifar10", "ResNet-8 of width 16", ResNetCifar(1, 16, "B"),
-                 Training(rate=1e-2, steps=500), augment=True, tested=5_000),
+                 Training(rate=1e-2, steps=1000), augment=True, judged=None, tested=5_000),
         ),
         (
             Block("usps-vgg", "same", (2, 3, 5, 8, 12, 20), references=(5,), repaired=(2, 5, 20), tuned=(2, 5, 20)),
             Block("usps-vgg", "80-20", (2,), repaired=(2,), tuned=(2,)),
             Block("usps-vgg", "dirichlet", (2, 5), references=(5,), repaired=(2, 5), tuned=(2, 5)),
-            Block("usps-vgg", "disjoint", (2, 5), repaired=(2, 5), tuned=(2, 5)),
+            Block("usps-vgg", "disjoint", (2,), repaired=(2,), tuned=(2,)),
+            Block("usps-resnet-16", "same", (2,), tuned=(2,)),
+            Block("usps-resnet-32", "same", (2,), tuned=(2,)),
             Block("cifar10-vgg", "same", (2, 4), repaired=(2,), tuned=(2,)),
             Block("cifar10-vgg", "80-20", (2,), repaired=(2,), tuned=(2,)),
-            Block("cifar10-resnet", "same", (2, 4), tuned=(2,)),
+            Block("cifar10-resnet", "same", (2,), tuned=(2,)),
             Block("cifar10-resnet", "80-20", (2,), tuned=(2,)),
         ),
     ),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,13 +14,14 @@ from alignment import transport
 from alignment.activations.moments import NodeMoments
 from alignment.maps import permutation
 from experiments.cca_merge.command import reproduce
-from experiments.cca_merge.findings import findings
+from experiments.cca_merge.findings import _borrowed, findings
 from experiments.cca_merge.networks import Networks, cca
 from experiments.cca_merge.page import page
 from experiments.cca_merge.results import Results
-from experiments.cca_merge.rows import Experiment, wanted
+from experiments.cca_merge.rows import Experiment, Job, wanted
 from experiments.cca_merge.settings import (
     CCA,
+    CCA_REPAIR,
     CHOICES,
     ENSEMBLE,
     EVERY,
@@ -27,6 +29,7 @@ from experiments.cca_merge.settings import (
     ON_TEST,
     PARENTS,
     PERMUTED,
+    PERMUTED_REPAIR,
     PRESETS,
     TUNED,
     Block,
@@ -91,12 +94,52 @@ def test_gamma_is_chosen_on_validation_data_but_for_the_row_that_says_so(out, ro
     searched = read_rows(out / "gammas.csv")
     for row in rows:
         same = [g for g in searched if all(g[name] == row[name] for name in ("seed", "task", "split", "models"))]
+        same = [g for g in same if g["reference"] == 0]
         assert len(same) == len(SETTINGS.gammas)
         chosen = [g for g in same if row["chosen"] == f"gamma {g['gamma']:g}"]
         if row["method"] == CCA and row["reference"] == FIRST:
             assert chosen[0]["validation"] == max(g["validation"] for g in same) and row["accuracy"] == chosen[0]["test"]
         if row["method"] == ON_TEST:
             assert row["accuracy"] == max(g["test"] for g in same)
+
+
+def test_every_reference_has_a_gamma_of_its_own(out, rows):
+    searched = read_rows(out / "gammas.csv")
+    row = one(rows, CCA, models=3, reference=EVERY)
+    best = []
+    for k in range(3):
+        mine = [g for g in searched if (g["models"], g["reference"], g["task"]) == (3, k, row["task"])]
+        best.append(max(mine, key=lambda g: (g["validation"], -g["validation_loss"]))["test"])
+    assert row["accuracy"] == pytest.approx(np.mean(best)) and len(row["chosen"].split(", ")) == 3
+
+
+def test_what_gamma_of_the_first_seed_is_worth_to_others():
+    block = Block("digits-vgg", "same", (2,))
+    place = {"task": block.task, "split": block.split, "models": 2}
+    tests = {0: {0.1: 0.5, 1.0: 0.6}, 1: {0.1: 0.9, 1.0: 0.7}, 2: {0.1: 0.8, 1.0: 0.75}}
+    gammas = [place | {"reference": 0, "seed": s, "gamma": g, "test": x} for s, by in tests.items() for g, x in by.items()]
+    rows = [
+        place | {"reference": FIRST, "seed": seed, "method": CCA, "accuracy": accuracy}
+        for seed, accuracy in ((0, 0.5), (1, 0.9), (2, 0.8))
+    ]
+    (said,) = _borrowed(Results({}, [block], rows, gammas, []))
+    assert "test data of seed 0, for the other seeds" in said and "-12.50 ± 10.61 points over 1 merge (" in said
+
+
+def test_what_cca_averages_gets_the_moments_of_the_reference(permuted, monkeypatch):
+    targets = []
+
+    def repair(apply, graph, average, models, measuring):
+        targets.append(models)
+        return SimpleNamespace(variables=average)
+
+    monkeypatch.setattr(nm, "repair", repair)
+    experiment = Experiment(SETTINGS, SETTINGS.blocks[0], permuted.problem, None)
+    monkeypatch.setattr(experiment, "_alignment", lambda method, models: (cca(0.1), ""))
+    for method in (CCA_REPAIR, PERMUTED_REPAIR):
+        experiment._repaired(permuted, Job(2, method, FIRST))
+    assert [len(models) for models in targets] == [1, 2]
+    jax.tree.map(np.testing.assert_array_equal, targets[0][0], permuted.models[0])
 
 
 def test_fine_tuning_sees_the_same_of_everything(rows):
