@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -92,3 +93,19 @@ class WithinPart(nm.CrossEntropy):
     def _within(self, logits: Float[Array, "n outputs"], labels: Int[Array, " n"]) -> Float[Array, "n outputs"]:
         part = jnp.arange(logits.shape[1])[None] // self.classes == labels[:, None] // self.classes
         return jnp.where(part, logits, -jnp.inf)
+
+
+@dataclass(frozen=True)
+class Towards:
+    """KL(teacher || student) of each image in nats, within each group of `classes` outputs, the mean over groups.
+
+    Attributes:
+        classes: outputs of a head.
+    """
+
+    classes: int
+
+    def __call__(self, logits: Float[Array, "n outputs"], taught: Float[Array, "n outputs"]) -> Float[Array, " n"]:
+        """Of the logits of both."""
+        student, teacher = (jax.nn.log_softmax(x.reshape(len(x), -1, self.classes)) for x in (logits, taught))
+        return (jnp.exp(teacher) * (teacher - student)).sum(-1).mean(-1)

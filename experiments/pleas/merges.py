@@ -1,8 +1,10 @@
 """What each method makes of two networks, with what it costs."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 import npmerge as nm
 from alignment import ActivationMatching, WeightMatching, ZipIt, resize
@@ -10,7 +12,7 @@ from alignment.budget.costs import Costs
 from alignment.graph import PyTree
 from alignment.maps import identity
 from experiments.learning import Budget
-from experiments.pleas.functions import Function, WithinPart, of_heads
+from experiments.pleas.functions import Function, Towards, WithinPart, of_heads
 from experiments.pleas.networks import Networks
 from experiments.pleas.settings import CLOSED, GRADIENT, OWN, PARTIAL, PLAIN, REGMEAN, SEQUENTIAL, WEIGHTS, ZIPPED, Settings
 from experiments.problem import Trained, batched
@@ -92,13 +94,13 @@ class Merges:
             GRADIENT: nm.LeastSquares(method="gradient", steps=s.descent_steps),
             SEQUENTIAL: nm.LeastSquares(sequential=True),
         }.get(method)
-        matching = WeightMatching() if method == WEIGHTS else ActivationMatching()
-        pleas = nm.Pleas(matching, fit, heads=n.task.heads)
+        by_weights = method == WEIGHTS or source != OWN  # other images say little of which units are alike
+        pleas = nm.Pleas(WeightMatching() if by_weights else ActivationMatching(), fit, heads=n.task.heads)
         batches = n.measuring(source)
         if method == GRADIENT:
             count = n.task.measured // s.descent_batch * s.descent_batch  # whole batches: another size would be compiled anew
-            batches = batched(n.mixed("train", count), None, s.descent_batch)
-        stats = None if method == WEIGHTS else n.stats(source)
+            batches = batched(n.images(source).take(np.arange(count)), None, s.descent_batch)
+        stats = None if by_weights else n.stats(source)
         given = {"inputs": example(n.config, 1), "train_apply": n.network.train_apply, "stats": stats, "batches": batches}
         return pleas.prepare(n.network.apply, n.graph, n.models, **given)
 
@@ -160,7 +162,7 @@ class Merges:
         return of_heads(headed, apart=n.task.heads).renewed(n.measuring(source))
 
     def _best(self, found: Mapping[str, Function]) -> str:
-        return max(found, key=lambda name: self.networks.validated(found[name]))
+        return min(found, key=lambda name: self.networks.validated(found[name]))
 
 
 def nodes_of(config: Config, shared: int) -> int:
@@ -179,11 +181,25 @@ def tuned(settings: Settings, networks: Networks, start: Merged) -> tuple[Merged
         networks: whose labels are learned.
         start: the merge.
     """
-    n, s, function = networks, settings, start.function
-    objective = WithinPart(n.classes)
+    n = networks
+    batches = functools.partial(n.problems[0].batches, n.images(OWN), settings.batch, seed=n.seed)
+    return _learned(settings, n, start, WithinPart(n.classes), batches, n.validation)
+
+
+def distilled(settings: Settings, networks: Networks, start: Merged) -> tuple[Merged, float]:
+    """All weights of a merge learned from what the networks say of the measured images, without labels: see `tuned`."""
+    n, inputs = networks, networks.images(OWN).inputs
+    batches = functools.partial(nm.shuffled, inputs, n.taught(inputs), settings.batch, seed=n.seed)
+    held_out = [(x, n.taught(x)) for x, _ in n.validation]
+    return _learned(settings, n, start, nm.PerExample(Towards(n.classes)), batches, held_out)
+
+
+def _learned(
+    s: Settings, n: Networks, start: Merged, objective: Any, batches: Callable[[], Any], held_out: Sequence[tuple]
+) -> tuple[Merged, float]:
+    function = start.function
     loss = nm.fine_tuning(Trained(function.train_apply), objective)
-    batches = functools.partial(n.problems[0].batches, n.mixed("train", n.task.measured), s.batch, seed=n.seed)
     budget = Budget(s.steps, further=s.further)
-    learned = budget.tuned(function.variables, loss, None, batches=batches, held_out=n.validation, rates=s.rates)
+    learned = budget.tuned(function.variables, loss, None, batches=batches, held_out=held_out, rates=s.rates)
     ended = function._replace(variables=learned.theta).renewed(n.measuring(OWN))
     return start._replace(function=ended), learned.rate

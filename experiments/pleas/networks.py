@@ -15,7 +15,7 @@ from alignment import JointMoments, NodeMoments
 from alignment.graph import PyTree
 from experiments.data import Examples, labelled
 from experiments.parents import kept
-from experiments.pleas.functions import Function
+from experiments.pleas.functions import Function, joined
 from experiments.pleas.parts import Part, alternating, other_images
 from experiments.pleas.settings import OWN, Task
 from experiments.problem import LARGE, Problem, batched
@@ -56,7 +56,7 @@ class Networks:
         self.problems = [Problem(task, part.images, seed) for part in parts]
         self.config, self.network, self.graph = (getattr(self.problems[0], x) for x in ("config", "network", "graph"))
         self.classes: int = self.config.classes
-        self.measuring, self.stats = functools.cache(self._measuring), functools.cache(self._stats)
+        self.images, self.stats = functools.cache(self._images), functools.cache(self._stats)
 
     @functools.cached_property
     def models(self) -> list[PyTree]:
@@ -79,13 +79,16 @@ class Networks:
     def _labelled(self, k: int, examples: Examples) -> Examples:
         return examples._replace(labels=examples.labels + k * self.classes * self.task.heads)
 
-    def _measuring(self, source: str) -> Sequence[tuple]:
-        """The images of a source, without labels: for matching, least squares and statistics."""
+    def _images(self, source: str) -> Examples:
+        """Those of a source, whose labels nothing reads: for matching, least squares, statistics and distillation."""
         count = self.task.measured
         if source == OWN:
-            return batched(self.mixed("train", count), None, MEASURED)
-        found = other_images(source, self.data, count, self.config.input_shape, seed=self.seed)
-        return batched(found, None, MEASURED)
+            return self.mixed("train", count)
+        return other_images(source, self.data, count, self.config.input_shape, seed=self.seed)
+
+    def measuring(self, source: str, size: int = MEASURED) -> Sequence[tuple]:
+        """They in whole batches, or in batches of a size but for the last."""
+        return batched(self.images(source), None, size)
 
     def _stats(self, source: str) -> Any:
         """Moments of the units of both networks."""
@@ -125,11 +128,21 @@ class Networks:
         accuracy, loss, joint = np.mean(found, axis=0).tolist()
         return Judged(accuracy, loss, joint, [round(score[0], 4) for score in found])
 
-    def validated(self, function: Function) -> tuple[float, float]:
-        """Accuracy on validation data, and the loss with its sign turned, which decides ties."""
-        scores = [scored(logits_of(function, x), y, self.classes) for x, y in self.validation]
-        accuracy, loss, _ = np.average(scores, axis=0, weights=[len(y) for _, y in self.validation])
-        return float(accuracy), -float(loss)
+    def validated(self, function: Function) -> float:
+        """The loss on validation data, in nats."""
+        losses = [scored(logits_of(function, x), y, self.classes)[1] for x, y in self.validation]
+        return float(np.average(losses, weights=[len(y) for _, y in self.validation]))
+
+    def taught(self, inputs: Float[np.ndarray, "images ..."]) -> Float[np.ndarray, "images outputs"]:
+        """Logits of the ensemble; where networks keep their heads, of each network side by side."""
+        functions = (Function(self.network.apply, model, self.network.train_apply) for model in self.models)
+        return np.asarray(joined([logits_of(function, inputs) for function in functions], apart=self.task.heads))
+
+    def counts(self) -> dict[str, list[int]]:
+        """How many images of each part there are to train, to choose and to judge, as they are used."""
+        judging = [len(test.labels) for test in self.test]
+        chosen = len(self.mixed("validation", self.task.judged).labels) // 2
+        return {"train": [len(p.images.train.labels) for p in self.problems], "validation": [chosen] * 2, "test": judging}
 
 
 def logits_of(function: Function, inputs: np.ndarray) -> Float[np.ndarray, "images classes"]:

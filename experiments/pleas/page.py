@@ -13,10 +13,11 @@ from experiments.pleas.figures import figures
 from experiments.pleas.findings import differences, findings
 from experiments.pleas.results import Results, Side, read
 from experiments.pleas.settings import (
+    CLOSED,
+    DISTILLED,
     ELSEWHERE,
     ENSEMBLE,
     GRADIENT,
-    LABELLED,
     METHODS,
     OWN,
     PARENTS,
@@ -55,7 +56,7 @@ def page(folder: Path) -> str:
     lines += ["## Other images than the tasks' own", "", *_sources(results), ""]
     lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
-    lines += ["## Limits", "", *(f"- {line}" for line in _limits(results, summary["preset"])), ""]
+    lines += ["## Limits", "", *(f"- {line}" for line in _limits(results, summary)), ""]
     return "\n".join([*lines, made(summary, training_in_rows=True), ""])
 
 
@@ -69,7 +70,7 @@ def _accuracies(results: Results, task: str) -> list[str]:
 
 
 def _row(results: Results, task: str, method: str, column: str = "accuracy") -> tuple[str, ...]:
-    anywhere = method in SIZED
+    anywhere = method in (*SIZED, DISTILLED)
     place = results.sizes[-1] if method == ENSEMBLE else results.sizes[0]
     cells = (results.cell(task, Side(method), s, column) if anywhere or s == place else "" for s in results.sizes)
     return (method, *cells)
@@ -106,10 +107,10 @@ def _sources(results: Results) -> list[str]:
     lines: list[str] = []
     for task in results.tasks:
         sources = [source for source in (OWN, *results.task(task)["others"]) if source]
-        shared = [s for s in results.settings["other_shared"] if results.cell(task, Side(PARTIAL, sources[-1]), s)]
+        shared = [s for s in results.settings["other_shared"] if results.cell(task, Side(CLOSED, sources[-1]), s)]
         places = [(source, s) for s in shared for source in sources]
         header = (results.title(task), *(f"{source}, size {results.flops(task, s):.2f}" for source, s in places))
-        rows = [(m, *(results.cell(task, Side(m, source), s) for source, s in places)) for m in WITHOUT_DATA]
+        rows = [(m, *(results.cell(task, Side(m, source), s) for source, s in places)) for m in (*WITHOUT_DATA, DISTILLED)]
         if places:
             lines += [*markdown_table(header, rows), ""]
     return lines[:-1]
@@ -123,9 +124,9 @@ def _chosen(results: Results) -> Iterator[str]:
         counts = Counter(row["chosen"] for row in results.rows if row["method"] == method)
         if counts:
             yield f"{method}: " + ", ".join(f"{name} ({n})" for name, n in sorted(counts.items())) + "."
-    rates = Counter(row["rate"] for row in results.rows if row["method"] in LABELLED)
+    rates = Counter(row["rate"] for row in results.rows if row["rate"] != "")
     if rates:
-        yield "Rates of fine-tuning: " + ", ".join(f"{rate:g} ({n})" for rate, n in sorted(rates.items())) + "."
+        yield "Rates of what is learned: " + ", ".join(f"{rate:g} ({n})" for rate, n in sorted(rates.items())) + "."
 
 
 def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
@@ -133,13 +134,13 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     for name in results.tasks:
         task = results.task(name)
         flips = ", images flipped and cropped" if task["augment"] else ""
-        tested = "all" if task["tested"] is None else f"{task['tested']:,}"
+        parts = {what: " and ".join(f"{n:,}" for n in each) for what, each in summary["images"][name].items()}
         yield (
             f"{results.title(name)}: {task['network']}, each trained on its part of {s['data'][task['data']]} "
-            f"({summary['images'][name]:,} training images in all{flips}) from an initialisation of its own; "
+            f"({parts['train']} training images{flips}) from an initialisation of its own; "
             f"{told(Training(**task['training']))}. {task['measured']:,} training images, as many of either part, without "
-            f"labels, are for matching, least squares and statistics of BatchNorm; {task['judged'] or 'all'} validation images "
-            f"choose; {tested} test images of each part judge."
+            f"labels, are for matching, least squares and statistics of BatchNorm; {parts['validation']} validation images "
+            f"choose; {parts['test']} test images judge."
         )
     yield (
         "Accuracy is the mean over both parts. With disjoint classes networks keep their heads, and an image is judged among "
@@ -161,23 +162,38 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"RegMean: Gram matrices of each network on its own part, scale of {s['scales']}; ZipIt: (alpha, beta) of "
-        f"{s['zipped']}; the highest accuracy on validation data. Without data everything sees the other images alone: "
-        "matching, least squares, and BatchNorm. Noise is Gaussian, independent for each pixel."
+        f"{s['zipped']}; the lowest loss on validation data. Without data units are matched by weights, and least squares and "
+        "BatchNorm see the other images alone, as published. Noise is Gaussian, independent for each pixel."
     )
     yield (
         f"With labels: {s['steps']} steps of {s['batch']} of the measured images with their labels, Adam, all weights, rates "
         f"{s['rates']} by validation loss{told_further(s['further'])}, the best of five moments kept, alike for both "
-        "starts. No merge without labels belongs beside these."
+        "starts, images flipped and cropped where the networks' were. No merge without labels belongs beside these."
+    )
+    yield (
+        f"{DISTILLED}: as many steps of as many of the same images, the same rates and moments, from what the networks say of "
+        "them (the mean of their logits, or each for its own head; Kullback-Leibler divergence, also on validation images): the "
+        "control of all least squares, which see no labels either."
     )
     yield "The test set is read once for each row, and never chooses."
 
 
-def _limits(results: Results, preset: str) -> Iterator[str]:
-    if preset != Preset.paper:
+def _limits(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
+    if summary["preset"] != Preset.paper:
         yield "Narrow networks and short training; averages of wider networks lose less (Jordan et al. 2023)."
     yield (
         "Published are ResNet-18 to ResNet-101 from ImageNet on DomainNet, CUB, Pets, Dogs and NABirds at 224 pixels; here "
         "networks begin at random, on 32 pixels or fewer. What can be compared is which method is above which."
+    )
+    yield (
+        "Units are matched by correlation, where the published code takes distances, and kept apart by 1 - mean correlation of "
+        "a node, where it measures accuracies and solves a quadratic program. A layer that the descent made worse keeps its "
+        "start; descent sees the measured images in one order, without augmentation."
+    )
+    fewest = min(sum(summary["images"][name]["test"]) for name in results.tasks)
+    yield (
+        f"An accuracy of 60 % on {fewest:,} test images has a standard error of {100 * (0.24 / fewest) ** 0.5:.1f} points, "
+        "which intervals over seeds leave out."
     )
     count = len(results.seeds)
     yield f"{count} seed{'s' * (count > 1)}, which differ in all that is drawn; test images are the same."

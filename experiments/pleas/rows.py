@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from experiments.pleas.functions import Function, joined
-from experiments.pleas.merges import ONE, Merges, Size, tuned
+from experiments.pleas.merges import ONE, Merges, Size, distilled, tuned
 from experiments.pleas.networks import Judged, Networks, logits_of, rows_of
 from experiments.pleas.settings import (
     CONTROL,
+    DISTILLED,
     ELSEWHERE,
     KEY,
     LABELLED,
@@ -60,6 +61,9 @@ class Experiment:
         if job.method in LABELLED:
             start = self.merges.make(PARTIAL if job.method == CONTROL else SEQUENTIAL, shared, OWN)
             merged, rate = tuned(self.settings, self.networks, start)
+            return _row(self.networks.tested(merged.function), merged.size, rate=rate)
+        if job.method == DISTILLED:
+            merged, rate = distilled(self.settings, self.networks, self.merges.make(PARTIAL, shared, OWN))
             return _row(self.networks.tested(merged.function), merged.size, rate=rate)
         merged = self.merges.make(job.method, shared, job.source)
         return _row(self.networks.tested(merged.function), merged.size, chosen=merged.chosen)

@@ -15,6 +15,7 @@ PARENTS, ELSEWHERE, ENSEMBLE = "networks, each on its own part", "networks, on b
 PLAIN, REGMEAN, WEIGHTS = "average as it is", "RegMean", "permutation by weights"
 PARTIAL, ZIPPED = "permutation by activations", "ZipIt"
 CLOSED, GRADIENT, SEQUENTIAL = "PLeaS, closed form", "PLeaS, as published", "PLeaS, sequential"
+DISTILLED = "control: permutation, distilled without labels"
 CONTROL, TUNED = "with labels: control, permutation fine-tuned", "with labels: PLeaS, sequential, fine-tuned"
 
 LEVELS = (PARENTS, ELSEWHERE, ENSEMBLE)
@@ -23,9 +24,11 @@ SOLVED = (CLOSED, GRADIENT, SEQUENTIAL)
 SIZED = (PARTIAL, *SOLVED, ZIPPED)
 """Merges of any size."""
 LABELLED = (CONTROL, TUNED)
-METHODS = (*LEVELS, *SMALL, *SIZED, *LABELLED)
-WITHOUT_DATA = (PARTIAL, CLOSED, SEQUENTIAL)
-"""Merges that are also made with other images than those of the tasks."""
+METHODS = (*LEVELS, *SMALL, *SIZED, DISTILLED, *LABELLED)
+WITHOUT_DATA = (PARTIAL, CLOSED, GRADIENT, SEQUENTIAL)
+"""Merges that are also made with other images than those of the tasks, matched by weights."""
+WITH_NOISE = (CLOSED, GRADIENT)
+"""Those of them that are also made with noise."""
 
 OWN, NOISE = "own", "noise"
 KEY = ("seed", "task", "method", "shared", "source")
@@ -64,8 +67,8 @@ class Settings:
         scales: of what is off the diagonal in RegMean.
         descent_batch: images of a step of the gradient descent.
         descent_steps: of it.
-        steps: of fine-tuning.
-        batch: labelled images of a step.
+        steps: of fine-tuning and distillation.
+        batch: images of a step.
         rates: of Adam.
         further: rates at most that are tried beyond an end of a grid, while the best one lies there.
     """
@@ -101,8 +104,9 @@ def wanted(settings: Settings, task: Task) -> Iterator[Job]:
     yield from (Job(method, settings.shared[0], OWN) for method in SMALL)
     for shared in settings.shared:
         yield from (Job(method, shared, OWN) for method in (SIZED if shared else (PARTIAL,)))
+    yield from (Job(DISTILLED, shared, OWN) for shared in (settings.shared[0], *settings.other_shared))
     for source, shared in itertools.product(task.others, settings.other_shared):
-        yield from (Job(method, shared, source) for method in WITHOUT_DATA)
+        yield from (Job(method, shared, source) for method in (WITH_NOISE if source == NOISE else WITHOUT_DATA))
     yield from (Job(method, settings.shared[0], OWN) for method in LABELLED)
 
 
@@ -143,7 +147,8 @@ _WIDE = Task(
 
 PRESETS = {
     Preset.test: Settings(
-        (_TRIED,), shared=(2, 1, 0), other_shared=(1,), zipped=((1e-4, 0.075), (1.0, 0.0)), scales=(0.5, 1.0), descent_steps=4,
+        (_TRIED, dataclasses.replace(_TRIED, name="digits-halves", division="halves", others=("digits",))),
+        shared=(2, 1, 0), other_shared=(1,), zipped=((1e-4, 0.075), (1.0, 0.0)), scales=(0.5, 1.0), descent_steps=4,
         steps=4, batch=32, rates=(1e-3,),
     ),
     Preset.cpu: Settings(_tasks(_SMALL, (("art_painting", "photo"), ("cartoon", "sketch")))),

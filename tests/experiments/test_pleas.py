@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from alignment import ActivationMatching, WeightMatching
 from experiments.data import DataSet, Part, load, standardised
 from experiments.data.types import Known
 from experiments.gallery import GALLERY
 from experiments.pleas.command import reproduce
-from experiments.pleas.findings import findings
-from experiments.pleas.functions import WithinPart
+from experiments.pleas.findings import claims, findings
+from experiments.pleas.functions import Towards, WithinPart
 from experiments.pleas.merges import Merges
 from experiments.pleas.networks import Networks, logits_of, scored
 from experiments.pleas.page import page
@@ -23,6 +24,7 @@ from experiments.pleas.results import Results
 from experiments.pleas.rows import Experiment
 from experiments.pleas.settings import (
     CLOSED,
+    DISTILLED,
     ENSEMBLE,
     GRADIENT,
     LABELLED,
@@ -57,6 +59,7 @@ def rows(out):
 
 
 def one(rows, method, **columns):
+    columns = {"task": TASK.name} | columns
     (row,) = [r for r in rows if r["method"] == method and all(r[name] == x for name, x in columns.items())]
     return row
 
@@ -66,7 +69,8 @@ def parts(division, seed=0):
 
 
 def test_every_row_is_there_and_judged(rows):
-    assert [tuple(row[name] for name in ("method", "shared", "source")) for row in rows] == [*wanted(SETTINGS, TASK)]
+    expected = [(task.name, *job) for task in SETTINGS.tasks for job in wanted(SETTINGS, task)]
+    assert [tuple(row[name] for name in ("task", "method", "shared", "source")) for row in rows] == expected
     assert all(0 <= row["joint"] <= row["accuracy"] <= 1 and np.isfinite(row["loss"]) for row in rows)
     assert all(row["accuracy"] == pytest.approx(np.mean(row["each"]), abs=1e-4) for row in rows)
 
@@ -74,7 +78,7 @@ def test_every_row_is_there_and_judged(rows):
 def test_merges_keep_to_the_operations_of_zipit(rows):
     for row in rows:
         if row["method"] in SIZED:
-            most = 2 if row["shared"] == 0 else one(rows, ZIPPED, shared=row["shared"])["flops"]
+            most = 2 if row["shared"] == 0 else one(rows, ZIPPED, task=row["task"], shared=row["shared"])["flops"]
             assert row["flops"] <= min(most, row["dense"]) + 1e-3
     assert 1 == one(rows, ZIPPED, shared=2)["flops"] < one(rows, ZIPPED, shared=1)["flops"] < one(rows, ENSEMBLE)["flops"] < 2
 
@@ -87,13 +91,49 @@ def test_what_is_solved_differs_from_where_it_starts(rows):
 
 
 def test_what_is_best_on_validation_data_is_chosen():
-    networks = SimpleNamespace(validated={"a": 0.2, "b": 0.7, "c": 0.5}.get)
+    networks = SimpleNamespace(validated={"a": 0.7, "b": 0.2, "c": 0.5}.get)  # losses
     assert Merges(SETTINGS, networks)._best({name: name for name in "abc"}) == "b"
 
 
-def test_fine_tuning_alone_has_a_rate(rows):
-    assert {row["method"] for row in rows if row["rate"] != ""} == set(LABELLED)
+def test_what_is_learned_alone_has_a_rate(rows):
+    assert {row["method"] for row in rows if row["rate"] != ""} == {*LABELLED, DISTILLED}
     assert {row["method"] for row in rows if row["chosen"]} == {REGMEAN, ZIPPED}
+
+
+def test_distillation_reads_no_labels(out):
+    """It is towards the ensemble, or towards each network for its own head, and gives zero where that is reached."""
+    for division in ("classes", "halves"):
+        task = next(task for task in SETTINGS.tasks if task.division == division)
+        networks = Networks(task, parts(division), 0, out / "parents")
+        x = networks.images(OWN).inputs[:8]
+        each = [np.asarray(networks.network.apply(model, x)) for model in networks.models]
+        expected = np.concatenate(each, -1) if task.heads else np.mean(each, 0)
+        np.testing.assert_allclose(networks.taught(x), expected, rtol=1e-4, atol=1e-5)
+        towards = Towards(networks.classes)
+        np.testing.assert_allclose(towards(expected, expected), 0, atol=1e-6)
+        assert (towards(np.zeros_like(expected), expected) > 0).all()
+
+
+def test_other_images_do_not_match_units(out):
+    networks = Networks(TASK, parts("classes"), 0, out / "parents")
+    matchings = [Merges(SETTINGS, networks)._prepared(CLOSED, source).pleas.matching for source in (OWN, NOISE)]
+    assert [type(matching) for matching in matchings] == [ActivationMatching, WeightMatching]
+
+
+def test_a_loss_of_less_than_a_margin(rows):
+    place = {"task": TASK.name, "shared": 1}
+    settings = json.loads(json.dumps({"shared": SETTINGS.shared, "tasks": [dataclasses.asdict(TASK) | {"others": ["x"]}]}))
+    for loss, mark in ((0.01, "reproduced"), (0.03, "refuted")):
+        accuracies = {(seed, source): 0.5 + 0.001 * seed - loss * (source == "x") for seed in range(3) for source in (OWN, "x")}
+        found = [
+            place | {"seed": seed, "method": GRADIENT, "source": source, "accuracy": accuracy}
+            for (seed, source), accuracy in accuracies.items()
+        ]
+        marks = {c.claim.says: c.mark for c in claims(Results(settings, [TASK.name], found))}
+        assert marks == {
+            "Expected, as published: with other images it loses accuracy.": "reproduced",
+            "Expected, as published: but less than two points.": mark,
+        }
 
 
 def test_networks_that_keep_all_units_keep_their_outputs(out):
