@@ -42,7 +42,7 @@ def reproduce(
     """
     settings = PRESETS[preset]
     found = load(settings.task.data, data, download=download)
-    scaling = {"scale": IMAGENET} if settings.networks else {}  # as those networks were trained with
+    scaling = {"scale": IMAGENET} if settings.pairs else {}  # as those networks were trained with
     images = standardised(found, validation=0, **scaling)
     rows = files(out, made_with(settings, images.name))
     began = time.perf_counter()
@@ -52,7 +52,7 @@ def reproduce(
     command = f"python -m experiments.landscape --preset {preset} --out {out} --seed {seeds.start} --seeds {len(seeds)}"
     summary = out / "summary.json"
     spent: float = json.loads(summary.read_text(encoding="utf-8"))["seconds"] if summary.exists() else 0
-    told = {"preset": str(preset), "command": command, "names": networks.names, "machine": machine()}
+    told = {"preset": str(preset), "command": command, "machine": machine()}
     seconds = round(spent + time.perf_counter() - began, 1)
     write_summary(out, told | {"seconds": seconds})
     write(out)

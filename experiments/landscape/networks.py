@@ -25,9 +25,9 @@ COUNT = 2
 
 
 def source(settings: Settings, data: Images, seed: int, out: Path, published: Path = FOLDER) -> Strangers:
-    """The published networks; or two that are trained here and kept in the folder `parents`, others for each seed."""
-    if settings.networks:
-        return load(settings.networks, published)
+    """Two published networks; or two that are trained here and kept in the folder `parents`. Others for each seed."""
+    if settings.pairs:
+        return load(settings.pairs[seed % len(settings.pairs)], published)
     p = Problem(settings.task, data, seed)
     paths = [out / "parents" / f"{seed}-{k}.safetensors" for k in range(COUNT)]
     trained = [kept(p, p.images.train, path, seed=1000 * seed + k, order=k) for k, path in enumerate(paths)]
@@ -74,7 +74,9 @@ class Networks:
         path = self.folder / "merges" / f"{self.seed}-{'merge' if name == LEARNED else 'control'}.safetensors"
         made: dict[str, Any] = self.made_with | {"rates": list(rates)}
         if not path.exists():
-            found = self.merging.learned(WAYS[way], Budget(self.settings.steps), self.settings.batch, rates)
+            found = self.merging.learned(
+                WAYS[way], Budget(self.settings.steps, further=self.settings.further), self.settings.batch, rates
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.save_network(path, self.strangers.config, found.network, {"rate": found.rate, "settings": made})
         record = checkpoint.load_record(path)

@@ -1,17 +1,17 @@
 """The page: every number in it comes from the files of its folder."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from experiments.differences import READING
 from experiments.folder import write_result
 from experiments.landscape.figures import figures, pictures
 from experiments.landscape.findings import findings
-from experiments.landscape.results import Results, by_image_of_a, number, percent, read
+from experiments.landscape.results import Results, by_images, number, percent, read
 from experiments.landscape.rows import PAIRS, picture
 from experiments.landscape.settings import CONTROL, ENSEMBLE, INSIDE, LEARNED, LINES, PERMUTED, PLAIN, A, B
+from experiments.learning import told_further
 from experiments.problem import Training, told
 from npmerge.reports.tables import markdown_table
 
@@ -30,7 +30,7 @@ def page(folder: Path) -> str:
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     lines = ["# What merging does inside", "", INTRODUCTION, ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
-    lines += ["## The networks", "", *_networks(results, summary), ""]
+    lines += ["## The networks", "", *_networks(results), ""]
     lines += ["## Loss on lines and planes", "", "![Lines between the parents](lines.png)", "", *_lines(results), ""]
     lines += ["![Planes through parents and merge](planes.png)", "", "## What units answer to", ""]
     for node in pictures(folder):
@@ -45,11 +45,19 @@ def page(folder: Path) -> str:
 # -------------------------------------------------------------------------------------------------------------- the tables
 
 
-def _networks(results: Results, summary: Mapping[str, Any]) -> list[str]:
+def _networks(results: Results) -> list[str]:
     names = (A, B, ENSEMBLE, PLAIN, PERMUTED, LEARNED, CONTROL)
     rows = [(name, percent(results.accuracies(name)), number(results.accuracies(name, "loss"))) for name in names]
-    said = f"A is {summary['names'][0]}, B {summary['names'][1]}; mean and deviation over seeds {results.seeds}."
+    said = f"{_pairs(results)}. Mean and deviation over seeds {results.seeds}."
     return [*markdown_table(("", "test accuracy (%)", "loss (nats)"), rows), "", said]
+
+
+def _pairs(results: Results) -> str:
+    """A and B, seed by seed where they differ."""
+    told = {seed: f"A is {a}, B {b}" for seed, (a, b) in results.names().items()}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"seed {seed}: {words}" for seed, words in told.items())
 
 
 def _lines(results: Results) -> list[str]:
@@ -60,7 +68,7 @@ def _lines(results: Results) -> list[str]:
 def _units(results: Results) -> list[str]:
     layers = results.visualised()
     header = ("answer to A's images (% of A's own)", *layers)
-    rows = [(name, *(percent(by_image_of_a(results, name, node)) for node in layers)) for name in INSIDE if name != A]
+    rows = [(name, *(percent(by_images(results, name, node)) for node in layers)) for name in INSIDE if name != A]
     reached = [
         (name, *(number(results.of_units(name, lambda row: row["reached"], node)) for node in layers)) for name in INSIDE
     ]
@@ -97,19 +105,21 @@ def _caveats(results: Results) -> list[str]:
 def _protocol(results: Results) -> Iterator[str]:
     s, ascent = results.settings, results.settings["ascent"]
     parents = (
-        "published by their owners, scaled as they were trained with"
-        if s["networks"]
+        "published by their owners, probably of the epoch of highest test accuracy, inputs scaled as for their training"
+        if s["pairs"]
         else f"trained here on the same images in other orders: {told(Training(**s['task']['training']))}"
     )
     yield (
         f"Data: {s['data']}. Parents: {parents}. Merges see {s['images']:,} training images, a tenth of them, at most 1,000, "
-        f"for validation; {s['measured']:,} of the others, without their labels, are for alignments and statistics of "
-        "BatchNorm. Seeds differ in which those are, in their order, and in all noise."
+        f"for validation, all of which the parents have seen; {s['measured']:,} of the others, without their labels, are for "
+        "alignments and statistics of BatchNorm. Seeds differ in the parents, in which images those are, in their order, and "
+        "in all noise."
     )
     yield (
         f"B in the units of A by activation matching. {LEARNED}: a coefficient for each parameter, from one half, by Adam, "
         f"{s['steps']} steps of {s['batch']} labelled images, rates {s['merge_rates']}; the control fine-tunes all weights of "
-        f"the same average on the same batches, rates {s['control_rates']}. Where there are several, validation data choose."
+        f"the same average on the same batches, rates {s['control_rates']}; the best on validation "
+        f"data{told_further(s['further'])}."
     )
     yield (
         f"Lines: {s['points']} points, {s['judged']:,} test images, statistics re-estimated at each point. Planes: through A, "
@@ -125,16 +135,16 @@ def _protocol(results: Results) -> Iterator[str]:
         "brightest."
     )
     yield (
-        f"Similarity: unbiased CKA (Song et al. 2012; Nguyen et al. 2021) over batches of {s['compared']:,} test images, every "
-        "position of an image a sample. Features that are moved are those that the last layer reads, along a direction that it "
-        "does not read."
+        f"Similarity: unbiased CKA (Song et al. 2012; Nguyen et al. 2021) over {s['compared']:,} test images in batches of "
+        "250, every position of an image a sample. Features that are moved are those that the last layer reads, along a "
+        "direction that it does not read."
     )
 
 
 def _limits(results: Results) -> Iterator[str]:
     yield (
-        "Two networks and one architecture; the seeds differ in images, not in networks."
-        if results.settings["networks"]
+        "One architecture and three networks: the pairs of different seeds share one network, so seeds are not independent."
+        if results.settings["pairs"]
         else "Small networks on small images, which show that the experiment runs and little else."
     )
     yield (

@@ -32,6 +32,10 @@ class Results:
         """All of them."""
         return sorted({row["seed"] for row in self.rows})
 
+    def names(self) -> dict[int, list[str]]:
+        """Of the parents, by seed."""
+        return {row["seed"]: row["parents"] for row in self.rows}
+
     def accuracies(self, network: str, column: str = "accuracy") -> dict[int, float]:
         """Of a network on the test set, by seed."""
         return {row["seed"]: row[column] for row in self.rows if row["network"] == network}
@@ -65,13 +69,13 @@ class Results:
         return {seed: float(np.mean(values)) for seed, values in found.items()}
 
 
-def by_image_of_a(results: Results, network: str, node: str | None = None) -> dict[int, float]:
-    """What a network answers to the images that were found for A, as a fraction of what A does, by seed.
+def by_images(results: Results, network: str, node: str | None = None, *, of: str = A) -> dict[int, float]:
+    """What a network answers to the images that were found for another, as a fraction of what that one does, by seed.
 
     Means over units of one layer or of all, each unit in the deviations that it has on real images.
     """
-    theirs = results.of_units(A, lambda row: row["others"][INSIDE.index(network)], node)
-    own = results.of_units(A, lambda row: row["reached"], node)
+    theirs = results.of_units(of, lambda row: row["others"][INSIDE.index(network)], node)
+    own = results.of_units(of, lambda row: row["reached"], node)
     return {seed: theirs[seed] / own[seed] if own[seed] > 0 else float("nan") for seed in own}
 
 

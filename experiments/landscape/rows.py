@@ -99,7 +99,11 @@ class Experiment:
                 else:
                     found = nm.evaluate(self.apply, self.networks.of(name), test)
                 row = {"seed": self.seed, "network": name, "accuracy": found.accuracy, "loss": found.loss}
-                row |= {"rate": self.networks.rates.get(name, ""), "seconds": round(time.perf_counter() - began, 1)}
+                row |= {
+                    "parents": list(self.strangers.names),
+                    "rate": self.networks.rates.get(name, ""),
+                    "seconds": round(time.perf_counter() - began, 1),
+                }
                 self.files.rows.add(row)
                 yield f"{name}: accuracy {found.accuracy:.4f}"
 

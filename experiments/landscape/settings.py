@@ -17,7 +17,7 @@ A, B, UNTRAINED = "network A", "network B", "untrained network"
 PLAIN, PERMUTED = "average as it is", "permuted average"
 LEARNED, CONTROL = "NP Merge", "control: permuted average fine-tuned"
 ENSEMBLE = "ensemble of their logits"
-INSIDE = (A, B, PERMUTED, LEARNED, CONTROL)
+INSIDE = (A, B, PLAIN, PERMUTED, LEARNED, CONTROL)
 """The networks that are looked into; B in the units of A."""
 
 UNALIGNED, MATCHED = "no alignment", "activation matching"
@@ -29,6 +29,9 @@ LINES: Mapping[str, Alignment | None] = {
     "CCA": CANONICAL(approximate=True),
 }
 """The alignments before which lines are drawn."""
+
+PERMUTATIONS = ("weight matching", MATCHED)
+"""Those of them that leave the networks the functions that they are."""
 
 BEFORE, AFTER = "before alignment", "after alignment"
 ONE, TENTH, BOTH = "one image moved", "a tenth of the images moved", "one image moved, in both networks"
@@ -60,7 +63,8 @@ class Settings:
     """How much work a run does.
 
     Attributes:
-        networks: that are merged: names of `strangers.networks.SOURCES`, or files; none to train two.
+        pairs: of networks that are merged, a pair for each seed in turn: names of `strangers.networks.SOURCES`, or files; none
+            to train two for each seed.
         task: that networks are trained for, and whose data are taken.
         images: training images that merges and validation see.
         measured: of them, for alignments and statistics of BatchNorm.
@@ -68,6 +72,7 @@ class Settings:
         batch: images of a step.
         merge_rates: of Adam for coefficients.
         control_rates: for weights; as many.
+        further: rates at most that are tried beyond an end of a grid, while the best one lies there.
         points: on a line.
         side: of the grid of a plane.
         judged: test images of lines.
@@ -81,13 +86,14 @@ class Settings:
     """
 
     task: Task
-    networks: tuple[str, ...] = PAIR
+    pairs: tuple[tuple[str, str], ...] = (PAIR, (PAIR[0], "resnet20_bognev"), (PAIR[1], "resnet20_bognev"))
     images: int = 5_000
     measured: int = 1_000
     steps: int = 200
     batch: int = 128
-    merge_rates: tuple[float, ...] = (0.2,)
-    control_rates: tuple[float, ...] = (3e-3,)
+    merge_rates: tuple[float, ...] = (0.0125, 0.05, 0.2)
+    control_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    further: int = 2
     points: int = 11
     side: int = 9
     judged: int = 2_000
@@ -106,12 +112,13 @@ _CIFAR = Task("cifar10", "cifar10", "ResNet", ResNetCifar())
 
 PRESETS = {
     Preset.test: Settings(
-        _DIGITS, (), images=200, measured=180, steps=4, batch=32, points=3, side=3, judged=100, sliced=60, tested=100,
+        _DIGITS, (), images=200, measured=180, steps=4, batch=32, merge_rates=(0.2,), control_rates=(3e-3,),
+        points=3, side=3, judged=100, sliced=60, tested=100,
         compared=40, layers=2, units=2, ascent=Ascent(steps=12, jitter=1, variation=0.1), distances=(10.0,),
     ),
     Preset.cpu: Settings(_CIFAR),
     Preset.paper: Settings(
-        _CIFAR, images=20_000, measured=18_000, steps=4_000, merge_rates=(0.05, 0.2, 0.8), control_rates=(1e-3, 3e-3, 1e-2),
+        _CIFAR, images=20_000, measured=18_000, steps=4_000,
         points=51, side=41, judged=10_000, sliced=2_000, tested=None, compared=2_000, layers=12, units=16,
         ascent=Ascent(steps=1_024),
     ),

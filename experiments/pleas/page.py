@@ -172,8 +172,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"{DISTILLED}: as many steps of as many of the same images, the same rates and moments, from what the networks say of "
-        "them (the mean of their logits, or each for its own head; Kullback-Leibler divergence, also on validation images): the "
-        "control of all least squares, which see no labels either."
+        "them (the mean of their logits, or each for its own head; Kullback-Leibler divergence, also on validation images): "
+        "the control of all least squares, which see no labels either."
     )
     yield "The test set is read once for each row, and never chooses."
 

@@ -15,10 +15,11 @@ from alignment.maps import permutation
 from experiments.data import load_images
 from experiments.landscape.command import reproduce
 from experiments.landscape.findings import claims
+from experiments.landscape.networks import source
 from experiments.landscape.page import page
-from experiments.landscape.results import read
+from experiments.landscape.results import Results, read
 from experiments.landscape.rows import PAIRS
-from experiments.landscape.settings import INSIDE, LINES, PRESETS
+from experiments.landscape.settings import INSIDE, LINES, PERMUTED, PRESETS, A, B
 from experiments.landscape.similarity import caveats, readout, similarities
 from experiments.landscape.slices import loss_of, through
 from experiments.landscape.visualise import maximised, responses, variation
@@ -66,6 +67,29 @@ def test_every_row_is_there(out):
     assert len(units) == SETTINGS.layers * SETTINGS.units * len(INSIDE) and len(moved) == 3 * len(SETTINGS.distances)
     assert list(dict.fromkeys((row["one"], row["other"]) for row in alike)) == list(PAIRS)
     assert all(row["cka"] <= 1.001 for row in alike)
+
+
+def test_every_seed_has_a_pair_of_its_own(monkeypatch):
+    settings, asked = PRESETS["cpu"], []
+    monkeypatch.setattr("experiments.landscape.networks.load", lambda names, folder: asked.append(names))
+    for seed in range(4):
+        source(settings, None, seed, None)
+    assert len(set(asked)) == 3 and asked[3] == asked[0] and all(len(set(pair)) == 2 for pair in asked)
+
+
+def test_what_is_kept_is_judged_beside_the_average_as_it_is():
+    """By images of both parents, of each of which any average is half."""
+
+    def marks(gain):
+        units = [
+            {"seed": seed, "node": "x", "network": parent, "reached": 2.0,
+             "others": [1.0 + gain * (1 + 0.01 * seed) * (name == PERMUTED) for name in INSIDE]}
+            for seed in range(3) for parent in (A, B)
+        ]  # fmt: skip
+        return {x.mark: list(x.rows) for x in claims(Results({}, [], [], [], units, [], []))}
+
+    assert marks(0.5) == {"reproduced": [f"of {A}", f"of {B}"]}
+    assert marks(-0.5) == {"refuted": [f"of {A}", f"of {B}"]}
 
 
 def test_lines_begin_and_end_at_the_parents(out):
