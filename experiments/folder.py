@@ -9,8 +9,13 @@ from matplotlib.figure import Figure
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """What pages say of a run, as `summary.json`."""
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    """What pages say of a run, as `summary.json`; other commands, whose rows are there too, stay under `before`."""
+    path = folder / "summary.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    commands = [*earlier.get("before", ()), *filter(None, [earlier.get("command")])]
+    before = [command for command in dict.fromkeys(commands) if command != summary["command"]]
+    told = {**summary, "before": before} if before else summary
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def write_result(folder: Path, figures: Mapping[str, Figure], page: Callable[[Path], str]) -> None:
@@ -28,13 +33,14 @@ def shown(folder: Path, captions: Mapping[str, str]) -> Iterator[str]:
 
 
 def made(summary: Mapping[str, Any], *, training_in_rows: bool) -> str:
-    """The last line of a page: command, seconds, machine.
+    """The last line of a page: commands, seconds, machine.
 
     Args:
-        summary: with `command`, `machine`, and `seconds` of the `parents` that were trained and of all `rows`.
+        summary: with `command`, `machine`, perhaps the commands `before` it, and `seconds` of the `parents` that were trained and of all `rows`.
         training_in_rows: whether networks were trained while a row was timed.
     """
     parents, rows = (summary["seconds"][name] for name in ("parents", "rows"))
     rows = max(0.0, rows - parents) if training_in_rows else rows  # none are left where networks were made before
     seconds = f"{parents:,.0f} s to train the networks and {rows:,.0f} s for the rows"
-    return f"`{summary['command']}`, {seconds}, {summary['machine']}."
+    commands = ", then ".join(f"`{command}`" for command in [*summary.get("before", ()), summary["command"]])
+    return f"{commands}, {seconds}, {summary['machine']}."

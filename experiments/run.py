@@ -37,7 +37,8 @@ class Rows:
         settings: what all rows are made with, anything that JSON can hold.
 
     Raises:
-        ValueError: if there are rows that were made with other settings (which, and both values).
+        ValueError: if there are rows that were made with other settings (which, and both values), or a row that is there twice,
+            which two runs at once have written (which).
     """
 
     def __init__(self, path: Path, key: Sequence[str], settings: Mapping[str, Any]):
@@ -49,6 +50,7 @@ class Rows:
             _drop_half_line(path)
             self.all = read_rows(path)
             self.fields = list(self.all[0]) if self.all else []
+            _check_once(path, self.all, self.key)
         _keep_settings(path.with_name("settings.json"), settings, made=bool(self.all))
 
     def has(self, **key: Any) -> bool:
@@ -66,6 +68,16 @@ class Rows:
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow({name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()})
+
+
+def _check_once(path: Path, rows: Sequence[Mapping[str, Any]], key: Sequence[str]) -> None:
+    seen = set()
+    for row in rows:
+        values = tuple(str(row[name]) for name in key)
+        if values in seen:
+            told = ", ".join(f"{name} {value}" for name, value in zip(key, values, strict=True))
+            raise ValueError(f"{path} has a row twice, which two runs at once have written: {told}; delete one")
+        seen.add(values)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

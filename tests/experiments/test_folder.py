@@ -16,6 +16,14 @@ def test_a_result_is_written_and_shows_the_figures_that_there_are(tmp_path):
     assert (tmp_path / "README.md").read_text() == "![Second](two.png)\n"  # drawn before the page is made
 
 
+def test_commands_whose_rows_are_there_are_all_told(tmp_path):
+    for command in ("first", "second", "second", "first"):
+        write_summary(tmp_path, {"command": command, "machine": "two cores", "seconds": {"parents": 0.0, "rows": 1.0}})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["before"], summary["command"]) == (["second"], "first")
+    assert made(summary, training_in_rows=False).startswith("`second`, then `first`, 0 s")
+
+
 def test_training_is_not_counted_twice():
     summary = {"command": "run", "machine": "two cores", "seconds": {"parents": 30.0, "rows": 100.0}}
     networks = "`run`, 30 s to train the networks"
