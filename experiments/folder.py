@@ -36,7 +36,8 @@ def made(summary: Mapping[str, Any], *, training_in_rows: bool) -> str:
     """The last line of a page: commands, seconds, machine.
 
     Args:
-        summary: with `command`, `machine`, perhaps the commands `before` it, and `seconds` of the `parents` that were trained and of all `rows`.
+        summary: with `command`, `machine`, and `seconds` of the `parents` that were trained and of all `rows`; perhaps with
+            the commands `before`.
         training_in_rows: whether networks were trained while a row was timed.
     """
     parents, rows = (summary["seconds"][name] for name in ("parents", "rows"))
