@@ -129,7 +129,7 @@ CPU = Settings(
         ),
         Task(
             "cifar100-vgg", "cifar100", "VGG-11 of a quarter of its width", _vgg(16, 64, "batch"),
-            Training(rate=5e-3, steps=500), learning=_CIFAR, augment=True, tested=5000,
+            Training(rate=5e-3, steps=2500), learning=_CIFAR, augment=True, tested=5000,
         ),
     ),
     (
