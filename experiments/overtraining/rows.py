@@ -2,6 +2,7 @@
 
 import functools
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -117,7 +118,9 @@ class Experiment:
         name, make, grid, further = self._choices(method)
 
         def merged(value: float) -> tuple[PyTree, float]:
-            network = make(value)(stack, stats=stats, key=key)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*data leave directions open.*")  # there it is the average: see the page
+                network = make(value)(stack, stats=stats, key=key)
             return network, f.selected(network)
 
         found = search(grid, merged, lambda network_and_loss: network_and_loss[1], further)

@@ -53,7 +53,7 @@ class Setup:
 
     Attributes:
         name: in the rows.
-        data: "mnist" or "digits", whose images are turned, mirrored and made negatives of; "text" for strings of several
+        data: "mnist" or "digits", whose images are changed in the ways of `tasks.VIEWS`; "text" for strings of several
             languages.
         network: as pages tell it.
         config: the architecture.
@@ -133,14 +133,15 @@ PRESETS = {
         learned_rates=(0.1,), control_rates=(1e-3,), router_rates=(1e-2,),
     ),
     Preset.cpu: Settings((
-        Setup("images", "mnist", "ViT of width 48", Vit(7, 48, 3, 4, 96, 10, 28, 1), Sizes(4000, 600, 200, 500, 2000)),
+        Setup("images", "mnist", "ViT of width 48", Vit(7, 48, 3, 4, 96, 10, 28, 1), Sizes(8000, 600, 200, 500, 2000),
+              base_steps=1500),
         Setup("text", "text", "GPT of width 64", Gpt2(vocabulary=160, width=64, layers=2, heads=4, hidden=128, length=32),
               Sizes(2000, 300, 60, 120, 200)),
     )),
     Preset.paper: Settings(
         (
             Setup("images", "mnist", "ViT of width 192", Vit(4, 192, 12, 3, 768, 10, 28, 1),
-                  Sizes(20_000, 8_000, 1_000, 1_000, 10_000), base_steps=10_000, rate=3e-4, adapter_rate=1e-3),
+                  Sizes(15_000, 8_000, 1_000, 1_000, 10_000), base_steps=10_000, rate=3e-4, adapter_rate=1e-3),
             Setup("text", "text", "GPT of width 384",
                   Gpt2(vocabulary=160, width=384, layers=6, heads=6, hidden=1536, length=64),
                   Sizes(5000, 200, 40, 60, 100), base_steps=10_000, rate=3e-4, adapter_rate=1e-3),

@@ -1,10 +1,12 @@
-"""Tasks of one base: images turned, mirrored and made negatives of, or strings of other languages as characters."""
+"""Tasks of one base: images changed in some way, or strings of other languages as characters."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from scipy import ndimage
 
 from experiments.data import Examples, Images, joined, labelled, load, standardised
 from experiments.data.find import SHARED
@@ -14,12 +16,41 @@ from experiments.tasks import Task, Tasks
 
 LANGUAGES = ("de", "es", "fr", "tr")
 
-VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "turned": lambda x: np.rot90(x, axes=(1, 2)),
+Pixels = Float[np.ndarray, "images height width channels"]
+
+
+def _turned(x: Pixels) -> Pixels:
+    """By 40 degrees."""
+    return ndimage.rotate(x, 40, axes=(1, 2), reshape=False, order=1, mode="nearest")
+
+
+def _sheared(x: Pixels) -> Pixels:
+    """Each column is shifted against the one before it by 0.7 pixels, about the middle one."""
+    matrix = np.eye(4)
+    matrix[2, 1] = 0.7
+    offset = (0, 0, -0.35 * x.shape[1], 0)
+    return ndimage.affine_transform(x, matrix, offset, order=1, mode="nearest")
+
+
+def _thick(x: Pixels) -> Pixels:
+    """The brightest pixel of a square of a seventh of the image."""
+    side = x.shape[1] // 7 + 1
+    return ndimage.grey_dilation(x, (1, side, side, 1))
+
+
+def _noisy(x: Pixels) -> Pixels:
+    """With noise of 1.5 deviations, drawn by how many images there are: parts of other sizes have other noise."""
+    return x + 1.5 * np.random.default_rng(len(x)).normal(size=x.shape).astype(np.float32)
+
+
+VIEWS: dict[str, Callable[[Pixels], Pixels]] = {
+    "turned": _turned,
+    "sheared": _sheared,
+    "thick": _thick,
+    "noisy": _noisy,
     "mirrored": lambda x: x[:, :, ::-1],
-    "negative": lambda x: -x,
 }
-"""What is done to the images of each task; pixels are shifted and scaled, so a negative has the other sign."""
+"""What is done to the images of each task; a base that saw none of them has a third to two thirds of them right."""
 
 
 def source(setup: Setup, data: str, *, download: bool) -> tuple[str, Callable[[int], Tasks]]:
@@ -55,7 +86,7 @@ def image_tasks(images: Images, sizes: Sizes, shape: tuple[int, ...], seed: int)
     base, selection, learning, *own = _cut(pool, seed, sizes.base, sizes.selection, sizes.learning, *trains)
     test = images.test.take(labelled(images.test.labels, min(sizes.test, len(images.test.labels)), seed=0))
 
-    def seen(view: Callable[[np.ndarray], np.ndarray], part: Examples) -> Examples:
+    def seen(view: Callable[[Pixels], Pixels], part: Examples) -> Examples:
         return Examples(np.ascontiguousarray(view(part.inputs)).reshape(len(part.labels), *shape), part.labels)
 
     each = (

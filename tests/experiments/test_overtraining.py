@@ -124,19 +124,32 @@ def test_only_experts_that_are_merged_are_kept(family):
     assert list(family.experts(FULL)) == [*SETTINGS.moments, PLATEAU]
 
 
-def test_parts_of_tasks_have_no_image_in_common():
+def test_parts_of_tasks_have_no_image_in_common(monkeypatch):
+    for name in VIEWS:
+        monkeypatch.setitem(VIEWS, name, lambda x: x)
     tasks = image_tasks(load_images(), SETUP.sizes, (-1,), 3)
-    parts = [tasks.base, tasks.base_selection]
-    for task in tasks.each:
-        back = {"turned": lambda x: np.rot90(x, -1, (1, 2)), "mirrored": VIEWS["mirrored"], "negative": VIEWS["negative"]}[
-            task.name
-        ]
-        parts += [part._replace(inputs=back(part.inputs.reshape(-1, 8, 8, 1)).reshape(len(part.labels), -1)) for part in (
-            task.train, task.learning, task.test)]  # fmt: skip
-    keys = [{x.tobytes() for x in part.inputs} for part in parts]
-    shared = {(a, b) for a in range(len(keys)) for b in range(a) if keys[a] & keys[b]}
-    assert shared == {(6, 3), (9, 3), (9, 6), (7, 4), (10, 4), (10, 7)}  # learning and test images are the same ones, seen anew
-    assert len(parts[2].labels) == SETUP.sizes.train
+    parts = {"base": tasks.base, "base selection": tasks.base_selection, "learning": tasks.each[0].learning}
+    parts |= {"test": tasks.each[0].test} | {task.name: task.train for task in tasks.each}
+    keys = {name: {x.tobytes() for x in part.inputs} for name, part in parts.items()}
+    assert not [(a, b) for a in keys for b in keys if a < b and keys[a] & keys[b]]
+    assert all(len(part.labels) == len(keys[name]) for name, part in parts.items())
+    for task in tasks.each:  # learning and test images are the same ones, seen anew
+        np.testing.assert_array_equal(task.test.labels, tasks.each[0].test.labels)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_change_images_and_keep_their_size(name):
+    images = load_images().test.inputs[:20]
+    seen = VIEWS[name](images)
+    assert seen.shape == images.shape and seen.dtype == images.dtype and np.isfinite(seen).all()
+    assert np.abs(seen - images).mean() > 0.05
+
+
+def test_a_sheared_image_is_shifted_about_its_middle():
+    image = np.zeros((1, 28, 28, 1), np.float32)
+    image[0, :, 14] = 1
+    rows = VIEWS["sheared"](image)[0, :, :, 0]
+    assert [int(row.argmax()) for row in rows[[4, 14, 24]]] == [21, 14, 7]
 
 
 @pytest.fixture
@@ -168,7 +181,7 @@ def test_test_images_are_of_all_classes_where_a_file_is_sorted():
     images = load_images()
     order = np.argsort(images.test.labels, kind="stable")
     sorted_by_class = images._replace(test=images.test.take(order))
-    (test, *_) = (task.test for task in image_tasks(sorted_by_class, SETUP.sizes, (-1,), 0).each)
+    test, *_ = (task.test for task in image_tasks(sorted_by_class, SETUP.sizes, (-1,), 0).each)
     assert np.bincount(test.labels, minlength=10).min() >= SETUP.sizes.test // 12
 
 
