@@ -186,7 +186,9 @@ class Case(abc.ABC):
         return {kind: jax.tree.map(lambda x: x[places], self.known[kind]) for kind in needs}
 
 
-DECISIVE = ("setting", "data", "base_domain", "width", "layers", "sizes", "base", "fine_tuning", "rank", "classifier")
+DECISIVE = (
+    "setting", "data", "base_domain", "width", "layers", "patch", "sizes", "base", "fine_tuning", "rank", "classifier",
+)  # fmt: skip
 """The fields of a task that decide its networks."""
 
 
@@ -242,7 +244,7 @@ def image_network(task: Task, shape: tuple[int, ...], classes: int) -> Config:
     if len(shape) == 1:
         return Mlp(shape[0], (task.width,) * task.layers, classes)
     side, channels = shape[0], shape[-1]
-    return Vit(4, task.width, task.layers, max(task.width // 16, 1), 2 * task.width, classes, side, channels)
+    return Vit(task.patch, task.width, task.layers, max(task.width // 16, 1), 2 * task.width, classes, side, channels)
 
 
 def text_network(task: Task, vocabulary: int, length: int, classes: int) -> Config:

@@ -29,6 +29,10 @@ class Part(NamedTuple):
         """The first examples."""
         return Part(*jax.tree.map(lambda x: x[:count], tuple(self)))
 
+    def filled(self, count: int) -> "Part":
+        """So many examples, from the first on again where there are fewer."""
+        return Part(*jax.tree.map(lambda x: x[np.arange(count) % len(self)], tuple(self)))
+
 
 class HeldIn(NamedTuple):
     """The parts of a cell that a network is fine-tuned on: without a common example."""
@@ -45,8 +49,10 @@ class Cells(NamedTuple):
         grid: its names.
         held_in: cells that networks are fine-tuned on, in the order of the networks, and their parts.
         test: of every cell, the same for every seed.
-        base: what the base learns from, of a domain that is none of the grid's.
+        base: what the base learns from: every category in a domain that is none of the grid's, and what is no task of the grid
+            in all domains.
         base_validation: what its moment is chosen by.
+        home: for tests, too, every category in the base's own domain.
         found: what the data are, in words.
     """
 
@@ -55,6 +61,7 @@ class Cells(NamedTuple):
     test: Mapping[Cell, Part]
     base: Part
     base_validation: Part
+    home: Mapping[Cell, Part]
     found: str
 
 

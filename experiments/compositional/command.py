@@ -70,7 +70,8 @@ def prepared(task: Task, parents: Path, data: str = "") -> Make:
     def images(seed: int) -> Case:
         cells = image_cells(task, pool, seed)
         categories = len(cells.grid.categories)
-        config = image_network(task, cells.base.inputs["x"].shape[1:], 2 * categories)
-        return Classified(task, cells, seed, parents, config=config, classes=(2,) * categories)
+        classes = (2,) * categories + (len(pool.styles),)
+        config = image_network(task, cells.base.inputs["x"].shape[1:], sum(classes))
+        return Classified(task, cells, seed, parents, config=config, classes=classes)
 
     return images

@@ -44,23 +44,36 @@ def generation_cells(task: Task, pool: Pool, seed: int) -> tuple[Cells, tuple[Pa
     if pool.images.shape[1] != side:
         pool = pool._replace(images=2 * resized((pool.images + 1) / 2, side) - 1)
     grid = Grid(pool.categories, tuple(name for name in pool.styles if name != task.base_domain))
-    parts = split(pool, task.sizes, seed)
+    parts, domains, limits = split(pool, task.sizes, seed), (*grid.domains, task.base_domain), task.sizes.limits
 
-    def of(part: Pool, cell: Cell) -> Part:
-        styled = part.of_domain(grid.domains[cell.domain])
+    def of(part: Pool, cell: Cell, most: int = task.sizes.cell) -> Part:
+        styled = part.of_domain(domains[cell.domain])
         places = np.random.default_rng(seed).permutation(np.flatnonzero(styled.labels == cell.category))
-        return part_of(styled.take(places)).first(task.sizes.cell)
+        return part_of(styled.take(places)).first(most)
 
-    held_in = {cell: HeldIn(*(of(part, cell) for part in parts[:3])) for cell in grid.held_in(seed)}
-    base, judged = (part_of(part.of_domain(task.base_domain)) for part in (parts.train, parts.validation))
-    cells = Cells(grid, held_in, {cell: of(parts.test, cell) for cell in grid.cells}, base, judged, pool.found)
-    return cells, (part_of(parts.train), part_of(parts.validation))
+    held_in = {
+        cell: HeldIn(*(of(part, cell, most) for part, most in zip(parts[:3], limits, strict=True)))
+        for cell in grid.held_in(seed)
+    }
+    base = (base_part(part, task.base_domain) for part in (parts.train, parts.validation))
+    test, home = ({cell: of(parts.test, cell) for cell in cells} for cells in (grid.cells, grid.home))
+    return Cells(grid, held_in, test, *base, home, pool.found), (part_of(parts.train), part_of(parts.validation))
 
 
 def part_of(pool: Pool) -> Part:
     """Images with the category and the style that are asked for; targets are both."""
     asked = {"category": pool.labels.astype(np.int32), "domain": pool.domains.astype(np.int32)}
     return Part({"x": pool.images.astype(np.float32), **asked}, np.stack(list(asked.values()), -1))
+
+
+def base_part(pool: Pool, domain: str) -> Part:
+    """What the base learns: images of its domain with their category, and those of all domains without one; half of either.
+
+    So it knows every domain; that it is asked for no category is a row of the table behind the categories.
+    """
+    every = part_of(pool)
+    unasked = {**every.inputs, "category": np.full(len(every), len(pool.categories), np.int32)}
+    return joined([part_of(pool.of_domain(domain)).filled(len(every)), Part(unasked, every.targets)])
 
 
 class Generated(Case):
@@ -81,12 +94,12 @@ class Generated(Case):
         super().__init__(task, cells, seed, folder)
         shape = cells.base.inputs["x"].shape[1:]
         categories, domains = len(cells.grid.categories), 1 + len(cells.grid.domains)
-        self.config = Flow(categories, domains, shape[0], shape[-1], task.width, task.layers)
+        self.config = Flow(categories + 1, domains, shape[0], shape[-1], task.width, task.layers)
         self.velocity, self.examples = build(self.config).apply, real
         flat = shape[0] < SMALL
         self.judge_network = image_network(task, (int(np.prod(shape)),) if flat else shape, categories + domains)
         self.answers = TwoAnswers(build(self.judge_network).apply, categories, flat)
-        self.wanted = {cell: part.targets[0] for cell, part in cells.test.items()}
+        self.wanted = {cell: part.targets[0] for cell, part in {**cells.test, **cells.home}.items()}
 
     @property
     def change(self) -> Change:
@@ -161,19 +174,15 @@ class Generated(Case):
     def scores(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> Scores:
         """What the classifier says of the images that a network makes for some cells."""
         found = self.judged(variables, cells, draw)
-        means = ([float(np.mean(each[k])) for each in found] for k in (0, 1))
-        return Scores(*(dict(zip(cells, x, strict=True)) for x in means))
+        return Scores(*(dict(zip(cells, np.asarray(x).mean(1).tolist(), strict=True)) for x in found))
 
-    def judged(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> list[tuple[Array, Array]]:
-        """For each cell and image whether the classifier takes it for what was asked for, and its loss."""
-        found = []
-        for cell in cells:  # one by one, so that any number of cells shares what is compiled
-            targets = jnp.asarray(np.repeat(self.wanted[cell][None], self.task.samples, axis=0))
-            key = jax.random.key(len(self.cells.test) * draw + self.cells.grid.cells.index(cell))
-            noise = jax.random.normal(key, (len(targets), *self.config.input_shape))
-            images = sampled(self.velocity, variables, noise, targets[:, 0], targets[:, 1], steps=self.task.sampling)
-            found.append(answered(self.answers, self.classifier, {"x": images}, targets))
-        return found
+    def judged(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> tuple[Array, Array]:
+        """For each cell and image, (cells, samples), whether the classifier takes it for what was asked for, and its loss."""
+        targets = jnp.asarray(np.repeat([self.wanted[cell] for cell in cells], self.task.samples, axis=0))
+        noise = jax.random.normal(jax.random.key(draw), (len(targets), *self.config.input_shape))
+        images = sampled(self.velocity, variables, noise, targets[:, 0], targets[:, 1], steps=self.task.sampling)
+        right, losses = answered(self.answers, self.classifier, {"x": images}, targets)
+        return right.reshape(len(cells), -1), losses.reshape(len(cells), -1)
 
     def judging(self) -> Callable[[PyTree], Any]:
         """Of all held-in cells."""

@@ -43,6 +43,11 @@ class Grid:
         """Every category in every domain, category by category."""
         return tuple(Cell(k, d) for k in range(len(self.categories)) for d in range(len(self.domains)))
 
+    @property
+    def home(self) -> tuple[Cell, ...]:
+        """Every category in the domain of the base, whose place is behind those of the grid."""
+        return tuple(Cell(k, len(self.domains)) for k in range(len(self.categories)))
+
     def held_in(self, seed: int) -> tuple[Cell, ...]:
         """One cell of each category, in their order: those that networks are fine-tuned on.
 

@@ -97,18 +97,19 @@ def image_cells(task: Task, pool: Pool, seed: int) -> Cells:
     if pool.images.shape[1] < SMALL:
         pool = pool._replace(images=pool.images.reshape(len(pool.images), -1))
     grid = Grid(pool.categories, tuple(name for name in pool.styles if name != task.base_domain))
-    parts = split(pool, task.sizes, seed)
+    parts, domains, limits = split(pool, task.sizes, seed), (*grid.domains, task.base_domain), task.sizes.limits
 
-    def of(part: Pool, cell: Cell, draw: int) -> Part:
+    def of(part: Pool, cell: Cell, draw: int, most: int = task.sizes.cell) -> Part:
         rng = np.random.default_rng([draw, *cell])
-        found = detections(part.of_domain(grid.domains[cell.domain]), cell.category, rng)
-        return found.first(task.sizes.cell)
+        return detections(part.of_domain(domains[cell.domain]), cell.category, rng).first(most)
 
-    held_in = {cell: HeldIn(*(of(part, cell, seed) for part in parts[:3])) for cell in grid.held_in(seed)}
-    test = {cell: of(parts.test, cell, 0) for cell in grid.cells}
-    base = every_category(parts.train.of_domain(task.base_domain), np.random.default_rng([seed, 11]))
-    judged = every_category(parts.validation.of_domain(task.base_domain), np.random.default_rng([seed, 12]))
-    return Cells(grid, held_in, test, base.first(task.sizes.base), judged.first(task.sizes.base // 4), pool.found)
+    def held_in(cell: Cell) -> HeldIn:
+        return HeldIn(*(of(part, cell, seed, most) for part, most in zip(parts[:3], limits, strict=True)))
+
+    test, home = ({cell: of(parts.test, cell, 0) for cell in cells} for cells in (grid.cells, grid.home))
+    sides = (parts.train, task.sizes.base, 11), (parts.validation, task.sizes.base // 4, 12)
+    base = (base_part(part, task.base_domain, most, np.random.default_rng([seed, draw])) for part, most, draw in sides)
+    return Cells(grid, {cell: held_in(cell) for cell in grid.held_in(seed)}, test, *base, home, pool.found)
 
 
 def detections(pool: Pool, category: int, rng: np.random.Generator) -> Part:
@@ -116,6 +117,23 @@ def detections(pool: Pool, category: int, rng: np.random.Generator) -> Part:
     mine, others = np.flatnonzero(pool.labels == category), np.flatnonzero(pool.labels != category)
     places = np.concatenate([mine, rng.permutation(others)[: len(mine)]])
     return _part(pool, rng.permutation(places), np.full(len(places), category))
+
+
+def base_part(pool: Pool, domain: str, most: int, rng: np.random.Generator) -> Part:
+    """What the base learns: the categories in its own domain, and in all domains which of them an image is of; half of either.
+
+    Without the second it would know nothing of the other domains, and experts on a few images there would not learn either.
+    """
+    own, styles = every_category(pool.of_domain(domain), rng), every_style(pool, rng)
+    count = min(most // 2, len(styles))
+    return joined([own.filled(count), styles.first(count)])
+
+
+def every_style(pool: Pool, rng: np.random.Generator) -> Part:
+    """Each image, asked for its style: a question behind those for the categories, its classes behind theirs."""
+    count, places = len(pool.categories), rng.permutation(len(pool.labels))
+    inputs = {"x": pool.images[places], "category": np.full(len(places), count, np.int32)}
+    return Part(inputs, (2 * count + pool.domains[places]).astype(np.int32))
 
 
 def every_category(pool: Pool, rng: np.random.Generator) -> Part:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from experiments.compositional.settings import CONTROLS, NP_MERGE, Learning, Settings, Sizes, Task
+from experiments.compositional.settings import PAPER as PUBLISHED
 from experiments.run import Preset
 from experiments.together import Regime
 
@@ -25,30 +26,31 @@ TEST = Settings((
     ),
 ))  # fmt: skip
 
+_FEW = Sizes(cell=600, validation_cell=300, base=20_000)
 CPU = Settings((
-    Task("PACS", "images", "pacs", "photo", base=Regime(2e-3, 1500, 64), fine_tuning=Regime(3e-4, 150, 32), orders=3),
-    Task("emoji", "images", "emoji", "noto", base=Regime(2e-3, 1200, 64), fine_tuning=Regime(3e-4, 120, 32), orders=2),
-    Task("XNLI", "text", "xnli", "en", sizes=Sizes(cell=600, base=16_000), base=Regime(2e-3, 2000, 64),
-         fine_tuning=Regime(5e-4, 200, 32), orders=3),
-    Task("manual pages", "text", "manuals", "en", sizes=Sizes(cell=600, base=16_000), base=Regime(2e-3, 2000, 64),
-         fine_tuning=Regime(5e-4, 200, 32), orders=3),
+    Task("PACS", "images", "pacs", "photo", patch=8, base=Regime(2e-3, 3000, 64), fine_tuning=Regime(3e-4, 150, 32)),
+    Task("emoji", "images", "emoji", "noto", patch=8, base=Regime(2e-3, 2400, 64), fine_tuning=Regime(3e-4, 120, 32)),
+    Task("XNLI", "text", "xnli", "en", sizes=_FEW, base=Regime(2e-3, 2000, 64), fine_tuning=Regime(5e-4, 200, 32)),
+    Task("manual pages", "text", "manuals", "en", sizes=_FEW, base=Regime(2e-3, 2000, 64), fine_tuning=Regime(5e-4, 200, 32)),
     Task("emoji made", "generation", "emoji", "noto", base=Regime(2e-3, 3000, 64), fine_tuning=Regime(2e-3, 250, 32),
-         classifier=Regime(2e-3, 1200, 64), values=4, orders=1),
+         classifier=Regime(2e-3, 1200, 64), values=4),
 ))  # fmt: skip
 
-_LARGE = Learning(500, 16, 5)
-PAPER = Settings((
+_MANY = Sizes(cell=5000, validation_cell=5000, base=50_000)
+_LARGE = (
     Task("PACS", "images", "pacs", "photo", 384, 6, base=Regime(1e-3, 20_000, 256, 20, 8), fine_tuning=Regime(
-         1e-4, 1000, 128, 20, 8), orders=10, learning=_LARGE),
+         1e-4, 1000, 128, 20, 8), orders=10),
     Task("emoji", "images", "emoji", "noto", 384, 6, base=Regime(1e-3, 20_000, 256, 20, 8), fine_tuning=Regime(
-         1e-4, 1000, 128, 20, 8), orders=10, learning=_LARGE),
-    Task("XNLI", "text", "xnli", "en", 384, 6, Sizes(cell=5000, base=50_000), Regime(1e-3, 30_000, 256, 20, 8), Regime(
-         1e-4, 5000, 128, 50, 8), orders=6, learning=_LARGE, vocabulary=8000, length=96),
-    Task("manual pages", "text", "manuals", "en", 384, 6, Sizes(cell=5000, base=50_000), Regime(1e-3, 30_000, 256, 20, 8),
-         Regime(1e-4, 5000, 128, 50, 8), orders=6, learning=_LARGE, vocabulary=8000, length=96),
+         1e-4, 1000, 128, 20, 8), orders=10),
+    Task("XNLI", "text", "xnli", "en", 384, 6, sizes=_MANY, base=Regime(1e-3, 30_000, 256, 20, 8), fine_tuning=Regime(
+         1e-4, 5000, 128, 50, 8), orders=6, vocabulary=8000, length=96),
+    Task("manual pages", "text", "manuals", "en", 384, 6, sizes=_MANY, base=Regime(1e-3, 30_000, 256, 20, 8),
+         fine_tuning=Regime(1e-4, 5000, 128, 50, 8), orders=6, vocabulary=8000, length=96),
     Task("emoji made", "generation", "emoji", "noto", 384, 6, base=Regime(1e-3, 50_000, 256, 20, 8), fine_tuning=Regime(
-         5e-4, 2000, 128, 20, 8), classifier=Regime(1e-3, 10_000, 256), orders=10, learning=_LARGE, side=32, rank=8,
-         samples=100, sampling=50),
+         5e-4, 2000, 128, 20, 8), classifier=Regime(1e-3, 10_000, 256), orders=10, side=32, rank=8, samples=100, sampling=50),
+)  # fmt: skip
+PAPER = Settings(tuple(
+    dataclasses.replace(task, curves=PUBLISHED, numbers=None, learning=Learning(500, 16, 5)) for task in _LARGE
 ))  # fmt: skip
 
 PRESETS = {Preset.test: TEST, Preset.cpu: CPU, Preset.paper: PAPER}

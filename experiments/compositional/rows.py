@@ -226,7 +226,8 @@ class Experiment:
         """From two networks to all, nested in several orders; hyper-parameters are chosen for each subset."""
         models, task = len(self.every), self.case.task
         orders = shuffles(models, min(task.orders, models * (models - 1) // 2)) if task.curves and task.orders else ()
-        for m, (which, order), name in itertools.product(range(2, models + 1), enumerate(orders), task.curves):
+        numbers = [m for m in range(2, models) if task.numbers is None or m in task.numbers]
+        for m, (which, order), name in itertools.product([*numbers, models], enumerate(orders), task.curves):
             if m == models and which:
                 continue  # all orders end with the same networks
             key = self.place | {"method": name, "models": m, "order": which}

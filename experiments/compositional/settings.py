@@ -11,6 +11,9 @@ REAL = "classifier on real images"
 PAPER = ("Average", "Slerp", "Mlerp", "TaskArithmetic", "Dare", "Ties", "Fisher", "RegMean", "MaTS")
 """The methods of the paper; SLERP and MLERP, its form for many models, are two of ours."""
 
+CURVES = tuple(name for name in PAPER if name not in ("Slerp", "Mlerp"))
+"""Of these the methods that merge fewer networks in the small setting; the others are all but the average there."""
+
 NEWER = (
     "KarcherMean", "ModelStock", "Breadcrumbs", "ConsensusTA", "TsvM", "IsoC", "Wudi", "RegMeanPlusPlus", "ChainOfMerges",
 )  # fmt: skip
@@ -69,13 +72,20 @@ class Sizes:
         learning: share of the groups that are not for testing, for statistics and learned merges.
         validation: share, for every choice.
         cell: examples at most of a cell's part.
+        validation_cell: examples at most of its part for choices.
         base: examples at most that the base is trained on.
     """
 
     learning: float = 0.15
     validation: float = 0.2
     cell: int = 400
-    base: int = 4000
+    validation_cell: int = 400
+    base: int = 12_000
+
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """Examples at most of the parts of a cell: for training, for learning, for choices."""
+        return self.cell, self.cell, self.validation_cell
 
 
 SIZES, LEARNING, TRAINING, FINE_TUNING = Sizes(), Learning(), Regime(steps=1500, batch=64), Regime(rate=3e-4, steps=200)
@@ -92,11 +102,13 @@ class Task:
         base_domain: the domain that the base is trained on, which is none of the grid's.
         width: of the network.
         layers: of the network.
+        patch: height and width of the patches that a classifier of images sees.
         sizes: of the data.
         base: training of the base.
         fine_tuning: training of each expert.
         methods: that are run.
-        curves: methods that merge 2 to all of the networks, too.
+        curves: methods that merge fewer of the networks, too.
+        numbers: of networks in these, all of them besides; None is every number from two.
         orders: of the networks in these.
         curve_values: of each hyper-parameter that are tried for each subset; None is all.
         learning: budget of learned merges and their controls.
@@ -116,11 +128,13 @@ class Task:
     base_domain: str
     width: int = 48
     layers: int = 2
+    patch: int = 4
     sizes: Sizes = SIZES
     base: Regime = TRAINING
     fine_tuning: Regime = FINE_TUNING
     methods: tuple[str, ...] = METHODS
-    curves: tuple[str, ...] = PAPER
+    curves: tuple[str, ...] = CURVES
+    numbers: tuple[int, ...] | None = (2, 3, 5)
     orders: int = 3
     curve_values: int | None = 4
     learning: Learning = LEARNING
@@ -128,7 +142,7 @@ class Task:
     side: int = 16
     rank: int = 4
     classifier: Regime = TRAINING
-    samples: int = 12
+    samples: int = 48
     sampling: int = 12
     vocabulary: int = 2000
     length: int = 48

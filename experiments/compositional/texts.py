@@ -69,13 +69,14 @@ def text_cells(task: Task, corpus: Corpus, seed: int) -> Cells:
     pairs.train_from_iterator(sentences, vocab_size=task.vocabulary - SPECIAL, show_progress=False)
     writer = Writer(corpus, Encoder(pairs, task.length), task.sizes)
 
-    def of(cell: Cell, part: np.ndarray, draw: int) -> Part:
-        return writer.part(cell.category, languages[cell.domain], part, draw)
+    def of(cell: Cell, part: np.ndarray, draw: int, most: int = task.sizes.cell) -> Part:
+        return writer.part(cell.category, [*languages, task.base_domain][cell.domain], part, draw, most=most)
 
-    held_in = {cell: HeldIn(*(of(cell, part, seed) for part in (train, learning, validation))) for cell in grid.held_in(seed)}
+    sides = tuple(zip((train, learning, validation), task.sizes.limits, strict=True))
+    held_in = {cell: HeldIn(*(of(cell, part, seed, most) for part, most in sides)) for cell in grid.held_in(seed)}
     base, judged = (writer.base(task.base_domain, part, seed) for part in (train, validation))
-    tested = {cell: of(cell, groups[test], 0) for cell in grid.cells}
-    return Cells(grid, held_in, tested, base, judged.first(1000), corpus.found)
+    tested, home = ({cell: of(cell, groups[test], 0) for cell in cells} for cells in (grid.cells, grid.home))
+    return Cells(grid, held_in, tested, base, judged.first(1000), home, corpus.found)
 
 
 class Writer(NamedTuple):
@@ -85,19 +86,21 @@ class Writer(NamedTuple):
     encode: Encoder
     sizes: Sizes
 
-    def part(self, category: int, language: str, groups: Int[np.ndarray, " k"], draw: int) -> Part:
-        """One task in one language, on rows of these groups in random order, at most as many as a cell may have."""
+    def part(self, category: int, language: str, groups: Int[np.ndarray, " k"], draw: int, *, most: int) -> Part:
+        """One task in one language, on rows of these groups in random order, so many at most."""
         rng = np.random.default_rng([draw, category, list(self.corpus.languages).index(language)])
         rows = np.flatnonzero(np.isin(self.corpus.groups(category, language), groups))
-        first, second, labels = self.corpus.question(category, language, rng.permutation(rows)[: self.sizes.cell], rng)
+        first, second, labels = self.corpus.question(category, language, rng.permutation(rows)[:most], rng)
         categories = np.full(len(labels), category, np.int32)
         targets = sum(self.corpus.classes[:category]) + labels
         return Part({"x": self.encode(first, second), "category": categories}, targets.astype(np.int32))
 
     def base(self, language: str, groups: Int[np.ndarray, " k"], seed: int) -> Part:
-        """All tasks in one language, and what the base alone learns in all of them."""
-        tasks = [self.part(k, language, groups, seed) for k in range(len(self.corpus.tasks))]
-        known = [self.part(len(self.corpus.tasks), name, groups, seed) for name in self.corpus.languages]
+        """All tasks in one language, and what the base alone learns in all of them: of each task at most an equal share."""
+        most, count = self.sizes.base // len(self.corpus.classes), len(self.corpus.tasks)
+        tasks = [self.part(k, language, groups, seed, most=most) for k in range(count)]
+        each = most // len(self.corpus.languages)
+        known = [self.part(count, name, groups, seed, most=each) for name in self.corpus.languages]
         whole = joined([*tasks, *known])
-        order = np.random.default_rng([seed, 13]).permutation(len(whole))[: self.sizes.base]
+        order = np.random.default_rng([seed, 13]).permutation(len(whole))
         return Part({name: x[order] for name, x in whole.inputs.items()}, whole.targets[order])
