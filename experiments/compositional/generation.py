@@ -19,7 +19,7 @@ from experiments.compositional.flows import Adapted, Flow, SquaredErrors, TwoAns
 from experiments.compositional.grid import Cell, Grid
 from experiments.compositional.images import SMALL, Pool, split
 from experiments.compositional.methods import Operator
-from experiments.compositional.networks import Scores, moved
+from experiments.compositional.networks import Scores, moved, scores_of
 from experiments.compositional.settings import Task
 from experiments.data.domains import resized
 from experiments.together import Change, Regime, side_by_side, train_together
@@ -173,8 +173,8 @@ class Generated(Case):
 
     def scores(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> Scores:
         """What the classifier says of the images that a network makes for some cells."""
-        found = self.judged(variables, cells, draw)
-        return Scores(*(dict(zip(cells, np.asarray(x).mean(1).tolist(), strict=True)) for x in found))
+        hits, losses = map(np.asarray, self.judged(variables, cells, draw))
+        return scores_of(dict.fromkeys(cells, self.task.samples), hits, losses)
 
     def judged(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> tuple[Array, Array]:
         """For each cell and image, (cells, samples), whether the classifier takes it for what was asked for, and its loss."""
@@ -190,10 +190,10 @@ class Generated(Case):
 
     def real(self) -> Scores:
         """What the classifier says of real images for tests, cell by cell."""
-        whole, counts = joined(list(self.cells.test.values())), list(map(len, self.cells.test.values()))
+        whole, counts = joined(list(self.cells.test.values())), {cell: len(x) for cell, x in self.cells.test.items()}
         found = answered(self.answers, self.classifier, {"x": whole.inputs["x"]}, whole.targets)
-        means = [[float(part.mean()) for part in np.split(np.asarray(x), np.cumsum(counts)[:-1])] for x in found]
-        return Scores(*(dict(zip(self.cells.test, each, strict=True)) for each in means))
+        ends = np.cumsum(list(counts.values()))[:-1]
+        return scores_of(counts, *(np.split(np.asarray(x), ends) for x in found))
 
     # ----------------------------------------------------------------------------------------------------------- statistics
 

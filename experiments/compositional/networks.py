@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+from scipy import special, stats
 
 from alignment.graph import PyTree
 from experiments.compositional.cells import Part, joined
@@ -54,14 +55,41 @@ class Scores(NamedTuple):
     Attributes:
         accuracy: the share of examples it has right, or of what it makes that is judged right.
         loss: the mean over the examples.
+        counts: how many examples there are.
+        auroc: the area under the ROC curve, of cells that ask for classes and have examples of two.
     """
 
     accuracy: Mapping[Cell, float]
     loss: Mapping[Cell, float]
+    counts: Mapping[Cell, int]
+    auroc: Mapping[Cell, float]
 
     def mean(self, cells: Sequence[Cell]) -> tuple[float, float]:
         """Accuracy and loss, the mean over cells."""
-        return tuple(float(np.mean([values[cell] for cell in cells])) for values in self)  # type: ignore[return-value]
+        accuracy, loss = (float(np.mean([values[cell] for cell in cells])) for values in (self.accuracy, self.loss))
+        return accuracy, loss
+
+    def mean_auroc(self, cells: Sequence[Cell]) -> float | None:
+        """The mean over the cells that have one, None where none has."""
+        found = [self.auroc[cell] for cell in cells if cell in self.auroc]
+        return float(np.mean(found)) if found else None
+
+    def standard_error(self, cells: Sequence[Cell]) -> float:
+        """That of the mean accuracy, by the number of examples in each cell."""
+        variances = [self.accuracy[cell] * (1 - self.accuracy[cell]) / self.counts[cell] for cell in cells]
+        return float(np.sqrt(np.sum(variances)) / len(cells))
+
+
+def scores_of(cells: Mapping[Cell, int], hits: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> Scores:
+    """Without AUROC, the values of each example by cell.
+
+    Args:
+        cells: and how many examples each has.
+        hits: whether they are right.
+        losses: of them.
+    """
+    means = (dict(zip(cells, (float(np.mean(x)) for x in each), strict=True)) for each in (hits, losses))
+    return Scores(*means, dict(cells), {})
 
 
 class Judge:
@@ -73,8 +101,9 @@ class Judge:
     """
 
     def __init__(self, parts: Mapping[Cell, Part], size: int = 256):
-        self.cells, whole = list(parts), joined(list(parts.values()))
-        self.counts = [len(part) for part in parts.values()]
+        whole = joined(list(parts.values()))
+        self.counts = {cell: len(part) for cell, part in parts.items()}
+        self.targets = [part.targets for part in parts.values()]
         count = len(whole)
         size = min(size, count)
         places = np.arange(-(-count // size) * size) % count
@@ -82,24 +111,45 @@ class Judge:
 
     def __call__(self, apply: Callable[[PyTree, PyTree], Array], variables: PyTree) -> Scores:
         """The scores in all cells."""
-        ends = np.cumsum(self.counts)
-        hits, losses = (np.asarray(x).ravel()[: ends[-1]] for x in judged(apply, variables, self.chunks))
-        means = [[float(part.mean()) for part in np.split(values, ends[:-1])] for values in (hits, losses)]
-        return Scores(*(dict(zip(self.cells, each, strict=True)) for each in means))
+        ends = np.cumsum(list(self.counts.values()))
+        found = (np.asarray(x) for x in judged(apply, variables, self.chunks))
+        hits, losses, logits = (np.split(x.reshape(-1, *x.shape[2:])[: ends[-1]], ends[:-1]) for x in found)
+        areas = zip(self.counts, map(auroc, logits, self.targets), strict=True)
+        known = {cell: area for cell, area in areas if area is not None}
+        return scores_of(self.counts, hits, losses)._replace(auroc=known)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def judged(
     apply: Callable[[PyTree, PyTree], Array], variables: PyTree, chunks: tuple
-) -> tuple[Float[Array, "chunks size"], Float[Array, "chunks size"]]:
-    """For each example whether its class is right, and the loss."""
+) -> tuple[Float[Array, "chunks size"], Float[Array, "chunks size"], Float[Array, "chunks size classes"]]:
+    """For each example whether its class is right, the loss, and the logits."""
 
-    def chunk(pair: tuple[PyTree, Int[Array, " size"]]) -> tuple[Array, Array]:
+    def chunk(pair: tuple[PyTree, Int[Array, " size"]]) -> tuple[Array, Array, Array]:
         logits = apply(variables, pair[0])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, pair[1])
-        return (logits.argmax(-1) == pair[1]).astype(jnp.float32), loss
+        return (logits.argmax(-1) == pair[1]).astype(jnp.float32), loss, logits
 
     return jax.lax.map(chunk, chunks)
+
+
+def auroc(logits: Float[np.ndarray, "n classes"], targets: Int[np.ndarray, " n"]) -> float | None:
+    """The area under the ROC curve, the mean over the classes that are there, each against the others; None for one class.
+
+    For two classes it asks how often an example of the one looks more like it than an example of the other: wherever the
+    threshold between them lies. A logit that is not finite counts as the lowest.
+    """
+    classes = np.unique(targets)
+    if len(classes) < 2:
+        return None
+    chances = special.log_softmax(np.nan_to_num(logits.astype(np.float64), nan=MASKED), axis=1)
+    return float(np.mean([_area(chances[:, k], targets == k) for k in classes]))
+
+
+def _area(values: Float[np.ndarray, " n"], mine: Bool[np.ndarray, " n"]) -> float:
+    """The share of pairs of one of mine and one of the others in which mine is higher; ties count half."""
+    count = mine.sum()
+    return float((stats.rankdata(values)[mine].sum() - count * (count + 1) / 2) / (count * (len(mine) - count)))
 
 
 def moved(key: Array, inputs: Mapping[str, Array], targets: Array) -> tuple[dict[str, Array], Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import npmerge as nm
 from experiments.compositional.figures import figures
 from experiments.compositional.findings import findings
-from experiments.compositional.results import SCORES, Results, read
+from experiments.compositional.results import AREAS, SCORES, Results, read
 from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, LEARNED, MULTITASK, PAPER, REAL
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
@@ -70,13 +70,16 @@ def page(folder: Path) -> str:
 
 
 def _accuracies(results: Results, task: str) -> list[str]:
-    header = ("accuracy (%)", "validation", "held-in", "generalisation", "chosen, in the first seed")
+    columns = {"validation": "validation", "held_in": "held-in", "generalisation": "generalisation"}
+    if results.values(task, BASE, AREAS[0]):
+        columns |= dict(zip(AREAS, ("AUROC held-in", "AUROC generalisation"), strict=True))
+    header = ("accuracy (%)", *columns.values(), "chosen, in the first seed")
     names = {EXPERT: "experts, on average", **{x: x for x in (REAL, BASE, EXPERTS, MULTITASK, *results.methods(task))}}
     rows = []
     for name, label in names.items():
         if results.of(task, name):
-            columns = [results.cell(task, name, column) for column in ("validation", *SCORES)]
-            rows.append((label, *columns, _chosen(results.of(task, name)[0])))
+            cells = [results.cell(task, name, column) for column in columns]
+            rows.append((label, *cells, _chosen(results.of(task, name)[0])))
     return markdown_table(header, rows)
 
 
@@ -160,6 +163,10 @@ def _protocol(results: Results) -> Iterator[str]:
         "are for generalisation: nothing is learned or chosen from them. Examples for fine-tuning, for statistics and learned "
         "merges, for choices and for tests have none in common; one drawing in several styles and one sentence in several "
         "languages are in the same part. Test parts are the same for every seed. Scores are means over cells."
+    )
+    yield (
+        "AUROC: the area under the ROC curve in percent, of several classes the mean over each against the others. It does not "
+        "hang on where the threshold between classes lies, which another domain may shift."
     )
     yield (
         "Hyper-parameters: the highest mean accuracy on the validation data of held-in cells, the loss decides ties; one after "

@@ -15,6 +15,7 @@ from experiments.run import points, read_rows
 
 Row = Mapping[str, Any]
 SCORES = ("held_in", "generalisation")
+AREAS = tuple(f"{name}_auroc" for name in SCORES)
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ class Results:
         return [name for name in self.methods(task) if name not in LEARNED and name not in CONTROLS.values()]
 
     def values(self, task: str, method: str, column: str) -> dict[int, float]:
-        """A column by seed; of several rows of a seed their mean."""
+        """A column by seed; of several rows of a seed their mean, of rows without it none."""
         found: dict[int, list[float]] = {}
         for row in self.of(task, method):
-            found.setdefault(row["seed"], []).append(row[column])
+            if row[column] != "":
+                found.setdefault(row["seed"], []).append(row[column])
         return {seed: float(np.mean(x)) for seed, x in found.items()}
 
     def mean(self, task: str, method: str, column: str) -> float:

@@ -15,7 +15,7 @@ import npmerge as nm
 from alignment.graph import PyTree
 from experiments.compositional.case import Case
 from experiments.compositional.generation import Generated
-from experiments.compositional.grid import shuffles
+from experiments.compositional.grid import Cell, shuffles
 from experiments.compositional.learned import Learner, badness
 from experiments.compositional.methods import shortened, ways
 from experiments.compositional.networks import Scores
@@ -123,9 +123,16 @@ class Experiment:
         columns: dict[str, Any] = {}
         pairs = {"validation": (validated, case.held_in), "held_in": (tested, case.held_in)}
         for name, (scores, cells) in {**pairs, "generalisation": (tested, case.generalisation)}.items():
-            columns[name], columns[f"{name}_loss"] = scores.mean(cells)
+            columns |= self.columns(name, scores, cells)
         columns["cells"] = [round(tested.accuracy[cell], 4) for cell in case.cells.grid.cells]
         return columns
+
+    def columns(self, name: str, scores: Scores, cells: Sequence[Cell]) -> dict[str, Any]:
+        """Those of the scores in some cells."""
+        accuracy, loss = scores.mean(cells)
+        area = scores.mean_auroc(cells)
+        each = accuracy, loss, "" if area is None else area, scores.standard_error(cells)
+        return dict(zip(columns_of(name), each, strict=True))
 
     def own(self) -> dict[str, Any]:
         """Every cell by the expert of its category."""
@@ -133,8 +140,8 @@ class Experiment:
         tested, validated = ([judge(model) for model in case.experts] for judge in (case.tested, case.validated))
 
         def of_category(scores: Sequence[Scores]) -> Scores:
-            cells = list(scores[0].accuracy)
-            return Scores(*({cell: scores[cell.category][k][cell] for cell in cells} for k in (0, 1)))
+            each = zip(*scores, strict=True)  # accuracies of all experts, losses of all, and so on
+            return Scores(*({cell: x[cell.category][cell] for cell in x[0] if cell in x[cell.category]} for x in each))
 
         return self.told(of_category(validated), of_category(tested))
 
@@ -157,8 +164,7 @@ class Experiment:
         cells = [self.case.held_in[k] for k in order]
 
         def judge(merge: nm.Merge) -> float:
-            scores = self.case.validated(self.merge(merge, order))
-            return badness(Scores(*({cell: x[cell] for cell in cells} for x in scores)), cells)
+            return badness(self.case.validated(self.merge(merge, order)), cells)
 
         return way.tuned(judge)
 
@@ -246,9 +252,12 @@ class Experiment:
         return scores | {"chosen": [list(x) for x in choice.fields.items()], "members": list(order)}
 
 
-MEASURES = (
-    *itertools.chain.from_iterable((name, f"{name}_loss") for name in ("validation", "held_in", "generalisation")), "cells",
-)  # fmt: skip
+def columns_of(name: str) -> tuple[str, ...]:
+    """Accuracy, loss, AUROC, and what the accuracy is uncertain by because its examples are few."""
+    return name, f"{name}_loss", f"{name}_auroc", f"{name}_standard_error"
+
+
+MEASURES = (*itertools.chain.from_iterable(map(columns_of, ("validation", "held_in", "generalisation"))), "cells")
 
 
 def mean_of(rows: Iterable[Mapping[str, Any]], column: str) -> float:

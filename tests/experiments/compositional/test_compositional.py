@@ -51,6 +51,9 @@ def test_every_row_is_there_and_judged(rows):
     for row in rows:
         scores = [row[name] for name in ("validation", "held_in", "generalisation")]
         assert all(0 <= x <= 1 for x in scores) and np.isfinite(row["held_in_loss"]) and len(row["cells"]) == 12
+        areas = [row[f"{name}_auroc"] for name in ("validation", "held_in", "generalisation")]
+        assert areas == [""] * 3 if row["task"] == "made digits" else all(0 <= x <= 1 for x in areas)
+        assert 0 <= row["held_in_standard_error"] < 0.25
 
 
 def test_means_are_over_held_in_and_over_other_cells(out, rows):
@@ -99,7 +102,7 @@ def test_the_highest_accuracy_is_chosen_and_the_loss_decides_ties():
     cell = Cell(0, 0)
 
     def scores(accuracy, loss):
-        return badness(Scores({cell: accuracy, Cell(1, 1): 1.0}, {cell: loss, Cell(1, 1): 0.0}), [cell])
+        return badness(Scores({cell: accuracy, Cell(1, 1): 1.0}, {cell: loss, Cell(1, 1): 0.0}, {}, {}), [cell])
 
     assert scores(0.6, 5.0) < scores(0.5, 0.1) < scores(0.5, 0.2) < scores(0.5, float("nan"))
 
@@ -110,7 +113,7 @@ def test_hyper_parameters_are_chosen_on_the_cells_of_all_that_is_merged():
     right = [{0.1: 0.9, 0.5: 0.8, 0.9: 0.1}, {0.1: 0.1, 0.5: 0.8, 0.9: 0.9}, {0.1: 0.0, 0.5: 0.0, 0.9: 1.0}]
 
     def validated(scale):
-        return Scores(*({cell: x[scale] for cell, x in zip(cells, right, strict=True)} for _ in range(2)))
+        return Scores(*({cell: x[scale] for cell, x in zip(cells, right, strict=True)} for _ in range(2)), {}, {})
 
     some = SimpleNamespace(case=SimpleNamespace(held_in=cells, validated=validated), merge=lambda merge, order: merge.scale)
     way = Way(nm.TaskArithmetic, {"scale": (0.1, 0.5, 0.9)})
