@@ -77,6 +77,11 @@ class Kept(NamedTuple):
         """One network after another."""
         return [jax.tree.map(lambda x, k=k: x[k], self.networks) for k in range(len(self.losses))]
 
+    @property
+    def moments(self) -> list[int]:
+        """The moment that each was kept at: 0 is the start."""
+        return np.argmin(np.nan_to_num(np.asarray(self.losses), nan=np.inf), axis=1).tolist()
+
 
 def side_by_side(parts: Sequence[tuple[PyTree, PyTree]]) -> Side:
     """The examples `(inputs, targets)` of each network, repeated until all have as many: one of SIZES.

@@ -21,12 +21,16 @@ from experiments.compositional.methods import Operator
 from experiments.compositional.networks import Asked, CrossEntropies, Judge, Scores, judged, moved
 from experiments.compositional.settings import Task
 from experiments.run import check_settings
-from experiments.together import Change, Loss, Regime, side_by_side, train_together, unchanged
+from experiments.together import Change, Kept, Loss, Regime, side_by_side, train_together, unchanged
 from npmerge import checkpoint
 from npmerge.models import Bert, Config, Mlp, Vit, build
 
 STATISTICS = (nm.DiagonalFisher("empirical"), nm.KroneckerFactors("empirical"), nm.InputGram(), nm.Examples())
 """Fisher information on the labels of the data, as the program of Tam et al. has it."""
+
+
+MEASURED = 128
+"""Examples of each expert for statistics, where the largest part has as many; all have more where the smallest part has."""
 
 
 class Case(abc.ABC):
@@ -77,6 +81,10 @@ class Case(abc.ABC):
         """In all cells."""
 
     @abc.abstractmethod
+    def tested_at_home(self, variables: PyTree) -> Scores:
+        """In the domain of the base."""
+
+    @abc.abstractmethod
     def judging(self) -> Callable[[PyTree], Any]:
         """The function of the variables that `validated` computes, for its operations."""
 
@@ -89,17 +97,16 @@ class Case(abc.ABC):
         """Inputs and targets of a part as the loss takes them."""
         return part.inputs, part.targets
 
-    def fine_tuned(self, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> list[PyTree]:
+    def fine_tuned(self, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> Kept:
         """Networks trained from the base, each on a part, its moment chosen by another."""
         return self.trained(self.base, parts, regime, seed)
 
     # ------------------------------------------------------------------------------------------------------------- networks
 
-    def trained(self, start: PyTree, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> list[PyTree]:
+    def trained(self, start: PyTree, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> Kept:
         """Networks trained from one start, each on a part, its moment chosen by another."""
         train, validation = (side_by_side([self.pair(x) for x in side]) for side in zip(*parts, strict=True))
-        found = train_together(start, self.loss, train, validation, regime, seed=seed, change=self.change)
-        return found.each
+        return train_together(start, self.loss, train, validation, regime, seed=seed, change=self.change)
 
     @functools.cached_property
     def base(self) -> PyTree:
@@ -122,9 +129,16 @@ class Case(abc.ABC):
         regime = dataclasses.replace(regime, steps=regime.steps * len(parts))
         return self.kept("multitask", lambda: self.fine_tuned([pair], regime, 2000 + self.seed))[0]
 
-    def kept(self, name: str, train: Callable[[], list[PyTree]]) -> list[PyTree]:
+    def moments(self, name: str) -> list[int]:
+        """The moments at which networks were kept: "base", "experts" or "multitask", which must be there."""
+        return checkpoint.load_record(self._path(name))["moments"]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self.task.name}-{self.seed}-{name}.safetensors"
+
+    def kept(self, name: str, train: Callable[[], Kept]) -> list[PyTree]:
         """Networks of the folder, trained if they are not there. Raises ValueError for those of other settings."""
-        path = self.folder / f"{self.task.name}-{self.seed}-{name}.safetensors"
+        path = self._path(name)
         made = {"task": dataclasses.asdict(self.task), "data": self.cells.found}
         made["task"] = {k: made["task"][k] for k in DECISIVE}  # type: ignore[index]
         if path.exists():
@@ -132,11 +146,11 @@ class Case(abc.ABC):
             found = checkpoint.load(path)
             return [jax.tree.map(jnp.asarray, found[str(k)]) for k in range(len(found))]
         began = time.perf_counter()
-        networks = jax.block_until_ready(train())
+        found = jax.block_until_ready(train())
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"seconds": round(time.perf_counter() - began, 1), "settings": made}
-        checkpoint.save(path, {str(k): network for k, network in enumerate(networks)}, record)
-        return networks
+        record = {"seconds": round(time.perf_counter() - began, 1), "settings": made, "moments": found.moments}
+        checkpoint.save(path, {str(k): network for k, network in enumerate(found.each)}, record)
+        return found.each
 
     # ---------------------------------------------------------------------------------------------------- what methods know
 
@@ -147,10 +161,14 @@ class Case(abc.ABC):
 
     @functools.cached_property
     def measured(self) -> list[tuple[PyTree, Any]]:
-        """For each expert a batch of its own data for statistics, as large for all."""
+        """For each expert a batch of its own data for statistics, as large for all.
+
+        Small parts are filled up by their own examples: cut to the smallest, larger ones would be worth as little.
+        """
         parts = [x.learning for x in self.cells.held_in.values()]
-        count = min(map(len, parts))
-        return [self.pair(part.first(count)) for part in parts]
+        sizes = list(map(len, parts))
+        count = max(min(sizes), min(MEASURED, max(sizes)))
+        return [self.pair(part.filled(count)) for part in parts]
 
     @functools.cached_property
     def known(self) -> Mapping[type, Any]:
@@ -200,7 +218,7 @@ class Classified(Case):
         self.config = config
         self.asked = Asked(build(config).apply, classes)
         self.validation = Judge({cell: x.validation for cell, x in cells.held_in.items()})
-        self.test = Judge(cells.test)
+        self.test, self.home = Judge(cells.test), Judge(cells.home)
 
     @property
     def change(self) -> Change:
@@ -233,6 +251,10 @@ class Classified(Case):
     def tested(self, variables: PyTree) -> Scores:
         """On test examples."""
         return self.test(self.apply, variables)
+
+    def tested_at_home(self, variables: PyTree) -> Scores:
+        """On test examples of the base's domain."""
+        return self.home(self.apply, variables)
 
     def judging(self) -> Callable[[PyTree], Any]:
         """On validation examples."""

@@ -22,7 +22,7 @@ from experiments.compositional.methods import Operator
 from experiments.compositional.networks import Scores, moved, scores_of
 from experiments.compositional.settings import Task
 from experiments.data.domains import resized
-from experiments.together import Change, Regime, side_by_side, train_together
+from experiments.together import Change, Kept, Regime, side_by_side, train_together
 from npmerge import cost
 from npmerge.lora import stack_adapters
 from npmerge.memory import bytes_of
@@ -110,11 +110,11 @@ class Generated(Case):
     def classifier(self) -> PyTree:
         """What judges images: trained on real ones of all categories in all styles."""
 
-        def train() -> list[PyTree]:
+        def train() -> Kept:
             train, validation = (side_by_side([({"x": part.inputs["x"]}, part.targets)]) for part in self.examples)
             start = build(self.judge_network, seed=self.seed).variables
             regime = self.task.classifier
-            return train_together(start, self.answers, train, validation, regime, seed=self.seed, change=moved).each
+            return train_together(start, self.answers, train, validation, regime, seed=self.seed, change=moved)
 
         return self.kept("classifier", train)[0]
 
@@ -153,13 +153,12 @@ class Generated(Case):
         """The loss of adapters: one object, so that it is compiled once."""
         return Adapted(self.loss, self.base)
 
-    def fine_tuned(self, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> list[PyTree]:
+    def fine_tuned(self, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> Kept:
         """Adapters of low rank, with the base in them."""
         train, validation = (side_by_side([self.pair(x) for x in side]) for side in zip(*parts, strict=True))
         start = adapters(self.base, self.task.rank, seed)
         found = train_together(start, self.adapted, train, validation, regime, seed=seed, change=self.change)
-        stack = stack_adapters(found.each, self.base).whole()
-        return [jax.tree.map(lambda x, k=k: x[k], stack.params) for k in range(stack.size)]
+        return found._replace(networks=stack_adapters(found.each, self.base).whole().params)
 
     # -------------------------------------------------------------------------------------------------------------- judging
 
@@ -170,6 +169,10 @@ class Generated(Case):
     def tested(self, variables: PyTree) -> Scores:
         """Of images made in all cells."""
         return self.scores(variables, self.cells.grid.cells, 0)
+
+    def tested_at_home(self, variables: PyTree) -> Scores:
+        """Of images made in the base's domain."""
+        return self.scores(variables, self.cells.grid.home, 2)
 
     def scores(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> Scores:
         """What the classifier says of the images that a network makes for some cells."""

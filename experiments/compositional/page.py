@@ -2,17 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import npmerge as nm
 from experiments.compositional.figures import figures
 from experiments.compositional.findings import findings
-from experiments.compositional.results import AREAS, SCORES, Results, read
-from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, LEARNED, MULTITASK, PAPER, REAL
+from experiments.compositional.results import AREAS, SCORES, Results, Row, read
+from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, HOME, LEARNED, MULTITASK, PAPER, REAL
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
 from experiments.learning import told_further
@@ -74,18 +73,22 @@ def _accuracies(results: Results, task: str) -> list[str]:
     if results.values(task, BASE, AREAS[0]):
         columns |= dict(zip(AREAS, ("AUROC held-in", "AUROC generalisation"), strict=True))
     header = ("accuracy (%)", *columns.values(), "chosen, in the first seed")
-    names = {EXPERT: "experts, on average", **{x: x for x in (REAL, BASE, EXPERTS, MULTITASK, *results.methods(task))}}
+    names = {EXPERT: "experts, on average", **{x: x for x in (REAL, HOME, BASE, EXPERTS, MULTITASK, *results.methods(task))}}
     rows = []
     for name, label in names.items():
         if results.of(task, name):
             cells = [results.cell(task, name, column) for column in columns]
-            rows.append((label, *cells, _chosen(results.of(task, name)[0])))
+            rows.append((label, *cells, _chosen(results.of(task, name))))
     return markdown_table(header, rows)
 
 
-def _chosen(row: Mapping[str, Any]) -> str:
+def _chosen(rows: Sequence[Row]) -> str:
+    """By validation data in the first seed: hyper-parameters and rates; the moments that networks were kept at."""
+    row = rows[0]
     told = [f"{name} {value:g}" for name, value in row["chosen"]]
-    return ", ".join(told + ([f"rate {row['rate']:g}"] if row["rate"] else []))
+    told += [f"rate {row['rate']:g}"] if row["rate"] else []
+    moments = [str(x["moment"]) for x in rows if x["seed"] == row["seed"] and x["moment"] != ""]
+    return ", ".join(told + ([f"moment {' '.join(moments)}"] if moments else []))
 
 
 def _costs(results: Results, task: str) -> list[str]:
@@ -150,7 +153,8 @@ def _protocol(results: Results) -> Iterator[str]:
             f"{task['name']}: {found}; a cell's task: {made}. Width {task['width']}, {task['layers']} layers; base: "
             f"{base['steps']:,} steps of {base['batch']} on the domain {task['base_domain']}, which is none of the grid's"
             f"; each expert: {tuning['steps']:,} "
-            f"steps of {tuning['batch']}{adapted}, rate {tuning['rate']:g}; all at their best moment on validation data."
+            f"steps of {tuning['batch']}{adapted}, rate {tuning['rate']:g}; all at their best moment on "
+            f"validation data, of {base['moments']} and {tuning['moments']}; 0 is where they start."
         )
         if task["setting"] == "generation":
             yield (
@@ -175,8 +179,8 @@ def _protocol(results: Results) -> Iterator[str]:
         "`experiments/compositional/methods.py`. SLERP merges in turn, each network with an equal share."
     )
     yield (
-        "Statistics: each expert on as many examples of its own cell, which it was not fine-tuned on; Fisher information of "
-        "the labels of the data, for flows squared gradients of the squared error."
+        "Statistics: each expert on as many examples of its own cell, which it was not fine-tuned on, repeated where a cell "
+        "has fewer than others; Fisher information of the labels of the data, for flows squared gradients of the squared error."
     )
     learning = results.tasks[0]["learning"]
     yield (

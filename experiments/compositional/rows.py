@@ -19,6 +19,7 @@ from experiments.compositional.grid import Cell, shuffles
 from experiments.compositional.learned import Learner, badness
 from experiments.compositional.methods import shortened, ways
 from experiments.compositional.networks import Scores
+from experiments.compositional.results import SCORES
 from experiments.compositional.settings import (
     ADA_MERGING,
     BASE,
@@ -26,6 +27,7 @@ from experiments.compositional.settings import (
     CURVE_KEY,
     EXPERT,
     EXPERTS,
+    HOME,
     KEY,
     LEARNED,
     MULTITASK,
@@ -53,7 +55,15 @@ def files(out: Any, made_with: Mapping[str, Any]) -> Files:
 
 
 COSTS = ("statistics_flops", "merge_flops", "learning_flops", "judging_flops", "bytes", "peak_bytes", "cost_seconds")
-EMPTY: dict[str, Any] = {"chosen": [], "tried": 0, "rate": "", "uncounted": 0, "error": "", **dict.fromkeys(COSTS, 0)}
+EMPTY: dict[str, Any] = {
+    "chosen": [],
+    "tried": 0,
+    "rate": "",
+    "moment": "",
+    "uncounted": 0,
+    "error": "",
+    **dict.fromkeys(COSTS, 0),
+}
 """What a row holds besides scores, where it has no such thing."""
 
 
@@ -72,10 +82,11 @@ class Experiment:
         """Every row that is not there yet."""
         case = self.case
         jobs: dict[tuple[str, Any], Callable[[], dict[str, Any]]] = {
-            (BASE, ""): lambda: self.scored(case.base),
-            **{(EXPERT, k): functools.partial(lambda k: self.scored(case.experts[k]), k) for k in self.every},
+            (BASE, ""): lambda: self.scored(case.base) | {"moment": case.moments("base")[0]},
+            (HOME, ""): self.at_home,
+            **{(EXPERT, k): functools.partial(self.expert, k) for k in self.every},
             (EXPERTS, ""): self.own,
-            (MULTITASK, ""): lambda: self.scored(case.multitask),
+            (MULTITASK, ""): lambda: self.scored(case.multitask) | {"moment": case.moments("multitask")[0]},
         }
         if isinstance(case, Generated):
             jobs[REAL, ""] = lambda: self.told(case.real(), case.real())
@@ -108,7 +119,8 @@ class Experiment:
                 found = dict.fromkeys(MEASURES, "") | {"error": str(error)}
         seconds = round(time.perf_counter() - began, 2)
         self.files.rows.add(key | EMPTY | found | {"seconds": seconds})
-        told = f"{found['held_in']:.3f}, {found['generalisation']:.3f}" if not found.get("error") else found["error"]
+        scores = (f"{found[name]:.3f}" for name in SCORES if found[name] != "")
+        told = found.get("error") or ", ".join(scores)
         typer.echo(f"{', '.join(str(x) for x in key.values() if x != '')}: {told} ({seconds:.1f} s)", err=True)
 
     # ------------------------------------------------------------------------------------------------------------- the rows
@@ -133,6 +145,15 @@ class Experiment:
         area = scores.mean_auroc(cells)
         each = accuracy, loss, "" if area is None else area, scores.standard_error(cells)
         return dict(zip(columns_of(name), each, strict=True))
+
+    def expert(self, k: int) -> dict[str, Any]:
+        """One of the experts."""
+        return self.scored(self.case.experts[k]) | {"moment": self.case.moments("experts")[k]}
+
+    def at_home(self) -> dict[str, Any]:
+        """The base in its own domain, which is what it was trained on: there is nothing to generalise to."""
+        found = self.case.tested_at_home(self.case.base)
+        return dict.fromkeys(MEASURES, "") | self.columns("held_in", found, list(found.accuracy)) | {"cells": []}
 
     def own(self) -> dict[str, Any]:
         """Every cell by the expert of its category."""
@@ -213,7 +234,7 @@ class Experiment:
                 continue
             found = self.scored_if_able(functools.partial(way.make, **{**chosen, field: value}), self.every)
             if found:
-                self.files.sensitivity.add(key | {name: found[name] for name in ("validation", "held_in", "generalisation")})
+                self.files.sensitivity.add(key | {name: found[name] for name in ("validation", *SCORES)})
 
     def chosen(self, name: str) -> dict[str, Any] | None:
         """The hyper-parameters in the row of a method; None if it has none because it refused."""
@@ -257,7 +278,7 @@ def columns_of(name: str) -> tuple[str, ...]:
     return name, f"{name}_loss", f"{name}_auroc", f"{name}_standard_error"
 
 
-MEASURES = (*itertools.chain.from_iterable(map(columns_of, ("validation", "held_in", "generalisation"))), "cells")
+MEASURES = (*itertools.chain.from_iterable(map(columns_of, ("validation", *SCORES))), "cells")
 
 
 def mean_of(rows: Iterable[Mapping[str, Any]], column: str) -> float:

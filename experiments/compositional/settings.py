@@ -7,6 +7,7 @@ from typing import Any, Literal
 from experiments.together import Regime
 
 BASE, EXPERT, EXPERTS, MULTITASK = "base", "expert", "experts, each its own task", "multitask"
+HOME = "base, in its own domain"
 REAL = "classifier on real images"
 PAPER = ("Average", "Slerp", "Mlerp", "TaskArithmetic", "Dare", "Ties", "Fisher", "RegMean", "MaTS")
 """The methods of the paper; SLERP and MLERP, its form for many models, are two of ours."""

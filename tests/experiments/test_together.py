@@ -55,6 +55,7 @@ def test_a_network_that_only_gets_worse_stays_as_it_was(parts):
     validation = [(x, 0 * y) for x, y in parts]
     found = trained(parts, validation)
     assert not np.asarray(found.networks["w"]).any() and (found.losses[:, 1:] > found.losses[:, :1]).all()
+    assert found.moments == [0, 0] and found._replace(losses=jnp.array([[3.0, 1, 2], [2, jnp.nan, 1]])).moments == [1, 2]
 
 
 def test_batches_can_be_changed(parts):

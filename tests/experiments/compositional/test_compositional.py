@@ -17,7 +17,7 @@ from experiments.compositional.page import page
 from experiments.compositional.presets import PRESETS
 from experiments.compositional.results import Results, read
 from experiments.compositional.rows import Experiment, files
-from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, MULTITASK, NP_MERGE, REAL, made_with
+from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, HOME, MULTITASK, NP_MERGE, REAL, made_with
 from experiments.grids import Way
 from experiments.run import read_rows
 
@@ -43,12 +43,15 @@ def cases(folder):
 def test_every_row_is_there_and_judged(rows):
     expected = []
     for task in SETTINGS.tasks:
-        levels = [(BASE, ""), *((EXPERT, k) for k in range(4)), (EXPERTS, ""), (MULTITASK, "")]
+        levels = [(BASE, ""), (HOME, ""), *((EXPERT, k) for k in range(4)), (EXPERTS, ""), (MULTITASK, "")]
         levels += [(REAL, "")] if task.setting == "generation" else []
         expected += [(task.name, *level) for level in levels] + [(task.name, method, "") for method in task.methods]
     assert [(row["task"], row["method"], row["expert"]) for row in rows] == expected
     assert not [row["error"] for row in rows if row["error"]]
     for row in rows:
+        if row["method"] == HOME:  # nothing else is known of it
+            assert 0 <= row["held_in"] <= 1 and row["validation"] == row["generalisation"] == "" and not row["cells"]
+            continue
         scores = [row[name] for name in ("validation", "held_in", "generalisation")]
         assert all(0 <= x <= 1 for x in scores) and np.isfinite(row["held_in_loss"]) and len(row["cells"]) == 12
         areas = [row[f"{name}_auroc"] for name in ("validation", "held_in", "generalisation")]
@@ -62,7 +65,7 @@ def test_means_are_over_held_in_and_over_other_cells(out, rows):
         others = [k for k in range(12) if k not in held_in]
         assert len(held_in) == 4
         for row in rows:
-            if row["task"] == case.task.name:
+            if row["task"] == case.task.name and row["method"] != HOME:
                 each = np.array(row["cells"])
                 assert row["held_in"] == pytest.approx(each[held_in].mean(), abs=1e-4)
                 assert row["generalisation"] == pytest.approx(each[others].mean(), abs=1e-4)
@@ -72,6 +75,24 @@ def test_an_expert_is_better_at_its_own_task(rows):
     (own,) = [row for row in rows if (row["task"], row["method"]) == ("digits", EXPERTS)]
     each = [row["held_in"] for row in rows if (row["task"], row["method"]) == ("digits", EXPERT)]
     assert own["held_in"] > max(each)
+
+
+def test_the_moments_that_networks_were_kept_at(rows):
+    trained = BASE, EXPERT, MULTITASK
+    assert all((row["moment"] in (0, 1)) == (row["method"] in trained) for row in rows)
+    digits = {row["method"]: row["moment"] for row in rows if row["task"] == "digits"}
+    assert digits[BASE] == digits[EXPERT] == digits[MULTITASK] == 1
+
+
+def test_statistics_are_of_as_many_examples_for_all(tmp_path):
+    for case in cases(tmp_path):
+        parts = [x.learning for x in case.cells.held_in.values()]
+        most = max(map(len, parts))
+        for part, (inputs, targets) in zip(parts, case.measured, strict=True):
+            assert len(targets) == most < 128
+            np.testing.assert_array_equal(inputs["x"], part.inputs["x"][np.arange(most) % len(part)])
+            if "noise" in inputs:
+                assert len({bytes(x) for x in inputs["noise"]}) == most
 
 
 def test_parts_have_no_example_in_common(tmp_path):
@@ -154,7 +175,7 @@ def test_the_page_is_made_of_the_files_alone(out, rows):
     text = (out / "README.md").read_text()
     assert page(out) == text and json.loads((out / "summary.json").read_text())["command"] in text
     for row in rows:
-        if row["method"] != EXPERT:
+        if row["method"] not in (EXPERT, HOME):
             assert f"{100 * row['generalisation']:.1f}" in text
     assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("scatter", "cost", "sensitivity", "models"))
 
