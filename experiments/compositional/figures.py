@@ -40,7 +40,7 @@ def _scatter(ax: Any, results: Results, task: str) -> None:
         dx, dy = (100 * float(np.std(values, ddof=1)) if len(values) > 1 else 0 for values in pairs)
         level = name in (BASE, EXPERTS, MULTITASK)
         ax.errorbar(x, y, dy, dx, fmt="*" if level else _marker(name), color=_colour(name), elinewidth=0.5)
-        label = name.replace(": average fine-tuned", "")
+        label = name.partition(":")[0]
         ax.annotate(label, (x, y), fontsize=6, xytext=(3, 3), textcoords="offset points")
     ax.set(xlabel="held-in accuracy (%)", ylabel="generalisation accuracy (%)")
 

@@ -164,7 +164,7 @@ def _learned(results: Results) -> Iterator[str]:
             if found is not None:
                 parts.append(f"{words} {found.told()} ({found.word})")
         if parts:
-            yield f"Control: {name} minus the average fine-tuned with the same objective and budget: {'; '.join(parts)}."
+            yield f"Control: {name} minus its start fine-tuned by the same objective and budget: {'; '.join(parts)}."
     best = {task["name"]: _best(results, task["name"]) for task in results.tasks}
     pairs = [(results.values(t, LEARNED[0], "held_in"), results.values(t, m, "held_in")) for t, m in best.items() if m]
     found = paired(pair for pair in pairs if all(pair))

@@ -1,4 +1,4 @@
-"""Merges that learn: NP Merge, AdaMerging, layer by layer from features; and the average fine-tuned with the same budget."""
+"""Merges that learn: NP Merge, AdaMerging, layer by layer from features; and their starts fine-tuned with the same budget."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from experiments.compositional.case import Case
 from experiments.compositional.cells import joined
 from experiments.compositional.grid import Cell
 from experiments.compositional.networks import Scores
-from experiments.compositional.settings import ADA_MERGING, CONTROLS, FEATURES, NP_MERGE
+from experiments.compositional.settings import ADA_MERGING, ADA_SCALE, CONTROLS, FEATURES, NP_MERGE
 from experiments.learning import Budget, search
 from npmerge.fitting.fit import Loss
 from npmerge.objectives.base import Apply
@@ -73,7 +73,7 @@ class Learner:
         Every rate stops at the moment at which its own objective is lowest on the held-out examples; labels choose the rate.
         """
         merge, objective = self._merge(method)
-        theta = merge.init(self.stack) if merge else nm.Average()(self.stack)
+        theta = merge.init(self.stack) if merge else start_of(method)(self.stack)
         loss: Loss = nm.weight_space(merge, self.case.apply, objective) if merge else nm.fine_tuning(self.case.apply, objective)
         variables = functools.partial(merge.apply, stack=self.stack) if merge else lambda theta: theta
         held_out, learning = self._held_out(objective), self.case.task.learning
@@ -95,16 +95,17 @@ class Learner:
             if method == control:
                 return None, self.objectives[name]
         average = nm.Learned(nm.Average(), nm.PerTensor(), nm.Free())
-        merge = {NP_MERGE: nm.np_merge, ADA_MERGING: nm.ada_merging, FEATURES: lambda: average}[method]()
-        return merge, self.objectives[method]
+        merges = {NP_MERGE: nm.np_merge(), ADA_MERGING: nm.ada_merging(ADA_SCALE), FEATURES: average}
+        return merges[method], self.objectives[method]
 
     def _batches(self, objective: nm.Objective) -> Iterator[tuple]:
-        """Examples for learning without end: of all held-in cells, or of one in each step where its expert is the teacher."""
-        case, size = self.case, self.case.task.learning.batch
+        """Examples for learning without end: of all held-in cells, or as many of one, whose expert is the teacher."""
+        case, turns = self.case, objective is self.objectives[FEATURES]
         parts = [case.pair(x.learning) for x in case.cells.held_in.values()]
+        size = case.task.learning.batch * (len(parts) if turns else 1)
         each = [nm.shuffled(*part, size, seed=100 * case.seed + k) for k, part in enumerate(parts)]
         while True:
-            if objective is self.objectives[FEATURES]:
+            if turns:
                 for k, batches in enumerate(each):
                     yield _of_expert(next(batches)[0], k)
             else:
@@ -126,6 +127,11 @@ class Learner:
 
     def _look(self, loss: Loss, theta: PyTree, batch: tuple) -> float:
         return operations(jax.make_jaxpr(loss)(theta, self.stack, batch))
+
+
+def start_of(method: str) -> nm.Merge:
+    """Where a control begins: where the learned merge does that it stands beside."""
+    return nm.TaskArithmetic(ADA_SCALE) if method == CONTROLS[ADA_MERGING] else nm.Average()
 
 
 def badness(scores: Scores, cells: Sequence[Cell]) -> float:

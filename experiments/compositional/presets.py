@@ -11,7 +11,7 @@ _TINY = Task(
     "digits", "images", "digits", "upright", width=8, layers=1, sizes=Sizes(cell=64, base=256), base=Regime(3e-3, 60, 16, 1),
     fine_tuning=Regime(1e-2, 40, 16, 1), methods=("Average", "TaskArithmetic", "Fisher", "RegMean", NP_MERGE,
     CONTROLS[NP_MERGE]), curves=("TaskArithmetic",), orders=2, values=2,
-    learning=Learning(4, 8, 2, (0.03, 0.1), (0.003, 0.01), (3e-5, 1e-4), 1),
+    learning=Learning(4, 8, 2, (0.03, 0.1), (0.003, 0.01), (1e-3, 3e-3), 1),
 )  # fmt: skip
 _TINIER = dataclasses.replace(
     _TINY, base=Regime(3e-3, 10, 8, 1), fine_tuning=Regime(1e-3, 5, 8, 1), methods=("Average",), curves=()

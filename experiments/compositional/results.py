@@ -127,9 +127,14 @@ class Results:
         """Methods and their hyper-parameters that were varied."""
         return list(dict.fromkeys((row["method"], row["field"]) for row in self.sensitivity if row["task"] == task))
 
+    def work(self, task: str, method: str) -> float:
+        """Operations of one merge, or of learning at one rate; the mean over seeds."""
+        learning = [row["learning_flops"] / max(row["tried"], 1) for row in self.of(task, method)]
+        return self.mean(task, method, "merge_flops") + float(np.mean(learning))
+
     def cost(self, task: str, method: str) -> float:
-        """Operations of statistics and merge, or of learning; the mean over seeds."""
-        return sum(self.mean(task, method, f"{part}_flops") for part in ("statistics", "merge", "learning"))
+        """Operations of statistics and merge, or of learning at one rate: nothing is tuned."""
+        return self.mean(task, method, "statistics_flops") + self.work(task, method)
 
     def cost_with_tuning(self, task: str, method: str) -> float:
         """Statistics once; merging and judging as often as something was tried; learning with all its rates."""

@@ -22,6 +22,8 @@ from experiments.compositional.networks import Scores
 from experiments.compositional.results import SCORES
 from experiments.compositional.settings import (
     ADA_MERGING,
+    ADA_SCALE,
+    ADA_START,
     BASE,
     CONTROLS,
     CURVE_KEY,
@@ -90,6 +92,8 @@ class Experiment:
         }
         if isinstance(case, Generated):
             jobs[REAL, ""] = lambda: self.told(case.real(), case.real())
+        if ADA_MERGING in self.methods():
+            jobs[ADA_START, ""] = lambda: self.scored(self.merge(nm.TaskArithmetic(ADA_SCALE), self.every))
         for name in self.methods():
             learns = name in LEARNED or name in CONTROLS.values()
             jobs[name, ""] = functools.partial(self.learnt if learns else self.merged, name)

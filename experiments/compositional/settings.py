@@ -20,7 +20,9 @@ NEWER = (
 )  # fmt: skip
 NP_MERGE, ADA_MERGING, FEATURES = "NP Merge", "AdaMerging", "feature matching"
 LEARNED = (NP_MERGE, ADA_MERGING, FEATURES)
-CONTROLS = {name: f"control of {name}: average fine-tuned" for name in LEARNED}
+ADA_SCALE = 0.3
+ADA_START = f"start of {ADA_MERGING}: task arithmetic {ADA_SCALE}"
+CONTROLS = {name: f"control of {name}: {'its start' if name == ADA_MERGING else 'average'} fine-tuned" for name in LEARNED}
 METHODS = (*PAPER, *NEWER, *LEARNED, *CONTROLS.values())
 
 KEY = ("seed", "task", "method", "expert")
@@ -50,7 +52,7 @@ class Learning:
     moments: int = 3
     fine_rates: tuple[float, ...] = (0.01, 0.1, 1.0)
     coarse_rates: tuple[float, ...] = (0.001, 0.01, 0.1)
-    control_rates: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    control_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     further: int = 2
 
     def __post_init__(self) -> None:

@@ -160,6 +160,13 @@ def test_costs_are_those_of_the_programs(rows):
     assert row[NP_MERGE]["learning_flops"] > row[CONTROLS[NP_MERGE]]["learning_flops"] > row["Average"]["merge_flops"]
 
 
+def test_cost_without_tuning_is_that_of_one_rate(out, rows):
+    (row,) = [row for row in rows if (row["task"], row["method"]) == ("digits", NP_MERGE)]
+    results = read(out)
+    assert results.cost("digits", NP_MERGE) == pytest.approx(row["learning_flops"] / 3)
+    assert results.cost_with_tuning("digits", NP_MERGE) > row["learning_flops"]
+
+
 def test_subsets_and_hyper_parameters(out, rows):
     curves, sensitivity = read_rows(out / "curves.csv"), read_rows(out / "sensitivity.csv")
     assert [(row["models"], row["order"]) for row in curves] == [(2, 0), (2, 1), (3, 0), (3, 1), (4, 0)]
