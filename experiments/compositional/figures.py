@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compositional.results import SCORES, Results, read
+from experiments.compositional.results import OVER_EXPERTS, SCORES, Results, read
 from experiments.compositional.settings import BASE, CONTROLS, EXPERTS, LEARNED, MULTITASK, NEWER
 from npmerge.reports.drawing import new_figure
 
@@ -73,13 +73,15 @@ def _sensitivity(ax: Any, results: Results, task: str) -> None:
 
 
 def _models(ax: Any, results: Results, task: str) -> None:
+    """Each with an axis of its own: held-in accuracy is less than that of the experts, as cells differ with the number."""
+    right = ax.twinx()
     for k, method in enumerate(_curved(results, task)):
-        for column, style in zip(SCORES, ("-", ":"), strict=True):
+        for side, column, style in ((ax, OVER_EXPERTS, "-"), (right, SCORES[1], ":")):
             curve = results.curve(task, method, column)
             means, spread = ([100 * float(f(x)) for x in curve.values()] for f in (np.mean, np.std))
-            label = method if column == SCORES[0] else None
-            ax.errorbar(list(curve), means, spread, color=f"C{k % 10}", linestyle=style, elinewidth=0.5, label=label)
-    ax.set(xlabel="networks merged", ylabel="held-in (solid) and generalisation (dotted) accuracy (%)")
+            side.errorbar(list(curve), means, spread, color=f"C{k % 10}", linestyle=style, elinewidth=0.5, label=method)
+    ax.set(xlabel="networks merged", ylabel="held-in less each cell's expert (points, solid)")
+    right.set_ylabel("generalisation (%, dotted)")
     ax.legend(frameon=False, fontsize=6)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from experiments.claims import Claim, Marked, marked
-from experiments.compositional.results import SCORES, Results
+from experiments.compositional.results import OVER_EXPERTS, SCORES, Results
 from experiments.compositional.settings import BASE, CONTROLS, LEARNED, MULTITASK, PAPER
-from experiments.differences import Difference, paired
+from experiments.differences import Difference, paired, settings_told
+from experiments.run import points
 
 Told = Iterable[tuple[str, Difference | None]]
 """By the name of a setting how much one row has beyond another."""
@@ -24,7 +25,7 @@ def claims(results: Results) -> Iterator[Marked]:
     """The paper's findings, with their marks; settings are tasks."""
     names = [task["name"] for task in results.tasks]
     texts = [task["name"] for task in results.tasks if task["setting"] == "text"]
-    correlations = {x: tuple(results.correlation(x).values()) for x in names}
+    correlations = {x: tuple(results.correlation(x, results.published(x)).values()) for x in names}
     found = {x: Difference(values, 1) if values else None for x, values in correlations.items()}
 
     def against(method: str, than: str, column: str, tasks: Sequence[str]) -> Told:
@@ -35,8 +36,8 @@ def claims(results: Results) -> Iterator[Marked]:
          [(x, found[x]) for x in names if x not in texts]),
         (Claim(PUBLISHED, "they go against each other, text", "rank correlation", "zero", -1, unit=""),
          [(x, found[x]) for x in texts]),
-        (Claim(PUBLISHED, "more models cost held-in accuracy", "held-in of all networks", "of two", -1),
-         [(x, results.more_models(x, "held_in")) for x in names]),
+        (Claim(PUBLISHED, "more models cost held-in accuracy", "held-in, less the experts, of all", "of two", -1),
+         [(x, results.more_models(x, OVER_EXPERTS)) for x in names]),
         (Claim(PUBLISHED, "more models buy generalisation", "generalisation of all networks", "of two"),
          [(x, results.more_models(x, "generalisation")) for x in names]),
         (Claim(PUBLISHED, "merges of text generalise worse than the base", "generalisation of the average", BASE, -1),
@@ -61,45 +62,69 @@ def findings(results: Results) -> Iterator[str]:
 
 def _correlations(results: Results) -> Iterator[str]:
     for task in results.tasks:
-        values = tuple(results.correlation(task["name"]).values())
-        if values:
-            sign, found = EXPECTED[task["setting"]], Difference(values, 1)
-            said = {1: "positive", -1: "negative", 0: "not told from zero"}[found.verdict]
+        name, sign = task["name"], EXPECTED[task["setting"]]
+        sides = {"merges without learning": results.merges(name), "methods of the paper": results.published(name)}
+        told = [f"{_correlation(results, name, x)}, over {len(x)} {words}" for words, x in sides.items() if len(x) > 2]
+        if told:
             yield (
-                f"Expected, {task['name']}: held-in and generalisation accuracy are {'' if sign > 0 else 'anti-'}correlated "
-                f"over merges. Found: rank correlation {found.told(scale=1, unit='')}, "
-                f"{'one seed' if len(values) < 2 else said}, over {len(results.merges(task['name']))} merges without learning."
+                f"Expected, {name}: held-in and generalisation accuracy are {'' if sign > 0 else 'anti-'}correlated over "
+                f"merges. Found: {'; '.join(told)}. Those that come to the same are one."
             )
+
+
+def _correlation(results: Results, task: str, methods: Sequence[str]) -> str:
+    values = tuple(results.correlation(task, methods).values())
+    if not values:
+        return "nothing to say, as they differ by less than two standard errors of a test accuracy"
+    found = Difference(values, 1)
+    said = {1: "positive", -1: "negative", 0: "not told from zero"}[found.verdict] if len(values) > 1 else "one seed"
+    return f"rank correlation {found.told(scale=1, unit='')}, {said}"
 
 
 def _best_held_in(results: Results) -> Iterator[str]:
     for task in results.tasks:
-        merges = [name for name in results.merges(task["name"]) if name in PAPER]
-        ranked = sorted(merges, key=lambda name: -results.mean(task["name"], name, "held_in"))
-        if not ranked:
+        name, merges = task["name"], results.published(task["name"])
+        if not merges:
             continue
-        places = {name: ranked.index(name) + 1 for name in ("RegMean", "MaTS", "Fisher") if name in ranked}
-        general = sorted(merges, key=lambda name: -results.mean(task["name"], name, "generalisation"))
+        places = [
+            f"{method} held-in {_place(results, name, method, 'held_in')}, in generalisation "
+            f"{_place(results, name, method, 'generalisation')}"
+            for method in ("RegMean", "MaTS", "Fisher") if method in merges
+        ]  # fmt: skip
         yield (
-            f"Expected, {task['name']}: of the paper's methods RegMean and MaTS lead on held-in tasks, not on generalisation. "
-            f"Found: {ranked[0]} leads held-in ({_percent(results, task['name'], ranked[0], 'held_in')}), {general[0]} "
-            f"generalises best ({_percent(results, task['name'], general[0], 'generalisation')}); places held-in and in "
-            f"generalisation: {', '.join(f'{n} {k} and {general.index(n) + 1}' for n, k in places.items()) or 'none'}, of "
-            f"{len(ranked)}."
+            f"Expected, {name}: of the paper's methods RegMean and MaTS lead on held-in tasks, not on generalisation. Found: "
+            f"{_leader(results, name, 'held_in')} leads held-in, {_leader(results, name, 'generalisation')} in generalisation. "
+            f"Against the {len(merges) - 1} others: {'; '.join(places) or 'none of these is here'}."
         )
+
+
+def _leader(results: Results, task: str, column: str) -> str:
+    """The method of the paper of highest mean."""
+    best = max(results.published(task), key=lambda name: results.mean(task, name, column))
+    return f"{best} ({100 * results.mean(task, best, column):.1f} %; {_place(results, task, best, column)})"
+
+
+def _place(results: Results, task: str, method: str, column: str) -> str:
+    """How many methods of the paper it is above and below, as far as they are told apart."""
+    others = [name for name in results.published(task) if name != method]
+    return _verdicts(results.difference(method, name, column, [task]) for name in others)
+
+
+def _verdicts(found: Iterable[Difference | None]) -> str:
+    """How many are higher, lower, and not told apart."""
+    there = [x for x in found if x is not None]
+    return settings_told(there, 0) if any(len(x.values) > 1 for x in there) else "one seed"
 
 
 def _below_base(results: Results) -> Iterator[str]:
     for task in results.tasks:
-        merges, base = results.merges(task["name"]), results.mean(task["name"], BASE, "generalisation")
+        name, merges = task["name"], results.merges(task["name"])
         if not merges:
             continue
-        below = sum(results.mean(task["name"], name, "generalisation") < base for name in merges)
-        words = "most merges generalise worse than the base" if task["setting"] == "text" else "merges generalise better"
-        yield (
-            f"Expected, {task['name']}: {words}{'' if task['setting'] == 'text' else ' than the base'}. Found: {below} of "
-            f"{len(merges)} are below its {100 * base:.1f} %."
-        )
+        found = _verdicts(results.difference(merge, BASE, SCORES[1], [name]) for merge in merges)
+        words = "most merges generalise worse" if task["setting"] == "text" else "merges generalise better"
+        level = f"{100 * results.mean(name, BASE, SCORES[1]):.1f} %"
+        yield f"Expected, {name}: {words} than the base. Found, against its {level}: {found}."
 
 
 def _above_multitask(results: Results) -> Iterator[str]:
@@ -107,22 +132,24 @@ def _above_multitask(results: Results) -> Iterator[str]:
         name, merges = task["name"], results.merges(task["name"])
         if not merges or not results.of(name, MULTITASK):
             continue
-        better = [[m for m in merges if results.mean(name, m, c) > results.mean(name, MULTITASK, c)] for c in SCORES]
-        both = [m for m in better[0] if m in better[1]]
+        found = [{m: results.difference(m, MULTITASK, column, [name]) for m in merges} for column in SCORES]
+        above = [[m for m, x in side.items() if x is not None and x.verdict > 0] for side in found]
         expected = "several merges beat multitask training on both" if task["setting"] == "generation" else "none was stated"
         yield (
-            f"Merges beside multitask training, {name}; expected: {expected}. Found above it held-in: {_named(better[0])}; in "
-            f"generalisation: {_named(better[1])}; in both: {_named(both)}."
+            f"Merges beside multitask training, {name}; expected: {expected}. Found held-in: {_verdicts(found[0].values())}, "
+            f"above it {_named(above[0])}; in generalisation: {_verdicts(found[1].values())}, above it {_named(above[1])}; in "
+            f"both {_named([m for m in above[0] if m in above[1]])}."
         )
 
 
 def _more_models(results: Results) -> Iterator[str]:
     for task in results.tasks:
-        held, general = (results.more_models(task["name"], column) for column in SCORES)
+        held, general = (results.more_models(task["name"], column) for column in (OVER_EXPERTS, SCORES[1]))
         if held is not None and general is not None:
             yield (
                 f"Expected, {task['name']}: merging more networks costs held-in accuracy and buys generalisation. Found, all "
-                f"against two: held-in {held.told()} ({held.word}), generalisation {general.told()} ({general.word})."
+                f"against two: held-in, less each cell's expert, {held.told()} ({held.word}), "
+                f"generalisation {general.told()} ({general.word})."
             )
 
 
@@ -143,16 +170,14 @@ def _costs(results: Results) -> Iterator[str]:
 
 def _sensitivity(results: Results) -> Iterator[str]:
     for task in results.tasks:
-        ranges = {
-            (method, field): results.range_of(task["name"], method, field, "held_in")
-            for method, field in results.fields(task["name"])
-            if method in PAPER
-        }
+        name = task["name"]
+        fields = [pair for pair in results.fields(name) if pair[0] in PAPER]
+        ranges = {pair: results.ranges(name, *pair, "held_in") for pair in fields}
         if ranges:
-            told = ", ".join(f"{m} {f} {100 * x:.1f}" for (m, f), x in sorted(ranges.items(), key=lambda item: -item[1]))
+            told = ", ".join(f"{m} {f} {points(x)}" for (m, f), x in sorted(ranges.items(), key=lambda item: -np.mean(item[1])))
             yield (
-                f"Expected, {task['name']}: task arithmetic and TIES hang on their scale, DARE little on what it drops. Found, "
-                f"points of held-in accuracy between the best and the worst value: {told}."
+                f"Expected, {name}: task arithmetic and TIES hang on their scale, DARE little on what it drops. Found, points "
+                f"of held-in accuracy between the best and the worst value, with the deviation over seeds: {told}."
             )
 
 
@@ -176,10 +201,6 @@ def _best(results: Results, task: str) -> str:
     """The merge of highest accuracy on validation data."""
     merges = results.merges(task)
     return max(merges, key=lambda name: np.nan_to_num(results.mean(task, name, "validation"))) if merges else ""
-
-
-def _percent(results: Results, task: str, method: str, column: str) -> str:
-    return f"{100 * results.mean(task, method, column):.1f} %"
 
 
 def _named(names: list[str]) -> str:

@@ -52,6 +52,18 @@ def shortened(way: Way, values: int | None) -> Way:
     return way._replace(grids={name: spread(grid, values) for name, grid in way.grids.items()})
 
 
+def first_alone(way: Way, chosen: Mapping[str, Any]) -> Way:
+    """A way of which the first hyper-parameter alone is tuned, the others as they were chosen."""
+    first = list(way.grids)[:1]
+    others = {name: chosen[name] for name in way.grids if name not in first}
+    return Way(functools.partial(way.make, **others), {name: way.grids[name] for name in first})
+
+
+def at_ends(fields: Mapping[str, Any], way: Way) -> list[str]:
+    """The hyper-parameters that lie at an end of their grid, so that what is better may be beyond it."""
+    return [name for name, value in fields.items() if value in (way.grids[name][0], way.grids[name][-1])]
+
+
 def spread(grid: Sequence[Any], values: int | None) -> tuple[Any, ...]:
     """So many values of a grid at most, its second one and its last among them: the first is often no merge at all."""
     if values is None or values >= len(grid):

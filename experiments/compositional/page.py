@@ -10,7 +10,7 @@ import npmerge as nm
 from experiments.compositional.figures import figures
 from experiments.compositional.findings import findings
 from experiments.compositional.protocol import limits, protocol
-from experiments.compositional.results import AREAS, SCORES, Results, Row, read
+from experiments.compositional.results import AREAS, OVER_EXPERTS, SCORES, Results, Row, read
 from experiments.compositional.settings import ADA_START, BASE, EXPERT, EXPERTS, HOME, LEARNED, MULTITASK, REAL
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
@@ -29,6 +29,9 @@ FIGURES = {
     "sensitivity": "Accuracy over the grid of each hyper-parameter",
     "models": "Accuracy against the number of networks merged",
 }
+
+
+CURVED = {"held_in": "held-in", OVER_EXPERTS: "held-in less each cell's expert", "generalisation": "generalisation"}
 
 
 def write(folder: Path) -> None:
@@ -70,7 +73,7 @@ def _accuracies(results: Results, task: str) -> list[str]:
 def _chosen(rows: Sequence[Row]) -> str:
     """By validation data in the first seed: hyper-parameters and rates; the moments that networks were kept at."""
     row = rows[0]
-    told = [f"{name} {value:g}" for name, value in row["chosen"]]
+    told = [f"{name} {value:g}{'*' if name in row['ends'] else ''}" for name, value in row["chosen"]]
     told += [f"rate {row['rate']:g}"] if row["rate"] else []
     moments = [str(x["moment"]) for x in rows if x["seed"] == row["seed"] and x["moment"] != ""]
     return ", ".join(told + ([f"moment {' '.join(moments)}"] if moments else []))
@@ -100,7 +103,7 @@ def _curves(results: Results, task: str) -> list[str]:
         return []
     rows = []
     for method in methods:
-        for column, words in zip(SCORES, ("held-in", "generalisation"), strict=True):
+        for column, words in CURVED.items():
             curve = results.curve(task, method, column)
             rows.append((f"{method}, {words}", *(f"{100 * np.mean(x):.1f} ± {100 * np.std(x):.1f}" for x in curve.values())))
     header = ("networks merged", *(str(m) for m in results.curve(task, methods[0], SCORES[0])))

@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 
-from experiments.compositional.settings import CONTROLS, LEARNED, METHODS
+from experiments.compositional.settings import CONTROLS, LEARNED, METHODS, PAPER
 from experiments.differences import Difference, paired
 from experiments.run import points, read_rows
 
+SAME = 0.001
+"""Accuracies that are less apart are one."""
+
 Row = Mapping[str, Any]
 SCORES = ("held_in", "generalisation")
+OVER_EXPERTS = "held_in_over_experts"
+"""Of fewer networks: held-in accuracy less that of each cell's expert. Cells differ in how hard they are, and each number of
+networks has other ones."""
+
 AREAS = tuple(f"{name}_auroc" for name in SCORES)
 
 
@@ -81,16 +89,25 @@ class Results:
         names = [task["name"] for task in self.tasks] if tasks is None else tasks
         return paired((self.values(task, method, column), self.values(task, than, column)) for task in names)
 
-    def correlation(self, task: str) -> dict[int, float]:
-        """Spearman's rank correlation of held-in and generalisation accuracy over merges without learning, by seed.
+    def published(self, task: str) -> list[str]:
+        """The merges of the paper."""
+        return [name for name in self.merges(task) if name in PAPER]
 
-        Seeds in which all merges are alike in one of both are left out.
+    def correlation(self, task: str, methods: Sequence[str]) -> dict[int, float]:
+        """Spearman's rank correlation of held-in and generalisation accuracy over some methods, by seed.
+
+        Methods that come to the same, less than SAME apart in both, are one point. Seeds in which all differ by less than two
+        standard errors of a test accuracy in one of both are left out: their ranks say nothing.
         """
         found = {}
         for seed in self.seeds:
-            each = [[self.values(task, name, column).get(seed) for column in SCORES] for name in self.merges(task)]
-            pairs = np.array([pair for pair in each if None not in pair], float)
-            if len(pairs) > 2 and (np.ptp(pairs, axis=0) > 0).all():
+            there = [name for name in methods if seed in self.values(task, name, SCORES[0])]
+            if len(there) < 3:
+                continue
+            each = np.array([[self.values(task, name, column)[seed] for column in SCORES] for name in there])
+            errors = [np.mean([self.values(task, name, f"{x}_standard_error")[seed] for name in there]) for x in SCORES]
+            pairs = different(each)
+            if len(pairs) > 2 and (np.ptp(pairs, axis=0) >= 2 * np.array(errors)).all() and np.ptp(pairs, axis=0).all():
                 found[seed] = float(stats.spearmanr(*pairs.T).statistic)
         return found
 
@@ -115,13 +132,13 @@ class Results:
             pairs.append((all_of_them, two))
         return paired(pairs)
 
-    def range_of(self, task: str, method: str, field: str, column: str) -> float:
-        """How much a score changes over the values of a hyper-parameter: the mean over seeds of largest less smallest."""
+    def ranges(self, task: str, method: str, field: str, column: str) -> list[float]:
+        """How much a score changes over the values of a hyper-parameter: for each seed its largest less its smallest."""
         by_seed: dict[int, list[float]] = {}
         for row in self.sensitivity:
             if (row["task"], row["method"], row["field"]) == (task, method, field):
                 by_seed.setdefault(row["seed"], []).append(row[column])
-        return float(np.mean([max(x) - min(x) for x in by_seed.values()])) if by_seed else float("nan")
+        return [max(x) - min(x) for x in by_seed.values()]
 
     def fields(self, task: str) -> list[tuple[str, str]]:
         """Methods and their hyper-parameters that were varied."""
@@ -141,6 +158,15 @@ class Results:
         made = self.mean(task, method, "merge_flops") + self.mean(task, method, "judging_flops")
         once = self.mean(task, method, "statistics_flops") + self.mean(task, method, "learning_flops")
         return once + self.mean(task, method, "tried") * made
+
+
+def different(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "k 2"]:
+    """The first of those that are less than SAME apart in both coordinates."""
+    found: list[np.ndarray] = []
+    for point in points:
+        if not any((np.abs(point - other) < SAME).all() for other in found):
+            found.append(point)
+    return np.array(found).reshape(-1, 2)
 
 
 def read(folder: Path) -> Results:

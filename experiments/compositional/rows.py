@@ -4,7 +4,7 @@ import functools
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,9 @@ from experiments.compositional.case import Case
 from experiments.compositional.generation import Generated
 from experiments.compositional.grid import Cell, shuffles
 from experiments.compositional.learned import Learner, badness
-from experiments.compositional.methods import shortened, ways
+from experiments.compositional.methods import at_ends, first_alone, shortened, spread, ways
 from experiments.compositional.networks import Scores
-from experiments.compositional.results import SCORES
+from experiments.compositional.results import OVER_EXPERTS, SCORES
 from experiments.compositional.settings import (
     ADA_MERGING,
     ADA_SCALE,
@@ -41,6 +41,9 @@ from experiments.run import Rows
 from npmerge import cost
 from npmerge.operations import operations
 
+SHOWN = 6
+"""Values of a hyper-parameter at most that its sensitivity is told by."""
+
 
 class Files(NamedTuple):
     """The files of rows in a folder."""
@@ -60,6 +63,7 @@ COSTS = ("statistics_flops", "merge_flops", "learning_flops", "judging_flops", "
 EMPTY: dict[str, Any] = {
     "chosen": [],
     "tried": 0,
+    "ends": [],
     "rate": "",
     "moment": "",
     "uncounted": 0,
@@ -172,11 +176,12 @@ class Experiment:
 
     def merged(self, name: str) -> dict[str, Any]:
         """A merge with the hyper-parameters that validation data choose, and what it costs."""
-        choice = self.tuned(self.ways[name], self.every)
-        merge = self.ways[name].make(**choice.fields)
+        way = self.ways[name]
+        choice = self.tuned(way, self.every)
+        merge = way.make(**choice.fields)
         network, spent = cost.merged(merge, self.case.stack(self.every), self.stats(merge, self.every), self.key)
-        columns = self.scored(network) | {"chosen": [list(x) for x in choice.fields.items()], "tried": choice.tried}
-        return columns | self.spent(merge, spent)
+        columns = {"chosen": [list(x) for x in choice.fields.items()], "ends": at_ends(choice.fields, way)}
+        return self.scored(network) | columns | {"tried": choice.tried} | self.spent(merge, spent)
 
     def learnt(self, name: str) -> dict[str, Any]:
         """A learned merge or its control."""
@@ -230,9 +235,10 @@ class Experiment:
     # ---------------------------------------------------------------------------------------- hyper-parameters, fewer networks
 
     def sensitivity(self, name: str) -> None:
-        """Each hyper-parameter through its grid, the others as they were chosen."""
+        """Each hyper-parameter through its grid, or a few values of it, the others as they were chosen."""
         way, chosen = self.ways[name], self.chosen(name)
-        for field, value in itertools.chain.from_iterable([(f, v) for v in grid] for f, grid in way.grids.items()):
+        pairs = ((field, value) for field, grid in way.grids.items() for value in spread(grid, SHOWN))
+        for field, value in pairs:
             key = self.place | {"method": name, "field": field, "value": value}
             if chosen is None or self.files.sensitivity.has(**key):
                 continue
@@ -262,19 +268,28 @@ class Experiment:
             if m == models and which:
                 continue  # all orders end with the same networks
             key = self.place | {"method": name, "models": m, "order": which}
-            if name not in self.methods() or self.files.curves.has(**key):
+            if name not in self.methods() or self.files.curves.has(**key) or (chosen := self.chosen(name)) is None:
                 continue
-            self.files.curves.add(key | self.of_subset(shortened(self.ways[name], task.curve_values), sorted(order[:m])))
+            self.files.curves.add(key | self.of_subset(name, chosen, sorted(order[:m])))
 
-    def of_subset(self, way: Way, order: Sequence[int]) -> dict[str, Any]:
-        """A merge of some networks: their own cells, the cells that no network has, and the held-in cells of the others."""
+    def of_subset(self, name: str, chosen: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+        """A merge of some networks: in their own cells, also less the experts there, and in the cells that no network has."""
+        way = first_alone(shortened(self.ways[name], self.case.task.curve_values), chosen)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning)
             choice = self.tuned(way, order)
             tested = self.case.tested(self.merge(way.make(**choice.fields), order))
         cells = [self.case.held_in[k] for k in order]
-        scores = {"held_in": tested.mean(cells)[0], "generalisation": tested.mean(self.case.generalisation)[0]}
-        return scores | {"chosen": [list(x) for x in choice.fields.items()], "members": list(order)}
+        over = [tested.accuracy[cell] - self.own_accuracies[k] for k, cell in zip(order, cells, strict=True)]
+        scores = {"held_in": tested.mean(cells)[0], OVER_EXPERTS: float(np.mean(over))}
+        scores["generalisation"] = tested.mean(self.case.generalisation)[0]
+        return scores | {"chosen": [list(x) for x in (chosen | choice.fields).items()], "members": list(order)}
+
+    @functools.cached_property
+    def own_accuracies(self) -> list[float]:
+        """Of each expert in its own cell."""
+        pairs = zip(self.case.experts, self.case.held_in, strict=True)
+        return [self.case.tested(expert).accuracy[cell] for expert, cell in pairs]
 
 
 def columns_of(name: str) -> tuple[str, ...]:
@@ -283,9 +298,3 @@ def columns_of(name: str) -> tuple[str, ...]:
 
 
 MEASURES = (*itertools.chain.from_iterable(map(columns_of, ("validation", *SCORES))), "cells")
-
-
-def mean_of(rows: Iterable[Mapping[str, Any]], column: str) -> float:
-    """The mean of a column, NaN where there are no rows."""
-    values = [row[column] for row in rows if row[column] != ""]
-    return float(np.mean(values)) if values else float("nan")

@@ -15,9 +15,20 @@ from experiments.compositional.learned import badness
 from experiments.compositional.networks import Scores
 from experiments.compositional.page import page
 from experiments.compositional.presets import PRESETS
-from experiments.compositional.results import Results, read
+from experiments.compositional.results import OVER_EXPERTS, Results, read
 from experiments.compositional.rows import Experiment, files
-from experiments.compositional.settings import BASE, CONTROLS, EXPERT, EXPERTS, HOME, MULTITASK, NP_MERGE, REAL, made_with
+from experiments.compositional.settings import (
+    BASE,
+    CONTROLS,
+    EXPERT,
+    EXPERTS,
+    HOME,
+    MULTITASK,
+    NP_MERGE,
+    PAPER,
+    REAL,
+    made_with,
+)
 from experiments.grids import Way
 from experiments.run import read_rows
 
@@ -106,10 +117,12 @@ def test_parts_have_no_example_in_common(tmp_path):
                 assert not tests & (seen[0] | seen[1] | seen[2])
 
 
-def test_nothing_is_tested_where_choices_are_made(out, tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", SETTINGS.tasks, ids=lambda task: task.setting)
+def test_nothing_is_tested_where_choices_are_made(out, tmp_path, monkeypatch, task):
     """Tuning, learning and the choice of rates see held-in cells alone, and never the test part."""
-    case = cases(out / "parents")[0]
-    monkeypatch.setattr(type(case), "tested", lambda *_: pytest.fail("test data were looked at"))
+    case = prepared(task, out / "parents")(0)
+    for name in ("tested", "tested_at_home"):
+        monkeypatch.setattr(type(case), name, lambda *_: pytest.fail("test data were looked at"))
     seen = []
     original = type(case).validated
     monkeypatch.setattr(type(case), "validated", lambda self, v: seen.append(original(self, v)) or seen[-1])
@@ -170,6 +183,13 @@ def test_cost_without_tuning_is_that_of_one_rate(out, rows):
 def test_subsets_and_hyper_parameters(out, rows):
     curves, sensitivity = read_rows(out / "curves.csv"), read_rows(out / "sensitivity.csv")
     assert [(row["models"], row["order"]) for row in curves] == [(2, 0), (2, 1), (3, 0), (3, 1), (4, 0)]
+    experts = {row["expert"]: row for row in rows if (row["task"], row["method"]) == ("digits", EXPERT)}
+    cells = {k: row["cells"] for k, row in experts.items()}
+    held_in = cases(out / "parents")[0].held_in
+    places = [3 * cell.category + cell.domain for cell in held_in]
+    for row in curves:
+        own = np.mean([cells[k][places[k]] for k in row["members"]])
+        assert row[OVER_EXPERTS] == pytest.approx(row["held_in"] - own, abs=1e-4)
     assert set(curves[0]["members"]) < set(curves[2]["members"]) and curves[0]["members"] != curves[1]["members"]
     arithmetic = [row for row in sensitivity if (row["task"], row["method"]) == ("digits", "TaskArithmetic")]
     assert [row["value"] for row in arithmetic] == [0.1, 1.0]
@@ -192,20 +212,65 @@ def test_words_follow_the_rows():
     rows = [
         {"seed": seed, "task": task, "method": method, "expert": "", "error": "", "held_in": 0.1 * k + 0.01 * seed,
          "generalisation": 0.5 + sign * 0.1 * k, "validation": 0.1 * k, "uncounted": 0, **dict.fromkeys(
-         ("statistics_flops", "merge_flops", "learning_flops", "judging_flops", "tried"), 1.0)}
+         ("statistics_flops", "merge_flops", "learning_flops", "judging_flops", "tried"), 1.0),
+         **dict.fromkeys(("held_in_standard_error", "generalisation_standard_error"), 0.1)}
         for seed in range(3) for task, sign in (("up", 1), ("down", -1))
         for k, method in enumerate(("Average", "Mlerp", "Fisher", "RegMean"))
     ]  # fmt: skip
     settings = {"tasks": [{"name": "up", "setting": "images"}, {"name": "down", "setting": "text"}]}
     results = Results(settings, rows, [], [])
-    assert set(results.correlation("up").values()) == {1.0} and set(results.correlation("down").values()) == {-1.0}
+    for task, correlation in (("up", 1.0), ("down", -1.0)):
+        assert set(results.correlation(task, results.merges(task)).values()) == {correlation}
     said = list(findings(results))
     assert "rank correlation +1.00 ± 0.00, positive" in said[0] and "-1.00 ± 0.00, negative" in said[1]
     marks = {x.claim.says: x.mark for x in claims(results)}
     assert marks["held-in and generalisation accuracy go together, images"] == "reproduced"
     assert marks["they go against each other, text"] == marks["RegMean is ahead of the average held-in"] == "reproduced"
     assert marks["Fisher generalises better than RegMean in text"] == "reproduced" and len(marks) == 4
-    assert "RegMean leads held-in" in said[2] and "Average generalises best" in said[3]
+    assert "RegMean (31.0 %; higher in 3, lower in 0, not told apart in 0 of 3) leads held-in" in said[2]
+    assert "Average (50.0 %; higher in 3, lower in 0, not told apart in 0 of 3) in generalisation" in said[3]
+    assert "Fisher held-in higher in 2, lower in 1, not told apart in 0 of 3" in said[2]
+
+
+def scattered(pairs, error, *, seeds=3):
+    """Rows of Average, Slerp and so on with these held-in and generalisation accuracies."""
+    return [
+        {"seed": seed, "task": "up", "method": method, "expert": "", "error": "", "held_in": x, "generalisation": y,
+         "held_in_standard_error": error, "generalisation_standard_error": error}
+        for seed in range(seeds) for method, (x, y) in zip(PAPER, pairs, strict=False)
+    ]  # fmt: skip
+
+
+def test_merges_that_come_to_the_same_are_one_point():
+    pairs = [(0.5, 0.5), (0.5004, 0.5004), (0.5002, 0.5), (0.6, 0.4), (0.7, 0.6)]
+    results = Results({"tasks": []}, scattered(pairs, 0.01), [], [])
+    assert set(results.correlation("up", PAPER).values()) == {0.5}
+    assert results.correlation("up", PAPER[:4]) == {}  # two points
+
+
+def test_ranks_are_not_told_where_merges_are_within_the_error_of_a_test():
+    pairs = [(0.50, 0.1), (0.52, 0.5), (0.53, 0.9)]
+    for error, found in ((0.01, {1.0}), (0.02, set())):
+        results = Results({"tasks": []}, scattered(pairs, error), [], [])
+        assert set(results.correlation("up", PAPER).values()) == found
+
+
+def test_what_seeds_do_not_tell_apart_is_not_told_as_found():
+    """Three seeds in which two merges are as good as the base and multitask training up to noise, and a third is better."""
+    noise = {"Average": (0.1, -0.1, 0.02), "Mlerp": (-0.1, 0.1, 0.03), "Fisher": (0.3, 0.3, 0.31)}
+    rows = [
+        {"seed": seed, "task": "up", "method": method, "expert": "", "error": "", **dict.fromkeys(
+         ("validation", "held_in", "generalisation"), 0.5 + by[seed]), **dict.fromkeys(("statistics_flops", "merge_flops",
+         "learning_flops", "tried", "uncounted", "held_in_standard_error", "generalisation_standard_error"), 0)}
+        for seed in range(3) for method, by in {**noise, BASE: (0, 0, 0), MULTITASK: (0, 0, 0)}.items()
+    ]  # fmt: skip
+    settings = {"tasks": [{"name": "up", "setting": "images"}]}
+    said = "\n".join(findings(Results(settings, rows, [], [])))
+    assert "against its 50.0 %: higher in 1, lower in 0, not told apart in 2 of 3" in said
+    assert said.count("higher in 1, lower in 0, not told apart in 2 of 3, above it Fisher") == 2 and "both Fisher" in said
+    alone = [row for row in rows if row["seed"] == 0]
+    said = "\n".join(findings(Results(settings, alone, [], [])))
+    assert "against its 50.0 %: one seed" in said and "above it none" in said and "Fisher (80.0 %; one seed)" in said
 
 
 def test_nothing_is_done_twice(out, monkeypatch):
