@@ -78,11 +78,7 @@ class Case(abc.ABC):
 
     @abc.abstractmethod
     def tested(self, variables: PyTree) -> Scores:
-        """In all cells."""
-
-    @abc.abstractmethod
-    def tested_at_home(self, variables: PyTree) -> Scores:
-        """In the domain of the base."""
+        """In all cells, and in the domain of the base."""
 
     @abc.abstractmethod
     def judging(self) -> Callable[[PyTree], Any]:
@@ -218,7 +214,7 @@ class Classified(Case):
         self.config = config
         self.asked = Asked(build(config).apply, classes)
         self.validation = Judge({cell: x.validation for cell, x in cells.held_in.items()})
-        self.test, self.home = Judge(cells.test), Judge(cells.home)
+        self.test = Judge({**cells.test, **cells.home})
 
     @property
     def change(self) -> Change:
@@ -251,10 +247,6 @@ class Classified(Case):
     def tested(self, variables: PyTree) -> Scores:
         """On test examples."""
         return self.test(self.apply, variables)
-
-    def tested_at_home(self, variables: PyTree) -> Scores:
-        """On test examples of the base's domain."""
-        return self.home(self.apply, variables)
 
     def judging(self) -> Callable[[PyTree], Any]:
         """On validation examples."""

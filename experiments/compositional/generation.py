@@ -167,12 +167,8 @@ class Generated(Case):
         return self.scores(variables, self.held_in, 1)
 
     def tested(self, variables: PyTree) -> Scores:
-        """Of images made in all cells."""
-        return self.scores(variables, self.cells.grid.cells, 0)
-
-    def tested_at_home(self, variables: PyTree) -> Scores:
-        """Of images made in the base's domain."""
-        return self.scores(variables, self.cells.grid.home, 2)
+        """Of images made in all cells, and in the base's domain."""
+        return self.scores(variables, (*self.cells.grid.cells, *self.cells.grid.home), 0)
 
     def scores(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> Scores:
         """What the classifier says of the images that a network makes for some cells."""
@@ -181,11 +177,17 @@ class Generated(Case):
 
     def judged(self, variables: PyTree, cells: Sequence[Cell], draw: int) -> tuple[Array, Array]:
         """For each cell and image, (cells, samples), whether the classifier takes it for what was asked for, and its loss."""
-        targets = jnp.asarray(np.repeat([self.wanted[cell] for cell in cells], self.task.samples, axis=0))
-        noise = jax.random.normal(jax.random.key(draw), (len(targets), *self.config.input_shape))
-        images = sampled(self.velocity, variables, noise, targets[:, 0], targets[:, 1], steps=self.task.sampling)
-        right, losses = answered(self.answers, self.classifier, {"x": images}, targets)
-        return right.reshape(len(cells), -1), losses.reshape(len(cells), -1)
+        samples, steps, some = self.task.samples, self.task.sampling, len(self.held_in)
+        found = []
+        for k in range(0, len(cells), some):  # as many as there are categories, so that held-in and all cells share a program
+            targets = jnp.asarray(np.repeat([self.wanted[cell] for cell in cells[k : k + some]], samples, axis=0))
+            key = jax.random.fold_in(jax.random.key(draw), k)
+            noise = jax.random.normal(key, (len(targets), *self.config.input_shape))
+            images = sampled(self.velocity, variables, noise, targets[:, 0], targets[:, 1], steps=steps)
+            each = answered(self.answers, self.classifier, {"x": images}, targets)
+            found.append(tuple(x.reshape(-1, samples) for x in each))
+        right, losses = (jnp.concatenate(x) for x in zip(*found, strict=True))
+        return right, losses
 
     def judging(self) -> Callable[[PyTree], Any]:
         """Of all held-in cells."""

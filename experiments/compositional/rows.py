@@ -160,8 +160,8 @@ class Experiment:
 
     def at_home(self) -> dict[str, Any]:
         """The base in its own domain, which is what it was trained on: there is nothing to generalise to."""
-        found = self.case.tested_at_home(self.case.base)
-        return dict.fromkeys(MEASURES, "") | self.columns("held_in", found, list(found.accuracy)) | {"cells": []}
+        found = self.case.tested(self.case.base)
+        return dict.fromkeys(MEASURES, "") | self.columns("held_in", found, self.case.cells.grid.home) | {"cells": []}
 
     def own(self) -> dict[str, Any]:
         """Every cell by the expert of its category."""
