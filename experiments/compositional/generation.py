@@ -55,9 +55,9 @@ def generation_cells(task: Task, pool: Pool, seed: int) -> tuple[Cells, tuple[Pa
         cell: HeldIn(*(of(part, cell, most) for part, most in zip(parts[:3], limits, strict=True)))
         for cell in grid.held_in(seed)
     }
-    base = (base_part(part, task.base_domain) for part in (parts.train, parts.validation))
+    base, judged = (base_part(part, task.base_domain) for part in (parts.train, parts.validation))
     test, home = ({cell: of(parts.test, cell) for cell in cells} for cells in (grid.cells, grid.home))
-    return Cells(grid, held_in, test, *base, home, pool.found), (part_of(parts.train), part_of(parts.validation))
+    return Cells(grid, held_in, test, base, judged, home, pool.found), (part_of(parts.train), part_of(parts.validation))
 
 
 def part_of(pool: Pool) -> Part:

@@ -108,8 +108,8 @@ def image_cells(task: Task, pool: Pool, seed: int) -> Cells:
 
     test, home = ({cell: of(parts.test, cell, 0) for cell in cells} for cells in (grid.cells, grid.home))
     sides = (parts.train, task.sizes.base, 11), (parts.validation, task.sizes.base // 4, 12)
-    base = (base_part(part, task.base_domain, most, np.random.default_rng([seed, draw])) for part, most, draw in sides)
-    return Cells(grid, {cell: held_in(cell) for cell in grid.held_in(seed)}, test, *base, home, pool.found)
+    base, judged = (base_part(part, task.base_domain, most, np.random.default_rng([seed, draw])) for part, most, draw in sides)
+    return Cells(grid, {cell: held_in(cell) for cell in grid.held_in(seed)}, test, base, judged, home, pool.found)
 
 
 def detections(pool: Pool, category: int, rng: np.random.Generator) -> Part:

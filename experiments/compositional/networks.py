@@ -1,7 +1,7 @@
 """Networks that are asked for one category at a time, and how good they are in each cell."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,7 +80,7 @@ class Scores(NamedTuple):
         return float(np.sqrt(np.sum(variances)) / len(cells))
 
 
-def scores_of(cells: Mapping[Cell, int], hits: Sequence[np.ndarray], losses: Sequence[np.ndarray]) -> Scores:
+def scores_of(cells: Mapping[Cell, int], hits: Iterable[np.ndarray], losses: Iterable[np.ndarray]) -> Scores:
     """Without AUROC, the values of each example by cell.
 
     Args:
@@ -88,8 +88,8 @@ def scores_of(cells: Mapping[Cell, int], hits: Sequence[np.ndarray], losses: Seq
         hits: whether they are right.
         losses: of them.
     """
-    means = (dict(zip(cells, (float(np.mean(x)) for x in each), strict=True)) for each in (hits, losses))
-    return Scores(*means, dict(cells), {})
+    accuracy, loss = (dict(zip(cells, (float(np.mean(x)) for x in each), strict=True)) for each in (hits, losses))
+    return Scores(accuracy, loss, dict(cells), {})
 
 
 class Judge:
