@@ -26,7 +26,7 @@ several languages, and generation. The paper's tables could not be reached: noth
 FIGURES = {
     "scatter": "Held-in against generalisation accuracy",
     "cost": "Held-in accuracy against operations",
-    "sensitivity": "Accuracy over the grid of each hyper-parameter",
+    "sensitivity": "Accuracy over the grid of each hyper-parameter, of which six values are shown at most",
     "models": "Accuracy against the number of networks merged",
 }
 
