@@ -75,10 +75,11 @@ def _correlations(results: Results) -> Iterator[str]:
 def _correlation(results: Results, task: str, methods: Sequence[str]) -> str:
     values = tuple(results.correlation(task, methods).values())
     if not values:
-        return "nothing to say, as they differ by less than two standard errors of a test accuracy"
+        return "nothing to say, as all are within two standard errors of a test accuracy, or come to one or two points"
     found = Difference(values, 1)
     said = {1: "positive", -1: "negative", 0: "not told from zero"}[found.verdict] if len(values) > 1 else "one seed"
-    return f"rank correlation {found.told(scale=1, unit='')}, {said}"
+    some = f" in {len(values)} of {len(results.seeds)} seeds" if len(values) < len(results.seeds) else ""
+    return f"rank correlation {found.told(scale=1, unit='')}{some}, {said}"
 
 
 def _best_held_in(results: Results) -> Iterator[str]:

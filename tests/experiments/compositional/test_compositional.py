@@ -9,7 +9,7 @@ import pytest
 
 import npmerge as nm
 from experiments.compositional.command import prepared, reproduce
-from experiments.compositional.findings import claims, findings
+from experiments.compositional.findings import _correlations, claims, findings
 from experiments.compositional.grid import Cell
 from experiments.compositional.learned import badness
 from experiments.compositional.networks import Scores
@@ -249,9 +249,13 @@ def test_merges_that_come_to_the_same_are_one_point():
 
 def test_ranks_are_not_told_where_merges_are_within_the_error_of_a_test():
     pairs = [(0.50, 0.1), (0.52, 0.5), (0.53, 0.9)]
-    for error, found in ((0.01, {1.0}), (0.02, set())):
-        results = Results({"tasks": []}, scattered(pairs, error), [], [])
+    for error, found, said in ((0.01, {1.0}, "+1.00 ± 0.00, positive"), (0.02, set(), "nothing to say")):
+        rows = scattered(pairs, error)
+        results = Results({"tasks": [{"name": "up", "setting": "images"}]}, rows, [], [])
         assert set(results.correlation("up", PAPER).values()) == found
+        assert said in next(_correlations(results))
+    partly = [row | {"held_in_standard_error": 0.02} if row["seed"] == 2 else row for row in scattered(pairs, 0.01)]
+    assert "in 2 of 3 seeds" in next(_correlations(Results(results.settings, partly, [], [])))
 
 
 def test_what_seeds_do_not_tell_apart_is_not_told_as_found():
