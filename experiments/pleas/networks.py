@@ -136,7 +136,8 @@ class Networks:
     def taught(self, inputs: Float[np.ndarray, "images ..."]) -> Float[np.ndarray, "images outputs"]:
         """Logits of the ensemble; where networks keep their heads, of each network side by side."""
         functions = (Function(self.network.apply, model, self.network.train_apply) for model in self.models)
-        return np.asarray(joined([logits_of(function, inputs) for function in functions], apart=self.task.heads))
+        logits: list[Any] = [logits_of(function, inputs) for function in functions]
+        return np.asarray(joined(logits, apart=self.task.heads))
 
     def counts(self) -> dict[str, list[int]]:
         """How many images of each part there are to train, to choose and to judge, as they are used."""
