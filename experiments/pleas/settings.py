@@ -147,7 +147,7 @@ _WIDE = Task(
 
 PRESETS = {
     Preset.test: Settings(
-        (_TRIED, dataclasses.replace(_TRIED, name="digits-halves", division="halves", others=("digits",))),
+        (_TRIED,),
         shared=(2, 1, 0), other_shared=(1,), zipped=((1e-4, 0.075), (1.0, 0.0)), scales=(0.5, 1.0), descent_steps=4,
         steps=4, batch=32, rates=(1e-3,),
     ),

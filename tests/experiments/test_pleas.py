@@ -24,18 +24,22 @@ from experiments.pleas.results import Results
 from experiments.pleas.rows import Experiment
 from experiments.pleas.settings import (
     CLOSED,
+    CONTROL,
     DISTILLED,
+    ELSEWHERE,
     ENSEMBLE,
     GRADIENT,
     LABELLED,
     NOISE,
     OWN,
+    PARENTS,
     PARTIAL,
     PRESETS,
     REGMEAN,
     SEQUENTIAL,
     SIZED,
     ZIPPED,
+    Job,
     wanted,
 )
 from experiments.run import read_rows
@@ -103,7 +107,7 @@ def test_what_is_learned_alone_has_a_rate(rows):
 def test_distillation_reads_no_labels(out):
     """It is towards the ensemble, or towards each network for its own head, and gives zero where that is reached."""
     for division in ("classes", "halves"):
-        task = next(task for task in SETTINGS.tasks if task.division == division)
+        task = dataclasses.replace(TASK, division=division)
         networks = Networks(task, parts(division), 0, out / "parents")
         x = networks.images(OWN).inputs[:8]
         each = [np.asarray(networks.network.apply(model, x)) for model in networks.models]
@@ -144,6 +148,16 @@ def test_networks_that_keep_all_units_keep_their_outputs(out):
     found, _ = function.train_apply(function.variables, x)
     each = [networks.network.train_apply(model, x)[0] for model in networks.models]
     np.testing.assert_allclose(found, np.concatenate(each, -1), atol=1e-3)
+
+
+def test_networks_of_the_same_labels_are_judged_on_both_parts(out):
+    networks = Networks(dataclasses.replace(TASK, division="halves", others=("digits",)), parts("halves"), 0, out / "parents")
+    experiment = Experiment(SETTINGS, networks, None, lambda said: None)
+    alone, both = (experiment.measured(Job(method, "", OWN)) for method in (PARENTS, ELSEWHERE))
+    assert alone["accuracy"] == pytest.approx(both["accuracy"], abs=0.02)  # halves of one data set: elsewhere is no other place
+    learned, without = (experiment.measured(Job(method, shared, OWN)) for method, shared in ((CONTROL, 2), (DISTILLED, 1)))
+    assert learned["rate"] and without["rate"] and without["flops"] > learned["flops"] == 1
+    assert 0 <= experiment.measured(Job(CLOSED, 1, "digits"))["accuracy"] <= 1
 
 
 def test_networks_of_the_same_labels_are_one(out, tmp_path):
