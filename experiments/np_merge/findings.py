@@ -108,28 +108,47 @@ CLAIMS = (
     Claim("NP Merge from Fisher beside its own control.", FROM_FISHER, FISHER_CONTROL),
 )  # fmt: skip
 MERGE_BESIDE_CONTROL, FISHER_BESIDE_HALF = Claim("", PARAMETERS, CONTROL), Claim("", FROM_FISHER, PARAMETERS)
+MERGE_BESIDE_SCRATCH = Claim("", PARAMETERS, SCRATCH)
+
+WHOLE = (", same", ", 80-20")
+"""Ends of the names of settings in which every network saw all classes."""
+
+
+def in_short(results: Results) -> Iterator[str]:
+    """What a reader should know first."""
+    beside = _judged(results, Claim("", PARAMETERS, CONTROL))
+    parents = {name: x for name, x in _judged(results, Claim("", PARAMETERS, BEST)).items() if name.endswith(WHOLE)}
+    start = _judged(results, Claim("", FROM_FISHER, PARAMETERS))
+    if beside:
+        yield f"A coefficient for each parameter beside its control, all weights of the same average: {_verdicts(beside)}."
+    if parents:
+        yield (
+            "Where networks saw all classes (the same images, 80-20), beside the network that validation chooses: "
+            f"{_verdicts(parents)}."
+        )
+    if start:
+        yield f"The coefficients of Fisher as the start, beside one half: {_verdicts(start)}."
 
 
 def findings(results: Results) -> Iterator[str]:
     """A line for each claim that the rows have something to say of."""
     for claim in CLAIMS:
-        found = [d for _, places in _places(results) if (d := results.difference(claim.pairs(places)))]
-        if found:
+        if found := _judged(results, claim):
             yield f"{claim.expected} {_sum(claim, found)}"
 
 
 def claims(results: Results) -> Iterator[Marked]:
-    """What is expected, with its mark; settings are tasks."""
+    """What is expected, with its mark; settings are tasks and splits."""
     for claim in (x for x in CLAIMS if x.sign):
-        found = ((name, results.difference(claim.pairs(places))) for name, places in _places(results))
+        found = _judged(results, claim).items()
         better, than = claim.name.split(" minus ")
         if (judged := marked(Said("NP Merge", claim.expected, better, than, claim.sign), found)) is not None:
             yield judged
 
 
 def differences(results: Results) -> list[str]:
-    """Lines of a table: for each claim and task the difference of accuracies, and of losses."""
-    places = [(name, several) for name, several in _places(results) if any(map(results.values, several))]
+    """Lines of a table: for each claim, task and split the difference of accuracies, and of losses."""
+    places = [(name, several) for name, several in _by_split(results) if any(map(results.values, several))]
     lines = [(claim.name, *(_cell(results, claim, several) for _, several in places)) for claim in CLAIMS]
     kept = [line for line in lines if set(line[1:]) != {"-"}]
     return markdown_table(("test accuracy, points; loss", *(name for name, _ in places)), kept)
@@ -171,12 +190,37 @@ def _places(results: Results) -> Iterator[tuple[str, list[Job]]]:
         yield f"{task.network} on {task.data}", list(dict.fromkeys(places))
 
 
-def _sum(claim: Claim, found: list[Difference]) -> str:
-    """How many tasks say what, and the differences there."""
+def _by_split(results: Results) -> Iterator[tuple[str, list[Job]]]:
+    """Networks that saw all classes and networks that did not answer most questions in opposite ways: none is pooled."""
+    for name, places in _places(results):
+        for division in dict.fromkeys(place.split for place in places if place.split):
+            yield f"{name}, {division}", [place for place in places if place.split == division]
+
+
+def _judged(results: Results, claim: Claim) -> dict[str, Difference]:
+    """By task and split how much more accurate the first is, where there are rows of both."""
+    found = {name: results.difference(claim.pairs(places)) for name, places in _by_split(results)}
+    return {name: difference for name, difference in found.items() if difference is not None}
+
+
+def _verdicts(found: dict[str, Difference]) -> str:
+    """Of several seeds: in how many settings, the range of the means, and which are told apart."""
+    several = {name: x for name, x in found.items() if len(x.values) > 1}
+    shown = several or found
+    means = [100 * x.mean for x in shown.values()]
+    apart = [f"{name} {100 * x.mean:+.1f} ({x.word})" for name, x in shown.items() if x.verdict]
+    kind = "tasks and splits of several seeds" if several else "tasks and splits of one seed"
+    told = f"told apart: {'; '.join(apart)}" if apart else "none told apart"
+    return f"{min(means):+.1f} to {max(means):+.1f} points over {len(shown)} {kind}, {told}"
+
+
+def _sum(claim: Claim, named: dict[str, Difference]) -> str:
+    """How many tasks and splits say what, and the differences there."""
+    found = list(named.values())
     several = [f for f in found if len(f.values) > 1]
     counts = {sign: sum(f.verdict == sign for f in several) for sign in (1, -1, 0)}
-    total = f"of {len(several)} task{'s' * (len(several) > 1)}"
-    means = ", ".join(f"{100 * f.mean:+.1f}" for f in found)
+    total = f"of {len(several)} setting{'s' * (len(several) > 1)}"
+    means = "; ".join(f"{name} {100 * f.mean:+.1f}{'*' * abs(f.verdict)}" for name, f in named.items())
     if not several:
         said = "one seed, which tells nothing apart"
     elif claim.sign == 0:
@@ -185,4 +229,4 @@ def _sum(claim: Claim, found: list[Difference]) -> str:
         said = f"so on {counts[claim.sign]}, the opposite on {counts[-claim.sign]}, not told apart on {counts[0]} {total}"
     if several and (alone := len(found) - len(several)):
         said += f"; one seed on {alone} more"
-    return f"Found: {said} ({claim.name}: {means} points)."
+    return f"Found: {said} ({claim.name}, points: {means})."

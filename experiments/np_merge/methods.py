@@ -104,8 +104,9 @@ def case_of(problem: Problem, networks: Networks | None, job: Job) -> Case:
 def tuned(problem: Problem, case: Case, job: Job) -> Found:
     """Learn at each rate from the same batches, and keep what is best on validation data."""
     learning = problem.task.learning
-    steps = learning.steps * (job.models - 1 if job.method == LONG_CONTROL else 1)
-    found = Budget(steps, learning.judgements, learning.further).tuned(
+    turns = job.models - 1 if job.method == LONG_CONTROL else 1  # of pairs, each of which looks as often at validation data
+    steps = learning.steps * turns
+    found = Budget(steps, learning.judgements * turns, learning.further).tuned(
         case.theta,
         case.loss,
         case.stack,

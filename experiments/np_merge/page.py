@@ -11,7 +11,15 @@ import numpy as np
 from experiments.differences import READING
 from experiments.folder import made, shown
 from experiments.learning import told_further
-from experiments.np_merge.findings import FISHER_BESIDE_HALF, MERGE_BESIDE_CONTROL, by, differences, findings
+from experiments.np_merge.findings import (
+    FISHER_BESIDE_HALF,
+    MERGE_BESIDE_CONTROL,
+    MERGE_BESIDE_SCRATCH,
+    by,
+    differences,
+    findings,
+    in_short,
+)
 from experiments.np_merge.presets import PRESETS
 from experiments.np_merge.results import Results
 from experiments.np_merge.settings import (
@@ -32,6 +40,11 @@ coefficients are worth beside controls that see the same images for as many step
 fine-tuned, one of the networks fine-tuned, training from scratch, and merges of fewer coefficients. No accuracy of the paper
 could be reached, only its method and claims, so nothing here is beside a published number; its optimiser, rates and numbers of
 steps are unknown, too."""
+
+
+STARS = """A setting is a task and a split. A star is where a difference is told apart; settings of one seed have none. Where
+networks never saw some classes (disjoint, some of Dirichlet) they are far below what a merge of them learns, where they saw all
+they are above it."""
 
 
 def read(folder: Path) -> Results:
@@ -55,7 +68,8 @@ def page(folder: Path) -> str:
     results = read(folder)
     return "\n".join([
         "# NP Merge beside honest controls", "", INTRODUCTION, "",
-        "## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), "",
+        "## In short", "", *(f"- {line}" for line in in_short(results)), "",
+        "## Expected, and what came out", "", READING, "", STARS, "", *(f"- {line}" for line in findings(results)), "",
         "## Paired differences", "", *differences(results), "", *_compared(results),
         *_figures(folder),
         "## Tables", "", f"Mean and deviation over seeds {results.seeds}.", "", *_blocks(results),
@@ -69,7 +83,7 @@ def page(folder: Path) -> str:
 def _compared(results: Results) -> Iterator[str]:
     for claim, axis in (
         (MERGE_BESIDE_CONTROL, "labelled"), (MERGE_BESIDE_CONTROL, "split"), (MERGE_BESIDE_CONTROL, "models"),
-        (FISHER_BESIDE_HALF, "labelled"),
+        (FISHER_BESIDE_HALF, "labelled"), (MERGE_BESIDE_SCRATCH, "labelled"),
     ):  # fmt: skip
         yield from by(results, claim, axis)
 
@@ -108,8 +122,13 @@ PROTOCOL = (
     "labels are few there are more of those than of labelled ones, for merges and controls alike.",
     "Merges of networks with BatchNorm are learned on the statistics of each batch; afterwards, and for averages, running "
     "statistics are re-estimated from the measured images. Networks without it are taken as they are.",
-    "Pairs: each network joins the merge of those before it, from the share that makes zero steps the plain average. Fisher: "
-    "diagonal, one label drawn from each network's own predictions for each labelled image.",
+    "Best network: the one of the lowest loss on validation data, which need not be the most accurate. From scratch: as many "
+    "steps as the merge learns for, which is few; the merged networks had theirs besides.",
+    "CCA also maps units between ReLUs, which changes what a network computes, gamma in multiples of a layer's mean variance.",
+    "Pairs: each network joins the merge of those before it, from the share that makes zero steps the plain average, and "
+    "looks at validation data as often as a merge of two; the control of as many steps looks as often as all pairs. Fisher: "
+    "diagonal, one label drawn from each network's own predictions for each labelled image, of a few hundred at most: with "
+    "more labels it is the same.",
     "The test set is read once for each row, and never chooses.",
 )
 
@@ -136,6 +155,15 @@ def _limits(results: Results, preset: Preset) -> Iterator[str]:
     )
     if preset == Preset.cpu:
         yield (
+            "Coefficients that are shared by a tensor or a model are best at a high rate on the split 80-20: they take nearly "
+            "all of one network, and are that network again rather than a merge."
+        )
+        yield (
+            "Of granularities, pairs and fine-tuning of one network little was measured beyond the smallest task; ResNets of "
+            "widths 4 and 8 and VGG-11 of its full width are in the preset for GPUs alone, which was not run. CIFAR has one "
+            "seed: a seed takes over an hour there."
+        )
+        yield (
             "Networks on CIFAR-100 were first trained for 500 steps and had learned next to nothing: those rows were seen, and "
             "are replaced. Seconds were measured beside other work."
         )
@@ -160,8 +188,8 @@ def _task(task: Task, results: Results) -> str:
         f"{t.steps:,} steps of {t.batch}; learning: Adam, cosine, {s.steps} steps of {s.batch}, rates for coefficients "
         f"of parameters {_rates(s.merge_rates)}, for shared ones {_rates(s.coarse_rates)}, for weights "
         f"{_rates(s.control_rates)}, from scratch {_rates(s.scratch_rates)}{told_further(s.further)}, {s.judgements} looks at "
-        f"{task.judged or 'all'} validation images; {task.measured:,} images are measured, Fisher "
-        f"information on {task.fisher} at most. {_how_good(task, results)}"
+        f"{task.judged or 'all'} validation images; {f'{task.tested:,}' if task.tested else 'all'} test images; "
+        f"{task.measured:,} images are measured, Fisher information on {task.fisher} at most. {_how_good(task, results)}"
     )
 
 

@@ -143,8 +143,7 @@ CPU = Settings(
         Block("Splits and starts", "usps-resnet", BY_START, "split", splits=ALL_SPLITS, starts=STARTS),
         Block("Labels", "mnist-vgg", (*GIVEN, *FISHERS), "labelled", labelled=(0.001, 0.01, 0.1)),
         Block(
-            "Labels", "cifar10-vgg", (*GIVEN, FISHER, TENSORS, PARAMETERS, FROM_FISHER, CONTROL, ONE, SCRATCH), "labelled",
-            labelled=(0.01, 0.05, 0.2),
+            "Labels", "cifar10-vgg", (*GIVEN, TENSORS, *FISHERS, ONE, SCRATCH), "labelled", labelled=(0.01, 0.05, 0.2),
         ),
         Block("Splits", "cifar10-vgg", BY_START, "split", splits=ALL_SPLITS),
         Block("Starts", "cifar10-vgg", BY_START, "start", starts=STARTS),

@@ -122,7 +122,7 @@ class Settings:
 
     tasks: tuple[Task, ...]
     blocks: tuple[Block, ...]
-    gammas: tuple[float, ...] = (0.01, 0.1, 1.0)  # of CCA, chosen on validation data
+    gammas: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)  # of CCA, chosen on validation data
 
     def task(self, name: str) -> Task:
         """By its name."""

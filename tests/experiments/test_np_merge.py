@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import npmerge as nm
-from experiments.data import load, standardised
+from experiments.data import SPLITS, load, standardised
 from experiments.differences import Difference
 from experiments.gallery import GALLERY
 from experiments.np_merge import experiment
 from experiments.np_merge.command import reproduce
-from experiments.np_merge.findings import CLAIMS, Claim, _sum
+from experiments.np_merge.findings import CLAIMS, Claim, _judged, _sum, _verdicts, in_short
 from experiments.np_merge.methods import batches, case_of, in_pairs
 from experiments.np_merge.networks import Group, Networks
 from experiments.np_merge.page import _seeds, page
@@ -196,13 +196,29 @@ def test_grids_are_of_one_length_and_presets_name_their_tasks():
         Learning(merge_rates=(0.1,))
 
 
-def test_tasks_of_one_seed_are_counted_apart():
-    """Of the same claim: told apart on one task of three seeds, not on the other; a task of one seed says nothing."""
-    found = [Difference(values, 1) for values in ((0.05, 0.06, 0.04), (0.05, -0.06, 0.04), (0.05,))]
+def test_settings_of_one_seed_are_counted_apart():
+    """Of the same claim: told apart in one setting of three seeds, not in the other; a setting of one seed says nothing."""
+    values = {"a, same": (0.05, 0.06, 0.04), "a, disjoint": (0.05, -0.06, 0.04), "b, same": (0.05,)}
+    found = {name: Difference(each, 1) for name, each in values.items()}
     said = _sum(CLAIMS[0], found)
-    assert "so on 1, the opposite on 0, not told apart on 1 of 2 tasks; one seed on 1 more" in said
-    assert said.endswith("+5.0, +1.0, +5.0 points).")
-    assert "one seed, which tells nothing apart" in _sum(CLAIMS[0], found[2:])
+    assert "so on 1, the opposite on 0, not told apart on 1 of 2 settings; one seed on 1 more" in said
+    assert said.endswith("points: a, same +5.0*; a, disjoint +1.0; b, same +5.0).")
+    assert "one seed, which tells nothing apart" in _sum(CLAIMS[0], {"b, same": found["b, same"]})
+
+
+def test_splits_are_not_pooled(results):
+    """Networks that never saw some classes answer most questions in the opposite way."""
+    names = list(_judged(results, Claim("", PARAMETERS, CONTROL)))
+    assert names and all(name.split(", ")[-1] in SPLITS for name in names) and len(names) == len(set(names)) > 1
+
+
+def test_the_first_lines_are_of_what_is_told_apart(results):
+    alike = {"a, same": Difference((0.01, -0.01, 0.0), 1), "a, disjoint": Difference((0.2, 0.21, 0.19), 1)}
+    said = _verdicts(alike)
+    assert said == "+0.0 to +20.0 points over 2 tasks and splits of several seeds, told apart: a, disjoint +20.0 (higher)"
+    assert _verdicts({"a, same": Difference((0.01,), 1)}).endswith("1 tasks and splits of one seed, none told apart")
+    lines = list(in_short(results))
+    assert len(lines) == 3 and "beside its control" in lines[0]
 
 
 def test_pairs_are_learned_at_the_rate_of_the_lowest_loss(monkeypatch):
