@@ -90,13 +90,21 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
     """Raise ValueError naming the first setting in which a file differs from what is wanted."""
-    wanted = json.loads(json.dumps(wanted))
-    for name in [*wanted, *found]:
-        got, expected = found.get(name), wanted.get(name)
-        if got != expected:
-            raise ValueError(
-                f"{where} was made with other settings: {name} is {got} there, {expected} here: choose another --out"
-            )
+    differs = _difference(found, json.loads(json.dumps(wanted)), "")
+    if differs is not None:
+        name, got, expected = differs
+        raise ValueError(f"{where} was made with other settings: {name} is {got} there, {expected} here: choose another --out")
+
+
+def _difference(found: Any, wanted: Any, name: str) -> tuple[str, Any, Any] | None:
+    """The first place where two trees differ, as deep as it can be named, and both values."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        inner = [(f"{name}.{key}".lstrip("."), found.get(key), wanted.get(key)) for key in dict.fromkeys([*wanted, *found])]
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        inner = [(f"{name}[{k}]", mine, theirs) for k, (mine, theirs) in enumerate(zip(found, wanted, strict=True))]
+    else:
+        return (name, found, wanted) if found != wanted else None
+    return next((x for place, mine, theirs in inner if (x := _difference(mine, theirs, place)) is not None), None)
 
 
 def _keep_settings(path: Path, settings: Mapping[str, Any], *, made: bool) -> None:

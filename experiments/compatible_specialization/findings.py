@@ -76,9 +76,35 @@ CLAIMS = (
 )
 
 
+def in_short(results: Results) -> Iterator[str]:
+    """What a reader should know first."""
+    first, last = min(results.steps), max(results.steps)
+    falls = [found for place in (READ, MADE) if (found := results.fall(place)) is not None]
+    if falls:
+        told = " and ".join(f"{found.mean:+.2f}" for found in falls)
+        yield f"From {first} to {last} steps the experts become less alike: CKA {told} (what blocks read, what they make)."
+    gain = {than: results.change(ONE, than) for than in (FEATURES, OUTPUTS)}
+    parts = [f"below {than} it {_course(x)} ({_told(x)} nats)" for than, x in gain.items() if x is not None]
+    if parts:
+        yield f"What a router for each layer gains meanwhile, the mean over targets: {'; '.join(parts)}."
+    for target in results.targets:
+        ways = (BEST, FEATURES, ONE, OUTPUTS, BOTH, NP, TUNED_AVERAGE)
+        losses = {way: results.losses(target, last, way) for way in ways}
+        told = ", ".join(f"{way} {np.mean(list(x.values())):.3f}" for way, x in losses.items() if x)
+        if told:
+            yield f"Test loss after {last} steps, {target}: {told}."
+
+
+def _course(found: Difference) -> str:
+    if len(found.values) < 2:
+        return "changes, of one seed"
+    return {1: "grows", -1: "shrinks", 0: "is not told to change"}[found.verdict]
+
+
 def findings(results: Results) -> Iterator[str]:
     """A line for each thing that the rows have something to say of."""
     yield from _at_home(results)
+    yield from _in_themselves(results)
     yield from _shrinking(results)
     yield from _alignment(results)
     yield from (line for claim in CLAIMS if (line := _judged(results, claim)))
@@ -96,7 +122,7 @@ def claims(results: Results) -> Iterator[Marked]:
     told: list[tuple[Said, Iterable[tuple[str, Difference | None]]]] = [
         (Said(PAPER, "experts become less alike by fine-tuning", f"CKA {last}", first, -1, unit=""),
          [(place, results.fall(place)) for place in (READ, MADE)]),
-        (Said(PAPER, "what routing gains shrinks with it", f"what {ONE} gains {last}", first, -1, unit=" nats"), gains),
+        (Said("asked here", "what routing gains shrinks while they do", f"what {ONE} gains {last}", first, -1, " nats"), gains),
         (Said(REPOSITORY, "what averages gain on an expert shrinks with it", f"what they gain {last}", first, -1, " nats"),
          averages),
     ]  # fmt: skip
@@ -151,18 +177,34 @@ def _at_home(results: Results) -> Iterator[str]:
             yield f"The expert for {name} after {last} steps, loss below the base's: {'; '.join(told)} nats."
 
 
+def _in_themselves(results: Results) -> Iterator[str]:
+    """How the losses of merges change with the experts' steps, beside nothing that changes too."""
+    first, last = min(results.steps), max(results.steps)
+    for way in (FEATURES, AVERAGE, OUTPUTS, ONE):
+        each = [(target, results.change(way, BASE, targets=[target])) for target in results.targets]
+        told = "; ".join(f"{target} {_told(x)} ({_word(x)})" for target, x in each if x is not None)
+        if told:
+            yield (
+                f"Expected, from its repository: averages lose with specialisation, a router hardly. Loss of {way} after "
+                f"{first} steps minus that after {last}, in nats: {told}."
+            )
+
+
 def _shrinking(results: Results) -> Iterator[str]:
     first, last = min(results.steps), max(results.steps)
     falls = {place: results.fall(place) for place in (READ, MADE)}
     told = "; ".join(f"{place} {_told(x)} ({x.word})" for place, x in falls.items() if x is not None)
     if told:
-        where = "the mean over blocks (the first reads the same of both)"
+        where = "the mean over blocks, of what they read without the first, which reads the same of both"
         yield f"CKA of the experts on the target, {where}, from {first} to {last} steps: {told}."
     asked = [("routing's", way, than) for way in (ONE, routing(4)) for than in (BEST, FEATURES, OUTPUTS)]
     for whose, way, than in (*asked, *(("an average's", way, BEST) for way in (EQUAL_FEATURES, AVERAGE))):
         each = [_changed(results, way, than, target) for target in results.targets]
         if any(each):
-            yield f"Does {whose} gain shrink as CKA falls? {way}, loss below {than}, in nats: {'; '.join(filter(None, each))}."
+            yield (
+                f"Does {whose} gain shrink with steps, as CKA falls? {way}, loss below {than}, in nats: "
+                f"{'; '.join(filter(None, each))}."
+            )
 
 
 def _changed(results: Results, way: str, than: str, target: str) -> str:
@@ -216,8 +258,8 @@ def _use(results: Results) -> Iterator[str]:
             share = np.mean([row["entropy"] / np.log(np.size(row["weights"])) for row in rows])
             others = f", experts of other layers {near:.2f}" if len(rows[0]["weights"]) > 1 else ""
             yield (
-                f"Use of experts after {max(results.steps)} steps, {way}: the more used of a block's own two has a weight of "
-                f"{own:.2f}{others}; entropy {100 * share:.0f} % of that of equal weights."
+                f"Use of experts after {max(results.steps)} steps, {way}, the mean over targets: the more used of a block's "
+                f"own two has a weight of {own:.2f}{others}; entropy {100 * share:.0f} % of that of equal weights."
             )
 
 

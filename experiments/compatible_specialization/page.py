@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compatible_specialization.figures import figures
-from experiments.compatible_specialization.findings import differences, findings, gains
+from experiments.compatible_specialization.findings import differences, findings, gains, in_short
 from experiments.compatible_specialization.results import Results, read
 from experiments.compatible_specialization.settings import (
     BASE,
@@ -58,8 +58,10 @@ def page(folder: Path) -> str:
     """The result as a page."""
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     lines = ["# Compatible specialisation", "", INTRODUCTION, ""]
+    lines += ["## In short", "", *(f"- {line}" for line in in_short(results)), ""]
+    lines += [f"![{FIGURES['losses']}](losses.png)", ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
-    for name in ("losses", "learned", "cka"):
+    for name in ("learned", "cka"):
         lines += [f"![{FIGURES[name]}]({name}.png)", ""]
     lines += [
         "## Gains of routing",
@@ -76,7 +78,7 @@ def page(folder: Path) -> str:
     lines += [f"Nats per character, mean and deviation over seeds {results.seeds}.", ""]
     for target in results.targets:
         lines += [f"### {target}", "", *_losses(results, target), ""]
-    lines += ["## Cost", "", *_costs(results), "", f"![{FIGURES['cost']}](cost.png)", ""]
+    lines += ["## Cost", "", *_costs(results), "", _acting(results), "", f"![{FIGURES['cost']}](cost.png)", ""]
     lines += ["## Who is used where", "", "The weight of the second expert among a block's own two.", ""]
     lines += [line for name in ("usage", "tokens") if (folder / f"{name}.png").is_file()
               for line in (f"![{FIGURES[name]}]({name}.png)", "")]  # fmt: skip
@@ -104,6 +106,16 @@ def _costs(results: Results) -> list[str]:
         learned = f"{results.mean('learned', way):,.0f}"
         rows.append((way, f"{parameters:,.0f}", learned, f"{flops:,.0f}", f"{flops / one:.2f}", _seconds(results, way)))
     return markdown_table(header, rows)
+
+
+def _acting(results: Results) -> str:
+    """How many of the numbers that merges learn change anything."""
+    layers, width = results.settings["layers"], results.settings["width"]
+    own = layers * (8 * width**2 + 5 * width)
+    return (
+        f"Means over targets and moments. Experts differ in their feed-forward networks alone, {own:,} numbers: coefficients "
+        "of all else change nothing, of tensors, layers or parameters, while a control moves all weights."
+    )
 
 
 def _seconds(results: Results, way: str) -> str:
@@ -171,7 +183,11 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"A router is a linear layer without bias on what a block reads, a softmax over its pool, from zero, trunk and experts "
-        f"frozen. Feature averaging is the same with one share for all tokens of all blocks; shares of {s['fractions']}."
+        "frozen; the single router is that of the first block, whose weights all blocks use. A pool of k layers has the "
+        "experts of a block and of those behind it, k in all, and where there are no more, of those in front. Feature "
+        "averaging is the same with one share for all tokens of all blocks; shares of "
+        f"{s['fractions']}, also of weights interpolated and of outputs averaged. SLERP has t = 0.5. What a block makes is "
+        "what its feed-forward network adds to the stream."
     )
     yield (
         "Aligned pool (ours): for each block and expert the rotation that brings what it reads in its own network, behind the "
