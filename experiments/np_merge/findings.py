@@ -220,7 +220,10 @@ def _sum(claim: Claim, named: dict[str, Difference]) -> str:
     several = [f for f in found if len(f.values) > 1]
     counts = {sign: sum(f.verdict == sign for f in several) for sign in (1, -1, 0)}
     total = f"of {len(several)} setting{'s' * (len(several) > 1)}"
-    means = "; ".join(f"{name} {100 * f.mean:+.1f}{'*' * abs(f.verdict)}" for name, f in named.items())
+    means = [100 * f.mean for f in found]
+    apart = [f"{name} {100 * f.mean:+.1f}" for name, f in named.items() if f.verdict]
+    told = f"{min(means):+.1f} to {max(means):+.1f}" if len(found) > 1 else f"{means[0]:+.1f}"
+    told += f"; told apart: {', '.join(apart)}" if apart else ""
     if not several:
         said = "one seed, which tells nothing apart"
     elif claim.sign == 0:
@@ -229,4 +232,4 @@ def _sum(claim: Claim, named: dict[str, Difference]) -> str:
         said = f"so on {counts[claim.sign]}, the opposite on {counts[-claim.sign]}, not told apart on {counts[0]} {total}"
     if several and (alone := len(found) - len(several)):
         said += f"; one seed on {alone} more"
-    return f"Found: {said} ({claim.name}, points: {means})."
+    return f"Found: {said} ({claim.name}, points: {told})."

@@ -42,9 +42,9 @@ could be reached, only its method and claims, so nothing here is beside a publis
 steps are unknown, too."""
 
 
-STARS = """A setting is a task and a split. A star is where a difference is told apart; settings of one seed have none. Where
-networks never saw some classes (disjoint, some of Dirichlet) they are far below what a merge of them learns, where they saw all
-they are above it."""
+SETTINGS = """A setting is a task and a split; settings of one seed tell nothing apart. Where networks never saw some classes
+(disjoint, some of Dirichlet) they are far below what a merge of them learns, where they saw all they are above it. The table
+behind the list has every difference."""
 
 
 def read(folder: Path) -> Results:
@@ -69,7 +69,7 @@ def page(folder: Path) -> str:
     return "\n".join([
         "# NP Merge beside honest controls", "", INTRODUCTION, "",
         "## In short", "", *(f"- {line}" for line in in_short(results)), "",
-        "## Expected, and what came out", "", READING, "", STARS, "", *(f"- {line}" for line in findings(results)), "",
+        "## Expected, and what came out", "", READING, "", SETTINGS, "", *(f"- {line}" for line in findings(results)), "",
         "## Paired differences", "", *differences(results), "", *_compared(results),
         *_figures(folder),
         "## Tables", "", f"Mean and deviation over seeds {results.seeds}.", "", *_blocks(results),

@@ -202,7 +202,7 @@ def test_settings_of_one_seed_are_counted_apart():
     found = {name: Difference(each, 1) for name, each in values.items()}
     said = _sum(CLAIMS[0], found)
     assert "so on 1, the opposite on 0, not told apart on 1 of 2 settings; one seed on 1 more" in said
-    assert said.endswith("points: a, same +5.0*; a, disjoint +1.0; b, same +5.0).")
+    assert said.endswith("points: +1.0 to +5.0; told apart: a, same +5.0).")
     assert "one seed, which tells nothing apart" in _sum(CLAIMS[0], {"b, same": found["b, same"]})
 
 
