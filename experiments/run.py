@@ -100,11 +100,17 @@ def _difference(found: Any, wanted: Any, name: str) -> tuple[str, Any, Any] | No
     """The first place where two trees differ, as deep as it can be named, and both values."""
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         inner = [(f"{name}.{key}".lstrip("."), found.get(key), wanted.get(key)) for key in dict.fromkeys([*wanted, *found])]
-    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+    elif _alike(found, wanted):
         inner = [(f"{name}[{k}]", mine, theirs) for k, (mine, theirs) in enumerate(zip(found, wanted, strict=True))]
     else:
         return (name, found, wanted) if found != wanted else None
     return next((x for place, mine, theirs in inner if (x := _difference(mine, theirs, place)) is not None), None)
+
+
+def _alike(found: Any, wanted: Any) -> bool:
+    """Whether both are lists of as many trees: lists of numbers are told as a whole."""
+    lists = isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted)
+    return lists and all(isinstance(x, Mapping | list) for x in wanted)
 
 
 def _keep_settings(path: Path, settings: Mapping[str, Any], *, made: bool) -> None:

@@ -18,12 +18,20 @@ class Curve(NamedTuple):
     control: bool = False
 
 
-def new_figure(columns: int) -> tuple[Any, Any]:
-    """A figure with so many axes side by side, without a display."""
+ABREAST = 3
+"""Axes of a figure that stand side by side: more are too small to be read on a page."""
+
+
+def new_figure(count: int) -> tuple[Any, Any]:
+    """A figure with so many axes, at most `ABREAST` side by side, without a display."""
     from matplotlib.figure import Figure  # slow to import, and needed nowhere else
 
-    drawing = Figure(figsize=(6.5 * columns, 4.6), layout="constrained")
-    return drawing, np.atleast_1d(drawing.subplots(1, columns))
+    rows, columns = -(-count // ABREAST), min(count, ABREAST)
+    drawing = Figure(figsize=(6.5 * columns, 4.6 * rows), layout="constrained")
+    axes = np.atleast_1d(drawing.subplots(rows, columns)).reshape(-1)
+    for empty in axes[count:]:
+        drawing.delaxes(empty)
+    return drawing, axes[:count]
 
 
 def draw_paths(axes: Any, paths: Mapping[str, Sequence[Path]], *, baseline: str) -> None:

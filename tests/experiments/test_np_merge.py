@@ -142,7 +142,7 @@ def test_the_page_shows_the_rows_and_nothing_is_done_twice(out, results, monkeyp
     monkeypatch.setattr(experiment, "measure", lambda *_: pytest.fail("every row is there"))
     reproduce(Preset.test, out, range(1), only=[TASK.name])
     assert (out / "rows.csv").read_bytes() == before
-    with pytest.raises(ValueError, match=r"made with other settings: tasks is .*: choose another --out"):
+    with pytest.raises(ValueError, match=r"other settings: tasks\[0\].measured is 64 there, 32 here: choose another --out"):
         _other_settings(out, monkeypatch)
 
 

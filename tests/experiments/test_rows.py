@@ -29,7 +29,7 @@ def test_the_setting_that_differs_is_named_as_deep_as_can_be():
         ({"seed": 1}, "seed is 0 there, 1 here"),
         ({"more": 3}, "more is None there, 3 here"),
         ({"tasks": made["tasks"][:1]}, "tasks is "),
-        ({"tasks": [made["tasks"][0], {"name": "b", "rates": [0.3]}]}, r"tasks\[1\].rates\[0\] is 0.1 there, 0.3 here"),
+        ({"tasks": [made["tasks"][0], {"name": "b", "rates": [0.3]}]}, r"tasks\[1\].rates is \[0.1\] there, \[0.3\] here"),
     ):
         with pytest.raises(ValueError, match=f"x was made with other settings: {told}"):
             check_settings(made, made | change, Path("x"))

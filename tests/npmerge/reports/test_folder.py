@@ -162,3 +162,9 @@ def test_a_report_holds_no_nan(tmp_path):
 def test_null_stands_for_what_is_not_finite():
     found = json.loads(json_text({"a": [1.5, math.nan, (math.inf, 2)], "b": {"c": -math.inf, "d": "nan", "e": True}}))
     assert found == {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": "nan", "e": True}}
+
+
+def test_many_axes_stand_in_rows():
+    drawing, axes = new_figure(5)
+    assert len(axes) == len(drawing.axes) == 5
+    assert len({round(ax.get_position().y0, 3) for ax in axes}) == 2 and drawing.get_size_inches()[0] == 6.5 * ABREAST
