@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from npmerge import Path as LossPath
-from npmerge.reports.drawing import Curve, draw_curves, draw_paths, new_figure
+from npmerge.reports.drawing import ABREAST, Curve, draw_curves, draw_paths, new_figure
 from npmerge.reports.folder import OutputFolder, write_report
 from npmerge.reports.page import Figure, Page, section
 from npmerge.reports.tables import json_text, markdown_table
