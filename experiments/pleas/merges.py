@@ -183,7 +183,7 @@ def tuned(settings: Settings, networks: Networks, start: Merged) -> tuple[Merged
     """
     n = networks
     batches = functools.partial(n.problems[0].batches, n.images(OWN), settings.batch, seed=n.seed)
-    return _learned(settings, n, start, WithinPart(n.classes), batches, n.validation)
+    return _learned(settings, n, start, WithinPart(n.classes), batches=batches, held_out=n.validation)
 
 
 def distilled(settings: Settings, networks: Networks, start: Merged) -> tuple[Merged, float]:
@@ -191,11 +191,11 @@ def distilled(settings: Settings, networks: Networks, start: Merged) -> tuple[Me
     n, inputs = networks, networks.images(OWN).inputs
     batches = functools.partial(nm.shuffled, inputs, n.taught(inputs), settings.batch, seed=n.seed)
     held_out = [(x, n.taught(x)) for x, _ in n.validation]
-    return _learned(settings, n, start, nm.PerExample(Towards(n.classes)), batches, held_out)
+    return _learned(settings, n, start, nm.PerExample(Towards(n.classes)), batches=batches, held_out=held_out)
 
 
 def _learned(
-    s: Settings, n: Networks, start: Merged, objective: Any, batches: Callable[[], Any], held_out: Sequence[tuple]
+    s: Settings, n: Networks, start: Merged, objective: Any, *, batches: Callable[[], Any], held_out: Sequence[tuple]
 ) -> tuple[Merged, float]:
     function = start.function
     loss = nm.fine_tuning(Trained(function.train_apply), objective)

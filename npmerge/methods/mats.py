@@ -1,6 +1,5 @@
 """Matching models in their task parameter subspaces."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -72,11 +71,6 @@ class MaTS(Merge):
     def random(self) -> bool:
         """Whether the start draws."""
         return self.start.random
-
-    @property
-    def program(self) -> Hashable:
-        """One for all whose systems stop alike: the operators and what the start is made of are in theta."""
-        return MaTS, self.iterations, self.tolerance, self.preconditioned, self.start.program
 
     def init(self, stack: Stack, *, stats: Stats | None = None, key: Array | None = None) -> dict[str, PyTree]:
         """Theta of the start, and the operator of each tensor. Raises ValueError without what they need."""

@@ -1,6 +1,5 @@
 """Merges whose hyper-parameters are in theta share a compiled `apply`: a search over them compiles once."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -57,13 +56,3 @@ def test_a_merge_that_reads_its_fields_has_a_program_of_its_own(stack):
 
 def test_quadratic_merges_share_a_program():
     assert nm.RegMean(scale=0.1).program == nm.RegMean(scale=0.9).program
-
-
-def test_starts_of_conjugate_gradients_share_a_program(stack):
-    stats = {nm.DiagonalFisher: jax.tree.map(lambda x: 1 + x**2, stack.params)}
-    found = [nm.MaTS("diagonal", 1, nm.TaskArithmetic(scale), preconditioned=False) for scale in (0.1, 0.9)]
-    assert found[0].program == found[1].program != dataclasses.replace(found[0], iterations=2).program
-    few = [merge(stack, stats=stats)["w"] for merge in found]
-    for merge, w in zip(found, few, strict=True):
-        np.testing.assert_allclose(merge.apply(merge.init(stack, stats=stats), stack)["w"], w, rtol=1e-6)
-    assert np.abs(few[0] - few[1]).max() > 1e-3
