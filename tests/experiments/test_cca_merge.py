@@ -32,6 +32,7 @@ from experiments.cca_merge.settings import (
     PERMUTED_REPAIR,
     PRESETS,
     TUNED,
+    TUNED_ONE,
     Block,
 )
 from experiments.cca_merge.spectra import canonical, explained
@@ -140,6 +141,23 @@ def test_what_cca_averages_gets_the_moments_of_the_reference(permuted, monkeypat
         experiment._repaired(permuted, Job(2, method, FIRST))
     assert [len(models) for models in targets] == [1, 2]
     jax.tree.map(np.testing.assert_array_equal, targets[0][0], permuted.models[0])
+
+
+def test_the_first_network_is_fine_tuned_once_where_all_see_the_same(permuted, monkeypatch):
+    """Beside any number of networks; where images are divided among them, it is another network each time."""
+    asked = []
+
+    def budget(*_, **__):
+        asked.append(1)
+        return SimpleNamespace(tuned=lambda theta, *_, **__: SimpleNamespace(theta=theta, rate=0.1))
+
+    monkeypatch.setattr("experiments.cca_merge.rows.Budget", budget)
+    for division, times in (("same", 1), ("dirichlet", 2)):
+        block = dataclasses.replace(SETTINGS.blocks[0], split=division)
+        experiment = Experiment(SETTINGS, block, permuted.problem, None)
+        asked.clear()
+        one, other = (experiment._tuned(permuted, Job(n, TUNED_ONE, FIRST)) for n in (2, 3))
+        assert one == other and one["rate"] == 0.1 and len(asked) == times
 
 
 def test_fine_tuning_sees_the_same_of_everything(rows):

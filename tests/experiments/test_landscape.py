@@ -27,6 +27,7 @@ from experiments.problem import Problem, Trained, batched
 from experiments.run import read_rows
 from experiments.strangers.networks import Strangers
 from npmerge.checkpoint import load_network
+from tests.experiments.grids import grids_go_on
 
 SETTINGS = PRESETS["test"]
 
@@ -34,7 +35,8 @@ SETTINGS = PRESETS["test"]
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("landscape")
-    reproduce("test", folder, range(1), tell=lambda said: None)
+    with grids_go_on():
+        reproduce("test", folder, range(1), tell=lambda said: None)
     return folder
 
 

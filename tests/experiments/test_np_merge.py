@@ -17,7 +17,7 @@ from experiments.gallery import GALLERY
 from experiments.np_merge import experiment
 from experiments.np_merge.command import reproduce
 from experiments.np_merge.findings import CLAIMS, Claim, _judged, _sum, _verdicts, in_short
-from experiments.np_merge.methods import batches, case_of, in_pairs
+from experiments.np_merge.methods import Case, batches, case_of, in_pairs, tuned
 from experiments.np_merge.networks import Group, Networks
 from experiments.np_merge.page import _seeds, page
 from experiments.np_merge.presets import PRESETS
@@ -208,7 +208,10 @@ def test_settings_of_one_seed_are_counted_apart():
 
 def test_splits_are_not_pooled(results):
     """Networks that never saw some classes answer most questions in the opposite way."""
-    names = list(_judged(results, Claim("", PARAMETERS, CONTROL)))
+    claim = Claim("", PARAMETERS, CONTROL)
+    found, places = _judged(results, claim), {job for block in SETTINGS.blocks for job in results.jobs(block)}
+    names = list(found)
+    assert sum(x.points for x in found.values()) == results.difference(claim.pairs(list(places))).points
     assert names and all(name.split(", ")[-1] in SPLITS for name in names) and len(names) == len(set(names)) > 1
 
 
@@ -242,6 +245,22 @@ def test_pairs_are_learned_at_the_rate_of_the_lowest_loss(monkeypatch):
     )
     found = in_pairs(some, SimpleNamespace(aligned=lambda start: (["a", "b", "c"], "")), _job(PAIRS)._replace(models=3))
     assert found == (0.2, 0.2, 6, 5) and steps == [3, 3, 3]  # by the last pair, three steps each
+
+
+def test_the_control_of_pairs_looks_at_validation_data_as_often_as_they(monkeypatch):
+    budgets = []
+
+    def budget(*given):
+        budgets.append(given)
+        return SimpleNamespace(tuned=lambda theta, *_, **__: SimpleNamespace(theta=theta, rate=0.1))
+
+    monkeypatch.setattr("experiments.np_merge.methods.Budget", budget)
+    learning = SETTINGS.tasks[0].learning
+    some = SimpleNamespace(task=SETTINGS.tasks[0], labelled=lambda n: n, validation=[])
+    for method in (CONTROL, LONG_CONTROL):
+        tuned(some, Case({"x": np.zeros(1)}, None, None, lambda theta: theta), _job(method)._replace(models=3))
+    each = learning.steps, learning.judgements, learning.further
+    assert budgets == [each, (2 * each[0], 2 * each[1], each[2])]
 
 
 def test_how_many_seeds_tasks_have_is_said():
