@@ -1,27 +1,56 @@
-"""Figures: accuracy by alignment and of what is learned against the number of networks, and what both cost."""
+"""Figures: accuracy by alignment, of closed forms and of what is learned against the number of networks, and what both cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.scaling.findings import BESIDE_CONTROLS
+from experiments.scaling.laws import ERROR, laws
 from experiments.scaling.results import Results, read
-from experiments.scaling.settings import AVERAGE, CONTROL, CONTROLS, ENSEMBLE, LEARNED, LONG, NONE, PARENTS, Block
+from experiments.scaling.settings import (
+    AVERAGE,
+    CLOSED,
+    CONTROL,
+    CONTROLS,
+    ENSEMBLE,
+    FISHER,
+    LEARNED,
+    LONG,
+    NONE,
+    PARENTS,
+    REGMEAN,
+    Block,
+)
 from npmerge.reports.drawing import Curve, draw_curves, new_figure
 
 Way = tuple[str, str | None]
+Draw = Callable[[Any, Results, Block], None]
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """By name of the file, an axis for each block."""
+    """By name of the file, an axis for each block that has something to show."""
     results = read(folder)
+    aligned = [block for block in results.blocks if len(block.alignments) > 1]
+    lawful = [block for block in results.blocks if any(x.block == block for x in laws(results))]
     found = {}
-    for name, draw in (("alignments", _alignments), ("learned", _learned), ("cost", _cost), ("memory", _memory)):
-        drawing, axes = new_figure(len(results.blocks))
-        for ax, block in zip(axes, results.blocks, strict=True):
-            draw(ax, results, block)
-        found[name] = drawing
+    kinds: tuple[tuple[str, Draw, Sequence[Block]], ...] = (
+        ("alignments", _alignments, aligned),
+        ("closed", _closed, results.blocks),
+        ("learned", _learned, results.blocks),
+        ("gains", _gains, results.blocks),
+        ("laws", _laws, lawful),
+        ("cost", _cost, results.blocks),
+        ("memory", _memory, results.blocks[:1]),  # the same for all: it hangs on sizes alone
+    )
+    for name, draw, blocks in kinds:
+        if blocks:
+            drawing, axes = new_figure(len(blocks))
+            for ax, block in zip(axes, blocks, strict=True):
+                draw(ax, results, block)
+            _one_legend(axes)
+            found[name] = drawing
     return found
 
 
@@ -30,29 +59,73 @@ def _alignments(ax: Any, results: Results, block: Block) -> None:
     _accuracies(ax, results, block, ways)
 
 
+def _closed(ax: Any, results: Results, block: Block) -> None:
+    _accuracies(ax, results, block, [(PARENTS, None), (ENSEMBLE, None), *((name, None) for name in CLOSED)])
+
+
 def _learned(ax: Any, results: Results, block: Block) -> None:
     _accuracies(ax, results, block, [(name, None) for name in (AVERAGE, *LEARNED, *CONTROLS)])
 
 
 def _accuracies(ax: Any, results: Results, block: Block, ways: Sequence[Way]) -> None:
-    curves = []
+    curves: list[Curve] = []
     for method, alignment in ways:
-        values = {n: list(results.values(block, method, n, alignment).values()) for n in block.counts}
-        known = {n: v for n, v in values.items() if v}
-        if known:
-            middle, spread = ([float(100 * f(v)) for v in known.values()] for f in (np.mean, np.std))
-            label = method if alignment is None else f"average, {alignment}"
-            curves.append(Curve(label, list(known), middle, spread, method in (PARENTS, ENSEMBLE, *CONTROLS)))
+        values = {n: [100 * x for x in results.values(block, method, n, alignment).values()] for n in block.counts}
+        label = method if alignment is None else f"average, {alignment}"
+        curves += _curve(label, values, control=method in (PARENTS, ENSEMBLE, *CONTROLS))
     draw_curves(ax, curves)
-    ax.set(xlabel="networks merged", ylabel="test accuracy (%)", title=block.name)
+    ax.set(xlabel="networks merged", ylabel="test accuracy (%), bars: deviation over seeds", title=block.name)
+
+
+def _gains(ax: Any, results: Results, block: Block) -> None:
+    """What is learned minus its control; ten points and more are drawn closer."""
+    curves: list[Curve] = []
+    for pair in BESIDE_CONTROLS:
+        values = {}
+        for n in block.counts:
+            found = results.difference(block, pair.better, pair.than, [n], of=pair.alignment, over=pair.alignment)
+            values[n] = [100 * x for x in found.values] if found is not None else []
+        label = pair.better + (f", {pair.alignment} alignment" if pair.alignment else "")
+        curves += _curve(label, values)
+    draw_curves(ax, curves)
+    ax.axhline(0, color="grey", linewidth=0.8)
+    ax.set_yscale("symlog", linthresh=2)
+    ticks = [-20, -10, -5, -2, -1, 0, 1, 2, 5]
+    ax.set_yticks(ticks, labels=[f"{x:g}" for x in ticks])
+    ax.set(xlabel="networks merged", ylabel="points above the average fine-tuned with as many steps", title=block.name)
+
+
+def _curve(label: str, values: Mapping[int, Sequence[float]], *, control: bool = False) -> Iterable[Curve]:
+    """With the deviation over seeds; none where nothing was measured."""
+    known = {n: v for n, v in values.items() if v}
+    if known:
+        spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in known.values()]
+        yield Curve(label, list(known), [float(np.mean(v)) for v in known.values()], spread, control)
+
+
+def _laws(ax: Any, results: Results, block: Block) -> None:
+    """Test errors as points, their laws as lines."""
+    found = [x for x in laws(results) if x.block == block and x.what == ERROR]
+    for k, fitted in enumerate(found):
+        curve = results.curve(block, fitted.method, fitted.alignment)
+        style = {**_marks(k), "color": f"C{k % 10}", "label": fitted.name}
+        ax.plot(list(curve), [100 * (1 - x) for x in curve.values()], linestyle="", **style)
+        between = np.geomspace(fitted.law.low, fitted.law.high, 50)
+        ax.plot(between, [fitted.law.at(n) for n in between], color=f"C{k % 10}", linewidth=0.8)
+    _axes(ax, block)
+    ax.set(xlabel="networks merged", ylabel="test error (%)", title=block.name)
 
 
 def _cost(ax: Any, results: Results, block: Block) -> None:
-    """CPU seconds of alignments, and of merges without them."""
+    """CPU seconds of alignments, dashed, and of merges without them."""
     curves = {f"align: {a}": results.curve(block, AVERAGE, a, "aligning") for a in block.alignments if a != NONE}
-    for method in (AVERAGE, *LEARNED, CONTROL, LONG):
+    for method in (AVERAGE, REGMEAN, FISHER, *LEARNED, CONTROL, LONG):
         curves[method] = results.curve(block, method, None, "merging")
-    _logarithmic(ax, curves)
+    for k, (label, curve) in enumerate(curves.items()):
+        if curve:
+            style = "--" if label.startswith("align: ") else "-"
+            ax.plot(list(curve), list(curve.values()), style, label=label, **_marks(k))
+    _axes(ax, block)
     ax.set(xlabel="networks merged", ylabel="CPU seconds", title=block.name)
 
 
@@ -64,18 +137,27 @@ def _memory(ax: Any, results: Results, block: Block) -> None:
             if curve:
                 megabytes = [x / 1e6 for x in curve.values()]
                 ax.plot(list(curve), megabytes, style, color=f"C{k}", label=f"{method}, {column}")
-    _axes(ax)
-    ax.set(xlabel="networks merged", ylabel="MB of a step", title=block.name)
+    _axes(ax, block)
+    ax.set(xlabel="networks merged", ylabel="MB of a step", title="the same for all blocks")
 
 
-def _logarithmic(ax: Any, curves: dict[str, dict[int, float]]) -> None:
-    for k, (label, curve) in enumerate(curves.items()):
-        if curve:
-            ax.plot(list(curve), list(curve.values()), marker="os^Dvp*X"[k % 8], label=label)
-    _axes(ax)
+def _marks(k: int) -> dict[str, str]:
+    """Others for each of ten, hollow beyond that: colours are ten."""
+    return {"marker": "os^Dvp*X<>"[k % 10], "fillstyle": "full" if k < 10 else "none"}
 
 
-def _axes(ax: Any) -> None:
-    ax.set_xscale("log", base=2)
+def _axes(ax: Any, block: Block) -> None:
+    ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.set_xticks(block.counts, labels=[str(n) for n in block.counts], minor=False)
+    ax.xaxis.minorticks_off()
     ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _one_legend(axes: Sequence[Any]) -> None:
+    """Legends that say what the last one says are left out."""
+    *others, last = axes
+    said = last.get_legend_handles_labels()[1]
+    for ax in others:
+        if ax.get_legend_handles_labels()[1] == said:
+            ax.get_legend().remove()

@@ -1,22 +1,23 @@
 """What was expected of many networks and what came out, in words that follow the rows."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 from experiments.claims import Claim, Marked, marked
-from experiments.differences import Difference
-from experiments.scaling.laws import growing, tending
+from experiments.differences import Difference, settings_told
 from experiments.scaling.results import Results
 from experiments.scaling.settings import (
+    ALIGNMENTS,
     ARITHMETIC,
     AVERAGE,
     CONTROL,
     ENSEMBLE,
-    FIRST,
     JOINT,
+    LEARNED,
     LONG,
     MEAN,
     NONE,
+    ONE,
     PAIRS,
     PARENTS,
     REFERENCE,
@@ -27,12 +28,18 @@ from experiments.scaling.settings import (
     UNIVERSE,
     Block,
 )
+from npmerge.reports.tables import markdown_table
 
 CLAIMS: tuple[tuple[Claim, dict[str, str]], ...] = (
     (
         Claim("Crisostomi et al. 2024 (C2M3), arXiv 2405.17897", "a universe is better than matching each network to one of "
               "them, for more than two", f"{UNIVERSE}: {AVERAGE}", f"{REFERENCE}: {AVERAGE}"),
         {"of": UNIVERSE, "over": REFERENCE},
+    ),
+    (
+        Claim("the same", "a universe is better than matching each network to the others' mean (MergeMany)",
+              f"{UNIVERSE}: {AVERAGE}", f"{MEAN}: {AVERAGE}"),
+        {"of": UNIVERSE, "over": MEAN},
     ),
     (
         Claim("Ainsworth et al. 2023 (MergeMany), arXiv 2209.04836", "networks matched to the others' mean have a better "
@@ -56,33 +63,74 @@ CLAIMS: tuple[tuple[Claim, dict[str, str]], ...] = (
 )  # fmt: skip
 """What papers say, and in which alignments the two rows are."""
 
-HELP: tuple[tuple[str, str, str | None], ...] = (
-    (JOINT, AVERAGE, None),
-    (JOINT, CONTROL, None),
-    (TENSORS, CONTROL, None),
-    (SHORT, CONTROL, None),
-    (SHORT, CONTROL, SUCCESSIVE),
-    (PAIRS, LONG, None),
-    (CONTROL, FIRST, None),
+
+class Pair(NamedTuple):
+    """A row beside another, and the alignment of both if not that of the block."""
+
+    better: str
+    than: str
+    alignment: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Both names."""
+        return f"{self.better} minus {self.than}{f', {self.alignment} alignment' * bool(self.alignment)}"
+
+
+BESIDE_CONTROLS = (
+    Pair(JOINT, CONTROL),
+    Pair(TENSORS, CONTROL),
+    Pair(SHORT, CONTROL),
+    Pair(PAIRS, LONG),
+    Pair(SHORT, CONTROL, SUCCESSIVE),
 )
-"""Learned rows beside what they have to be better than, and in which alignment if not in that of the block."""
+"""What is learned beside the average that is fine-tuned with as many steps."""
+
+PAIRED = (
+    Pair(JOINT, AVERAGE),
+    *BESIDE_CONTROLS,
+    *(Pair(method, ONE) for method in (JOINT, TENSORS, SHORT, PAIRS, CONTROL)),
+)
+"""All differences of learned rows that are told, those beside the best network that is fine-tuned alone last."""
 
 
 def claims(results: Results) -> Iterator[Marked]:
-    """Each with its mark, where it was measured; settings are blocks, over all numbers above two."""
+    """Each with its mark, where it was measured; settings are blocks, over all numbers above two, which their names count."""
     for claim, places in CLAIMS:
-        better, than = (name.split(": ")[-1] for name in (claim.better, claim.than))
-        found = ((block.name, results.difference(block, better, than, _more(block), **places)) for block in results.blocks)
-        if (judged := marked(claim, found)) is not None:
+        better = claim.better.removeprefix(f"{places.get('of')}: ")
+        than = claim.than.removeprefix(f"{places.get('over')}: ")
+        found = {}
+        for block in results.blocks:
+            over_all = results.difference(block, better, than, _more(block), **places)
+            each = [results.difference(block, better, than, [n], **places) for n in _more(block)]
+            if over_all is not None:
+                counted = settings_told([x for x in each if x is not None], claim.sign)
+                found[f"{block.name} (by number: {counted})"] = over_all
+        if (judged := marked(claim, found.items())) is not None:
             yield judged
+
+
+def differences(results: Results, block: Block) -> list[str]:
+    """Lines of a table: learned rows minus what they have to be better than, by the number of networks."""
+    rows = []
+    for pair in PAIRED:
+        by_number = _by_number(results, block, pair)
+        cells = [_cell(by_number.get(n)) for n in block.counts]
+        rows.append((pair.title, *cells, _cell(_over_all(results, block, pair))))
+    header = (f"{block.name}, points", *(f"{n} networks" for n in block.counts), "all above two")
+    return markdown_table(header, [row for row in rows if any(row[1:])])
 
 
 def findings(results: Results) -> Iterator[str]:
     """A line for each question."""
     for block in results.blocks:
         yield from _helps(results, block)
+    yield from _chance(results)
+    for block in results.blocks:
+        yield from _shares(results, block)
     for block in results.blocks:
         yield from _alignments(results, block)
+    yield from _ends(results)
     yield from _memory(results)
 
 
@@ -91,77 +139,117 @@ def _more(block: Block) -> list[int]:
     return [n for n in block.counts if n > 2]
 
 
+def _by_number(results: Results, block: Block, pair: Pair) -> dict[int, Difference]:
+    better, than, where = pair
+    found = {n: results.difference(block, better, than, [n], of=where, over=_place(than, where)) for n in block.counts}
+    return {n: x for n, x in found.items() if x is not None}
+
+
+def _over_all(results: Results, block: Block, pair: Pair) -> Difference | None:
+    better, than, where = pair
+    return results.difference(block, better, than, _more(block), of=where, over=_place(than, where))
+
+
+def _place(than: str, where: str | None) -> str | None:
+    return None if than == ONE else where
+
+
+def _cell(found: Difference | None) -> str:
+    if found is None:
+        return ""
+    told = found.told(unit="")
+    return f"**{told}**" if found.verdict else told
+
+
 def _helps(results: Results, block: Block) -> Iterator[str]:
     """Where learned coefficients stop helping."""
-    for learned, than, where in HELP:
-        found = {n: results.difference(block, learned, than, [n], of=where, over=where) for n in block.counts}
-        known: dict[int, Difference] = {n: x for n, x in found.items() if x is not None}
-        if not known:
-            continue
-        told = "; ".join(f"{n}: {x.told(unit='')} ({x.word})" for n, x in known.items())
-        aligned = f", {where} alignment" if where else ""
-        yield f"{block.name}: {learned} minus {than}{aligned}, points: {told}. {_until(known)}"
+    for name, pairs in (("its control", BESIDE_CONTROLS), ("the best network fine-tuned alone", PAIRED[-5:])):
+        parts = []
+        for pair in pairs:
+            found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
+            if found and over_all is not None:
+                where = f", {pair.alignment} alignment" if pair.alignment else ""
+                parts.append(f"{pair.better}{where}: {_where(found)} (above two {over_all.told()}, {over_all.word})")
+        if parts:
+            yield f"{block.name}, beside {name}: {'; '.join(parts)}."
 
 
-def _until(found: dict[int, Difference]) -> str:
-    """From which number on the first is no longer above the second."""
+def _where(found: dict[int, Difference]) -> str:
+    """At which numbers of networks the first is told to be higher or lower."""
     if all(len(x.values) < 2 for x in found.values()):
-        return "One seed cannot tell where it stops helping."
-    helps = [n for n, x in found.items() if x.verdict > 0]
-    if not helps:
-        return "Nowhere told to help."
-    without_gap = [n for n, m in zip(sorted(found), sorted(helps), strict=False) if n == m]
-    if len(without_gap) == len(helps):
-        return f"Told to help up to {max(helps)}." if max(helps) < max(found) else f"Told to help up to {max(helps)}, the most."
-    return f"Told to help at {', '.join(map(str, sorted(helps)))}."
+        return "one seed cannot tell"
+    told = []
+    for word, sign in (("higher", 1), ("lower", -1)):
+        if at := [n for n, x in sorted(found.items()) if x.verdict == sign]:
+            told.append(f"{word} at {', '.join(map(str, at))}")
+    return " and ".join(told) or "told apart nowhere"
 
 
-def _alignments(results: Results, block: Block) -> Iterator[str]:
-    few, many = min(block.counts), max(block.counts)
-    if few == many:
-        return
-    parts = []
-    for alignment in block.alignments:
-        at = [100 * results.mean(block, AVERAGE, n, alignment) for n in (few, many)]
-        seconds = results.mean(block, AVERAGE, many, alignment, "aligning")
-        parts.append(f"{alignment} {at[0]:.1f} to {at[1]:.1f} % ({seconds:.2f} CPU s at {many})")
-    levels = [f"{m} {100 * results.mean(block, m, few):.1f} to {100 * results.mean(block, m, many):.1f} %" for m in LEVELS_TOLD]
-    yield f"{block.name}: the average from {few} to {many} networks, by alignment: {', '.join(parts)}; {', '.join(levels)}."
-
-
-LEVELS_TOLD = (PARENTS, ENSEMBLE)
-
-
-def _memory(results: Results) -> Iterator[str]:
-    ratios = [row["predicted"] / row["planned"] for row in results.rows if row["predicted"] != ""]
-    if ratios:
+def _chance(results: Results) -> Iterator[str]:
+    """How many intervals leave out zero, and how many would without any difference."""
+    found = [x for block in results.blocks for pair in PAIRED for x in _by_number(results, block, pair).values()]
+    told = [x for x in found if len(x.values) > 1]
+    if told:
+        counts = [sum(x.verdict == sign for x in told) for sign in (1, -1)]
         yield (
-            f"Memory of a step of learning, predicted before it runs, is {min(ratios):.2f} to {max(ratios):.2f} of what XLA "
-            f"plans, over {len(ratios)} rows."
+            f"Of the {len(told)} differences by number of networks {counts[0]} are told to be higher and {counts[1]} lower; "
+            f"without any difference {0.05 * len(told):.0f} would be told apart by chance."
         )
 
 
-def laws(results: Results) -> list[dict[str, Any]]:
-    """Of the loss of averages, ensembles and learned merges, and of seconds; a law for each block and way."""
-    found = []
-    for block in results.blocks:
-        ways = [(AVERAGE, alignment) for alignment in block.alignments]
-        losses = [*ways, (ENSEMBLE, None), (JOINT, None), (PAIRS, None), (CONTROL, None)]
-        for method, alignment in losses:
-            law = results.law(tending, results.curve(block, method, alignment, "loss"))
-            found.append({"block": block.name, "what": "test loss", "of": _named(method, alignment), "law": law})
-        for _, alignment in ways:
-            if alignment != NONE:
-                law = results.law(growing, results.curve(block, AVERAGE, alignment, "aligning"))
-                found.append({"block": block.name, "what": "CPU seconds to align", "of": alignment, "law": law})
-        for method in (AVERAGE, JOINT, PAIRS, SHORT, CONTROL):
-            law = results.law(growing, results.curve(block, method, None, "merging"))
-            found.append({"block": block.name, "what": "CPU seconds to merge", "of": method, "law": law})
-        for column in ("planned", "predicted"):
-            law = results.law(growing, results.curve(block, JOINT, None, column))
-            found.append({"block": block.name, "what": f"bytes of a step, {column}", "of": JOINT, "law": law})
-    return [row for row in found if row["law"] is not None]
+def _shares(results: Results, block: Block) -> Iterator[str]:
+    """Whether what is learned merges, or chooses one network."""
+    parts = []
+    for method in LEARNED:
+        curve = results.curve(block, method, None, "share")
+        if curve:
+            parts.append(f"{method} {', '.join(f'{n}: {share:.2f}' for n, share in curve.items())}")
+    if parts:
+        yield f"{block.name}: the largest share of one network in what is learned (1/N in an average): {'; '.join(parts)}."
 
 
-def _named(method: str, alignment: str | None) -> str:
-    return method if alignment is None else f"{alignment}: {method}"
+def _alignments(results: Results, block: Block) -> Iterator[str]:
+    ways = [(AVERAGE, alignment, f"average, {alignment}") for alignment in block.alignments]
+    parts = [_course(results, block, *way) for way in (*ways, *((m, None, m) for m in (PARENTS, ENSEMBLE)))]
+    if min(block.counts) < max(block.counts):
+        yield f"{block.name}, test accuracy by number of networks: {'; '.join(parts)}."
+
+
+def _course(results: Results, block: Block, method: str, alignment: str | None, name: str) -> str:
+    """From the fewest to the most, by way of the lowest and the highest."""
+    curve = results.curve(block, method, alignment)
+    few, many = min(curve), max(curve)
+    low, high = min(curve, key=curve.__getitem__), max(curve, key=curve.__getitem__)
+    told = f"{name} {100 * curve[few]:.1f} % at {few}, {100 * curve[many]:.1f} at {many}"
+    between = [
+        f"{word} {100 * curve[n]:.1f} at {n}" for word, n in (("lowest", low), ("highest", high)) if n not in (few, many)
+    ]
+    return told + (f" ({', '.join(between)})" if between else "")
+
+
+def _ends(results: Results) -> Iterator[str]:
+    """Where validation data would perhaps have chosen what was not tried."""
+    rows = [row for row in results.rows if row["end"] != "" and row["alignment"] in ALIGNMENTS]
+    names = dict.fromkeys(row["method"] for row in rows)
+    at_end = {name: [row for row in rows if row["method"] == name and row["end"]] for name in names}
+    parts = [
+        f"{name} in {len(ends)} of {sum(row['method'] == name for row in rows)} (N {', '.join(map(str, _numbers(ends)))})"
+        for name, ends in at_end.items()
+        if ends
+    ]
+    if rows:
+        yield f"The best value was at an end of all that were tried for {'; '.join(parts) or 'no row'}."
+
+
+def _numbers(rows: list) -> list[int]:
+    return sorted({row["models"] for row in rows})
+
+
+def _memory(results: Results) -> Iterator[str]:
+    sizes = {(row["method"], row["predicted"], row["planned"]) for row in results.rows if row["predicted"] != ""}
+    ratios = [predicted / planned for _, predicted, planned in sizes]
+    if ratios:
+        yield (
+            f"Memory of a step of learning, predicted before it runs, is {min(ratios):.2f} to {max(ratios):.2f} of what XLA "
+            f"plans, for {len(ratios)} programs of different size."
+        )

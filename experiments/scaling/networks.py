@@ -102,7 +102,7 @@ class Networks:
     def aligned(self, alignment: str, count: int) -> tuple[list[PyTree], float]:
         """The first so many networks brought together, and the CPU seconds of that, after a call that compiled everything."""
         if (found := self._aligned.get((alignment, count))) is None:
-            self._bring(alignment, self.models[: count if alignment == UNIVERSE else 2])  # a universe is compiled for a number
+            self._bring(alignment, self.models[: count if alignment in TOGETHER else 2])  # those are compiled for a number
             found = self._aligned[alignment, count] = spent(lambda: self._bring(alignment, self.models[:count]))
         return found
 
@@ -138,11 +138,13 @@ class Networks:
         return nm.collect_each(self.apply, self.graph, models, own, statistics)
 
     def measuring(self, count: int) -> list[tuple]:
-        """Images that all channels are measured on: a few of each network, as many in all as each has for itself."""
-        each = -(-self.settings.measured // count)
-        few = [part.take(np.arange(each) % len(part.labels)) for part in self.parts[:count]]
-        joined = Examples(*(np.concatenate(x)[: self.settings.measured] for x in zip(*few, strict=True)))
-        return [tuple(joined)]
+        """Images that all channels are measured on, as many in all as each network has for itself: from each in turn.
+
+        None is there twice where all networks have the same ones.
+        """
+        wanted = self.settings.measured
+        few = [part.take(np.arange(k, wanted, count) % len(part.labels)) for k, part in enumerate(self.parts[:count])]
+        return [tuple(np.concatenate(x) for x in zip(*few, strict=True))]
 
     def judged(self, variables: PyTree) -> nm.Metrics:
         """Accuracy and loss on validation data."""

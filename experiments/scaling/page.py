@@ -12,9 +12,11 @@ from experiments.folder import made, shown, write_result
 from experiments.learning import told_further
 from experiments.run import Preset
 from experiments.scaling.figures import figures
-from experiments.scaling.findings import claims, findings, laws
-from experiments.scaling.results import Results, read
-from experiments.scaling.settings import AVERAGE, CLOSED, CONTROL, CONTROLS, LEARNED, LEVELS, SHORT, SUCCESSIVE, Block
+from experiments.scaling.findings import claims, differences, findings
+from experiments.scaling.laws import POWERS, laws
+from experiments.scaling.results import TIMES, Results, read
+from experiments.scaling.rows import LOOKS
+from experiments.scaling.settings import AVERAGE, CLOSED, CONTROL, CONTROLS, LEARNED, LEVELS, ONE, SHORT, SUCCESSIVE, Block
 from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """Two to 64 small networks are merged into one, in every way there is for more than two: matched to the first,
@@ -24,10 +26,18 @@ coefficients stop being worth more than fine-tuning the average, and whether mem
 
 FIGURES = {
     "alignments": "Accuracy of averages against the number of networks, by alignment",
+    "closed": "Accuracy of closed forms",
     "learned": "Accuracy of what is learned, and of its controls",
+    "gains": "What is learned beside the average fine-tuned with as many steps",
+    "laws": "Test errors and the laws fitted to them",
     "cost": "CPU seconds of alignments and merges",
     "memory": "Memory of a step of learning, predicted and planned",
 }
+
+
+DIFFERENCES = (
+    """Differences of test accuracy in points, mean and deviation over seeds; bold where they are told apart from zero."""
+)
 
 
 def write(folder: Path) -> None:
@@ -42,6 +52,9 @@ def page(folder: Path) -> str:
     lines += ["## What papers claim", "", MARKING, "", *table(claims(results)), ""]
     lines += ["## What came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
     lines += shown(folder, FIGURES)
+    lines += ["## What is learned, beside its controls", "", DIFFERENCES, ""]
+    for block in results.blocks:
+        lines += [*differences(results, block), ""]
     lines += ["## Laws", "", *_laws(results), ""]
     lines += ["## Tables", "", f"Test accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
     for block in results.blocks:
@@ -68,32 +81,35 @@ def _accuracies(results: Results, block: Block) -> list[str]:
 
 
 def _costs(results: Results, block: Block) -> list[str]:
-    header = ("CPU seconds to align + to merge", *(f"{n} networks" for n in block.counts))
+    header = ("CPU seconds to align + to merge, medians", *(f"{n} networks" for n in block.counts))
     rows = []
     for label, method, where in _ways(block):
         cells = []
         for n in block.counts:
-            aligning, merging = (results.mean(block, method, n, where, column) for column in ("aligning", "merging"))
+            aligning, merging = (results.median(block, method, n, where, column) for column in TIMES)
             cells.append("" if merging != merging else f"{aligning:.3f} + {merging:.3f}")
         rows.append((label, *cells))
     return markdown_table(header, [row for row in rows if any(row[1:])])
 
 
 def _laws(results: Results) -> list[str]:
-    header = ("block", "what", "of", "law", "networks", "residual", "foretold at the most / measured")
+    header = ("block", "what", "of", "law", "networks", "R²", "foretold at the most / measured")
     rows = []
-    for row in laws(results):
-        law = row["law"]
-        told = f"{law.scale:.3g} N^{law.power:.2f}" if law.limit == 0 else f"{law.limit:.3g} {law.scale:+.3g} N^{law.power:.2f}"
-        residual, foretold = f"{law.residual:.2g}", f"{law.foretold:.2f}"
-        rows.append((row["block"], row["what"], row["of"], told, f"{law.low} to {law.high}", residual, foretold))
+    for x in laws(results):
+        law, limit = x.law, f"{x.law.limit:.3g} + " * (x.law.limit != 0)
+        told = f"{limit}{law.scale:.3g} N^{law.power:.2f}{' *' * law.at_an_end}".replace("+ -", "- ")
+        fit = f"{law.explained:.2f}", f"{law.foretold:.2f}"
+        rows.append((x.block.name, x.what, x.name, told, f"{law.low} to {law.high}", *fit))
     if not rows:
         return ["Fewer than four numbers of networks: no law is fitted."]
     words = (
-        "Fitted to means over seeds, in the range that is named and good for no other: of a loss limit + scale N^power by "
-        "least squares, of costs a power by least squares of logarithms (their residual is one of logarithms). The last column "
-        "is the law fitted without the most networks, at these, divided by what was measured there. A power at an end of its "
-        "range (-0.05, -3) says that the law is another one."
+        "Fitted to means over seeds (medians of times), in the range that is named and good for no other: of a test error "
+        "limit + scale N^power by least squares, the limit not below zero, of seconds a power by least squares of logarithms, "
+        "of bytes a line over more than two networks. R² is the share of the variance that a law explains, of logarithms for "
+        "seconds: where it is low, such as for errors that rise and fall, there is no such law. The last column is the law "
+        "fitted without the most networks, at these, divided by what was measured there. With * the power is at an end of its "
+        "range "
+        f"({POWERS[0]:g} to {POWERS[-1]:g}): the law is another one."
     )
     return [words, "", *markdown_table(header, rows)]
 
@@ -101,6 +117,7 @@ def _laws(results: Results) -> list[str]:
 def _chosen(results: Results) -> Iterator[str]:
     for method in (*CLOSED, *LEARNED, *CONTROLS):
         rows = [row for row in results.rows if row["method"] == method]
+        rows = list({(row["seed"], row["block"], row["loss"]): row for row in rows}.values()) if method == ONE else rows
         chosen = Counter(str(row["chosen"] or (f"rate {row['rate']:g}" if row["rate"] != "" else "")) for row in rows)
         if any(chosen):
             yield f"{method}: " + ", ".join(f"{name} ({n})" for name, n in sorted(chosen.items())) + "."
@@ -126,19 +143,21 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"{block.name}: {start}, {data}; N networks are the first N. What is not about alignments is at: {block.home}."
     yield (
         f"Learning: Adam, the rate falling along a cosine, {s['steps']} steps of {s['batch']} from the labelled images; pairs "
-        "as many in all (whole steps, one at least in a turn) or for each turn, with the control of as many; validation data "
-        "choose among five moments, of each turn or of as many steps of the control, and among rates: "
-        f"{s['learned_rates']} for coefficients, {s['control_rates']} for weights{told_further(s['further'])}."
+        "as many in all (whole steps, one at least in a turn) or for each turn, with the control of as many. The loss on "
+        f"validation data chooses among rates ({s['learned_rates']} for coefficients, {s['control_rates']} for weights"
+        f"{told_further(s['further'])}) and among moments: after every step, where each turn has as many steps only "
+        f"{LOOKS + 2} in each turn, and as many in all of the control; it chooses the best network, too."
     )
     yield (
         f"Closed forms: scales {s['scales']}{told_further(s['further'])}, divided by N where task vectors are summed; "
         f"off-diagonal elements of RegMean times one of {s['shrinks']}; RegMean and Fisher measure each network on "
-        f"{s['measured']} images of its own, without labels; REPAIR on as many of all networks together."
+        f"{s['measured']} images of its own, without labels; REPAIR on as many of all networks together, from each in turn."
     )
     yield (
         "CPU seconds are of all threads of the process: of an alignment after one that compiles it; of a "
         "closed form once compiled, its statistics not included; of what is learned the run of one rate, the cheapest of all "
-        "rates. Memory is that of one step: predicted from shapes, and as XLA plans it."
+        "rates, with its looks at validation data. Memory is that of one step: predicted from shapes, and as XLA plans it, not "
+        "a peak that was measured."
     )
 
 
@@ -146,9 +165,13 @@ def _limits(results: Results, preset: str) -> Iterator[str]:
     if preset != Preset.paper:
         yield "Narrow perceptrons on digits: averages of wider networks lose less, and matching finds more in them."
     yield (
-        "Settings were fixed after parts of seed 0 had been looked at, test accuracies too; grids, numbers of steps and how "
-        "often validation data are looked at are others "
-        f"since{', and that seed is not among these' * (0 not in results.seeds)}."
+        "An earlier run with these seeds had been looked at, test accuracies too, when grids were widened, controls given more "
+        "looks at validation data, the best network made the one that is fine-tuned alone, and REPAIR measured on images of "
+        "all networks; networks are those of that run."
+    )
+    yield (
+        "Learned rows, closed forms and their controls start from one alignment in each block, chosen beforehand, successive "
+        "pairs from another one, too; a better alignment may leave less to learn."
     )
     yield "The base of task vectors is the untrained start: published ones are trained, and task vectors smaller beside them."
     yield "CPU seconds do not tell how well work is divided among cores; laws of them are of this machine and these sizes."

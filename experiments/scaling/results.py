@@ -1,7 +1,7 @@
 """The rows of a folder, asked for by block, alignment, method and number of networks."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import numpy as np
 
 from experiments.differences import Difference, paired
 from experiments.run import points, read_rows
-from experiments.scaling.laws import Law
 from experiments.scaling.settings import LEVELS, Block
 
 Row = Mapping[str, Any]
+
+TIMES = ("aligning", "merging")
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,21 @@ class Results:
         found = list(self.values(block, method, models, alignment, column).values())
         return float(np.mean(found)) if found else float("nan")
 
+    def median(self, block: Block, method: str, models: int, alignment: str | None, column: str) -> float:
+        """Over seeds: of times, of which one may be far off; NaN where there is no row."""
+        found = list(self.values(block, method, models, alignment, column).values())
+        return float(np.median(found)) if found else float("nan")
+
     def cell(self, block: Block, method: str, models: int, alignment: str | None = None) -> str:
         """Test accuracy for a table, in percent."""
         found = list(self.values(block, method, models, alignment).values())
         return points(found) if found else ""
 
     def curve(self, block: Block, method: str, alignment: str | None = None, column: str = "accuracy") -> dict[int, float]:
-        """The mean over seeds by number of networks, where there is one."""
-        found = {n: self.mean(block, method, n, alignment, column) for n in block.counts}
+        """The mean over seeds by number of networks, of times the median, where there is one."""
+        over_seeds = self.median if column in TIMES else self.mean
+        found = {n: over_seeds(block, method, n, alignment, column) for n in block.counts}
         return {n: value for n, value in found.items() if np.isfinite(value)}
-
-    def law(self, fit: Callable[[Sequence[int], Sequence[float]], Law | None], curve: Mapping[int, float]) -> Law | None:
-        """One that is fitted to a curve."""
-        return fit(list(curve), list(curve.values()))
 
     def difference(
         self, block: Block, method: str, than: str, counts: Sequence[int], *, of: str | None = None, over: str | None = None

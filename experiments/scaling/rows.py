@@ -13,7 +13,7 @@ import typer
 
 import npmerge as nm
 from alignment.graph import PyTree
-from experiments.learning import Budget, adam, lowest, search
+from experiments.learning import Budget, adam, lowest, mean_shares, search
 from experiments.run import Rows
 from experiments.scaling.memory import step_bytes
 from experiments.scaling.networks import Networks, spent
@@ -26,7 +26,6 @@ from experiments.scaling.settings import (
     CONTROLS,
     DARE,
     ENSEMBLE,
-    FIRST,
     FISHER,
     JOINT,
     LEARNED,
@@ -34,6 +33,7 @@ from experiments.scaling.settings import (
     LONG,
     NONE,
     OF_A_BASE,
+    ONE,
     PAIRS,
     REGMEAN,
     REPAIR,
@@ -66,16 +66,28 @@ def wanted(block: Block) -> Iterator[Job]:
 
 
 LOOKS = 4
-"""Moments at which validation data are looked at, besides the start: of what `Settings.steps` are for, and of each pair."""
+"""Moments at which validation data are looked at in each turn of `PAIRS`, besides its start and its end.
+
+`LONG` is looked at as often, all else that is learned after every step: a control may stop wherever what it controls may.
+"""
 
 MEASURED = (JOINT, TENSORS, PAIRS, CONTROL)
 """Rows of which it is told what a step holds."""
 
 
+class Found(NamedTuple):
+    """What was learned: a network, its validation loss, numbers learned at once, the largest mean share of a network in it."""
+
+    network: PyTree
+    loss: float
+    learned: int
+    share: float | str
+
+
 class Learner(NamedTuple):
     """A row that learns: what each rate gives, its rates, and what a step holds."""
 
-    learn: Callable[[float], tuple[PyTree, float, int]]  # network, validation loss, numbers learned at once
+    learn: Callable[[float], Found]
     rates: Sequence[float]
     steps: int
     example: Callable[[], tuple[Any, PyTree, PyTree]]  # loss, theta and stack of a step
@@ -88,6 +100,7 @@ class Experiment:
         self.networks, self.rows = networks, rows
         self.settings, self.block = networks.settings, networks.block
         self._held: dict[tuple[str, int], dict[str, int]] = {}
+        self._ones: dict[int, dict[str, Any]] = {}
 
     def run(self) -> None:
         """Every row that is not there yet."""
@@ -104,17 +117,22 @@ class Experiment:
         """The columns of a row."""
         if job.method in LEVELS:
             return self._level(job)
-        if job.method == FIRST:  # the same beside any number
-            return dict(self._first)
+        if job.method == ONE:
+            return dict(self._one(job.models))
         models, aligning = self.networks.aligned(job.alignment, job.models)
         columns = self._closed(job, models) if job.method in CLOSED else self._learned(job, models)
         inside = job.alignment == SUCCESSIVE and job.method == SHORT  # it aligns to what it has learned, as it merges
         return columns | {"aligning": 0.0 if inside else round(aligning, 4)}
 
-    @functools.cached_property
-    def _first(self) -> dict[str, Any]:
-        """The first network fine-tuned."""
-        return self._learned(Job(1, NONE, FIRST), self.networks.models[:1]) | {"aligning": 0.0}
+    def _one(self, count: int) -> dict[str, Any]:
+        """The best of so many networks fine-tuned."""
+        if (best := self._best(count)) not in self._ones:
+            self._ones[best] = self._learned(Job(1, NONE, ONE), [self.networks.models[best]]) | {"aligning": 0.0}
+        return self._ones[best]
+
+    def _best(self, count: int) -> int:
+        """Which of the first so many networks has the lowest loss on validation data, as everything is chosen."""
+        return int(np.argmin([self.networks.judged(model).loss for model in self.networks.models[:count]]))
 
     def _level(self, job: Job) -> dict[str, Any]:
         """The networks themselves, the best of them on validation data, and the mean of their logits."""
@@ -124,8 +142,7 @@ class Experiment:
             return _row(*_metrics(logits.mean(0), labels))
         each = [_metrics(x, labels) for x in logits]
         if job.method == BEST:
-            judged = [self.networks.judged(model).accuracy for model in self.networks.models[: job.models]]
-            return _row(*each[int(np.argmax(judged))])
+            return _row(*each[self._best(job.models)])
         return _row(*np.mean(each, axis=0).tolist())
 
     # ------------------------------------------------------------------------------------------------------ closed forms
@@ -153,7 +170,8 @@ class Experiment:
             _, seconds = spent(lambda: merge(stack, stats=stats, key=key))  # once more: it is compiled now
         notes = sorted({str(warning.message) for warning in said})
         chosen = f"{name} {found.rate:g}" if name else ""
-        return self._tested(found.best[0], chosen=chosen, merging=seconds, notes=notes)
+        at_end = found.rate in (min(found.found), max(found.found)) if name else ""
+        return self._tested(found.best[0], chosen=chosen, end=at_end, merging=seconds, notes=notes)
 
     def _choices(self, job: Job) -> tuple[str, Callable[[float], nm.Merge], Sequence[float], int]:
         """The name of the hyper-parameter, the merge that has it, its grid, and how far beyond the grid may go."""
@@ -184,16 +202,18 @@ class Experiment:
         """Learned at each rate, the best one on validation data, and what one such run costs, the compiling one aside."""
         learner = self._learner(job, models)
 
-        def learn(rate: float) -> tuple[tuple[PyTree, float, int], float]:
+        def learn(rate: float) -> tuple[Found, float]:
             return spent(functools.partial(learner.learn, rate))
 
-        searched = search(learner.rates, learn, lambda tried: tried[0][1], self.settings.further)
-        (network, _, learned), _ = searched.best
+        searched = search(learner.rates, learn, lambda tried: tried[0].loss, self.settings.further)
+        found, _ = searched.best
         merging = min(seconds for _, seconds in searched.found.values())
-        columns: dict[str, Any] = {"merging": merging, "rate": searched.rate, "steps": learner.steps}
+        at_end = searched.rate in (min(searched.found), max(searched.found))
+        columns: dict[str, Any] = {"merging": merging, "rate": searched.rate, "end": at_end, "steps": learner.steps}
         if job.method in MEASURED:  # the others take the steps of one of these
             columns |= self._bytes(job, learner)
-        return self._tested(network, **columns, labelled=self.settings.labelled, learned=learned)
+        columns |= {"labelled": self.settings.labelled, "learned": found.learned, "share": found.share}
+        return self._tested(found.network, **columns)
 
     def _bytes(self, job: Job, learner: Learner) -> dict[str, int]:
         """What a step holds, compiled once where it is the same for all numbers of networks."""
@@ -210,8 +230,8 @@ class Experiment:
             learn = functools.partial(self._pairs, job, models, steps)
             return Learner(learn, s.learned_rates, steps * (n - 1), self._pair_of(models))
         if job.method in CONTROLS:
-            turns = n - 1 if job.method == LONG else 1  # of pairs, each of which looks as often at validation data
-            start = models[0] if job.method == FIRST else nm.Average()(nm.stack_models(models))
+            turns = n - 1 if job.method == LONG else 1
+            start = models[0] if job.method == ONE else nm.Average()(nm.stack_models(models))
             return self._fitted(start, self.networks.loss, None, s.control_rates, turns)
         stack = nm.stack_models(models)
         merge = nm.Learned(nm.Average(), nm.PerParameter() if job.method == JOINT else nm.PerTensor(), nm.Simplex())
@@ -219,29 +239,31 @@ class Experiment:
         return self._fitted(merge.init(stack), loss, stack, s.learned_rates, 1)
 
     def _fitted(self, theta: PyTree, loss: Any, stack: nm.Stack | None, rates: Sequence[float], turns: int) -> Learner:
-        """Of a theta that `fit` learns, in the steps of so many turns."""
+        """Of a theta that `fit` learns, in the steps of so many turns of pairs, with as many looks at validation data."""
         steps = self.settings.steps * turns
 
-        def learn(rate: float) -> tuple[PyTree, float, int]:
-            budget = Budget(steps, LOOKS * turns)
+        def learn(rate: float) -> Found:
+            budget = Budget(steps, steps if turns == 1 else (LOOKS + 2) * turns)
             held_out = self.networks.validation
             found = budget.tuned(theta, loss, stack, batches=self._batches, held_out=held_out, rates=[rate])
-            network = found.theta if stack is None else _merged(loss.merge, found.theta, stack)
-            return network, found.loss, nm.parameters(theta)
+            if stack is None:
+                return Found(found.theta, found.loss, nm.parameters(theta), "")
+            network, coefficients = _merged(loss.merge, found.theta, stack)
+            return Found(network, found.loss, nm.parameters(theta), _largest(coefficients, network))
 
         return Learner(learn, rates, steps, lambda: (loss, theta, stack))
 
-    def _pairs(self, job: Job, models: list[PyTree], steps: int, rate: float) -> tuple[PyTree, float, int]:
-        """One network after another."""
+    def _pairs(self, job: Job, models: list[PyTree], steps: int, rate: float) -> Found:
+        """One network after another; a turn of few steps is looked at after each."""
         n = self.networks
         successive = job.alignment == SUCCESSIVE
         given, realign = (n.models[: job.models], n.matched) if successive else (models, None)
         found = nm.successive(
             given, n.apply, n.objective, self._batches(), adam(rate, steps), steps=steps, realign=realign,
-            held_out=n.validation, every=max(1, steps // LOOKS),
+            held_out=n.validation, every=max(1, steps // LOOKS) if job.method == PAIRS else 1,
         )  # fmt: skip
         loss = lowest(found.turns[-1].history.held_out_loss)
-        return found.network, loss, nm.parameters(found.turns[0].theta)
+        return Found(found.network, loss, nm.parameters(found.turns[0].theta), _largest(found.shares, found.network))
 
     def _pair_of(self, models: list[PyTree]) -> Callable[[], tuple[Any, PyTree, PyTree]]:
         def pair() -> tuple[Any, PyTree, PyTree]:
@@ -259,8 +281,12 @@ class Experiment:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _merged(merge: nm.Merge, theta: PyTree, stack: nm.Stack) -> PyTree:
-    return merge.apply(theta, stack)
+def _merged(merge: nm.Learned, theta: PyTree, stack: nm.Stack) -> tuple[PyTree, PyTree]:
+    return merge.apply(theta, stack), merge.coefficients(theta, stack)
+
+
+def _largest(coefficients: PyTree, network: PyTree) -> float:
+    return round(float(mean_shares(coefficients, network).max()), 4)
 
 
 def _metrics(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -269,8 +295,8 @@ def _metrics(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 EMPTY = {
-    "chosen": "", "rate": "", "labelled": 0, "steps": 0, "learned": 0, "aligning": 0.0, "merging": "", "predicted": "",
-    "planned": "", "notes": [],
+    "chosen": "", "rate": "", "end": "", "share": "", "labelled": 0, "steps": 0, "learned": 0, "aligning": 0.0, "merging": "",
+    "predicted": "", "planned": "", "notes": [],
 }  # fmt: skip
 """The columns of a row that not every row fills."""
 

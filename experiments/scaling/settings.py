@@ -17,13 +17,13 @@ ARITHMETIC, TIES, DARE = "task arithmetic", "TIES", "DARE"
 JOINT, TENSORS = "joint simplex, per parameter", "joint simplex, per tensor"
 SHORT, PAIRS = "successive pairs, as many steps in all", "successive pairs, as many steps each"
 CONTROL, LONG = "control: average fine-tuned", "control: average fine-tuned, as many steps as pairs"
-FIRST = "control: one network fine-tuned"
+ONE = "control: best network fine-tuned"
 
 LEVELS = (PARENTS, BEST, ENSEMBLE)
 OF_A_BASE = (ARITHMETIC, TIES, DARE)
 CLOSED = (AVERAGE, REPAIR, REGMEAN, FISHER, *OF_A_BASE)
 LEARNED = (JOINT, TENSORS, SHORT, PAIRS)
-CONTROLS = (CONTROL, LONG, FIRST)
+CONTROLS = (CONTROL, LONG, ONE)
 METHODS = (*LEVELS, *CLOSED, *LEARNED, *CONTROLS)
 
 KEY = ("seed", "block", "models", "alignment", "method")
@@ -94,10 +94,10 @@ class Settings:
     steps: int = 63
     batch: int = 50
     scales: tuple[float, ...] = (0.5, 1.0, 2.0)
-    shrinks: tuple[float, ...] = (0.1, 0.5, 0.9)
+    shrinks: tuple[float, ...] = (0.0, 0.1, 0.5, 0.9, 1.0)
     learned_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     control_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    further: int = 2
+    further: int = 4
 
 
 def made_with(settings: Settings, name: str) -> dict[str, Any]:
