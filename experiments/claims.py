@@ -63,10 +63,11 @@ def marked(claim: Claim, found: Iterable[tuple[str, Difference | None]]) -> Mark
 
 def mark(found: Sequence[Difference], sign: int) -> str:
     """One of MARKS, of the differences in all settings."""
-    if all(len(x.values) < 2 for x in found):
+    told = [x for x in found if len(x.values) > 1]
+    if not told:
         return "one seed"
-    agreeing, opposite = (sum(x.verdict == s for x in found) for s in (sign, -sign))
-    if agreeing == len(found):
+    agreeing, opposite = (sum(x.verdict == s for x in told) for s in (sign, -sign))
+    if agreeing == len(told):
         return "reproduced"
     if agreeing:
         return "partly"

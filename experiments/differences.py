@@ -51,17 +51,32 @@ class Difference(NamedTuple):
 
 
 def settings_told(found: Sequence[Difference], sign: int) -> str:
-    """In how many settings a difference is as expected.
+    """In how many settings a difference is as expected; those of one seed tell nothing and are counted apart.
 
     Args:
-        found: one of each setting, of several seeds.
+        found: one of each setting.
         sign: 1 if higher is expected, -1 if lower, 0 for a question.
     """
-    counts = {verdict: sum(x.verdict == verdict for x in found) for verdict in (1, -1, 0)}
-    same = f"not told apart in {counts[0]} of {len(found)}"
+    told = [x for x in found if len(x.values) > 1]
+    counts = {verdict: sum(x.verdict == verdict for x in told) for verdict in (1, -1, 0)}
+    same = f"not told apart in {counts[0]} of {len(told)}"
+    if len(told) < len(found):
+        same += f", and {len(found) - len(told)} of one seed"
     if sign:
         return f"so in {counts[sign]}, the opposite in {counts[-sign]}, {same}"
     return f"higher in {counts[1]}, lower in {counts[-1]}, {same}"
+
+
+def ranged(found: Mapping[str, Difference]) -> str:
+    """From the lowest of some settings to the highest, with their names.
+
+    Args:
+        found: by the name of the setting.
+    """
+    low, high = (pick(found, key=lambda name: found[name].mean) for pick in (min, max))
+    if low == high:
+        return f"{found[low].told()} ({low})"
+    return f"from {found[low].told()} ({low}) to {found[high].told()} ({high})"
 
 
 def paired(pairs: Iterable[tuple[Mapping[int, float], Mapping[int, float]]]) -> Difference | None:

@@ -81,8 +81,11 @@ class CCA(ActivationAlignment):
         if min(np.trace(covariance[0]), np.trace(covariance[1])) <= 1e-30:
             return np.eye(len(cross), dtype=np.float32)  # dead in one of the models
         x, y = map(spectrum, covariance)
-        null = np.sqrt(x.values[x.alive].mean() * y.values[y.alive].mean())  # common to both: the null block is an isometry
-        root_x, root_y = self._roots(x, null), self._roots(y, null)
+        added = [self._added(s) for s in (x, y)]
+        # common to both, so that the null block is an isometry, and regularised as the rest: some directions live in one of the
+        # models alone, and for a large gamma their roots must not be far apart
+        null = np.sqrt(x.values[x.alive].mean() * y.values[y.alive].mean()) + np.sqrt(added[0] * added[1])
+        root_x, root_y = (np.sqrt(np.where(s.alive, s.values + a, null)) for s, a in zip((x, y), added, strict=True))
         seen = x.power(x.alive / root_x) @ cross @ y.power(y.alive / root_y)
         return (x.power(root_x) @ polar(seen) @ y.power(1 / root_y)).astype(np.float32)
 
@@ -95,11 +98,9 @@ class CCA(ActivationAlignment):
         variance = np.diagonal(np.asarray(m.covariance, np.float64), axis1=-2, axis2=-1).mean()
         return self.gamma < 0.01 * (1 if self.scale == "relative" else variance)
 
-    def _roots(self, s: Spectrum, null: float) -> Float[np.ndarray, " n"]:
-        """The square roots of the regularised eigenvalues."""
-        mean = np.maximum(s.values, 0).mean()
-        added = self.gamma * mean if self.scale == "relative" else self.gamma
-        return np.sqrt(np.where(s.alive, s.values + added, null))
+    def _added(self, s: Spectrum) -> float:
+        """What regularises the eigenvalues."""
+        return self.gamma * float(np.maximum(s.values, 0).mean()) if self.scale == "relative" else self.gamma
 
 
 def _map(x: Array) -> NodeMap:

@@ -6,20 +6,19 @@ from typing import Any
 import numpy as np
 
 from experiments.cca_merge.results import Results, read
-from experiments.cca_merge.settings import ALIGNMENTS, ENSEMBLE, PARENTS, Block
+from experiments.cca_merge.settings import ALIGNMENTS, ENSEMBLE, PARENTS, PERMUTED, PLAIN, PROCRUSTES, REPAIRED, Block
 from npmerge.reports.drawing import Curve, draw_curves, new_figure
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Those that the rows have something for, by name of the file; gamma and correlations of each task's first block."""
+    """Those that the rows have something for, by name of the file."""
     results = read(folder)
     many = [block for block in results.blocks if len(block.counts) > 1]
-    firsts = list({block.task: block for block in reversed(results.blocks)}.values())[::-1]
     found = {}
     for name, blocks, draw in (
         ("models", many, _draw_models),
-        ("gamma", firsts, _draw_gammas),
-        ("correlations", firsts, _draw_spectra),
+        ("gamma", results.blocks, _draw_gammas),
+        ("correlations", results.blocks, _draw_spectra),
     ):
         if blocks:
             drawing, axes = new_figure(len(blocks))
@@ -30,33 +29,39 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def _draw_models(ax: Any, results: Results, block: Block) -> None:
+    """All but the average without alignment, beside which the others could not be told apart."""
     curves = []
-    for method in (PARENTS, ENSEMBLE, *ALIGNMENTS):
-        values = {n: list(results.accuracies(block, method, n).values()) for n in block.counts}
+    for method in (PARENTS, ENSEMBLE, *(m for m in ALIGNMENTS if m != PLAIN), *REPAIRED):
+        values = {n: [100 * x for x in results.accuracies(block, method, n).values()] for n in block.counts}
         known = {n: v for n, v in values.items() if v}
         if known:
-            middle, spread = ([float(100 * f(v)) for v in known.values()] for f in (np.mean, np.std))
-            curves.append(Curve(method, list(known), middle, spread, method in (PARENTS, ENSEMBLE)))
+            spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in known.values()]
+            middle = [float(np.mean(v)) for v in known.values()]
+            curves.append(Curve(method, list(known), middle, spread, method in (PARENTS, ENSEMBLE, *REPAIRED)))
     draw_curves(ax, curves)
     ax.set(xlabel="networks merged", ylabel="test accuracy (%)", title=results.title(block))
 
 
 def _draw_gammas(ax: Any, results: Results, block: Block) -> None:
-    """The mean over seeds for each number of networks; validation dashed."""
-    for k, n in enumerate(block.counts):
-        place = (block.task, block.split, n)
-        rows = [r for r in results.gammas if (r["task"], r["split"], r["models"]) == place and r["reference"] == 0]
-        gammas = sorted({row["gamma"] for row in rows})
-        for by, style in (("test", "-"), ("validation", ":")):
-            means = [100 * np.mean([row[by] for row in rows if row["gamma"] == gamma]) for gamma in gammas]
-            ax.plot(gammas, means, style, color=f"C{k % 10}", marker=".", label=f"{n} networks, {by}")
+    """The mean over seeds with the fewest and the most networks; levels of the others dashed and dotted."""
+    for k, n in enumerate(sorted({min(block.counts), max(block.counts)})):
+        for folded in (False, True):
+            key = {"task": block.task, "split": block.split, "models": n, "reference": 0, "folded": folded}
+            rows = [row for row in results.gammas if all(row[name] == value for name, value in key.items())]
+            gammas = sorted({row["gamma"] for row in rows})
+            means = [100 * np.mean([row["test"] for row in rows if row["gamma"] == gamma]) for gamma in gammas]
+            if gammas:
+                words, style = (", BatchNorm folded", "--") if folded else ("", "-")
+                ax.plot(gammas, means, style, color=f"C{k}", marker=".", label=f"{n} networks: CCA{words}")
+        for method, style in ((PROCRUSTES, "-."), (PERMUTED, ":")):
+            ax.axhline(100 * results.mean(block, method, n), color=f"C{k}", linestyle=style, label=f"{n} networks: {method}")
     ax.set_xscale("log")
-    ax.set(xlabel="gamma, in mean variances", ylabel="accuracy of the CCA average (%)", title=results.title(block))
-    ax.legend(frameon=False, fontsize="small")
+    ax.set(xlabel="gamma, in mean variances", ylabel="test accuracy (%)", title=results.title(block))
+    ax.legend(frameon=False, fontsize="small", loc="lower left")
 
 
 def _draw_spectra(ax: Any, results: Results, block: Block) -> None:
-    """Of the first seed: canonical correlations, and dotted those of units that a permutation pairs."""
+    """Of the first seed: canonical correlations, and dotted those of living units that a permutation pairs."""
     for k, (row, *_) in enumerate(results.layers(block)):
         for name, style in (("canonical", "-"), ("matched", ":")):
             x = (np.arange(len(row[name])) + 0.5) / max(len(row[name]), 1)

@@ -15,6 +15,7 @@ from alignment import CCA, ActivationMatching, OptimalTransport, Procrustes, Wei
 from alignment.activations.moments import Joint, JointMoments, NodeMoments, against_reference
 from alignment.base import Alignment
 from alignment.graph import PyTree
+from experiments.cca_merge.folding import folded, scaled_as
 from experiments.cca_merge.settings import PERMUTED, PLAIN, PROCRUSTES, TRANSPORT, WEIGHTS
 from experiments.data import split
 from experiments.parents import kept
@@ -77,18 +78,24 @@ class Networks:
         joint = {node: among(m, self.count, order) for node, m in self.joint.items()}
         return {JointMoments: joint, NodeMoments: {node: against_reference(m, len(order)) for node, m in joint.items()}}
 
-    def aligned(self, alignment: Alignment | None, order: Sequence[int]) -> list[PyTree]:
+    @functools.cached_property
+    def folded(self) -> list[PyTree]:
+        """The models with BatchNorm's scale in their convolutions: the same functions, of the same moments."""
+        return [folded(model) for model in self.models]
+
+    def aligned(self, alignment: Alignment | None, order: Sequence[int], *, folded: bool = False) -> list[PyTree]:
         """Some of the networks, brought to the first of them."""
-        models = [self.models[k] for k in order]
+        models = [(self.folded if folded else self.models)[k] for k in order]
         if alignment is None:
             return models
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "approximate maps leave running statistics")  # re-estimated after the merge
             return nm.align(alignment, self.problem.graph, models, stats=self.stats(order))
 
-    def merged(self, alignment: Alignment | None, order: Sequence[int]) -> PyTree:
-        """Their average, with statistics of its own."""
-        return self.problem.renewed(nm.Average()(nm.stack_models(self.aligned(alignment, order))))
+    def merged(self, alignment: Alignment | None, order: Sequence[int], *, folded: bool = False) -> PyTree:
+        """Their average, with statistics of its own; of folded networks with the scales of the first."""
+        average = nm.Average()(nm.stack_models(self.aligned(alignment, order, folded=folded)))
+        return self.problem.renewed(scaled_as(average, self.models[order[0]]) if folded else average)
 
 
 def cca(gamma: float) -> Alignment:

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.cca_merge.figures import figures
 from experiments.cca_merge.findings import differences, findings
 from experiments.cca_merge.results import Results, read
-from experiments.cca_merge.settings import CCA, CHOICES, FIRST, METHODS, ON_TEST, PERMUTED, TUNED, ZIPIT, Block
+from experiments.cca_merge.settings import CCA, CHOICES, FIRST, FOLDED_CCA, METHODS, ON_TEST, PERMUTED, TUNED, ZIPIT, Block
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
 from experiments.learning import told_further
@@ -20,14 +20,14 @@ from experiments.run import Preset
 from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """CCA Merge (Horoi et al. 2024, ICML, arXiv 2407.05385) brings networks into the space of one of them by linear
-maps that make their activations correlate, where others permute units, and averages them. Here two to twenty networks are
-merged by it, by permutations, ZipIt, Procrustes and optimal transport; everything that is chosen is chosen on validation data.
+maps that make their activations correlate, where others permute units, and averages them. Here networks are merged by it, by
+permutations, ZipIt, Procrustes and optimal transport; everything that is chosen is chosen on validation data.
 The published tables could not be reached, so nothing here is beside a published number."""
 
 FIGURES = {
-    "models": "Test accuracy against the number of networks",
-    "gamma": "Accuracy of the CCA average against gamma",
-    "correlations": "Correlations of two networks by layer",
+    "models": "Test accuracy against the number of networks, bars: deviation over seeds; without alignment it is in the tables",
+    "gamma": "Test accuracy of the CCA average against gamma, beside Procrustes and a permutation",
+    "correlations": "Correlations of two networks of the first seed by layer; dotted: living units that a permutation pairs",
 }
 
 
@@ -39,13 +39,21 @@ def write(folder: Path) -> None:
 def page(folder: Path) -> str:
     """The result as a page."""
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    lines = ["# CCA Merge, from 2 to 20 networks", "", INTRODUCTION, ""]
+    counts = [n for block in results.blocks for n in block.counts]
+    lines = [f"# CCA Merge, from {min(counts)} to {max(counts)} networks", "", INTRODUCTION, ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
     lines += [*differences(results), ""]
     lines += shown(folder, FIGURES)
-    lines += ["## Tables", "", f"Test accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
+    lines += ["## Tables", "", "Test accuracy in percent, mean and deviation over seeds.", ""]
     for block in results.blocks:
-        lines += [f"### {results.title(block)}", "", *_accuracies(results, block), "", *_layers(results, block), ""]
+        lines += [
+            f"### {results.title(block)}, seeds {results.seeds(block)}",
+            "",
+            *_accuracies(results, block),
+            "",
+            *_layers(results, block),
+            "",
+        ]
     lines += ["### Choice of the reference", "", *_references(results), ""] if any(b.references for b in results.blocks) else []
     lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in _protocol(results, summary)), ""]
@@ -60,16 +68,22 @@ def _accuracies(results: Results, block: Block) -> list[str]:
 
 
 def _layers(results: Results, block: Block) -> list[str]:
-    header = ("layer", "units", "canonical correlation", "by chance", "matched units", "explained by maps", "by matched units")
+    header = ("layer", "units", "living pairs", *_COLUMNS.values())
     rows = []
     for layer in results.layers(block):
-        means = {name: float(np.mean([np.mean(row[name]) for row in layer])) for name in _COLUMNS}
-        node = str(layer[0]["node"])
-        rows.append((f"{layer[0]['depth']}: {node}", str(layer[0]["units"]), *(f"{means[name]:.3f}" for name in _COLUMNS)))
+        means = [f"{np.mean([np.mean(row[name]) if np.size(row[name]) else 0.0 for row in layer]):.3f}" for name in _COLUMNS]
+        pairs = f"{np.mean([len(row['matched']) for row in layer]):.0f}"
+        rows.append((f"{layer[0]['depth']}: {layer[0]['node']}", str(layer[0]["units"]), pairs, *means))
     return markdown_table(header, rows)
 
 
-_COLUMNS = ("canonical", "chance", "matched", "explained", "explained_by_match")
+_COLUMNS = {
+    "canonical": "canonical correlation",
+    "chance": "by chance",
+    "matched": "matched living units",
+    "explained": "explained by maps",
+    "explained_by_match": "by matched units",
+}
 
 
 def _references(results: Results) -> list[str]:
@@ -84,14 +98,16 @@ def _references(results: Results) -> list[str]:
 
 
 def _chosen(results: Results) -> Iterator[str]:
-    for method in (CCA, ON_TEST, ZIPIT):
+    for method in (CCA, FOLDED_CCA, ON_TEST, ZIPIT):
         counts = Counter(row["chosen"] for row in results.rows if row["method"] == method and row["reference"] == FIRST)
         if counts:
             yield f"{method}: " + ", ".join(f"{name} ({n})" for name, n in sorted(counts.items())) + "."
     grid = results.settings["gammas"]
-    chosen = [row["chosen"] for row in results.rows if row["method"] == CCA and row["reference"] == FIRST]
-    ends = sum(name in (f"gamma {grid[0]:g}", f"gamma {grid[-1]:g}") for name in chosen)
-    yield f"Of {len(chosen)} choices of gamma {ends} are an end of the grid, which goes from {grid[0]:g} to {grid[-1]:g}."
+    for method in (CCA, FOLDED_CCA):
+        chosen = [row["chosen"] for row in results.rows if row["method"] == method and row["reference"] == FIRST]
+        ends = sum(name in (f"gamma {grid[0]:g}", f"gamma {grid[-1]:g}") for name in chosen)
+        if chosen:
+            yield f"{method}: of {len(chosen)} gammas {ends} are an end of the grid, from {grid[0]:g} to {grid[-1]:g}."
     rates = Counter(row["rate"] for row in results.rows if row["method"] in TUNED)
     if rates:
         yield "Rates of fine-tuning: " + ", ".join(f"{rate:g} ({n})" for rate, n in sorted(rates.items())) + "."
@@ -116,18 +132,23 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Networks' own statistics of BatchNorm are re-estimated, activations are measured behind the ReLU, all networks are "
-        "brought to one reference and averaged, and statistics are re-estimated again."
+        "brought to one reference and averaged, and statistics are re-estimated again. BatchNorm's scale and bias are mapped "
+        "as vectors, as published: exact for permutations, while maps that mix channels mix them before they are normalised "
+        'and take scales for features. "BatchNorm folded": the scale over the deviation is multiplied into the convolution '
+        "first, which changes no function, and the average gets the size of the reference's scales."
     )
     yield (
         f"CCA: gamma of {s['gammas']}, in multiples of each layer's mean variance, the highest accuracy on validation data "
         "for every row and reference (the loss decides ties); what starts from CCA takes it over. The published code "
         f'chose it once, by test accuracy: "{ON_TEST}" is a choice by that for every row, among the same gammas, and nothing '
-        f"else belongs beside it. ZipIt: (alpha, beta) of {s['zipped']} likewise. The others have nothing to choose; optimal "
-        "transport of equal masses is a permutation, by distance."
+        f"else belongs beside it. ZipIt: (alpha, beta) of {s['zipped']} likewise; "
+        "it, too, was searched by test accuracy. The others have nothing to choose; optimal transport of equal masses is a "
+        "permutation, by distance."
     )
     yield (
         "REPAIR: channels of the permuted average get the mean moments of their parents, those of the CCA average the moments "
-        "of the reference, whose units they are: what CCA makes of a parent computes something else."
+        "of the reference, whose units they are: what CCA makes of a parent computes something else. A permuted average with "
+        "these moments is its control. Gamma is the one chosen without REPAIR."
     )
     yield (
         f"With labels: Adam, {s['steps']} steps of {s['batch']} from {s['labelled']} labelled training images, which the "
@@ -137,8 +158,10 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Correlations are of the first two networks of the fewest, at the images that are measured; a position of an image is "
-        'a sample. "By chance": the mean canonical correlation where the second network sees other images. "Explained": the '
-        "share of the variance of the first network's units that linear maps of all units of the second explain."
+        "a sample. Canonical ones are of the directions that vary in both, whatever their share of the variance, matched ones "
+        'of units that vary in both. "By chance": the mean canonical correlation where the second network sees other images. '
+        '"Explained": the share of the variance of the first network\'s units that linear maps of all units of the second '
+        "explain."
     )
 
 
@@ -151,5 +174,9 @@ def _limits(preset: str) -> Iterator[str]:
     yield (
         "Validation images are few, so a choice by them is noisier than one by all test images: the difference between both "
         "choices is of noise, too, and not only of looking at the test set."
+    )
+    yield (
+        "Images that are measured, that choose and that judge are the same for all seeds: deviations are of networks and of "
+        "what they learn from. More than two networks are merged where tables say so, ResNets in pairs only."
     )
     yield "The maps of one layer are found from networks that are not aligned yet, as published."

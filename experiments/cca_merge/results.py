@@ -1,7 +1,7 @@
 """The rows of a folder, asked for by block, method, number of networks and reference."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,21 +58,17 @@ class Results:
         found = list(self.accuracies(block, method, models, reference).values())
         return float(np.mean(found)) if found else float("nan")
 
-    def difference(
-        self, method: str, than: str, *, where: Callable[[Block, int], bool] = lambda block, models: True
-    ) -> Difference | None:
-        """How much better one method is than another, over all blocks and numbers of networks that have both."""
-        places = [(block, n) for block in self.blocks for n in block.counts if where(block, n)]
-        return paired((self.accuracies(*(b, method, n)), self.accuracies(*(b, than, n))) for b, n in places)
+    def difference(self, method: str, than: str, block: Block, counts: Sequence[int]) -> Difference | None:
+        """How much better one method is than another in a block, over numbers of networks that have both."""
+        return paired((self.accuracies(block, method, n), self.accuracies(block, than, n)) for n in counts)
 
-    def by_reference(self, method: str, choice: str) -> Difference | None:
+    def by_reference(self, method: str, choice: str, block: Block, models: int) -> Difference | None:
         """How much better a method is with another reference than with the first network."""
-        places = [(block, n) for block in self.blocks for n in block.references]
-        return paired((self.accuracies(b, method, n, choice), self.accuracies(b, method, n)) for b, n in places)
+        return paired([(self.accuracies(block, method, models, choice), self.accuracies(block, method, models))])
 
     def searched(self, block: Block, models: int) -> dict[int, dict[float, float]]:
-        """Test accuracy by seed and gamma, with the first network as the reference."""
-        place = {"task": block.task, "split": block.split, "models": models, "reference": 0}
+        """Test accuracy by seed and gamma, with the first network as the reference, of networks as they are."""
+        place = {"task": block.task, "split": block.split, "models": models, "reference": 0, "folded": False}
         found: dict[int, dict[float, float]] = {}
         for row in self.gammas:
             if all(row[name] == value for name, value in place.items()):
@@ -85,10 +81,10 @@ class Results:
         for depth in sorted({row["depth"] for row in rows}):
             yield [row for row in rows if row["depth"] == depth]
 
-    @property
-    def seeds(self) -> list[int]:
-        """All of them."""
-        return sorted({row["seed"] for row in self.rows})
+    def seeds(self, block: Block | None = None) -> list[int]:
+        """All of them, or those of a block."""
+        places = [(row["seed"], row["task"], row["split"]) for row in self.rows]
+        return sorted({seed for seed, *place in places if block is None or place == [block.task, block.split]})
 
 
 def read(folder: Path) -> Results:

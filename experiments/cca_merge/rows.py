@@ -23,11 +23,14 @@ from experiments.cca_merge.settings import (
     ENSEMBLE,
     EVERY,
     FIRST,
+    FOLDED,
+    FOLDED_CCA,
     GOOD,
     KEY,
     ON_TEST,
     PARENTS,
     PERMUTED,
+    PERMUTED_REPAIR,
     REPAIRED,
     TUNED,
     TUNED_CCA,
@@ -54,7 +57,7 @@ def files(out: Path, made_with: dict[str, Any]) -> Files:
     place = KEY[:4]
     return Files(
         Rows(out / "rows.csv", KEY, made_with),
-        Rows(out / "gammas.csv", (*place, "reference", "gamma"), made_with),
+        Rows(out / "gammas.csv", (*place, "reference", "folded", "gamma"), made_with),
         Rows(out / "spectra.csv", (*place[:3], "node"), made_with),
     )
 
@@ -74,6 +77,7 @@ def wanted(block: Block) -> Iterator[Job]:
         yield from (Job(n, method, FIRST) for method in (*ALIGNMENTS, ON_TEST))
         if n in block.references:
             yield from (Job(n, method, choice) for method in (PERMUTED, CCA) for choice in CHOICES)
+        yield from (Job(n, method, FIRST) for method in FOLDED if n in block.folded)
         yield from (Job(n, method, FIRST) for method in REPAIRED if n in block.repaired)
         yield from (Job(n, method, FIRST) for method in TUNED if n in block.tuned)
 
@@ -119,10 +123,11 @@ class Experiment:
             return self._tuned(networks, job)
         if job.method in REPAIRED:
             return self._repaired(networks, job)
-        if job.method == CCA:
-            return self._by_gamma(job.models, "validation", _references(networks, job))
-        alignment, said = self._alignment(job.method, job.models)
-        found = [networks.merged(alignment, _order(k, job.models)) for k in _references(networks, job)]
+        if job.method in (CCA, FOLDED_CCA):
+            return self._by_gamma(job.models, "validation", _references(networks, job), folded=job.method == FOLDED_CCA)
+        folded = job.method in FOLDED
+        alignment, said = self._alignment(FOLDED.get(job.method, job.method), job.models)
+        found = [networks.merged(alignment, _order(k, job.models), folded=folded) for k in _references(networks, job)]
         tested = [self.problem.tested(network) for network in found]
         return _row(*(float(np.mean([getattr(m, name) for m in tested])) for name in ("accuracy", "loss")), chosen=said)
 
@@ -143,18 +148,18 @@ class Experiment:
         best = max(judged, key=lambda pair: (judged[pair].accuracy, -judged[pair].loss))
         return zipped(*best), "alpha {:g}, beta {:g}".format(*best)
 
-    def _by_gamma(self, models: int, by: str, references: Sequence[int]) -> dict[str, Any]:
+    def _by_gamma(self, models: int, by: str, references: Sequence[int], *, folded: bool = False) -> dict[str, Any]:
         """CCA, the mean over references, each with the gamma that is chosen for it."""
-        best = [self._gamma(models, by, k) for k in references]
+        best = [self._gamma(models, by, k, folded=folded) for k in references]
         gammas = ", ".join(f"{row['gamma']:g}" for row in best)
         return _row(*(float(np.mean([row[name] for row in best])) for name in ("test", "test_loss")), chosen=f"gamma {gammas}")
 
-    def _gamma(self, models: int, by: str, reference: int) -> dict[str, Any]:
+    def _gamma(self, models: int, by: str, reference: int, *, folded: bool = False) -> dict[str, Any]:
         """The row of the gamma of highest accuracy on validation or test data; all of them are measured where they are not."""
-        place, networks = self.place | {"models": models, "reference": reference}, self.networks(models)
+        place, networks = self.place | {"models": models, "reference": reference, "folded": int(folded)}, self.networks(models)
         for gamma in self.settings.gammas:
             if not self.files.gammas.has(**place, gamma=gamma):
-                network = networks.merged(cca(gamma), _order(reference, models))
+                network = networks.merged(cca(gamma), _order(reference, models), folded=folded)
                 validation, test = self.problem.judged(network), self.problem.tested(network)
                 measured = {"validation": validation.accuracy, "validation_loss": validation.loss}
                 self.files.gammas.add(place | {"gamma": gamma} | measured | {"test": test.accuracy, "test_loss": test.loss})
@@ -165,11 +170,11 @@ class Experiment:
         """The average with each channel rescaled as its parents have it.
 
         What CCA made of a parent no longer computes what the parent did, so its moments are none to go by; the units are
-        those of the reference, and so are their moments.
+        those of the reference, and so are their moments. That is so of the permuted average, too, in a row of its own.
         """
         alignment, said = self._alignment(CCA if job.method == CCA_REPAIR else PERMUTED, job.models)
         p, models = self.problem, networks.aligned(alignment, range(job.models))
-        like = models[:1] if job.method == CCA_REPAIR else models
+        like = models if job.method == PERMUTED_REPAIR else models[:1]
         found = nm.repair(p.network.apply, p.graph, nm.Average()(nm.stack_models(models)), like, p.measuring)
         metrics = p.tested(found.variables)
         return _row(metrics.accuracy, metrics.loss, chosen=said)

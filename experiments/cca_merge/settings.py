@@ -1,6 +1,7 @@
 """What the experiment on CCA Merge does: tasks, groups of networks, and the names in its rows."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,19 @@ PARENTS, BEST, ENSEMBLE = "networks, on average", "best network", "ensemble of l
 PLAIN, WEIGHTS, PERMUTED = "no alignment", "weight matching", "permutation"
 TRANSPORT, ZIPIT, PROCRUSTES, CCA = "optimal transport", "ZipIt", "Procrustes", "CCA"
 ON_TEST = "CCA, gamma chosen on TEST data"
-PERMUTED_REPAIR, CCA_REPAIR = "permutation, REPAIR", "CCA, REPAIR"
+PERMUTED_REPAIR, PERMUTED_LIKE, CCA_REPAIR = "permutation, REPAIR", "permutation, REPAIR of the reference", "CCA, REPAIR"
+FOLDED_PERMUTED, FOLDED_PROCRUSTES, FOLDED_CCA = (f"{name}, BatchNorm folded" for name in (PERMUTED, PROCRUSTES, CCA))
 TUNED_PERMUTED, TUNED_CCA = "with labels: permutation, fine-tuned", "with labels: CCA, fine-tuned"
 TUNED_ONE = "with labels: first network, fine-tuned"
 
 LEVELS = (PARENTS, BEST, ENSEMBLE)
 ALIGNMENTS = (PLAIN, WEIGHTS, PERMUTED, TRANSPORT, ZIPIT, PROCRUSTES, CCA)
-REPAIRED = (PERMUTED_REPAIR, CCA_REPAIR)
+REPAIRED = (PERMUTED_REPAIR, PERMUTED_LIKE, CCA_REPAIR)
+FOLDED = {FOLDED_PERMUTED: PERMUTED, FOLDED_PROCRUSTES: PROCRUSTES, FOLDED_CCA: CCA}
+"""Alignments of networks whose BatchNorm is folded, by what they are otherwise."""
+
 TUNED = (TUNED_PERMUTED, TUNED_CCA, TUNED_ONE)
-METHODS = (*LEVELS, *ALIGNMENTS, ON_TEST, *REPAIRED, *TUNED)
+METHODS = (*LEVELS, *ALIGNMENTS, ON_TEST, *FOLDED, *REPAIRED, *TUNED)
 
 FIRST, GOOD, BAD, EVERY = "first", "best", "worst", "each in turn, on average"
 CHOICES = (GOOD, BAD, EVERY)
@@ -40,6 +45,7 @@ class Block:
         counts: how many networks are merged. Where all see the same images, the fewer are the first of the more.
         references: counts at which other networks than the first are the reference.
         repaired: counts at which the average is also repaired: for networks without BatchNorm.
+        folded: counts at which networks are also averaged with BatchNorm's scale in the convolutions: for those with BatchNorm.
         tuned: counts at which averages are also fine-tuned.
     """
 
@@ -48,6 +54,7 @@ class Block:
     counts: tuple[int, ...]
     references: tuple[int, ...] = ()
     repaired: tuple[int, ...] = ()
+    folded: tuple[int, ...] = ()
     tuned: tuple[int, ...] = ()
 
 
@@ -70,7 +77,9 @@ class Settings:
     tasks: tuple[Task, ...]
     blocks: tuple[Block, ...]
     gammas: tuple[float, ...] = (3e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-    zipped: tuple[tuple[float, float], ...] = ((1e-4, 0.075), (0.1, 0.0), (0.3, 0.0), (0.3, 0.125), (1.0, 0.0), (1.0, 0.125))
+    zipped: tuple[tuple[float, float], ...] = (
+        (1e-4, 0.075), *itertools.product((0.1, 0.3, 0.5, 1.0), (0.0, 0.125, 0.25, 0.5, 1.0)),
+    )  # fmt: skip
     labelled: int = 500
     steps: int = 100
     batch: int = 64
@@ -100,7 +109,7 @@ PRESETS = {
         ),
         (
             Block("digits-vgg", "same", (2, 3), references=(3,), repaired=(2,), tuned=(2,)),
-            Block("digits-norm", "80-20", (2,)),
+            Block("digits-norm", "80-20", (2,), folded=(2,)),
         ),
         gammas=(1e-3, 1.0), zipped=((1e-4, 0.075), (1.0, 0.0)), labelled=40, steps=4, batch=32, rates=(1e-3,),
     ),
@@ -119,12 +128,12 @@ PRESETS = {
             Block("usps-vgg", "80-20", (2,), repaired=(2,), tuned=(2,)),
             Block("usps-vgg", "dirichlet", (2, 5), references=(5,), repaired=(2, 5), tuned=(2, 5)),
             Block("usps-vgg", "disjoint", (2,), repaired=(2,), tuned=(2,)),
-            Block("usps-resnet-16", "same", (2,), tuned=(2,)),
-            Block("usps-resnet-32", "same", (2,), tuned=(2,)),
+            Block("usps-resnet-16", "same", (2,), folded=(2,), tuned=(2,)),
+            Block("usps-resnet-32", "same", (2,), folded=(2,), tuned=(2,)),
             Block("cifar10-vgg", "same", (2, 4), repaired=(2,), tuned=(2,)),
             Block("cifar10-vgg", "80-20", (2,), repaired=(2,), tuned=(2,)),
-            Block("cifar10-resnet", "same", (2,), tuned=(2,)),
-            Block("cifar10-resnet", "80-20", (2,), tuned=(2,)),
+            Block("cifar10-resnet", "same", (2,), folded=(2,), tuned=(2,)),
+            Block("cifar10-resnet", "80-20", (2,), folded=(2,), tuned=(2,)),
         ),
     ),
     Preset.paper: Settings(
@@ -138,12 +147,12 @@ PRESETS = {
         ),
         tuple(
             block
-            for task in ("cifar10-vgg", "cifar10-resnet", "cifar100-resnet")
+            for task, extra in (("cifar10-vgg", "repaired"), ("cifar10-resnet", "folded"), ("cifar100-resnet", "folded"))
             for block in (
-                Block(task, "same", (2, 3, 5, 10, 20), (5,), (2, 5) if "vgg" in task else (), (2, 5)),
-                Block(task, "80-20", (2,), (), (2,) if "vgg" in task else (), (2,)),
-                Block(task, "dirichlet", (2, 5), (5,), (2,) if "vgg" in task else (), (2, 5)),
-                Block(task, "disjoint", (2, 5), (5,), (2,) if "vgg" in task else (), (2, 5)),
+                Block(task, "same", (2, 3, 5, 10, 20), (5,), **{extra: (2, 5)}, tuned=(2, 5)),
+                Block(task, "80-20", (2,), (), **{extra: (2,)}, tuned=(2,)),
+                Block(task, "dirichlet", (2, 5), (5,), **{extra: (2,)}, tuned=(2, 5)),
+                Block(task, "disjoint", (2, 5), (5,), **{extra: (2,)}, tuned=(2, 5)),
             )
         ),
         gammas=tuple(10.0**k for k in range(-6, 8)),

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 import npmerge as nm
 from alignment import ActivationMatching
-from alignment.activations.correlation import correlation, spectrum
+from alignment.activations.correlation import correlation, living, spectrum
 from alignment.activations.moments import Moments, NodeMoments
 from alignment.graph import PyTree
 from experiments.cca_merge.networks import Networks
@@ -17,23 +17,25 @@ from npmerge.models import example
 def spectra(networks: Networks) -> dict[str, dict[str, Any]]:
     """By node, of the first two networks.
 
-    `canonical` are the canonical correlations, `matched` those of units that a permutation pairs, both falling; `chance` is
-    the mean canonical correlation where the second network sees the images in another order; `explained` is the share of the
-    variance of the first network's units that linear maps of all units of the second explain, `explained_by_match` that of
-    the one unit each is paired with.
+    In the order in which a forward pass has their features. `canonical` are the canonical correlations, `matched` those of
+    living units that a permutation pairs, both falling; `chance` is the mean canonical correlation where the second network
+    sees the images in another order; `explained` is the share of the variance of the first network's units that linear maps of
+    all units of the second explain, `explained_by_match` that of the one unit each is paired with.
     """
     p = networks.problem
     moments, by_chance = networks.stats([0, 1])[NodeMoments], _other_images(networks)
     found = {}
-    for node in (node for node in p.graph.nodes if node in moments):
+    for node in sorted(moments, key=lambda node: p.graph.taps[node].location):
         pair = moments[node]
         index = ActivationMatching().solve(pair)
         matched = np.take_along_axis(correlation(pair), np.asarray(index)[:, None], 1)[:, 0]
+        alive = living(pair)
+        pairs = matched[alive[0] & alive[1][index]]  # no canonical correlation counts dead units either
         variance = np.diagonal(np.asarray(pair.covariance[0], np.float64))
         found[node] = {
             "units": len(variance),
             "canonical": _rounded(canonical(pair)),
-            "matched": _rounded(np.sort(matched)[::-1]),
+            "matched": _rounded(np.sort(pairs)[::-1]),
             "chance": round(float(canonical(by_chance[node]).mean()), 4),
             "explained": round(explained(pair), 4),
             "explained_by_match": round(float(matched**2 @ variance / max(variance.sum(), 1e-30)), 4),

@@ -170,7 +170,7 @@ class Experiment:
             _, seconds = spent(lambda: merge(stack, stats=stats, key=key))  # once more: it is compiled now
         notes = sorted({str(warning.message) for warning in said})
         chosen = f"{name} {found.rate:g}" if name else ""
-        at_end = found.rate in (min(found.found), max(found.found)) if name else ""
+        at_end = int(found.rate in (min(found.found), max(found.found))) if name else ""
         return self._tested(found.best[0], chosen=chosen, end=at_end, merging=seconds, notes=notes)
 
     def _choices(self, job: Job) -> tuple[str, Callable[[float], nm.Merge], Sequence[float], int]:
@@ -208,7 +208,7 @@ class Experiment:
         searched = search(learner.rates, learn, lambda tried: tried[0].loss, self.settings.further)
         found, _ = searched.best
         merging = min(seconds for _, seconds in searched.found.values())
-        at_end = searched.rate in (min(searched.found), max(searched.found))
+        at_end = int(searched.rate in (min(searched.found), max(searched.found)))
         columns: dict[str, Any] = {"merging": merging, "rate": searched.rate, "end": at_end, "steps": learner.steps}
         if job.method in MEASURED:  # the others take the steps of one of these
             columns |= self._bytes(job, learner)

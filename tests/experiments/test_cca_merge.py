@@ -12,9 +12,11 @@ import pytest
 import npmerge as nm
 from alignment import transport
 from alignment.activations.moments import NodeMoments
+from alignment.graph import flatten
 from alignment.maps import permutation
 from experiments.cca_merge.command import reproduce
-from experiments.cca_merge.findings import _borrowed, findings
+from experiments.cca_merge.findings import _best, _borrowed, findings
+from experiments.cca_merge.folding import folded, norms
 from experiments.cca_merge.networks import Networks, cca
 from experiments.cca_merge.page import page
 from experiments.cca_merge.results import Results
@@ -26,9 +28,11 @@ from experiments.cca_merge.settings import (
     ENSEMBLE,
     EVERY,
     FIRST,
+    FOLDED_CCA,
     ON_TEST,
     PARENTS,
     PERMUTED,
+    PERMUTED_LIKE,
     PERMUTED_REPAIR,
     PRESETS,
     TUNED,
@@ -95,10 +99,10 @@ def test_gamma_is_chosen_on_validation_data_but_for_the_row_that_says_so(out, ro
     searched = read_rows(out / "gammas.csv")
     for row in rows:
         same = [g for g in searched if all(g[name] == row[name] for name in ("seed", "task", "split", "models"))]
-        same = [g for g in same if g["reference"] == 0]
+        same = [g for g in same if g["reference"] == 0 and g["folded"] == (row["method"] == FOLDED_CCA)]
         assert len(same) == len(SETTINGS.gammas)
         chosen = [g for g in same if row["chosen"] == f"gamma {g['gamma']:g}"]
-        if row["method"] == CCA and row["reference"] == FIRST:
+        if row["method"] in (CCA, FOLDED_CCA) and row["reference"] == FIRST:
             assert chosen[0]["validation"] == max(g["validation"] for g in same) and row["accuracy"] == chosen[0]["test"]
         if row["method"] == ON_TEST:
             assert row["accuracy"] == max(g["test"] for g in same)
@@ -118,7 +122,11 @@ def test_what_gamma_of_the_first_seed_is_worth_to_others():
     block = Block("digits-vgg", "same", (2,))
     place = {"task": block.task, "split": block.split, "models": 2}
     tests = {0: {0.1: 0.5, 1.0: 0.6}, 1: {0.1: 0.9, 1.0: 0.7}, 2: {0.1: 0.8, 1.0: 0.75}}
-    gammas = [place | {"reference": 0, "seed": s, "gamma": g, "test": x} for s, by in tests.items() for g, x in by.items()]
+    gammas = [
+        place | {"reference": 0, "folded": False, "seed": s, "gamma": g, "test": x}
+        for s, by in tests.items()
+        for g, x in by.items()
+    ]
     rows = [
         place | {"reference": FIRST, "seed": seed, "method": CCA, "accuracy": accuracy}
         for seed, accuracy in ((0, 0.5), (1, 0.9), (2, 0.8))
@@ -137,9 +145,9 @@ def test_what_cca_averages_gets_the_moments_of_the_reference(permuted, monkeypat
     monkeypatch.setattr(nm, "repair", repair)
     experiment = Experiment(SETTINGS, SETTINGS.blocks[0], permuted.problem, None)
     monkeypatch.setattr(experiment, "_alignment", lambda method, models: (cca(0.1), ""))
-    for method in (CCA_REPAIR, PERMUTED_REPAIR):
+    for method in (CCA_REPAIR, PERMUTED_LIKE, PERMUTED_REPAIR):
         experiment._repaired(permuted, Job(2, method, FIRST))
-    assert [len(models) for models in targets] == [1, 2]
+    assert [len(models) for models in targets] == [1, 1, 2]
     jax.tree.map(np.testing.assert_array_equal, targets[0][0], permuted.models[0])
 
 
@@ -186,6 +194,40 @@ def test_the_average_with_a_permuted_copy_is_the_network(permuted):
     np.testing.assert_allclose(p.network.apply(network, x), p.network.apply(permuted.models[0], x), atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def normalised(tmp_path_factory):
+    """Two networks with BatchNorm, whose scales are of both signs."""
+    problem = Problem(SETTINGS.tasks[1], load_images(), 0)
+    networks = Networks(problem, "same", 2, tmp_path_factory.mktemp("none"))
+
+    def scaled(seed):
+        rng, network = np.random.default_rng(seed), problem.initial(seed)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: np.float32(rng.normal(size=x.shape)) if "scale" in jax.tree_util.keystr(path) else x, network
+        )
+
+    networks.models = [problem.renewed(scaled(seed)) for seed in (1, 2)]
+    return networks
+
+
+def test_folding_changes_no_function_and_the_scales_come_back(normalised):
+    apply, x = normalised.problem.network.apply, normalised.problem.test[0][0]
+    for model, other in zip(normalised.models, normalised.folded, strict=True):
+        np.testing.assert_allclose(apply(other, x), apply(model, x), atol=1e-4)
+        assert {float(v) for norm in norms(other) for v in flatten(other)[f"params/{norm}/scale"]} == {1.0}
+    with pytest.raises(ValueError, match="no BatchNorm"):
+        folded({"params": {"dense": {"kernel": np.ones((2, 2))}}})
+
+
+def test_what_is_folded_and_merged_with_itself_is_the_network(normalised):
+    """Also by maps that mix channels: of a network to itself CCA is the identity."""
+    apply, x, model = normalised.problem.network.apply, normalised.problem.test[0][0], normalised.models[0]
+    alike = Networks(normalised.problem, "same", 2, normalised.folder)
+    alike.models = [model, model]
+    network = alike.merged(cca(0.1), [0, 1], folded=True)
+    np.testing.assert_allclose(apply(network, x), apply(model, x), atol=1e-3)
+
+
 def test_moments_of_some_in_an_order_are_what_is_collected_of_them(permuted):
     p, order = permuted.problem, [1, 0]
     models = [permuted.models[k] for k in order]
@@ -219,7 +261,23 @@ def test_words_follow_the_rows():
 
     assert "so in 1, the opposite in 0, not told apart in 0 of 1" in said(0.1)
     assert "so in 0, the opposite in 1, not told apart in 0 of 1" in said(-0.1)
-    assert "not told apart in 1 of 1" in said(0.0) and "-10.00 ± 0.00 points over 2 merges" in said(-0.1)
+    assert "not told apart in 1 of 1" in said(0.0) and "-10.00 ± 0.00 points (VGG on digits, same)" in said(-0.1)
+
+
+def test_the_best_alignment_is_one_that_is_told_apart():
+    block = Block("digits-vgg", "same", (2, 3))
+    key = {"task": block.task, "split": block.split, "reference": FIRST, "models": 3}
+
+    def best(gains):
+        rows = [
+            key | {"seed": seed, "method": method, "accuracy": 0.5 + gain}
+            for method, each in ((CCA, gains), (PERMUTED, (0.0, 0.0, 0.0)))
+            for seed, gain in enumerate(each)
+        ]
+        return _best(Results({}, [block], rows, [], []), block, 3)
+
+    assert best((0.1, 0.11, 0.1)) == "With 3 CCA is the best alignment."
+    assert best((0.1, -0.05, 0.0)) == "With 3 CCA is the highest alignment, not told apart from permutation."
 
 
 def test_nothing_is_done_twice(out, monkeypatch):

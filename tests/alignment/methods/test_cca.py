@@ -141,7 +141,13 @@ def test_dead_units_stay_where_both_models_have_the_same():
         np.testing.assert_allclose(m.pull[np.ix_(dead, dead)], np.eye(2), atol=1e-5)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.1])
+def test_large_gamma_tends_to_procrustes_where_more_units_are_dead_in_one_model():
+    x, y = np.insert(X, [2], 0.0, axis=1), np.insert(np.tanh(X)[:, :3], [0, 1, 1], 0.0, axis=1)
+    q = fit(x, y, Procrustes())[0]
+    np.testing.assert_allclose(fit(x, y, CCA(1e5, "absolute"))[0].push, q.push, atol=1e-3)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 1e4])
 def test_different_numbers_of_dead_units_give_a_moderate_map_in_any_unit_of_measurement(gamma):
     """Live directions then meet dead ones, which have no variance to go by: that of both models is taken."""
     x, y = np.insert(X, [2], 0.0, axis=1), np.insert(np.tanh(X)[:, :3], [0, 1, 1], 0.0, axis=1)
