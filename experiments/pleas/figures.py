@@ -1,12 +1,14 @@
 """The figure: accuracy against size, for each task."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.pleas.findings import told
 from experiments.pleas.results import Results, Side, read
-from experiments.pleas.settings import CONTROL, ENSEMBLE, PARENTS, REGMEAN, SIZED, WITHOUT_DATA
+from experiments.pleas.settings import DISTILLED, ENSEMBLE, PARENTS, REGMEAN, SIZED, WITHOUT_DATA
 from npmerge.reports.drawing import new_figure
 
 
@@ -20,21 +22,25 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def _draw(ax: Any, results: Results, task: str) -> None:
-    """Mean and deviation over seeds; with other images dashed, in the colour of the same method."""
-    for k, method in enumerate(SIZED):
-        _line(ax, results, task, Side(method), color=f"C{k}", label=method)
+    """Mean and deviation over seeds; with other images hollow, in the colour of the same method."""
+    for k, method in enumerate((*SIZED, DISTILLED)):
+        _line(ax, results, task, Side(method), color=f"C{k}", label=method, marker="os^Dvp"[k])
         if method in WITHOUT_DATA and (other := results.other(task)):
-            _line(ax, results, task, Side(method, None), color=f"C{k}", label=f"{method}, {other}", linestyle="--")
-    for k, method in enumerate((PARENTS, ENSEMBLE, CONTROL, REGMEAN)):
+            label = f"{told(Side(method, None)).removesuffix(' (other images)')}, {other}"
+            _line(ax, results, task, Side(method, None), color=f"C{k}", label=label, marker="os^Dvp"[k], fillstyle="none")
+    _line(ax, results, task, Side(REGMEAN), sizes=results.sizes[:1], color="black", label=REGMEAN, marker="x")
+    for k, method in enumerate((PARENTS, ENSEMBLE)):
         if not np.isnan(level := results.mean(task, Side(method), results.sizes[0])):
-            ax.axhline(100 * level, color="grey", linestyle=("-", ":", "--", "-.")[k], label=method)
+            ax.axhline(100 * level, color="grey", linestyle=("-", ":")[k], label=method)
     ax.set(xlabel="operations, as a multiple of one network", ylabel="test accuracy (%)", title=results.title(task))
     ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _line(ax: Any, results: Results, task: str, side: Side, **style: Any) -> None:
-    values = {results.flops(task, shared): list(results.values(task, side, shared).values()) for shared in results.sizes}
-    known = {x: found for x, found in values.items() if found}
-    middle, spread = ([float(100 * f(found)) for found in known.values()] for f in (np.mean, np.std))
+def _line(ax: Any, results: Results, task: str, side: Side, *, sizes: Sequence[int] | None = None, **style: Any) -> None:
+    sizes = results.sizes if sizes is None else sizes
+    values = {results.flops(task, shared): results.values(task, side, shared).values() for shared in sizes}
+    known = {x: [100 * value for value in found] for x, found in values.items() if found}
     if known:
-        ax.errorbar(list(known), middle, yerr=spread, marker="o", markersize=4, capsize=2, **style)
+        spread = [float(np.std(found, ddof=1)) if len(found) > 1 else 0.0 for found in known.values()]
+        middle = [float(np.mean(found)) for found in known.values()]
+        ax.errorbar(list(known), middle, yerr=spread, markersize=5, capsize=2, **style)

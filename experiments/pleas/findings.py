@@ -8,15 +8,17 @@ import numpy as np
 
 from experiments.claims import Claim as Said
 from experiments.claims import Marked, marked
-from experiments.differences import Difference, settings_told
+from experiments.differences import Difference, ranged, settings_told
 from experiments.pleas.results import Results, Side
 from experiments.pleas.settings import (
+    BY_WEIGHTS,
     CLOSED,
     CONTROL,
     DISTILLED,
     ENSEMBLE,
     GRADIENT,
     NOISE,
+    OWN,
     PARENTS,
     PARTIAL,
     PLAIN,
@@ -44,49 +46,66 @@ class Claim:
         sign: 1 if the first is expected to be higher, -1 if lower, 0 for an open question.
         sizes: of the merges that are compared.
         margin: what is added to the difference before it is judged, as a fraction.
+        published: what the paper says, in words that need no others; empty where it says nothing.
     """
 
     expected: str
     better: Side
     than: Side
     sign: int = 0
-    sizes: Literal["one", "between", "merged"] = "one"
+    sizes: Literal["one", "least", "between", "merged"] = "one"
     margin: float = 0.0
+    published: str = ""
 
     def shared(self, results: Results) -> list[int]:
         """Those sizes, as shared stages."""
-        return {"one": results.sizes[:1], "between": results.between, "merged": results.sizes[:-1]}[self.sizes]
+        sizes = {"one": results.sizes[:1], "least": results.between[:1], "between": results.between}
+        return sizes.get(self.sizes, results.sizes[:-1])
 
     @property
     def title(self) -> str:
         """What is subtracted from what."""
         margin = f", plus {100 * self.margin:g} points" if self.margin else ""
-        return f"{_told(self.better)} minus {_told(self.than)}, {_SIZES[self.sizes]}{margin}"
+        return f"{told(self.better)} minus {told(self.than)}{margin}"
 
-
-_SIZES = {"one": "size of one network", "between": "sizes in between", "merged": "all sizes below both"}
 
 CLAIMS = (
-    Claim("Expected, as published: RegMean is better than the plain average.", Side(REGMEAN), Side(PLAIN), 1),
-    Claim("Expected, as published: a permutation by weights is better than RegMean.", Side(WEIGHTS), Side(REGMEAN), 1),
+    Claim("Expected, as published: RegMean is better than the plain average.", Side(REGMEAN), Side(PLAIN), 1,
+          published="RegMean is better than the plain average"),
+    Claim("Expected, as published: a permutation by weights is better than RegMean.", Side(WEIGHTS), Side(REGMEAN), 1,
+          published="a permutation by weights (Git Re-Basin) is better than RegMean"),
     Claim("The same, of a permutation by activations.", Side(PARTIAL), Side(REGMEAN), 1),
-    Claim("Expected, as published: ZipIt is better than a permutation.", Side(ZIPPED), Side(PARTIAL), 1),
-    Claim("Expected, as published: PLeaS is better than ZipIt at one network's size.", Side(GRADIENT), Side(ZIPPED), 1),
-    Claim("The same at equal operations between one network and both.", Side(GRADIENT), Side(ZIPPED), 1, "between"),
+    Claim("Expected, as published: ZipIt is better than a permutation by weights.", Side(ZIPPED), Side(WEIGHTS), 1,
+          published="ZipIt is better than a permutation by weights (Git Re-Basin)"),
+    Claim("The same, beside a permutation by activations.", Side(ZIPPED), Side(PARTIAL), 1),
+    Claim("Expected, as published: PLeaS is better than ZipIt at one network's size.", Side(GRADIENT), Side(ZIPPED), 1,
+          published="PLeaS is better than ZipIt at the size of one network"),
+    Claim("The same at equal operations between one network and both.", Side(GRADIENT), Side(ZIPPED), 1, "between",
+          published="PLeaS is better than ZipIt at equal operations between one network and both"),
     Claim("The same without the least squares: is it the matching?", Side(PARTIAL), Side(ZIPPED), 0, "between"),
     Claim("Expected: the least squares improve on the weights of the matching.", Side(CLOSED), Side(PARTIAL), 1, "merged"),
     Claim("Question: is the minimum better than the published steps towards it?", Side(CLOSED), Side(GRADIENT), 0, "merged"),
     Claim("Question: do layers gain that read what the merge computes?", Side(SEQUENTIAL), Side(CLOSED), 0, "merged"),
+    Claim("Expected, as published: at a fifth more operations it is near the ensemble, here within five points.",
+          Side(GRADIENT), Side(ENSEMBLE), 1, "least", 0.05,
+          published="at a fifth more operations PLeaS is near the ensemble (here: within five points)"),
     Claim("Expected: whatever is solved, the ensemble stays better.", Side(SEQUENTIAL), Side(ENSEMBLE), -1, "between"),
-    Claim("Expected, as published: with other images it loses accuracy.", Side(GRADIENT, OTHER), Side(GRADIENT), -1, "between"),
-    Claim("Expected, as published: but less than two points.", Side(GRADIENT, OTHER), Side(GRADIENT), 1, "between", 0.02),
-    Claim("The same in closed form: does it lose?", Side(CLOSED, OTHER), Side(CLOSED), 0, "between"),
-    Claim("The same of sequential least squares.", Side(SEQUENTIAL, OTHER), Side(SEQUENTIAL), 0, "between"),
-    Claim("Question: is it then still better than a permutation by weights?", Side(CLOSED, OTHER), Side(PARTIAL, OTHER),
-          0, "between"),
+    Claim("Expected, as published: without the task's images, matched by weights, it loses accuracy.", Side(GRADIENT, OTHER),
+          Side(GRADIENT), -1, "between", published="with other images than the task's PLeaS loses accuracy"),
+    Claim("Expected, as published: but less than two points.", Side(GRADIENT, OTHER), Side(GRADIENT), 1, "between", 0.02,
+          published="with other images than the task's PLeaS loses less than two points"),
+    Claim("How much of it is the matching: by weights, with the task's own images.", Side(GRADIENT, BY_WEIGHTS),
+          Side(GRADIENT), 0, "between"),
+    Claim("And how much the images: both matched by weights.", Side(GRADIENT, OTHER), Side(GRADIENT, BY_WEIGHTS), 0, "between"),
+    Claim("The same in closed form: the matching.", Side(CLOSED, BY_WEIGHTS), Side(CLOSED), 0, "between"),
+    Claim("And the images.", Side(CLOSED, OTHER), Side(CLOSED, BY_WEIGHTS), 0, "between"),
+    Claim("The same of sequential least squares: the matching.", Side(SEQUENTIAL, BY_WEIGHTS), Side(SEQUENTIAL), 0, "between"),
+    Claim("And the images.", Side(SEQUENTIAL, OTHER), Side(SEQUENTIAL, BY_WEIGHTS), 0, "between"),
+    Claim("Question: is it without the task's images still better than the permutation by weights?", Side(CLOSED, OTHER),
+          Side(PARTIAL, OTHER), 0, "between"),
     Claim("Expected: other images are better than noise.", Side(CLOSED, OTHER), Side(CLOSED, NOISE), 1, "between"),
-    Claim("Control: is it worth more than learning as published from the same images without labels, all weights?",
-          Side(GRADIENT), Side(DISTILLED), 0, "merged"),
+    Claim("Control: is it worth more than learning as published from the same images without labels, all weights, at a rate "
+          "and a moment that validation data choose?", Side(GRADIENT), Side(DISTILLED), 0, "merged"),
     Claim("The same of the closed form.", Side(CLOSED), Side(DISTILLED), 0, "merged"),
     Claim("The same of sequential least squares.", Side(SEQUENTIAL), Side(DISTILLED), 0, "merged"),
     Claim("Control: is what the least squares give still the better start once both are fine-tuned?", Side(TUNED),
@@ -100,47 +119,74 @@ def findings(results: Results) -> Iterator[str]:
     for claim in CLAIMS:
         if line := _judged(results, claim):
             yield line
+    yield from _alike(results)
     yield from _of_the_gap(results)
 
 
 def claims(results: Results) -> Iterator[Marked]:
-    """What is expected, with its mark; settings are tasks."""
-    for claim in (x for x in CLAIMS if x.sign):
-        found = ((results.title(task), _in_task(results, claim, task)) for task in results.tasks)
+    """What the paper says, with its mark; settings are tasks and sizes."""
+    for claim in (x for x in CLAIMS if x.published):
         better, than = claim.title.split(" minus ")
-        if (judged := marked(Said("PLeaS", claim.expected, better, than, claim.sign), found)) is not None:
+        said = Said("Nasery et al. 2024 (PLeaS), arXiv 2407.02447", claim.published, better, than, claim.sign)
+        if (judged := marked(said, _by_setting(results, claim).items())) is not None:
             yield judged
 
 
 def differences(results: Results) -> list[str]:
-    """Lines of a table: for each claim and task the difference of accuracies."""
+    """Lines of a table: for each claim and task the difference of accuracies, size by size."""
     rows = []
     for claim in CLAIMS:
-        found = [_in_task(results, claim, task) for task in results.tasks]
-        rows.append((claim.title, *("" if x is None else f"{x.told(unit='')}, {x.word}" for x in found)))
-    header = ("test accuracy, points", *map(results.title, results.tasks))
+        cells = []
+        for task in results.tasks:
+            found = {shared: _in_setting(results, claim, task, shared) for shared in claim.shared(results)}
+            parts = (f"{results.flops(task, s):.2f}: {x.told(unit='')}, {x.word}" for s, x in found.items() if x is not None)
+            cells.append("; ".join(parts))
+        rows.append((claim.title, *cells))
+    header = ("test accuracy, points, by size", *map(results.title, results.tasks))
     return markdown_table(header, [row for row in rows if any(row[1:])])
 
 
 def _judged(results: Results, claim: Claim) -> str:
-    known = [found for task in results.tasks if (found := _in_task(results, claim, task)) is not None]
+    known = _by_setting(results, claim)
     if not known:
         return ""
-    over_all = _shifted(results.difference(claim.better, claim.than, claim.shared(results)), claim.margin)
-    assert over_all is not None
-    told = f"{claim.title}: {over_all.told()} over {over_all.points} merge{'s' * (over_all.points > 1)}"
-    if len(over_all.values) < 2:
+    told = f"{claim.title} {ranged(known)}"
+    if all(len(x.values) < 2 for x in known.values()):
         return f"{claim.expected} One seed cannot tell; {told}."
-    tasks = f"task{'s' * (len(known) > 1)}"
-    return f"{claim.expected} Found: {settings_told(known, claim.sign)} {tasks}. {told}."
+    return f"{claim.expected} Found: {settings_told(list(known.values()), claim.sign)} settings; {told}."
 
 
-def _in_task(results: Results, claim: Claim, task: str) -> Difference | None:
-    return _shifted(results.difference(claim.better, claim.than, claim.shared(results), tasks=[task]), claim.margin)
+def _by_setting(results: Results, claim: Claim) -> dict[str, Difference]:
+    """By task and size."""
+    found = {
+        f"{results.title(task)}, size {results.flops(task, shared):.2f}": _in_setting(results, claim, task, shared)
+        for task in results.tasks
+        for shared in claim.shared(results)
+    }
+    return {name: x for name, x in found.items() if x is not None}
 
 
-def _shifted(found: Difference | None, margin: float) -> Difference | None:
-    return found and found._replace(values=tuple(value + margin for value in found.values))
+def _in_setting(results: Results, claim: Claim, task: str, shared: int) -> Difference | None:
+    found = results.difference(claim.better, claim.than, [shared], tasks=[task])
+    return found and found._replace(values=tuple(value + claim.margin for value in found.values))
+
+
+def _alike(results: Results) -> Iterator[str]:
+    """Whether partial matching keeps other units apart than ZipIt."""
+    for task in results.tasks:
+        same = [
+            shared
+            for shared in results.between
+            if all(
+                abs(results.mean(task, Side(PARTIAL), shared, column) - results.mean(task, Side(ZIPPED), shared, column)) < 1e-3
+                for column in ("flops", "dense", "parameters")
+            )
+        ]
+        if same:
+            yield (
+                f"{results.title(task)}: at size {' and '.join(f'{results.flops(task, s):.2f}' for s in same)} PLeaS keeps "
+                "apart as many operations and parameters as ZipIt, the same stages: what differs is how units are matched."
+            )
 
 
 def _of_the_gap(results: Results) -> Iterator[str]:
@@ -148,15 +194,15 @@ def _of_the_gap(results: Results) -> Iterator[str]:
     for task in results.tasks:
         low, high = results.mean(task, Side(PARTIAL), results.sizes[0]), results.mean(task, Side(ENSEMBLE), 0)
         gap = high - low
-        told = []
+        parts = []
         for method in (PARTIAL, *SOLVED, ZIPPED):
             ways = [_way(results, task, method, shared, (low, gap)) for shared in results.sizes[:-1]]
             if any(ways):
-                told.append(f"{method} {', '.join(filter(None, ways))}")
-        if gap > 0 and told:
+                parts.append(f"{method} {', '.join(filter(None, ways))}")
+        if gap > 0 and parts:
             yield (
-                "As published a size of 1.2 is near the ensemble. Of the way from the permuted average to the ensemble, "
-                f"{results.title(task)} ({100 * low:.1f} to {100 * high:.1f} %): {'; '.join(told)}."
+                "Of the way from the permuted average to the ensemble, "
+                f"{results.title(task)} ({100 * low:.1f} to {100 * high:.1f} %): {'; '.join(parts)}."
             )
 
 
@@ -165,6 +211,8 @@ def _way(results: Results, task: str, method: str, shared: int, line: Sequence[f
     return "" if np.isnan(found) else f"{100 * (found - line[0]) / line[1]:.0f} % at {results.flops(task, shared):.2f}"
 
 
-def _told(side: Side) -> str:
-    sources = {OTHER: " (other images)", NOISE: " (noise)"}
-    return side.method + sources.get(side.source, "")
+def told(side: Side) -> str:
+    """A side in words: with other images, and where units are matched by weights, no permutation is by activations."""
+    method = WEIGHTS if side.method == PARTIAL and side.source != OWN else side.method
+    sources = {OTHER: " (other images)", NOISE: " (noise)", BY_WEIGHTS: " (matched by weights)"}
+    return method + sources.get(side.source, "")

@@ -14,7 +14,19 @@ from alignment.maps import identity
 from experiments.learning import Budget
 from experiments.pleas.functions import Function, Towards, WithinPart, of_heads
 from experiments.pleas.networks import Networks
-from experiments.pleas.settings import CLOSED, GRADIENT, OWN, PARTIAL, PLAIN, REGMEAN, SEQUENTIAL, WEIGHTS, ZIPPED, Settings
+from experiments.pleas.settings import (
+    BY_WEIGHTS,
+    CLOSED,
+    GRADIENT,
+    OWN,
+    PARTIAL,
+    PLAIN,
+    REGMEAN,
+    SEQUENTIAL,
+    WEIGHTS,
+    ZIPPED,
+    Settings,
+)
 from experiments.problem import Trained, batched
 from npmerge.least_squares.pleas import PreparedPleas, Sized
 from npmerge.models import Config, ResNetCifar, Vgg, example
@@ -64,7 +76,7 @@ class Merges:
         Args:
             method: its name in the rows.
             shared: stages that ZipIt shares at this size.
-            source: of images without labels.
+            source: of images without labels, and whether units are matched by them.
         """
         if method == ZIPPED:
             return self._zipped(shared, source)
@@ -78,17 +90,17 @@ class Merges:
 
     def _pleas(self, method: str, shared: int, source: str) -> Merged:
         """Partial matching within the operations of ZipIt, and least squares."""
-        n, ready = self.networks, self._ready(method, source)
+        n, ready, images = self.networks, self._ready(method, source), _images_of(source)
         found = ready.at(self.size(shared).flops)
         parameters = ready.costs.multiple(dict(found.allocation.ratios), by="parameters")
         function = self._function(found)
         if method == GRADIENT:
-            function = function.renewed(n.measuring(source))  # not from its small batches
+            function = function.renewed(n.measuring(images))  # not from its small batches
         return Merged(function, Size(found.allocation.cost, found.dense, parameters))
 
     def _prepared(self, method: str, source: str) -> PreparedPleas:
         """All that does not depend on the size."""
-        n, s = self.networks, self.settings
+        n, s, images = self.networks, self.settings, _images_of(source)
         fit = {
             CLOSED: nm.LeastSquares(),
             GRADIENT: nm.LeastSquares(method="gradient", steps=s.descent_steps),
@@ -96,11 +108,11 @@ class Merges:
         }.get(method)
         by_weights = method == WEIGHTS or source != OWN  # other images say little of which units are alike
         pleas = nm.Pleas(WeightMatching() if by_weights else ActivationMatching(), fit, heads=n.task.heads)
-        batches = n.measuring(source)
+        batches = n.measuring(images)
         if method == GRADIENT:
             count = n.task.measured // s.descent_batch * s.descent_batch  # whole batches: another size would be compiled anew
-            batches = batched(n.images(source).take(np.arange(count)), None, s.descent_batch)
-        stats = None if by_weights else n.stats(source)
+            batches = batched(n.images(images).take(np.arange(count)), None, s.descent_batch)
+        stats = None if by_weights else n.stats(images)
         given = {"inputs": example(n.config, 1), "train_apply": n.network.train_apply, "stats": stats, "batches": batches}
         return pleas.prepare(n.network.apply, n.graph, n.models, **given)
 
@@ -163,6 +175,11 @@ class Merges:
 
     def _best(self, found: Mapping[str, Function]) -> str:
         return min(found, key=lambda name: self.networks.validated(found[name]))
+
+
+def _images_of(source: str) -> str:
+    """Which images are seen: what is matched by weights may see its own."""
+    return OWN if source == BY_WEIGHTS else source
 
 
 def nodes_of(config: Config, shared: int) -> int:

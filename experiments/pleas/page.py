@@ -13,6 +13,7 @@ from experiments.pleas.figures import figures
 from experiments.pleas.findings import differences, findings
 from experiments.pleas.results import Results, Side, read
 from experiments.pleas.settings import (
+    BY_WEIGHTS,
     CLOSED,
     DISTILLED,
     ELSEWHERE,
@@ -24,7 +25,7 @@ from experiments.pleas.settings import (
     PARTIAL,
     REGMEAN,
     SIZED,
-    WITHOUT_DATA,
+    SOLVED,
     ZIPPED,
 )
 from experiments.problem import Training, told
@@ -49,9 +50,10 @@ def page(folder: Path) -> str:
     lines = ["# PLeaS, from the size of one network to that of both", "", INTRODUCTION, ""]
     lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
     lines += [*differences(results), "", "![Test accuracy against size](size.png)", ""]
-    lines += ["## Tables", "", f"Test accuracy in percent, mean and deviation over seeds {results.seeds}.", ""]
+    lines += ["## Tables", "", "Test accuracy in percent, mean and deviation over seeds.", ""]
     for task in results.tasks:
-        lines += [f"### {results.title(task)}", "", *_accuracies(results, task), "", *_sizes(results, task), ""]
+        lines += [f"### {results.title(task)}, seeds {results.seeds(task)}", ""]
+        lines += [*_accuracies(results, task), "", *_sizes(results, task), ""]
         lines += [*_parts(results, task), ""]
     lines += ["## Other images than the tasks' own", "", *_sources(results), ""]
     lines += ["## What was chosen on validation data", "", *(f"- {line}" for line in _chosen(results)), ""]
@@ -106,11 +108,12 @@ def _parts(results: Results, task: str) -> list[str]:
 def _sources(results: Results) -> list[str]:
     lines: list[str] = []
     for task in results.tasks:
-        sources = [source for source in (OWN, *results.task(task)["others"]) if source]
+        sources = [OWN, BY_WEIGHTS, *results.task(task)["others"]]
         shared = [s for s in results.settings["other_shared"] if results.cell(task, Side(CLOSED, sources[-1]), s)]
         places = [(source, s) for s in shared for source in sources]
         header = (results.title(task), *(f"{source}, size {results.flops(task, s):.2f}" for source, s in places))
-        rows = [(m, *(results.cell(task, Side(m, source), s) for source, s in places)) for m in (*WITHOUT_DATA, DISTILLED)]
+        names = {PARTIAL: "permutation", **{method: method for method in (*SOLVED, DISTILLED)}}
+        rows = [(words, *(results.cell(task, Side(m, source), s) for source, s in places)) for m, words in names.items()]
         if places:
             lines += [*markdown_table(header, rows), ""]
     return lines[:-1]
@@ -149,21 +152,24 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Sizes are those of ZipIt, which shares the first stages of the networks and keeps the others and their heads twice: "
-        "with as many operations PLeaS chooses by 1 - mean correlation of each node which units to keep apart. Operations "
-        "count blocks that are not zero by construction, as published, in multiples of one network, with the heads of both "
-        "where they keep them; as a dense network a merge costs more. At size 1 "
-        f'"{PARTIAL}" is the average of the permuted networks, at the largest size it is the ensemble but for BatchNorm.'
+        "with as many operations PLeaS chooses by 1 - mean correlation of each node which units to keep apart; where these are "
+        "the same stages, the findings say so. Operations count blocks that are not zero by construction, as published, in "
+        "multiples of one network, with the heads of both where they keep them; as a dense network a merge costs more. At size "
+        f'1 "{PARTIAL}" is the average of the permuted networks, at the largest size it is the ensemble but for BatchNorm, and '
+        "there is nothing to solve."
     )
     yield (
         f"{GRADIENT}: Adam at 0.0005, cosine, {s['descent_steps']} steps of {s['descent_batch']} images on the errors of all "
-        "layers. The closed form solves the same problem, the sequential one for inputs that the merge itself computes. "
-        "Nothing of PLeaS is tuned. Merges have their statistics of BatchNorm re-estimated from both parts; networks by "
-        "themselves have those of their own part."
+        "layers, of the measured images again and again in one order, without augmentation (published: shuffled and cropped). "
+        "Units are matched by activations (one of the published scripts does so by weights). The closed form solves the same "
+        "problem, the sequential one for inputs that the merge itself computes. Nothing of PLeaS is tuned. Merges have their "
+        "statistics of BatchNorm re-estimated from both parts; networks by themselves have those of their own part."
     )
     yield (
         f"RegMean: Gram matrices of each network on its own part, scale of {s['scales']}; ZipIt: (alpha, beta) of "
-        f"{s['zipped']}; the lowest loss on validation data. Without data units are matched by weights, and least squares and "
-        "BatchNorm see the other images alone, as published. Noise is Gaussian, independent for each pixel."
+        f"{s['zipped']}; the lowest loss on validation data, of equal ones the first. Without data units are matched by "
+        "weights, and least squares and BatchNorm see the other images alone, as published; what that costs the matching "
+        f'stands beside it, "{BY_WEIGHTS}". Noise is Gaussian, independent for each pixel.'
     )
     yield (
         f"With labels: {s['steps']} steps of {s['batch']} of the measured images with their labels, Adam, all weights, rates "
@@ -173,7 +179,7 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{DISTILLED}: as many steps of as many of the same images, the same rates and moments, from what the networks say of "
         "them (the mean of their logits, or each for its own head; Kullback-Leibler divergence, also on validation images): "
-        "the control of all least squares, which see no labels either."
+        "the control of all least squares, which see no labels either, but are not tuned. Images are not flipped and cropped."
     )
     yield "The test set is read once for each row, and never chooses."
 
@@ -188,12 +194,15 @@ def _limits(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "Units are matched by correlation, where the published code takes distances, and kept apart by 1 - mean correlation of "
         "a node, where it measures accuracies and solves a quadratic program. A layer that the descent made worse keeps its "
-        "start; descent sees the measured images in one order, without augmentation."
+        "start."
     )
     fewest = min(sum(summary["images"][name]["test"]) for name in results.tasks)
     yield (
         f"An accuracy of 60 % on {fewest:,} test images has a standard error of {100 * (0.24 / fewest) ** 0.5:.1f} points, "
         "which intervals over seeds leave out."
     )
-    count = len(results.seeds)
-    yield f"{count} seed{'s' * (count > 1)}, which differ in all that is drawn; test images are the same."
+    yield (
+        "Seeds differ in networks and their order of images; where a data set has its parts by domain, images that are "
+        "measured, choose and judge are the same for all. With disjoint classes the ensemble is each network on its own part, "
+        "by definition."
+    )

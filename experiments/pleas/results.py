@@ -56,10 +56,9 @@ class Results:
         """Those of sizes between one network and both."""
         return self.sizes[1:-1]
 
-    @property
-    def seeds(self) -> list[int]:
-        """All of them."""
-        return sorted({row["seed"] for row in self.rows})
+    def seeds(self, task: str | None = None) -> list[int]:
+        """All of them, or those of a task."""
+        return sorted({row["seed"] for row in self.rows if task in (None, row["task"])})
 
     def values(self, task: str, side: Side, shared: int, column: str = "accuracy") -> dict[int, Any]:
         """A column by seed. What is not merged has no size, and is compared with merges of all sizes."""
@@ -88,11 +87,9 @@ class Results:
             return 1.0
         return self.mean(task, Side(ENSEMBLE if shared == 0 else ZIPPED), shared, "flops")
 
-    def difference(
-        self, side: Side, than: Side, sizes: Sequence[int], *, tasks: Sequence[str] | None = None
-    ) -> Difference | None:
+    def difference(self, side: Side, than: Side, sizes: Sequence[int], *, tasks: Sequence[str]) -> Difference | None:
         """How much more accurate one side is than another, over tasks and sizes that have both."""
-        places = [(task, shared) for task in (self.tasks if tasks is None else tasks) for shared in sizes]
+        places = [(task, shared) for task in tasks for shared in sizes]
         return paired((self.values(task, side, shared), self.values(task, than, shared)) for task, shared in places)
 
 

@@ -26,11 +26,11 @@ SIZED = (PARTIAL, *SOLVED, ZIPPED)
 LABELLED = (CONTROL, TUNED)
 METHODS = (*LEVELS, *SMALL, *SIZED, DISTILLED, *LABELLED)
 WITHOUT_DATA = (PARTIAL, CLOSED, GRADIENT, SEQUENTIAL)
-"""Merges that are also made with other images than those of the tasks, matched by weights."""
+"""Merges that are also made with other images than those of the tasks, matched by weights, and with their own so matched."""
 WITH_NOISE = (CLOSED, GRADIENT)
 """Those of them that are also made with noise."""
 
-OWN, NOISE = "own", "noise"
+OWN, BY_WEIGHTS, NOISE = "own", "own, matched by weights", "noise"
 KEY = ("seed", "task", "method", "shared", "source")
 """The columns that say which row it is."""
 
@@ -62,7 +62,7 @@ class Settings:
     Attributes:
         tasks: data and networks.
         shared: stages of a network that ZipIt zips: the sizes of all merges. The first is all of them, 0 is both networks.
-        other_shared: of merges with other images.
+        other_shared: of merges with other images, and of those matched by weights.
         zipped: (alpha, beta) of ZipIt.
         scales: of what is off the diagonal in RegMean.
         descent_batch: images of a step of the gradient descent.
@@ -76,8 +76,10 @@ class Settings:
     tasks: tuple[Task, ...]
     shared: tuple[int, ...] = (3, 2, 1, 0)
     other_shared: tuple[int, ...] = (2,)
-    zipped: tuple[tuple[float, float], ...] = ((1e-4, 0.075), (0.3, 0.125), (1.0, 0.0))
-    scales: tuple[float, ...] = (0.1, 0.5, 0.95, 1.0)
+    zipped: tuple[tuple[float, float], ...] = (
+        (1e-4, 0.075), *itertools.product((1e-4, 0.3, 1.0), (0.0, 0.125, 0.25, 1.0)),
+    )  # fmt: skip
+    scales: tuple[float, ...] = (0.0, 0.01, 0.1, 0.5, 0.95, 1.0)
     descent_batch: int = 16
     descent_steps: int = 400
     steps: int = 100
@@ -104,8 +106,8 @@ def wanted(settings: Settings, task: Task) -> Iterator[Job]:
     yield from (Job(method, settings.shared[0], OWN) for method in SMALL)
     for shared in settings.shared:
         yield from (Job(method, shared, OWN) for method in (SIZED if shared else (PARTIAL,)))
-    yield from (Job(DISTILLED, shared, OWN) for shared in (settings.shared[0], *settings.other_shared))
-    for source, shared in itertools.product(task.others, settings.other_shared):
+    yield from (Job(DISTILLED, shared, OWN) for shared in settings.shared[:-1])
+    for source, shared in itertools.product((BY_WEIGHTS, *task.others), settings.other_shared):
         yield from (Job(method, shared, source) for method in (WITH_NOISE if source == NOISE else WITHOUT_DATA))
     yield from (Job(method, settings.shared[0], OWN) for method in LABELLED)
 

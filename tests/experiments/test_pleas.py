@@ -23,6 +23,7 @@ from experiments.pleas.parts import alternating, other_images, parts_of
 from experiments.pleas.results import Results
 from experiments.pleas.rows import Experiment
 from experiments.pleas.settings import (
+    BY_WEIGHTS,
     CLOSED,
     CONTROL,
     DISTILLED,
@@ -120,8 +121,11 @@ def test_distillation_reads_no_labels(out):
 
 def test_other_images_do_not_match_units(out):
     networks = Networks(TASK, parts("classes"), 0, out / "parents")
-    matchings = [Merges(SETTINGS, networks)._prepared(CLOSED, source).pleas.matching for source in (OWN, NOISE)]
-    assert [type(matching) for matching in matchings] == [ActivationMatching, WeightMatching]
+    merges, sources = Merges(SETTINGS, networks), (OWN, BY_WEIGHTS, NOISE)
+    ready = [merges._prepared(CLOSED, source) for source in sources]
+    assert [type(r.pleas.matching) for r in ready] == [ActivationMatching, WeightMatching, WeightMatching]
+    seen = [r.batches[0][0] for r in ready]
+    assert np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[0], seen[2])
 
 
 def test_a_loss_of_less_than_a_margin(rows):
@@ -135,8 +139,8 @@ def test_a_loss_of_less_than_a_margin(rows):
         ]
         marks = {c.claim.says: c.mark for c in claims(Results(settings, [TASK.name], found))}
         assert marks == {
-            "Expected, as published: with other images it loses accuracy.": "reproduced",
-            "Expected, as published: but less than two points.": mark,
+            "with other images than the task's PLeaS loses accuracy": "reproduced",
+            "with other images than the task's PLeaS loses less than two points": mark,
         }
 
 
@@ -247,9 +251,9 @@ def test_words_follow_the_rows():
         ]  # fmt: skip
         return next(findings(Results(settings, [TASK.name], found)))
 
-    assert "so in 1, the opposite in 0, not told apart in 0 of 1 task." in said(0.1)
-    assert "so in 0, the opposite in 1, not told apart in 0 of 1 task." in said(-0.1)
-    assert "not told apart in 1 of 1 task." in said(0.0) and "-10.00 ± 0.00 points over 1 merge" in said(-0.1)
+    assert "so in 1, the opposite in 0, not told apart in 0 of 1 settings" in said(0.1)
+    assert "so in 0, the opposite in 1, not told apart in 0 of 1 settings" in said(-0.1)
+    assert "not told apart in 1 of 1 settings" in said(0.0) and "-10.00 ± 0.00 points (digits, half of" in said(-0.1)
 
 
 def test_nothing_is_done_twice(out, monkeypatch):
