@@ -133,22 +133,22 @@ def _tending(counts: Sequence[int], values: Sequence[float]) -> Law:
             limit, scale = 0.0, float(n**power @ y / (n**power @ n**power))
         found.append((float(np.sum((limit + scale * n**power - y) ** 2)), power, limit, scale))
     _, power, limit, scale = min(found)
-    return _law(limit, scale, power, counts, y, limit + scale * n**power)
+    return _law(limit, scale, power, counts=counts, y=y, fitted=limit + scale * n**power)
 
 
 def _growing(counts: Sequence[int], values: Sequence[float]) -> Law:
     n, y = np.log(np.asarray(counts, np.float64)), np.log(np.asarray(values, np.float64))
     power, offset = np.polyfit(n, y, 1)
-    return _law(0.0, np.exp(offset), power, counts, y, offset + power * n)
+    return _law(0.0, np.exp(offset), power, counts=counts, y=y, fitted=offset + power * n)
 
 
 def _linear(counts: Sequence[int], values: Sequence[float]) -> Law:
     n, y = np.asarray(counts, np.float64), np.asarray(values, np.float64)
     scale, limit = np.polyfit(n, y, 1)
-    return _law(limit, scale, 1.0, counts, y, limit + scale * n)
+    return _law(limit, scale, 1.0, counts=counts, y=y, fitted=limit + scale * n)
 
 
-def _law(limit: float, scale: float, power: float, counts: Sequence[int], y: np.ndarray, fitted: np.ndarray) -> Law:
+def _law(limit: float, scale: float, power: float, *, counts: Sequence[int], y: np.ndarray, fitted: np.ndarray) -> Law:
     spread = float(np.sum((y - y.mean()) ** 2))
     explained = 1 - float(np.sum((fitted - y) ** 2)) / spread if spread else 1.0
     return Law(float(limit), float(scale), float(power), counts[0], counts[-1], explained, float("nan"))

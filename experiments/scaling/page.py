@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.claims import MARKING, table
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
@@ -16,7 +18,19 @@ from experiments.scaling.findings import claims, differences, findings
 from experiments.scaling.laws import POWERS, laws
 from experiments.scaling.results import TIMES, Results, read
 from experiments.scaling.rows import LOOKS
-from experiments.scaling.settings import AVERAGE, CLOSED, CONTROL, CONTROLS, LEARNED, LEVELS, ONE, SHORT, SUCCESSIVE, Block
+from experiments.scaling.settings import (
+    AVERAGE,
+    CLOSED,
+    CONTROL,
+    CONTROLS,
+    LEARNED,
+    LEVELS,
+    NONE,
+    ONE,
+    SHORT,
+    SUCCESSIVE,
+    Block,
+)
 from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """Two to 64 small networks are merged into one, in every way there is for more than two: matched to the first,
@@ -175,4 +189,15 @@ def _limits(results: Results, preset: str) -> Iterator[str]:
     )
     yield "The base of task vectors is the untrained start: published ones are trained, and task vectors smaller beside them."
     yield "CPU seconds do not tell how well work is divided among cores; laws of them are of this machine and these sizes."
+    curves = [
+        list(results.curve(block, AVERAGE, alignment, "aligning").values())
+        for block in results.blocks
+        for alignment in block.alignments
+        if alignment != NONE
+    ]
+    if falling := sum(any(np.diff(curve) < 0) for curve in curves):
+        yield (
+            f"In {falling} of {len(curves)} curves of the seconds of alignments more networks take less time than fewer: "
+            "threads that wait beside other work of the machine are in them, and their laws are worth as much."
+        )
     yield "Networks are divided among the most that are merged: with fewer of them, less of the data has been seen."
