@@ -30,11 +30,17 @@ class Difference(NamedTuple):
     @property
     def verdict(self) -> int:
         """1 or -1 where the interval of 95 % (Student's t over seeds) is above or below zero, else 0; 0 for one seed."""
-        count = len(self.values)
-        if count < 2:
+        if len(self.values) < 2:
             return 0
-        half = stats.t.ppf(0.975, count - 1) * np.std(self.values, ddof=1) / np.sqrt(count)
-        return int(np.sign(self.mean)) if abs(self.mean) > half else 0
+        low, high = self.interval
+        return int(low > 0) - int(high < 0)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of 95 % for the mean (Student's t over seeds), of two seeds or more."""
+        count = len(self.values)
+        half = float(stats.t.ppf(0.975, count - 1) * np.std(self.values, ddof=1) / np.sqrt(count))
+        return self.mean - half, self.mean + half
 
     @property
     def word(self) -> str:

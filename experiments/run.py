@@ -147,6 +147,11 @@ def points(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
 
 
+def forget_compiled() -> None:
+    """Let go of all programs: each holds maps of memory, of which Linux gives a process 65,530, and long runs use them up."""
+    jax.clear_caches()
+
+
 def machine() -> str:
     """Versions and machine, for the page of a result."""
     device = jax.devices()[0]

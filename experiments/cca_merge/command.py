@@ -9,7 +9,7 @@ from experiments.cca_merge.settings import PRESETS, made_with
 from experiments.command import check_tasks, command_of, told
 from experiments.folder import write_summary
 from experiments.problem import Problem, images_of
-from experiments.run import Preset
+from experiments.run import Preset, forget_compiled
 
 
 def reproduce(
@@ -37,6 +37,7 @@ def reproduce(
             if not only or block.task in only:
                 task = settings.task(block.task)
                 Experiment(settings, block, Problem(task, images[task.data], seed), found).run()
+                forget_compiled()
     command = command_of("cca_merge", preset, out, seeds, data=data, only=only)
     summary = {"preset": str(preset), "command": command, **told(found.rows, settings.tasks, images)}
     write_summary(out, summary)

@@ -18,7 +18,7 @@ def figures(folder: Path) -> dict[str, Any]:
     for name, blocks, draw in (
         ("models", many, _draw_models),
         ("gamma", results.blocks, _draw_gammas),
-        ("correlations", results.blocks, _draw_spectra),
+        ("correlations", [block for block in results.blocks if any(results.layers(block))], _draw_spectra),
     ):
         if blocks:
             drawing, axes = new_figure(len(blocks))

@@ -139,19 +139,21 @@ def _on_test(results: Results) -> Iterator[str]:
 def _borrowed(results: Results) -> Iterator[str]:
     """As published: gamma chosen once, on test data of the first seed, for all others."""
     first, *others = results.seeds()
-    pairs = []
+    known = {}
     for block in results.blocks:
+        pairs = []
         for n in block.counts:
             searched = results.searched(block, n)
-            if first not in searched:
-                continue
-            gamma = max(searched[first], key=searched[first].__getitem__)
-            mine = {seed: found[gamma] for seed, found in searched.items() if seed in others and gamma in found}
-            pairs.append((mine, results.accuracies(block, CCA, n)))
-    if (found := paired(pairs)) is not None:
+            if first in searched:
+                gamma = max(searched[first], key=searched[first].__getitem__)
+                mine = {seed: found[gamma] for seed, found in searched.items() if seed in others and gamma in found}
+                pairs.append((mine, results.accuracies(block, CCA, n)))
+        if (found := paired(pairs)) is not None:
+            known[results.title(block)] = found
+    if known:
         yield (
             f"Gamma chosen once, on test data of seed {first}, for the other seeds, minus a choice on validation data for "
-            f"each: {found.told()} over {found.points} merge{'s' * (found.points > 1)} ({found.word})."
+            f"each: {settings_told(list(known.values()), 0)} settings; {ranged(known)}."
         )
 
 

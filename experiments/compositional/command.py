@@ -15,7 +15,7 @@ from experiments.compositional.settings import Task, made_with
 from experiments.compositional.texts import CORPORA, text_cells
 from experiments.folder import write_summary
 from experiments.parents import seconds_of
-from experiments.run import Preset, machine
+from experiments.run import Preset, forget_compiled, machine
 
 Make = Callable[[int], Case]
 
@@ -40,6 +40,7 @@ def reproduce(preset: Preset, out: Path, seeds: range, *, data: str = "", only: 
     for seed in seeds:
         for make in makes.values():
             Experiment(make(seed), found).run()
+            forget_compiled()
     command = command_of("compositional", preset, out, seeds, data=data, only=only)
     seconds = {"parents": seconds_of(out / "parents"), "rows": round(sum(row["seconds"] for row in found.rows.all), 1)}
     summary: dict[str, Any] = {"preset": str(preset), "command": command, "machine": machine(), "seconds": seconds}

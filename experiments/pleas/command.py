@@ -12,7 +12,7 @@ from experiments.pleas.page import write
 from experiments.pleas.parts import parts_of
 from experiments.pleas.rows import Experiment, file
 from experiments.pleas.settings import NOISE, PRESETS, made_with
-from experiments.run import Preset
+from experiments.run import Preset, forget_compiled
 
 
 def reproduce(
@@ -51,6 +51,7 @@ def reproduce(
             counts[task.name] = networks.counts()
             if not only or task.name in only:
                 Experiment(settings, networks, rows, tell).run()
+                forget_compiled()
     command = command_of("pleas", preset, out, seeds, data=data, only=only)
     images = {task.data: standardised(sets[task.data]) for task in settings.tasks}
     summary = {"preset": str(preset), "command": command, **told(rows, settings.tasks, images), "images": counts}

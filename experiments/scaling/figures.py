@@ -104,14 +104,15 @@ def _curve(label: str, values: Mapping[int, Sequence[float]], *, control: bool =
 
 
 def _laws(ax: Any, results: Results, block: Block) -> None:
-    """Test errors as points, their laws as lines."""
+    """Test errors as points, laws that hold as lines."""
     found = [x for x in laws(results) if x.block == block and x.what == ERROR]
     for k, fitted in enumerate(found):
         curve = results.curve(block, fitted.method, fitted.alignment)
         style = {**_marks(k), "color": f"C{k % 10}", "label": fitted.name}
         ax.plot(list(curve), [100 * (1 - x) for x in curve.values()], linestyle="", **style)
-        between = np.geomspace(fitted.law.low, fitted.law.high, 50)
-        ax.plot(between, [fitted.law.at(n) for n in between], color=f"C{k % 10}", linewidth=0.8)
+        if fitted.law.holds:
+            between = np.geomspace(fitted.law.low, fitted.law.high, 50)
+            ax.plot(between, [fitted.law.at(n) for n in between], color=f"C{k % 10}", linewidth=0.8)
     _axes(ax, block)
     ax.set(xlabel="networks merged", ylabel="test error (%)", title=block.name)
 

@@ -10,10 +10,11 @@ from experiments.scaling.settings import (
     ALIGNMENTS,
     ARITHMETIC,
     AVERAGE,
+    BEST,
     CONTROL,
     ENSEMBLE,
+    FISHER,
     JOINT,
-    LEARNED,
     LONG,
     MEAN,
     NONE,
@@ -21,6 +22,8 @@ from experiments.scaling.settings import (
     PAIRS,
     PARENTS,
     REFERENCE,
+    REGMEAN,
+    REPAIR,
     SHORT,
     SUCCESSIVE,
     TENSORS,
@@ -52,8 +55,8 @@ CLAIMS: tuple[tuple[Claim, dict[str, str]], ...] = (
         {},
     ),
     (
-        Claim("Orozco Camacho et al. 2024 (NP Merge)", "coefficients learned in successive pairs are better than the average",
-              PAIRS, AVERAGE),
+        Claim("Orozco Camacho et al. 2024 (NP Merge), arXiv 2412.15467", "coefficients learned in successive pairs are better "
+              "than the average", PAIRS, AVERAGE),
         {},
     ),
     (
@@ -86,12 +89,16 @@ BESIDE_CONTROLS = (
 )
 """What is learned beside the average that is fine-tuned with as many steps."""
 
-PAIRED = (
-    Pair(JOINT, AVERAGE),
-    *BESIDE_CONTROLS,
-    *(Pair(method, ONE) for method in (JOINT, TENSORS, SHORT, PAIRS, CONTROL)),
+BESIDE_ONE = tuple(Pair(method, ONE) for method in (JOINT, TENSORS, SHORT, PAIRS, CONTROL))
+"""And beside the best network that is fine-tuned alone."""
+
+BESIDE_NOTHING = (
+    *(Pair(JOINT, than) for than in (AVERAGE, FISHER, REGMEAN, PARENTS, BEST, ENSEMBLE)),
+    *(Pair(method, AVERAGE) for method in (REPAIR, REGMEAN, FISHER)),
 )
-"""All differences of learned rows that are told, those beside the best network that is fine-tuned alone last."""
+"""What learning from labels, and closed forms, are worth beside what learns nothing."""
+
+PAIRED = (*BESIDE_CONTROLS, *BESIDE_ONE, *BESIDE_NOTHING)
 
 
 def claims(results: Results) -> Iterator[Marked]:
@@ -125,9 +132,11 @@ def findings(results: Results) -> Iterator[str]:
     """A line for each question."""
     for block in results.blocks:
         yield from _helps(results, block)
+    for block in results.blocks:
+        yield from _beside_one(results, block)
     yield from _chance(results)
     for block in results.blocks:
-        yield from _shares(results, block)
+        yield from _closed(results, block)
     for block in results.blocks:
         yield from _alignments(results, block)
     yield from _ends(results)
@@ -141,17 +150,13 @@ def _more(block: Block) -> list[int]:
 
 def _by_number(results: Results, block: Block, pair: Pair) -> dict[int, Difference]:
     better, than, where = pair
-    found = {n: results.difference(block, better, than, [n], of=where, over=_place(than, where)) for n in block.counts}
+    found = {n: results.difference(block, better, than, [n], of=where, over=where) for n in block.counts}
     return {n: x for n, x in found.items() if x is not None}
 
 
 def _over_all(results: Results, block: Block, pair: Pair) -> Difference | None:
     better, than, where = pair
-    return results.difference(block, better, than, _more(block), of=where, over=_place(than, where))
-
-
-def _place(than: str, where: str | None) -> str | None:
-    return None if than == ONE else where
+    return results.difference(block, better, than, _more(block), of=where, over=where)
 
 
 def _cell(found: Difference | None) -> str:
@@ -162,16 +167,46 @@ def _cell(found: Difference | None) -> str:
 
 
 def _helps(results: Results, block: Block) -> Iterator[str]:
-    """Where learned coefficients stop helping."""
-    for name, pairs in (("its control", BESIDE_CONTROLS), ("the best network fine-tuned alone", PAIRED[-5:])):
-        parts = []
-        for pair in pairs:
-            found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
-            if found and over_all is not None:
-                where = f", {pair.alignment} alignment" if pair.alignment else ""
-                parts.append(f"{pair.better}{where}: {_where(found)} (above two {over_all.told()}, {over_all.word})")
-        if parts:
-            yield f"{block.name}, beside {name}: {'; '.join(parts)}."
+    """Where learned coefficients stop helping beside the average fine-tuned with as many steps."""
+    parts = []
+    for pair in BESIDE_CONTROLS:
+        found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
+        if found and over_all is not None:
+            parts.append(f"{_named(pair)}: {_where(found)} ({over_all.told()} over all above two{_within(over_all)})")
+            if told := [n for n, x in found.items() if x.verdict > 0]:
+                parts[-1] += _share(results, block, pair, told)
+    if parts:
+        yield f"Where learning coefficients helps beside its control, {block.name}: {'; '.join(parts)}."
+
+
+def _named(pair: Pair) -> str:
+    return pair.better + (f", {pair.alignment} alignment, which is in the gain" if pair.alignment else "")
+
+
+def _within(found: Difference) -> str:
+    if len(found.values) < 2:
+        return ""
+    low, high = (100 * x for x in found.interval)
+    return f", {low:+.1f} to {high:+.1f} with 95 %"
+
+
+def _share(results: Results, block: Block, pair: Pair, numbers: list[int]) -> str:
+    """Whether it merges where it helps, or chooses one network."""
+    shares = [results.mean(block, pair.better, n, pair.alignment, "share") for n in numbers]
+    least = min(share * n for share, n in zip(shares, numbers, strict=True))
+    if least < 2:  # no network has much more than its part of the average
+        return ""
+    return f", where one network has {100 * min(shares):.0f} to {100 * max(shares):.0f} % of it"
+
+
+def _beside_one(results: Results, block: Block) -> Iterator[str]:
+    parts = []
+    for pair in BESIDE_ONE:
+        found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
+        if found and over_all is not None:
+            parts.append(f"{pair.better} {_where(found)} ({over_all.told()})")
+    if parts:
+        yield f"Beside the best network fine-tuned alone, {block.name}: {'; '.join(parts)}."
 
 
 def _where(found: dict[int, Difference]) -> str:
@@ -187,25 +222,29 @@ def _where(found: dict[int, Difference]) -> str:
 
 def _chance(results: Results) -> Iterator[str]:
     """How many intervals leave out zero, and how many would without any difference."""
-    found = [x for block in results.blocks for pair in PAIRED for x in _by_number(results, block, pair).values()]
-    told = [x for x in found if len(x.values) > 1]
-    if told:
-        counts = [sum(x.verdict == sign for x in told) for sign in (1, -1)]
+    parts = []
+    for name, pairs in (("controls", BESIDE_CONTROLS), ("the best network fine-tuned", BESIDE_ONE)):
+        found = [x for block in results.blocks for pair in pairs for x in _by_number(results, block, pair).values()]
+        told = [x for x in found if len(x.values) > 1]
+        if told:
+            counts = [sum(x.verdict == sign for x in told) for sign in (1, -1)]
+            parts.append(f"beside {name} {counts[0]} of {len(told)} differences by number are higher and {counts[1]} lower")
+    if parts:
         yield (
-            f"Of the {len(told)} differences by number of networks {counts[0]} are told to be higher and {counts[1]} lower; "
-            f"without any difference {0.05 * len(told):.0f} would be told apart by chance."
+            f"In all, {'; '.join(parts)}. Without any difference one in twenty would be told apart; they overlap, as the fewer "
+            "networks are among the more."
         )
 
 
-def _shares(results: Results, block: Block) -> Iterator[str]:
-    """Whether what is learned merges, or chooses one network."""
+def _closed(results: Results, block: Block) -> Iterator[str]:
+    """What closed forms are worth, and whether they reach what is learned."""
     parts = []
-    for method in LEARNED:
-        curve = results.curve(block, method, None, "share")
-        if curve:
-            parts.append(f"{method} {', '.join(f'{n}: {share:.2f}' for n, share in curve.items())}")
+    for pair in BESIDE_NOTHING:
+        found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
+        if found and over_all is not None:
+            parts.append(f"{pair.title}: {_where(found)} ({over_all.told()})")
     if parts:
-        yield f"{block.name}: the largest share of one network in what is learned (1/N in an average): {'; '.join(parts)}."
+        yield f"Beside what learns nothing, {block.name}: {'; '.join(parts)}."
 
 
 def _alignments(results: Results, block: Block) -> Iterator[str]:
@@ -229,7 +268,9 @@ def _course(results: Results, block: Block, method: str, alignment: str | None, 
 
 def _ends(results: Results) -> Iterator[str]:
     """Where validation data would perhaps have chosen what was not tried."""
-    rows = [row for row in results.rows if row["end"] != "" and row["alignment"] in ALIGNMENTS]
+    each = {(row["seed"], row["block"], row["method"], row["models"] * (row["method"] != ONE), row["loss"]): row
+            for row in results.rows if row["end"] != "" and row["alignment"] in ALIGNMENTS}  # fmt: skip
+    rows = list(each.values())
     names = dict.fromkeys(row["method"] for row in rows)
     at_end = {name: [row for row in rows if row["method"] == name and row["end"]] for name in names}
     parts = [
@@ -238,7 +279,10 @@ def _ends(results: Results) -> Iterator[str]:
         if ends
     ]
     if rows:
-        yield f"The best value was at an end of all that were tried for {'; '.join(parts) or 'no row'}."
+        yield (
+            f"The best value was at an end of all that were tried for {'; '.join(parts) or 'no row'}; 0 and 1 are the bounds "
+            "of RegMean's, and where nothing improves on the start all rates are equal and the lowest is taken."
+        )
 
 
 def _numbers(rows: list) -> list[int]:
@@ -246,8 +290,8 @@ def _numbers(rows: list) -> list[int]:
 
 
 def _memory(results: Results) -> Iterator[str]:
-    sizes = {(row["method"], row["predicted"], row["planned"]) for row in results.rows if row["predicted"] != ""}
-    ratios = [predicted / planned for _, predicted, planned in sizes]
+    sizes = {(row["predicted"], row["planned"]) for row in results.rows if row["predicted"] != ""}
+    ratios = [predicted / planned for predicted, planned in sizes]
     if ratios:
         yield (
             f"Memory of a step of learning, predicted before it runs, is {min(ratios):.2f} to {max(ratios):.2f} of what XLA "

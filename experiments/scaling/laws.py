@@ -9,6 +9,9 @@ from experiments.scaling.results import Results
 from experiments.scaling.settings import AVERAGE, CONTROL, ENSEMBLE, FISHER, JOINT, LONG, NONE, PAIRS, REGMEAN, SHORT, Block
 
 POWERS = -np.geomspace(0.05, 3, 200)
+HELD = 0.8
+"""The share of the variance that a law has to explain."""
+
 LEAST = 4
 """Numbers of models that a law is fitted to at least: of three points any law of three numbers is right."""
 
@@ -24,6 +27,7 @@ class Law(NamedTuple):
         high: the most.
         explained: the share of the variance of y that it explains, of the logarithm for a law of costs.
         foretold: y at the most models as the law says that is fitted to all fewer ones, divided by the measured one.
+        unchanged: the same of the value at the number before, without any law.
     """
 
     limit: float
@@ -33,6 +37,7 @@ class Law(NamedTuple):
     high: int
     explained: float
     foretold: float
+    unchanged: float
 
     def at(self, models: float) -> float:
         """The value for so many models."""
@@ -42,6 +47,12 @@ class Law(NamedTuple):
     def at_an_end(self) -> bool:
         """Whether the power is the first or last of those that were tried: the law is another one."""
         return self.power in (POWERS[0], POWERS[-1])
+
+    @property
+    def holds(self) -> bool:
+        """Whether it explains most of what was measured, and foretells better than that nothing changes."""
+        better = abs(np.log(max(self.foretold, 1e-9))) < abs(np.log(self.unchanged))
+        return self.explained >= HELD and not self.at_an_end and bool(better)
 
 
 Fit = Callable[[Sequence[int], Sequence[float]], Law]
@@ -121,7 +132,7 @@ def _with_foretold(fit: Fit, counts: Sequence[int], values: Sequence[float]) -> 
     if len(counts) < LEAST:
         return None
     law, fewer = fit(counts, values), fit(counts[:-1], values[:-1])
-    return law._replace(foretold=fewer.at(counts[-1]) / values[-1])
+    return law._replace(foretold=fewer.at(counts[-1]) / values[-1], unchanged=values[-2] / values[-1])
 
 
 def _tending(counts: Sequence[int], values: Sequence[float]) -> Law:
@@ -151,4 +162,4 @@ def _linear(counts: Sequence[int], values: Sequence[float]) -> Law:
 def _law(limit: float, scale: float, power: float, *, counts: Sequence[int], y: np.ndarray, fitted: np.ndarray) -> Law:
     spread = float(np.sum((y - y.mean()) ** 2))
     explained = 1 - float(np.sum((fitted - y) ** 2)) / spread if spread else 1.0
-    return Law(float(limit), float(scale), float(power), counts[0], counts[-1], explained, float("nan"))
+    return Law(float(limit), float(scale), float(power), counts[0], counts[-1], explained, float("nan"), float("nan"))

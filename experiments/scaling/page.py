@@ -15,7 +15,7 @@ from experiments.learning import told_further
 from experiments.run import Preset
 from experiments.scaling.figures import figures
 from experiments.scaling.findings import claims, differences, findings
-from experiments.scaling.laws import POWERS, laws
+from experiments.scaling.laws import HELD, POWERS, laws
 from experiments.scaling.results import TIMES, Results, read
 from experiments.scaling.rows import LOOKS
 from experiments.scaling.settings import (
@@ -33,7 +33,7 @@ from experiments.scaling.settings import (
 )
 from npmerge.reports.tables import markdown_table
 
-INTRODUCTION = """Two to 64 small networks are merged into one, in every way there is for more than two: matched to the first,
+INTRODUCTION = """Two to 64 small networks are merged into one, in the ways there are for more than two: matched to the first,
 to the others' mean, in a universe, or each to the average of those before it, averaged, by closed forms, and with coefficients
 learned jointly or in successive pairs. The questions are how accuracy and cost go with the number of networks, where learned
 coefficients stop being worth more than fine-tuning the average, and whether memory is what is predicted."""
@@ -43,7 +43,7 @@ FIGURES = {
     "closed": "Accuracy of closed forms",
     "learned": "Accuracy of what is learned, and of its controls",
     "gains": "What is learned beside the average fine-tuned with as many steps",
-    "laws": "Test errors and the laws fitted to them",
+    "laws": "Test errors, and as lines the laws that hold",
     "cost": "CPU seconds of alignments and merges",
     "memory": "Memory of a step of learning, predicted and planned",
 }
@@ -66,7 +66,7 @@ def page(folder: Path) -> str:
     lines += ["## What papers claim", "", MARKING, "", *table(claims(results)), ""]
     lines += ["## What came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
     lines += shown(folder, FIGURES)
-    lines += ["## What is learned, beside its controls", "", DIFFERENCES, ""]
+    lines += ["## What is learned, beside its controls and beside what learns nothing", "", DIFFERENCES, ""]
     for block in results.blocks:
         lines += [*differences(results, block), ""]
     lines += ["## Laws", "", *_laws(results), ""]
@@ -107,12 +107,12 @@ def _costs(results: Results, block: Block) -> list[str]:
 
 
 def _laws(results: Results) -> list[str]:
-    header = ("block", "what", "of", "law", "networks", "R²", "foretold at the most / measured")
+    header = ("block", "what", "of", "law", "networks", "R²", "foretold / measured", "unchanged / measured", "holds")
     rows = []
     for x in laws(results):
         law, limit = x.law, f"{x.law.limit:.3g} + " * (x.law.limit != 0)
         told = f"{limit}{law.scale:.3g} N^{law.power:.2f}{' *' * law.at_an_end}".replace("+ -", "- ")
-        fit = f"{law.explained:.2f}", f"{law.foretold:.2f}"
+        fit = f"{law.explained:.2f}", f"{law.foretold:.2f}", f"{law.unchanged:.2f}", "yes" if law.holds else ""
         rows.append((x.block.name, x.what, x.name, told, f"{law.low} to {law.high}", *fit))
     if not rows:
         return ["Fewer than four numbers of networks: no law is fitted."]
@@ -120,10 +120,10 @@ def _laws(results: Results) -> list[str]:
         "Fitted to means over seeds (medians of times), in the range that is named and good for no other: of a test error "
         "limit + scale N^power by least squares, the limit not below zero, of seconds a power by least squares of logarithms, "
         "of bytes a line over more than two networks. R² is the share of the variance that a law explains, of logarithms for "
-        "seconds: where it is low, such as for errors that rise and fall, there is no such law. The last column is the law "
-        "fitted without the most networks, at these, divided by what was measured there. With * the power is at an end of its "
-        "range "
-        f"({POWERS[0]:g} to {POWERS[-1]:g}): the law is another one."
+        "seconds. Foretold is the law fitted without the most networks, at these, divided by what was measured there; "
+        f"unchanged is the value of the number before, divided by the same. A law is said to hold where R² is {HELD} or more "
+        "and it foretells better than that nothing changes; the figure has no others. With * the power is at an end of its "
+        f"range ({POWERS[0]:g} to {POWERS[-1]:g}): the law is another one."
     )
     return [words, "", *markdown_table(header, rows)]
 

@@ -131,8 +131,9 @@ def test_what_gamma_of_the_first_seed_is_worth_to_others():
         place | {"reference": FIRST, "seed": seed, "method": CCA, "accuracy": accuracy}
         for seed, accuracy in ((0, 0.5), (1, 0.9), (2, 0.8))
     ]
-    (said,) = _borrowed(Results({}, [block], rows, gammas, []))
-    assert "test data of seed 0, for the other seeds" in said and "-12.50 ± 10.61 points over 1 merge (" in said
+    settings = {"tasks": [{"name": block.task, "network": "VGG", "data": "digits"}]}
+    (said,) = _borrowed(Results(settings, [block], rows, gammas, []))
+    assert "test data of seed 0, for the other seeds" in said and "-12.50 ± 10.61 points (VGG on digits, same)" in said
 
 
 def test_what_cca_averages_gets_the_moments_of_the_reference(permuted, monkeypatch):

@@ -154,6 +154,13 @@ def test_laws_are_found_again():
     assert tending(counts[:3], [1, 2, 3]) is None and growing(counts, [0.0] * 5) is None
 
 
+def test_a_law_holds_that_explains_and_foretells():
+    counts = (2, 4, 8, 16, 32)
+    assert tending(counts, [0.3 + 0.8 * n**-0.7 for n in counts]).holds
+    assert not tending(counts, [1.0, 2.0, 1.0, 2.0, 1.0]).holds
+    assert not growing(counts, [1, 2, 1, 2, 1]).holds and not growing(counts, [1, 1.1, 1.2, 9, 9]).holds
+
+
 def test_an_error_tends_to_nothing_below_zero():
     law = tending((2, 4, 8, 16, 32), [5.0, 4.0, 3.0, 2.0, 1.0])  # as fast as a logarithm falls
     assert law.limit == 0 and law.explained < 1
