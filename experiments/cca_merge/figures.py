@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.cca_merge.results import Results, read
 from experiments.cca_merge.settings import ALIGNMENTS, ENSEMBLE, PARENTS, PERMUTED, PLAIN, PROCRUSTES, REPAIRED, Block
+from experiments.curves import over_seeds
 from npmerge.reports.drawing import Curve, draw_curves, new_figure
 
 
@@ -30,14 +31,10 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def _draw_models(ax: Any, results: Results, block: Block) -> None:
     """All but the average without alignment, beside which the others could not be told apart."""
-    curves = []
+    curves: list[Curve] = []
     for method in (PARENTS, ENSEMBLE, *(m for m in ALIGNMENTS if m != PLAIN), *REPAIRED):
         values = {n: [100 * x for x in results.accuracies(block, method, n).values()] for n in block.counts}
-        known = {n: v for n, v in values.items() if v}
-        if known:
-            spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in known.values()]
-            middle = [float(np.mean(v)) for v in known.values()]
-            curves.append(Curve(method, list(known), middle, spread, method in (PARENTS, ENSEMBLE, *REPAIRED)))
+        curves += over_seeds(method, values, control=method in (PARENTS, ENSEMBLE, *REPAIRED))
     draw_curves(ax, curves)
     ax.set(xlabel="networks merged", ylabel="test accuracy (%)", title=results.title(block))
 

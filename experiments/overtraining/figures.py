@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.curves import over_seeds
 from experiments.overtraining.results import Results, read
 from experiments.overtraining.settings import CONTROL, EXPERTS, MERGES, MIXTURES, PLATEAU, TRAININGS
 from npmerge.reports.drawing import Curve, draw_curves, new_figure
@@ -25,13 +26,10 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def _moments(ax: Any, results: Results, setup: str, training: str) -> None:
     """Accuracy at each moment; crosses at the right are experts that stopped at a plateau."""
-    curves, names = [], (EXPERTS, *MERGES, CONTROL, *MIXTURES)
-    for method in names:
+    curves: list[Curve] = []
+    for method in (EXPERTS, *MERGES, CONTROL, *MIXTURES):
         values = {m: [100 * x for x in results.values(setup, training, method, m).values()] for m in results.moments}
-        known = {m: v for m, v in values.items() if v}
-        if known:
-            middle, spread = ([float(f(v)) for v in known.values()] for f in (np.mean, np.std))
-            curves.append(Curve(method, list(known), middle, spread, method in (EXPERTS, CONTROL)))
+        curves += over_seeds(method, values, control=method in (EXPERTS, CONTROL))
     draw_curves(ax, curves)
     for k, curve in enumerate(curves):
         ax.plot(2 * results.moments[-1], 100 * results.mean(setup, training, curve.label, PLATEAU), "x", color=f"C{k % 10}")

@@ -1,11 +1,12 @@
 """Figures: accuracy by alignment, of closed forms and of what is learned against the number of networks, and what both cost."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.curves import over_seeds
 from experiments.scaling.findings import BESIDE_CONTROLS
 from experiments.scaling.laws import ERROR, laws
 from experiments.scaling.results import Results, read
@@ -72,7 +73,7 @@ def _accuracies(ax: Any, results: Results, block: Block, ways: Sequence[Way]) ->
     for method, alignment in ways:
         values = {n: [100 * x for x in results.values(block, method, n, alignment).values()] for n in block.counts}
         label = method if alignment is None else f"average, {alignment}"
-        curves += _curve(label, values, control=method in (PARENTS, ENSEMBLE, *CONTROLS))
+        curves += over_seeds(label, values, control=method in (PARENTS, ENSEMBLE, *CONTROLS))
     draw_curves(ax, curves)
     ax.set(xlabel="networks merged", ylabel="test accuracy (%), bars: deviation over seeds", title=block.name)
 
@@ -86,21 +87,13 @@ def _gains(ax: Any, results: Results, block: Block) -> None:
             found = results.difference(block, pair.better, pair.than, [n], of=pair.alignment, over=pair.alignment)
             values[n] = [100 * x for x in found.values] if found is not None else []
         label = pair.better + (f", {pair.alignment} alignment" if pair.alignment else "")
-        curves += _curve(label, values)
+        curves += over_seeds(label, values)
     draw_curves(ax, curves)
     ax.axhline(0, color="grey", linewidth=0.8)
     ax.set_yscale("symlog", linthresh=2)
     ticks = [-20, -10, -5, -2, -1, 0, 1, 2, 5]
     ax.set_yticks(ticks, labels=[f"{x:g}" for x in ticks])
     ax.set(xlabel="networks merged", ylabel="points above the average fine-tuned with as many steps", title=block.name)
-
-
-def _curve(label: str, values: Mapping[int, Sequence[float]], *, control: bool = False) -> Iterable[Curve]:
-    """With the deviation over seeds; none where nothing was measured."""
-    known = {n: v for n, v in values.items() if v}
-    if known:
-        spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in known.values()]
-        yield Curve(label, list(known), [float(np.mean(v)) for v in known.values()], spread, control)
 
 
 def _laws(ax: Any, results: Results, block: Block) -> None:

@@ -1,6 +1,6 @@
 """What was expected of many networks and what came out, in words that follow the rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from experiments.claims import Claim, Marked, marked
@@ -169,14 +169,20 @@ def _cell(found: Difference | None) -> str:
 def _helps(results: Results, block: Block) -> Iterator[str]:
     """Where learned coefficients stop helping beside the average fine-tuned with as many steps."""
     parts = []
-    for pair in BESIDE_CONTROLS:
-        found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
-        if found and over_all is not None:
-            parts.append(f"{_named(pair)}: {_where(found)} ({over_all.told()} over all above two{_within(over_all)})")
-            if told := [n for n, x in found.items() if x.verdict > 0]:
-                parts[-1] += _share(results, block, pair, told)
+    for pair, found, over_all in _known(results, block, BESIDE_CONTROLS):
+        told = [n for n, x in found.items() if x.verdict > 0]
+        share = _share(results, block, pair, told) if told else ""
+        parts.append(f"{_named(pair)}: {_where(found)} ({over_all.told()} over all above two{_within(over_all)}){share}")
     if parts:
         yield f"Where learning coefficients helps beside its control, {block.name}: {'; '.join(parts)}."
+
+
+def _known(results: Results, block: Block, pairs: Iterable[Pair]) -> Iterator[tuple[Pair, dict[int, Difference], Difference]]:
+    """Pairs that were measured, by number of networks and over all above two."""
+    for pair in pairs:
+        found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
+        if found and over_all is not None:
+            yield pair, found, over_all
 
 
 def _named(pair: Pair) -> str:
@@ -200,11 +206,9 @@ def _share(results: Results, block: Block, pair: Pair, numbers: list[int]) -> st
 
 
 def _beside_one(results: Results, block: Block) -> Iterator[str]:
-    parts = []
-    for pair in BESIDE_ONE:
-        found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
-        if found and over_all is not None:
-            parts.append(f"{pair.better} {_where(found)} ({over_all.told()})")
+    """Whether anything that is learned is worth more than fine-tuning one network."""
+    known = _known(results, block, BESIDE_ONE)
+    parts = [f"{pair.better} {_where(found)} ({over_all.told()})" for pair, found, over_all in known]
     if parts:
         yield f"Beside the best network fine-tuned alone, {block.name}: {'; '.join(parts)}."
 
@@ -238,11 +242,8 @@ def _chance(results: Results) -> Iterator[str]:
 
 def _closed(results: Results, block: Block) -> Iterator[str]:
     """What closed forms are worth, and whether they reach what is learned."""
-    parts = []
-    for pair in BESIDE_NOTHING:
-        found, over_all = _by_number(results, block, pair), _over_all(results, block, pair)
-        if found and over_all is not None:
-            parts.append(f"{pair.title}: {_where(found)} ({over_all.told()})")
+    known = _known(results, block, BESIDE_NOTHING)
+    parts = [f"{pair.title}: {_where(found)} ({over_all.told()})" for pair, found, over_all in known]
     if parts:
         yield f"Beside what learns nothing, {block.name}: {'; '.join(parts)}."
 

@@ -4,6 +4,7 @@ import json
 
 from matplotlib.figure import Figure
 
+from experiments.claims import mark
 from experiments.differences import Difference, settings_told
 from experiments.folder import made, shown, write_result, write_summary
 
@@ -39,3 +40,7 @@ def test_settings_are_counted_by_what_was_expected():
     assert settings_told(found, 1) == "so in 2, the opposite in 1, not told apart in 1 of 4"
     assert settings_told(found, -1) == "so in 1, the opposite in 2, not told apart in 1 of 4"
     assert settings_told(found, 0) == "higher in 2, lower in 1, not told apart in 1 of 4"
+    alone = Difference((0.1,), 1)  # of one seed: it tells nothing
+    assert settings_told([*found, alone], 1) == "so in 2, the opposite in 1, not told apart in 1 of 4, and 1 of one seed"
+    same = Difference((0.1, 0.1001, 0.0999), 1)
+    assert mark([same, alone], 1) == "reproduced" and mark([alone], 1) == "one seed"

@@ -14,7 +14,7 @@ from experiments.data import load_images
 from experiments.gallery import GALLERY, gallery
 from experiments.run import read_rows
 from experiments.scaling.command import reproduce
-from experiments.scaling.findings import CLAIMS, Pair, _by_number, _where, claims, differences
+from experiments.scaling.findings import CLAIMS, Pair, _by_number, _share, _where, claims, differences
 from experiments.scaling.laws import growing, linear, tending
 from experiments.scaling.networks import Networks
 from experiments.scaling.page import page
@@ -112,6 +112,16 @@ def test_every_alignment_finds_a_permuted_copy(permuted, alignment):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), average, permuted.models[0])
     as_they_are = nm.Average()(nm.stack_models(permuted.aligned(NONE, 3)[0]))
     assert max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (average, as_they_are)), strict=True)) > 0.1
+
+
+def test_an_alignment_is_timed_once_its_program_is_there(permuted, monkeypatch):
+    """One of all networks together is compiled for their number, others for two."""
+    brought = []
+    monkeypatch.setattr(Networks, "_bring", lambda self, alignment, models: brought.append(len(models)) or list(models))
+    for alignment in (MEAN, UNIVERSE, REFERENCE, SUCCESSIVE):
+        monkeypatch.setattr(permuted, "_aligned", {})
+        permuted.aligned(alignment, 3)
+    assert brought == [3, 3, 3, 3, 2, 3, 2, 3]
 
 
 def test_the_control_of_pairs_looks_at_validation_data_as_often_as_they(permuted, monkeypatch):
@@ -227,6 +237,26 @@ def test_words_follow_the_rows():
         cells = differences(found, block)[2].split("|")[2:-1]
         assert [cell.strip().startswith("**") for cell in cells[:3]] == [n in gains for n in block.counts]
         assert f"in {sum(n in gains for n in (4, 8))}, " in next(iter(judged.rows))
+
+
+def test_where_one_network_is_chosen_it_is_said():
+    block, pair = Block("own starts", "own", "same", (4, 8)), Pair(TENSORS, CONTROL)
+
+    def said(share):
+        rows = [
+            {"seed": 0, "block": block.name, "models": n, "method": TENSORS, "alignment": MEAN, "share": share}
+            for n in block.counts
+        ]
+        return _share(Results({}, [block], rows), block, pair, [4, 8])
+
+    assert said(0.9) == ", where one network has 90 to 90 % of it" and said(0.3) == ""
+
+
+def test_the_best_network_is_of_those_that_are_merged(permuted, monkeypatch):
+    losses = iter((0.5, 0.4, 0.1, 0.5, 0.4))
+    monkeypatch.setattr(Networks, "judged", lambda *_: SimpleNamespace(loss=next(losses)))
+    experiment = Experiment(permuted, None)
+    assert [experiment._best(n) for n in (3, 2)] == [2, 1]
 
 
 def test_nothing_is_done_twice(out, monkeypatch):
