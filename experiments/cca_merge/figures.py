@@ -8,7 +8,7 @@ import numpy as np
 from experiments.cca_merge.results import Results, read
 from experiments.cca_merge.settings import ALIGNMENTS, ENSEMBLE, PARENTS, PERMUTED, PLAIN, PROCRUSTES, REPAIRED, Block
 from experiments.curves import over_seeds
-from npmerge.reports.drawing import Curve, draw_curves, new_figure
+from npmerge.reports.drawing import Curve, draw_curves, new_figure, one_legend
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def figures(folder: Path) -> dict[str, Any]:
             drawing, axes = new_figure(len(blocks))
             for ax, block in zip(axes, blocks, strict=True):
                 draw(ax, results, block)
+            one_legend(drawing, axes)
             found[name] = drawing
     return found
 
@@ -32,16 +33,19 @@ def figures(folder: Path) -> dict[str, Any]:
 def _draw_models(ax: Any, results: Results, block: Block) -> None:
     """All but the average without alignment, beside which the others could not be told apart."""
     curves: list[Curve] = []
-    for method in (PARENTS, ENSEMBLE, *(m for m in ALIGNMENTS if m != PLAIN), *REPAIRED):
+    methods = (PARENTS, ENSEMBLE, *(m for m in ALIGNMENTS if m != PLAIN), *REPAIRED)
+    for method in methods:
         values = {n: [100 * x for x in results.accuracies(block, method, n).values()] for n in block.counts}
         curves += over_seeds(method, values, control=method in (PARENTS, ENSEMBLE, *REPAIRED))
-    draw_curves(ax, curves)
+    draw_curves(ax, curves, names=methods)
     ax.set(xlabel="networks merged", ylabel="test accuracy (%)", title=results.title(block))
 
 
 def _draw_gammas(ax: Any, results: Results, block: Block) -> None:
     """The mean over seeds with the fewest and the most networks; levels of the others dashed and dotted."""
-    for k, n in enumerate(sorted({min(block.counts), max(block.counts)})):
+    counts = sorted({min(block.counts), max(block.counts)})
+    for k, n in enumerate(counts):
+        most = ("fewest networks", "most networks")[k]
         for folded in (False, True):
             key = {"task": block.task, "split": block.split, "models": n, "reference": 0, "folded": folded}
             rows = [row for row in results.gammas if all(row[name] == value for name, value in key.items())]
@@ -49,12 +53,12 @@ def _draw_gammas(ax: Any, results: Results, block: Block) -> None:
             means = [100 * np.mean([row["test"] for row in rows if row["gamma"] == gamma]) for gamma in gammas]
             if gammas:
                 words, style = (", BatchNorm folded", "--") if folded else ("", "-")
-                ax.plot(gammas, means, style, color=f"C{k}", marker=".", label=f"{n} networks: CCA{words}")
+                ax.plot(gammas, means, style, color=f"C{k}", marker=".", label=f"{most}: CCA{words}")
         for method, style in ((PROCRUSTES, "-."), (PERMUTED, ":")):
-            ax.axhline(100 * results.mean(block, method, n), color=f"C{k}", linestyle=style, label=f"{n} networks: {method}")
+            ax.axhline(100 * results.mean(block, method, n), color=f"C{k}", linestyle=style, label=f"{most}: {method}")
     ax.set_xscale("log")
-    ax.set(xlabel="gamma, in mean variances", ylabel="test accuracy (%)", title=results.title(block))
-    ax.legend(frameon=False, fontsize="small", loc="lower left")
+    title = f"{results.title(block)}, {' and '.join(map(str, counts))} networks"
+    ax.set(xlabel="gamma, in mean variances", ylabel="test accuracy (%)", title=title)
 
 
 def _draw_spectra(ax: Any, results: Results, block: Block) -> None:
@@ -65,4 +69,3 @@ def _draw_spectra(ax: Any, results: Results, block: Block) -> None:
             label = f"layer {row['depth']}" if name == "canonical" else None
             ax.plot(x, row[name], style, color=f"C{k % 10}", label=label)
     ax.set(xlabel="fraction of directions or pairs", ylabel="correlation", title=results.title(block))
-    ax.legend(frameon=False, fontsize="small")

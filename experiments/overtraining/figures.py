@@ -8,7 +8,7 @@ import numpy as np
 from experiments.curves import over_seeds
 from experiments.overtraining.results import Results, read
 from experiments.overtraining.settings import CONTROL, EXPERTS, MERGES, MIXTURES, PLATEAU, TRAININGS
-from npmerge.reports.drawing import Curve, draw_curves, new_figure
+from npmerge.reports.drawing import Curve, draw_curves, marks, new_figure, one_legend
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def figures(folder: Path) -> dict[str, Any]:
         drawing, axes = new_figure(len(places))
         for ax, place in zip(axes, places, strict=True):
             draw(ax, results, *place)
+        one_legend(drawing, axes)
         found[name] = drawing
     return found
 
@@ -27,12 +28,14 @@ def figures(folder: Path) -> dict[str, Any]:
 def _moments(ax: Any, results: Results, setup: str, training: str) -> None:
     """Accuracy at each moment; crosses at the right are experts that stopped at a plateau."""
     curves: list[Curve] = []
-    for method in (EXPERTS, *MERGES, CONTROL, *MIXTURES):
+    methods = (EXPERTS, *MERGES, CONTROL, *MIXTURES)
+    for method in methods:
         values = {m: [100 * x for x in results.values(setup, training, method, m).values()] for m in results.moments}
         curves += over_seeds(method, values, control=method in (EXPERTS, CONTROL))
-    draw_curves(ax, curves)
-    for k, curve in enumerate(curves):
-        ax.plot(2 * results.moments[-1], 100 * results.mean(setup, training, curve.label, PLATEAU), "x", color=f"C{k % 10}")
+    draw_curves(ax, curves, names=methods)
+    for curve in curves:
+        color = marks(methods.index(curve.label))["color"]
+        ax.plot(2 * results.moments[-1], 100 * results.mean(setup, training, curve.label, PLATEAU), "x", color=color)
     ax.set(xlabel="steps of expert training (x: stopped at a plateau)", ylabel="test accuracy (%), mean over tasks")
     ax.set_title(f"{setup}, {training}")
 
@@ -50,4 +53,3 @@ def _difficulty(ax: Any, results: Results, setup: str, training: str) -> None:
     ax.set(
         xlabel="steps of expert training", ylabel="training examples right (%); dashed: average", title=f"{setup}, {training}"
     )
-    ax.legend(frameon=False, fontsize="small")

@@ -11,6 +11,7 @@ from experiments.scaling.findings import BESIDE_CONTROLS
 from experiments.scaling.laws import ERROR, laws
 from experiments.scaling.results import Results, read
 from experiments.scaling.settings import (
+    ALIGNMENTS,
     AVERAGE,
     CLOSED,
     CONTROL,
@@ -24,7 +25,7 @@ from experiments.scaling.settings import (
     REGMEAN,
     Block,
 )
-from npmerge.reports.drawing import Curve, draw_curves, new_figure
+from npmerge.reports.drawing import Curve, draw_curves, marks, new_figure, one_legend
 
 Way = tuple[str, str | None]
 Draw = Callable[[Any, Results, Block], None]
@@ -50,45 +51,46 @@ def figures(folder: Path) -> dict[str, Any]:
             drawing, axes = new_figure(len(blocks))
             for ax, block in zip(axes, blocks, strict=True):
                 draw(ax, results, block)
-            _one_legend(axes)
+            one_legend(drawing, axes)
             found[name] = drawing
     return found
 
 
 def _alignments(ax: Any, results: Results, block: Block) -> None:
-    ways: list[Way] = [(PARENTS, None), (ENSEMBLE, None), *((AVERAGE, alignment) for alignment in block.alignments)]
-    _accuracies(ax, results, block, ways)
+    _errors(ax, results, block, [(PARENTS, None), (ENSEMBLE, None), *((AVERAGE, alignment) for alignment in ALIGNMENTS)])
 
 
 def _closed(ax: Any, results: Results, block: Block) -> None:
-    _accuracies(ax, results, block, [(PARENTS, None), (ENSEMBLE, None), *((name, None) for name in CLOSED)])
+    _errors(ax, results, block, [(PARENTS, None), (ENSEMBLE, None), *((name, None) for name in CLOSED)])
 
 
 def _learned(ax: Any, results: Results, block: Block) -> None:
-    _accuracies(ax, results, block, [(name, None) for name in (AVERAGE, *LEARNED, *CONTROLS)])
+    _errors(ax, results, block, [(name, None) for name in (AVERAGE, *LEARNED, *CONTROLS)])
 
 
-def _accuracies(ax: Any, results: Results, block: Block, ways: Sequence[Way]) -> None:
+def _errors(ax: Any, results: Results, block: Block, ways: Sequence[Way]) -> None:
+    """Test errors on a logarithmic axis: on a linear one those without alignment leave the others no room."""
+    labels = {way: way[0] if way[1] is None else f"average, {way[1]}" for way in ways}
     curves: list[Curve] = []
-    for method, alignment in ways:
-        values = {n: [100 * x for x in results.values(block, method, n, alignment).values()] for n in block.counts}
-        label = method if alignment is None else f"average, {alignment}"
+    for (method, alignment), label in labels.items():
+        values = {n: [100 * (1 - x) for x in results.values(block, method, n, alignment).values()] for n in block.counts}
         curves += over_seeds(label, values, control=method in (PARENTS, ENSEMBLE, *CONTROLS))
-    draw_curves(ax, curves)
-    ax.set(xlabel="networks merged", ylabel="test accuracy (%), bars: deviation over seeds", title=block.name)
+    draw_curves(ax, curves, names=list(labels.values()))
+    _percent(ax)
+    ax.set(xlabel="networks merged", ylabel="test error (%), bars: deviation over seeds", title=block.name)
 
 
 def _gains(ax: Any, results: Results, block: Block) -> None:
     """What is learned minus its control; ten points and more are drawn closer."""
     curves: list[Curve] = []
-    for pair in BESIDE_CONTROLS:
+    labels = {pair: pair.better + (f", {pair.alignment} alignment" if pair.alignment else "") for pair in BESIDE_CONTROLS}
+    for pair, label in labels.items():
         values = {}
         for n in block.counts:
             found = results.difference(block, pair.better, pair.than, [n], of=pair.alignment, over=pair.alignment)
             values[n] = [100 * x for x in found.values] if found is not None else []
-        label = pair.better + (f", {pair.alignment} alignment" if pair.alignment else "")
         curves += over_seeds(label, values)
-    draw_curves(ax, curves)
+    draw_curves(ax, curves, names=list(labels.values()))
     ax.axhline(0, color="grey", linewidth=0.8)
     ax.set_yscale("symlog", linthresh=2)
     ticks = [-20, -10, -5, -2, -1, 0, 1, 2, 5]
@@ -98,27 +100,28 @@ def _gains(ax: Any, results: Results, block: Block) -> None:
 
 def _laws(ax: Any, results: Results, block: Block) -> None:
     """Test errors as points, laws that hold as lines."""
-    found = [x for x in laws(results) if x.block == block and x.what == ERROR]
-    for k, fitted in enumerate(found):
-        curve = results.curve(block, fitted.method, fitted.alignment)
-        style = {**_marks(k), "color": f"C{k % 10}", "label": fitted.name}
-        ax.plot(list(curve), [100 * (1 - x) for x in curve.values()], linestyle="", **style)
+    every = [x for x in laws(results) if x.what == ERROR]
+    names = list(dict.fromkeys(x.name for x in every))
+    for fitted in (x for x in every if x.block == block):
+        curve, style = results.curve(block, fitted.method, fitted.alignment), marks(names.index(fitted.name))
+        ax.plot(list(curve), [100 * (1 - x) for x in curve.values()], linestyle="", label=fitted.name, **style)
         if fitted.law.holds:
             between = np.geomspace(fitted.law.low, fitted.law.high, 50)
-            ax.plot(between, [fitted.law.at(n) for n in between], color=f"C{k % 10}", linewidth=0.8)
+            ax.plot(between, [fitted.law.at(n) for n in between], color=style["color"], linewidth=0.8)
     _axes(ax, block)
+    _percent(ax)
     ax.set(xlabel="networks merged", ylabel="test error (%)", title=block.name)
 
 
 def _cost(ax: Any, results: Results, block: Block) -> None:
     """CPU seconds of alignments, dashed, and of merges without them."""
-    curves = {f"align: {a}": results.curve(block, AVERAGE, a, "aligning") for a in block.alignments if a != NONE}
+    curves = {f"align: {a}": results.curve(block, AVERAGE, a, "aligning") for a in ALIGNMENTS if a != NONE}
     for method in (AVERAGE, REGMEAN, FISHER, *LEARNED, CONTROL, LONG):
         curves[method] = results.curve(block, method, None, "merging")
     for k, (label, curve) in enumerate(curves.items()):
         if curve:
             style = "--" if label.startswith("align: ") else "-"
-            ax.plot(list(curve), list(curve.values()), style, label=label, **_marks(k))
+            ax.plot(list(curve), list(curve.values()), style, label=label, **marks(k))
     _axes(ax, block)
     ax.set(xlabel="networks merged", ylabel="CPU seconds", title=block.name)
 
@@ -135,23 +138,17 @@ def _memory(ax: Any, results: Results, block: Block) -> None:
     ax.set(xlabel="networks merged", ylabel="MB of a step", title="the same for all blocks")
 
 
-def _marks(k: int) -> dict[str, str]:
-    """Others for each of ten, hollow beyond that: colours are ten."""
-    return {"marker": "os^Dvp*X<>"[k % 10], "fillstyle": "full" if k < 10 else "none"}
-
-
 def _axes(ax: Any, block: Block) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xticks(block.counts, labels=[str(n) for n in block.counts], minor=False)
     ax.xaxis.minorticks_off()
-    ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _one_legend(axes: Sequence[Any]) -> None:
-    """Legends that say what the last one says are left out."""
-    *others, last = axes
-    said = last.get_legend_handles_labels()[1]
-    for ax in others:
-        if ax.get_legend_handles_labels()[1] == said:
-            ax.get_legend().remove()
+def _percent(ax: Any) -> None:
+    """A logarithmic axis with labels that are no powers of ten."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ticks = [x for x in (2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 90) if low <= x <= high]
+    ax.set_yticks(ticks, labels=[str(x) for x in ticks])
+    ax.yaxis.minorticks_off()

@@ -44,13 +44,27 @@ def draw_paths(axes: Any, paths: Mapping[str, Sequence[Path]], *, baseline: str)
     axes.legend(frameon=False)
 
 
-def draw_curves(axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, float] | None = None) -> None:
-    """Lines with error bars over a logarithmic axis; grey horizontal lines for `levels`, each broken in another way."""
+def marks(place: int) -> dict[str, str]:
+    """Colour and marker of the line at a place: ten of each, hollow markers from the eleventh on."""
+    return {"color": f"C{place % 10}", "marker": "os^Dvp*X<>"[place % 10], "fillstyle": "full" if place < 10 else "none"}
+
+
+def draw_curves(
+    axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, float] | None = None, names: Sequence[str] = ()
+) -> None:
+    """Lines with error bars over a logarithmic axis.
+
+    Args:
+        axes: drawn on.
+        curves: the lines.
+        levels: grey horizontal lines, each broken in another way.
+        names: the labels of all axes of a figure, so that a name looks the same on each; those of `curves` if not given.
+    """
+    places = {name: k for k, name in enumerate(names or [curve.label for curve in curves])}
     for k, curve in enumerate(curves):
-        style = "--" if curve.control else "-"
-        marker = "os^Dvp*X"[k % 8]
         shifted = [x * 1.03 ** (k - len(curves) / 2) for x in curve.x]  # or equal curves would hide each other
-        axes.errorbar(shifted, curve.y, yerr=curve.error, label=curve.label, marker=marker, capsize=2, linestyle=style)
+        style = {"linestyle": "--" if curve.control else "-", "label": curve.label, **marks(places[curve.label])}
+        axes.errorbar(shifted, curve.y, yerr=curve.error, capsize=2, **style)
     for k, (label, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color="grey", linestyle=(":", "--", "-.")[k % 3], label=label)
     axes.set_xscale("log")
@@ -58,3 +72,15 @@ def draw_curves(axes: Any, curves: Sequence[Curve], *, levels: Mapping[str, floa
     axes.set_xticks(ticks, labels=[f"{x:g}" for x in ticks], minor=False)
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def one_legend(drawing: Any, axes: Sequence[Any]) -> None:
+    """One legend below for all axes of a figure, in place of their own: for names that look the same on each."""
+    said = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            said.setdefault(label, handle)
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+    columns = min(len(said), 2 * max(1, min(len(axes), ABREAST)))
+    drawing.legend(said.values(), said, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from npmerge import Path as LossPath
-from npmerge.reports.drawing import ABREAST, Curve, draw_curves, draw_paths, new_figure
+from npmerge.reports.drawing import ABREAST, Curve, draw_curves, draw_paths, new_figure, one_legend
 from npmerge.reports.folder import OutputFolder, write_report
 from npmerge.reports.page import Figure, Page, section
 from npmerge.reports.tables import json_text, markdown_table
@@ -168,3 +168,18 @@ def test_many_axes_stand_in_rows():
     drawing, axes = new_figure(5)
     assert len(axes) == len(drawing.axes) == 5
     assert len({round(ax.get_position().y0, 3) for ax in axes}) == 2 and drawing.get_size_inches()[0] == 6.5 * ABREAST
+
+
+def test_a_name_looks_the_same_on_each_of_a_figures_axes():
+    drawing, axes = new_figure(2)
+    names = ("average", "learned", "control")
+    for ax, shown in zip(axes, (names, names[1:]), strict=True):
+        draw_curves(ax, [Curve(name, [1, 10], [2.0, 3.0], [0.1, 0.2]) for name in shown], names=names)
+    looks = [{bars.get_label(): bars.lines[0] for bars in ax.containers} for ax in axes]
+    for name in names[1:]:
+        one, other = (found[name] for found in looks)
+        assert (one.get_color(), one.get_marker()) == (other.get_color(), other.get_marker())
+    assert len({line.get_color() for line in looks[0].values()}) == len(names)
+    one_legend(drawing, axes)
+    assert [text.get_text() for text in drawing.legends[0].get_texts()] == list(names)
+    assert all(ax.get_legend() is None for ax in axes)
