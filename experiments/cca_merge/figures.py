@@ -52,10 +52,11 @@ def _draw_gammas(ax: Any, results: Results, block: Block) -> None:
             gammas = sorted({row["gamma"] for row in rows})
             means = [100 * np.mean([row["test"] for row in rows if row["gamma"] == gamma]) for gamma in gammas]
             if gammas:
-                words, style = (", BatchNorm folded", "--") if folded else ("", "-")
-                ax.plot(gammas, means, style, color=f"C{k}", marker=".", label=f"{most}: CCA{words}")
-        for method, style in ((PROCRUSTES, "-."), (PERMUTED, ":")):
-            ax.axhline(100 * results.mean(block, method, n), color=f"C{k}", linestyle=style, label=f"{most}: {method}")
+                words, color = (", BatchNorm folded", f"C{k + 2}") if folded else ("", f"C{k}")
+                ax.plot(gammas, means, color=color, marker=".", label=f"{most}: CCA{words}")
+                for method, style in ((PROCRUSTES, "-."), (PERMUTED, ":")):
+                    level, name = 100 * results.mean(block, method + words, n), f"{most}: {method}{words}"
+                    ax.axhline(level, color=color, linestyle=style, label=name)
     ax.set_xscale("log")
     title = f"{results.title(block)}, {' and '.join(map(str, counts))} networks"
     ax.set(xlabel="gamma, in mean variances", ylabel="test accuracy (%)", title=title)

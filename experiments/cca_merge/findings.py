@@ -1,11 +1,11 @@
 """What was expected of CCA Merge and what came out, in words that follow the rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.cca_merge.results import Results
+from experiments.cca_merge.results import Results, Row
 from experiments.cca_merge.settings import (
     ALIGNMENTS,
     BAD,
@@ -35,8 +35,10 @@ from experiments.cca_merge.settings import (
 )
 from experiments.claims import Claim as Said
 from experiments.claims import Marked, marked
-from experiments.differences import Difference, paired, ranged, settings_told
+from experiments.differences import Difference, ranged, settings_told
 from npmerge.reports.tables import markdown_table
+
+PAPER = "Horoi et al. 2024 (CCA Merge), arXiv 2407.05385"
 
 
 @dataclass(frozen=True)
@@ -48,51 +50,72 @@ class Claim:
         better: a method.
         than: another.
         sign: 1 if the first is expected to be higher, -1 if lower, 0 for an open question.
+        source: who says so; nobody but this page if not given.
     """
 
     expected: str
     better: str
     than: str
     sign: int = 0
+    source: str = ""
 
 
-CLAIMS = (
-    Claim("Expected, from the paper: CCA is better than a permutation by activations.", CCA, PERMUTED, 1),
-    Claim("The same, where BatchNorm's scale is in the convolutions of both.", FOLDED_CCA, FOLDED_PERMUTED, 1),
-    Claim("The same, beside a permutation by weights.", CCA, WEIGHTS, 1),
-    Claim("The same, beside ZipIt.", CCA, ZIPIT, 1),
-    Claim("The same, beside optimal transport.", CCA, TRANSPORT, 1),
-    Claim("Question: does CCA bring more than a rotation, to which it tends for large gamma, up to a scale?", CCA, PROCRUSTES),
-    Claim("Question: the same, with BatchNorm folded.", FOLDED_CCA, FOLDED_PROCRUSTES),
-    Claim("Question: what is folding BatchNorm worth to CCA?", FOLDED_CCA, CCA),
-    Claim("Question: and to a permutation, which needs none?", FOLDED_PERMUTED, PERMUTED),
-    Claim("Question: what is left of CCA where every channel gets the moments of the reference, in both averages?",
+ALIGNED = (
+    Claim("CCA is better than a permutation by activations", CCA, PERMUTED, 1, PAPER),
+    Claim("CCA is better than a permutation by weights", CCA, WEIGHTS, 1, PAPER),
+    Claim("CCA is better than ZipIt", CCA, ZIPIT, 1, PAPER),
+    Claim("CCA is better than optimal transport", CCA, TRANSPORT, 1, PAPER),
+    Claim("does CCA bring more than a rotation?", CCA, PROCRUSTES),
+)
+NORMALISED = (
+    Claim("what is folding BatchNorm worth to CCA?", FOLDED_CCA, CCA),
+    Claim("what is it worth to a permutation, which needs none?", FOLDED_PERMUTED, PERMUTED),
+    Claim("with BatchNorm folded, is CCA better than a permutation?", FOLDED_CCA, FOLDED_PERMUTED),
+    Claim("with BatchNorm folded, than a rotation?", FOLDED_CCA, FOLDED_PROCRUSTES),
+    Claim("with BatchNorm folded, than ZipIt, which permutes and so needs none?", FOLDED_CCA, ZIPIT),
+    Claim("what is left of CCA where every channel gets the moments of the reference, in both averages?",
           CCA_REPAIR, PERMUTED_LIKE),
-    Claim("Question: and beside the permuted average with the mean moments of its parents?", CCA_REPAIR, PERMUTED_REPAIR),
-    Claim("Expected, from reviews of the paper: a merge stays below its networks.", CCA, BEST, -1),
-    Claim("Expected: it stays below the ensemble.", CCA, ENSEMBLE, -1),
-    Claim("Control: a few labels for the CCA average, beside one of the networks fine-tuned alike.", TUNED_CCA, TUNED_ONE),
-    Claim("Control: is the CCA average still the better start once both are fine-tuned?", TUNED_CCA, TUNED_PERMUTED),
+    Claim("what is left beside the permuted average with the mean moments of its parents?", CCA_REPAIR, PERMUTED_REPAIR),
 )  # fmt: skip
+LEVELLED = (
+    Claim("the average is below its networks' mean", CCA, PARENTS, -1),
+    Claim("the average is below the best of its networks", CCA, BEST, -1),
+    Claim("the average is below the ensemble", CCA, ENSEMBLE, -1),
+    Claim("control: a few labels for the CCA average, beside the first network fine-tuned alike", TUNED_CCA, TUNED_ONE),
+    Claim("control: is the CCA average still the better start once both are fine-tuned?", TUNED_CCA, TUNED_PERMUTED),
+)
+CLAIMS = (*ALIGNED, *NORMALISED, *LEVELLED)
 
 
-def findings(results: Results) -> Iterator[str]:
-    """A line for each claim that the rows have something to say of."""
-    for claim in CLAIMS:
-        if line := _judged(results, claim):
-            yield line
-    yield from _on_test(results)
-    yield from _borrowed(results)
-    yield from _more_models(results)
-    yield from _references(results)
-    yield from _depth(results)
+def findings(results: Results) -> Iterator[tuple[str, list[str]]]:
+    """Under headings, tables of the claims that the rows have something to say of, and sentences."""
+    about = {
+        "CCA beside other alignments": ALIGNED,
+        "BatchNorm, and the moments of channels": NORMALISED,
+        "Beside the networks, and with labels": LEVELLED,
+    }
+    for heading, asked in about.items():
+        if rows := list(_judged(results, asked)):
+            yield heading, markdown_table(JUDGED, rows)
+    said = {
+        "How gamma is chosen": _gamma(results),
+        "More networks": _more_models(results),
+        "The reference": _references(results),
+        "Depth": _depth(results),
+    }
+    for heading, sentences in said.items():
+        if lines := [f"- {line}" for line in sentences]:
+            yield heading, lines
+
+
+JUDGED = ("", "difference", "lowest", "highest", "groups higher", "lower", "not told apart", "above zero")
 
 
 def claims(results: Results) -> Iterator[Marked]:
-    """What is expected, with its mark; settings are blocks."""
-    for claim in (x for x in CLAIMS if x.sign):
-        said = Said("CCA Merge", claim.expected, claim.better, claim.than, claim.sign)
-        if (judged := marked(said, _by_block(results, claim).items())) is not None:
+    """What the paper expects, with its mark; settings are groups of networks."""
+    for claim in (x for x in CLAIMS if x.source):
+        said = Said(claim.source, claim.expected, claim.better, claim.than, claim.sign)
+        if (judged := marked(said, _by_group(results, claim).items())) is not None:
             yield judged
 
 
@@ -110,51 +133,95 @@ def differences(results: Results) -> list[str]:
     return markdown_table(header, [row for row in rows if any(row[1:])])
 
 
-def _by_block(results: Results, claim: Claim) -> dict[str, Difference]:
-    """Over the numbers of networks of each block, by its title."""
-    found = {results.title(b): results.difference(claim.better, claim.than, b, b.counts) for b in results.blocks}
+def _by_group(results: Results, claim: Claim) -> dict[str, Difference]:
+    """By the name of each group of networks: numbers of networks are not pooled, they may answer differently."""
+    found = {results.group(b, n): results.difference(claim.better, claim.than, b, [n]) for b, n in results.groups()}
     return {title: x for title, x in found.items() if x is not None}
 
 
-def _judged(results: Results, claim: Claim) -> str:
-    known = _by_block(results, claim)
-    if not known:
-        return ""
-    told = f"{claim.better} minus {claim.than} {ranged(known)}"
-    if all(len(x.values) < 2 for x in known.values()):
-        return f"{claim.expected} One seed cannot tell; {told}."
-    return f"{claim.expected} Found: {settings_told(list(known.values()), claim.sign)} settings; {told}."
+def _judged(results: Results, about: Sequence[Claim]) -> Iterator[tuple[str, ...]]:
+    """Rows of a table: a difference in all groups, its verdicts, and in how many seeds it is above zero."""
+    for claim in about:
+        if known := _by_group(results, claim):
+            found = list(known.values())
+            ranked = [name for _, name in sorted((x.mean, name) for name, x in known.items())]
+            told = [x for x in found if len(x.values) > 1]
+            verdicts = [str(sum(x.verdict == verdict for x in told)) if told else "" for verdict in (1, -1, 0)]
+            signs = [value > 0 for x in found for value in x.values]
+            who = "the paper: " if claim.source else "expected: " if claim.sign else ""
+            ends = (f"{known[name].told(unit='')} ({name})" for name in (ranked[0], ranked[-1]))
+            above = f"{sum(signs)} of {len(signs)}"
+            yield (f"{who}{claim.expected}", f"{claim.better} minus {claim.than}", *ends, *verdicts, above)
 
 
-def _on_test(results: Results) -> Iterator[str]:
-    """What the published choice of gamma is worth; by definition it is never worse in accuracy."""
-    known = _by_block(results, Claim("", ON_TEST, CCA))
-    if known:
+def _told(known: Mapping[str, Difference], sign: int) -> str:
+    """A difference in all groups: its range, verdicts, and in how many seeds it is above zero, which needs no interval."""
+    found = list(known.values())
+    values = [value for x in found for value in x.values]
+    if all(len(x.values) < 2 for x in found):
+        return f"{ranged(known)}; one seed cannot tell."
+    above = sum(value > 0 for value in values)
+    return f"{ranged(known)}; {settings_told(found, sign)} groups; above zero in {above} of {len(values)} groups and seeds."
+
+
+# ------------------------------------------------------------------------------------------------------------------- gamma
+
+
+def _gamma(results: Results) -> Iterator[str]:
+    """What looking at test data is worth, by the rule for every row and by the rule of once for all."""
+    anew = _by_group(results, Claim("", ON_TEST, CCA))
+    if anew:
         yield (
-            "Question: the published code chose gamma on test data, here for every row anew: by definition never worse in "
-            f"accuracy than a choice on validation data. What is it worth? {ranged(known)}."
+            f"Chosen on test data for every row anew, minus on validation data: {ranged(anew)}; by definition never worse in "
+            "accuracy."
+        )
+    judged: dict[str, dict[str, Difference]] = {"worth": {}, "once": {}, "scale": {}}
+    for block, n in results.groups():
+        searched = results.searched(block, n)
+        if len(searched) > 1:
+            found = _once(searched) | {"scale": _beyond_largest(searched)}
+            for name, values in found.items():
+                judged[name][results.group(block, n)] = Difference(values, 1)
+    if judged["worth"]:
+        yield (
+            "Chosen once, as published, on test data, minus once on validation data (the networks of one seed choose, those "
+            f"of the others are judged, each in turn): {_told(judged['worth'], 0)}"
+        )
+        yield f"Chosen once on validation data, minus for each seed: {_told(judged['once'], 0)}"
+        yield (
+            "Chosen on validation data, minus the largest gamma, a rotation times one factor for each layer: "
+            f"{_told(judged['scale'], 0)}"
         )
 
 
-def _borrowed(results: Results) -> Iterator[str]:
-    """As published: gamma chosen once, on test data of the first seed, for all others."""
-    first, *others = results.seeds()
-    known = {}
-    for block in results.blocks:
-        pairs = []
-        for n in block.counts:
-            searched = results.searched(block, n)
-            if first in searched:
-                gamma = max(searched[first], key=searched[first].__getitem__)
-                mine = {seed: found[gamma] for seed, found in searched.items() if seed in others and gamma in found}
-                pairs.append((mine, results.accuracies(block, CCA, n)))
-        if (found := paired(pairs)) is not None:
-            known[results.title(block)] = found
-    if known:
-        yield (
-            f"Gamma chosen once, on test data of seed {first}, for the other seeds, minus a choice on validation data for "
-            f"each: {settings_told(list(known.values()), 0)} settings; {ranged(known)}."
+Searched = Mapping[int, Mapping[float, Row]]
+
+
+def _once(searched: Searched) -> dict[str, tuple[float, ...]]:
+    """By the seed whose networks choose: means over the others of what its choices are worth to them."""
+    on_test, on_validation = ({k: _best_gamma(by, on) for k, by in searched.items()} for on in ("test", "validation"))
+    found: dict[str, list[float]] = {"worth": [], "once": []}
+    for choosing in searched:
+        others = [seed for seed in searched if seed != choosing]
+        tested, validated = (
+            np.mean([searched[seed][gammas[choosing]]["test"] for seed in others]) for gammas in (on_test, on_validation)
         )
+        anew = np.mean([searched[seed][on_validation[seed]]["test"] for seed in others])
+        found["worth"].append(float(tested - validated))
+        found["once"].append(float(validated - anew))
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def _beyond_largest(searched: Searched) -> tuple[float, ...]:
+    return tuple(by[_best_gamma(by)]["test"] - by[max(by)]["test"] for by in searched.values())
+
+
+def _best_gamma(by: Mapping[float, Row], on: str = "validation") -> float:
+    """As `rows` chooses; the loss decides ties."""
+    return max(by, key=lambda gamma: (by[gamma][on], -by[gamma][f"{on}_loss"]))
+
+
+# ------------------------------------------------------------------------------------------------- networks, references, depth
 
 
 def _more_models(results: Results) -> Iterator[str]:
@@ -170,7 +237,11 @@ def _more_models(results: Results) -> Iterator[str]:
                 low = min(known, key=known.__getitem__)
                 lowest = f", lowest {100 * known[low]:.1f} at {low}" if low not in (few, many) else ""
                 courses.append(f"{method} {100 * known[few]:.1f} to {100 * known[many]:.1f}{lowest}")
-        yield f"From {few} to {many} networks, {results.title(block)}, %: {'; '.join(courses)}. {_best(results, block, many)}"
+        words = "" if block.split == "same" else " (others, of fewer images each, not the first of the more)"
+        yield (
+            f"From {few} to {many} networks{words}, {results.title(block)}, %: {'; '.join(courses)}. "
+            f"{_best(results, block, many)}"
+        )
 
 
 def _best(results: Results, block: Block, models: int) -> str:
@@ -191,27 +262,43 @@ def _references(results: Results) -> Iterator[str]:
         for n in block.references:
             for method in (PERMUTED, CCA):
                 found = {choice: results.by_reference(method, choice, block, n) for choice in (GOOD, BAD, EVERY)}
-                told = "; ".join(f"{choice} {x.told()} ({x.word})" for choice, x in found.items() if x is not None)
-                if told:
-                    yield f"Choice of the reference, {results.title(block)}, {n} networks, {method}, against the first: {told}."
+                told = [f"{choice} {x.told()} ({x.word}{_itself(x)})" for choice, x in found.items() if x is not None]
+                apart = results.by_reference(method, GOOD, block, n, BAD)
+                if told and apart is not None:
+                    yield (
+                        f"{results.group(block, n)}, {method}, against the first network: {'; '.join(told)}. The best against "
+                        f"the worst: {apart.told()} ({apart.word})."
+                    )
+
+
+def _itself(found: Difference) -> str:
+    """In how many seeds nothing differs: there the first network is the one that was chosen."""
+    same = sum(value == 0 for value in found.values)
+    return f", the first itself in {same} of {len(found.values)} seeds" if same else ""
 
 
 def _depth(results: Results) -> Iterator[str]:
-    for block in results.blocks:
-        layers = list(results.layers(block))
-        if len(layers) < 2:
-            continue
-        courses = [f"{words} {_course(layers, name)}" for name, words in COURSES.items()]
-        ratio, alone = (np.mean([row[name] for rows in layers for row in rows]) for name in ("explained", "explained_by_match"))
-        yield (
-            f"Correlations by depth, {results.title(block)}: {', '.join(courses)}; of a layer's variance linear maps explain "
-            f"{100 * ratio:.0f} %, the matched unit alone {100 * alone:.0f} %."
-        )
+    blocks = [layers for block in results.blocks if len(layers := list(results.layers(block))) > 1]
+    if not blocks:
+        return
+    courses = []
+    for name, words in COURSES.items():
+        ends = [[_level(layers[k], name) for layers in blocks] for k in (0, -1)]
+        first, last = (f"{min(x):.2f} to {max(x):.2f}" for x in ends)
+        courses.append(f"{words} {first} in the first layer, {last} in the last")
+    shares = {name: [100 * np.mean([_level(x, name) for x in layers]) for layers in blocks] for name in EXPLAINED}
+    told = (f"{words} {min(shares[name]):.0f} to {max(shares[name]):.0f} %" for name, words in EXPLAINED.items())
+    yield (
+        f"Mean correlations, from the lowest to the highest group: {'; '.join(courses)}. Of a layer's variance, a mean over "
+        f"layers, {' and '.join(told)} (with as many regressors as units, at the images they are fitted to). Layer by layer "
+        "in the tables."
+    )
 
 
-COURSES = {"canonical": "canonical", "matched": "of matched living units"}
+COURSES = {"canonical": "canonical", "matched": "of living units that a permutation pairs"}
+EXPLAINED = {"explained": "linear maps explain", "explained_by_match": "the matched unit alone"}
 
 
-def _course(layers: list[list], name: str) -> str:
-    """Layer by layer, a mean over seeds."""
-    return " ".join(f"{np.mean([np.mean(row[name]) if row[name] else 0.0 for row in rows]):.2f}" for rows in layers)
+def _level(rows: Sequence[Row], name: str) -> float:
+    """Of a layer, a mean over seeds."""
+    return float(np.mean([np.mean(row[name]) if np.size(row[name]) else 0.0 for row in rows]))

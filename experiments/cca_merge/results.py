@@ -42,6 +42,14 @@ class Results:
         task = self.task(block.task)
         return f"{task['network']} on {task['data']}, {block.split}"
 
+    def groups(self) -> Iterator[tuple[Block, int]]:
+        """Each block with each of its numbers of networks."""
+        return ((block, n) for block in self.blocks for n in block.counts)
+
+    def group(self, block: Block, models: int) -> str:
+        """A group of networks, in words."""
+        return f"{self.title(block)}, {models} networks"
+
     def accuracies(self, block: Block, method: str, models: int, reference: str = FIRST) -> dict[int, float]:
         """Test accuracy by seed."""
         key = {"task": block.task, "split": block.split, "models": models, "method": method}
@@ -62,17 +70,17 @@ class Results:
         """How much better one method is than another in a block, over numbers of networks that have both."""
         return paired((self.accuracies(block, method, n), self.accuracies(block, than, n)) for n in counts)
 
-    def by_reference(self, method: str, choice: str, block: Block, models: int) -> Difference | None:
-        """How much better a method is with another reference than with the first network."""
-        return paired([(self.accuracies(block, method, models, choice), self.accuracies(block, method, models))])
+    def by_reference(self, method: str, choice: str, block: Block, models: int, than: str = FIRST) -> Difference | None:
+        """How much better a method is with one reference than with another."""
+        return paired([(self.accuracies(block, method, models, choice), self.accuracies(block, method, models, than))])
 
-    def searched(self, block: Block, models: int) -> dict[int, dict[float, float]]:
-        """Test accuracy by seed and gamma, with the first network as the reference, of networks as they are."""
+    def searched(self, block: Block, models: int) -> dict[int, dict[float, Row]]:
+        """The search by seed and gamma, with the first network as the reference, of networks as they are."""
         place = {"task": block.task, "split": block.split, "models": models, "reference": 0, "folded": False}
-        found: dict[int, dict[float, float]] = {}
+        found: dict[int, dict[float, Row]] = {}
         for row in self.gammas:
             if all(row[name] == value for name, value in place.items()):
-                found.setdefault(row["seed"], {})[row["gamma"]] = row["test"]
+                found.setdefault(row["seed"], {})[row["gamma"]] = row
         return found
 
     def layers(self, block: Block) -> Iterator[list[Row]]:

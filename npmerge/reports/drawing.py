@@ -44,9 +44,13 @@ def draw_paths(axes: Any, paths: Mapping[str, Sequence[Path]], *, baseline: str)
     axes.legend(frameon=False)
 
 
+COLOURS = (*(f"C{k}" for k in range(10)), "black", "navy", "darkred", "darkgreen", "goldenrod", "indigo")
+
+
 def marks(place: int) -> dict[str, str]:
-    """Colour and marker of the line at a place: ten of each, hollow markers from the eleventh on."""
-    return {"color": f"C{place % 10}", "marker": "os^Dvp*X<>"[place % 10], "fillstyle": "full" if place < 10 else "none"}
+    """Colour and marker of the line at a place; hollow from the eleventh on, for there are ten markers."""
+    style = {"marker": "os^Dvp*X<>"[place % 10], "fillstyle": "full" if place < 10 else "none"}
+    return style | {"color": COLOURS[place % len(COLOURS)]}
 
 
 def draw_curves(
@@ -76,7 +80,7 @@ def draw_curves(
 
 def one_legend(drawing: Any, axes: Sequence[Any]) -> None:
     """One legend below for all axes of a figure, in place of their own: for names that look the same on each."""
-    said = {}
+    said: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             said.setdefault(label, handle)

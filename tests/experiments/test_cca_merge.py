@@ -15,7 +15,7 @@ from alignment.activations.moments import NodeMoments
 from alignment.graph import flatten
 from alignment.maps import permutation
 from experiments.cca_merge.command import reproduce
-from experiments.cca_merge.findings import _best, _borrowed, findings
+from experiments.cca_merge.findings import _best, _once, claims, findings
 from experiments.cca_merge.folding import folded, norms
 from experiments.cca_merge.networks import Networks, cca
 from experiments.cca_merge.page import page
@@ -118,22 +118,22 @@ def test_every_reference_has_a_gamma_of_its_own(out, rows):
     assert row["accuracy"] == pytest.approx(np.mean(best)) and len(row["chosen"].split(", ")) == 3
 
 
-def test_what_gamma_of_the_first_seed_is_worth_to_others():
-    block = Block("digits-vgg", "same", (2,))
-    place = {"task": block.task, "split": block.split, "models": 2}
-    tests = {0: {0.1: 0.5, 1.0: 0.6}, 1: {0.1: 0.9, 1.0: 0.7}, 2: {0.1: 0.8, 1.0: 0.75}}
-    gammas = [
-        place | {"reference": 0, "folded": False, "seed": s, "gamma": g, "test": x}
-        for s, by in tests.items()
-        for g, x in by.items()
-    ]
-    rows = [
-        place | {"reference": FIRST, "seed": seed, "method": CCA, "accuracy": accuracy}
-        for seed, accuracy in ((0, 0.5), (1, 0.9), (2, 0.8))
-    ]
-    settings = {"tasks": [{"name": block.task, "network": "VGG", "data": "digits"}]}
-    (said,) = _borrowed(Results(settings, [block], rows, gammas, []))
-    assert "test data of seed 0, for the other seeds" in said and "-12.50 ± 10.61 points (VGG on digits, same)" in said
+def test_what_the_gammas_of_one_seed_are_worth_to_the_others():
+    def search(**gammas):  # accuracy on validation and on test data
+        return {
+            gamma: {"validation": validation, "validation_loss": 1.0, "test": test, "test_loss": 1.0}
+            for gamma, (validation, test) in zip((0.1, 1.0), gammas.values(), strict=True)
+        }
+
+    searched = {
+        0: search(low=(0.9, 0.5), high=(0.8, 0.6)),
+        1: search(low=(0.9, 0.9), high=(0.8, 0.7)),
+        2: search(low=(0.7, 0.8), high=(0.8, 0.74)),
+    }
+    found = _once(searched)
+    # seed 0 takes 1.0 on test data and 0.1 on validation data, seed 1 the same twice, seed 2 0.1 and 1.0
+    np.testing.assert_allclose(found["worth"], [((0.7 - 0.9) + (0.74 - 0.8)) / 2, 0, ((0.5 - 0.6) + (0.9 - 0.7)) / 2])
+    np.testing.assert_allclose(found["once"], [(0 + (0.8 - 0.74)) / 2, (0 + (0.8 - 0.74)) / 2, ((0.6 - 0.5) + (0.7 - 0.9)) / 2])
 
 
 def test_what_cca_averages_gets_the_moments_of_the_reference(permuted, monkeypatch):
@@ -248,21 +248,24 @@ def test_the_page_is_made_of_the_files_alone(out, rows):
     assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("models", "gamma", "correlations"))
 
 
-def test_words_follow_the_rows():
+def test_tables_follow_the_rows():
     block = Block("digits-vgg", "same", (2, 3))
     key = {"task": block.task, "split": block.split, "reference": FIRST}
 
-    def said(gain):
+    def told(*gains):  # with two networks, with three
         rows = [
             key | {"seed": seed, "models": n, "method": method, "accuracy": 0.5 + 0.01 * seed + gain * (method == CCA)}
-            for seed in range(3) for n in block.counts for method in (CCA, PERMUTED)
+            for seed in range(3) for n, gain in zip(block.counts, gains, strict=True) for method in (CCA, PERMUTED)
         ]  # fmt: skip
         settings = {"tasks": [{"name": block.task, "network": "VGG", "data": "digits"}]}
-        return next(findings(Results(settings, [block], rows, [], [])))
+        results = Results(settings, [block], rows, [], [])
+        return dict(findings(results))["CCA beside other alignments"][-1], [claim.mark for claim in claims(results)]
 
-    assert "so in 1, the opposite in 0, not told apart in 0 of 1" in said(0.1)
-    assert "so in 0, the opposite in 1, not told apart in 0 of 1" in said(-0.1)
-    assert "not told apart in 1 of 1" in said(0.0) and "-10.00 ± 0.00 points (VGG on digits, same)" in said(-0.1)
+    line, marks = told(0.1, -0.1)  # numbers of networks that answer in opposite ways are not pooled
+    assert line.endswith("| -10.00 ± 0.00 (VGG on digits, same, 3 networks) | +10.00 ± 0.00 (VGG on digits, same, 2 networks) "
+                         "| 1 | 1 | 0 | 3 of 6 |")  # fmt: skip
+    assert marks == ["partly"] and told(0.1, 0.2)[1] == ["reproduced"]
+    assert told(0.0, 0.0)[0].endswith("| 0 | 0 | 2 | 0 of 6 |")
 
 
 def test_the_best_alignment_is_one_that_is_told_apart():
