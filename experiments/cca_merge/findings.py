@@ -1,6 +1,6 @@
 """What was expected of CCA Merge and what came out, in words that follow the rows."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
