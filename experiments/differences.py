@@ -73,6 +73,29 @@ def settings_told(found: Sequence[Difference], sign: int) -> str:
     return f"higher in {counts[1]}, lower in {counts[-1]}, {same}"
 
 
+JUDGED = ("", "difference", "lowest", "highest", "higher", "lower", "not told apart", "above zero")
+"""The header of a table of what is asked."""
+
+JUDGING = """The lowest and the highest are the settings with the lowest and the highest mean difference, in points of accuracy;
+settings that are higher, lower or not told apart are counted, and what is above zero over settings and seeds."""
+
+
+def judged(asked: str, difference: str, found: Mapping[str, Difference]) -> tuple[str, ...]:
+    """A row of such a table; what one seed says is no verdict.
+
+    Args:
+        asked: or expected, and by whom.
+        difference: what is subtracted from what.
+        found: by the name of the setting, one at least.
+    """
+    ranked = [name for _, name in sorted((x.mean, name) for name, x in found.items())]
+    ends = (f"{found[name].told(unit='')} ({name})" for name in (ranked[0], ranked[-1]))
+    told = [x for x in found.values() if len(x.values) > 1]
+    verdicts = (str(sum(x.verdict == verdict for x in told)) if told else "" for verdict in (1, -1, 0))
+    above = [value > 0 for x in found.values() for value in x.values]
+    return asked, difference, *ends, *verdicts, f"{sum(above)} of {len(above)}"
+
+
 def ranged(found: Mapping[str, Difference]) -> str:
     """From the lowest of some settings to the highest, with their names.
 

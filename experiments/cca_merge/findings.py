@@ -35,7 +35,7 @@ from experiments.cca_merge.settings import (
 )
 from experiments.claims import Claim as Said
 from experiments.claims import Marked, marked
-from experiments.differences import Difference, ranged, settings_told
+from experiments.differences import JUDGED, Difference, judged, ranged, settings_told
 from npmerge.reports.tables import markdown_table
 
 PAPER = "Horoi et al. 2024 (CCA Merge), arXiv 2407.05385"
@@ -108,15 +108,12 @@ def findings(results: Results) -> Iterator[tuple[str, list[str]]]:
             yield heading, lines
 
 
-JUDGED = ("", "difference", "lowest", "highest", "groups higher", "lower", "not told apart", "above zero")
-
-
 def claims(results: Results) -> Iterator[Marked]:
     """What the paper expects, with its mark; settings are groups of networks."""
     for claim in (x for x in CLAIMS if x.source):
         said = Said(claim.source, claim.expected, claim.better, claim.than, claim.sign)
-        if (judged := marked(said, _by_group(results, claim).items())) is not None:
-            yield judged
+        if (found := marked(said, _by_group(results, claim).items())) is not None:
+            yield found
 
 
 def differences(results: Results) -> list[str]:
@@ -140,18 +137,10 @@ def _by_group(results: Results, claim: Claim) -> dict[str, Difference]:
 
 
 def _judged(results: Results, about: Sequence[Claim]) -> Iterator[tuple[str, ...]]:
-    """Rows of a table: a difference in all groups, its verdicts, and in how many seeds it is above zero."""
     for claim in about:
         if known := _by_group(results, claim):
-            found = list(known.values())
-            ranked = [name for _, name in sorted((x.mean, name) for name, x in known.items())]
-            told = [x for x in found if len(x.values) > 1]
-            verdicts = [str(sum(x.verdict == verdict for x in told)) if told else "" for verdict in (1, -1, 0)]
-            signs = [value > 0 for x in found for value in x.values]
             who = "the paper: " if claim.source else "expected: " if claim.sign else ""
-            ends = (f"{known[name].told(unit='')} ({name})" for name in (ranked[0], ranked[-1]))
-            above = f"{sum(signs)} of {len(signs)}"
-            yield (f"{who}{claim.expected}", f"{claim.better} minus {claim.than}", *ends, *verdicts, above)
+            yield judged(f"{who}{claim.expected}", f"{claim.better} minus {claim.than}", known)
 
 
 def _told(known: Mapping[str, Difference], sign: int) -> str:
@@ -175,22 +164,22 @@ def _gamma(results: Results) -> Iterator[str]:
             f"Chosen on test data for every row anew, minus on validation data: {ranged(anew)}; by definition never worse in "
             "accuracy."
         )
-    judged: dict[str, dict[str, Difference]] = {"worth": {}, "once": {}, "scale": {}}
+    worth: dict[str, dict[str, Difference]] = {"test": {}, "once": {}, "scale": {}}
     for block, n in results.groups():
         searched = results.searched(block, n)
         if len(searched) > 1:
             found = _once(searched) | {"scale": _beyond_largest(searched)}
             for name, values in found.items():
-                judged[name][results.group(block, n)] = Difference(values, 1)
-    if judged["worth"]:
+                worth[name][results.group(block, n)] = Difference(values, 1)
+    if worth["test"]:
         yield (
             "Chosen once, as published, on test data, minus once on validation data (the networks of one seed choose, those "
-            f"of the others are judged, each in turn): {_told(judged['worth'], 0)}"
+            f"of the others are judged, each in turn): {_told(worth['test'], 0)}"
         )
-        yield f"Chosen once on validation data, minus for each seed: {_told(judged['once'], 0)}"
+        yield f"Chosen once on validation data, minus for each seed: {_told(worth['once'], 0)}"
         yield (
             "Chosen on validation data, minus the largest gamma, a rotation times one factor for each layer: "
-            f"{_told(judged['scale'], 0)}"
+            f"{_told(worth['scale'], 0)}"
         )
 
 
@@ -200,14 +189,14 @@ Searched = Mapping[int, Mapping[float, Row]]
 def _once(searched: Searched) -> dict[str, tuple[float, ...]]:
     """By the seed whose networks choose: means over the others of what its choices are worth to them."""
     on_test, on_validation = ({k: _best_gamma(by, on) for k, by in searched.items()} for on in ("test", "validation"))
-    found: dict[str, list[float]] = {"worth": [], "once": []}
+    found: dict[str, list[float]] = {"test": [], "once": []}
     for choosing in searched:
         others = [seed for seed in searched if seed != choosing]
         tested, validated = (
             np.mean([searched[seed][gammas[choosing]]["test"] for seed in others]) for gammas in (on_test, on_validation)
         )
         anew = np.mean([searched[seed][on_validation[seed]]["test"] for seed in others])
-        found["worth"].append(float(tested - validated))
+        found["test"].append(float(tested - validated))
         found["once"].append(float(validated - anew))
     return {name: tuple(values) for name, values in found.items()}
 

@@ -13,7 +13,7 @@ from experiments.cca_merge.figures import figures
 from experiments.cca_merge.findings import differences, findings
 from experiments.cca_merge.results import Results, read
 from experiments.cca_merge.settings import CCA, CHOICES, FIRST, FOLDED_CCA, METHODS, ON_TEST, PERMUTED, TUNED, ZIPIT, Block
-from experiments.differences import READING
+from experiments.differences import JUDGING, READING
 from experiments.folder import made, shown, write_result
 from experiments.learning import told_further
 from experiments.problem import Training, told
@@ -26,9 +26,7 @@ permutations, ZipIt, Procrustes and optimal transport; everything that is chosen
 The paper's abstract says that CCA Merge is better than past methods, for two networks and for more. Its tables could not be
 reached, so nothing here is beside a published number."""
 
-GROUPS = """Differences are of test accuracy, in points. A group is so many networks of one kind that learned from one division
-of the images. The lowest and the highest are the groups with the lowest and the highest mean difference, what is above zero is
-counted over groups and seeds."""
+GROUPS = """A setting is a group of so many networks of one kind that learned from one division of the images."""
 
 FIGURES = {
     "models": "Test accuracy against the number of networks, bars: deviation over seeds; without alignment it is in the tables",
@@ -48,7 +46,7 @@ def page(folder: Path) -> str:
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     counts = [n for block in results.blocks for n in block.counts]
     lines = [f"# CCA Merge, from {min(counts)} to {max(counts)} networks", "", INTRODUCTION, ""]
-    lines += ["## Expected, and what came out", "", READING, "", GROUPS, ""]
+    lines += ["## Expected, and what came out", "", READING, "", f"{JUDGING} {GROUPS}", ""]
     for heading, found in findings(results):
         lines += [f"### {heading}", "", *found, ""]
     lines += ["### Every difference", ""]

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.claims import Claim as Said
 from experiments.claims import Marked, marked
-from experiments.differences import Difference, ranged, settings_told
+from experiments.differences import JUDGED, Difference, judged
 from experiments.pleas.results import Results, Side
 from experiments.pleas.settings import (
     BY_WEIGHTS,
@@ -46,7 +46,7 @@ class Claim:
         sign: 1 if the first is expected to be higher, -1 if lower, 0 for an open question.
         sizes: of the merges that are compared.
         margin: what is added to the difference before it is judged, as a fraction.
-        published: what the paper says, in words that need no others; empty where it says nothing.
+        published: whether the paper says so.
     """
 
     expected: str
@@ -55,7 +55,7 @@ class Claim:
     sign: int = 0
     sizes: Literal["one", "least", "between", "merged"] = "one"
     margin: float = 0.0
-    published: str = ""
+    published: bool = False
 
     def shared(self, results: Results) -> list[int]:
         """Those sizes, as shared stages."""
@@ -70,66 +70,63 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("Expected, as published: RegMean is better than the plain average.", Side(REGMEAN), Side(PLAIN), 1,
-          published="RegMean is better than the plain average"),
-    Claim("Expected, as published: a permutation by weights is better than RegMean.", Side(WEIGHTS), Side(REGMEAN), 1,
-          published="a permutation by weights (Git Re-Basin) is better than RegMean"),
-    Claim("The same, of a permutation by activations.", Side(PARTIAL), Side(REGMEAN), 1),
-    Claim("Expected, as published: ZipIt is better than a permutation by weights.", Side(ZIPPED), Side(WEIGHTS), 1,
-          published="ZipIt is better than a permutation by weights (Git Re-Basin)"),
-    Claim("The same, beside a permutation by activations.", Side(ZIPPED), Side(PARTIAL), 1),
-    Claim("Expected, as published: PLeaS is better than ZipIt at one network's size.", Side(GRADIENT), Side(ZIPPED), 1,
-          published="PLeaS is better than ZipIt at the size of one network"),
-    Claim("The same at equal operations between one network and both.", Side(GRADIENT), Side(ZIPPED), 1, "between",
-          published="PLeaS is better than ZipIt at equal operations between one network and both"),
-    Claim("The same without the least squares: is it the matching?", Side(PARTIAL), Side(ZIPPED), 0, "between"),
-    Claim("Expected: the least squares improve on the weights of the matching.", Side(CLOSED), Side(PARTIAL), 1, "merged"),
-    Claim("Question: is the minimum better than the published steps towards it?", Side(CLOSED), Side(GRADIENT), 0, "merged"),
-    Claim("Question: do layers gain that read what the merge computes?", Side(SEQUENTIAL), Side(CLOSED), 0, "merged"),
-    Claim("Expected, as published: at a fifth more operations it is near the ensemble, here within five points.",
-          Side(GRADIENT), Side(ENSEMBLE), 1, "least", 0.05,
-          published="at a fifth more operations PLeaS is near the ensemble (here: within five points)"),
-    Claim("Expected: whatever is solved, the ensemble stays better.", Side(SEQUENTIAL), Side(ENSEMBLE), -1, "between"),
-    Claim("Expected, as published: without the task's images, matched by weights, it loses accuracy.", Side(GRADIENT, OTHER),
-          Side(GRADIENT), -1, "between", published="with other images than the task's PLeaS loses accuracy"),
-    Claim("Expected, as published: but less than two points.", Side(GRADIENT, OTHER), Side(GRADIENT), 1, "between", 0.02,
-          published="with other images than the task's PLeaS loses less than two points"),
-    Claim("How much of it is the matching: by weights, with the task's own images.", Side(GRADIENT, BY_WEIGHTS),
+    Claim("RegMean is better than the plain average", Side(REGMEAN), Side(PLAIN), 1, published=True),
+    Claim("a permutation by weights (Git Re-Basin) is better than RegMean", Side(WEIGHTS), Side(REGMEAN), 1, published=True),
+    Claim("so is a permutation by activations", Side(PARTIAL), Side(REGMEAN), 1),
+    Claim("ZipIt is better than a permutation by weights (Git Re-Basin)", Side(ZIPPED), Side(WEIGHTS), 1, published=True),
+    Claim("and than a permutation by activations", Side(ZIPPED), Side(PARTIAL), 1),
+    Claim("PLeaS is better than ZipIt at the size of one network", Side(GRADIENT), Side(ZIPPED), 1, published=True),
+    Claim("PLeaS is better than ZipIt at equal operations between one network and both", Side(GRADIENT), Side(ZIPPED), 1,
+          "between", published=True),
+    Claim("is it the matching, without the least squares?", Side(PARTIAL), Side(ZIPPED), 0, "between"),
+    Claim("the least squares improve on the weights of the matching", Side(CLOSED), Side(PARTIAL), 1, "merged"),
+    Claim("is the minimum better than the published steps towards it?", Side(CLOSED), Side(GRADIENT), 0, "merged"),
+    Claim("do layers gain that read what the merge computes?", Side(SEQUENTIAL), Side(CLOSED), 0, "merged"),
+    Claim("at a fifth more operations PLeaS is near the ensemble (here: within five points)", Side(GRADIENT), Side(ENSEMBLE),
+          1, "least", 0.05, published=True),
+    Claim("whatever is solved, the ensemble stays better", Side(SEQUENTIAL), Side(ENSEMBLE), -1, "between"),
+    Claim("with other images than the task's, matched by weights, PLeaS loses accuracy", Side(GRADIENT, OTHER),
+          Side(GRADIENT), -1, "between", published=True),
+    Claim("with other images than the task's PLeaS loses less than two points", Side(GRADIENT, OTHER), Side(GRADIENT), 1,
+          "between", 0.02, published=True),
+    Claim("how much of that is the matching: by weights, with the task's own images", Side(GRADIENT, BY_WEIGHTS),
           Side(GRADIENT), 0, "between"),
-    Claim("And how much the images: both matched by weights.", Side(GRADIENT, OTHER), Side(GRADIENT, BY_WEIGHTS), 0, "between"),
-    Claim("The same in closed form: the matching.", Side(CLOSED, BY_WEIGHTS), Side(CLOSED), 0, "between"),
-    Claim("And the images.", Side(CLOSED, OTHER), Side(CLOSED, BY_WEIGHTS), 0, "between"),
-    Claim("The same of sequential least squares: the matching.", Side(SEQUENTIAL, BY_WEIGHTS), Side(SEQUENTIAL), 0, "between"),
-    Claim("And the images.", Side(SEQUENTIAL, OTHER), Side(SEQUENTIAL, BY_WEIGHTS), 0, "between"),
-    Claim("Question: is it without the task's images still better than the permutation by weights?", Side(CLOSED, OTHER),
+    Claim("how much the images: both matched by weights", Side(GRADIENT, OTHER), Side(GRADIENT, BY_WEIGHTS), 0, "between"),
+    Claim("in closed form: the matching", Side(CLOSED, BY_WEIGHTS), Side(CLOSED), 0, "between"),
+    Claim("in closed form: the images", Side(CLOSED, OTHER), Side(CLOSED, BY_WEIGHTS), 0, "between"),
+    Claim("sequential: the matching", Side(SEQUENTIAL, BY_WEIGHTS), Side(SEQUENTIAL), 0, "between"),
+    Claim("sequential: the images", Side(SEQUENTIAL, OTHER), Side(SEQUENTIAL, BY_WEIGHTS), 0, "between"),
+    Claim("is it without the task's images still better than the permutation by weights?", Side(CLOSED, OTHER),
           Side(PARTIAL, OTHER), 0, "between"),
-    Claim("Expected: other images are better than noise.", Side(CLOSED, OTHER), Side(CLOSED, NOISE), 1, "between"),
-    Claim("Control: is it worth more than learning as published from the same images without labels, all weights, at a rate "
+    Claim("other images are better than noise", Side(CLOSED, OTHER), Side(CLOSED, NOISE), 1, "between"),
+    Claim("control: is it worth more than learning as published from the same images without labels, all weights, at a rate "
           "and a moment that validation data choose?", Side(GRADIENT), Side(DISTILLED), 0, "merged"),
-    Claim("The same of the closed form.", Side(CLOSED), Side(DISTILLED), 0, "merged"),
-    Claim("The same of sequential least squares.", Side(SEQUENTIAL), Side(DISTILLED), 0, "merged"),
-    Claim("Control: is what the least squares give still the better start once both are fine-tuned?", Side(TUNED),
+    Claim("control: is the closed form?", Side(CLOSED), Side(DISTILLED), 0, "merged"),
+    Claim("control: are sequential least squares?", Side(SEQUENTIAL), Side(DISTILLED), 0, "merged"),
+    Claim("control: is what the least squares give still the better start once both are fine-tuned?", Side(TUNED),
           Side(CONTROL)),
-    Claim("Expected: a merge of one network's size stays below its networks.", Side(SEQUENTIAL), Side(PARENTS), -1),
+    Claim("a merge of one network's size stays below its networks", Side(SEQUENTIAL), Side(PARENTS), -1),
 )  # fmt: skip
 
 
-def findings(results: Results) -> Iterator[str]:
-    """A line for each claim that the rows have something to say of."""
+def findings(results: Results) -> list[str]:
+    """Lines: a table of the claims that the rows have something to say of, and sentences."""
+    rows = []
     for claim in CLAIMS:
-        if line := _judged(results, claim):
-            yield line
-    yield from _alike(results)
-    yield from _of_the_gap(results)
+        if known := _by_setting(results, claim):
+            who = "the paper: " if claim.published else "expected: " if claim.sign else ""
+            rows.append(judged(f"{who}{claim.expected}", claim.title, known))
+    sentences = [f"- {line}" for line in (*_alike(results), *_of_the_gap(results))]
+    return [*markdown_table(JUDGED, rows), *([""] if sentences else []), *sentences]
 
 
 def claims(results: Results) -> Iterator[Marked]:
     """What the paper says, with its mark; settings are tasks and sizes."""
     for claim in (x for x in CLAIMS if x.published):
         better, than = claim.title.split(" minus ")
-        said = Said("Nasery et al. 2024 (PLeaS), arXiv 2407.02447", claim.published, better, than, claim.sign)
-        if (judged := marked(said, _by_setting(results, claim).items())) is not None:
-            yield judged
+        said = Said("Nasery et al. 2024 (PLeaS), arXiv 2407.02447", claim.expected, better, than, claim.sign)
+        if (found := marked(said, _by_setting(results, claim).items())) is not None:
+            yield found
 
 
 def differences(results: Results) -> list[str]:
@@ -144,16 +141,6 @@ def differences(results: Results) -> list[str]:
         rows.append((claim.title, *cells))
     header = ("test accuracy, points, by size", *map(results.title, results.tasks))
     return markdown_table(header, [row for row in rows if any(row[1:])])
-
-
-def _judged(results: Results, claim: Claim) -> str:
-    known = _by_setting(results, claim)
-    if not known:
-        return ""
-    told = f"{claim.title} {ranged(known)}"
-    if all(len(x.values) < 2 for x in known.values()):
-        return f"{claim.expected} One seed cannot tell; {told}."
-    return f"{claim.expected} Found: {settings_told(list(known.values()), claim.sign)} settings; {told}."
 
 
 def _by_setting(results: Results, claim: Claim) -> dict[str, Difference]:

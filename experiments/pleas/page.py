@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.differences import READING
+from experiments.differences import JUDGING, READING
 from experiments.folder import made, write_result
 from experiments.learning import told_further
 from experiments.pleas.figures import figures
@@ -38,6 +38,8 @@ what its networks do. Here at sizes from one network to both, for the same label
 beside ZipIt at equal operations; the least squares in closed form, by the published descent, and one layer after another on
 what the merge itself computes; and with other images in the place of the tasks' own."""
 
+SETTINGS = "A setting is a pair of tasks at one size."
+
 
 def write(folder: Path) -> None:
     """The page and the figure of a folder."""
@@ -48,8 +50,8 @@ def page(folder: Path) -> str:
     """The result as a page."""
     results, summary = read(folder), json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     lines = ["# PLeaS, from the size of one network to that of both", "", INTRODUCTION, ""]
-    lines += ["## Expected, and what came out", "", READING, "", *(f"- {line}" for line in findings(results)), ""]
-    lines += [*differences(results), "", "![Test accuracy against size](size.png)", ""]
+    lines += ["## Expected, and what came out", "", READING, "", f"{JUDGING} {SETTINGS}", "", *findings(results), ""]
+    lines += ["### Every difference", "", *differences(results), "", "![Test accuracy against size](size.png)", ""]
     lines += ["## Tables", "", "Test accuracy in percent, mean and deviation over seeds.", ""]
     for task in results.tasks:
         lines += [f"### {results.title(task)}, seeds {results.seeds(task)}", ""]

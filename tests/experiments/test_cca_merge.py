@@ -132,7 +132,7 @@ def test_what_the_gammas_of_one_seed_are_worth_to_the_others():
     }
     found = _once(searched)
     # seed 0 takes 1.0 on test data and 0.1 on validation data, seed 1 the same twice, seed 2 0.1 and 1.0
-    np.testing.assert_allclose(found["worth"], [((0.7 - 0.9) + (0.74 - 0.8)) / 2, 0, ((0.5 - 0.6) + (0.9 - 0.7)) / 2])
+    np.testing.assert_allclose(found["test"], [((0.7 - 0.9) + (0.74 - 0.8)) / 2, 0, ((0.5 - 0.6) + (0.9 - 0.7)) / 2])
     np.testing.assert_allclose(found["once"], [(0 + (0.8 - 0.74)) / 2, (0 + (0.8 - 0.74)) / 2, ((0.6 - 0.5) + (0.7 - 0.9)) / 2])
 
 

@@ -139,7 +139,7 @@ def test_a_loss_of_less_than_a_margin(rows):
         ]
         marks = {c.claim.says: c.mark for c in claims(Results(settings, [TASK.name], found))}
         assert marks == {
-            "with other images than the task's PLeaS loses accuracy": "reproduced",
+            "with other images than the task's, matched by weights, PLeaS loses accuracy": "reproduced",
             "with other images than the task's PLeaS loses less than two points": mark,
         }
 
@@ -240,20 +240,20 @@ def test_the_page_is_made_of_the_files_alone(out, rows):
     assert (out / "size.png").stat().st_size > 10_000
 
 
-def test_words_follow_the_rows():
+def test_tables_follow_the_rows():
     place = {"task": TASK.name, "shared": 2, "source": OWN}
     settings = json.loads(json.dumps({"shared": SETTINGS.shared, "tasks": [dataclasses.asdict(TASK)]}))
 
-    def said(gain):
+    def told(gain):
         found = [
             place | {"seed": seed, "method": method, "accuracy": 0.5 + 0.01 * seed + gain * (method == GRADIENT)}
             for seed in range(3) for method in (GRADIENT, ZIPPED)
         ]  # fmt: skip
-        return next(findings(Results(settings, [TASK.name], found)))
+        return findings(Results(settings, [TASK.name], found))[2]
 
-    assert "so in 1, the opposite in 0, not told apart in 0 of 1 settings" in said(0.1)
-    assert "so in 0, the opposite in 1, not told apart in 0 of 1 settings" in said(-0.1)
-    assert "not told apart in 1 of 1 settings" in said(0.0) and "-10.00 ± 0.00 points (digits, half of" in said(-0.1)
+    assert told(0.1).startswith("| the paper: PLeaS is better than ZipIt at the size of one network |")
+    assert told(0.1).endswith("| 1 | 0 | 0 | 3 of 3 |") and told(-0.1).endswith("| 0 | 1 | 0 | 0 of 3 |")
+    assert told(0.0).endswith("| 0 | 0 | 1 | 0 of 3 |") and "| -10.00 ± 0.00 (digits, half of" in told(-0.1)
 
 
 def test_nothing_is_done_twice(out, monkeypatch):
