@@ -34,6 +34,20 @@ class Function(NamedTuple):
         return self._replace(variables=nm.reset_statistics(self.train_apply, self.variables, batches))
 
 
+def of_its_size(function: Function) -> Callable[..., Any]:
+    """Its training mode, in which blocks that are zero stay so.
+
+    Those between separate units of different networks are: learned they would make a larger network than the merge is.
+    """
+    kept = jax.tree.map(lambda leaf: (leaf != 0) | (leaf.ndim < 2), function.variables)
+
+    def train_apply(variables: PyTree, inputs: Array) -> Any:
+        masked = jax.tree.map(lambda leaf, there: jnp.where(there, leaf, jnp.zeros_like(leaf)), variables, kept)
+        return function.train_apply(masked, inputs)
+
+    return train_apply
+
+
 @dataclass(frozen=True)
 class OfHeads:
     """The logits of several heads as those of one network: side by side, or their mean.

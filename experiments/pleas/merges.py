@@ -12,7 +12,7 @@ from alignment.budget.costs import Costs
 from alignment.graph import PyTree
 from alignment.maps import identity
 from experiments.learning import Budget
-from experiments.pleas.functions import Function, Towards, WithinPart, of_heads
+from experiments.pleas.functions import Function, Towards, WithinPart, of_heads, of_its_size
 from experiments.pleas.networks import Networks
 from experiments.pleas.settings import (
     BY_WEIGHTS,
@@ -215,7 +215,7 @@ def _learned(
     s: Settings, n: Networks, start: Merged, objective: Any, *, batches: Callable[[], Any], held_out: Sequence[tuple]
 ) -> tuple[Merged, float]:
     function = start.function
-    loss = nm.fine_tuning(Trained(function.train_apply), objective)
+    loss = nm.fine_tuning(Trained(of_its_size(function)), objective)
     budget = Budget(s.steps, further=s.further)
     learned = budget.tuned(function.variables, loss, None, batches=batches, held_out=held_out, rates=s.rates)
     ended = function._replace(variables=learned.theta).renewed(n.measuring(OWN))

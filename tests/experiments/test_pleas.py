@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from alignment import ActivationMatching, WeightMatching
+from alignment.graph import flatten
 from experiments.data import DataSet, Part, load, standardised
 from experiments.data.types import Known
 from experiments.gallery import GALLERY
 from experiments.pleas.command import reproduce
 from experiments.pleas.findings import claims, findings
 from experiments.pleas.functions import Towards, WithinPart
-from experiments.pleas.merges import Merges
+from experiments.pleas.merges import Merges, distilled
 from experiments.pleas.networks import Networks, logits_of, scored
 from experiments.pleas.page import page
 from experiments.pleas.parts import alternating, other_images, parts_of
@@ -162,6 +163,17 @@ def test_networks_of_the_same_labels_are_judged_on_both_parts(out):
     learned, without = (experiment.measured(Job(method, shared, OWN)) for method, shared in ((CONTROL, 2), (DISTILLED, 1)))
     assert learned["rate"] and without["rate"] and without["flops"] > learned["flops"] == 1
     assert 0 <= experiment.measured(Job(CLOSED, 1, "digits"))["accuracy"] <= 1
+
+
+def test_what_is_distilled_stays_of_its_size(out):
+    """Blocks between separate units of different networks are no weights: learned they would make a larger network."""
+    networks = Networks(TASK, parts("classes"), 0, out / "parents")
+    start = Merges(SETTINGS, networks).make(PARTIAL, 1, OWN)
+    before, after = (flatten(x.function.variables) for x in (start, distilled(SETTINGS, networks, start)[0]))
+    empty = {path: np.asarray(leaf) == 0 for path, leaf in before.items() if leaf.ndim > 1}
+    assert any(places.any() for places in empty.values())
+    for path, places in empty.items():
+        assert not np.asarray(after[path])[places].any() and (np.asarray(after[path]) != np.asarray(before[path])).any()
 
 
 def test_networks_of_the_same_labels_are_one(out, tmp_path):
