@@ -44,16 +44,20 @@ def reproduce(
     names = dict.fromkeys(name for task in settings.tasks for name in (task.data, *task.others) if name != NOISE)
     sets = {name: load(name, data or None, download=download) for name in names}
     rows = file(out, made_with(settings, {name: found.name for name, found in sets.items()}))
-    counts = {}
+    counts: dict[str, list[dict[str, list[int]]]] = {}
     for seed in seeds:
         for task in settings.tasks:
             networks = Networks(task, parts_of(task, sets[task.data], seed), seed, out / "parents", data)
-            counts[task.name] = networks.counts()
+            counts.setdefault(task.name, []).append(networks.counts())
             if not only or task.name in only:
                 Experiment(settings, networks, rows, tell).run()
                 forget_compiled()
     command = command_of("pleas", preset, out, seeds, data=data, only=only)
     images = {task.data: standardised(sets[task.data]) for task in settings.tasks}
-    summary = {"preset": str(preset), "command": command, **told(rows, settings.tasks, images), "images": counts}
+    parts = {
+        name: {what: [list(part) for part in zip(*(each[what] for each in found), strict=True)] for what in found[0]}
+        for name, found in counts.items()
+    }
+    summary = {"preset": str(preset), "command": command, **told(rows, settings.tasks, images), "images": parts}
     write_summary(out, summary)
     write(out)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     for name in results.tasks:
         task = results.task(name)
         flips = ", images flipped and cropped" if task["augment"] else ""
-        parts = {what: " and ".join(f"{n:,}" for n in each) for what, each in summary["images"][name].items()}
+        parts = {what: " and ".join(map(_range, each)) for what, each in summary["images"][name].items()}
         yield (
             f"{results.title(name)}: {task['network']}, each trained on its part of {s['data'][task['data']]} "
             f"({parts['train']} training images{flips}) from an initialisation of its own; "
@@ -154,23 +154,24 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Sizes are those of ZipIt, which shares the first stages of the networks and keeps the others and their heads twice: "
-        "with as many operations PLeaS chooses by 1 - mean correlation of each node which units to keep apart; where these are "
-        "the same stages, the findings say so. Operations count blocks that are not zero by construction, as published, in "
-        "multiples of one network, with the heads of both where they keep them; as a dense network a merge costs more. At size "
-        f'1 "{PARTIAL}" is the average of the permuted networks, at the largest size it is the ensemble but for BatchNorm, and '
-        "there is nothing to solve."
+        "with as many operations PLeaS chooses which units to keep apart by 1 - mean correlation of each node, matched by "
+        "weights by 1 - mean cosine; where these are the same stages, a line below the first table says so. Operations count "
+        "blocks that are not zero by construction, as published, in multiples of one network, with the heads of both where "
+        f'they keep them; as a dense network a merge costs more. At size 1 "{PARTIAL}" is the average of the permuted '
+        "networks, at the largest size it is the ensemble but for BatchNorm, and there is nothing to solve."
     )
     yield (
         f"{GRADIENT}: Adam at 0.0005, cosine, {s['descent_steps']} steps of {s['descent_batch']} images on the errors of all "
         "layers, of the measured images again and again in one order, without augmentation (published: shuffled and cropped). "
-        "Units are matched by activations (one of the published scripts does so by weights). The closed form solves the same "
-        "problem, the sequential one for inputs that the merge itself computes. Nothing of PLeaS is tuned. Merges have their "
-        "statistics of BatchNorm re-estimated from both parts; networks by themselves have those of their own part."
+        "The published scripts take 16 or 32 images, and match by activations or by weights. The closed form solves the same "
+        "problem, held to the matched weights by a ridge of 1e-4 of the mean square of an input; the sequential one reads what "
+        "the merge itself computes, with BatchNorm re-estimated before each layer. Nothing of PLeaS is tuned. Merges have "
+        "their statistics of BatchNorm re-estimated from both parts; networks by themselves have those of their own part."
     )
     yield (
         f"RegMean: Gram matrices of each network on its own part, scale of {s['scales']}; ZipIt: (alpha, beta) of "
-        f"{s['zipped']}; the lowest loss on validation data, of equal ones the first. Without data units are matched by "
-        "weights, and least squares and BatchNorm see the other images alone, as published; what that costs the matching "
+        f"{s['zipped']}; the lowest loss on validation data, of equal ones the first. Without the task's images units are "
+        "matched by weights, and least squares and BatchNorm see the other images alone; what that costs the matching "
         f'stands beside it, "{BY_WEIGHTS}". Noise is Gaussian, independent for each pixel.'
     )
     yield (
@@ -181,7 +182,8 @@ def _protocol(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{DISTILLED}: as many steps of as many of the same images, the same rates and moments, from what the networks say of "
         "them (the mean of their logits, or each for its own head; Kullback-Leibler divergence, also on validation images): "
-        "the control of all least squares, which see no labels either, but are not tuned. Images are not flipped and cropped."
+        "the control of least squares on the task's own images, which see no labels either, but are not tuned. Blocks between "
+        "separate units stay zero. Images are not flipped and cropped. Least squares on other images have no such control."
     )
     yield "The test set is read once for each row, and never chooses."
 
@@ -195,16 +197,23 @@ def _limits(results: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Units are matched by correlation, where the published code takes distances, and kept apart by 1 - mean correlation of "
-        "a node, where it measures accuracies and solves a quadratic program. A layer that the descent made worse keeps its "
-        "start."
+        "a node, where it takes the stages of ZipIt or, in one script, a quadratic program of accuracies. A layer that the "
+        "descent made worse keeps its start. RegMean is in closed form from each network's own part, where the published one "
+        "descends from one of the networks."
     )
-    fewest = min(sum(summary["images"][name]["test"]) for name in results.tasks)
+    fewest = min(sum(min(part) for part in summary["images"][name]["test"]) for name in results.tasks)
     yield (
         f"An accuracy of 60 % on {fewest:,} test images has a standard error of {100 * (0.24 / fewest) ** 0.5:.1f} points, "
         "which intervals over seeds leave out."
     )
     yield (
-        "Seeds differ in networks and their order of images; where a data set has its parts by domain, images that are "
-        "measured, choose and judge are the same for all. With disjoint classes the ensemble is each network on its own part, "
-        "by definition."
+        "Seeds differ in networks, their order of images, other images and noise, and in the classes of each part; where a "
+        "data set has its parts by domain, its own images that are measured, choose and judge are the same for all. With "
+        "disjoint classes the ensemble is each network on its own part, by definition."
     )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """Over seeds."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
