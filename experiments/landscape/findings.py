@@ -5,19 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments.claims import Claim, Marked, marked
-from experiments.differences import Difference
+from experiments.differences import Difference, ranged, settings_told
 from experiments.landscape.results import Results, by_images, mean, minus
 from experiments.landscape.settings import (
     AFTER,
     BEFORE,
     BOTH,
     CONTROL,
-    INSIDE,
     LEARNED,
     LINES,
     PERMUTATIONS,
     PERMUTED,
     PLAIN,
+    RENEWED,
     UNALIGNED,
     UNTRAINED,
     A,
@@ -36,40 +36,32 @@ def findings(results: Results) -> Iterator[str]:
 
 
 def claims(results: Results) -> Iterator[Marked]:
-    """What papers say, with its mark; settings are alignments, and parents whose images are shown."""
+    """What papers say, with its mark; settings are alignments."""
     lower = Claim(
         "Ainsworth et al. 2023, arXiv 2209.04836", "a permutation lowers the barrier", "barrier", UNALIGNED, -1, " nats"
     )
-    keeps = Claim(
-        "Feature visualisations of permute-and-average, UniReps 2024", "the permuted average keeps features of its parents",
-        f"answer of the {PERMUTED} to images found for a parent's units", f"that of the {PLAIN}"
-    )  # fmt: skip
     unaligned = results.barriers(UNALIGNED)
-    kept = ((f"of {parent}", _kept(results, parent)) for parent in (A, B) if results.units)
-    for claim, found in (
-        (lower, ((name, minus(results.barriers(name), unaligned)) for name in PERMUTATIONS)),
-        (keeps, kept),
-    ):
-        if (judged := marked(claim, found)) is not None:
-            yield judged
-
-
-def _kept(results: Results, parent: str) -> Difference | None:
-    """How much more the permuted average answers to a parent's images than the average as it is."""
-    return minus(*(by_images(results, name, of=parent) for name in (PERMUTED, PLAIN)))
+    if (judged := marked(lower, ((name, minus(results.barriers(name), unaligned)) for name in PERMUTATIONS))) is not None:
+        yield judged
 
 
 def _lines(results: Results) -> Iterator[str]:
     unaligned = results.barriers(UNALIGNED)
-    told = "; ".join(
-        f"{name} {mean(results.barriers(name)):.2f} nats ({_said(minus(results.barriers(name), unaligned), '')})"
-        for name in LINES
-        if name != UNALIGNED and results.barriers(name)
-    )
-    yield (
-        f"Expected: alignment lowers the barrier between the parents, {mean(unaligned):.2f} nats without one. Found, with the "
-        f"difference to that: {told}."
-    )
+    for name in PERMUTATIONS:
+        if results.barriers(name):
+            yield (
+                f"Expected: {name} lowers the barrier between the parents. Found: {mean(results.barriers(name)):.2f} nats, without "
+                f"alignment {mean(unaligned):.2f}; the difference: {_said(minus(results.barriers(name), unaligned), '')}."
+            )
+    for name in (name for name in LINES if name not in (*PERMUTATIONS, UNALIGNED)):
+        if results.barriers(name):
+            end, b = (results.along(x, lambda row: row["loss"][-1]) for x in (name, UNALIGNED))
+            middle, unaligned = results.middle(name), results.middle(UNALIGNED)
+            yield (
+                f"{name} is no permutation: its line ends at a network of loss {mean(end):.2f} where B has {mean(b):.2f}, so "
+                f"it has no barrier. In the middle its loss is {mean(middle):.2f} nats, minus that without alignment "
+                f"{_said(minus(middle, unaligned), '')}."
+            )
 
 
 def _planes(results: Results) -> Iterator[str]:
@@ -81,7 +73,8 @@ def _planes(results: Results) -> Iterator[str]:
             below = sum(low < min(row["at_corners"][:2]) for low, row in zip(lowest, rows, strict=True))
             height = np.mean([row["corners"][2][1] / row["corners"][1][0] for row in rows])
             yield (
-                f"Plane {name}: loss {corners[0]:.2f} at A, {corners[1]:.2f} at B, {corners[2]:.2f} at the merge, "
+                f"Plane {name}: loss {corners[0]:.2f} at A, {corners[1]:.2f} at B, "
+                f"{np.mean([row['at_middle'] for row in rows]):.2f} at their average, {corners[2]:.2f} at the merge, "
                 f"{np.mean(lowest):.2f} at the lowest point of the grid, which is below both parents in {below} of {len(rows)} "
                 f"seeds (of so many points the lowest looks better than it is). The merge is {100 * height:.0f} % of the "
                 "distance between the parents away from the line through them."
@@ -94,6 +87,12 @@ def _merges(results: Results) -> Iterator[str]:
         f"The learned merge against the average it starts from: {_said(minus(learned, average))}; its control, all weights "
         f"fine-tuned on the same images, against the learned merge: {_said(minus(control, learned))}."
     )
+    for parent in (A, B):
+        yield (
+            f"Published networks have running statistics of their training, merges those of {results.settings['measured']:,} "
+            f"images that are not augmented. What that alone makes of {parent}: "
+            f"{_said(minus(results.accuracies(RENEWED[parent]), results.accuracies(parent)))}."
+        )
 
 
 def _units(results: Results) -> Iterator[str]:
@@ -105,15 +104,27 @@ def _units(results: Results) -> Iterator[str]:
         f"Activation maximisation: {100 * climbed:.0f} % of the units answer more to their image than to the noise it started "
         f"from, {100 * above:.0f} % more than to any of {results.settings['compared']} real images."
     )
-    shares = {name: by_images(results, name) for name in INSIDE if name != A}
-    told = ", ".join(f"{name} {100 * mean(share):.0f} %" for name, share in shares.items())
-    kept = ", ".join(f"{_said(_kept(results, parent))} for {parent}" for parent in (A, B))
+    loud, real = (np.mean([row[name] for row in results.units]) for name in ("rms", "rms_real"))
     yield (
-        "Matched units, shown the images found for A's, answer so much of what A's do (both in their own deviations on real "
-        f"images): {told}. Half of an average is A, whatever is averaged; so what counts is the permuted average minus the "
-        f"{PLAIN}, shown the images of each parent: {kept}. Learned merge minus permuted average, for A's: "
-        f"{_said(minus(shares[LEARNED], shares[PERMUTED]))}."
+        f"Images have no bounds: the root of their mean square is {loud:.2f}, of real ones {real:.2f}, so an answer that no "
+        "real image reaches says little."
     )
+    for parent in (A, B):
+        more = results.more_by_images(PERMUTED, PLAIN, parent)
+        yield (
+            f"Shown the images of {parent}'s units, the {PERMUTED} answers more than the {PLAIN} in {sum(more)} of {len(more)} "
+            f"units. Share of {parent}'s own answer, {PERMUTED} minus {PLAIN}, whose unit has a half of that unit, too, layer "
+            f"by layer: {_by_layer(results, PERMUTED, PLAIN, parent)}; {LEARNED} minus {PERMUTED}: "
+            f"{_by_layer(results, LEARNED, PERMUTED, parent)}; {LEARNED} minus its control: "
+            f"{_by_layer(results, LEARNED, CONTROL, parent)}."
+        )
+
+
+def _by_layer(results: Results, name: str, than: str, parent: str) -> str:
+    """Differences of shares in the layers that are visualised: verdicts and range."""
+    shares = {node: minus(*(by_images(results, x, node, of=parent) for x in (name, than))) for node in results.visualised()}
+    found = {node: x for node, x in shares.items() if x is not None}
+    return f"{settings_told(list(found.values()), 0)}, {ranged(found)}"
 
 
 def _similarities(results: Results) -> Iterator[str]:
@@ -123,16 +134,9 @@ def _similarities(results: Results) -> Iterator[str]:
     yield (
         f"CKA with A, the mean over layers: B {mean(results.alike(A, B)):.3f}, permuted average {mean(average):.3f}, learned "
         f"merge {mean(learned):.3f}, its control {mean(control):.3f}, an untrained network "
-        f"{mean(results.alike(A, UNTRAINED)):.3f}. Learned merge minus average: {_said(minus(learned, average), '')}."
+        f"{mean(results.alike(A, UNTRAINED)):.3f}. Learned merge minus average: {_said(minus(learned, average), '')}; learned "
+        f"merge minus control: {_said(minus(learned, control), '')}."
     )
-    better = minus(results.accuracies(LEARNED), results.accuracies(PERMUTED))
-    closer = minus(learned, average)
-    if better is not None and closer is not None:
-        same = np.sign(better.mean) == np.sign(closer.mean)
-        yield (
-            f"Between average and learned merge CKA with A goes {'the same way as' if same else 'the other way than'} "
-            f"accuracy, which changes by {100 * better.mean:+.1f} points while CKA changes by {closer.mean:+.3f}."
-        )
 
 
 def _caveats(results: Results) -> Iterator[str]:
@@ -143,16 +147,16 @@ def _caveats(results: Results) -> Iterator[str]:
         moved = max(row["change"] for row in results.caveats)
         changed = sum(row["accuracy"] != row["accuracy_before"] for row in results.caveats)
         yield (
-            "CKA is not a measure of the function (Davari et al. 2023): features that move along a direction which the last "
-            f"layer does not read change the logits by at most {moved:.1g} of the largest and accuracy in {changed} of "
-            f"{len(results.caveats)} rows, but CKA, at {far:g} deviations, thus: {told}."
+            "CKA is not a measure of the function (Davari et al. 2023, arXiv 2210.16156): features that move along a direction "
+            f"which the last layer does not read change the logits by at most {moved:.1g} of the largest and accuracy in "
+            f"{changed} of {len(results.caveats)} rows, but CKA, at {far:g} deviations, thus: {told}."
         )
         both = [row for row in rows if row["what"] == BOTH]
         rises = [np.mean([row[name] - row[f"{name}_before"] for row in both]) > 0 for name in ("cka", "biased")]
-        words = ["more" if rise else "less" for rise in rises]
+        words = ["raises" if rise else "lowers" for rise in rises]
         yield (
-            f"One image that lies far out in both networks makes them look {words[0]} alike than they are by the unbiased "
-            f"estimate, {words[1]} by the biased one."
+            f"One image that lies far out in both networks {words[0]} the unbiased estimate and {words[1]} the biased one, and "
+            "what the networks compute is as alike as before."
         )
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import npmerge as nm
+from alignment import ActivationMatching, transport
 from alignment.graph import PyTree
+from alignment.maps import Maps
 from experiments.data import Images, labelled
-from experiments.landscape.settings import CONTROL, LEARNED, PERMUTED, PLAIN, UNTRAINED, A, B, Settings
+from experiments.landscape.settings import CONTROL, LEARNED, PERMUTED, PLAIN, PLAIN_OF_B, RENEWED, UNTRAINED, A, B, Settings
 from experiments.learning import Budget
 from experiments.parents import kept
 from experiments.problem import Problem
@@ -62,13 +64,21 @@ class Networks:
         made: dict[str, Callable[[], PyTree]] = {
             A: lambda: self.strangers.models[0],
             B: lambda: merging.matched.models()[1],
+            RENEWED[A]: lambda: merging.renewed(self.strangers.models[0]),
+            RENEWED[B]: lambda: merging.renewed(self.strangers.models[1]),
             PLAIN: lambda: merging.renewed(nm.Average()(stack)),
+            PLAIN_OF_B: lambda: transport(self.strangers.graph, self._to_a(), self.of(PLAIN)),
             PERMUTED: lambda: merging.renewed(nm.Average()(merging.matched)),
             LEARNED: lambda: self._learned(LEARNED, PER_PARAMETER, self.settings.merge_rates),
             CONTROL: lambda: self._learned(CONTROL, FINE_TUNED, self.settings.control_rates),
             UNTRAINED: lambda: merging.renewed(build(self.strangers.config, seed=self.seed).variables),
         }
         return made[name]()
+
+    def _to_a(self) -> Maps:
+        """From B's units to A's, as B is matched."""
+        matching, s = ActivationMatching(), self.strangers
+        return matching.maps(matching.init(s.graph, s.models, stats=self.merging.stats), s.graph)[1]
 
     def _learned(self, name: str, way: str, rates: tuple[float, ...]) -> PyTree:
         path = self.folder / "merges" / f"{self.seed}-{'merge' if name == LEARNED else 'control'}.safetensors"

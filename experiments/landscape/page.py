@@ -9,15 +9,23 @@ from experiments.folder import write_result
 from experiments.landscape.figures import figures, pictures
 from experiments.landscape.findings import findings
 from experiments.landscape.results import Results, by_images, number, percent, read
-from experiments.landscape.rows import PAIRS, picture
-from experiments.landscape.settings import CONTROL, ENSEMBLE, INSIDE, LEARNED, LINES, PERMUTED, PLAIN, A, B
+from experiments.landscape.rows import JUDGED, PAIRS, picture
+from experiments.landscape.settings import CONTROL, INSIDE, LEARNED, LINES, PERMUTATIONS, PLAIN, UNALIGNED, A, B
 from experiments.learning import told_further
 from experiments.problem import Training, told
 from npmerge.reports.tables import markdown_table
 
 INTRODUCTION = """What does merging do inside? Two networks and what is made of them, before and after their units are matched:
 the loss on lines and planes through them, the images that matched units answer to in parents, permuted average and learned
-merge, and how similar their layers are, with what such a similarity does not say."""
+merge (after "Understanding Permutation Based Model Merging with Feature Visualizations", UniReps at NeurIPS 2024, which
+could not be read beyond its abstract: nothing here is said to be its finding), and how similar their layers are, with what such
+a similarity does not say."""
+
+
+PICTURES = """A row of a picture is a unit of A and what it is matched with, r the correlation with the matched unit of B.
+First the real image that A's unit answers to most, of those that are compared, then the image that was found for the unit in
+each network. Below each image stands what the unit of that network answers to it, in its deviations on real images. Fine checks
+are what weak regularisation leaves."""
 
 
 def write(folder: Path) -> None:
@@ -33,6 +41,7 @@ def page(folder: Path) -> str:
     lines += ["## The networks", "", *_networks(results), ""]
     lines += ["## Loss on lines and planes", "", "![Lines between the parents](lines.png)", "", *_lines(results), ""]
     lines += ["![Planes through parents and merge](planes.png)", "", "## What units answer to", ""]
+    lines += [PICTURES, ""]
     for node in pictures(folder):
         lines += [f"`{node}`, seed {results.seeds[0]}:", "", f"![Images of units]({picture(results.seeds[0], node)})", ""]
     lines += [*_units(results), "", "## Similarity by layer", "", "![CKA by layer](similarity.png)", "", *_similarity(results)]
@@ -46,7 +55,7 @@ def page(folder: Path) -> str:
 
 
 def _networks(results: Results) -> list[str]:
-    names = (A, B, ENSEMBLE, PLAIN, PERMUTED, LEARNED, CONTROL)
+    names = JUDGED
     rows = [(name, percent(results.accuracies(name)), number(results.accuracies(name, "loss"))) for name in names]
     said = f"{_pairs(results)}. Mean and deviation over seeds {results.seeds}."
     return [*markdown_table(("", "test accuracy (%)", "loss (nats)"), rows), "", said]
@@ -61,20 +70,33 @@ def _pairs(results: Results) -> str:
 
 
 def _lines(results: Results) -> list[str]:
-    rows = [(name, number(results.barriers(name))) for name in LINES if results.barriers(name)]
-    return markdown_table(("alignment", "barrier (nats)"), rows)
+    header = ("alignment", "barrier (nats)", "loss in the middle", "accuracy in the middle (%)", "loss at the end")
+    rows = []
+    for name in LINES:
+        if results.barriers(name):
+            losses, accuracies = (results.middle(name, column) for column in ("loss", "accuracy"))
+            barrier = number(results.barriers(name)) if name in (UNALIGNED, *PERMUTATIONS) else "ends at no parent"
+            end = number(results.along(name, lambda row: row["loss"][-1]))
+            rows.append((name, barrier, number(losses), percent(accuracies), end))
+    return markdown_table(header, rows)
 
 
 def _units(results: Results) -> list[str]:
-    layers = results.visualised()
-    header = ("answer to A's images (% of A's own)", *layers)
-    rows = [(name, *(percent(by_images(results, name, node)) for node in layers)) for name in INSIDE if name != A]
+    layers, lines = results.visualised(), []
+    for parent in (A, B):
+        header = (f"answer to {parent}'s images (% of its own)", *layers)
+        rows = [
+            (name + words, *(percent(by_images(results, name, node, of=parent, column=column)) for node in layers))
+            for name in INSIDE
+            for column, words in (("others", ""), ("chance", ": other units"))
+            if (name, column) != (parent, "others")
+        ]
+        lines += [*markdown_table(header, rows), ""]
     reached = [
         (name, *(number(results.of_units(name, lambda row: row["reached"], node)) for node in layers)) for name in INSIDE
     ]
     best = [("best real image, for A", *(number(results.of_units(A, lambda row: row["best_real"], node)) for node in layers))]
-    deviations = ("answer to their own images (deviations)", *layers)
-    return [*markdown_table(header, rows), "", *markdown_table(deviations, reached + best)]
+    return [*lines, *markdown_table(("answer to their own images (deviations)", *layers), reached + best)]
 
 
 def _similarity(results: Results) -> list[str]:
@@ -117,9 +139,10 @@ def _protocol(results: Results) -> Iterator[str]:
     )
     yield (
         f"B in the units of A by activation matching. {LEARNED}: a coefficient for each parameter, from one half, by Adam, "
-        f"{s['steps']} steps of {s['batch']} labelled images, rates {s['merge_rates']}; the control fine-tunes all weights of "
-        f"the same average on the same batches, rates {s['control_rates']}; the best on validation "
-        f"data{told_further(s['further'])}."
+        f"{s['steps']} steps of {s['batch']} labelled images, flipped and cropped, rates {s['merge_rates']}; the control "
+        f"fine-tunes all weights of the same average on the same batches, rates {s['control_rates']}; the best on validation "
+        f"data{told_further(s['further'])}: {_rates(results)}. {_few(s['tested'])} test images judge. Parents are judged with "
+        "the statistics of BatchNorm that they came with, everything else with re-estimated ones, on lines the parents, too."
     )
     yield (
         f"Lines: {s['points']} points, {s['judged']:,} test images, statistics re-estimated at each point. Planes: through A, "
@@ -127,17 +150,22 @@ def _protocol(results: Results) -> Iterator[str]:
         "of each batch; axes are lengths in the space of weights."
     )
     yield (
-        "Units: of each layer some that are evenly spaced by the correlation with their match, r in the pictures. An image "
-        "maximises the mean of a unit's activation over positions, behind the ReLU, in its deviations on real images, by Adam, "
+        "Layers are groups of units that one permutation moves, in the order in which they are computed: of a ResNet the "
+        "channels inside each block, and those of the stream of residuals, seen behind the last block that adds to them and "
+        "named by the first layer that writes them (channels that a stage adds are a group of their own). Units: of some "
+        "layers those that are evenly spaced by the correlation with their match. An image maximises a unit's mean over "
+        "positions, behind the ReLU, in deviations of the unit over images and positions (nothing is centred), by Adam, "
         f"{ascent['steps']} steps at {ascent['rate']:g}, from noise of deviation {ascent['noise']:g} that all networks share, "
         f"less {ascent['variation']:g} times the total variation and {ascent['decay']:g} times the mean square of pixels; it "
-        f"is shifted by up to {ascent['jitter']} pixels in each step. Images are shown from their darkest value to their "
-        "brightest."
+        f"is shifted by up to {ascent['jitter']} pixels in each step. Shares are ratios of means over units, so loud units "
+        f'weigh more. "Other units": what the network\'s other units of the picture answer to the same images. The {PLAIN} is '
+        "asked for the unit that has a half of the parent's. Images are shown from their darkest value to their brightest."
     )
     yield (
         f"Similarity: unbiased CKA (Song et al. 2012; Nguyen et al. 2021) over {s['compared']:,} test images in batches of "
-        "250, every position of an image a sample. Features that are moved are those that the last layer reads, along a "
-        "direction that it does not read."
+        "250, every position of an image a sample; neighbouring positions are not independent, which no estimate corrects. "
+        "Features that are moved are those that the last layer reads, an image a sample, along a direction that it does not "
+        "read: their CKA belongs beside no layer's."
     )
 
 
@@ -151,3 +179,13 @@ def _limits(results: Results) -> Iterator[str]:
         "Images of units depend on their regularisation and start; numbers are beside them because impressions of pictures are "
         "not evidence. A plane shows three networks and no other direction."
     )
+
+
+def _rates(results: Results) -> str:
+    """What was chosen, seed by seed."""
+    told = (f"{name} {', '.join(f'{x:g}' for x in results.accuracies(name, 'rate').values())}" for name in (LEARNED, CONTROL))
+    return "; ".join(told)
+
+
+def _few(count: int | None) -> str:
+    return "All" if count is None else f"{count:,}"

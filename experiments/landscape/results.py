@@ -40,9 +40,17 @@ class Results:
         """Of a network on the test set, by seed."""
         return {row["seed"]: row[column] for row in self.rows if row["network"] == network}
 
+    def along(self, alignment: str, measure: Callable[[Row], float]) -> dict[int, float]:
+        """Something of the line between the parents, by seed."""
+        return {row["seed"]: measure(row) for row in self.lines if row["alignment"] == alignment}
+
     def barriers(self, alignment: str) -> dict[int, float]:
         """Of the line between the parents, by seed."""
-        return {row["seed"]: row["barrier"] for row in self.lines if row["alignment"] == alignment}
+        return self.along(alignment, lambda row: row["barrier"])
+
+    def middle(self, alignment: str, column: str = "loss") -> dict[int, float]:
+        """Of the line between the parents half of the way, by seed."""
+        return self.along(alignment, lambda row: row[column][len(row[column]) // 2])
 
     def layers(self) -> list[str]:
         """Those that are compared, in the order of the network."""
@@ -60,6 +68,11 @@ class Results:
         """The layers whose units have images, in the order of the network."""
         return [node for node in self.layers() if any(row["node"] == node for row in self.units)]
 
+    def more_by_images(self, network: str, than: str, of: str) -> list[bool]:
+        """Of each unit whether one network answers more than another to the image that was found for a third."""
+        one, other = INSIDE.index(network), INSIDE.index(than)
+        return [row["others"][one] > row["others"][other] for row in self.units if row["network"] == of]
+
     def of_units(self, network: str, measure: Callable[[Row], float], node: str | None = None) -> dict[int, float]:
         """A mean over units by seed, of one layer or of all."""
         found: dict[int, list[float]] = {}
@@ -69,12 +82,21 @@ class Results:
         return {seed: float(np.mean(values)) for seed, values in found.items()}
 
 
-def by_images(results: Results, network: str, node: str | None = None, *, of: str = A) -> dict[int, float]:
+def by_images(
+    results: Results, network: str, node: str | None = None, *, of: str = A, column: str = "others"
+) -> dict[int, float]:
     """What a network answers to the images that were found for another, as a fraction of what that one does, by seed.
 
-    Means over units of one layer or of all, each unit in the deviations that it has on real images.
+    A ratio of means over units of one layer or of all, each unit in the deviations that it has on real images.
+
+    Args:
+        results: of which.
+        network: that is asked.
+        node: the layer.
+        of: for which the images were found.
+        column: "others" for the units whose images they are, "chance" for other units.
     """
-    theirs = results.of_units(of, lambda row: row["others"][INSIDE.index(network)], node)
+    theirs = results.of_units(of, lambda row: row[column][INSIDE.index(network)], node)
     own = results.of_units(of, lambda row: row["reached"], node)
     return {seed: theirs[seed] / own[seed] if own[seed] > 0 else float("nan") for seed in own}
 

@@ -3,7 +3,7 @@
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ from experiments.landscape.settings import (
     LINES,
     PERMUTED,
     PLAIN,
+    PLAIN_OF_B,
+    RENEWED,
     UNTRAINED,
     A,
     B,
@@ -43,6 +45,23 @@ from experiments.strangers.networks import Strangers
 
 PAIRS = ((A, B), (A, PLAIN), *((parent, merge) for merge in (PERMUTED, LEARNED, CONTROL) for parent in (A, B)), (A, UNTRAINED))
 """The networks that are compared."""
+
+JUDGED = (A, B, *RENEWED.values(), ENSEMBLE, PLAIN, PERMUTED, LEARNED, CONTROL)
+"""Those whose accuracy is measured."""
+
+
+class Asked(NamedTuple):
+    """Units of a layer that images are found for, the same in all networks.
+
+    Attributes:
+        node: the layer.
+        units: of it, in the order of A.
+        deviations: of each of them on measured images, by network.
+    """
+
+    node: str
+    units: np.ndarray
+    deviations: dict[str, np.ndarray]
 
 
 class Files(NamedTuple):
@@ -91,7 +110,7 @@ class Experiment:
     def measured(self) -> Iterator[str]:
         """Accuracy and loss of each network."""
         test = alike(self.data.test, self.settings.tested)
-        for name in (A, B, ENSEMBLE, PLAIN, PERMUTED, LEARNED, CONTROL):
+        for name in JUDGED:
             if not self.files.rows.has(seed=self.seed, network=name):
                 began = time.perf_counter()
                 if name == ENSEMBLE:
@@ -135,11 +154,11 @@ class Experiment:
                 xs, ys = grid(plane, self.settings.side)
                 found = losses(plane, xs, ys, outputs, batches)
                 at_corners = [round(loss_of(outputs, plane.at(x, y), batches), 4) for x, y in plane.corners]
+                middle = round(loss_of(outputs, plane.at(plane.corners[1][0] / 2, 0.0), batches), 4)  # the average of A and B
                 corners = [[round(x, 4), round(y, 4)] for x, y in plane.corners]
                 axes = {"x": [round(float(x), 4) for x in xs], "y": [round(float(y), 4) for y in ys]}
-                self.files.planes.add(
-                    {"seed": self.seed, "plane": name, **axes, "corners": corners, "loss": found, "at_corners": at_corners}
-                )
+                losses_at = {"at_corners": at_corners, "at_middle": middle, "loss": found}
+                self.files.planes.add({"seed": self.seed, "plane": name, **axes, "corners": corners, **losses_at})
                 yield f"plane {name}"
 
     # -------------------------------------------------------------------------------------------------------- representations
@@ -148,14 +167,19 @@ class Experiment:
         """CKA of networks, layer by layer."""
         test = [batch for batch in alike(self.data.test, self.settings.compared, 250) if len(batch[1]) > 3]
         for one, other in PAIRS:
-            missing = [n for n in self.graph.taps if not self._compared(one, other, n)]
+            missing = [n for n in self._layers if not self._compared(one, other, n)]
             if missing:
                 found = similarities(self.strangers, self.networks.of(one), self.networks.of(other), test)
-                for depth, node in enumerate(self.graph.taps, 1):
+                for depth, node in enumerate(self._layers, 1):
                     if node in missing:
                         key = {"seed": self.seed, "one": one, "other": other, "node": node}
                         self.files.similarity.add(key | {"depth": depth, "cka": round(found[node], 4)})
                 yield f"CKA of {one} and {other}: {np.mean(list(found.values())):.3f}"
+
+    @functools.cached_property
+    def _layers(self) -> list[str]:
+        """The nodes as they are computed, a stream of residuals where the last block adds to it."""
+        return sorted(self.graph.taps, key=lambda node: self.graph.taps[node].location)
 
     def _compared(self, one: str, other: str, node: str) -> bool:
         return self.files.similarity.has(seed=self.seed, one=one, other=other, node=node)
@@ -175,7 +199,7 @@ class Experiment:
 
     def units(self) -> Iterator[str]:
         """Images that matched units answer to, in a picture for each layer."""
-        nodes = [node for node in self.graph.taps if self.graph.nodes[node].size >= self.settings.units]
+        nodes = [node for node in self._layers if self.graph.nodes[node].size >= self.settings.units]
         places = np.unique(np.linspace(0, len(nodes) - 1, self.settings.layers).round().astype(int))
         for node in (nodes[k] for k in places):
             if sum(row["node"] == node and row["seed"] == self.seed for row in self.files.units.all) < self._grid:
@@ -189,57 +213,63 @@ class Experiment:
     def _moments(self) -> dict[str, Any]:
         """Of each network beside A, on measured training images."""
         batches = self.networks.merging.unlabelled
-        pairs = {name: [self.networks.of(A), self.networks.of(name)] for name in INSIDE}
+        pairs = {name: [self.networks.of(A), self.networks.of(name)] for name in (*INSIDE, PLAIN_OF_B)}
         return {n: nm.collect(self.apply, self.graph, p, batches, [NodeMoments()])[NodeMoments] for n, p in pairs.items()}
 
     def _layer(self, node: str) -> Iterator[str]:
         """Some units of a layer in all networks: those whose correlation with their match is high, low, and between."""
         matched = np.diagonal(correlation(self._moments[B][node]))
-        spread = np.stack([deviation(self._moments[name][node])[1] for name in INSIDE])
-        living = np.flatnonzero((spread > 1e-6).all(0))
+        spread = {name: deviation(moments[node])[1] for name, moments in self._moments.items()}
+        living = np.flatnonzero((np.stack(list(spread.values())) > 1e-6).all(0))
         ranked = living[np.argsort(-matched[living])]
         units = ranked[np.linspace(0, len(ranked) - 1, self.settings.units).round().astype(int)]
-        scale = spread[:, units]
+        asked = Asked(node, units, {name: deviations[units] for name, deviations in spread.items()})
         real = alike(self.data.test, self.settings.compared, self.settings.compared)[0][0]
-        found, start = self._images(node, units, scale)
-        answers = {name: self._answers(node, name, units, scale[k], found) for k, name in enumerate(INSIDE)}
-        for k, name in enumerate(INSIDE):
-            before, shown_to = (self._answers(node, name, units, scale[k], {name: x})[name] for x in (start, real))
-            for j, unit in enumerate(units):
-                key = {"seed": self.seed, "node": node, "unit": int(unit), "network": name}
-                if not self.files.units.has(**key):
-                    numbers = {"correlation": matched[unit], "start": before[j, j], "reached": answers[name][name][j, j]}
-                    numbers |= {"best_real": shown_to[:, j].max()}
-                    others = {"others": [round(float(answers[other][name][j, j]), 4) for other in INSIDE]}
-                    row = {column: round(float(x), 4) for column, x in numbers.items()}
-                    self.files.units.add(key | row | others)
-        first = self._answers(node, A, units, scale[0], {A: real})[A].argmax(0)
-        self._picture(node, [real[first], *found.values()], [f"{matched[u]:.2f}" for u in units])
+        found, start = self._images(asked)
+        best = {name: self._answers(asked, name, real).max(0) for name in INSIDE}
+        for name in INSIDE:
+            for row in self._answered(asked, name, found[name], start):
+                if not self.files.units.has(**{key: row[key] for key in self.files.units.key}):
+                    j = list(units).index(row["unit"])
+                    more = {"correlation": matched[row["unit"]], "best_real": best[name][j], "rms_real": _rms(real)}
+                    self.files.units.add(row | {column: round(float(x), 4) for column, x in more.items()})
+        first = self._answers(asked, A, real).argmax(0)
+        told = [best[A], *(np.diagonal(self._answers(asked, name, found[name])) for name in INSIDE)]
+        self._picture(node, [real[first], *found.values()], [f"{matched[u]:.2f}" for u in units], told)
         yield f"units of {node}"
 
-    def _images(self, node: str, units: np.ndarray, scale: Float[np.ndarray, "networks units"]) -> tuple[dict, np.ndarray]:
+    def _answered(self, asked: "Asked", name: str, images: np.ndarray, start: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Rows of the images that were found for a network: what all networks answer to them."""
+        others = {n: self._answers(asked, PLAIN_OF_B if (name, n) == (B, PLAIN) else n, images) for n in INSIDE}
+        before = self._answers(asked, name, start)
+        for j, unit in enumerate(asked.units):
+            row = {"seed": self.seed, "node": asked.node, "unit": int(unit), "network": name}
+            row |= {"start": round(float(before[j, j]), 4), "reached": round(float(others[name][j, j]), 4)}
+            row["others"] = [round(float(found[j, j]), 4) for found in others.values()]
+            row["chance"] = [round(float(np.delete(found[j], j).mean()), 4) for found in others.values()]
+            yield row | {"rms": round(_rms(images[j]), 4)}
+
+    def _images(self, asked: "Asked") -> tuple[dict[str, np.ndarray], np.ndarray]:
         """For each network the images that its units answer to, all from the same noise."""
-        ascent, shape = self.settings.ascent, (len(units), *self.data.test.inputs.shape[1:])
+        ascent, shape = self.settings.ascent, (len(asked.units), *self.data.test.inputs.shape[1:])
         rng = np.random.default_rng(self.seed)
         start = (ascent.noise * rng.normal(size=shape)).astype(np.float32)
-        given = {"units": jnp.asarray(units), "start": jnp.asarray(start), "key": jax.random.key(self.seed)}
+        given = {"units": jnp.asarray(asked.units), "start": jnp.asarray(start), "key": jax.random.key(self.seed)}
         found = {}
-        for name, deviations in zip(INSIDE, scale, strict=True):
-            scaled = jnp.asarray(deviations, jnp.float32)
+        for name in INSIDE:
+            scaled = jnp.asarray(asked.deviations[name], jnp.float32)
             network = self.networks.of(name)
-            climbed = maximised(self.apply, self.graph, node, ascent, network, deviations=scaled, **given)
+            climbed = maximised(self.apply, self.graph, asked.node, ascent, network, deviations=scaled, **given)
             found[name] = np.asarray(climbed)
         return found, start
 
-    def _answers(
-        self, node: str, name: str, units: np.ndarray, scale: np.ndarray, images: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """What the units of one network answer, in their deviations, to the images that were found for each network."""
-        network: PyTree = self.networks.of(name)
-        return {n: np.asarray(responses(self.apply, self.graph, node, network, x))[:, units] / scale for n, x in images.items()}
+    def _answers(self, asked: "Asked", name: str, images: np.ndarray) -> Float[np.ndarray, "images units"]:
+        """What the units of a network answer to images, in their deviations."""
+        found = np.asarray(responses(self.apply, self.graph, asked.node, self.networks.of(name), images))
+        return found[:, asked.units] / asked.deviations[name]
 
-    def _picture(self, node: str, columns: list[np.ndarray], labels: list[str]) -> None:
-        """The images as a grid: a row for each unit, a column for each network."""
+    def _picture(self, node: str, columns: list[np.ndarray], labels: list[str], told: Sequence[np.ndarray]) -> None:
+        """The images as a grid: a row for each unit, a column for each network; below them what the unit answers."""
         from matplotlib.figure import Figure  # slow to import, and needed nowhere else
 
         names = ("real image (A)", *INSIDE)
@@ -249,6 +279,7 @@ class Experiment:
             for k, images in enumerate(columns):
                 axes[j, k].imshow(shown(images[j]), interpolation="nearest")
                 axes[j, k].set(xticks=[], yticks=[])
+                axes[j, k].set_xlabel(f"{told[k][j]:.1f}", fontsize="x-small", labelpad=1)
                 if j == 0:
                     axes[j, k].set_title(names[k].replace("control: ", "control:\n"), fontsize="x-small")
             axes[j, 0].set_ylabel(f"r {label}", fontsize="small")
@@ -258,3 +289,8 @@ class Experiment:
 def picture(seed: int, node: str) -> str:
     """The name of the file with the images of a layer."""
     return f"units-{seed}-{node.removeprefix('params/').replace('/', '-')}.png"
+
+
+def _rms(images: np.ndarray) -> float:
+    """The root of the mean square of pixels."""
+    return float(np.sqrt(np.square(images).mean()))

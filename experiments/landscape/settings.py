@@ -14,9 +14,15 @@ from experiments.strangers.settings import PAIR
 from npmerge.models import ResNetCifar, Vgg
 
 A, B, UNTRAINED = "network A", "network B", "untrained network"
+RENEWED = {A: "network A, statistics re-estimated", B: "network B, statistics re-estimated"}
+"""The parents with BatchNorm treated as that of all merges."""
+
 PLAIN, PERMUTED = "average as it is", "permuted average"
 LEARNED, CONTROL = "NP Merge", "control: permuted average fine-tuned"
 ENSEMBLE = "ensemble of their logits"
+PLAIN_OF_B = "average as it is, in the order of B's units"
+"""Whose unit j has a half of B's unit j, as the average as it is has one of A's."""
+
 INSIDE = (A, B, PLAIN, PERMUTED, LEARNED, CONTROL)
 """The networks that are looked into; B in the units of A."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,16 @@ import pytest
 import npmerge as nm
 from alignment import ActivationMatching, transport
 from alignment.activations.moments import NodeMoments
+from alignment.graph import flatten
 from alignment.maps import permutation
 from experiments.data import load_images
 from experiments.landscape.command import reproduce
-from experiments.landscape.findings import claims
-from experiments.landscape.networks import source
+from experiments.landscape.findings import _units, claims
+from experiments.landscape.networks import Networks, source
 from experiments.landscape.page import page
 from experiments.landscape.results import Results, read
-from experiments.landscape.rows import PAIRS
-from experiments.landscape.settings import INSIDE, LINES, PERMUTED, PRESETS, A, B
+from experiments.landscape.rows import PAIRS, Experiment
+from experiments.landscape.settings import INSIDE, LINES, PERMUTED, PLAIN, PLAIN_OF_B, PRESETS, A, B
 from experiments.landscape.similarity import caveats, readout, similarities
 from experiments.landscape.slices import loss_of, through
 from experiments.landscape.visualise import maximised, responses, variation
@@ -27,6 +29,7 @@ from experiments.problem import Problem, Trained, batched
 from experiments.run import read_rows
 from experiments.strangers.networks import Strangers
 from npmerge.checkpoint import load_network
+from npmerge.models import ResNetCifar, build
 from tests.experiments.grids import grids_go_on
 
 SETTINGS = PRESETS["test"]
@@ -63,7 +66,7 @@ def test_every_row_is_there(out):
         read_rows(out / f"{name}.csv") for name in ("lines", "planes", "units", "similarity", "caveats")
     )
     assert [row["alignment"] for row in lines] == list(LINES)
-    assert [x.mark for x in claims(read(out))] == ["one seed"] * 2
+    assert [x.mark for x in claims(read(out))] == ["one seed"]
     assert all(len(row["loss"]) == SETTINGS.points for row in lines)
     assert [np.shape(row["loss"]) for row in planes] == [(SETTINGS.side, SETTINGS.side)] * 2
     assert len(units) == SETTINGS.layers * SETTINGS.units * len(INSIDE) and len(moved) == 3 * len(SETTINGS.distances)
@@ -79,19 +82,43 @@ def test_every_seed_has_a_pair_of_its_own(monkeypatch):
     assert len(set(asked)) == 3 and asked[3] == asked[0] and all(len(set(pair)) == 2 for pair in asked)
 
 
-def test_what_is_kept_is_judged_beside_the_average_as_it_is():
-    """By images of both parents, of each of which any average is half."""
+def test_images_of_b_ask_the_average_as_it_is_for_the_unit_that_has_a_half_of_bs(copies, tmp_path):
+    """Of a network and itself in another order every average's unit is asked where that network's is."""
+    p, strangers = copies
+    networks = Networks(SETTINGS, strangers, p.images, 0, tmp_path)
+    half = p.renewed(jax.tree.map(lambda x: x / 2, strangers.models[1]))  # as if A were nothing
+    networks.of = {PLAIN: half}.__getitem__
+    order = networks._to_a()
+    moved, expected = transport(p.graph, order, half), p.renewed(jax.tree.map(lambda x: x / 2, strangers.models[0]))
+    for path, leaf in flatten(expected).items():
+        np.testing.assert_allclose(flatten(moved)[path], leaf, atol=1e-4)
+    assert Networks(SETTINGS, strangers, p.images, 0, tmp_path).of(PLAIN_OF_B).keys() == half.keys()
 
-    def marks(gain):
+
+def test_layers_are_in_the_order_of_computing(out):
+    """A stream of residuals is seen behind the last block that adds to it, not where its first layer stands."""
+    network = build(ResNetCifar(1, 2, "B"))
+    graph = nm.trace(network.apply, network.variables, jnp.zeros((2, 8, 8, 3)))
+    layers = Experiment._layers.func(SimpleNamespace(graph=graph))
+    stream = next(node for node in layers if node == "params/conv")
+    assert layers.index("params/blocks/0/conv1") < layers.index(stream) < layers.index("params/blocks/1/conv1")
+    rows = read_rows(out / "similarity.csv")
+    assert [row["depth"] for row in rows[: len({r["node"] for r in rows})]] == sorted({row["depth"] for row in rows})
+
+
+def test_layers_that_answer_in_opposite_ways_are_told_apart():
+    def said(*gains):  # of two layers
         units = [
-            {"seed": seed, "node": "x", "network": parent, "reached": 2.0,
-             "others": [1.0 + gain * (1 + 0.01 * seed) * (name == PERMUTED) for name in INSIDE]}
-            for seed in range(3) for parent in (A, B)
+            {"seed": seed, "node": f"layer {k}", "network": parent, "reached": 2.0, "start": 0.0, "best_real": 1.0, "rms": 1.0,
+             "rms_real": 1.0, "others": [1.0 + gain * (1 + 0.01 * seed) * (name == PERMUTED) for name in INSIDE]}
+            for seed in range(3) for parent in (A, B) for k, gain in enumerate(gains)
         ]  # fmt: skip
-        return {x.mark: list(x.rows) for x in claims(Results({}, [], [], [], units, [], []))}
+        alike = [{"node": f"layer {k}", "depth": k, "one": A, "other": B, "seed": 0, "cka": 1.0} for k in range(2)]
+        return [line for line in _units(Results({"compared": 1}, [], [], [], units, alike, [])) if f"of {A}'s units" in line]
 
-    assert marks(0.5) == {"reproduced": [f"of {A}", f"of {B}"]}
-    assert marks(-0.5) == {"refuted": [f"of {A}", f"of {B}"]}
+    (line,) = said(0.5, -0.5)
+    assert "more than the average as it is in 3 of 6 units" in line
+    assert "higher in 1, lower in 1, not told apart in 0 of 2, from -25.25 ± 0.25 points (layer 1)" in line
 
 
 def test_lines_begin_and_end_at_the_parents(out):
@@ -152,6 +179,7 @@ def test_an_image_climbs_and_answers_are_those_of_the_unit(out, copies):
     for row in read_rows(out / "units.csv"):
         assert row["others"][INSIDE.index(row["network"])] == pytest.approx(row["reached"], abs=1e-3)
         assert row["reached"] > row["start"] - 1e-3
+        assert len(row["chance"]) == len(INSIDE) and row["rms"] > 0
 
 
 def test_the_page_is_made_of_the_files_alone(out):
