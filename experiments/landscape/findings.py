@@ -50,8 +50,9 @@ def _lines(results: Results) -> Iterator[str]:
     for name in PERMUTATIONS:
         if results.barriers(name):
             yield (
-                f"Expected: {name} lowers the barrier between the parents. Found: {mean(results.barriers(name)):.2f} nats, without "
-                f"alignment {mean(unaligned):.2f}; the difference: {_said(minus(results.barriers(name), unaligned), '')}."
+                f"Expected: {name} lowers the barrier between the parents. Found: {mean(results.barriers(name)):.2f} nats, "
+                f"without alignment {mean(unaligned):.2f}; the difference: "
+                f"{_said(minus(results.barriers(name), unaligned), '')}."
             )
     for name in (name for name in LINES if name not in (*PERMUTATIONS, UNALIGNED)):
         if results.barriers(name):
