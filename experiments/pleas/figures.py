@@ -9,7 +9,7 @@ import numpy as np
 from experiments.pleas.findings import told
 from experiments.pleas.results import Results, Side, read
 from experiments.pleas.settings import DISTILLED, ENSEMBLE, PARENTS, REGMEAN, SIZED, WITHOUT_DATA
-from npmerge.reports.drawing import new_figure
+from npmerge.reports.drawing import new_figure, one_legend
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -18,6 +18,7 @@ def figures(folder: Path) -> dict[str, Any]:
     drawing, axes = new_figure(len(results.tasks))
     for ax, task in zip(axes, results.tasks, strict=True):
         _draw(ax, results, task)
+    one_legend(drawing, axes)
     return {"size": drawing}
 
 
@@ -25,15 +26,14 @@ def _draw(ax: Any, results: Results, task: str) -> None:
     """Mean and deviation over seeds; with other images hollow, in the colour of the same method."""
     for k, method in enumerate((*SIZED, DISTILLED)):
         _line(ax, results, task, Side(method), color=f"C{k}", label=method, marker="os^Dvp"[k])
-        if method in WITHOUT_DATA and (other := results.other(task)):
-            label = f"{told(Side(method, None)).removesuffix(' (other images)')}, {other}"
+        if method in WITHOUT_DATA and results.other(task):
+            label = told(Side(method, None))
             _line(ax, results, task, Side(method, None), color=f"C{k}", label=label, marker="os^Dvp"[k], fillstyle="none")
     _line(ax, results, task, Side(REGMEAN), sizes=results.sizes[:1], color="black", label=REGMEAN, marker="x")
     for k, method in enumerate((PARENTS, ENSEMBLE)):
         if not np.isnan(level := results.mean(task, Side(method), results.sizes[0])):
             ax.axhline(100 * level, color="grey", linestyle=("-", ":")[k], label=method)
     ax.set(xlabel="operations, as a multiple of one network", ylabel="test accuracy (%)", title=results.title(task))
-    ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _line(ax: Any, results: Results, task: str, side: Side, *, sizes: Sequence[int] | None = None, **style: Any) -> None:
