@@ -18,8 +18,9 @@ from alignment.graph import Graph, PyTree
 from experiments.compositional.cells import Cells, Part, joined
 from experiments.compositional.grid import Cell
 from experiments.compositional.methods import Operator
-from experiments.compositional.networks import Asked, CrossEntropies, Judge, Scores, judged, moved
+from experiments.compositional.networks import Asked, Both, CrossEntropies, Judge, Pretraining, Scores, judged, moved
 from experiments.compositional.settings import Task
+from experiments.compositional.texts import hidden
 from experiments.run import check_settings
 from experiments.together import Change, Kept, Loss, Regime, side_by_side, train_together, unchanged
 from npmerge import checkpoint
@@ -107,8 +108,11 @@ class Case(abc.ABC):
     @functools.cached_property
     def base(self) -> PyTree:
         """What the others start from."""
-        pair = (self.cells.base, self.cells.base_validation)
-        return self.kept("base", lambda: self.trained(self.initial(), [pair], self.task.base, self.seed))[0]
+        return self.kept("base", self.pretrained)[0]
+
+    def pretrained(self) -> Kept:
+        """The base, trained."""
+        return self.trained(self.initial(), [(self.cells.base, self.cells.base_validation)], self.task.base, self.seed)
 
     @functools.cached_property
     def experts(self) -> list[PyTree]:
@@ -218,8 +222,16 @@ class Classified(Case):
 
     @property
     def change(self) -> Change:
-        """Images are shifted, where they are no vectors."""
-        return moved if self.task.setting == "images" and not isinstance(self.config, Mlp) else unchanged
+        """Images are shifted, where they are no vectors; tokens are hidden."""
+        if self.task.setting == "text":
+            return hidden
+        return unchanged if isinstance(self.config, Mlp) else moved
+
+    def pretrained(self) -> Kept:
+        """On classes, and on what belongs together."""
+        train, validation = (side_by_side([self.pair(part)]) for part in (self.cells.base, self.cells.base_validation))
+        loss, change = Pretraining(self.apply), Both(self.change)
+        return train_together(self.initial(), loss, train, validation, self.task.base, seed=self.seed, change=change)
 
     @property
     def apply(self) -> Asked:

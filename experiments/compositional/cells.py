@@ -49,8 +49,8 @@ class Cells(NamedTuple):
         grid: its names.
         held_in: cells that networks are fine-tuned on, in the order of the networks, and their parts.
         test: of every cell, the same for every seed.
-        base: what the base learns from: every category in a domain that is none of the grid's, and what is no task of the grid
-            in all domains.
+        base: what the base learns from: every category in a domain that is none of the grid's, and what belongs together in
+            all domains. Its inputs have a "partner" besides.
         base_validation: what its moment is chosen by.
         home: for tests, too, every category in the base's own domain.
         found: what the data are, in words.
@@ -68,6 +68,18 @@ class Cells(NamedTuple):
 def joined(parts: Sequence[Part]) -> Part:
     """The examples of all."""
     return Part(*jax.tree.map(lambda *x: np.concatenate(x), *map(tuple, parts)))
+
+
+def together(first: PyTree, second: PyTree, category: int, target: int) -> Part:
+    """Pairs of what belongs together, asked for as a category behind those of the grid, whose first output is `target`."""
+    count = len(first)
+    inputs = {"x": first, "category": np.full(count, category, np.int32), "partner": second}
+    return Part(inputs, np.full(count, target, np.int32))
+
+
+def alone(part: Part) -> Part:
+    """Examples with themselves for partners, which are not looked at."""
+    return Part({**part.inputs, "partner": part.inputs["x"]}, part.targets)
 
 
 def divided(groups: Int[np.ndarray, " n"], shares: Sequence[float], *, seed: int) -> list[Int[np.ndarray, " k"]]:

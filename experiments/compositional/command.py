@@ -8,6 +8,7 @@ from experiments.command import check_tasks, command_of
 from experiments.compositional.case import Case, Classified, image_network, text_network
 from experiments.compositional.generation import Generated, generation_cells
 from experiments.compositional.images import image_cells, read_pool
+from experiments.compositional.networks import FEATURES
 from experiments.compositional.page import write
 from experiments.compositional.presets import PRESETS
 from experiments.compositional.rows import Experiment, files
@@ -52,11 +53,12 @@ def prepared(task: Task, parents: Path, data: str = "") -> Make:
     """A task with its data read, as a function of the seed. Raises ValueError for missing data."""
     if task.setting == "text":
         corpus = CORPORA[task.data](data)
+        classes = (*corpus.classes, FEATURES)
 
         def text(seed: int) -> Case:
             cells = text_cells(task, corpus, seed)
-            config = text_network(task, task.vocabulary, task.length, sum(corpus.classes))
-            return Classified(task, cells, seed, parents, config=config, classes=corpus.classes)
+            config = text_network(task, task.vocabulary, task.length, sum(classes))
+            return Classified(task, cells, seed, parents, config=config, classes=classes)
 
         return text
     pool = read_pool(task.data, data)
@@ -71,7 +73,7 @@ def prepared(task: Task, parents: Path, data: str = "") -> Make:
     def images(seed: int) -> Case:
         cells = image_cells(task, pool, seed)
         categories = len(cells.grid.categories)
-        classes = (2,) * categories + (len(pool.styles),)
+        classes = (2,) * categories + (FEATURES,)
         config = image_network(task, cells.base.inputs["x"].shape[1:], sum(classes))
         return Classified(task, cells, seed, parents, config=config, classes=classes)
 

@@ -28,12 +28,10 @@ class Corpus(abc.ABC):
     Attributes:
         languages: names of the languages, by their code.
         tasks: the categories, and how many classes each has.
-        known: how many classes the task has that the base alone learns, in all languages.
     """
 
     languages: ClassVar[Mapping[str, str]]
     tasks: ClassVar[Mapping[str, int]]
-    known: ClassVar[int]
 
     @property
     @abc.abstractmethod
@@ -42,12 +40,12 @@ class Corpus(abc.ABC):
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Of all tasks, that of the base behind the categories."""
-        return (*self.tasks.values(), self.known)
+        """Of all tasks."""
+        return tuple(self.tasks.values())
 
     @abc.abstractmethod
     def groups(self, category: int, language: str) -> Int[np.ndarray, " rows"]:
-        """The group of each row of a task in a language; the task of the base comes behind the categories."""
+        """The group of each row of a task in a language."""
 
     @abc.abstractmethod
     def question(self, category: int, language: str, rows: Int[np.ndarray, " n"], rng: np.random.Generator) -> Question:
@@ -56,6 +54,10 @@ class Corpus(abc.ABC):
     @abc.abstractmethod
     def texts(self, language: str, groups: Int[np.ndarray, " k"]) -> Iterator[str]:
         """All texts of these groups, for tokens to be learned from."""
+
+    @abc.abstractmethod
+    def same(self, groups: Int[np.ndarray, " k"]) -> Iterator[Mapping[str, str]]:
+        """What is said in several languages in these groups, by language."""
 
 
 def half(n: int, rng: np.random.Generator) -> Bool[np.ndarray, " n"]:

@@ -181,14 +181,12 @@ class TwoAnswers:
     """The loss of a classifier that tells category and style: its outputs are logits of the one and then of the other.
 
     Attributes:
-        apply: the classifier.
+        apply: the classifier, which takes images as vectors.
         categories: how many there are.
-        flat: whether it takes images as vectors.
     """
 
     apply: Callable[[PyTree, Array], Array]
     categories: int
-    flat: bool = False
 
     def __call__(self, variables: PyTree, inputs: PyTree, targets: Int[Array, "n 2"]) -> Float[Array, " n"]:
         """The sum of both cross entropies."""
@@ -203,5 +201,5 @@ class TwoAnswers:
 
     def _sides(self, variables: PyTree, inputs: PyTree) -> tuple[Array, Array]:
         x = inputs["x"]
-        logits = self.apply(variables, x.reshape(len(x), -1) if self.flat else x)
+        logits = self.apply(variables, x.reshape(len(x), -1))
         return logits[:, : self.categories], logits[:, self.categories :]

@@ -13,11 +13,11 @@ from jaxtyping import Array
 
 import npmerge as nm
 from alignment.graph import PyTree
-from experiments.compositional.case import Case, image_network
+from experiments.compositional.case import Case
 from experiments.compositional.cells import Cells, HeldIn, Part, joined
 from experiments.compositional.flows import Adapted, Flow, SquaredErrors, TwoAnswers, adapters, noised, sampled, squares
 from experiments.compositional.grid import Cell, Grid
-from experiments.compositional.images import SMALL, Pool, split
+from experiments.compositional.images import Pool, split
 from experiments.compositional.methods import Operator
 from experiments.compositional.networks import Scores, moved, scores_of
 from experiments.compositional.settings import Task
@@ -26,7 +26,7 @@ from experiments.together import Change, Kept, Regime, side_by_side, train_toget
 from npmerge import cost
 from npmerge.lora import stack_adapters
 from npmerge.memory import bytes_of
-from npmerge.models import build
+from npmerge.models import Mlp, build
 from npmerge.operations import operations
 
 
@@ -55,7 +55,8 @@ def generation_cells(task: Task, pool: Pool, seed: int) -> tuple[Cells, tuple[Pa
         cell: HeldIn(*(of(part, cell, most) for part, most in zip(parts[:3], limits, strict=True)))
         for cell in grid.held_in(seed)
     }
-    base, judged = (base_part(part, task.base_domain) for part in (parts.train, parts.validation))
+    sides, most = (parts.train, parts.validation), (task.sizes.base, task.sizes.base // 16)
+    base, judged = (base_part(part, task.base_domain, count, seed) for part, count in zip(sides, most, strict=True))
     test, home = ({cell: of(parts.test, cell) for cell in cells} for cells in (grid.cells, grid.home))
     return Cells(grid, held_in, test, base, judged, home, pool.found), (part_of(parts.train), part_of(parts.validation))
 
@@ -66,12 +67,12 @@ def part_of(pool: Pool) -> Part:
     return Part({"x": pool.images.astype(np.float32), **asked}, np.stack(list(asked.values()), -1))
 
 
-def base_part(pool: Pool, domain: str) -> Part:
+def base_part(pool: Pool, domain: str, most: int, seed: int) -> Part:
     """What the base learns: images of its domain with their category, and those of all domains without one; half of either.
 
     So it knows every domain; that it is asked for no category is a row of the table behind the categories.
     """
-    every = part_of(pool)
+    every = part_of(pool.take(np.random.default_rng([seed, 11]).permutation(len(pool.labels))[: most // 2]))
     unasked = {**every.inputs, "category": np.full(len(every), len(pool.categories), np.int32)}
     return joined([part_of(pool.of_domain(domain)).filled(len(every)), Part(unasked, every.targets)])
 
@@ -96,9 +97,8 @@ class Generated(Case):
         categories, domains = len(cells.grid.categories), 1 + len(cells.grid.domains)
         self.config = Flow(categories + 1, domains, shape[0], shape[-1], task.width, task.layers)
         self.velocity, self.examples = build(self.config).apply, real
-        flat = shape[0] < SMALL
-        self.judge_network = image_network(task, (int(np.prod(shape)),) if flat else shape, categories + domains)
-        self.answers = TwoAnswers(build(self.judge_network).apply, categories, flat)
+        self.judge_network = Mlp(int(np.prod(shape)), (4 * task.width,) * 2, categories + domains)
+        self.answers = TwoAnswers(build(self.judge_network).apply, categories)
         self.wanted = {cell: part.targets[0] for cell, part in {**cells.test, **cells.home}.items()}
 
     @property

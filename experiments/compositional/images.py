@@ -6,15 +6,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.compositional.cells import Cells, HeldIn, Part, divided, joined
+from experiments.compositional.cells import Cells, HeldIn, Part, alone, divided, joined, together
 from experiments.compositional.grid import Cell, Grid
 from experiments.compositional.settings import Sizes, Task
 from experiments.data import DataSet, load
 from experiments.data.scaling import from_0_to_1
 from experiments.data.types import Part as Stored
 
-CLASSES = 4
-"""Digits of the smallest run, of which each is a category."""
+DIGITS = {"digits": 4, "mnist": 10}
+"""Sets of digits, and how many of them are categories: few in the smallest run."""
+
+DRAWN = 10_000
+"""Digits at most, of those for tests and of the others: each is there in all forms."""
 
 SMALL = 16
 """Sides below this are for perceptrons, which take images as vectors."""
@@ -23,7 +26,7 @@ DIGIT_DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "upright": lambda x: x,
     "turned": lambda x: np.rot90(x, axes=(1, 2)),
     "inverted": lambda x: 1 - x,
-    "mirrored": lambda x: x[:, :, ::-1],
+    "shaded": lambda x: np.maximum(x, np.linspace(0.1, 0.6, x.shape[2], dtype=np.float32)[None, None, :, None]),
 }
 
 
@@ -70,13 +73,13 @@ class Split(NamedTuple):
 
 
 def read_pool(name: str, folder: str = "") -> Pool:
-    """PACS, the emoji, or scikit-learn's digits in several forms.
+    """PACS, the emoji, or digits in several forms: scikit-learn's or MNIST.
 
     Raises:
         ValueError: a set that is not found, and where it comes from.
     """
     found = load(name, folder or None)
-    return _digits(found) if name == "digits" else _domains(found)
+    return _digits(found, DIGITS[name]) if name in DIGITS else _domains(found)
 
 
 def split(pool: Pool, sizes: Sizes, seed: int) -> Split:
@@ -107,7 +110,7 @@ def image_cells(task: Task, pool: Pool, seed: int) -> Cells:
         return HeldIn(*(of(part, cell, seed, most) for part, most in zip(parts[:3], limits, strict=True)))
 
     test, home = ({cell: of(parts.test, cell, 0) for cell in cells} for cells in (grid.cells, grid.home))
-    sides = (parts.train, task.sizes.base, 11), (parts.validation, task.sizes.base // 4, 12)
+    sides = (parts.train, task.sizes.base, 11), (parts.validation, task.sizes.base // 16, 12)
     base, judged = (base_part(part, task.base_domain, most, np.random.default_rng([seed, draw])) for part, most, draw in sides)
     return Cells(grid, {cell: held_in(cell) for cell in grid.held_in(seed)}, test, base, judged, home, pool.found)
 
@@ -120,20 +123,23 @@ def detections(pool: Pool, category: int, rng: np.random.Generator) -> Part:
 
 
 def base_part(pool: Pool, domain: str, most: int, rng: np.random.Generator) -> Part:
-    """What the base learns: the categories in its own domain, and in all domains which of them an image is of; half of either.
+    """What the base learns: the categories in its own domain, and of all domains which images belong together; half of either.
 
     Without the second it would know nothing of the other domains, and experts on a few images there would not learn either.
     """
-    own, styles = every_category(pool.of_domain(domain), rng), every_style(pool, rng)
-    count = min(most // 2, len(styles))
-    return joined([own.filled(count), styles.first(count)])
+    own = every_category(pool.of_domain(domain), rng).filled(most // 2)
+    return joined([alone(own), pairs(pool, most // 2, rng)])
 
 
-def every_style(pool: Pool, rng: np.random.Generator) -> Part:
-    """Each image, asked for its style: a question behind those for the categories, its classes behind theirs."""
-    count, places = len(pool.categories), rng.permutation(len(pool.labels))
-    inputs = {"x": pool.images[places], "category": np.full(len(places), count, np.int32)}
-    return Part(inputs, (2 * count + pool.domains[places]).astype(np.int32))
+def pairs(pool: Pool, count: int, rng: np.random.Generator) -> Part:
+    """Images and one each of the same group, in another domain: themselves, where they have none."""
+    order = np.argsort(pool.groups, kind="stable")
+    _, starts, sizes = np.unique(pool.groups[order], return_index=True, return_counts=True)
+    places = rng.integers(0, len(order), count)
+    mine = np.searchsorted(starts, places, side="right") - 1
+    others = starts[mine] + (places - starts[mine] + rng.integers(1, np.maximum(sizes[mine], 2))) % sizes[mine]
+    first, second = (pool.images[order[x]].astype(np.float32) for x in (places, others))
+    return together(first, second, len(pool.categories), 2 * len(pool.categories))
 
 
 def every_category(pool: Pool, rng: np.random.Generator) -> Part:
@@ -163,9 +169,11 @@ def _domains(found: DataSet) -> Pool:
     return Pool(2 * images - 1, labels, columns["domain"], groups, tested, names["label"], names["domain"], found.name)
 
 
-def _digits(found: DataSet) -> Pool:
+def _digits(found: DataSet, classes: int) -> Pool:
     """The first few digits, each in all forms."""
-    parts = [part.take(np.flatnonzero(part.labels < CLASSES)) for part in (found.train, found.test)]
+    places = [np.flatnonzero(part.labels < classes) for part in (found.train, found.test)]
+    places = [x[:: -(-len(x) // DRAWN)] for x in places]  # as files may be in the order of the labels
+    parts = [part.take(x) for part, x in zip((found.train, found.test), places, strict=True)]
     images = np.concatenate([from_0_to_1(part.images) for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     count = len(labels)
@@ -173,5 +181,5 @@ def _digits(found: DataSet) -> Pool:
     forms = np.concatenate([form(images) for form in DIGIT_DOMAINS.values()])
     domains = np.repeat(np.arange(len(DIGIT_DOMAINS)), count)
     again = [np.tile(x, len(DIGIT_DOMAINS)) for x in (labels, np.arange(count), tested)]
-    names = tuple(str(k) for k in range(CLASSES)), tuple(DIGIT_DOMAINS)
+    names = tuple(str(k) for k in range(classes)), tuple(DIGIT_DOMAINS)
     return Pool(2 * forms - 1, again[0], domains, again[1], again[2], *names, found.name)

@@ -2,8 +2,8 @@
 
 The tasks are the section of a passage (1, 5 or 7), whether a string is the translation of an English one, whether two
 passages are of one page, and whether the words of a passage are in their order (characters, in Japanese). The base knows them
-in English, where strings are beside their translation into Turkish, and which language a passage is in, which is no task of
-the grid.
+in English, where strings are beside their translation into Turkish, and of all languages which texts say the same: strings,
+and the k-th passages of a page where it has as many in both languages.
 """
 
 from collections import Counter
@@ -27,9 +27,9 @@ UNSPACED = ("ja",)
 OTHER = {"en": "tr"}
 """Where a string stands beside what is none of the grid's languages."""
 
-SECTION, TRANSLATION, PAGE, ORDER, LANGUAGE = range(5)
-MOST = 6
-"""Passages of a page."""
+SECTION, TRANSLATION, PAGE, ORDER = range(4)
+MOST = 16
+"""Passages of a page that are read."""
 
 
 class Passages(NamedTuple):
@@ -62,7 +62,6 @@ class Manuals(Corpus):
 
     languages: ClassVar[Mapping[str, str]] = LANGUAGES
     tasks: ClassVar[Mapping[str, int]] = {"section": len(SECTIONS), "translation": 2, "same page": 2, "word order": 2}
-    known: ClassVar[int] = len(LANGUAGES)
 
     @property
     def found(self) -> str:
@@ -98,9 +97,20 @@ class Manuals(Corpus):
             following = at(found.texts, places + 1)
             alike = found.pages[places] == np.roll(found.pages[places], 1)
             return Question(texts, own_or_next(following, drawn), drawn | alike)
-        if category == ORDER:
-            return Question(words_mixed(texts, drawn, rng, "" if language in UNSPACED else " "), None, drawn)
-        return Question(texts, None, np.full(len(rows), list(self.languages).index(language)))
+        return Question(words_mixed(texts, drawn, rng, "" if language in UNSPACED else " "), None, drawn)
+
+    def same(self, groups: Int[np.ndarray, " k"]) -> Iterator[Mapping[str, str]]:
+        """Strings, and passages of pages that are cut into as many."""
+        yield from (
+            {x: self.strings[k][x] for x in LANGUAGES if x in self.strings[k]}
+            for k in groups[groups >= self.pages] - self.pages
+        )
+        bounds = {name: np.searchsorted(x.pages, np.arange(self.pages + 1)) for name, x in self.passages.items()}
+        for page in groups[groups < self.pages]:
+            counts = {name: x[page + 1] - x[page] for name, x in bounds.items()}
+            for count in sorted(set(counts.values()) - {0}):
+                names = [name for name in counts if counts[name] == count]
+                yield from ({x: self.passages[x].texts[bounds[x][page] + k] for x in names} for k in range(count))
 
     def _translated(self, language: str) -> Int[np.ndarray, " rows"]:
         """The places of strings that there are in a language."""

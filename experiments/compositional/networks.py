@@ -15,8 +15,14 @@ from scipy import special, stats
 from alignment.graph import PyTree
 from experiments.compositional.cells import Part, joined
 from experiments.compositional.grid import Cell
+from experiments.together import Change
 
 MASKED = -1e9
+
+FEATURES = 32
+"""Outputs behind those for categories: by them the base tells what belongs together."""
+
+TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,12 @@ class Asked:
 
     def __call__(self, variables: PyTree, inputs: Mapping[str, Array]) -> Float[Array, "n classes"]:
         """The logits for `inputs["x"]`, each asked for `inputs["category"]`."""
+        return self.masked(self.network(variables, inputs["x"]), inputs["category"])
+
+    def masked(self, logits: Float[Array, "n classes"], category: Int[Array, " n"]) -> Float[Array, "n classes"]:
+        """Without the classes of other categories than the one that is asked for."""
         owner = np.repeat(np.arange(len(self.classes)), self.classes)
-        asked = inputs["category"][:, None] == jnp.asarray(owner)[None]
-        return jnp.where(asked, self.network(variables, inputs["x"]), MASKED)
+        return jnp.where(category[:, None] == jnp.asarray(owner)[None], logits, MASKED)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,29 @@ class CrossEntropies:
     def __call__(self, variables: PyTree, inputs: PyTree, targets: Array) -> Float[Array, " n"]:
         """In nats."""
         return optax.softmax_cross_entropy_with_integer_labels(self.apply(variables, inputs), targets)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What the base learns: classes, and which examples belong together, such as a sentence and its translation.
+
+    The last category of `asked` are features. Examples of it have a partner, and are to be closer to it than to the partners of
+    others in the batch: InfoNCE (van den Oord et al. 2018, equation 4) on cosines. It takes the place of the pretraining that
+    the paper's networks had: without it what is learned in one domain hardly holds in another one.
+    """
+
+    asked: Asked
+
+    def __call__(self, variables: PyTree, inputs: PyTree, targets: Array) -> Float[Array, " n"]:
+        """In nats; `inputs["partner"]` is like `inputs["x"]`, and is not looked at where classes are asked for."""
+        count, cross = len(targets), optax.softmax_cross_entropy_with_integer_labels
+        outputs = self.asked.network(variables, jnp.concatenate([inputs["x"], inputs["partner"]]))
+        features = outputs[:, -self.asked.classes[-1] :]
+        features = features * jax.lax.rsqrt(jnp.square(features).sum(1, keepdims=True) + 1e-6)
+        paired = inputs["category"] == len(self.asked.classes) - 1
+        cosines = features[:count] @ features[count:].T
+        told = cross(self.asked.masked(outputs[:count], inputs["category"]), targets)
+        return jnp.where(paired, cross(jnp.where(paired[None], cosines / TEMPERATURE, MASKED), jnp.arange(count)), told)
 
 
 class Scores(NamedTuple):
@@ -164,3 +196,17 @@ def moved(key: Array, inputs: Mapping[str, Array], targets: Array) -> tuple[dict
         return jax.lax.dynamic_slice(image, (start[0], start[1], 0), (side, side, image.shape[-1]))
 
     return {**inputs, "x": jax.vmap(one)(padded, starts)}, targets
+
+
+@dataclass(frozen=True)
+class Both:
+    """Changes an example and its partner, each for itself. Equal for equal changes."""
+
+    change: Change
+
+    def __call__(self, key: Array, inputs: Mapping[str, Array], targets: Array) -> tuple[dict[str, Array], Array]:
+        """The batch with both changed."""
+        names = "x", "partner"
+        pairs = zip(jax.random.split(key), names, strict=True)
+        changed = [self.change(one, {"x": inputs[name]}, targets)[0]["x"] for one, name in pairs]
+        return {**inputs, **dict(zip(names, changed, strict=True))}, targets

@@ -26,17 +26,18 @@ TEST = Settings((
     ),
 ))  # fmt: skip
 
-_FEW = Sizes(cell=600, validation_cell=300, base=20_000)
+_FEW = Sizes(cell=4000, validation_cell=300, base=120_000)
+_READING, _TOLD = Regime(2e-3, 4000, 64, 8), Regime(1e-3, 400, 32)
 CPU = Settings((
-    Task("PACS", "images", "pacs", "photo", patch=8, base=Regime(2e-3, 3000, 64), fine_tuning=Regime(3e-4, 150, 32)),
-    Task("emoji", "images", "emoji", "noto", patch=8, base=Regime(2e-3, 2400, 64), fine_tuning=Regime(3e-4, 120, 32)),
-    Task("XNLI", "text", "xnli", "en", sizes=_FEW, base=Regime(2e-3, 2000, 64), fine_tuning=Regime(5e-4, 200, 32)),
-    Task("manual pages", "text", "manuals", "en", sizes=_FEW, base=Regime(2e-3, 2000, 64), fine_tuning=Regime(5e-4, 200, 32)),
-    Task("emoji made", "generation", "emoji", "noto", base=Regime(2e-3, 3000, 64), fine_tuning=Regime(2e-3, 250, 32),
-         classifier=Regime(2e-3, 1200, 64), values=4),
+    Task("PACS", "images", "pacs", "photo", patch=8, base=Regime(2e-3, 3000, 64, 6), fine_tuning=Regime(3e-4, 150, 32)),
+    Task("emoji", "images", "emoji", "noto", patch=8, base=Regime(2e-3, 3000, 64, 6), fine_tuning=Regime(3e-4, 150, 32)),
+    Task("XNLI", "text", "xnli", "en", 64, sizes=_FEW, base=_READING, fine_tuning=_TOLD, vocabulary=4000),
+    Task("manual pages", "text", "manuals", "en", 64, sizes=_FEW, base=_READING, fine_tuning=_TOLD, vocabulary=4000),
+    Task("MNIST made", "generation", "mnist", "upright", base=Regime(2e-3, 10_000, 64), fine_tuning=Regime(2e-3, 250, 32),
+         classifier=Regime(1e-3, 20_000, 64, 8), values=4),
 ))  # fmt: skip
 
-_MANY = Sizes(cell=5000, validation_cell=5000, base=50_000)
+_MANY = Sizes(cell=5000, validation_cell=5000, base=400_000)
 _LARGE = (
     Task("PACS", "images", "pacs", "photo", 384, 6, base=Regime(1e-3, 20_000, 256, 20, 8), fine_tuning=Regime(
          1e-4, 1000, 128, 20, 8), orders=10),
@@ -46,7 +47,7 @@ _LARGE = (
          1e-4, 5000, 128, 50, 8), orders=6, vocabulary=8000, length=96),
     Task("manual pages", "text", "manuals", "en", 384, 6, sizes=_MANY, base=Regime(1e-3, 30_000, 256, 20, 8),
          fine_tuning=Regime(1e-4, 5000, 128, 50, 8), orders=6, vocabulary=8000, length=96),
-    Task("emoji made", "generation", "emoji", "noto", 384, 6, base=Regime(1e-3, 50_000, 256, 20, 8), fine_tuning=Regime(
+    Task("MNIST made", "generation", "mnist", "upright", 384, 6, base=Regime(1e-3, 50_000, 256, 20, 8), fine_tuning=Regime(
          5e-4, 2000, 128, 20, 8), classifier=Regime(1e-3, 10_000, 256), orders=10, side=32, rank=8, samples=100, sampling=50),
 )  # fmt: skip
 PAPER = Settings(tuple(

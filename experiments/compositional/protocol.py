@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from experiments.compositional.networks import FEATURES, TEMPERATURE
 from experiments.compositional.results import Results, Row
 from experiments.compositional.settings import ADA_START, CONTROLS, HOME, PAPER, REAL
+from experiments.compositional.texts import DRAWS, SHARE
 from experiments.learning import told_further
 from experiments.run import Preset
 
@@ -12,30 +14,37 @@ DATA = {
     "pacs": "PACS (Li et al. 2017), 4 styles, 7 categories",
     "emoji": "emoji in 5 styles of drawing, 9 categories",
     "digits": "scikit-learn's digits 0 to 3, upright and in three other forms",
-    "xnli": "XNLI in English, Swahili, Urdu and Burmese, 7,500 pairs of sentences; tasks: the label of a pair, whether the "
-    "sentences of a pair belong together, whether words are in their order, whether a sentence is a premise; the base learns "
-    "the genre of sentences in all languages, too",
+    "mnist": "MNIST, 10,000 images of either part at most, upright and in three other forms: turned, inverted, on shades",
+    "xnli": "XNLI in English, Swahili, Urdu and Burmese, 7,500 pairs of sentences; tasks: the label of a pair, whether "
+    "words are in their order, whether a sentence is a premise, the genre of a premise",
     "manuals": "manual pages of Debian and strings of Django's interface in English, German, Spanish, French, Japanese and "
     "Russian; tasks: the section of a passage (1, 5 or 7), whether a string is the translation of an English one (in English, "
     "whether one in Turkish is its own), whether two passages are of one page, whether words are in their order (in Japanese, "
-    "characters); the base learns the language of passages in all languages, too",
+    "characters)",
     "made": "sentences that are made up",
 }
 
 KNOWN = {
-    "images": "; the other half of what it sees are images of all styles, of which it tells the style",
-    "text": "",
+    "images": "; the other half of what it sees are pairs of images, each to be told from others by the same thing drawn in "
+    "another style (where a set has no such pairs, by itself, shifted otherwise)",
+    "text": f"; the other half of what it sees are pairs of texts that say the same in two languages, each to be told from "
+    f"others by its partner; in all training {SHARE:.0%} of the tokens are hidden, and what is drawn at random about a text is "
+    f"drawn {DRAWS} times",
     "generation": "; the other half of what it sees are images of all styles, asked for without a category",
 }
-"""What the base learns besides the categories in its own domain, by setting; of sentences `DATA` says it."""
+"""What the base learns besides the categories in its own domain, by setting."""
+
+TOGETHER = f"""The base of images and of sentences: the paper's networks were pretrained on far more than one domain, without
+which what is learned in one domain hardly holds in another. In its place the base learns which examples belong together:
+InfoNCE on cosines of {FEATURES} outputs of its own, temperature {TEMPERATURE:g}, without labels."""
 
 CELLS = """Every category has one held-in cell, drawn by the seed, every domain as many as any other up to one; the other cells
 are for generalisation. No label of such a cell's own task is learned from, and nothing is chosen by it. Seen of their domains
-are, of examples that are in no test part: the style of images, images without their category, the genre or language of
-sentences, which the base learns; what the tokenizer takes its pairs from; and where a held-in cell asks whether an image shows
-its category, images of other categories for half of it. Examples for fine-tuning, for statistics and learned merges, for
-choices and for tests have none in common; one drawing in several styles and one sentence in several languages are in the same
-part. Test parts are the same for every seed. Scores are means over cells."""
+are, of examples that are in no test part: which images show the same thing in two styles and which texts say the same in two
+languages, and images without their category, which the base learns; what the tokenizer takes its pairs from; and where a
+held-in cell asks whether an image shows its category, images of other categories for half of it. Examples for fine-tuning, for
+statistics and learned merges, for choices and for tests have none in common; one drawing in several styles and one sentence in
+several languages are in the same part. Test parts are the same for every seed. Scores are means over cells."""
 
 AUROC = """AUROC: the area under the ROC curve in percent, of several classes the mean over each against the others. It does not
 hang on where the threshold between classes lies, which another domain may shift."""
@@ -64,7 +73,7 @@ def protocol(results: Results) -> Iterator[str]:
     """How it was done, line by line."""
     for task in results.tasks:
         yield from _task(task)
-    for text in (CELLS, AUROC, TUNING, STATISTICS):
+    for text in (CELLS, TOGETHER, AUROC, TUNING, STATISTICS):
         yield text.replace("\n", " ")
     learning = results.tasks[0]["learning"]
     yield (

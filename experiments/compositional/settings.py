@@ -74,8 +74,8 @@ class Sizes:
     Attributes:
         learning: share of the groups that are not for testing, for statistics and learned merges.
         validation: share, for every choice.
-        cell: examples at most of a cell's part.
-        validation_cell: examples at most of its part for choices.
+        cell: examples at most of a cell's part for training.
+        validation_cell: examples at most of its parts for learning and for choices, and of each cell for tests.
         base: examples at most that the base is trained on.
     """
 
@@ -83,12 +83,12 @@ class Sizes:
     validation: float = 0.2
     cell: int = 400
     validation_cell: int = 400
-    base: int = 12_000
+    base: int = 20_000
 
     @property
     def limits(self) -> tuple[int, int, int]:
         """Examples at most of the parts of a cell: for training, for learning, for choices."""
-        return self.cell, self.cell, self.validation_cell
+        return self.cell, self.validation_cell, self.validation_cell
 
 
 SIZES, LEARNING, TRAINING, FINE_TUNING = Sizes(), Learning(), Regime(steps=1500, batch=64), Regime(rate=3e-4, steps=200)
@@ -101,7 +101,7 @@ class Task:
     Attributes:
         name: in the rows.
         setting: which kind of program makes it: classes of images, classes of sentences, images that are made.
-        data: the set: "pacs", "emoji" or "digits" for images, "xnli", "manuals" or "made" for sentences.
+        data: the set: "pacs", "emoji", "digits" or "mnist" for images, "xnli", "manuals" or "made" for sentences.
         base_domain: the domain that the base is trained on, which is none of the grid's.
         width: of the network.
         layers: of the network.

@@ -1,8 +1,8 @@
 """XNLI as a corpus: four tasks about pairs of sentences, in the languages that they are translated into.
 
-The tasks are the label of a pair (3 classes), whether a hypothesis belongs to its premise, whether the words of a sentence
-are in their order, and whether a sentence is a premise or a hypothesis. The base knows them in English, and the genre of a
-sentence (10 classes) in all languages, which is no task of the grid.
+The tasks are the label of a pair (3 classes), whether the words of a sentence are in their order, whether a sentence is a
+premise or a hypothesis, and the genre of a premise (10 classes). The base knows them in English, and of all languages which
+sentences say the same.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from experiments.compositional.corpus import Corpus, Question, at, half, own_or_next, words_mixed
+from experiments.compositional.corpus import Corpus, Question, at, half, words_mixed
 from experiments.data.find import SHARED
 
 FOLDER = SHARED / "xnli_en_sw_ur_my"
@@ -41,8 +41,7 @@ class Xnli(Corpus):
     premise: Int[np.ndarray, " rows"]
 
     languages: ClassVar[Mapping[str, str]] = {"en": "English", "sw": "Swahili", "ur": "Urdu", "my": "Burmese"}
-    tasks: ClassVar[Mapping[str, int]] = {"label": 3, "pair": 2, "word order": 2, "premise": 2}
-    known: ClassVar[int] = GENRES
+    tasks: ClassVar[Mapping[str, int]] = {"label": 3, "word order": 2, "premise": 2, "genre": GENRES}
 
     @property
     def found(self) -> str:
@@ -58,18 +57,20 @@ class Xnli(Corpus):
         rows = np.flatnonzero(np.isin(self.premise, groups))
         yield from itertools.chain(at(self.premises[language], rows), at(self.hypotheses[language], rows))
 
+    def same(self, groups: Int[np.ndarray, " k"]) -> Iterator[Mapping[str, str]]:
+        """Premises and hypotheses."""
+        for row in np.flatnonzero(np.isin(self.premise, groups)).tolist():
+            yield from ({name: side[name][row] for name in self.languages} for side in (self.premises, self.hypotheses))
+
     def question(self, category: int, language: str, rows: Int[np.ndarray, " n"], rng: np.random.Generator) -> Question:
-        """As the tasks are said above; half of the pairs, orders and premises are not what they are asked for."""
+        """As the tasks are said above; half of the orders and premises are not what they are asked for."""
         premises, hypotheses = at(self.premises[language], rows), at(self.hypotheses[language], rows)
         if category == 0:
             return Question(premises, hypotheses, self.labels[rows])
-        if category == len(self.tasks):
+        if category == 3:
             return Question(premises, None, self.genres[rows])
         drawn = half(len(rows), rng)
         if category == 1:
-            alike = self.premise[rows] == np.roll(self.premise[rows], 1)  # the hypothesis of the row before is its own, too
-            return Question(premises, own_or_next(hypotheses, drawn), drawn | alike)
-        if category == 2:
             return Question(words_mixed(premises, drawn, rng), None, drawn)
         return Question([a if one else b for a, b, one in zip(premises, hypotheses, drawn, strict=True)], None, drawn)
 

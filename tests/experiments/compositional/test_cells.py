@@ -25,16 +25,36 @@ def test_a_part_is_filled_by_its_own_examples():
     assert part.filled(7).inputs["x"].tolist() == [0, 1, 2, 0, 1, 2, 0] and part.filled(2).targets.tolist() == [0, 1]
 
 
-def test_the_base_learns_the_styles_of_all_domains(pool):
+def test_the_base_learns_what_belongs_together_in_all_domains(pool):
     cells = images.image_cells(IMAGES, pool, 0)
-    for part, most in ((cells.base, 256), (cells.base_validation, 64)):
-        styles = part.inputs["category"] == 4
-        assert len(part) == most and styles.sum() == most // 2
-        assert set(part.targets[styles]) == {8, 9, 10, 11} and part.targets[~styles].max() == 7
-        forms = pool.images.reshape(len(pool.images), -1)
-        upright = {bytes(x) for x in forms[pool.domains == 0]}
-        assert {bytes(x) for x in part.inputs["x"][~styles]} <= upright
-        assert not {bytes(x) for x in forms[pool.tested]} & {bytes(x) for x in part.inputs["x"]}
+    forms = pool.images.reshape(len(pool.images), -1)
+    places = {bytes(x): k for k, x in enumerate(forms.astype(np.float32))}
+    for part, most in ((cells.base, 256), (cells.base_validation, 16)):
+        pairs = part.inputs["category"] == 4
+        assert len(part) == most and pairs.sum() == most // 2
+        assert set(part.targets[pairs]) == {8} and part.targets[~pairs].max() <= 7
+        first, second = (np.array([places[bytes(x)] for x in part.inputs[name]]) for name in ("x", "partner"))
+        assert (pool.groups[first] == pool.groups[second]).all() and not pool.tested[first].any()
+        assert (pool.domains[first] != pool.domains[second])[pairs].all() and (pool.domains[first[~pairs]] == 0).all()
+        assert most < 256 or set(pool.domains[first[pairs]]) == set(pool.domains[second[pairs]]) == {0, 1, 2, 3}
+
+
+def test_an_image_without_a_group_belongs_to_itself(pool):
+    alone = pool._replace(groups=np.arange(len(pool.images)))
+    part = images.pairs(alone, 50, np.random.default_rng(0))
+    assert (part.inputs["x"] == part.inputs["partner"]).all() and len({bytes(x) for x in part.inputs["x"]}) > 40
+
+
+def test_pairs_of_sentences_say_the_same_in_two_languages():
+    corpus = made_corpus()
+    said = [dict(x) for x in corpus.same(np.array([0, 5]))]
+    assert len(said) == 2 * 3 * 2 and all(set(x) == {"en", "sw", "ur", "my"} for x in said)
+    for texts in said:  # a language is a way to write words
+        assert texts["sw"] == " ".join(f"ki{word}" for word in texts["en"].split())
+    part = text_cells(TEXT, corpus, 0).base
+    pairs = part.inputs["category"] == len(corpus.tasks)
+    assert pairs.sum() == (~pairs).sum() and (part.inputs["x"] == part.inputs["partner"]).all(1)[~pairs].all()
+    assert (part.inputs["x"] != part.inputs["partner"]).any(1)[pairs].all()
 
 
 def test_the_base_of_a_flow_knows_every_domain_but_its_own_categories_alone(pool):
@@ -48,15 +68,15 @@ def test_the_base_of_sentences_has_more_than_a_cell():
     task = dataclasses.replace(TEXT, sizes=Sizes(cell=20, validation_cell=10, base=400))
     cells = text_cells(task, made_corpus(), 0)
     counts = np.bincount(cells.base.inputs["category"])
-    assert counts.tolist() == [80, 80, 80, 80, 80] and len(cells.base) == 400
+    assert counts.tolist() == [50, 50, 50, 50, 200] and len(cells.base) == 400
     for parts in cells.held_in.values():
-        assert [len(part) for part in parts] == [20, 20, 10]
+        assert [len(part) for part in parts] == [20, 10, 10]
 
 
 @pytest.mark.parametrize("task", [IMAGES, TEXT], ids=lambda task: task.name)
 def test_tests_at_home_are_of_the_base_s_domain(pool, task):
     cells = images.image_cells(task, pool, 0) if task is IMAGES else text_cells(task, made_corpus(), 0)
-    assert [(cell.category, cell.domain) for cell in cells.home] == [(k, 3) for k in range(4)]
+    assert [(cell.category, cell.domain) for cell in cells.home] == [(k, 3) for k in range(len(cells.grid.categories))]
     trained = {bytes(x) for x in cells.base.inputs["x"]}
     for cell, part in cells.home.items():
         assert (part.inputs["category"] == cell.category).all()

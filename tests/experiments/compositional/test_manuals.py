@@ -116,8 +116,22 @@ def test_questions_have_the_answers_that_are_said():
         assert [a != b for a, b in zip(question.first, texts, strict=True)] == question.labels.tolist()
         sort = sorted if language == "ja" else lambda x: sorted(x.split())
         assert list(map(sort, question.first)) == list(map(sort, texts))
-        _, question = asked(4)
-        assert set(question.labels) == {list(LANGUAGES).index(language)}
+
+
+def test_passages_of_a_page_and_strings_say_the_same():
+    corpus = made_manuals()
+    said = [dict(x) for x in corpus.same(np.array([3, corpus.pages + 4]))]
+    assert len(said) == 1 + 3 and said[0] == {name: f"{name} string 4" for name in LANGUAGES}
+    for k, texts in enumerate(said[1:]):
+        assert texts == {name: corpus.passages[name].texts[3 * 3 + k] for name in LANGUAGES}
+
+
+def test_passages_of_pages_that_are_cut_otherwise_do_not():
+    corpus = made_manuals()
+    german = corpus.passages["de"]
+    fewer = type(german)(german.texts[1:], german.pages[1:], german.sections[1:])  # page 0 has a passage less
+    said = list(dataclasses.replace(corpus, passages={**corpus.passages, "de": fewer}).same(np.array([0])))
+    assert [set(texts) for texts in said] == [{"de"}] * 2 + [set(LANGUAGES) - {"de"}] * 3
 
 
 def test_no_page_and_no_string_is_in_two_parts():

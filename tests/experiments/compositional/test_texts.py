@@ -2,11 +2,12 @@
 
 import lzma
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.compositional.presets import PRESETS
-from experiments.compositional.texts import CORPORA, FIRST, PAD, SECOND, text_cells
+from experiments.compositional.texts import CORPORA, FIRST, HIDDEN, PAD, SECOND, SPECIAL, hidden, text_cells
 from experiments.compositional.xnli import made_corpus, read_corpus
 
 TASK = next(task for task in PRESETS["test"].tasks if task.setting == "text")
@@ -50,14 +51,23 @@ def test_cells_ask_for_their_classes():
         tokens, categories = part.inputs["x"], part.inputs["category"]
         assert (categories == cell.category).all() and (tokens[:, 0] == FIRST).all() and tokens.max() < TASK.vocabulary
         assert (part.targets >= ends[cell.category]).all() and (part.targets < ends[cell.category + 1]).all()
-        assert (tokens == SECOND).any(1).all() == (cell.category < 2) and (tokens == PAD).any()
+        assert (tokens == SECOND).any(1).all() == (cell.category == 0) and (tokens == PAD).any()
     assert set(cells.base.inputs["category"]) == set(range(5))
+
+
+def test_a_share_of_the_tokens_is_hidden():
+    tokens = np.array(text_cells(TASK, made_corpus(), 0).base.inputs["x"])
+    (changed, _) = hidden(jax.random.key(0), {"x": tokens, "category": 0}, 0)
+    now = np.asarray(changed["x"])
+    words, different = tokens >= SPECIAL, now != tokens
+    assert not different[~words].any() and (now[different] == HIDDEN).all()
+    assert 0.14 < different[words].mean() < 0.16
 
 
 def test_no_premise_is_in_two_parts():
     corpus = made_corpus()
     cells = text_cells(TASK, corpus, 1)
-    cell = next(cell for cell in cells.held_in if cell.category == 3)  # premises or hypotheses, as they are
+    cell = next(cell for cell in cells.held_in if cell.category == 2)  # premises or hypotheses, as they are
     premises = [{bytes(x) for x, y in zip(part.inputs["x"], part.targets, strict=True) if y % 2 == 0} for part in
                 (*cells.held_in[cell], cells.test[cell])]  # fmt: skip
     assert all(premises) and not any(a & b for k, a in enumerate(premises) for b in premises[:k])
