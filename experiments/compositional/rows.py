@@ -1,10 +1,11 @@
 """The rows of one task and seed: every method with what it costs, its hyper-parameters one by one, and fewer networks."""
 
+import contextlib
 import functools
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -119,12 +120,11 @@ class Experiment:
         if self.files.rows.has(**key):
             return
         began = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning)  # what methods did with singular systems
-            try:
+        try:
+            with unwarned():
                 found = job()
-            except ValueError as error:
-                found = dict.fromkeys(MEASURES, "") | {"error": str(error)}
+        except ValueError as error:
+            found = dict.fromkeys(MEASURES, "") | {"error": str(error)}
         seconds = round(time.perf_counter() - began, 2)
         self.files.rows.add(key | EMPTY | found | {"seconds": seconds})
         scores = (f"{found[name]:.3f}" for name in SCORES if found[name] != "")
@@ -200,7 +200,8 @@ class Experiment:
 
     def merge(self, merge: nm.Merge, order: Sequence[int]) -> PyTree:
         """Some of the networks merged."""
-        return merge(self.case.stack(order), stats=self.stats(merge, order), key=self.key)
+        with unwarned():
+            return merge(self.case.stack(order), stats=self.stats(merge, order), key=self.key)
 
     def stats(self, merge: nm.Merge, order: Sequence[int]) -> dict[type, Any]:
         """What a merge needs."""
@@ -275,10 +276,8 @@ class Experiment:
     def of_subset(self, name: str, chosen: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
         """A merge of some networks: in their own cells, also less the experts there, and in the cells that no network has."""
         way = first_alone(shortened(self.ways[name], self.case.task.curve_values), chosen)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning)
-            choice = self.tuned(way, order)
-            tested = self.case.tested(self.merge(way.make(**choice.fields), order))
+        choice = self.tuned(way, order)
+        tested = self.case.tested(self.merge(way.make(**choice.fields), order))
         cells = [self.case.held_in[k] for k in order]
         over = [tested.accuracy[cell] - self.own_accuracies[k] for k, cell in zip(order, cells, strict=True)]
         scores = {"held_in": tested.mean(cells)[0], OVER_EXPERTS: float(np.mean(over))}
@@ -290,6 +289,14 @@ class Experiment:
         """Of each expert in its own cell."""
         pairs = zip(self.case.experts, self.case.held_in, strict=True)
         return [self.case.tested(expert).accuracy[cell] for expert, cell in pairs]
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """Without what methods say they did with singular systems: of hundreds of merges nobody would read it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)
+        yield
 
 
 def columns_of(name: str) -> tuple[str, ...]:
