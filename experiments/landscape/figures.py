@@ -11,7 +11,7 @@ from experiments.landscape.results import Results, read
 from experiments.landscape.settings import BEFORE, LEARNED, PERMUTED, PLAIN, UNALIGNED, A, B
 from experiments.run import read_rows
 from npmerge import Path as Line
-from npmerge.reports.drawing import draw_paths, new_figure, one_legend
+from npmerge.reports.drawing import draw_paths, new_figure, one_legend, plain_logarithm
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -30,11 +30,7 @@ def _lines(results: Results) -> Any:
     for name, several in paths.items():
         style = {"color": "black", "linestyle": "--"} if name == UNALIGNED else {}
         two.plot(several[0].fractions, 100 * np.mean([p.accuracy for p in several], axis=0), label=name, marker=".", **style)
-    one.set_yscale("log")
-    low, high = one.get_ylim()
-    ticks = [x for x in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= x <= high]
-    one.set_yticks(ticks, labels=[f"{x:g}" for x in ticks])
-    one.yaxis.minorticks_off()
+    plain_logarithm(one)
     two.set(ylabel="test accuracy (%)")
     for ax in (one, two):
         ax.set(xlabel="fraction of the way from A to B", title="")

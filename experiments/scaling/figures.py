@@ -25,7 +25,7 @@ from experiments.scaling.settings import (
     REGMEAN,
     Block,
 )
-from npmerge.reports.drawing import Curve, draw_curves, marks, new_figure, one_legend
+from npmerge.reports.drawing import Curve, draw_curves, marks, new_figure, one_legend, plain_logarithm
 
 Way = tuple[str, str | None]
 Draw = Callable[[Any, Results, Block], None]
@@ -76,7 +76,7 @@ def _errors(ax: Any, results: Results, block: Block, ways: Sequence[Way]) -> Non
         values = {n: [100 * (1 - x) for x in results.values(block, method, n, alignment).values()] for n in block.counts}
         curves += over_seeds(label, values, control=method in (PARENTS, ENSEMBLE, *CONTROLS))
     draw_curves(ax, curves, names=list(labels.values()))
-    _percent(ax)
+    plain_logarithm(ax)
     ax.set(xlabel="networks merged", ylabel="test error (%), bars: deviation over seeds", title=block.name)
 
 
@@ -109,7 +109,7 @@ def _laws(ax: Any, results: Results, block: Block) -> None:
             between = np.geomspace(fitted.law.low, fitted.law.high, 50)
             ax.plot(between, [fitted.law.at(n) for n in between], color=style["color"], linewidth=0.8)
     _axes(ax, block)
-    _percent(ax)
+    plain_logarithm(ax)
     ax.set(xlabel="networks merged", ylabel="test error (%)", title=block.name)
 
 
@@ -143,12 +143,3 @@ def _axes(ax: Any, block: Block) -> None:
     ax.set_yscale("log")
     ax.set_xticks(block.counts, labels=[str(n) for n in block.counts], minor=False)
     ax.xaxis.minorticks_off()
-
-
-def _percent(ax: Any) -> None:
-    """A logarithmic axis with labels that are no powers of ten."""
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ticks = [x for x in (2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 90) if low <= x <= high]
-    ax.set_yticks(ticks, labels=[str(x) for x in ticks])
-    ax.yaxis.minorticks_off()

@@ -78,6 +78,17 @@ def draw_curves(
     axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
+def plain_logarithm(axes: Any) -> None:
+    """A logarithmic y axis whose labels are written out, a few in each decade: of powers of ten there may be none on it."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high))
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if high < 30 * low else (1, 2, 5)
+    ticks = [x * step for x in decades for step in steps if low <= x * step <= high]
+    axes.set_yticks(ticks, labels=[f"{x:g}" for x in ticks])
+    axes.yaxis.minorticks_off()
+
+
 def one_legend(drawing: Any, axes: Sequence[Any]) -> None:
     """One legend below for all axes of a figure, in place of their own: for names that look the same on each."""
     said: dict[str, Any] = {}
