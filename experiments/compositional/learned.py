@@ -31,6 +31,7 @@ class Learnt(NamedTuple):
         scores: on validation data.
         tried: how many rates.
         flops: of all steps at all rates, and of looking at held-out data.
+        moved: whether it is another network than the one it started from: labels may prefer a rate that leads nowhere.
     """
 
     variables: PyTree
@@ -38,6 +39,7 @@ class Learnt(NamedTuple):
     scores: Scores
     tried: int
     flops: float
+    moved: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,16 +80,17 @@ class Learner:
         variables = functools.partial(merge.apply, stack=self.stack) if merge else lambda theta: theta
         held_out, learning = self._held_out(objective), self.case.task.learning
 
-        def learn(rate: float) -> tuple[PyTree, Scores]:
+        def learn(rate: float) -> tuple[PyTree, Scores, bool]:
             tuned = functools.partial(self.budget.tuned, theta, loss, self.stack, held_out=held_out, rates=(rate,))
-            network = variables(tuned(batches=functools.partial(self._batches, objective)).theta)
-            return network, self.case.validated(network)
+            found = tuned(batches=functools.partial(self._batches, objective)).theta
+            network = variables(found)
+            return network, self.case.validated(network), not same(found, theta)
 
         searched = search(learning.rates(method), learn, lambda tried: badness(tried[1], self.case.held_in), learning.further)
-        (network, scores), count = searched.best, len(searched.found)
+        (network, scores, moved), count = searched.best, len(searched.found)
         steps = count * (self._step(loss, theta, objective) * self.budget.steps)
         looks = count * (1 + self.budget.judgements) * sum(self._look(loss, theta, batch) for batch in held_out)
-        return Learnt(network, searched.rate, scores, count, steps + looks)
+        return Learnt(network, searched.rate, scores, count, steps + looks, moved)
 
     def _merge(self, method: str) -> tuple[Any, nm.Objective]:
         """The merge, None for a control, and what is minimised."""
@@ -138,6 +141,11 @@ def badness(scores: Scores, cells: Sequence[Cell]) -> float:
     """What choices are made by: the lowest has the highest mean accuracy over these cells, the loss decides ties."""
     accuracy, loss = scores.mean(cells)
     return 1 - accuracy + 1e-6 * float(np.clip(loss, 0, 100)) if np.isfinite(loss) else np.inf
+
+
+def same(a: PyTree, b: PyTree) -> bool:
+    """Whether two trees hold the same numbers."""
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def _of_expert(inputs: PyTree, k: int) -> tuple:

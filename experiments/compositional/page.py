@@ -71,7 +71,7 @@ def _accuracies(results: Results, task: str) -> list[str]:
 
 
 def _chosen(rows: Sequence[Row]) -> str:
-    """By validation data in the first seed: hyper-parameters and rates; the moments that networks were kept at."""
+    """By validation data in the first seed: hyper-parameters and rates; the moments that networks were kept at, 0 the start."""
     row = rows[0]
     told = [f"{name} {value:g}{'*' if name in row['ends'] else ''}" for name, value in row["chosen"]]
     told += [f"rate {row['rate']:g}"] if row["rate"] else []

@@ -187,7 +187,8 @@ class Experiment:
         """A learned merge or its control."""
         found = self.learner().learnt(name)
         columns = self.told(found.scores, self.case.tested(found.variables))
-        return columns | {"tried": found.tried, "rate": found.rate, "learning_flops": found.flops, **self.judging_flops()}
+        columns |= {"tried": found.tried, "rate": found.rate, "learning_flops": found.flops, **self.judging_flops()}
+        return columns | ({} if found.moved else {"moment": 0})
 
     def tuned(self, way: Way, order: Sequence[int]) -> Choice:
         """The fields of the best merge on the validation data of these networks' cells."""

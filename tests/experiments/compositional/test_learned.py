@@ -1,5 +1,6 @@
 """What learned merges and their controls begin from and learn from."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 import npmerge as nm
 from experiments.compositional.command import prepared
-from experiments.compositional.learned import Learner, start_of
+from experiments.compositional.learned import Learner, same, start_of
 from experiments.compositional.presets import PRESETS
 from experiments.compositional.settings import ADA_MERGING, CONTROLS, FEATURES, NP_MERGE
 
@@ -34,3 +35,14 @@ def test_features_see_as_many_examples_in_a_step(learner):
     turns = list(itertools.islice(learner._batches(learner.objectives[FEATURES]), cells))
     for k, (inputs, places) in enumerate(turns):
         assert len(inputs["x"]) == cells * size and set(inputs["category"]) == set(np.asarray(places).tolist()) == {k}
+
+
+@pytest.mark.parametrize(("rate", "moved"), [(0.01, True), (1e9, False)])
+def test_a_rate_that_leads_nowhere_is_told(learner, monkeypatch, rate, moved):
+    learning = dataclasses.replace(
+        learner.case.task.learning, control_rates=(rate,), coarse_rates=(rate,), fine_rates=(rate,), further=0
+    )
+    monkeypatch.setattr(learner.case, "task", dataclasses.replace(learner.case.task, learning=learning))
+    control = CONTROLS[NP_MERGE]
+    found = learner.learnt(control)
+    assert found.moved == moved and same(found.variables, start_of(control)(learner.stack)) != moved
