@@ -90,9 +90,26 @@ def merged(merge: Merge, stack: Stack, stats: Stats | None = None, key: Array | 
     def init(stack: Stack, values: tuple, key: Array | None) -> PyTree:
         return merge.init(stack, stats=None if stats is None else dict(zip(kinds, values, strict=True)), key=key)
 
-    theta, start = _spent(init, stack, values, key)
-    variables, end = _spent(merge.apply, theta, stack)
+    theta, start = computed(init, stack, values, key)
+    variables, end = computed(merge.apply, theta, stack)
     return variables, start.then(end)
+
+
+def computed(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, Cost]:
+    """`function(*args)` and what it costs: compiled as one program and run once, or on the host where it wants values.
+
+    Example:
+        >>> square, cost = nm.cost.computed(lambda x: x @ x, jnp.eye(10))
+        >>> cost.flops, cost.bytes, cost.peak_bytes >= 800  # 100 sums of 10 products; one matrix goes in and one comes out
+        (1900, 400, True)
+    """
+    try:
+        traced = jax.jit(function).trace(*args)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):  # it wants values: host code
+        return _spent_on_host(function, *args)
+    plan = traced.lower().compile()
+    result, seconds = _timed(plan, *args)
+    return result, Cost(operations(traced.jaxpr), bytes_of(result), seconds, _planned(plan), _xla_flops(plan))
 
 
 def collected(
@@ -153,17 +170,6 @@ def cost_table(costs: Mapping[str, Cost]) -> list[str]:
     header = ("", "operations", "kept", "peak memory", "seconds")
     notes = [f"- {name}: {text}" for name, c in costs.items() for text in c.notes]
     return markdown_table(header, [row(*named) for named in costs.items()]) + (["", *notes] if notes else [])
-
-
-def _spent(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, Cost]:
-    """The result, and what it took."""
-    try:
-        traced = jax.jit(function).trace(*args)
-    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):  # it wants values: host code
-        return _spent_on_host(function, *args)
-    plan = traced.lower().compile()
-    result, seconds = _timed(plan, *args)
-    return result, Cost(operations(traced.jaxpr), bytes_of(result), seconds, _planned(plan), _xla_flops(plan))
 
 
 def _spent_on_host(function: Callable[..., PyTree], *args: Any) -> tuple[PyTree, Cost]:

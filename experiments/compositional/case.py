@@ -17,10 +17,21 @@ import npmerge as nm
 from alignment.graph import Graph, PyTree
 from experiments.compositional.cells import Cells, Part, joined
 from experiments.compositional.grid import Cell
-from experiments.compositional.methods import Operator
-from experiments.compositional.networks import Asked, Both, CrossEntropies, Judge, Pretraining, Scores, judged, moved
+from experiments.compositional.methods import Operator, ways
+from experiments.compositional.networks import (
+    FEATURES,
+    TEMPERATURE,
+    Asked,
+    Both,
+    CrossEntropies,
+    Judge,
+    Pretraining,
+    Scores,
+    judged,
+    moved,
+)
 from experiments.compositional.settings import Task
-from experiments.compositional.texts import hidden
+from experiments.compositional.texts import DRAWS, SHARE, hidden
 from experiments.run import check_settings
 from experiments.together import Change, Kept, Loss, Regime, side_by_side, train_together, unchanged
 from npmerge import checkpoint
@@ -45,6 +56,7 @@ class Case(abc.ABC):
     """
 
     operator: ClassVar[Operator] = "kronecker"
+    available: ClassVar[tuple[Any, ...]] = STATISTICS
     classified: ClassVar[bool] = True
 
     def __init__(self, task: Task, cells: Cells, seed: int, folder: Path):
@@ -100,6 +112,10 @@ class Case(abc.ABC):
 
     # ------------------------------------------------------------------------------------------------------------- networks
 
+    def prepare(self) -> None:
+        """Have all networks: trained, or read from the folder."""
+        _ = self.base, self.experts, self.multitask
+
     def trained(self, start: PyTree, parts: Sequence[tuple[Part, Part]], regime: Regime, seed: int) -> Kept:
         """Networks trained from one start, each on a part, its moment chosen by another."""
         train, validation = (side_by_side([self.pair(x) for x in side]) for side in zip(*parts, strict=True))
@@ -139,8 +155,8 @@ class Case(abc.ABC):
     def kept(self, name: str, train: Callable[[], Kept]) -> list[PyTree]:
         """Networks of the folder, trained if they are not there. Raises ValueError for those of other settings."""
         path = self._path(name)
-        made = {"task": dataclasses.asdict(self.task), "data": self.cells.found}
-        made["task"] = {k: made["task"][k] for k in DECISIVE}  # type: ignore[index]
+        task = dataclasses.asdict(self.task)
+        made = {"task": {k: task[k] for k in DECISIVE}, "data": self.cells.found, "constants": CONSTANTS}
         if path.exists():
             check_settings(checkpoint.load_record(path).get("settings", {}), made, path)
             found = checkpoint.load(path)
@@ -175,10 +191,12 @@ class Case(abc.ABC):
         """The statistics of every expert on its own data."""
         return self.statistics(self.experts, self.measured, self.kinds)
 
-    @property
+    @functools.cached_property
     def kinds(self) -> tuple[Any, ...]:
-        """The statistics that there are of these networks."""
-        return STATISTICS
+        """The statistics that the methods of the task need."""
+        there = ways(self.operator)
+        needed = {kind for name in self.task.methods if name in there for kind in there[name].make().needs}
+        return tuple(kind for kind in self.available if type(kind) in needed)
 
     def statistics(
         self, models: Sequence[PyTree], batches: Sequence[tuple[PyTree, Any]], kinds: Sequence[Any]
@@ -208,6 +226,9 @@ DECISIVE = (
     "setting", "data", "base_domain", "width", "layers", "patch", "sizes", "base", "fine_tuning", "rank", "classifier",
 )  # fmt: skip
 """The fields of a task that decide its networks."""
+
+CONSTANTS = {"features": FEATURES, "temperature": TEMPERATURE, "hidden": SHARE, "draws": DRAWS}
+"""What decides them besides."""
 
 
 class Classified(Case):

@@ -46,16 +46,16 @@ def generation_cells(task: Task, pool: Pool, seed: int) -> tuple[Cells, tuple[Pa
     grid = Grid(pool.categories, tuple(name for name in pool.styles if name != task.base_domain))
     parts, domains, limits = split(pool, task.sizes, seed), (*grid.domains, task.base_domain), task.sizes.limits
 
-    def of(part: Pool, cell: Cell, most: int = task.sizes.cell) -> Part:
+    def of(part: Pool, cell: Cell, most: int = task.sizes.cell, draw: int = 0) -> Part:
         styled = part.of_domain(domains[cell.domain])
-        places = np.random.default_rng(seed).permutation(np.flatnonzero(styled.labels == cell.category))
+        places = np.random.default_rng(draw).permutation(np.flatnonzero(styled.labels == cell.category))
         return part_of(styled.take(places)).first(most)
 
     held_in = {
-        cell: HeldIn(*(of(part, cell, most) for part, most in zip(parts[:3], limits, strict=True)))
+        cell: HeldIn(*(of(part, cell, most, seed) for part, most in zip(parts[:3], limits, strict=True)))
         for cell in grid.held_in(seed)
     }
-    sides, most = (parts.train, parts.validation), (task.sizes.base, task.sizes.base // 16)
+    sides, most = (parts.train, parts.validation), (task.sizes.base, task.sizes.base // 20)
     base, judged = (base_part(part, task.base_domain, count, seed) for part, count in zip(sides, most, strict=True))
     test, home = ({cell: of(parts.test, cell) for cell in cells} for cells in (grid.cells, grid.home))
     return Cells(grid, held_in, test, base, judged, home, pool.found), (part_of(parts.train), part_of(parts.validation))
@@ -89,6 +89,9 @@ class Generated(Case):
     """
 
     operator: ClassVar[Operator] = "gram"
+    available: ClassVar[tuple[Any, ...]] = (nm.DiagonalFisher(), nm.InputGram(), nm.Examples())
+    """Fisher information is that of a normal distribution around the velocity."""
+
     classified: ClassVar[bool] = False
 
     def __init__(self, task: Task, cells: Cells, seed: int, folder: Path, real: tuple[Part, Part]):
@@ -100,6 +103,11 @@ class Generated(Case):
         self.judge_network = Mlp(int(np.prod(shape)), (4 * task.width,) * 2, categories + domains)
         self.answers = TwoAnswers(build(self.judge_network).apply, categories)
         self.wanted = {cell: part.targets[0] for cell, part in {**cells.test, **cells.home}.items()}
+
+    def prepare(self) -> None:
+        """The classifier, too."""
+        super().prepare()
+        _ = self.classifier
 
     @property
     def change(self) -> Change:
@@ -132,11 +140,6 @@ class Generated(Case):
     def objective(self) -> nm.Objective:
         """The same."""
         return nm.PerExample(squares)
-
-    @property
-    def kinds(self) -> tuple[Any, ...]:
-        """Inputs, and Fisher information of a normal distribution around the velocity."""
-        return nm.DiagonalFisher(), nm.InputGram(), nm.Examples()
 
     def initial(self) -> PyTree:
         """By the seed."""

@@ -110,7 +110,7 @@ def image_cells(task: Task, pool: Pool, seed: int) -> Cells:
         return HeldIn(*(of(part, cell, seed, most) for part, most in zip(parts[:3], limits, strict=True)))
 
     test, home = ({cell: of(parts.test, cell, 0) for cell in cells} for cells in (grid.cells, grid.home))
-    sides = (parts.train, task.sizes.base, 11), (parts.validation, task.sizes.base // 16, 12)
+    sides = (parts.train, task.sizes.base, 11), (parts.validation, task.sizes.base // 20, 12)
     base, judged = (base_part(part, task.base_domain, most, np.random.default_rng([seed, draw])) for part, most, draw in sides)
     return Cells(grid, {cell: held_in(cell) for cell in grid.held_in(seed)}, test, base, judged, home, pool.found)
 

@@ -17,7 +17,9 @@ from experiments.compositional.grid import Cell
 from experiments.compositional.networks import Scores
 from experiments.compositional.settings import ADA_MERGING, ADA_SCALE, CONTROLS, FEATURES, NP_MERGE
 from experiments.learning import Budget, search
+from npmerge import cost
 from npmerge.fitting.fit import Loss
+from npmerge.memory import bytes_of
 from npmerge.objectives.base import Apply
 from npmerge.operations import operations
 
@@ -31,6 +33,8 @@ class Learnt(NamedTuple):
         scores: on validation data.
         tried: how many rates.
         flops: of all steps at all rates, and of looking at held-out data.
+        kept: bytes of what is learned.
+        step: what the gradient of one step costs.
         moved: whether it is another network than the one it started from: labels may prefer a rate that leads nowhere.
     """
 
@@ -39,6 +43,8 @@ class Learnt(NamedTuple):
     scores: Scores
     tried: int
     flops: float
+    kept: int
+    step: cost.Cost
     moved: bool
 
 
@@ -88,9 +94,12 @@ class Learner:
 
         searched = search(learning.rates(method), learn, lambda tried: badness(tried[1], self.case.held_in), learning.further)
         (network, scores, moved), count = searched.best, len(searched.found)
-        steps = count * (self._step(loss, theta, objective) * self.budget.steps)
+        batch = next(self._batches(objective))
+        step = cost.computed(jax.grad(loss), theta, self.stack, batch)[1]
+        moving = 10 * sum(np.size(x) for x in jax.tree.leaves(theta))  # operations of Adam
+        steps = count * ((step.flops + moving) * self.budget.steps)
         looks = count * (1 + self.budget.judgements) * sum(self._look(loss, theta, batch) for batch in held_out)
-        return Learnt(network, searched.rate, scores, count, steps + looks, moved)
+        return Learnt(network, searched.rate, scores, count, steps + looks, bytes_of(theta), step, moved)
 
     def _merge(self, method: str) -> tuple[Any, nm.Objective]:
         """The merge, None for a control, and what is minimised."""
@@ -121,12 +130,6 @@ class Learner:
         if objective is self.objectives[FEATURES]:
             return [_of_expert(self.case.pair(part)[0], k) for k, part in enumerate(parts)]
         return [self.case.pair(joined(parts))]
-
-    def _step(self, loss: Loss, theta: PyTree, objective: nm.Objective) -> float:
-        """Operations of a step: the gradient, and ten for each number that Adam moves."""
-        batch = next(self._batches(objective))
-        gradient = jax.make_jaxpr(jax.grad(loss))(theta, self.stack, batch)
-        return operations(gradient) + 10 * sum(np.size(x) for x in jax.tree.leaves(theta))
 
     def _look(self, loss: Loss, theta: PyTree, batch: tuple) -> float:
         return operations(jax.make_jaxpr(loss)(theta, self.stack, batch))

@@ -52,7 +52,7 @@ def page(folder: Path) -> str:
     lines += ["## What methods ask for", "", *_prerequisites(results), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in protocol(results)), ""]
     lines += ["## Limits", "", *(f"- {line}" for line in limits(results, summary["preset"])), ""]
-    return "\n".join([*lines, made(summary, training_in_rows=True), ""])
+    return "\n".join([*lines, made(summary, training_in_rows=False), ""])
 
 
 def _accuracies(results: Results, task: str) -> list[str]:
@@ -90,7 +90,7 @@ def _costs(results: Results, task: str) -> list[str]:
         least = "at least " if mean("uncounted") else ""
         work = scaled(results.work(task, name))
         memory = [scaled(mean(x), "B") if mean(x) else "" for x in ("bytes", "peak_bytes")]
-        seconds = f"{mean('cost_seconds') or mean('seconds'):.2g}"
+        seconds = f"{mean('cost_seconds'):.2g}"
         statistics = scaled(mean("statistics_flops")) if mean("statistics_flops") else "-"
         whole = scaled(results.cost_with_tuning(task, name))
         rows.append((name, statistics, least + work, f"{mean('tried'):.0f}", least + whole, *memory, seconds))

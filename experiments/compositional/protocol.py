@@ -12,7 +12,8 @@ from experiments.run import Preset
 
 DATA = {
     "pacs": "PACS (Li et al. 2017), 4 styles, 7 categories",
-    "emoji": "emoji in 5 styles of drawing, 9 categories",
+    "emoji": "emoji in 5 styles of drawing, 9 categories; drawings of different emoji may be the same, as those of most flags "
+    "in openmoji_black, so that a network has seen nearly all that this cell's test asks for",
     "digits": "scikit-learn's digits 0 to 3, upright and in three other forms",
     "mnist": "MNIST, 10,000 images of either part at most, upright and in three other forms: turned, inverted, on shades",
     "xnli": "XNLI in English, Swahili, Urdu and Burmese, 7,500 pairs of sentences; tasks: the label of a pair, whether "
@@ -20,13 +21,13 @@ DATA = {
     "manuals": "manual pages of Debian and strings of Django's interface in English, German, Spanish, French, Japanese and "
     "Russian; tasks: the section of a passage (1, 5 or 7), whether a string is the translation of an English one (in English, "
     "whether one in Turkish is its own), whether two passages are of one page, whether words are in their order (in Japanese, "
-    "characters)",
+    "characters); different strings may have the same short translation",
     "made": "sentences that are made up",
 }
 
 KNOWN = {
     "images": "; the other half of what it sees are pairs of images, each to be told from others by the same thing drawn in "
-    "another style (where a set has no such pairs, by itself, shifted otherwise)",
+    "another style (where a set has no such pairs, as PACS, by itself, shifted otherwise)",
     "text": f"; the other half of what it sees are pairs of texts that say the same in two languages, each to be told from "
     f"others by its partner; in all training {SHARE:.0%} of the tokens are hidden, and what is drawn at random about a text is "
     f"drawn {DRAWS} times",
@@ -42,9 +43,10 @@ CELLS = """Every category has one held-in cell, drawn by the seed, every domain 
 are for generalisation. No label of such a cell's own task is learned from, and nothing is chosen by it. Seen of their domains
 are, of examples that are in no test part: which images show the same thing in two styles and which texts say the same in two
 languages, and images without their category, which the base learns; what the tokenizer takes its pairs from; and where a
-held-in cell asks whether an image shows its category, images of other categories for half of it. Examples for fine-tuning, for
-statistics and learned merges, for choices and for tests have none in common; one drawing in several styles and one sentence in
-several languages are in the same part. Test parts are the same for every seed. Scores are means over cells."""
+held-in cell asks whether an image shows its category, images of other categories for half of it. What examples show or say is
+in one part alone, of those for fine-tuning, for statistics and learned merges, for choices and for tests: one emoji in several
+styles, one digit in several forms, one sentence in several languages. Test parts are the same for every seed. Scores are means
+over cells."""
 
 AUROC = """AUROC: the area under the ROC curve in percent, of several classes the mean over each against the others. It does not
 hang on where the threshold between classes lies, which another domain may shift."""
@@ -66,7 +68,8 @@ at the average, that of AdaMerging at task arithmetic, which is the row "{ADA_ST
 
 COSTS = """Costs are operations counted on the programs (`npmerge.cost`), statistics for all experts; of learning those at one
 rate. With tuning: the merge and one look at all validation data as often as something was tried, learning at all rates with
-all looks. Seconds are those of statistics and one merge without compilation, for what is learned those of the whole row."""
+all looks. Seconds are those of statistics and one merge without compilation, or of the gradients of all steps at one rate; peak
+memory is what the compiler plans for a merge or for a gradient, what is kept are coefficients, statistics or weights."""
 
 
 def protocol(results: Results) -> Iterator[str]:

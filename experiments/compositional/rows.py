@@ -86,8 +86,9 @@ class Experiment:
         self.cost_of = functools.cache(case.cost_of)
 
     def run(self) -> None:
-        """Every row that is not there yet."""
+        """Every row that is not there yet. Raises ValueError where networks in the folder are of other settings."""
         case = self.case
+        case.prepare()
         jobs: dict[tuple[str, Any], Callable[[], dict[str, Any]]] = {
             (BASE, ""): lambda: self.scored(case.base) | {"moment": case.moments("base")[0]},
             (HOME, ""): self.at_home,
@@ -101,7 +102,7 @@ class Experiment:
             jobs[ADA_START, ""] = lambda: self.scored(self.merge(nm.TaskArithmetic(ADA_SCALE), self.every))
         for name in self.methods():
             learns = name in LEARNED or name in CONTROLS.values()
-            jobs[name, ""] = functools.partial(self.learnt if learns else self.merged, name)
+            jobs[name, ""] = functools.partial(self.if_able, self.learnt if learns else self.merged, name)
         for (method, expert), job in jobs.items():
             self.row(method, expert, job)
         for name in self.methods():
@@ -115,16 +116,13 @@ class Experiment:
         return [name for name in self.case.task.methods if able or name not in (ADA_MERGING, CONTROLS[ADA_MERGING])]
 
     def row(self, method: str, expert: Any, job: Callable[[], dict[str, Any]]) -> None:
-        """One row, with its wall time; one that says why if a method refuses."""
+        """One row, with its wall time."""
         key = self.place | {"method": method, "expert": expert}
         if self.files.rows.has(**key):
             return
         began = time.perf_counter()
-        try:
-            with unwarned():
-                found = job()
-        except ValueError as error:
-            found = dict.fromkeys(MEASURES, "") | {"error": str(error)}
+        with unwarned():
+            found = job()
         seconds = round(time.perf_counter() - began, 2)
         self.files.rows.add(key | EMPTY | found | {"seconds": seconds})
         scores = (f"{found[name]:.3f}" for name in SCORES if found[name] != "")
@@ -174,6 +172,13 @@ class Experiment:
 
         return self.told(of_category(validated), of_category(tested))
 
+    def if_able(self, make: Callable[[str], dict[str, Any]], name: str) -> dict[str, Any]:
+        """The columns of a method, or why it refuses."""
+        try:
+            return make(name)
+        except ValueError as error:
+            return dict.fromkeys(MEASURES, "") | {"error": str(error)}
+
     def merged(self, name: str) -> dict[str, Any]:
         """A merge with the hyper-parameters that validation data choose, and what it costs."""
         way = self.ways[name]
@@ -188,6 +193,8 @@ class Experiment:
         found = self.learner().learnt(name)
         columns = self.told(found.scores, self.case.tested(found.variables))
         columns |= {"tried": found.tried, "rate": found.rate, "learning_flops": found.flops, **self.judging_flops()}
+        seconds = round(found.step.seconds * self.case.task.learning.steps, 5)
+        columns |= {"bytes": found.kept, "peak_bytes": found.step.peak_bytes, "cost_seconds": seconds}
         return columns | ({} if found.moved else {"moment": 0})
 
     def tuned(self, way: Way, order: Sequence[int]) -> Choice:
