@@ -163,13 +163,17 @@ def test_statistics_cost_as_much_for_each_network(out):
     assert found["peak_bytes"] == 9 and found["cost_seconds"] == 4.5
 
 
-def test_costs_are_those_of_the_programs(rows):
+def test_costs_are_those_of_the_programs(out, rows):
     row = {row["method"]: row for row in rows if row["task"] == "digits"}
     assert row["Average"]["statistics_flops"] == 0 and row["Average"]["merge_flops"] > 0 and row["Average"]["tried"] == 1
     assert row[NP_MERGE]["tried"] == 3  # of two rates the best is an end, beyond which one more may be tried
     for method in ("Fisher", "RegMean"):
         assert row[method]["statistics_flops"] > 0
     assert row[NP_MERGE]["learning_flops"] > row[CONTROLS[NP_MERGE]]["learning_flops"] > row["Average"]["merge_flops"]
+    parameters = nm.parameters(cases(out / "parents")[0].base)
+    assert [row[name]["bytes"] for name in (NP_MERGE, CONTROLS[NP_MERGE])] == [4 * 4 * parameters, 4 * parameters]
+    for name in ("Average", NP_MERGE, CONTROLS[NP_MERGE]):
+        assert row[name]["peak_bytes"] > 4 * 4 * parameters and 0 < row[name]["cost_seconds"] < row[name]["seconds"]
 
 
 def test_cost_without_tuning_is_that_of_one_rate(out, rows):
@@ -291,6 +295,19 @@ def test_an_interrupted_run_goes_on(out, rows, tmp_path):
     free = {"seconds": 0, "cost_seconds": 0, "peak_bytes": 0}
     assert [row | free for row in read_rows(path)] == [row | free for row in rows]
     assert read(out).seeds == [0]
+
+
+def test_a_method_that_refuses_is_a_row_and_other_errors_are_none(tmp_path):
+    def refuse(name):
+        raise ValueError(f"not {name}")
+
+    found = Experiment.if_able(None, refuse, "Ties")
+    assert found["error"] == "not Ties" and found["held_in"] == ""
+    (tmp_path / "parents").mkdir()
+    nm.checkpoint.save(tmp_path / "parents" / "digits-0-base.safetensors", {"0": {"w": np.ones(2)}}, {"settings": {"task": 1}})
+    with pytest.raises(ValueError, match=r"digits-0-base"):
+        reproduce("test", tmp_path, range(1), only=["digits"])
+    assert not (tmp_path / "rows.csv").exists()
 
 
 def test_an_unknown_task(tmp_path):
