@@ -1,5 +1,6 @@
 """What the commands of experiments share: how they start, their options, and what a summary tells of a run."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,8 +59,10 @@ def check_tasks(tasks: Sequence[Named], only: Sequence[str]) -> None:
 
 def command_of(name: str, preset: Preset, out: Path, seeds: range, *, data: str = "", only: Sequence[str] = ()) -> str:
     """What makes the same rows again."""
-    given = f"--preset {preset} --out {out} --seed {seeds.start} --seeds {len(seeds)}" + (f" --data {data}" if data else "")
-    return f"python -m experiments.{name} {given}" + "".join(f" --task {task}" for task in only)
+    given = f"--preset {preset} --out {shlex.quote(str(out))} --seed {seeds.start} --seeds {len(seeds)}" + (
+        f" --data {data}" if data else ""
+    )
+    return f"python -m experiments.{name} {given}" + "".join(f" --task {shlex.quote(task)}" for task in only)
 
 
 def told(rows: Rows, tasks: Sequence[Task], images: Mapping[str, Images]) -> dict[str, Any]:

@@ -223,7 +223,8 @@ class Case(abc.ABC):
 
 
 DECISIVE = (
-    "setting", "data", "base_domain", "width", "layers", "patch", "sizes", "base", "fine_tuning", "rank", "classifier",
+    "setting", "data", "base_domain", "width", "layers", "patch", "sizes", "base", "fine_tuning", "rank", "classifier", "side",
+    "vocabulary", "length",
 )  # fmt: skip
 """The fields of a task that decide its networks."""
 

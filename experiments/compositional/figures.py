@@ -78,7 +78,8 @@ def _models(ax: Any, results: Results, task: str) -> None:
     for k, method in enumerate(_curved(results, task)):
         for side, column, style in ((ax, OVER_EXPERTS, "-"), (right, SCORES[1], ":")):
             curve = results.curve(task, method, column)
-            means, spread = ([100 * float(f(x)) for x in curve.values()] for f in (np.mean, np.std))
+            means = [100 * float(np.mean(x)) for x in curve.values()]
+            spread = [100 * float(np.std(x, ddof=1)) if len(x) > 1 else 0 for x in curve.values()]
             side.errorbar(list(curve), means, spread, color=f"C{k % 10}", linestyle=style, elinewidth=0.5, label=method)
     ax.set(xlabel="networks merged", ylabel="held-in less each cell's expert (points, solid)")
     right.set_ylabel("generalisation (%, dotted)")

@@ -157,7 +157,7 @@ def _more_models(results: Results) -> Iterator[str]:
 def _costs(results: Results) -> Iterator[str]:
     for task in results.tasks:
         name = task["name"]
-        counted = {m: results.cost(name, m) for m in results.merges(name) if not results.mean(name, m, "uncounted")}
+        counted = {m: results.cost(name, m) for m in results.published(name) if not results.mean(name, m, "uncounted")}
         counted = {m: cost for m, cost in counted.items() if cost > 0}
         if len(counted) < 2:
             continue
@@ -165,7 +165,7 @@ def _costs(results: Results) -> Iterator[str]:
         yield (
             f"Expected: costs span almost two orders of magnitude. Found, {name}: from {counted[low]:.1e} operations ({low}) "
             f"to {counted[high]:.1e} ({high}), {math.log10(counted[high] / counted[low]):.1f} orders, of {len(counted)} "
-            "merges that are counted in full."
+            "methods of the paper that are counted in full."
         )
 
 

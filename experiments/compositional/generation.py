@@ -46,18 +46,18 @@ def generation_cells(task: Task, pool: Pool, seed: int) -> tuple[Cells, tuple[Pa
     grid = Grid(pool.categories, tuple(name for name in pool.styles if name != task.base_domain))
     parts, domains, limits = split(pool, task.sizes, seed), (*grid.domains, task.base_domain), task.sizes.limits
 
-    def of(part: Pool, cell: Cell, most: int = task.sizes.cell, draw: int = 0) -> Part:
+    def of(part: Pool, cell: Cell, draw: int, most: int) -> Part:
         styled = part.of_domain(domains[cell.domain])
         places = np.random.default_rng(draw).permutation(np.flatnonzero(styled.labels == cell.category))
         return part_of(styled.take(places)).first(most)
 
     held_in = {
-        cell: HeldIn(*(of(part, cell, most, seed) for part, most in zip(parts[:3], limits, strict=True)))
+        cell: HeldIn(*(of(part, cell, seed, most) for part, most in zip(parts[:3], limits, strict=True)))
         for cell in grid.held_in(seed)
     }
     sides, most = (parts.train, parts.validation), (task.sizes.base, task.sizes.base // 20)
     base, judged = (base_part(part, task.base_domain, count, seed) for part, count in zip(sides, most, strict=True))
-    test, home = ({cell: of(parts.test, cell) for cell in cells} for cells in (grid.cells, grid.home))
+    test, home = ({cell: of(parts.test, cell, 0, task.sizes.test) for cell in cells} for cells in (grid.cells, grid.home))
     return Cells(grid, held_in, test, base, judged, home, pool.found), (part_of(parts.train), part_of(parts.validation))
 
 

@@ -102,14 +102,14 @@ def image_cells(task: Task, pool: Pool, seed: int) -> Cells:
     grid = Grid(pool.categories, tuple(name for name in pool.styles if name != task.base_domain))
     parts, domains, limits = split(pool, task.sizes, seed), (*grid.domains, task.base_domain), task.sizes.limits
 
-    def of(part: Pool, cell: Cell, draw: int, most: int = task.sizes.cell) -> Part:
+    def of(part: Pool, cell: Cell, draw: int, most: int) -> Part:
         rng = np.random.default_rng([draw, *cell])
         return detections(part.of_domain(domains[cell.domain]), cell.category, rng).first(most)
 
     def held_in(cell: Cell) -> HeldIn:
         return HeldIn(*(of(part, cell, seed, most) for part, most in zip(parts[:3], limits, strict=True)))
 
-    test, home = ({cell: of(parts.test, cell, 0) for cell in cells} for cells in (grid.cells, grid.home))
+    test, home = ({cell: of(parts.test, cell, 0, task.sizes.test) for cell in cells} for cells in (grid.cells, grid.home))
     sides = (parts.train, task.sizes.base, 11), (parts.validation, task.sizes.base // 20, 12)
     base, judged = (base_part(part, task.base_domain, most, np.random.default_rng([seed, draw])) for part, most, draw in sides)
     return Cells(grid, {cell: held_in(cell) for cell in grid.held_in(seed)}, test, base, judged, home, pool.found)

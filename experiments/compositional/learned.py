@@ -35,7 +35,7 @@ class Learnt(NamedTuple):
         flops: of all steps at all rates, and of looking at held-out data.
         kept: bytes of what is learned.
         step: what the gradient of one step costs.
-        moved: whether it is another network than the one it started from: labels may prefer a rate that leads nowhere.
+        moved: whether it is another network than the one it started from, which is one of those that labels choose from.
     """
 
     variables: PyTree
@@ -76,7 +76,7 @@ class Learner:
         self.objectives: dict[str, nm.Objective] = objectives
 
     def learnt(self, method: str) -> Learnt:
-        """A learned merge or a control, at the rate of the best network on validation data.
+        """A learned merge or a control: the best network on validation data of all rates, or the start if none is better.
 
         Every rate stops at the moment at which its own objective is lowest on the held-out examples; labels choose the rate.
         """
@@ -86,14 +86,19 @@ class Learner:
         variables = functools.partial(merge.apply, stack=self.stack) if merge else lambda theta: theta
         held_out, learning = self._held_out(objective), self.case.task.learning
 
-        def learn(rate: float) -> tuple[PyTree, Scores, bool]:
+        def learn(rate: float) -> tuple[PyTree, Scores]:
             tuned = functools.partial(self.budget.tuned, theta, loss, self.stack, held_out=held_out, rates=(rate,))
-            found = tuned(batches=functools.partial(self._batches, objective)).theta
-            network = variables(found)
-            return network, self.case.validated(network), not same(found, theta)
+            network = variables(tuned(batches=functools.partial(self._batches, objective)).theta)
+            return network, self.case.validated(network)
 
-        searched = search(learning.rates(method), learn, lambda tried: badness(tried[1], self.case.held_in), learning.further)
-        (network, scores, moved), count = searched.best, len(searched.found)
+        def judge(tried: tuple[PyTree, Scores]) -> float:
+            return badness(tried[1], self.case.held_in)
+
+        searched = search(learning.rates(method), learn, judge, learning.further)
+        start, count = variables(theta), len(searched.found)
+        begun = start, self.case.validated(start)
+        moved = judge(searched.best) < judge(begun)
+        network, scores = searched.best if moved else begun
         batch = next(self._batches(objective))
         step = cost.computed(jax.grad(loss), theta, self.stack, batch)[1]
         moving = 10 * sum(np.size(x) for x in jax.tree.leaves(theta))  # operations of Adam
@@ -144,11 +149,6 @@ def badness(scores: Scores, cells: Sequence[Cell]) -> float:
     """What choices are made by: the lowest has the highest mean accuracy over these cells, the loss decides ties."""
     accuracy, loss = scores.mean(cells)
     return 1 - accuracy + 1e-6 * float(np.clip(loss, 0, 100)) if np.isfinite(loss) else np.inf
-
-
-def same(a: PyTree, b: PyTree) -> bool:
-    """Whether two trees hold the same numbers."""
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def _of_expert(inputs: PyTree, k: int) -> tuple:

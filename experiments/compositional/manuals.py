@@ -2,8 +2,8 @@
 
 The tasks are the section of a passage (1, 5 or 7), whether a string is the translation of an English one, whether two
 passages are of one page, and whether the words of a passage are in their order (characters, in Japanese). The base knows them
-in English, where strings are beside their translation into Turkish, and of all languages which texts say the same: strings,
-and the k-th passages of a page where it has as many in both languages.
+in English, where strings are beside their translation into Turkish, and of all languages which texts say the same: strings
+of the others, and the k-th passages of a page where it has as many in both languages.
 """
 
 from collections import Counter
@@ -100,9 +100,9 @@ class Manuals(Corpus):
         return Question(words_mixed(texts, drawn, rng, "" if language in UNSPACED else " "), None, drawn)
 
     def same(self, groups: Int[np.ndarray, " k"]) -> Iterator[Mapping[str, str]]:
-        """Strings, and passages of pages that are cut into as many."""
+        """Strings but for English ones, as beside those a task asks for translations; passages of pages cut into as many."""
         yield from (
-            {x: self.strings[k][x] for x in LANGUAGES if x in self.strings[k]}
+            {x: self.strings[k][x] for x in LANGUAGES if x in self.strings[k] and x != "en"}
             for k in groups[groups >= self.pages] - self.pages
         )
         bounds = {name: np.searchsorted(x.pages, np.arange(self.pages + 1)) for name, x in self.passages.items()}

@@ -39,7 +39,7 @@ def ways(operator: Operator = "kronecker") -> Mapping[str, Way]:
         "ConsensusTA": Way(nm.ConsensusTA, {"scale": SCALES}),
         "TsvM": Way(nm.TsvM, {"scale": SCALES}),
         "IsoC": Way(nm.IsoC, {"scale": SCALES}),
-        "Wudi": Way(nm.Wudi, {"scale": SCALES}),
+        "Wudi": Way(functools.partial(nm.Wudi, iterations=300), {"scale": SCALES}),  # as published, not the exact minimum
         "RegMeanPlusPlus": Way(nm.RegMeanPlusPlus, {"scale": (0.0, 0.5, 0.9, 1.0)}),
         "ChainOfMerges": Way(nm.ChainOfMerges, {}),
     }
@@ -65,11 +65,12 @@ def at_ends(fields: Mapping[str, Any], way: Way) -> list[str]:
 
 
 def spread(grid: Sequence[Any], values: int | None) -> tuple[Any, ...]:
-    """So many values of a grid at most, its second one and its last among them: the first is often no merge at all."""
+    """So many values of a grid at most, its first one and its last among them; but not zero, which is often no merge at all."""
     if values is None or values >= len(grid):
         return tuple(grid)
-    places = [1 + round(k * (len(grid) - 2) / max(values - 1, 1)) for k in range(values)]
-    return tuple(grid[place] for place in dict.fromkeys(places))
+    some = [value for value in grid if value]
+    places = [round(k * (len(some) - 1) / max(values - 1, 1)) for k in range(values)]
+    return tuple(some[place] for place in dict.fromkeys(places))
 
 
 def class_of(name: str) -> type[nm.Merge]:
@@ -83,8 +84,8 @@ def _dare(scale: float = 0.5, dropped: float = 0.5) -> nm.Dare:
 
 
 def _mats(operator: Operator, start: float = 0.3, iterations: int = 10) -> nm.MaTS:
-    """From task arithmetic, whose factor is searched with the iterations, as published."""
-    return nm.MaTS(operator, iterations=iterations, start=nm.TaskArithmetic(start))
+    """From task arithmetic, whose factor is searched with the iterations, and without preconditioning, as published."""
+    return nm.MaTS(operator, iterations=iterations, start=nm.TaskArithmetic(start), preconditioned=False)
 
 
 def fields_told(fields: Mapping[str, Any]) -> str:

@@ -4,16 +4,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 import npmerge as nm
 from experiments.compositional.figures import figures
 from experiments.compositional.findings import findings
 from experiments.compositional.protocol import limits, protocol
-from experiments.compositional.results import AREAS, OVER_EXPERTS, SCORES, Results, Row, read
+from experiments.compositional.results import AREAS, OVER_EXPERTS, Results, Row, read
 from experiments.compositional.settings import ADA_START, BASE, EXPERT, EXPERTS, HOME, LEARNED, MULTITASK, REAL
 from experiments.differences import READING
 from experiments.folder import made, shown, write_result
+from experiments.run import points
 from npmerge.catalogue import asks
 from npmerge.cost import scaled
 from npmerge.reports.tables import markdown_table
@@ -30,6 +29,10 @@ FIGURES = {
     "models": "Accuracy against the number of networks merged",
 }
 
+
+ASKED = """Of methods without learning as `npmerge methods` has it for their defaults. Here MaTS asks for the base, too, as it
+starts from task arithmetic, and for flows for Gram matrices in the place of gradients and labels. Hyper-parameters and rates of
+all are chosen on validation data with labels."""
 
 CURVED = {"held_in": "held-in", OVER_EXPERTS: "held-in less each cell's expert", "generalisation": "generalisation"}
 
@@ -49,7 +52,7 @@ def page(folder: Path) -> str:
     for task in results.tasks:
         lines += [f"### {task['name']}", "", *_accuracies(results, task["name"]), "", *_costs(results, task["name"]), ""]
         lines += [*_curves(results, task["name"]), ""]
-    lines += ["## What methods ask for", "", *_prerequisites(results), ""]
+    lines += ["## What methods ask for", "", *_prerequisites(results), "", ASKED.replace("\n", " "), ""]
     lines += ["## Protocol", "", *(f"- {line}" for line in protocol(results)), ""]
     lines += ["## Limits", "", *(f"- {line}" for line in limits(results, summary["preset"])), ""]
     return "\n".join([*lines, made(summary, training_in_rows=False), ""])
@@ -101,12 +104,12 @@ def _curves(results: Results, task: str) -> list[str]:
     methods = list(dict.fromkeys(row["method"] for row in results.curves if row["task"] == task))
     if not methods:
         return []
-    rows = []
+    numbers, rows = sorted({row["models"] for row in results.curves if row["task"] == task}), []
     for method in methods:
         for column, words in CURVED.items():
             curve = results.curve(task, method, column)
-            rows.append((f"{method}, {words}", *(f"{100 * np.mean(x):.1f} ± {100 * np.std(x):.1f}" for x in curve.values())))
-    header = ("networks merged", *(str(m) for m in results.curve(task, methods[0], SCORES[0])))
+            rows.append((f"{method}, {words}", *(points(curve[m]) if m in curve else "" for m in numbers)))
+    header = ("networks merged (deviation over orders and seeds)", *map(str, numbers))
     return markdown_table(header, rows)
 
 

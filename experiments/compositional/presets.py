@@ -26,7 +26,7 @@ TEST = Settings((
     ),
 ))  # fmt: skip
 
-_FEW = Sizes(cell=4000, validation_cell=300, base=120_000)
+_FEW = Sizes(cell=12_000, validation_cell=300, test=600, base=120_000)
 _READING, _TOLD = Regime(2e-3, 4000, 64, 8), Regime(1e-3, 400, 32)
 CPU = Settings((
     Task("PACS", "images", "pacs", "photo", patch=8, base=Regime(2e-3, 3000, 64, 6), fine_tuning=Regime(3e-4, 150, 32)),
@@ -34,10 +34,10 @@ CPU = Settings((
     Task("XNLI", "text", "xnli", "en", 64, sizes=_FEW, base=_READING, fine_tuning=_TOLD, vocabulary=4000),
     Task("manual pages", "text", "manuals", "en", 64, sizes=_FEW, base=_READING, fine_tuning=_TOLD, vocabulary=4000),
     Task("MNIST made", "generation", "mnist", "upright", base=Regime(2e-3, 10_000, 64), fine_tuning=Regime(2e-3, 250, 32),
-         classifier=Regime(1e-3, 20_000, 64, 8), values=4),
+         classifier=Regime(1e-3, 20_000, 64, 8)),
 ))  # fmt: skip
 
-_MANY = Sizes(cell=5000, validation_cell=5000, base=400_000)
+_MANY = Sizes(cell=5000, validation_cell=5000, test=5000, base=400_000)
 _LARGE = (
     Task("PACS", "images", "pacs", "photo", 384, 6, base=Regime(1e-3, 20_000, 256, 20, 8), fine_tuning=Regime(
          1e-4, 1000, 128, 20, 8), orders=10),

@@ -83,7 +83,7 @@ def protocol(results: Results) -> Iterator[str]:
         f"Learned merges and controls: Adam, {learning['steps']} steps of {learning['batch']} examples of each held-in cell "
         f"(for features as many in all, of one cell in turn), its rate falling along a cosine, "
         f"{len(learning['fine_rates'])} rates{told_further(learning['further'])}; every rate stops where its own objective is "
-        "lowest on validation examples, and labels choose the rate: one that leads nowhere, too, moment 0. "
+        "lowest on validation examples, and labels choose the rate, or the start, moment 0, where no rate is better. "
         + OBJECTIVES.replace("\n", " ")
     )
     yield COSTS.replace("\n", " ")

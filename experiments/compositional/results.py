@@ -154,10 +154,11 @@ class Results:
         return self.mean(task, method, "statistics_flops") + self.work(task, method)
 
     def cost_with_tuning(self, task: str, method: str) -> float:
-        """Statistics once; merging and judging as often as something was tried; learning with all its rates."""
-        made = self.mean(task, method, "merge_flops") + self.mean(task, method, "judging_flops")
+        """Statistics once; merging as often as something was tried, judging where there was a choice; learning at all rates."""
+        tried = self.mean(task, method, "tried")
+        judged = self.mean(task, method, "judging_flops") if tried > 1 else 0
         once = self.mean(task, method, "statistics_flops") + self.mean(task, method, "learning_flops")
-        return once + self.mean(task, method, "tried") * made
+        return once + tried * (self.mean(task, method, "merge_flops") + judged)
 
 
 def different(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "k 2"]:

@@ -192,7 +192,12 @@ class Experiment:
         """A learned merge or its control."""
         found = self.learner().learnt(name)
         columns = self.told(found.scores, self.case.tested(found.variables))
-        columns |= {"tried": found.tried, "rate": found.rate, "learning_flops": found.flops, **self.judging_flops()}
+        columns |= {
+            "tried": found.tried,
+            "rate": found.rate if found.moved else "",
+            "learning_flops": found.flops,
+            **self.judging_flops(),
+        }
         seconds = round(found.step.seconds * self.case.task.learning.steps, 5)
         columns |= {"bytes": found.kept, "peak_bytes": found.step.peak_bytes, "cost_seconds": seconds}
         return columns | ({} if found.moved else {"moment": 0})
@@ -246,10 +251,12 @@ class Experiment:
     def sensitivity(self, name: str) -> None:
         """Each hyper-parameter through its grid, or a few values of it, the others as they were chosen."""
         way, chosen = self.ways[name], self.chosen(name)
-        pairs = ((field, value) for field, grid in way.grids.items() for value in spread(grid, SHOWN))
+        if chosen is None:
+            return
+        pairs = ((f, value) for f, grid in way.grids.items() for value in sorted({*spread(grid, SHOWN), chosen[f]}))
         for field, value in pairs:
             key = self.place | {"method": name, "field": field, "value": value}
-            if chosen is None or self.files.sensitivity.has(**key):
+            if self.files.sensitivity.has(**key):
                 continue
             found = self.scored_if_able(functools.partial(way.make, **{**chosen, field: value}), self.every)
             if found:
@@ -279,7 +286,8 @@ class Experiment:
             key = self.place | {"method": name, "models": m, "order": which}
             if name not in self.methods() or self.files.curves.has(**key) or (chosen := self.chosen(name)) is None:
                 continue
-            self.files.curves.add(key | self.of_subset(name, chosen, sorted(order[:m])))
+            with contextlib.suppress(ValueError):  # a method that refuses these networks has no row of them
+                self.files.curves.add(key | self.of_subset(name, chosen, sorted(order[:m])))
 
     def of_subset(self, name: str, chosen: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
         """A merge of some networks: in their own cells, also less the experts there, and in the cells that no network has."""

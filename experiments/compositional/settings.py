@@ -75,7 +75,8 @@ class Sizes:
         learning: share of the groups that are not for testing, for statistics and learned merges.
         validation: share, for every choice.
         cell: examples at most of a cell's part for training.
-        validation_cell: examples at most of its parts for learning and for choices, and of each cell for tests.
+        validation_cell: examples at most of its parts for learning and for choices.
+        test: examples at most of any cell for tests.
         base: examples at most that the base is trained on.
     """
 
@@ -83,6 +84,7 @@ class Sizes:
     validation: float = 0.2
     cell: int = 400
     validation_cell: int = 400
+    test: int = 400
     base: int = 20_000
 
     @property

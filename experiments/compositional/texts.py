@@ -83,7 +83,7 @@ def text_cells(task: Task, corpus: Corpus, seed: int) -> Cells:
     sides = tuple(zip((train, learning, validation), task.sizes.limits, (DRAWS, 1, 1), strict=True))
     held_in = {cell: HeldIn(*(of(cell, part, seed, *x) for part, *x in sides)) for cell in grid.held_in(seed)}
     base, judged = (writer.base(task.base_domain, part, seed) for part in (train, validation))
-    most = task.sizes.validation_cell
+    most = task.sizes.test
     tested, home = ({cell: of(cell, groups[test], 0, most) for cell in cells} for cells in (grid.cells, grid.home))
     return Cells(grid, held_in, tested, base, judged.first(1000), home, corpus.found)
 

@@ -121,7 +121,7 @@ def test_questions_have_the_answers_that_are_said():
 def test_passages_of_a_page_and_strings_say_the_same():
     corpus = made_manuals()
     said = [dict(x) for x in corpus.same(np.array([3, corpus.pages + 4]))]
-    assert len(said) == 1 + 3 and said[0] == {name: f"{name} string 4" for name in LANGUAGES}
+    assert len(said) == 1 + 3 and said[0] == {name: f"{name} string 4" for name in LANGUAGES if name != "en"}
     for k, texts in enumerate(said[1:]):
         assert texts == {name: corpus.passages[name].texts[3 * 3 + k] for name in LANGUAGES}
 
