@@ -59,10 +59,11 @@ def check_tasks(tasks: Sequence[Named], only: Sequence[str]) -> None:
 
 def command_of(name: str, preset: Preset, out: Path, seeds: range, *, data: str = "", only: Sequence[str] = ()) -> str:
     """What makes the same rows again."""
-    given = f"--preset {preset} --out {shlex.quote(str(out))} --seed {seeds.start} --seeds {len(seeds)}" + (
-        f" --data {data}" if data else ""
-    )
-    return f"python -m experiments.{name} {given}" + "".join(f" --task {shlex.quote(task)}" for task in only)
+    options: list[tuple[str, object]] = [("preset", preset), ("out", out), ("seed", seeds.start), ("seeds", len(seeds))]
+    options += [("data", data)] if data else []
+    options += [("task", task) for task in only]
+    given = (str(word) for option, value in options for word in (f"--{option}", value))
+    return shlex.join(["python", "-m", f"experiments.{name}", *given])
 
 
 def told(rows: Rows, tasks: Sequence[Task], images: Mapping[str, Images]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from experiments.data.find import SHARED
 FOLDER = SHARED / "xnli_en_sw_ur_my"
 GENRES = 10
 
+LABEL, ORDER, PREMISE, GENRE = range(4)
+
 
 @dataclass(frozen=True)
 class Xnli(Corpus):
@@ -65,12 +67,12 @@ class Xnli(Corpus):
     def question(self, category: int, language: str, rows: Int[np.ndarray, " n"], rng: np.random.Generator) -> Question:
         """As the tasks are said above; half of the orders and premises are not what they are asked for."""
         premises, hypotheses = at(self.premises[language], rows), at(self.hypotheses[language], rows)
-        if category == 0:
+        if category == LABEL:
             return Question(premises, hypotheses, self.labels[rows])
-        if category == 3:
+        if category == GENRE:
             return Question(premises, None, self.genres[rows])
         drawn = half(len(rows), rng)
-        if category == 1:
+        if category == ORDER:
             return Question(words_mixed(premises, drawn, rng), None, drawn)
         return Question([a if one else b for a, b, one in zip(premises, hypotheses, drawn, strict=True)], None, drawn)
 

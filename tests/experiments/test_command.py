@@ -1,11 +1,14 @@
 """How commands of experiments start, and how they end on bad input."""
 
+import shlex
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from experiments.command import launch
+from experiments.command import command_of, launch
+from experiments.run import Preset
 
 
 def command(size: int = 1) -> None:
@@ -54,3 +57,23 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command", "--size", "10"])
     with pytest.raises(RuntimeError, match="a fault of ours"):
         launch(command)
+
+
+def test_a_command_is_told_so_that_a_shell_takes_it():
+    told = command_of("compositional", Preset.cpu, Path("my results"), range(1, 4), data="a b", only=["manual pages"])
+    words = [
+        "python",
+        "-m",
+        "experiments.compositional",
+        "--preset",
+        "cpu",
+        "--out",
+        "my results",
+        "--seed",
+        "1",
+        "--seeds",
+        "3",
+    ]
+    assert shlex.split(told) == [*words, "--data", "a b", "--task", "manual pages"]
+    plain = command_of("scaling", Preset.cpu, Path("out"), range(2))
+    assert plain == "python -m experiments.scaling --preset cpu --out out --seed 0 --seeds 2"

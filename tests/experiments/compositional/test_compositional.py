@@ -33,6 +33,7 @@ from experiments.grids import Way
 from experiments.run import read_rows
 
 SETTINGS = PRESETS["test"]
+COLUMNS = ("validation", "held_in", "generalisation")
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,10 @@ def test_cost_without_tuning_is_that_of_one_rate(out, rows):
     results = read(out)
     assert results.cost("digits", NP_MERGE) == pytest.approx(row["learning_flops"] / 3)
     assert results.cost_with_tuning("digits", NP_MERGE) > row["learning_flops"]
+    assert results.cost_with_tuning("digits", "Average") == results.cost("digits", "Average")  # there is nothing to choose
+    (row,) = [row for row in rows if (row["task"], row["method"]) == ("digits", "TaskArithmetic")]
+    assert row["tried"] == 2
+    assert results.cost_with_tuning("digits", "TaskArithmetic") == 2 * (row["merge_flops"] + row["judging_flops"])
 
 
 def test_subsets_and_hyper_parameters(out, rows):
@@ -295,6 +300,35 @@ def test_an_interrupted_run_goes_on(out, rows, tmp_path):
     free = {"seconds": 0, "cost_seconds": 0, "peak_bytes": 0}
     assert [row | free for row in read_rows(path)] == [row | free for row in rows]
     assert read(out).seeds == [0]
+
+
+def test_sensitivity_has_the_value_that_was_chosen():
+    told, grid = [], tuple(range(10, 101, 10))
+    way = Way(nm.MaTS, {"iterations": grid})
+    sensitivity = SimpleNamespace(has=lambda **key: False, add=told.append)
+    some = SimpleNamespace(
+        ways={"MaTS": way}, place={}, every=(0, 1), files=SimpleNamespace(sensitivity=sensitivity),
+        chosen=lambda name: {"iterations": 20}, scored_if_able=lambda make, order: dict.fromkeys(COLUMNS, 0.5),
+    )  # fmt: skip
+    Experiment.sensitivity(some, "MaTS")
+    assert [row["value"] for row in told] == [10, 20, 30, 50, 60, 80, 100]  # of ten values six are shown, and this one
+
+
+def test_networks_that_a_method_refuses_do_not_end_its_curve():
+    def of_subset(name, chosen, order):
+        if order == [0, 1]:
+            raise ValueError("not these")
+        return {"members": order}
+
+    told = []
+    curves = SimpleNamespace(has=lambda **key: False, add=told.append)
+    task = SimpleNamespace(curves=("Ties",), orders=3, numbers=None)
+    some = SimpleNamespace(
+        every=(0, 1, 2), case=SimpleNamespace(task=task), place={}, files=SimpleNamespace(curves=curves),
+        methods=lambda: ["Ties"], chosen=lambda name: {"scale": 1.0}, of_subset=of_subset,
+    )  # fmt: skip
+    Experiment.curves(some)
+    assert sorted(row["members"] for row in told) == [[0, 1, 2], [0, 2], [1, 2]]
 
 
 def test_a_method_that_refuses_is_a_row_and_other_errors_are_none(tmp_path):

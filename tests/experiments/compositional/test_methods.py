@@ -8,6 +8,7 @@ def test_in_subsets_the_first_hyper_parameter_alone_is_tuned():
     dare = first_alone(ways()["Dare"], {"scale": 0.2, "dropped": 0.75})
     assert dict(dare.grids) == {"scale": TENTHS} and dare.make(scale=0.4) == nm.Dare(density=0.25, scale=0.4)
     mats = first_alone(ways("gram")["MaTS"], {"start": 0.2, "iterations": 50})
+    assert ways()["Wudi"].make(scale=0.4) == nm.Wudi(scale=0.4, iterations=300)  # not the exact minimum
     assert list(mats.grids) == ["start"] and mats.make(start=0.1) == nm.MaTS(
         "gram", 50, nm.TaskArithmetic(0.1), preconditioned=False
     )
