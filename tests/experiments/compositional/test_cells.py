@@ -9,7 +9,7 @@ from experiments.compositional import generation, images
 from experiments.compositional.cells import Part
 from experiments.compositional.presets import PRESETS
 from experiments.compositional.settings import Sizes
-from experiments.compositional.texts import text_cells
+from experiments.compositional.texts import DRAWS, text_cells
 from experiments.compositional.xnli import made_corpus
 
 IMAGES, TEXT, MADE = PRESETS["test"].tasks
@@ -55,6 +55,14 @@ def test_pairs_of_sentences_say_the_same_in_two_languages():
     pairs = part.inputs["category"] == len(corpus.tasks)
     assert pairs.sum() == (~pairs).sum() and (part.inputs["x"] == part.inputs["partner"]).all(1)[~pairs].all()
     assert (part.inputs["x"] != part.inputs["partner"]).any(1)[pairs].all()
+    assert len({bytes(x) for x in part.inputs["x"][pairs]}) > 0.5 * pairs.sum()  # not the same few
+
+
+def test_what_is_drawn_about_a_sentence_is_drawn_several_times_for_training():
+    task = dataclasses.replace(TEXT, sizes=Sizes(cell=10_000, validation_cell=10_000, base=10_000))
+    cells = text_cells(task, made_corpus(), 0)
+    for parts in cells.held_in.values():  # of 60 premises, three rows each, 12 are for tests, 7 for learning, 10 for choices
+        assert [len(part) for part in parts] == [DRAWS * 31 * 3, 7 * 3, 10 * 3]
 
 
 def test_the_base_of_a_flow_knows_every_domain_but_its_own_categories_alone(pool):
@@ -81,3 +89,24 @@ def test_tests_at_home_are_of_the_base_s_domain(pool, task):
     for cell, part in cells.home.items():
         assert (part.inputs["category"] == cell.category).all()
         assert task is TEXT or not trained & {bytes(x) for x in part.inputs["x"]}
+
+
+def _cells(task, pool, seed):
+    if task.setting == "text":
+        return text_cells(task, made_corpus(), seed)
+    return (
+        images.image_cells(task, pool, seed) if task.setting == "images" else generation.generation_cells(task, pool, seed)[0]
+    )
+
+
+@pytest.mark.parametrize("task", [IMAGES, TEXT, MADE], ids=lambda task: task.name)
+def test_tests_are_the_same_for_every_seed_and_no_more_than_asked_for(pool, task):
+    whole = dataclasses.replace(task, sizes=dataclasses.replace(task.sizes, test=1000))
+    some = dataclasses.replace(task, sizes=dataclasses.replace(task.sizes, test=3))
+    for changed, most in ((whole, 1000), (some, 3)):
+        one, two = (_cells(changed, pool, seed) for seed in range(2))
+        for cell, part in one.test.items():
+            assert (part.targets == two.test[cell].targets).all() and len(part) <= most
+            assert most == 1000 or len(part) == 3
+            if task.setting != "text":  # tokens hang on what the seed has for training
+                assert (part.inputs["x"] == two.test[cell].inputs["x"]).all()

@@ -6,8 +6,13 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.compositional import case
+from experiments.compositional.command import prepared
 from experiments.compositional.grid import Cell
 from experiments.compositional.networks import MASKED, TEMPERATURE, Asked, Both, CrossEntropies, Pretraining, Scores, auroc
+from experiments.compositional.presets import PRESETS
+from experiments.compositional.texts import hidden
+from experiments.together import unchanged
 
 A, B, C = Cell(0, 0), Cell(1, 1), Cell(2, 0)
 
@@ -73,3 +78,13 @@ def test_both_sides_of_a_pair_are_changed_each_for_itself():
     changed, targets = Both(change)(jax.random.key(0), inputs, jnp.ones(2))
     assert set(changed) == set(inputs) and (changed["category"] == inputs["category"]).all() and (targets == 1).all()
     assert (changed["x"] != 0).all() and (changed["partner"] != 0).all() and (changed["x"] != changed["partner"]).all()
+
+
+@pytest.mark.parametrize(("place", "change"), [(0, unchanged), (1, hidden)])
+def test_bases_are_trained_on_pairs_too_and_as_experts_are_changed(monkeypatch, tmp_path, place, change):
+    made = prepared(PRESETS["test"].tasks[place], tmp_path)(0)
+    seen = {}
+    monkeypatch.setattr(case, "train_together", lambda start, loss, *given, **options: seen.update(options, loss=loss))
+    made.pretrained()
+    assert made.change is change and seen["change"] == Both(change) and seen["loss"] == Pretraining(made.apply)
+    assert made.loss == CrossEntropies(made.apply)
